@@ -1,0 +1,266 @@
+"""The set of queues: find or make one by name, delete it, and what concerns all of them.
+
+Knows the data directory's layout: a directory a queue, its name percent-encoded. No socket and no event
+loop; the clock, and how to run something in another thread, are handed in.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+import structlog
+
+from darner.commit import Committer, Offload
+from darner.errors import JournalError, StartError
+from darner.journal import Journal
+from darner.queue import Clock, Queue
+
+log = structlog.get_logger()
+
+# What every file system in use takes.
+MAX_FILE_NAME_BYTES = 255
+LOCK_NAME = ".lock"
+TRASH_NAME = ".trash"
+
+
+def directory_of(name: bytes) -> Path:
+    """The directory of a queue, below the data directory.
+
+    Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded. What is then too long for
+    one file name goes on in a directory inside, the piece before it marked by a trailing `%`.
+    """
+    encoded = quote(name, safe="+").replace("~", "%7E")
+    if encoded.startswith("."):
+        encoded = "%2E" + encoded[1:]
+    size = MAX_FILE_NAME_BYTES - 1
+    if len(encoded) <= size:
+        return Path(encoded)
+    pieces = [encoded[at : at + size] for at in range(0, len(encoded), size)]
+    return Path(*(piece + "%" for piece in pieces[:-1]), pieces[-1])
+
+
+def name_of(directory: Path) -> bytes:
+    """The queue whose directory, below the data directory, this is."""
+    *pieces, last = directory.parts
+    return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
+
+
+class Broker:
+    """All queues of a data directory."""
+
+    def __init__(self, data: Path, clock: Clock, offload: Offload) -> None:
+        self._data = data
+        self._clock = clock
+        self._offload = offload
+        self.committer = Committer(offload)
+        self.committer.on_failure = self._log_failure
+        self.queues: dict[bytes, Queue] = {}
+        # directories that cannot be opened as queues, and why
+        self.broken: dict[bytes, JournalError] = {}
+        # journals of deleted queues that something still needs
+        self._retired: dict[bytes, Journal] = {}
+        self._trash_numbers = itertools.count()
+        self.queue_creates = 0
+        self.queue_deletes = 0
+        self.queue_expires = 0
+
+    # Life
+
+    def open(self) -> None:
+        """Take the data directory, made if missing, and open every queue in it.
+
+        Raises StartError if the directory cannot be used or another server has it.
+        """
+        try:
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self._data / LOCK_NAME).open("a")
+        except OSError as error:
+            raise StartError(
+                f"cannot use the data directory {self._data}: {error.strerror}; "
+                "give another with --data, or the right to write to this one"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StartError(
+                f"the data directory {self._data} is in use by another darner; stop that one, "
+                "or give another with --data"
+            ) from error
+        self._empty_trash()
+        for directory in self._directories(self._data):
+            self._open_found(directory)
+
+    def _directories(self, parent: Path) -> Iterator[Path]:
+        """Directories of queues, relative to the data directory."""
+        for entry in sorted(parent.iterdir()):
+            relative = entry.relative_to(self._data)
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                log.warning("stray file in the data directory, left alone", file=str(entry))
+            elif entry.name.endswith("%"):
+                yield from self._directories(entry)
+            elif directory_of(name_of(relative)) != relative:
+                log.warning("stray directory in the data directory, left alone", directory=str(entry))
+            else:
+                yield relative
+
+    def _open_found(self, directory: Path) -> None:
+        name = name_of(directory)
+        try:
+            journal = Journal(self._data / directory, self.committer, self._clock())
+            if journal.state.deleted:
+                self._destroy(journal)
+            else:
+                self.queues[name] = Queue(name, journal, self._clock)
+        except JournalError as error:
+            self.broken[name] = error
+            log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being written in another thread."""
+        journals = [queue.journal for queue in self.queues.values()]
+        return any(journal.writing is not None for journal in (*journals, *self._retired.values()))
+
+    def close(self) -> None:
+        """Write what is staged and close every queue; nothing may be being written."""
+        self.committer.commit()
+        for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
+            if journal.failed is None:
+                journal.close()
+        self._lock.close()
+
+    # Queues
+
+    def queue(self, name: bytes) -> Queue:
+        """Return the queue of this name, made if it is not there. JournalError if that is impossible."""
+        queue = self.queues.get(name)
+        return queue if queue is not None else self._create(name)
+
+    def _create(self, name: bytes) -> Queue:
+        if name in self.broken:
+            raise self.broken[name]
+        journal = self._retired.pop(name, None)
+        if journal is not None:
+            journal.revive(self._clock())
+        else:
+            journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+        queue = self.queues[name] = Queue(name, journal, self._clock)
+        self.queue_creates += 1
+        log.debug("queue created", queue=name.decode(errors="replace"))
+        return queue
+
+    def delete(self, name: bytes) -> Journal | None:
+        """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
+        was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return None
+        if queue.failure is not None:
+            raise queue.failure
+        del self.queues[name]
+        queue.retire()
+        self._retired[name] = queue.journal
+        self.queue_deletes += 1
+        if queue.waiters:
+            heir = self._create(name)
+            for waiter in queue.waiters:
+                heir.wait(waiter)
+        return queue.journal
+
+    def flush_all(self) -> list[JournalError]:
+        """Flush every queue; returns the errors of those that could not be."""
+        errors = []
+        for queue in self.queues.values():
+            try:
+                queue.flush()
+            except JournalError as error:
+                errors.append(error)
+        return errors
+
+    def _destroy(self, journal: Journal) -> None:
+        """Close a journal and delete its files: out of the way at once, and then in a thread."""
+        journal.close()
+        trash = self._data / TRASH_NAME
+        trash.mkdir(mode=0o700, exist_ok=True)
+        doomed = trash / f"{os.getpid()}-{next(self._trash_numbers)}"
+        journal.path.rename(doomed)
+        for parent in journal.path.relative_to(self._data).parents:
+            if parent.name:
+                with contextlib.suppress(OSError):  # another long name lives there
+                    (self._data / parent).rmdir()
+        self._offload(lambda: shutil.rmtree(doomed, ignore_errors=True), lambda _: None)
+
+    def _empty_trash(self) -> None:
+        trash = self._data / TRASH_NAME
+        if trash.exists():
+            self._offload(lambda: shutil.rmtree(trash, ignore_errors=True), lambda _: None)
+
+    # Upkeep
+
+    def reap(self) -> None:
+        """Delete the files of deleted queues that nothing needs any more."""
+        for name, journal in list(self._retired.items()):
+            if not journal.busy:
+                del self._retired[name]
+                self._destroy(journal)
+
+    def tidy(self) -> None:
+        """Do a slice of the work that waits for nobody; to be called a few times a second."""
+        for queue in self.queues.values():
+            journal = queue.journal
+            try:
+                if queue.failure is not None:
+                    self._revive(queue)
+                journal.trim()
+            except JournalError as error:
+                self._log_failure(journal, error)
+            if journal.compactable:
+                self._compact(journal)
+        self.committer.commit()
+        self.reap()
+
+    def _compact(self, journal: Journal) -> None:
+        spans = journal.begin_compaction()
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._log_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
+
+        self._offload(lambda: journal.compact(spans), done)
+
+    def _revive(self, queue: Queue) -> None:
+        with contextlib.suppress(JournalError):  # said when it failed first
+            queue.journal.reopen()
+        queue.reload()
+        if queue.failure is None:
+            log.warning("queue back in service", queue=queue.name.decode(errors="replace"))
+
+    def _log_failure(self, journal: Journal, error: JournalError) -> None:
+        name = name_of(journal.path.relative_to(self._data))
+        log.error(
+            "journal failure, nothing of this was acknowledged",
+            queue=name.decode(errors="replace"),
+            reason=str(error),
+            action="make room or repair the disk; the queue is tried again by itself",
+        )
+
+    # Figures
+
+    def reset_stats(self) -> None:
+        """Zero what counts events since the start."""
+        self.queue_creates = self.queue_deletes = self.queue_expires = 0
+        for queue in self.queues.values():
+            queue.reset_stats()
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return how many queues there are, and the items and bytes that wait in them."""
+        queues = self.queues.values()
+        return len(queues), sum(queue.items for queue in queues), sum(queue.waiting_bytes for queue in queues)

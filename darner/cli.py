@@ -1,0 +1,57 @@
+"""The command line, and nothing else."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+import structlog
+
+from darner import __version__, config
+from darner.errors import DarnerError
+from darner.server import serve
+
+
+def set_up_log(*, debug: bool) -> None:
+    """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-d", "--data", metavar="DIR", help="Directory of the queues, made if missing.  [default: data]"
+)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("-p", "--port", type=int, metavar="PORT", help="Port to listen on.  [default: 22133]")
+@click.option(
+    "-c", "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
+    help="Configuration file (TOML); options given here come before it.",
+)  # fmt: skip
+@click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
+@click.version_option(__version__, "-v", "--version", message="%(version)s")
+def main(
+    data: str | None, host: str | None, port: int | None, config_path: Path | None, *, debug: bool | None
+) -> None:
+    """Serve durable message queues to memcache clients."""
+    given = {"data": data, "host": host, "port": port, "debug": debug}
+    try:
+        settings = config.load(config_path, {key: value for key, value in given.items() if value is not None})
+        set_up_log(debug=settings.debug)
+        serve(settings)
+    except DarnerError as error:
+        click.echo(f"darner: {error}", err=True)
+        sys.exit(1)

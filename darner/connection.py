@@ -1,0 +1,477 @@
+"""One client: bytes in, commands out, replies in order, and what this client holds reserved.
+
+No rule about queues lives here. A connection goes on parsing until something blocks it: a `get` that
+waits, an item being sent out in chunks, a reader too slow for its replies. Its replies gather in `out`
+until the end of the turn, when the journals have been committed; then they go out in one write.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+
+from darner._proto import Item, Parser, Request
+from darner.broker import Broker
+from darner.commands import TABLE, server_error
+from darner.errors import JournalError
+from darner.journal import Journal
+from darner.queue import Queue, Upload, Waiter
+from darner.stats import Counters
+
+log = structlog.get_logger()
+
+# How many requests of one connection are served before others have their turn.
+REQUESTS_PER_TURN = 512
+# How many bytes of replies may gather before they must be sent.
+OUT_BYTES = 256 << 10
+# How many unparsed bytes are taken in from a client that is blocked before its reading stops. Some must
+# be: a client that has gone is noticed by reading.
+UNPARSED_BYTES = 64 << 10
+# How long a client has to read the error that ends its connection, while what it sends is thrown away:
+# closing at once would make TCP throw away the error.
+LINGER_S = 2.0
+# Probes to a silent peer: seconds between them, and how many stay unanswered before it counts as dead.
+PROBE_INTERVAL_S = 10
+PROBES = 3
+
+# Why a connection does not parse on.
+WAITING = 1  # for an item
+STREAMING = 2  # an item goes out in chunks
+UPLOADING = 4  # the journal must write what came before more is taken in
+FULL = 8  # the client does not read its replies
+YIELDING = 16  # others have their turn
+FINISHED = 32  # nothing more is served
+
+
+class Turn:
+    """What the connections of one event loop share, and the end of its turns: commit, then one write
+    for each connection that has something to send."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, broker: Broker, *, dialect: str, keepalive: int
+    ) -> None:
+        self.loop = loop
+        self.broker = broker
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.bare_keys = dialect == "kestrel"
+        self.keepalive = keepalive
+        self._touched: list[Connection] = []
+        self._scheduled = False
+        self._started = time.monotonic()
+        self._flush_all: asyncio.TimerHandle | None = None
+        self._reap = False
+        self._binary_seen = False
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def touch(self, connection: "Connection") -> None:
+        """`connection` may have something to send at the end of this turn."""
+        self._touched.append(connection)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have this turn ended by a commit."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self.end)
+
+    def end(self) -> None:
+        """Commit what was staged and send the replies."""
+        self._scheduled = False
+        self.broker.committer.commit()
+        touched, self._touched = self._touched, []
+        for connection in touched:
+            connection.end_turn()
+        if self._reap:
+            self._reap = False
+            self.broker.reap()
+
+    def reap(self) -> None:
+        """Have the files of deleted queues deleted at the end of this turn, if nothing needs them."""
+        self._reap = True
+
+    def flush_all_later(self, delay_s: int | None) -> None:
+        """Flush all queues in `delay_s` seconds, in place of an earlier such order; None takes it back."""
+        if self._flush_all is not None:
+            self._flush_all.cancel()
+            self._flush_all = None
+        if delay_s is not None:
+            self._flush_all = self.loop.call_later(delay_s, self._flush_all_now)
+
+    def _flush_all_now(self) -> None:
+        self._flush_all = None
+        self.broker.flush_all()
+        self.schedule()
+
+    def join(self, connection: "Connection") -> None:
+        """A client has come."""
+        self.connections.add(connection)
+        self.counters.total_connections += 1
+        self._emptied.clear()
+
+    def leave(self, connection: "Connection") -> None:
+        """A client has gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._emptied.set()
+        self.schedule()
+
+    async def emptied(self) -> None:
+        """Wait until no client is left."""
+        await self._emptied.wait()
+
+    def uptime_s(self) -> float:
+        """How long the server has been up."""
+        return time.monotonic() - self._started
+
+    def log_binary(self, connection: "Connection") -> None:
+        """Log the first client that speaks the binary protocol, and no more of them."""
+        if not self._binary_seen:
+            self._binary_seen = True
+            log.warning(
+                "closed a connection that speaks memcache's binary protocol; further ones are not logged",
+                peer=connection.peer,
+                action="set the client to the text protocol",
+            )
+
+
+class Stream:
+    """An item on its way out, chunk by chunk."""
+
+    __slots__ = ("_chunks", "_item", "_journal", "_next", "header")
+
+    def __init__(self, journal: Journal, item: Item, header: bytes) -> None:
+        self.header = header
+        self._journal = journal
+        self._item = item
+        self._next = 0
+        self._chunks = item.chunks
+        journal.pin(item.blob)
+
+    def read(self) -> bytes | None:
+        """Return the next chunk, or None at the end. Raises JournalError if it cannot be read."""
+        if self._next == self._chunks:
+            return None
+        self._next += 1
+        return self._journal.read_chunk(self._item.blob, self._next - 1)
+
+    def close(self) -> None:
+        """Done with it, at the end or before."""
+        self._journal.unpin(self._item.blob)
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one client's connection."""
+
+    __slots__ = (
+        "_blocked",
+        "_held",
+        "_linger",
+        "_parser",
+        "_reading",
+        "_streams",
+        "_timer",
+        "_touched",
+        "_transport",
+        "_upload_request",
+        "_waiter",
+        "bare_keys",
+        "broker",
+        "counters",
+        "holds",
+        "out",
+        "out_bytes",
+        "turn",
+        "upload",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.broker = turn.broker
+        self.counters = turn.counters
+        self.bare_keys = turn.bare_keys
+        # replies in order; the index of each is its slot
+        self.out: list[bytes | Stream] = []
+        # an estimate of their bytes: of the items among them
+        self.out_bytes = 0
+        # what this client has reserved, by queue
+        self.holds: dict[bytes, tuple[Queue, Item]] = {}
+        # the item it is sending in chunks, or why that came to nothing
+        self.upload: Upload | JournalError | None = None
+        self._upload_request: Request | None = None
+        self._parser = Parser()
+        self._blocked = 0
+        # how many batches in other threads the replies wait for
+        self._held = 0
+        # how many of the replies are streams
+        self._streams = 0
+        self._touched = False
+        self._reading = True
+        self._linger = False
+        self._waiter: Waiter | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of a new client."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.turn.join(self)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+        if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has it under another name
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.turn.keepalive)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        self.counters.bytes_read += len(data)
+        blocked = self._blocked
+        if blocked & FINISHED:
+            return
+        self._parser.feed(data)
+        if blocked:
+            if self._parser.unparsed_bytes > UNPARSED_BYTES:
+                self._reading = False
+                self._transport.pause_reading()
+        else:
+            self._run()
+
+    def eof_received(self) -> bool:
+        """The client sends no more: it is served what it has asked for, but waits for nothing."""
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._forget_wait()
+            self._blocked &= ~WAITING
+        self.finish()
+        return True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Put back what the client held and forget it."""
+        self._blocked |= FINISHED
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._forget_wait()
+        if isinstance(self.upload, Upload):
+            self.upload.abandon()
+        for reply in self.out:
+            if isinstance(reply, Stream):
+                reply.close()
+        self.out.clear()
+        self._streams = 0
+        for queue, item in reversed(self.holds.values()):
+            queue.abort(item)
+        self.holds.clear()
+        self.turn.leave(self)
+
+    def pause_writing(self) -> None:
+        """Stop serving a client that does not read."""
+        self._blocked |= FULL
+
+    def resume_writing(self) -> None:
+        """Go on serving it."""
+        self._blocked &= ~FULL
+        self._touch()
+
+    # Parsing and serving
+
+    def _run(self) -> None:
+        left = REQUESTS_PER_TURN
+        for request in self._parser:
+            TABLE[request.verb](self, request)
+            left -= 1
+            if not left or self.out_bytes > OUT_BYTES:
+                self._blocked |= YIELDING
+            if self._blocked:
+                break
+        self._touch()
+
+    def _touch(self) -> None:
+        if not self._touched:
+            self._touched = True
+            self.turn.touch(self)
+
+    def end_turn(self) -> None:
+        """The journals are committed: send, and serve on if that was stopped."""
+        self._touched = False
+        if self._held:
+            return
+        if self.out and not self._blocked & FULL:
+            self._send()
+        blocked = self._blocked = self._blocked & ~YIELDING
+        if blocked & FINISHED:
+            if not self.out:
+                self._close()
+        elif not blocked and (self._parser.unparsed_bytes or not self._reading):
+            if not self._reading:
+                self._reading = True
+                self._transport.resume_reading()
+            self._run()
+
+    def _send(self) -> None:
+        out = self.out
+        if self._streams:
+            self._send_streams()
+            return
+        data = cast("bytes", out[0]) if len(out) == 1 else b"".join(cast("list[bytes]", out))
+        out.clear()
+        self.out_bytes = 0
+        if data:
+            self.counters.bytes_written += len(data)
+            self._transport.write(data)
+
+    def _send_streams(self) -> None:
+        """Send replies until the client has enough for now."""
+        out = self.out
+        sent = 0
+        try:
+            while out and sent < OUT_BYTES and not self._blocked & FULL:
+                reply = out[0]
+                if isinstance(reply, bytes):
+                    data: bytes | None = reply
+                    del out[0]
+                elif reply.header:
+                    data, reply.header = reply.header, b""
+                else:
+                    data = reply.read()
+                    if data is None:
+                        reply.close()
+                        self._streams -= 1
+                        data = b"\r\n"
+                        del out[0]
+                if data:
+                    sent += len(data)
+                    self._transport.write(data)
+        except JournalError as error:
+            # the client has half an item: it must not take it for a whole one
+            log.error("item cut off, connection closed", peer=self.peer, reason=str(error))
+            self._transport.abort()
+            return
+        self.counters.bytes_written += sent
+        if not self._streams and not out:
+            self.out_bytes = 0
+            self._blocked &= ~STREAMING
+        elif not self._blocked & FULL:
+            self._touch()
+
+    # For commands.py
+
+    def reply(self, request: Request, reply: bytes, *, is_error: bool = False) -> None:
+        """Reply, unless the request wanted none; an error hidden so is counted."""
+        if request.noreply:
+            self.counters.noreply_errors += is_error
+            reply = b""
+        self.out.append(reply)
+
+    def stream(self, queue: Queue, item: Item, header: bytes) -> Stream:
+        """Return a reply that sends an item chunk by chunk; requests behind it have to wait."""
+        self._blocked |= STREAMING
+        self._streams += 1
+        return Stream(queue.journal, item, header)
+
+    def begin_wait(self, waiter: Waiter, timeout_ms: int, time_out: Callable[[], None]) -> None:
+        """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`."""
+        self._blocked |= WAITING
+        self._waiter = waiter
+        self._timer = self.turn.loop.call_later(timeout_ms / 1000, time_out)
+
+    def end_wait(self) -> None:
+        """Go on."""
+        self._forget_wait()
+        self._blocked &= ~WAITING
+        self._touch()
+
+    def _forget_wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._waiter = self._timer = None
+
+    def begin_upload(self, request: Request, upload: Upload | JournalError) -> None:
+        """The chunks of an item follow, for `upload`; they are swallowed if that is an error."""
+        self._upload_request = request
+        self.upload = upload
+
+    def end_upload(self) -> tuple[Request, Upload | JournalError]:
+        """The chunks have come; returns what `begin_upload` was given."""
+        request, upload = self._upload_request, self.upload
+        self._upload_request = self.upload = None
+        return cast("Request", request), cast("Upload | JournalError", upload)
+
+    def wait_for_room(self, journal: Journal) -> None:
+        """Take in no more chunks while `journal` has enough to write."""
+        if journal.crowded:
+            self._blocked |= UPLOADING
+            journal.room.append(self._room)
+
+    def _room(self) -> None:
+        self._blocked &= ~UPLOADING
+        self._touch()
+
+    def finish(self, *, linger: bool = False) -> None:
+        """Serve no more requests; close when what was asked for is sent."""
+        self._blocked |= FINISHED
+        self._linger = linger
+        self._touch()
+
+    def _close(self) -> None:
+        if self._linger and not self._transport.is_closing():
+            self._linger = False
+            self._transport.write_eof()
+            self.turn.loop.call_later(LINGER_S, self._transport.close)
+        else:
+            self._transport.close()
+
+    def drain(self) -> None:
+        """The server closes: wait for nothing more, send what is due, then close."""
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._forget_wait()
+            self._blocked &= ~WAITING
+            self.out.append(b"END\r\n")
+        self.finish()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for the log."""
+        host, port = self._transport.get_extra_info("peername")[:2]
+        return f"{host}:{port}"
+
+    # Called by commit.py
+
+    def hold(self) -> None:
+        """Send nothing until the matching `release`."""
+        self._held += 1
+
+    def release(self) -> None:
+        """A batch that replies wait for is settled."""
+        self._held -= 1
+        if not self._held:
+            self._touch()
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """What reply `slot` says did not happen; given as its complement, it is part of a longer reply
+        that goes on without it."""
+        at = slot if slot >= 0 else ~slot
+        if self._blocked & FINISHED and not self.out:
+            return  # gone meanwhile
+        reply = self.out[at]
+        if isinstance(reply, Stream):
+            reply.close()
+            self._streams -= 1
+        if slot < 0:
+            self.out[at] = b""
+        elif reply == b"":
+            self.counters.noreply_errors += 1
+        else:
+            self.out[at] = server_error(error)

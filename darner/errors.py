@@ -1,0 +1,17 @@
+"""What can go wrong, by what the caller can do about it."""
+
+
+class DarnerError(Exception):
+    """The root of every error darner raises on purpose."""
+
+
+class ConfigError(DarnerError):
+    """A setting is wrong: the operator has to change it."""
+
+
+class StartError(DarnerError):
+    """The server cannot start: the text says why and what to do."""
+
+
+class JournalError(DarnerError):
+    """A queue's journal could not be read or written: nothing of the operation was acknowledged."""

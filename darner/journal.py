@@ -1,0 +1,579 @@
+"""One queue's journal: a LevelDB directory, what lies in it, and how it is read and written.
+
+Nothing here decides what a queue does. Changes are staged in a `Batch`, and are on disk once
+commit.py has had that batch written; until then `read` finds them in memory. Records, by key:
+
+    s            the state: counts, ids to give out, where the live items begin (`State`)
+    i<id>        an item, with its bytes or with the blob that holds them
+    k            the kept ids: items below the floor that live on
+    c<blob><n>   chunk n of a blob
+    u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
+
+An item is live if its record is there and its id is at or above the floor, or kept. So taking the
+oldest item writes no deletion, only the floor with the state; its record is deleted later, many at
+once (`trim`). An item taken out of turn is deleted at once. Nothing ever seeks from the start of the
+keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
+"""
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+from darner import _proto, leveldb
+from darner._proto import Item, State
+from darner.errors import JournalError
+
+STATE_KEY = b"s"
+KEPT_KEY = b"k"
+
+# LevelDB's own default is 4 MiB, twice over while one is being written out. Larger ones mean fewer and
+# larger files, but more to replay at start.
+WRITE_BUFFER_BYTES = 4 << 20
+# Items are read once and in order: a cache of blocks would hold what nobody asks for again.
+BLOCK_CACHE_BYTES = 64 << 10
+# LevelDB's least: 64 tables and 10 other files. Each open table is mapped, and its pages count as resident.
+MAX_OPEN_FILES = 74
+
+# How many ids above the floor may be known as gone before the floor is moved past them.
+MAX_GONE = 4096
+# How many records one batch deletes on the side: about 1 ms of work.
+TRIM_RECORDS = 512
+# How much must have been deleted before a compaction of it is worth its reading and writing.
+COMPACT_RECORDS = 200_000
+COMPACT_BYTES = 32 << 20
+# How many bytes may wait behind a batch that is being written before senders have to wait.
+CROWDED_BYTES = 1 << 20
+
+
+class Client(Protocol):
+    """Who waits for a batch: commit.py calls these."""
+
+    def hold(self) -> None:
+        """Send nothing until as many `release` calls came."""
+
+    def release(self) -> None:
+        """What was held for this once is settled."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """What reply `slot` says did not happen."""
+
+
+class Batch:
+    """Changes to one journal that will be written as one."""
+
+    __slots__ = ("acks", "bytes", "held", "number", "ops", "puts", "removed", "sync")
+
+    def __init__(self, *, held: bool) -> None:
+        self.puts: dict[int, Item] = {}
+        # other records: key and value, or key and None to delete
+        self.ops: list[tuple[bytes, bytes | None]] = []
+        # whether an item that is on disk was removed, or only the state has changed
+        self.removed = False
+        self.sync = False
+        # of chunks, which are what makes a batch large
+        self.bytes = 0
+        # whose replies wait for this batch
+        self.acks: list[tuple[Client, int]] = []
+        # whether those clients were told to hold, since a thread is writing this batch or the one before
+        self.held = held
+        # counts the batches of a journal; the state on disk names the last one written
+        self.number = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.puts or self.ops or self.removed)
+
+
+class Dirty(Protocol):
+    """Who is told that a journal has something staged: a `Committer`."""
+
+    def add(self, journal: "Journal") -> None:
+        """`journal` has a batch to be written."""
+
+
+class Journal:
+    """One queue's LevelDB directory. Raises JournalError, and only that, for what LevelDB refuses."""
+
+    __slots__ = (
+        "_compact_from",
+        "_compacting",
+        "_db",
+        "_dirty",
+        "_trimmed_blobs",
+        "_trimmed_bytes",
+        "_trimmed_records",
+        "batch",
+        "committed_id",
+        "dirty",
+        "doomed",
+        "failed",
+        "generation",
+        "gone",
+        "kept",
+        "on_reopen",
+        "path",
+        "pins",
+        "room",
+        "state",
+        "writing",
+    )
+
+    def __init__(self, path: Path, dirty: Dirty, created_ms: int) -> None:
+        """Open the journal in `path`, or make it there if `path` is absent or empty.
+
+        Raises JournalError if it cannot be opened, or holds something else than a journal.
+        """
+        self.path = path
+        self._dirty = dirty
+        self.batch = Batch(held=False)
+        self.writing: Batch | None = None
+        self.dirty = False
+        # the error that took the journal out of service, until `reopen` succeeds
+        self.failed: JournalError | None = None
+        # counts the reopenings: a blob begun before one is lost
+        self.generation = 0
+        self.pins: dict[int, int] = {}
+        # called once there is room in the batch again
+        self.room: list[Any] = []
+        self.on_reopen: Any = None
+        self._compacting = Lock()
+        self._open(created_ms)
+
+    def _open(self, created_ms: int) -> None:
+        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new.
+        try:
+            is_new = not self.path.exists() or not any(self.path.iterdir())
+            if not is_new and not (self.path / "CURRENT").exists():
+                raise JournalError(
+                    f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
+                    "Nothing in it was touched; move it away, or repair a copy of it"
+                )
+            if is_new:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = leveldb.DB(
+                str(self.path),
+                create_if_missing=is_new,
+                write_buffer_size=WRITE_BUFFER_BYTES,
+                lru_cache_size=BLOCK_CACHE_BYTES,
+                max_open_files=MAX_OPEN_FILES,
+                compression=None,
+            )
+        except (leveldb.Error, OSError) as error:
+            raise JournalError(f"cannot open {self.path}: {error}") from error
+        try:
+            self._load(created_ms, is_new=is_new)
+        except (leveldb.Error, ValueError) as error:
+            self._db.close()
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+
+    def _load(self, created_ms: int, *, is_new: bool) -> None:
+        self.gone: set[int] = set()
+        self.kept: set[int] = set()
+        # blobs to delete: id and the next chunk to go
+        self.doomed: deque[tuple[int, int]] = deque()
+        record = self._db.get(STATE_KEY)
+        if record is None:
+            if not is_new and next(iter(self._db.iterator(include_value=False)), None) is not None:
+                raise ValueError("it has records but no state: it is damaged or no journal of darner")
+            self.state = State(created_ms)
+            self._db.put(STATE_KEY, _proto.encode_state(self.state))
+        else:
+            self.state = _proto.decode_state(record)
+        if kept := self._db.get(KEPT_KEY):
+            self.kept = {
+                id
+                for id in _proto.decode_ids(kept)
+                if id < self.state.floor and self._db.get(_proto.item_key(id)) is not None
+            }
+        for key in self._db.iterator(start=b"u", stop=b"v", include_value=False):
+            self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+        # the first id that may not be on disk yet
+        self.committed_id = self.state.next_id
+        # since the last compaction
+        self._compact_from = self.state.trimmed
+        self._trimmed_records = self._trimmed_bytes = 0
+        self._trimmed_blobs: tuple[int, int] | None = None
+
+    def reopen(self) -> None:
+        """Close and open again after a failed write; what was staged is dropped.
+
+        After one failed write LevelDB goes on to accept writes that it will lose: only a new handle
+        can be trusted, and only what it reads is so.
+        """
+        with self._compacting:
+            self._db.close()
+        self.batch = Batch(held=False)
+        self.dirty = False
+        self.generation += 1
+        try:
+            self._open(self.state.created_ms)
+        except JournalError as error:
+            self.failed = error
+            raise
+        self.failed = None
+
+    def close(self) -> None:
+        """Close the directory; nothing may be staged or being written."""
+        with self._compacting:
+            self._db.close()
+
+    # Staging
+
+    def _mark(self) -> None:
+        if not self.dirty:
+            self.dirty = True
+            self._dirty.add(self)
+
+    def acknowledge(self, client: Client, slot: int) -> None:
+        """Have `client` hear about what is staged now: reply `slot` depends on it."""
+        batch = self.batch
+        batch.acks.append((client, slot))
+        if batch.held:
+            client.hold()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that happened is on disk."""
+        return not self.dirty and self.writing is None
+
+    def put(self, item: Item) -> None:
+        """Stage a new item, as the last; gives it its id."""
+        state = self.state
+        item.id = id = state.next_id
+        state.next_id = id + 1
+        state.items += 1
+        state.bytes += item.size
+        batch = self.batch
+        batch.puts[id] = item
+        if item.blob:
+            batch.ops.append((_proto.marker_key(item.blob), None))
+        if not self.dirty:
+            self._mark()
+
+    def rewrite(self, item: Item) -> None:
+        """Stage the record of a live item anew, after a change to it."""
+        if item.id not in self.batch.puts:
+            self.batch.ops.append((_proto.item_key(item.id), _proto.encode_item(item)))
+            self._mark()
+
+    def remove(self, item: Item) -> None:
+        """Stage the removal of a live item."""
+        batch, state, id = self.batch, self.state, item.id
+        if batch.puts.pop(id, None) is None:
+            batch.removed = True
+            # A blob goes with its item, so that `trim` has only flushed ones to look for.
+            if id != state.floor or item.blob:
+                batch.ops.append((_proto.item_key(id), None))
+        if item.blob:
+            self._doom(item.blob)
+        state.items -= 1
+        state.bytes -= item.size
+        if id == state.floor:
+            state.floor = id + 1
+            if self.gone:
+                self._advance()
+        elif id < state.floor:
+            self.kept.discard(id)
+        else:
+            self.gone.add(id)
+            if len(self.gone) > MAX_GONE:
+                self._checkpoint()
+        if not self.dirty:
+            self._mark()
+
+    def _advance(self) -> None:
+        floor = self.state.floor
+        while floor in self.gone:
+            self.gone.remove(floor)
+            floor += 1
+        self.state.floor = floor
+
+    def _checkpoint(self) -> None:
+        """Move the floor past the gone ids and keep what lives below it, so that neither memory nor
+        the next start pays for an item that stays reserved while all behind it go."""
+        top = max(self.gone) + 1
+        self.kept.update(id for id in range(self.state.floor, top) if id not in self.gone)
+        self._keep(top)
+
+    def _keep(self, floor: int) -> None:
+        self.state.floor = floor
+        self.gone.clear()
+        self.batch.ops.append((KEPT_KEY, _proto.encode_ids(sorted(self.kept))))
+
+    def flush(self, keep: Collection[Item]) -> None:
+        """Stage the removal of all items but `keep`, in a time that does not grow with the queue."""
+        batch, state = self.batch, self.state
+        self.kept = {item.id for item in keep}
+        for id in [id for id in batch.puts if id not in self.kept]:
+            if blob := batch.puts.pop(id).blob:
+                self._doom(blob)
+        state.items = len(keep)
+        state.bytes = sum(item.size for item in keep)
+        self._keep(state.next_id)
+        self._mark()
+
+    # Blobs
+
+    def begin_blob(self) -> int:
+        """Stage a blob that belongs to no item yet; returns its id."""
+        blob = self.state.next_blob
+        self.state.next_blob = blob + 1
+        self.batch.ops.append((_proto.marker_key(blob), b""))
+        self._mark()
+        return blob
+
+    def put_chunk(self, blob: int, index: int, data: bytes) -> None:
+        """Stage a chunk of a blob."""
+        self.batch.ops.append((_proto.chunk_key(blob, index), _proto.encode_chunk(data)))
+        self.batch.bytes += len(data)
+        self._mark()
+
+    def abandon_blob(self, blob: int) -> None:
+        """A blob that was begun will not be finished."""
+        self.doomed.append((blob, 0))
+
+    def _doom(self, blob: int) -> None:
+        self.batch.ops.append((_proto.marker_key(blob), b""))
+        self.doomed.append((blob, 0))
+
+    def pin(self, blob: int) -> None:
+        """Keep the chunks of a blob until `unpin`, whatever becomes of its item."""
+        self.pins[blob] = self.pins.get(blob, 0) + 1
+
+    def unpin(self, blob: int) -> None:
+        """Undo one `pin`."""
+        self.pins[blob] -= 1
+        if not self.pins[blob]:
+            del self.pins[blob]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a sender of chunks should wait: see `room`."""
+        return self.writing is not None and self.batch.bytes >= CROWDED_BYTES
+
+    def read_chunk(self, blob: int, index: int) -> bytes:
+        """Return the bytes of a chunk that is on disk."""
+        try:
+            record = self._db.get(_proto.chunk_key(blob, index), fill_cache=False)
+            if record is None:
+                raise ValueError("it is not there")
+            return _proto.decode_chunk(record)
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read chunk {index} of blob {blob} in {self.path}: {error}") from error
+
+    # Reading
+
+    def read(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
+        """Return items from id `start` on, and the id to read on from.
+
+        Stops behind the item that reaches `max_items` or `max_bytes`. `start` must be where the last
+        read ended, or the floor: ids found missing on the way are gone.
+        """
+        items: list[Item] = []
+        size = 0
+        try:
+            for item in self._from(start):
+                if item.id != start:
+                    self._skip(start, item.id)
+                start = item.id + 1
+                items.append(item)
+                size += item.memory_bytes
+                if len(items) >= max_items or size >= max_bytes:
+                    return items, start
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        self._skip(start, self.state.next_id)
+        return items, self.state.next_id
+
+    def _from(self, start: int) -> Iterator[Item]:
+        if start < self.committed_id:
+            stop = _proto.item_key(self.committed_id)
+            with self._db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
+                for key, record in records:
+                    yield _proto.decode_item(key, record)
+        for batch in (self.writing, self.batch):
+            if batch is not None:
+                yield from (item for item in batch.puts.values() if item.id >= start)
+
+    def _skip(self, start: int, stop: int) -> None:
+        start = max(start, self.state.floor)
+        if start < stop:
+            self.gone.update(range(start, stop))
+            self._advance()
+
+    def kept_items(self) -> list[Item]:
+        """Return the live items below the floor, oldest first."""
+        return [item for id in sorted(self.kept) if (item := self.find(id)) is not None]
+
+    def find(self, id: int) -> Item | None:
+        """Return the item with this id as it is on disk, or None if there is none."""
+        key = _proto.item_key(id)
+        try:
+            record = self._db.get(key, fill_cache=False)
+            return None if record is None else _proto.decode_item(key, record)
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+
+    @property
+    def disk_bytes(self) -> int:
+        """How many bytes its files take."""
+        total = 0
+        for file in self.path.iterdir():
+            try:
+                total += file.stat().st_size
+            except FileNotFoundError:  # LevelDB deletes files as we look
+                continue
+        return total
+
+    # Writing: called by commit.py, `write` and `compact` in a thread if need be
+
+    def seal(self, *, held: bool) -> Any:
+        """Begin a new batch, `held` or not; returns what the sealed one has to write, or None."""
+        batch, state = self.batch, self.state
+        self.dirty = False
+        if batch.empty:
+            self.batch = Batch(held=held)
+            return None
+        try:
+            if state.floor - state.trimmed >= TRIM_RECORDS or self.doomed:
+                self._trim()
+            self.batch = Batch(held=held)
+            batch.number = state.batch = state.batch + 1
+            write = self._db.write_batch(sync=batch.sync)
+            put = write.put
+            for id, item in batch.puts.items():
+                put(_proto.item_key(id), _proto.encode_item(item))
+            for key, value in batch.ops:
+                if value is None:
+                    write.delete(key)
+                else:
+                    put(key, value)
+            put(STATE_KEY, _proto.encode_state(state))
+        except (leveldb.Error, RuntimeError) as error:
+            raise JournalError(f"cannot write {self.path}: {error}") from error
+        return write
+
+    def write(self, write: Any) -> None:
+        """Write what `seal` returned. JournalError if that failed: then only `reopen` helps."""
+        try:
+            write.write()
+        except (leveldb.Error, RuntimeError) as error:
+            raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    # Tidying
+
+    @property
+    def untidy(self) -> bool:
+        """Whether there is something to trim."""
+        return self.state.trimmed < self.state.floor or any(blob not in self.pins for blob, _ in self.doomed)
+
+    def trim(self) -> None:
+        """Stage the deletion of some records that are dead."""
+        if not self.untidy or self.writing is not None or self.failed is not None:
+            return
+        try:
+            self._trim()
+        except leveldb.Error as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        self._mark()
+
+    def _trim(self) -> None:
+        # An item that is being written now might come to lie below `trimmed` behind our back.
+        if self.writing is not None:
+            return
+        left = self._trim_blobs(TRIM_RECORDS)
+        if left and self.state.trimmed < self.state.floor:
+            self._trim_items(left)
+
+    def _trim_blobs(self, left: int) -> int:
+        ops = self.batch.ops
+        for _ in range(len(self.doomed)):
+            blob, index = self.doomed.popleft()
+            if blob in self.pins:
+                self.doomed.append((blob, index))
+                continue
+            start, stop = _proto.chunk_key(blob, index), _proto.chunk_key(blob + 1, 0)
+            with self._db.iterator(start=start, stop=stop, include_value=False) as keys:
+                found = list(itertools.islice(keys, left))
+            ops.extend((key, None) for key in found)
+            left -= len(found)
+            self._trimmed_records += len(found)
+            self._trimmed_bytes += len(found) * _proto.CHUNK_BYTES
+            self._trimmed_blobs = (
+                (min(self._trimmed_blobs[0], blob), max(self._trimmed_blobs[1], blob + 1))
+                if self._trimmed_blobs
+                else (blob, blob + 1)
+            )
+            if not left:
+                self.doomed.appendleft((blob, int.from_bytes(found[-1][9:], "big") + 1))
+                return 0
+            ops.append((_proto.marker_key(blob), None))
+        return left
+
+    def _trim_items(self, left: int) -> None:
+        state, ops = self.state, self.batch.ops
+        start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
+        with self._db.iterator(start=start, stop=stop, fill_cache=False) as records:
+            for key, record in itertools.islice(records, left):
+                id = int.from_bytes(key[1:], "big")
+                state.trimmed = id + 1
+                left -= 1
+                if id in self.kept:
+                    continue
+                with contextlib.suppress(ValueError):  # damaged, but dead
+                    if blob := _proto.blob_of(key, record):
+                        self._doom(blob)
+                ops.append((key, None))
+                self._trimmed_records += 1
+                self._trimmed_bytes += len(record)
+        if left:
+            state.trimmed = state.floor
+
+    @property
+    def compactable(self) -> bool:
+        """Whether so much was deleted that the room should be taken back."""
+        return self._trimmed_records >= COMPACT_RECORDS or self._trimmed_bytes >= COMPACT_BYTES
+
+    def begin_compaction(self) -> list[tuple[bytes, bytes]]:
+        """Return what `compact` takes: the ranges of keys in which records were trimmed since the last
+        time. Not more, for a compaction rewrites what is alive in its range."""
+        spans = [(_proto.item_key(self._compact_from), _proto.item_key(self.state.trimmed))]
+        if self._trimmed_blobs:
+            start, stop = self._trimmed_blobs
+            spans.append((_proto.chunk_key(start, 0), _proto.chunk_key(stop, 0)))
+        self._compact_from = self.state.trimmed
+        self._trimmed_records = self._trimmed_bytes = 0
+        self._trimmed_blobs = None
+        return spans
+
+    def compact(self, spans: list[tuple[bytes, bytes]]) -> None:
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
+        with self._compacting:
+            for start, stop in spans:
+                if not self._db.closed:
+                    self._db.compact_range(start=start, stop=stop)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something still needs the directory: a write, a compaction or a reader of a blob."""
+        return self.dirty or self.writing is not None or bool(self.pins) or self._compacting.locked()
+
+    def retire(self) -> None:
+        """Stage the end of the journal: all its items are gone, and it is deleted at the next start
+        if it was not before. Blobs that were begun are lost."""
+        self.flush(())
+        self.state.deleted = True
+        self.generation += 1
+
+    def revive(self, created_ms: int) -> None:
+        """Begin anew in a retired journal: empty, ids going on."""
+        self.state.deleted = False
+        self.state.created_ms = created_ms
+        self.batch.removed = True
+        self._mark()

@@ -1,0 +1,325 @@
+"""One FIFO: what is waiting, what is reserved, who waits for an item.
+
+Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
+when it returns; what it changed is staged in the journal, and on disk after the next commit. The oldest
+waiting items are held in memory (the window); those behind them are read from the journal when the
+window runs dry.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from darner._proto import CHUNK_BYTES, Item
+from darner.errors import JournalError
+from darner.journal import Client, Journal
+
+# How much of a queue is held in memory; more is left on disk.
+WINDOW_BYTES = 1 << 20
+# What an item costs in memory besides its data.
+ITEM_BYTES = 150
+# How much is read from the journal at once when the window is empty.
+READ_ITEMS = 256
+READ_BYTES = 256 << 10
+
+# memcached's rule: a larger expiry is a date, in seconds of the Unix epoch.
+MAX_RELATIVE_S = 60 * 60 * 24 * 30
+
+# Milliseconds of the Unix epoch.
+Clock = Callable[[], int]
+
+
+def expires_ms(exptime: int, now_ms: int) -> int:
+    """When an item set with memcache's `exptime` expires, in ms of the Unix epoch; 0 is never."""
+    if exptime == 0:
+        return 0
+    if exptime < 0:
+        return 1
+    return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
+
+
+class Waiter:
+    """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), and
+    where to deliver it. `queue` is where they wait."""
+
+    __slots__ = ("deliver", "fetch", "queue")
+
+    queue: "Queue"
+
+    def __init__(
+        self, fetch: Callable[["Queue"], Item | None], deliver: Callable[["Queue", Item], None]
+    ) -> None:
+        self.fetch = fetch
+        self.deliver = deliver
+
+    def cancel(self) -> None:
+        """Wait no longer."""
+        del self.queue.waiters[self]
+
+
+class Upload:
+    """An item too large for memory on its way into a queue, chunk by chunk."""
+
+    __slots__ = ("_blob", "_chunks", "_generation", "_size", "queue")
+
+    def __init__(self, queue: "Queue") -> None:
+        self.queue = queue
+        self._blob = queue.journal.begin_blob()
+        self._generation = queue.journal.generation
+        self._chunks = 0
+        self._size = 0
+
+    def _check(self) -> None:
+        if self.queue.failure is not None:
+            raise self.queue.failure
+        if self._generation != self.queue.journal.generation:
+            raise JournalError("the queue was reopened or deleted while the item was being sent")
+
+    def write(self, data: bytes) -> None:
+        """Stage the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
+        self._check()
+        self.queue.journal.put_chunk(self._blob, self._chunks, data)
+        self._chunks += 1
+        self._size += len(data)
+
+    def finish(self, flags: int, exptime: int, *, sync: bool) -> None:
+        """Stage the item, all of whose chunks were written, at the end of the queue."""
+        self._check()
+        now = self.queue.clock()
+        item = Item(0, flags, expires_ms(exptime, now), now, None, self._blob, self._size, CHUNK_BYTES)
+        self.queue.append(item, sync=sync)
+
+    def abandon(self) -> None:
+        """Forget the item: nothing of it stays."""
+        if self._generation == self.queue.journal.generation:
+            self.queue.journal.abandon_blob(self._blob)
+
+
+class Queue:
+    """A strict FIFO of items.
+
+    Every method that touches items raises JournalError if the journal is out of service.
+    """
+
+    __slots__ = (
+        "_age_ms",
+        "_reads",
+        "canceled_transactions",
+        "clock",
+        "discarded",
+        "expired_items",
+        "failure",
+        "journal",
+        "name",
+        "reserved",
+        "total_flushes",
+        "total_items",
+        "transactions",
+        "waiters",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, name: bytes, journal: Journal, clock: Clock) -> None:
+        self.name = name
+        self.journal = journal
+        self.clock = clock
+        self.reserved: dict[int, Item] = {}
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # why the queue is out of service, if it is
+        self.failure: JournalError | None = None
+        self._age_ms = 0
+        self.reset_stats()
+        journal.on_reopen = self.reload
+        self._load()
+
+    def reset_stats(self) -> None:
+        """Zero what counts events since the start."""
+        self.total_items = 0
+        self.expired_items = 0
+        self.discarded = 0
+        self.transactions = 0
+        self.canceled_transactions = 0
+        self.total_flushes = 0
+
+    def _load(self) -> None:
+        self.window: deque[Item] = deque(
+            item for item in self.journal.kept_items() if item.id not in self.reserved
+        )
+        self._measure()
+        # the id from which on items are not in the window
+        self._reads = self.journal.state.floor
+
+    def reload(self) -> None:
+        """Start over from what the journal has on disk, after it was reopened or failed to."""
+        self.failure = self.journal.failed
+        if self.failure is not None:
+            return
+        try:
+            reserved = {id: self.journal.find(id) for id in self.reserved}
+            self.reserved = {id: item for id, item in reserved.items() if item is not None}
+            self._load()
+            self._serve()
+        except JournalError as error:
+            self.failure = self.journal.failed = error
+
+    @property
+    def items(self) -> int:
+        """How many items wait; reserved ones do not."""
+        return self.journal.state.items - len(self.reserved)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes the waiting items have."""
+        return self.journal.state.bytes - sum(item.size for item in self.reserved.values())
+
+    @property
+    def age_ms(self) -> int:
+        """How long the last item fetched had waited; 0 if the queue is empty."""
+        return self._age_ms if self.items else 0
+
+    # In
+
+    def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
+        """Stage an item at the end. `exptime` is memcache's; with `sync` its commit waits for the disk."""
+        now = self.clock()
+        self.append(Item(0, flags, expires_ms(exptime, now), now, data), sync=sync)
+
+    def append(self, item: Item, *, sync: bool) -> None:
+        """Stage `item` at the end."""
+        if self.failure is not None:
+            raise self.failure
+        journal = self.journal
+        journal.put(item)
+        if sync:
+            journal.batch.sync = True
+        self.total_items += 1
+        if self._reads == item.id and self.window_bytes < WINDOW_BYTES:
+            self._reads += 1
+            self.window.append(item)
+            self.window_bytes += item.memory_bytes + ITEM_BYTES
+        if self.waiters:
+            self._serve()
+
+    def upload(self) -> Upload:
+        """Begin an item that comes in chunks."""
+        if self.failure is not None:
+            raise self.failure
+        return Upload(self)
+
+    # Out
+
+    def _head(self) -> Item | None:
+        """Return the oldest waiting item that has not expired, still in the window."""
+        if self.failure is not None:
+            raise self.failure
+        while self.window or self._read_ahead():
+            item = self.window[0]
+            if not item.expires_ms or item.expires_ms > self.clock():
+                return item
+            self._shift()
+            self.journal.remove(item)
+            self.expired_items += 1
+        return None
+
+    def _shift(self) -> None:
+        item = self.window.popleft()
+        self.window_bytes -= item.memory_bytes + ITEM_BYTES
+
+    def _read_ahead(self) -> bool:
+        journal = self.journal
+        while self._reads < journal.state.next_id:
+            items, self._reads = journal.read(self._reads, READ_ITEMS, READ_BYTES)
+            # after a reload, reserved items may lie among the waiting
+            self.window.extend(item for item in items if item.id not in self.reserved)
+            if self.window:
+                self._measure()
+                return True
+        return False
+
+    def _measure(self) -> None:
+        self.window_bytes = sum(item.memory_bytes + ITEM_BYTES for item in self.window)
+
+    def pop(self) -> Item | None:
+        """Remove the oldest waiting item for good, and return it; None if there is none."""
+        item = self._head()
+        if item is not None:
+            self._shift()
+            self._age_ms = self.clock() - item.enqueued_ms
+            self.journal.remove(item)
+        return item
+
+    def reserve(self) -> Item | None:
+        """Set the oldest waiting item aside until `close` or `abort`, and return it."""
+        item = self._head()
+        if item is not None:
+            self._shift()
+            self._age_ms = self.clock() - item.enqueued_ms
+            self.reserved[item.id] = item
+        return item
+
+    def peek(self) -> Item | None:
+        """Return the oldest waiting item and leave it there."""
+        return self._head()
+
+    def close(self, item: Item) -> None:
+        """Remove a reserved item for good."""
+        if item.id not in self.reserved:
+            return  # gone with a batch that failed, or with the queue
+        if self.failure is not None:
+            raise self.failure
+        self.journal.remove(self.reserved.pop(item.id))
+
+    def abort(self, item: Item) -> None:
+        """Put a reserved item back at the head: it is the next one fetched."""
+        reserved = self.reserved.pop(item.id, None)
+        if reserved is None or self.failure is not None:
+            return
+        self.canceled_transactions += 1
+        reserved.attempts = min(reserved.attempts + 1, 0xFFFF)
+        self.journal.rewrite(reserved)
+        self.window.appendleft(reserved)
+        self.window_bytes += reserved.memory_bytes + ITEM_BYTES
+        self._serve()
+
+    # Waiting
+
+    def wait(self, waiter: Waiter) -> None:
+        """Have `waiter` served when an item comes, first come, first served."""
+        waiter.queue = self
+        self.waiters[waiter] = None
+
+    def _serve(self) -> None:
+        while self.waiters:
+            waiter = next(iter(self.waiters))
+            try:
+                item = waiter.fetch(self)
+            except JournalError:
+                return  # they go on waiting: the queue may recover
+            if item is None:
+                return
+            del self.waiters[waiter]
+            waiter.deliver(self, item)
+
+    # The rest
+
+    def flush(self) -> None:
+        """Discard what is waiting; what is reserved stays so."""
+        if self.failure is not None:
+            raise self.failure
+        self.journal.flush(self.reserved.values())
+        self._load()
+        self.window.clear()
+        self.window_bytes = 0
+        self.total_flushes += 1
+
+    def retire(self) -> None:
+        """Give up the journal: nothing is waiting, nothing is reserved, and nothing will be."""
+        self.reserved.clear()
+        self.journal.retire()
+        self.failure = JournalError("the queue was deleted")
+        self.journal.on_reopen = None
+
+    def acknowledge(self, client: Client, slot: int) -> None:
+        """Have `client` hear if what reply `slot` says comes to nothing."""
+        if not self.journal.settled:
+            self.journal.acknowledge(client, slot)

@@ -1,0 +1,133 @@
+"""The life of the process: open the queues, listen, serve, drain, close."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from darner._version import __version__
+from darner.broker import Broker
+from darner.config import Settings
+from darner.connection import Connection, Turn
+from darner.errors import StartError
+
+log = structlog.get_logger()
+
+# How long clients have to send the rest of what they began, and to read what is theirs.
+DRAIN_S = 5.0
+# How often the work that waits for nobody gets a slice.
+TIDY_S = 0.25
+# For fsyncs and compactions: they wait for the disk, not for a processor.
+THREADS = 8
+# Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
+BACKLOG = 4096
+
+
+def now_ms() -> int:
+    """Milliseconds of the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Server:
+    """One server: a data directory, a port, and the connections to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._data = Path(settings.data).resolve()
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(THREADS, "darner")
+        self._broker = Broker(self._data, now_ms, self._offload)
+        self._turn = Turn(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._stop = asyncio.Event()
+        self._offloaded = asyncio.Event()
+
+    def _offload(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        def finished(future: Future[None]) -> None:
+            error = future.exception()
+            self._loop.call_soon_threadsafe(done, error if isinstance(error, Exception) else None)
+            self._loop.call_soon_threadsafe(self._offloaded.set)
+
+        self._threads.submit(work).add_done_callback(finished)
+
+    async def run(self) -> None:
+        """Serve until a signal says stop. Raises StartError if the server cannot start."""
+        settings = self._settings
+        self._broker.open()
+        try:
+            listener = await self._loop.create_server(
+                lambda: Connection(self._turn), settings.host, settings.port, backlog=BACKLOG
+            )
+        except OSError as error:
+            self._broker.close()
+            raise StartError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+                "stop what listens there, or give another with --port"
+            ) from error
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        queues, items, _ = self._broker.totals()
+        host, port = listener.sockets[0].getsockname()[:2]
+        log.info("darner is up", version=__version__, pid=os.getpid())
+        log.info("listening", host=host, port=port)
+        log.info("data", directory=str(self._data), queues=queues, items=items)
+        upkeep = asyncio.create_task(self._upkeep())
+        await self._stop.wait()
+        listener.close()
+        upkeep.cancel()
+        await self._drain()
+        self._threads.shutdown()
+        self._broker.close()
+        log.info("closed")
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("second signal: ending at once", signal=signal.Signals(number).name)
+            os._exit(1)
+        log.info("closing", signal=signal.Signals(number).name, connections=len(self._turn.connections))
+        self._stop.set()
+
+    async def _upkeep(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            self._broker.tidy()
+
+    async def _drain(self) -> None:
+        for connection in list(self._turn.connections):
+            connection.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._turn.emptied(), DRAIN_S)
+        for connection in list(self._turn.connections):
+            connection.abort()
+        await self._turn.emptied()
+        self._turn.end()
+        while self._broker.busy:
+            self._offloaded.clear()
+            await self._offloaded.wait()
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many file descriptors as the system lets us: each connection needs one, each queue four."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve(settings: Settings) -> None:
+    """Run a server until a signal says stop. Raises StartError if it cannot start."""
+
+    async def main() -> None:
+        await Server(settings).run()
+
+    os.umask(0o077)
+    raise_descriptor_limit()
+    # What is there at start stays: the collector need not look at it again.
+    gc.freeze()
+    uvloop.run(main())

@@ -1,0 +1,166 @@
+"""A real server: the console script, its data directory, and a plain socket to it."""
+
+import contextlib
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+DARNER = str(Path(sys.executable).with_name("darner"))
+START_S = 10.0
+
+
+class Wire:
+    """A connection on which a test says bytes and reads bytes."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._buffer = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def line(self) -> bytes:
+        """The next line, with its end; b"" if the server has closed."""
+        while b"\n" not in self._buffer:
+            data = self.socket.recv(65536)
+            if not data:
+                rest, self._buffer = self._buffer, b""
+                return rest
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+    def exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = self.socket.recv(1 << 20)
+            if not data:
+                raise EOFError(f"closed after {len(self._buffer)} of {size} bytes")
+            self._buffer += data
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def ask(self, data: bytes) -> bytes:
+        """Send a request whose reply is one line, and return that."""
+        self.send(data)
+        return self.line()
+
+    def get(self, key: bytes) -> bytes | None:
+        """Send `get <key>` and return the item's data, or None if there was none."""
+        values = self.values(b"get " + key)
+        return values[0][3] if values else None
+
+    def values(self, request: bytes) -> list[tuple[bytes, int, int | None, bytes]]:
+        """Send a `get` or `gets`; returns key, flags, cas and data of each value."""
+        self.send(request + b"\r\n")
+        found = []
+        while (line := self.line()) != b"END\r\n":
+            word, key, flags, size, *cas = line.split()
+            if word != b"VALUE":
+                raise AssertionError(line)
+            data = self.exactly(int(size))
+            if self.exactly(2) != b"\r\n":
+                raise AssertionError("no line end behind the data")
+            found.append((key, int(flags), int(cas[0]) if cas else None, data))
+        return found
+
+    def set(self, queue: bytes, data: bytes, flags: int = 0, exptime: int = 0) -> bytes:
+        return self.ask(b"set %s %d %d %d\r\n%s\r\n" % (queue, flags, exptime, len(data), data))
+
+    def stats(self) -> dict[str, str]:
+        self.send(b"stats\r\n")
+        found = {}
+        while (line := self.line()) != b"END\r\n":
+            _, name, value = line.decode().split(maxsplit=2)
+            found[name] = value.strip()
+        return found
+
+    def silent(self, seconds: float = 0.1) -> bool:
+        """Whether nothing comes for so long."""
+        return not self._buffer and not select.select([self.socket], [], [], seconds)[0]
+
+    def closed(self) -> bool:
+        """Whether the server has closed this connection, with nothing left to read."""
+        try:
+            return self.line() == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Server:
+    """The console script `darner`, running."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        self.data = data
+        self.options = options
+        self.log = ""
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it listens."""
+        self.process = subprocess.Popen(
+            [DARNER, "--data", str(self.data), "--port", "0", *self.options],
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        started = self.wait_for_log("event=data", START_S)
+        self.port = int(re.search(r"event=listening host=\S+ port=(\d+)", started)[1])
+
+    def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
+        """Read the log until a line has `text` in it; returns what this start has logged so far."""
+        deadline = time.monotonic() + seconds
+        log = ""
+        while text not in log or not log.endswith("\n"):
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self.process.stderr], [], [], max(left, 0))
+            data = self.process.stderr.read(65536) if ready else b""
+            if not data:
+                raise AssertionError(f"no {text!r} in the log within {seconds} s:\n{log}")
+            log += data.decode()
+        self.log += log
+        return log
+
+    def connect(self) -> Wire:
+        return Wire(self.port)
+
+    @property
+    def resident_bytes(self) -> int:
+        """How much memory it has, as the system counts it."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+    def kill(self) -> None:
+        """Kill it as the system would: no goodbye."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it by a signal; returns its exit code, its last words in `log`."""
+        self.process.send_signal(number)
+        self.log += self.process.communicate(timeout=20)[1].decode()
+        return self.process.returncode
+
+    def restart(self) -> None:
+        """Kill and start again, on another port."""
+        self.kill()
+        self.start()
+
+
+@contextlib.contextmanager
+def running(data: Path, *options: str) -> Iterator[Server]:
+    """A server, and its end whatever happens."""
+    server = Server(data, *options)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
