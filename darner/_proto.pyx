@@ -396,6 +396,11 @@ cdef class Parser:
         """How many bytes were fed and not yet parsed."""
         return PyBytes_GET_SIZE(self._buffer) - self._at
 
+    @property
+    def in_block(self):
+        """Whether a data block has begun and not ended."""
+        return self._state not in (_LINE, _CLOSED)
+
     def __iter__(self):
         return self
 

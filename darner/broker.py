@@ -68,6 +68,8 @@ class Broker:
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
+        # of queues that are no more
+        self._past_items = 0
 
     # Life
 
@@ -114,14 +116,21 @@ class Broker:
     def _open_found(self, directory: Path) -> None:
         name = name_of(directory)
         try:
-            journal = Journal(self._data / directory, self.committer, self._clock())
-            if journal.state.deleted:
-                self._destroy(journal)
-            else:
-                self.queues[name] = Queue(name, journal, self._clock)
+            self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
+
+    def _adopt(self, name: bytes) -> None:
+        journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+        if journal.state.deleted:
+            self._destroy(journal)
+            return
+        try:
+            self.queues[name] = Queue(name, journal, self._clock)
+        except JournalError:
+            journal.close()
+            raise
 
     @property
     def busy(self) -> bool:
@@ -144,6 +153,12 @@ class Broker:
         queue = self.queues.get(name)
         return queue if queue is not None else self._create(name)
 
+    def find(self, name: bytes) -> Queue | None:
+        """Return the queue of this name if it is there. JournalError if its directory is damaged."""
+        if name in self.broken:
+            raise self.broken[name]
+        return self.queues.get(name)
+
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
@@ -160,7 +175,7 @@ class Broker:
     def delete(self, name: bytes) -> Journal | None:
         """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
         was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue."""
-        queue = self.queues.get(name)
+        queue = self.find(name)
         if queue is None:
             return None
         if queue.failure is not None:
@@ -169,6 +184,7 @@ class Broker:
         queue.retire()
         self._retired[name] = queue.journal
         self.queue_deletes += 1
+        self._past_items += queue.total_items
         if queue.waiters:
             heir = self._create(name)
             for waiter in queue.waiters:
@@ -177,7 +193,7 @@ class Broker:
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
-        errors = []
+        errors = list(self.broken.values())
         for queue in self.queues.values():
             try:
                 queue.flush()
@@ -222,10 +238,25 @@ class Broker:
                 journal.trim()
             except JournalError as error:
                 self._log_failure(journal, error)
-            if journal.compactable:
+            if journal.compactable():
                 self._compact(journal)
+        self._retry_broken()
         self.committer.commit()
         self.reap()
+
+    def _retry_broken(self) -> None:
+        """Try one of the directories that could not be opened: the disk may have room again, or the
+        directory have been repaired or moved away."""
+        name = next(iter(self.broken), None)
+        if name is None:
+            return
+        del self.broken[name]
+        try:
+            self._adopt(name)
+        except JournalError as error:  # said at the start
+            self.broken[name] = error
+        else:
+            log.warning("queue back in service", queue=name.decode(errors="replace"))
 
     def _compact(self, journal: Journal) -> None:
         spans = journal.begin_compaction()
@@ -256,9 +287,14 @@ class Broker:
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
-        self.queue_creates = self.queue_deletes = self.queue_expires = 0
+        self.queue_creates = self.queue_deletes = self.queue_expires = self._past_items = 0
         for queue in self.queues.values():
             queue.reset_stats()
+
+    @property
+    def total_items(self) -> int:
+        """How many items were set, in queues deleted since, too."""
+        return self._past_items + sum(queue.total_items for queue in self.queues.values())
 
     def totals(self) -> tuple[int, int, int]:
         """Return how many queues there are, and the items and bytes that wait in them."""

@@ -8,7 +8,7 @@ commit by `Queue.acknowledge`; the connection sends nothing before that.
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
 from darner import _proto
@@ -101,12 +101,16 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest])
         return
-    if _must_close_first(connection, request):
+    if _must_close_first(request, connection.holds):
         connection.out.append(CLOSE_FIRST)
         return
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or broker.queue(request.queue)
+        queue = broker.queues.get(request.queue) or _queue(connection, request)
+        if queue is None:
+            connection.counters.cmd_peek += 1
+            connection.out.append(END)
+            return
         item = _fetch(connection, request, queue) if request.options else queue.pop()
     except JournalError as error:
         connection.out.append(server_error(error))
@@ -117,8 +121,17 @@ def get(connection: "Connection", request: Request) -> None:
         _answer(connection, request, queue, item)
 
 
-def _must_close_first(connection: "Connection", request: Request) -> bool:
-    return request.queue in connection.holds and not (request.close or request.abort or request.peek)
+def _must_close_first(request: Request, held: Container[bytes]) -> bool:
+    return request.queue in held and not (request.close or request.abort or request.peek)
+
+
+def _queue(connection: "Connection", request: Request) -> Queue | None:
+    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it."""
+    broker = connection.broker
+    queue = broker.queues.get(request.queue)
+    if queue is None and (request.timeout_ms or not request.peek or request.queue in broker.broken):
+        queue = broker.queue(request.queue)
+    return queue
 
 
 def _wants_item(request: Request) -> bool:
@@ -186,15 +199,23 @@ def _answer(
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
     """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
     error among values cannot be told from the data behind it; the log has it."""
+    held = set(connection.holds)
     for request in requests:
-        if _must_close_first(connection, request):
+        if _must_close_first(request, held):
             connection.out.append(CLOSE_FIRST)
             return
+        if request.close or request.abort:
+            held.discard(request.queue)
+        if request.open:
+            held.add(request.queue)
     for request in requests:
         try:
-            queue = connection.broker.queue(request.queue)
-            item = _fetch(connection, request, queue)
+            queue = _queue(connection, request)
+            item = _fetch(connection, request, queue) if queue is not None else None
         except JournalError:
+            continue
+        if queue is None:
+            connection.counters.cmd_peek += 1
             continue
         _answer(connection, request, queue, item, one_of_many=True)
     connection.out.append(END)
@@ -250,8 +271,8 @@ def flush(connection: "Connection", request: Request) -> None:
     elif not _proto.valid_name(args[0]):
         connection.reply(request, BAD_NAME, is_error=True)
     else:
-        queue = connection.broker.queues.get(args[0])
         try:
+            queue = connection.broker.find(args[0])
             if queue is not None:
                 queue.flush()
         except JournalError as error:
@@ -326,7 +347,7 @@ def _stats(connection: "Connection") -> Iterator[tuple[str, int | str]]:
     yield "time", int(time.time())
     yield "version", __version__
     yield "curr_items", items
-    yield "total_items", sum(queue.total_items for queue in broker.queues.values())
+    yield "total_items", broker.total_items
     yield "bytes", size
     yield "curr_connections", len(turn.connections)
     yield "total_connections", counters.total_connections

@@ -169,8 +169,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_blocked",
+        "_draining",
+        "_ended",
         "_held",
         "_linger",
+        "_more",
         "_parser",
         "_reading",
         "_streams",
@@ -213,6 +216,12 @@ class Connection(asyncio.Protocol):
         self._streams = 0
         self._touched = False
         self._reading = True
+        # whether a whole request may be among what is not parsed yet
+        self._more = False
+        # whether the client has said that it sends no more
+        self._ended = False
+        # whether the server is closing, and waits only for the end of a data block
+        self._draining = False
         self._linger = False
         self._waiter: Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -225,7 +234,8 @@ class Connection(asyncio.Protocol):
         self.turn.join(self)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S)
+        interval = min(PROBE_INTERVAL_S, self.turn.keepalive)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
         if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has it under another name
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.turn.keepalive)
@@ -238,6 +248,7 @@ class Connection(asyncio.Protocol):
             return
         self._parser.feed(data)
         if blocked:
+            self._more = True
             if self._parser.unparsed_bytes > UNPARSED_BYTES:
                 self._reading = False
                 self._transport.pause_reading()
@@ -246,11 +257,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more: it is served what it has asked for, but waits for nothing."""
+        self._ended = True
         if self._waiter is not None:
-            self._waiter.cancel()
-            self._forget_wait()
-            self._blocked &= ~WAITING
-        self.finish()
+            self._give_up()
+        elif self._blocked & FINISHED:
+            self.finish()
+        self._touch()
         return True
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -290,7 +302,10 @@ class Connection(asyncio.Protocol):
             if not left or self.out_bytes > OUT_BYTES:
                 self._blocked |= YIELDING
             if self._blocked:
+                self._more = True
                 break
+        else:
+            self._more = False
         self._touch()
 
     def _touch(self) -> None:
@@ -309,11 +324,14 @@ class Connection(asyncio.Protocol):
         if blocked & FINISHED:
             if not self.out:
                 self._close()
-        elif not blocked and (self._parser.unparsed_bytes or not self._reading):
-            if not self._reading:
+        elif not blocked:
+            if self._more:
+                self._run()
+            elif self._ended or (self._draining and not self._parser.in_block):
+                self.finish()
+            if not self._reading and self._parser.unparsed_bytes <= UNPARSED_BYTES:
                 self._reading = True
                 self._transport.resume_reading()
-            self._run()
 
     def _send(self) -> None:
         out = self.out
@@ -369,6 +387,7 @@ class Connection(asyncio.Protocol):
             self.counters.noreply_errors += is_error
             reply = b""
         self.out.append(reply)
+        self.out_bytes += len(reply)
 
     def stream(self, queue: Queue, item: Item, header: bytes) -> Stream:
         """Return a reply that sends an item chunk by chunk; requests behind it have to wait."""
@@ -380,13 +399,25 @@ class Connection(asyncio.Protocol):
         """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`."""
         self._blocked |= WAITING
         self._waiter = waiter
-        self._timer = self.turn.loop.call_later(timeout_ms / 1000, time_out)
+        if self._ended:
+            self._give_up()
+        elif self._draining:
+            time_out()
+        else:
+            self._timer = self.turn.loop.call_later(timeout_ms / 1000, time_out)
 
     def end_wait(self) -> None:
         """Go on."""
         self._forget_wait()
         self._blocked &= ~WAITING
         self._touch()
+
+    def _give_up(self) -> None:
+        """Who waited has gone, most likely; what it asked for behind that would go astray, too."""
+        cast("Waiter", self._waiter).cancel()
+        self._forget_wait()
+        self._blocked &= ~WAITING
+        self.finish()
 
     def _forget_wait(self) -> None:
         if self._timer is not None:
@@ -421,21 +452,22 @@ class Connection(asyncio.Protocol):
         self._touch()
 
     def _close(self) -> None:
-        if self._linger and not self._transport.is_closing():
-            self._linger = False
-            self._transport.write_eof()
-            self.turn.loop.call_later(LINGER_S, self._transport.close)
-        else:
+        if not self._linger:
             self._transport.close()
+        elif self._timer is None and not self._transport.is_closing():
+            self._transport.write_eof()
+            self._timer = self.turn.loop.call_later(LINGER_S, self._transport.close)
 
     def drain(self) -> None:
-        """The server closes: wait for nothing more, send what is due, then close."""
+        """The server closes: wait for nothing more but the end of a data block, send what is due, then
+        close."""
+        self._draining = True
         if self._waiter is not None:
             self._waiter.cancel()
             self._forget_wait()
             self._blocked &= ~WAITING
             self.out.append(b"END\r\n")
-        self.finish()
+        self._touch()
 
     def abort(self) -> None:
         """Close at once."""
@@ -444,8 +476,8 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> str:
         """The client's address, for the log."""
-        host, port = self._transport.get_extra_info("peername")[:2]
-        return f"{host}:{port}"
+        address = self._transport.get_extra_info("peername")
+        return f"{address[0]}:{address[1]}" if address else "gone"
 
     # Called by commit.py
 

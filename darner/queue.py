@@ -24,6 +24,9 @@ READ_BYTES = 256 << 10
 # memcached's rule: a larger expiry is a date, in seconds of the Unix epoch.
 MAX_RELATIVE_S = 60 * 60 * 24 * 30
 
+# What later dates are taken for, in ms of the Unix epoch: the year 287,396.
+MAX_DATE_MS = 1 << 53
+
 # Milliseconds of the Unix epoch.
 Clock = Callable[[], int]
 
@@ -34,7 +37,8 @@ def expires_ms(exptime: int, now_ms: int) -> int:
         return 0
     if exptime < 0:
         return 1
-    return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
+    date_ms = (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
+    return min(date_ms, MAX_DATE_MS)
 
 
 class Waiter:

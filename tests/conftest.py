@@ -1,7 +1,12 @@
 """Fixtures for all tests."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 from running import Server, Wire, running
+
+numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -15,3 +20,34 @@ def wire(server) -> Wire:
     wire = server.connect()
     yield wire
     wire.close()
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory) -> Server:
+    """One server for all tests that leave it as they found it but for queues of their own; whatever
+    they did to it, it must have logged no traceback."""
+    with running(Path(tmp_path_factory.mktemp("standing")) / "data") as server:
+        yield server
+        code = server.stop()
+    assert "Traceback" not in server.log
+    assert code == 0
+
+
+@pytest.fixture
+def client(standing) -> Wire:
+    client = standing.connect()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def other(standing) -> Wire:
+    other = standing.connect()
+    yield other
+    other.close()
+
+
+@pytest.fixture
+def queue() -> bytes:
+    """The name of a queue nobody else uses."""
+    return b"queue%d" % next(numbers)

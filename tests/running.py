@@ -5,14 +5,24 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DARNER = str(Path(sys.executable).with_name("darner"))
 START_S = 10.0
+
+
+def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until `happened()`; AssertionError if it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"did not happen within {seconds} s")
+        time.sleep(0.01)
 
 
 class Wire:
@@ -91,6 +101,15 @@ class Wire:
         except ConnectionResetError:
             return True
 
+    def half_close(self) -> None:
+        """Say that nothing more will be sent."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Go with a RST instead of a FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
     def close(self) -> None:
         self.socket.close()
 
@@ -130,6 +149,11 @@ class Server:
 
     def connect(self) -> Wire:
         return Wire(self.port)
+
+    def stat(self, name: str) -> int:
+        """One figure of `stats`, by a connection of its own; 0 if it is not there."""
+        with contextlib.closing(self.connect()) as wire:
+            return int(wire.stats().get(name, 0))
 
     @property
     def resident_bytes(self) -> int:
