@@ -6,10 +6,9 @@ loop; the clock, and how to run something in another thread, are handed in.
 
 import contextlib
 import fcntl
-import itertools
-import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -64,7 +63,6 @@ class Broker:
         self.broken: dict[bytes, JournalError] = {}
         # journals of deleted queues that something still needs
         self._retired: dict[bytes, Journal] = {}
-        self._trash_numbers = itertools.count()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -206,18 +204,23 @@ class Broker:
         journal.close()
         trash = self._data / TRASH_NAME
         trash.mkdir(mode=0o700, exist_ok=True)
-        doomed = trash / f"{os.getpid()}-{next(self._trash_numbers)}"
+        # not by the process's number: in a container it is the same at every start
+        doomed = trash / uuid.uuid4().hex
         journal.path.rename(doomed)
         for parent in journal.path.relative_to(self._data).parents:
             if parent.name:
                 with contextlib.suppress(OSError):  # another long name lives there
                     (self._data / parent).rmdir()
-        self._offload(lambda: shutil.rmtree(doomed, ignore_errors=True), lambda _: None)
+        self._remove(doomed)
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
-        if trash.exists():
-            self._offload(lambda: shutil.rmtree(trash, ignore_errors=True), lambda _: None)
+        # not the directory itself: more may come into it meanwhile
+        for doomed in trash.iterdir() if trash.exists() else ():
+            self._remove(doomed)
+
+    def _remove(self, doomed: Path) -> None:
+        self._offload(lambda: shutil.rmtree(doomed, ignore_errors=True), lambda _: None)
 
     # Upkeep
 
@@ -228,21 +231,29 @@ class Broker:
                 del self._retired[name]
                 self._destroy(journal)
 
-    def tidy(self) -> None:
-        """Do a slice of the work that waits for nobody; to be called a few times a second."""
+    def tidy(self) -> list[Queue]:
+        """Do a slice of the work that waits for nobody; to be called a few times a second.
+
+        Returns the queues that have more dead records to delete: see `trim`.
+        """
         for queue in self.queues.values():
-            journal = queue.journal
-            try:
-                if queue.failure is not None:
-                    self._revive(queue)
-                journal.trim()
-            except JournalError as error:
-                self._log_failure(journal, error)
-            if journal.compactable():
-                self._compact(journal)
+            if queue.failure is not None:
+                self._revive(queue)
+            if queue.journal.compactable():
+                self._compact(queue.journal)
         self._retry_broken()
-        self.committer.commit()
         self.reap()
+        return self.trim(self.queues.values())
+
+    def trim(self, queues: Iterable[Queue]) -> list[Queue]:
+        """Delete some dead records of each of these queues; returns those that have more."""
+        for queue in queues:
+            try:
+                queue.journal.trim()
+            except JournalError as error:
+                self._log_failure(queue.journal, error)
+        self.committer.commit()
+        return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
 
     def _retry_broken(self) -> None:
         """Try one of the directories that could not be opened: the disk may have room again, or the

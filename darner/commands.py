@@ -162,7 +162,7 @@ def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
         _answer(connection, request, queue, item)
         connection.end_wait()
 
-    waiter = Waiter(_fetcher(request), end)
+    waiter = Waiter(_fetcher(request), end, connection.has_gone)
     queue.wait(waiter)
 
     def time_out() -> None:
@@ -208,6 +208,10 @@ def _get_many(connection: "Connection", requests: list[Request]) -> None:
             held.discard(request.queue)
         if request.open:
             held.add(request.queue)
+    _get_on(connection, iter(requests))
+
+
+def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     for request in requests:
         try:
             queue = _queue(connection, request)
@@ -218,6 +222,9 @@ def _get_many(connection: "Connection", requests: list[Request]) -> None:
             connection.counters.cmd_peek += 1
             continue
         _answer(connection, request, queue, item, one_of_many=True)
+        if connection.has_much_to_send:
+            connection.go_on(lambda: _get_on(connection, requests))
+            return
     connection.out.append(END)
 
 

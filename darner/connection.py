@@ -36,6 +36,8 @@ LINGER_S = 2.0
 # Probes to a silent peer: seconds between them, and how many stay unanswered before it counts as dead.
 PROBE_INTERVAL_S = 10
 PROBES = 3
+# The first byte of what Linux knows of a TCP connection, while both ends are open.
+TCP_ESTABLISHED = 1
 
 # Why a connection does not parse on.
 WAITING = 1  # for an item
@@ -176,6 +178,7 @@ class Connection(asyncio.Protocol):
         "_more",
         "_parser",
         "_reading",
+        "_rest",
         "_streams",
         "_timer",
         "_touched",
@@ -218,6 +221,8 @@ class Connection(asyncio.Protocol):
         self._reading = True
         # whether a whole request may be among what is not parsed yet
         self._more = False
+        # what is left to do of a request whose reply is long
+        self._rest: Callable[[], None] | None = None
         # whether the client has said that it sends no more
         self._ended = False
         # whether the server is closing, and waits only for the end of a data block
@@ -296,6 +301,12 @@ class Connection(asyncio.Protocol):
 
     def _run(self) -> None:
         left = REQUESTS_PER_TURN
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            rest()
+            if self._blocked:
+                self._touch()
+                return
         for request in self._parser:
             TABLE[request.verb](self, request)
             left -= 1
@@ -395,6 +406,16 @@ class Connection(asyncio.Protocol):
         self._streams += 1
         return Stream(queue.journal, item, header)
 
+    @property
+    def has_much_to_send(self) -> bool:
+        """Whether so many bytes of replies have gathered that they should go out first."""
+        return self.out_bytes > OUT_BYTES
+
+    def go_on(self, rest: Callable[[], None]) -> None:
+        """Call `rest` when the replies so far are sent, and serve nothing else before."""
+        self._rest = rest
+        self._blocked |= YIELDING
+
     def begin_wait(self, waiter: Waiter, timeout_ms: int, time_out: Callable[[], None]) -> None:
         """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`."""
         self._blocked |= WAITING
@@ -405,6 +426,17 @@ class Connection(asyncio.Protocol):
             time_out()
         else:
             self._timer = self.turn.loop.call_later(timeout_ms / 1000, time_out)
+
+    def has_gone(self) -> bool:
+        """Whether the client has closed its end behind bytes that are not read, which hide that."""
+        if self._reading or not hasattr(socket, "TCP_INFO"):
+            return False
+        sock = self._transport.get_extra_info("socket")
+        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == TCP_ESTABLISHED:
+            return False
+        self.turn.loop.call_soon(self._transport.abort)
+        return True
 
     def end_wait(self) -> None:
         """Go on."""

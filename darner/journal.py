@@ -42,7 +42,7 @@ BLOCK_CACHE_BYTES = 64 << 10
 
 # How many ids above the floor may be known as gone before the floor is moved past them.
 MAX_GONE = 4096
-# How many records one batch deletes on the side: about 1 ms of work.
+# How many dead records one batch deletes on the side, at least: about 1 ms of work.
 TRIM_RECORDS = 512
 # How much must have been deleted before a compaction of it is worth its reading and writing.
 COMPACT_RECORDS = 200_000
@@ -74,14 +74,16 @@ class Client(Protocol):
 class Batch:
     """Changes to one journal that will be written as one."""
 
-    __slots__ = ("acks", "bytes", "held", "number", "ops", "puts", "removed", "sync")
+    __slots__ = ("acks", "bytes", "held", "number", "ops", "puts", "removed", "restated", "sync")
 
     def __init__(self, *, held: bool) -> None:
         self.puts: dict[int, Item] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
-        # whether an item that is on disk was removed, or only the state has changed
-        self.removed = False
+        # how many items that are on disk were removed
+        self.removed = 0
+        # whether the state changed in another way
+        self.restated = False
         self.sync = False
         # of chunks, which are what makes a batch large
         self.bytes = 0
@@ -95,7 +97,7 @@ class Batch:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not (self.puts or self.ops or self.removed)
+        return not (self.puts or self.ops or self.removed or self.restated)
 
 
 class Dirty(Protocol):
@@ -280,7 +282,7 @@ class Journal:
         """Stage the removal of a live item."""
         batch, state, id = self.batch, self.state, item.id
         if batch.puts.pop(id, None) is None:
-            batch.removed = True
+            batch.removed += 1
             # A blob goes with its item, so that `trim` has only flushed ones to look for.
             if id != state.floor or item.blob:
                 batch.ops.append((_proto.item_key(id), None))
@@ -323,7 +325,10 @@ class Journal:
     def flush(self, keep: Collection[Item]) -> None:
         """Stage the removal of all items but `keep`, in a time that does not grow with the queue."""
         batch, state = self.batch, self.state
-        self.kept = {item.id for item in keep}
+        passed, self.kept = self.kept, {item.id for item in keep}
+        for id in passed - self.kept:
+            if id < state.trimmed:
+                self._discard(id)
         for id in [id for id in batch.puts if id not in self.kept]:
             if blob := batch.puts.pop(id).blob:
                 self._doom(blob)
@@ -331,6 +336,15 @@ class Journal:
         state.bytes = sum(item.size for item in keep)
         self._keep(state.next_id)
         self._mark()
+
+    def _discard(self, id: int) -> None:
+        """Stage the deletion of a kept item that `trim` has passed by."""
+        with contextlib.suppress(JournalError):  # damaged, but dead
+            item = self.writing.puts.get(id) if self.writing is not None else None
+            item = item or self.find(id)
+            if item is not None and item.blob:
+                self._doom(item.blob)
+        self.batch.ops.append((_proto.item_key(id), None))
 
     # Blobs
 
@@ -456,7 +470,8 @@ class Journal:
             return None
         try:
             if state.floor - state.trimmed >= TRIM_RECORDS or self.doomed:
-                self._trim()
+                # faster than items go, so that what is dead never piles up
+                self._trim(max(TRIM_RECORDS, 2 * batch.removed))
             self.batch = Batch(held=held)
             batch.number = state.batch = state.batch + 1
             write = self._db.write_batch(sync=batch.sync)
@@ -492,16 +507,16 @@ class Journal:
         if not self.untidy or self.writing is not None or self.failed is not None:
             return
         try:
-            self._trim()
+            self._trim(TRIM_RECORDS)
         except leveldb.Error as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         self._mark()
 
-    def _trim(self) -> None:
+    def _trim(self, limit: int) -> None:
         # An item that is being written now might come to lie below `trimmed` behind our back.
         if self.writing is not None:
             return
-        left = self._trim_blobs(TRIM_RECORDS)
+        left = self._trim_blobs(limit)
         if left and self.state.trimmed < self.state.floor:
             self._trim_items(left)
 
@@ -593,5 +608,5 @@ class Journal:
         """Begin anew in a retired journal: empty, ids going on."""
         self.state.deleted = False
         self.state.created_ms = created_ms
-        self.batch.removed = True
+        self.batch.restated = True
         self._mark()

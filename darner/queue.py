@@ -42,22 +42,26 @@ def expires_ms(exptime: int, now_ms: int) -> int:
 
 
 class Waiter:
-    """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), and
-    where to deliver it. `queue` is where they wait."""
+    """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
+    to deliver it, and whether they have gone without a word. `queue` is where they wait."""
 
-    __slots__ = ("deliver", "fetch", "queue")
+    __slots__ = ("deliver", "fetch", "has_gone", "queue")
 
     queue: "Queue"
 
     def __init__(
-        self, fetch: Callable[["Queue"], Item | None], deliver: Callable[["Queue", Item], None]
+        self,
+        fetch: Callable[["Queue"], Item | None],
+        deliver: Callable[["Queue", Item], None],
+        has_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fetch = fetch
         self.deliver = deliver
+        self.has_gone = has_gone
 
     def cancel(self) -> None:
         """Wait no longer."""
-        del self.queue.waiters[self]
+        self.queue.waiters.pop(self, None)
 
 
 class Upload:
@@ -295,6 +299,9 @@ class Queue:
     def _serve(self) -> None:
         while self.waiters:
             waiter = next(iter(self.waiters))
+            if waiter.has_gone():
+                waiter.cancel()
+                continue
             try:
                 item = waiter.fetch(self)
             except JournalError:
@@ -321,7 +328,7 @@ class Queue:
         self.reserved.clear()
         self.journal.retire()
         self.failure = JournalError("the queue was deleted")
-        self.journal.on_reopen = None
+        self.journal.on_reopen = lambda: None
 
     def acknowledge(self, client: Client, slot: int) -> None:
         """Have `client` hear if what reply `slot` says comes to nothing."""

@@ -26,6 +26,8 @@ log = structlog.get_logger()
 DRAIN_S = 5.0
 # How often the work that waits for nobody gets a slice.
 TIDY_S = 0.25
+# How often in between the queues with many dead records get one.
+TRIMS = 25
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
 # Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
@@ -98,7 +100,12 @@ class Server:
     async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(TIDY_S)
-            self._broker.tidy()
+            untidy = self._broker.tidy()
+            for _ in range(TRIMS):
+                if not untidy:
+                    break
+                await asyncio.sleep(TIDY_S / TRIMS)
+                untidy = self._broker.trim(untidy)
 
     async def _drain(self) -> None:
         for connection in list(self._turn.connections):

@@ -50,4 +50,4 @@ def other(standing) -> Wire:
 @pytest.fixture
 def queue() -> bytes:
     """The name of a queue nobody else uses."""
-    return b"queue%d" % next(numbers)
+    return b"queue%d-" % next(numbers)

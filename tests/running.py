@@ -86,8 +86,8 @@ class Wire:
         self.send(b"stats\r\n")
         found = {}
         while (line := self.line()) != b"END\r\n":
-            _, name, value = line.decode().split(maxsplit=2)
-            found[name] = value.strip()
+            _, name, value = line.split()
+            found[name.decode(errors="replace")] = value.decode()
         return found
 
     def silent(self, seconds: float = 0.1) -> bool:

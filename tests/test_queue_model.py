@@ -11,14 +11,21 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from darner import _proto, commit, journal, queue
+from darner import _proto, broker, commit, journal, queue
 from darner.broker import Broker
 from darner.errors import JournalError
 from darner.journal import Journal
 
 NAMES = (b"work", b"play")
+
+
+class Silence:
+    def debug(self, *_, **__):
+        pass
+
+    warning = error = debug
 
 
 class Offload:
@@ -101,6 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
         patch.setattr(commit, "INLINE_BYTES", 40)
+        patch.setattr(broker, "log", Silence())
         really_write, really_open = Journal.write, Journal._open
 
         def write(journal, batch):
@@ -158,9 +166,13 @@ class QueueMachine(RuleBasedStateMachine):
             twin.waiting.pop(0)
         return None
 
-    def _committed(self):
-        """A commit has taken place: bring the twins to where their journals are."""
-        for twin in (*self.twins.values(), *self.retired.values()):
+    @property
+    def all_twins(self):
+        return [*self.twins.values(), *self.retired.values()]
+
+    def _committed(self, twins=None):
+        """A commit of these, or all, has taken place: bring the twins to where their journals are."""
+        for twin in self.all_twins if twins is None else twins:
             if twin.journal in self.failed:
                 self._lost(twin)
             elif twin.journal.writing is None:
@@ -361,28 +373,29 @@ class QueueMachine(RuleBasedStateMachine):
         if twin.in_thread is None:
             self.failing[twin.journal] = mode
         self.commit()
-        if twin.in_thread is not None:  # a thread writes it, later
-            self.failing.pop(twin.journal, None)
+        self.failing = {}  # there was nothing to write, or a thread writes it later
 
     @precondition(lambda self: self.offload.tasks)
     @rule(data=st.data(), mode=st.sampled_from([None, None, "before", "after", "for long"]))
     def thread_runs(self, data, mode):
         index = data.draw(st.integers(0, len(self.offload.tasks) - 1))
-        twins = [*self.twins.values(), *self.retired.values()]
-        if mode and not any(twin.deleted for twin in twins):
-            self.failing = {twin.journal: mode for twin in twins if twin.journal.writing}
-        written = {twin: twin.journal.writing for twin in twins}
-        work, done = self.offload.tasks[index]
-        self.offload.tasks[index] = (lambda: self._only_once(work), done)
-        self.offload.run(index)
-        for twin in twins:
-            if written[twin] is not None and twin.journal.writing is not written[twin]:
-                if twin.journal not in self.failed:
-                    twin.on_disk, twin.in_thread = twin.in_thread, None
-                    self._settled(twin.replies_in_thread, failed=False)
-        self._committed()
+        if mode and not any(twin.deleted for twin in self.all_twins):
+            self.failing = {twin.journal: mode for twin in self.all_twins if twin.in_thread}
+        self._thread_runs(index)
 
-    def _only_once(self, work):
+    def _thread_runs(self, index=0):
+        work, done = self.offload.tasks[index]
+        written = {twin: twin.journal.writing for twin in self.all_twins if twin.in_thread}
+        self.offload.tasks[index] = (lambda: self._once(work), done)
+        self.offload.run(index)
+        settled = [twin for twin in written if twin.journal.writing is not written[twin]]
+        for twin in settled:
+            if twin.journal not in self.failed:
+                twin.on_disk, twin.in_thread = twin.in_thread, None
+                self._settled(twin.replies_in_thread, failed=False)
+        self._committed(settled)
+
+    def _once(self, work):
         try:
             work()
         finally:
@@ -403,35 +416,23 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
-        while any(twin.in_thread for twin in (*self.twins.values(), *self.retired.values())):
-            self.thread_runs_all()
+        self.commit()
+        while any(twin.in_thread for twin in self.all_twins):
+            self._thread_runs()
         self.broker.close()
-        self._committed()
         self._restarted()
-
-    def thread_runs_all(self):
-        for _ in range(len(self.offload.tasks)):
-            twins = [*self.twins.values(), *self.retired.values()]
-            written = {twin: twin.journal.writing for twin in twins}
-            self.offload.run()
-            for twin in twins:
-                if written[twin] is not None and twin.journal.writing is not written[twin]:
-                    twin.on_disk, twin.in_thread = twin.in_thread, None
-                    self._settled(twin.replies_in_thread, failed=False)
-            self._committed()
 
     @rule(data=st.data())
     def kill(self, data):
-        twins = [*self.twins.values(), *self.retired.values()]
         for work, _ in self.offload.tasks:
-            written = [twin for twin in twins if twin.journal.writing]
+            written = [twin for twin in self.all_twins if twin.in_thread]
             if data.draw(st.booleans()):
                 seen = {twin: twin.journal._db.get(b"s") for twin in written}
                 work()
                 for twin in written:
                     if twin.journal._db.get(b"s") != seen[twin]:
                         twin.on_disk = twin.in_thread
-        for twin in twins:
+        for twin in self.all_twins:
             twin.journal._db.close()
         self.broker._lock.close()
         self._restarted()
@@ -464,10 +465,6 @@ class QueueMachine(RuleBasedStateMachine):
             chunks += key[:1] == b"c"
         assert chunks == blobs
 
-    @initialize()
-    def begin(self):
-        pass
-
     @invariant()
     def counts_are_exact(self):
         for name, twin in self.twins.items():
@@ -495,18 +492,19 @@ class QueueMachine(RuleBasedStateMachine):
         try:
             self.restart()
             for name in list(self.twins):
-                while self.twins[name].waiting:
+                while self._head(self.twins[name]):
                     self.fetch(name=name, how="pop", pin=False)
                 assert self.broker.queues[name].pop() is None
             self.broker.close()
         finally:
             self.patch.undo()
-            shutil.rmtree(self.data)
+            shutil.rmtree(self.data, ignore_errors=True)
 
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
+    report_multiple_bugs=False,
     max_examples=120,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

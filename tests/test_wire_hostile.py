@@ -1,0 +1,308 @@
+"""Clients that do not read, do not stop, do not finish, or are not there any more."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from running import running, until
+
+from darner._proto import CHUNK_BYTES
+
+MIB = 1 << 20
+
+
+def processor_s(server) -> float:
+    """How much processor time it has taken."""
+    user, system = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class TestUnreadReplies:
+    @pytest.mark.parametrize(
+        ("size", "request_"),
+        [
+            (8 * MIB, b"get q/peek\r\n" * 2000),
+            (CHUNK_BYTES, b"get q/peek\r\n" * 20_000),
+            (CHUNK_BYTES, b"get " + b"q/peek " * 280 + b"\r\n"),
+            (100, b"stats\r\n" * 20_000),
+            (100, b"nonsense\r\n" * 1_000_000),
+        ],
+        ids=["large", "small", "several-keys", "stats", "errors"],
+    )
+    def test_take_bounded_memory(self, server, wire, size, request_):
+        wire.set(b"q", bytes(size))
+        if size == 100:
+            for n in range(40):
+                wire.set(b"q%d" % n, bytes(size))
+        before = server.resident_bytes
+        clients = [server.connect() for _ in range(20)]
+        for client in clients:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.socket.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.socket.send(request_)
+        largest = 0
+        for _ in range(20):
+            wire.ask(b"get nothing/t=50\r\n")
+            largest = max(largest, server.resident_bytes)
+        assert largest - before < 64 * MIB
+        for client in clients:
+            client.reset()
+        until(lambda: server.stat("curr_connections") == 2)
+
+    def test_are_all_there_once_they_are_read(self, client, queue):
+        data = random.Random(5).randbytes(CHUNK_BYTES)
+        client.set(queue, data)
+        key = queue + b"/peek"
+        client.send((b"get " + (key + b" ") * 100 + b"\r\n") * 20 + b"get %s\r\nversion\r\n" % key * 200)
+        value = b"VALUE %s 0 %d\r\n%s\r\n" % (key, len(data), data)
+        for _ in range(20):
+            for _ in range(100):
+                assert client.exactly(len(value)) == value
+            assert client.line() == b"END\r\n"
+        for _ in range(200):
+            assert client.exactly(len(value)) == value
+            assert client.line() == b"END\r\n"
+            assert client.line().startswith(b"VERSION ")
+
+
+class TestPipelineOf200000:
+    @pytest.mark.parametrize("request_", [b"get %s\r\n", b"set %s 0 0 1\r\nx\r\n", b"nonsense %s\r\n"])
+    def test_starves_nobody(self, standing, client, other, queue, request_):
+        count = 200_000
+        sender = threading.Thread(target=client.send, args=(request_ % queue * count,))
+        received = []
+        reader = threading.Thread(target=lambda: received.extend(client.line() for _ in range(count)))
+        sender.start()
+        reader.start()
+        waits = []
+        while reader.is_alive():
+            start = time.monotonic()
+            assert other.ask(b"version\r\n").startswith(b"VERSION ")
+            waits.append(time.monotonic() - start)
+        sender.join()
+        reader.join()
+        assert len(received) == count
+        assert len(set(received)) == 1
+        assert len(waits) > 5
+        assert max(waits) < 0.5
+
+
+class TestHalfARequest:
+    @pytest.mark.parametrize(
+        "half", [b"g", b"get q", b"version\r", b"set q 0 0 10\r\nabc", b"set q 0 0 3\r\nabc\r"]
+    )
+    def test_costs_no_processor_time(self, server, wire, half):
+        wire.send(half)
+        other = server.connect()
+        other.ask(b"version\r\n")
+        before = processor_s(server)
+        other.ask(b"get nothing/t=500\r\n")
+        assert processor_s(server) - before < 0.2
+
+    def test_behind_an_unread_reply_costs_no_processor_time(self, server, wire):
+        wire.set(b"q", bytes(32 * MIB))
+        wire.send(b"get q/peek\r\nget q")
+        other = server.connect()
+        other.ask(b"get nothing/t=300\r\n")
+        before = processor_s(server)
+        other.ask(b"get nothing/t=500\r\n")
+        assert processor_s(server) - before < 0.2
+
+    def test_of_many_clients_is_no_hindrance(self, standing, client, queue):
+        halves = [standing.connect() for _ in range(200)]
+        for half in halves:
+            half.send(b"set %s 0 0 %d\r\nabc" % (queue, CHUNK_BYTES * 2))
+        assert client.set(queue, b"x") == b"STORED\r\n"
+        assert client.get(queue) == b"x"
+        for half in halves:
+            half.close()
+        until(lambda: standing.stat("curr_connections") == 2)
+
+
+class TestErrorThatCloses:
+    @pytest.mark.parametrize(
+        ("start", "error"),
+        [
+            (b"x" * 3000, b"CLIENT_ERROR line too long\r\n"),
+            (b"set q 0 0 1\r\nxyz", b"CLIENT_ERROR bad data chunk\r\n"),
+            (b"set q 0 0 x\r\n", b"CLIENT_ERROR bad command line format\r\n"),
+            (
+                b"set q 0 0 %d\r\n%sxx" % (CHUNK_BYTES * 2, bytes(CHUNK_BYTES * 2)),
+                b"CLIENT_ERROR bad data chunk\r\n",
+            ),
+        ],
+    )
+    def test_is_read_by_a_client_that_goes_on_sending(self, client, start, error):
+        client.send(start + bytes(MIB) * 30)
+        assert client.line() == error
+        assert client.closed()
+
+    def test_is_read_behind_replies_not_read_yet(self, client, queue):
+        data = bytes(CHUNK_BYTES)
+        client.set(queue, data)
+        key = queue + b"/peek"
+        count = 400
+        sending = threading.Thread(
+            target=client.send, args=(b"get %s\r\n" % key * count + b"x" * 3000 + bytes(MIB) * 30,)
+        )
+        sending.start()
+        value = b"VALUE %s 0 %d\r\n%s\r\nEND\r\n" % (key, len(data), data)
+        for _ in range(count):
+            assert client.exactly(len(value)) == value
+        assert client.line() == b"CLIENT_ERROR line too long\r\n"
+        sending.join()
+        assert client.closed()
+
+    def test_closes_a_client_that_never_stops(self, server):
+        wire = server.connect()
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            wire.send(b"x" * 3000)
+            while time.monotonic() - start < 20:
+                wire.send(bytes(1000))
+        assert time.monotonic() - start < 10
+        until(lambda: server.stat("curr_connections") == 1)
+
+
+class TestStorm:
+    def test_of_random_bytes_hurts_nobody(self, standing, client, queue):
+        dice = random.Random(7)
+        client.set(queue, b"x")
+        for _ in range(200):
+            noise = standing.connect()
+            with contextlib.suppress(ConnectionError):
+                noise.send(dice.randbytes(dice.randrange(5000)))
+                noise.send(b"\r\n")
+            noise.close() if dice.random() < 0.5 else noise.reset()
+        assert client.get(queue) == b"x"
+        until(lambda: standing.stat("curr_connections") == 2)
+
+    def test_of_broken_requests_hurts_nobody(self, standing, client, queue):
+        dice = random.Random(8)
+        words = [
+            b"get",
+            b"set",
+            b"gets",
+            b"delete",
+            b"flush",
+            b"add",
+            b"cas",
+            b"stats",
+            b"0",
+            b"1",
+            b"-1",
+            b"5",
+            b"x",
+            b"noreply",
+            b"/open",
+            b"/",
+            b" ",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"\x80",
+            b"\x00",
+            b"99999999999",
+            b"n" * 251,
+            queue,
+            queue + b"/open",
+            queue + b"/close/open/t=5",
+            queue + b"/peek",
+            b"set %s 0 0 2\r\nab\r\n" % queue,
+        ]
+        for _ in range(300):
+            noise = standing.connect()
+            with contextlib.suppress(ConnectionError):
+                noise.send(b" ".join(dice.choices(words, k=dice.randrange(1, 40))) + b"\r\n")
+            noise.reset() if dice.random() < 0.3 else noise.close()
+        until(lambda: standing.stat("curr_connections") == 2)
+        assert standing.stat(f"queue_{queue.decode()}_open_transactions") == 0
+        assert standing.stat(f"queue_{queue.decode()}_waiters") == 0
+        client.ask(b"flush %s\r\n" % queue)
+        client.set(queue, b"x")
+        assert client.get(queue) == b"x"
+
+    def test_of_connections_that_go_at_once_leaves_none(self, standing):
+        for n in range(500):
+            wire = standing.connect()
+            wire.reset() if n % 2 else wire.close()
+        until(lambda: standing.stat("curr_connections") == 1)
+
+
+class TestDeadPeer:
+    """One whose machine is gone: no FIN and no RST ever comes."""
+
+    @pytest.fixture
+    def config(self, tmp_path):
+        config = tmp_path / "darner.toml"
+        config.write_text("keepalive = 1\n")
+        return str(config)
+
+    @pytest.mark.skipif(not shutil.which("ss"), reason="ss (iproute2) is not installed")
+    def test_is_probed(self, server, wire):
+        wire.ask(b"version\r\n")
+        sockets = subprocess.run(
+            ["ss", "-tnoH", "state", "established", "sport", "=", f":{server.port}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "timer:(keepalive," in sockets
+
+    @pytest.fixture
+    def namespace(self):
+        """The name of a network namespace at 10.213.7.2 whose cable can be cut."""
+        if os.geteuid() or not shutil.which("ip"):
+            pytest.skip("making a network namespace takes root and ip (iproute2)")
+        name = f"darner{os.getpid()}"
+        commands = [
+            f"ip netns add {name}",
+            f"ip link add {name}a type veth peer name {name}b netns {name}",
+            f"ip addr add 10.213.7.1/30 dev {name}a",
+            f"ip link set {name}a up",
+            f"ip -n {name} addr add 10.213.7.2/30 dev {name}b",
+            f"ip -n {name} link set {name}b up",
+        ]
+        try:
+            for command in commands:
+                done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+                if done.returncode:
+                    pytest.skip(f"no network namespace to be had: {command}: {done.stderr.strip()}")
+            yield name
+        finally:
+            for command in (f"ip link del {name}a", f"ip netns del {name}"):
+                subprocess.run(command.split(), capture_output=True, check=False)
+
+    def test_gives_back_what_it_held(self, tmp_path, config, namespace):
+        with running(tmp_path / "data", "--host", "0.0.0.0", "-c", config) as server:
+            wire = server.connect()
+            wire.set(b"q", b"x")
+            code = (
+                "import socket, sys\n"
+                f"peer = socket.create_connection(('10.213.7.1', {server.port}), timeout=10)\n"
+                "peer.sendall(b'get q/open\\r\\n')\n"
+                "print(peer.recv(100), flush=True)\n"
+                "sys.stdin.read()\n"
+            )
+            peer = subprocess.Popen(
+                ["ip", "netns", "exec", namespace, sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            try:
+                assert b"VALUE q/open 0 1" in peer.stdout.readline()
+                assert wire.get(b"q") is None
+                subprocess.run(["ip", "-n", namespace, "link", "set", f"{namespace}b", "down"], check=True)
+                assert wire.ask(b"get q/t=30000\r\n") == b"VALUE q/t=30000 0 1\r\n"
+                assert server.stat("curr_connections") == 2
+            finally:
+                peer.communicate()
