@@ -15,7 +15,7 @@ from zlib import crc32
 
 __all__ = [
     "CHUNK_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "State",
-    "Verb", "blob_of", "chunk_key", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
+    "Verb", "blob_of", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "valid_name", "value",
     "value_header",
 ]
@@ -714,15 +714,6 @@ def item_key(uint64_t id):
     key[0] = c"i"
     put_u64(key + 1, id)
     return PyBytes_FromStringAndSize(key, 9)
-
-
-def chunk_key(uint64_t blob, uint32_t index):
-    """The key of a chunk: `c`, the blob's id and the chunk's number."""
-    cdef char key[13]
-    key[0] = c"c"
-    put_u64(key + 1, blob)
-    put_u32(key + 9, index)
-    return PyBytes_FromStringAndSize(key, 13)
 
 
 def marker_key(uint64_t blob):

@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
-from darner.commit import Committer, Offload
+from darner.blob import Offload
+from darner.commit import Committer
 from darner.errors import JournalError, StartError
 from darner.journal import Journal
 from darner.queue import Clock, Queue
@@ -139,6 +140,12 @@ class Broker:
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self.committer.commit()
+        for queue in self.queues.values():
+            if queue.failure is None and (blobs := queue.journal.take_doomed()):
+                with contextlib.suppress(OSError):  # then at the next start
+                    queue.journal.delete_blobs(blobs)
+                    queue.journal.forget(blobs)
+        self.committer.commit()
         for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
             if journal.failed is None:
                 journal.close()
@@ -248,12 +255,26 @@ class Broker:
     def trim(self, queues: Iterable[Queue]) -> list[Queue]:
         """Delete some dead records of each of these queues; returns those that have more."""
         for queue in queues:
+            self._delete_blobs(queue.journal)
             try:
                 queue.journal.trim()
             except JournalError as error:
                 self._log_failure(queue.journal, error)
         self.committer.commit()
         return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
+
+    def _delete_blobs(self, journal: Journal) -> None:
+        blobs = journal.take_doomed()
+        if not blobs:
+            return
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                journal.forget(blobs)
+            else:
+                self._log_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
+
+        self._offload(lambda: journal.delete_blobs(blobs), done)
 
     def _retry_broken(self) -> None:
         """Try one of the directories that could not be opened: the disk may have room again, or the

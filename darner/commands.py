@@ -74,7 +74,7 @@ def set_chunk(connection: "Connection", request: Request) -> None:
         return
     try:
         upload.write(request.data)
-        connection.wait_for_room(upload.queue.journal)
+        connection.wait_for_room(upload)
     except JournalError as error:
         upload.abandon()
         connection.upload = error
@@ -83,14 +83,19 @@ def set_chunk(connection: "Connection", request: Request) -> None:
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
     begin, upload = connection.end_upload()
-    try:
-        if isinstance(upload, JournalError):
-            raise upload
-        upload.finish(begin.flags, begin.exptime, sync=begin.sync)
-    except JournalError as error:
-        connection.reply(request, server_error(error), is_error=True)
+    if isinstance(upload, JournalError):
+        connection.reply(request, server_error(upload), is_error=True)
         return
-    _stored(connection, upload.queue, request)
+
+    def done(error: JournalError | None) -> None:
+        if error is None:
+            _stored(connection, upload.queue, begin)
+        else:
+            connection.reply(begin, server_error(error), is_error=True)
+        connection.end_finish()
+
+    connection.begin_finish()
+    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync)
 
 
 # Fetching
@@ -237,7 +242,8 @@ def send_item(
     cas = item.id if request.verb == Verb.GETS else 0
     slot = len(out)
     if item.data is None:
-        out.append(connection.stream(queue, item, _proto.value_header(key, item.flags, item.size, cas)))
+        header = _proto.value_header(key, item.flags, item.size, cas)
+        out.append(connection.stream(queue.open_blob(item), header))
         if not one_of_many:
             out.append(END)
     else:

@@ -9,24 +9,21 @@ the event loop nor the other queues.
 from collections.abc import Callable
 from typing import Any
 
+from darner.blob import Offload
 from darner.errors import JournalError
 from darner.journal import Batch, Journal
 
-# A batch with more bytes of chunks than this is written in a thread.
-INLINE_BYTES = 64 << 10
-
-# Runs the first function in another thread, then the second, with the first one's error or None, on
-# the thread of the caller.
-Offload = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
+# A batch with more bytes of items than this is written in a thread.
+INLINE_BYTES = 256 << 10
 
 
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_dirty", "_offload", "on_failure")
+    __slots__ = ("_dirty", "offload", "on_failure")
 
     def __init__(self, offload: Offload) -> None:
-        self._offload = offload
+        self.offload = offload
         self._dirty: list[Journal] = []
         # told of each batch that was lost, for the log
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
@@ -80,17 +77,13 @@ class Committer:
             if journal.dirty or journal.batch.acks:
                 self._commit(journal)
 
-        self._offload(lambda: journal.write(write), done)
+        self.offload(lambda: journal.write(write), done)
 
     def _settle(self, journal: Journal, batch: Batch) -> None:
         journal.committed_id = next(iter(journal.batch.puts), journal.state.next_id)
         if batch.held:
             for client, _ in batch.acks:
                 client.release()
-        if journal.room:
-            room, journal.room = journal.room, []
-            for resume in room:
-                resume()
 
     def _recover(self, journal: Journal, batch: Batch, error: JournalError) -> None:
         staged = journal.batch
@@ -105,7 +98,7 @@ class Committer:
             written = journal.state.batch == batch.number
         journal.on_reopen()
         # what was staged behind the batch stands on it
-        for lost in (staged,) if written else (batch, staged):
+        for lost in (staged,) if written or staged is batch else (batch, staged):
             for client, slot in lost.acks:
                 client.fail(slot, error)
         if staged is not batch and staged.held:

@@ -14,10 +14,10 @@ from typing import cast
 import structlog
 
 from darner._proto import Item, Parser, Request
+from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
 from darner.errors import JournalError
-from darner.journal import Journal
 from darner.queue import Queue, Upload, Waiter
 from darner.stats import Counters
 
@@ -42,7 +42,7 @@ TCP_ESTABLISHED = 1
 # Why a connection does not parse on.
 WAITING = 1  # for an item
 STREAMING = 2  # an item goes out in chunks
-UPLOADING = 4  # the journal must write what came before more is taken in
+UPLOADING = 4  # what came of an item must be written before more is taken in
 FULL = 8  # the client does not read its replies
 YIELDING = 16  # others have their turn
 FINISHED = 32  # nothing more is served
@@ -142,28 +142,13 @@ class Turn:
 
 
 class Stream:
-    """An item on its way out, chunk by chunk."""
+    """An item on its way out, some chunks at a time: its header, its bytes, a line end."""
 
-    __slots__ = ("_chunks", "_item", "_journal", "_next", "header")
+    __slots__ = ("blob", "header")
 
-    def __init__(self, journal: Journal, item: Item, header: bytes) -> None:
+    def __init__(self, blob: BlobReader, header: bytes) -> None:
+        self.blob = blob
         self.header = header
-        self._journal = journal
-        self._item = item
-        self._next = 0
-        self._chunks = item.chunks
-        journal.pin(item.blob)
-
-    def read(self) -> bytes | None:
-        """Return the next chunk, or None at the end. Raises JournalError if it cannot be read."""
-        if self._next == self._chunks:
-            return None
-        self._next += 1
-        return self._journal.read_chunk(self._item.blob, self._next - 1)
-
-    def close(self) -> None:
-        """Done with it, at the end or before."""
-        self._journal.unpin(self._item.blob)
 
 
 class Connection(asyncio.Protocol):
@@ -252,7 +237,7 @@ class Connection(asyncio.Protocol):
         if blocked & FINISHED:
             return
         self._parser.feed(data)
-        if blocked:
+        if blocked or self._held:
             self._more = True
             if self._parser.unparsed_bytes > UNPARSED_BYTES:
                 self._reading = False
@@ -280,7 +265,7 @@ class Connection(asyncio.Protocol):
             self.upload.abandon()
         for reply in self.out:
             if isinstance(reply, Stream):
-                reply.close()
+                reply.blob.close()
         self.out.clear()
         self._streams = 0
         for queue, item in reversed(self.holds.values()):
@@ -360,6 +345,7 @@ class Connection(asyncio.Protocol):
         """Send replies until the client has enough for now."""
         out = self.out
         sent = 0
+        waits = False
         try:
             while out and sent < OUT_BYTES and not self._blocked & FULL:
                 reply = out[0]
@@ -369,9 +355,12 @@ class Connection(asyncio.Protocol):
                 elif reply.header:
                     data, reply.header = reply.header, b""
                 else:
-                    data = reply.read()
+                    data = reply.blob.read(self._touch)
                     if data is None:
-                        reply.close()
+                        waits = True
+                        break
+                    if not data:
+                        reply.blob.close()
                         self._streams -= 1
                         data = b"\r\n"
                         del out[0]
@@ -387,7 +376,7 @@ class Connection(asyncio.Protocol):
         if not self._streams and not out:
             self.out_bytes = 0
             self._blocked &= ~STREAMING
-        elif not self._blocked & FULL:
+        elif not waits and not self._blocked & FULL:
             self._touch()
 
     # For commands.py
@@ -400,11 +389,11 @@ class Connection(asyncio.Protocol):
         self.out.append(reply)
         self.out_bytes += len(reply)
 
-    def stream(self, queue: Queue, item: Item, header: bytes) -> Stream:
-        """Return a reply that sends an item chunk by chunk; requests behind it have to wait."""
+    def stream(self, blob: BlobReader, header: bytes) -> Stream:
+        """Return a reply that sends an item some chunks at a time; requests behind it have to wait."""
         self._blocked |= STREAMING
         self._streams += 1
-        return Stream(queue.journal, item, header)
+        return Stream(blob, header)
 
     @property
     def has_much_to_send(self) -> bool:
@@ -467,15 +456,24 @@ class Connection(asyncio.Protocol):
         self._upload_request = self.upload = None
         return cast("Request", request), cast("Upload | JournalError", upload)
 
-    def wait_for_room(self, journal: Journal) -> None:
-        """Take in no more chunks while `journal` has enough to write."""
-        if journal.crowded:
+    def wait_for_room(self, upload: Upload) -> None:
+        """Take in no more chunks while enough of them wait to be written."""
+        if upload.crowded(self._room):
             self._blocked |= UPLOADING
-            journal.room.append(self._room)
 
     def _room(self) -> None:
         self._blocked &= ~UPLOADING
         self._touch()
+
+    def begin_finish(self) -> None:
+        """Serve and send nothing more until `end_finish`: the upload's reply is due first."""
+        self._blocked |= UPLOADING
+        self.hold()
+
+    def end_finish(self) -> None:
+        """Go on: the reply is in its place."""
+        self._blocked &= ~UPLOADING
+        self.release()
 
     def finish(self, *, linger: bool = False) -> None:
         """Serve no more requests; close when what was asked for is sent."""
@@ -531,7 +529,7 @@ class Connection(asyncio.Protocol):
             return  # gone meanwhile
         reply = self.out[at]
         if isinstance(reply, Stream):
-            reply.close()
+            reply.blob.close()
             self._streams -= 1
         if slot < 0:
             self.out[at] = b""

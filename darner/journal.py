@@ -6,8 +6,9 @@ commit.py has had that batch written; until then `read` finds them in memory. Re
     s            the state: counts, ids to give out, where the live items begin (`State`)
     i<id>        an item, with its bytes or with the blob that holds them
     k            the kept ids: items below the floor that live on
-    c<blob><n>   chunk n of a blob
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
+
+A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
 
 An item is live if its record is there and its id is at or above the floor, or kept. So taking the
 oldest item writes no deletion, only the floor with the state; its record is deleted later, many at
@@ -17,14 +18,15 @@ keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 
 import contextlib
 import itertools
-from collections import deque
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Item, State
+from darner.blob import Offload
 from darner.errors import JournalError
 
 STATE_KEY = b"s"
@@ -35,6 +37,7 @@ KEPT_KEY = b"k"
 # takes about 15 % longer. Twice the write buffer is in memory while one is written out.
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
+BLOBS_NAME = "blobs"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -49,8 +52,6 @@ COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 32 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
-# How many bytes may wait behind a batch that is being written before senders have to wait.
-CROWDED_BYTES = 1 << 20
 
 
 def _is_unborn(file: Path) -> bool:
@@ -85,7 +86,7 @@ class Batch:
         # whether the state changed in another way
         self.restated = False
         self.sync = False
-        # of chunks, which are what makes a batch large
+        # of the items to put, which are what makes a batch large
         self.bytes = 0
         # whose replies wait for this batch
         self.acks: list[tuple[Client, int]] = []
@@ -100,8 +101,10 @@ class Batch:
         return not (self.puts or self.ops or self.removed or self.restated)
 
 
-class Dirty(Protocol):
-    """Who is told that a journal has something staged: a `Committer`."""
+class Writes(Protocol):
+    """Who writes what a journal has staged: a `Committer`."""
+
+    offload: Offload
 
     def add(self, journal: "Journal") -> None:
         """`journal` has a batch to be written."""
@@ -114,11 +117,10 @@ class Journal:
         "_compact_from",
         "_compacting",
         "_db",
-        "_dirty",
         "_last_looked_at",
-        "_trimmed_blobs",
         "_trimmed_bytes",
         "_trimmed_records",
+        "_writes",
         "batch",
         "committed_id",
         "dirty",
@@ -127,21 +129,21 @@ class Journal:
         "generation",
         "gone",
         "kept",
+        "offload",
         "on_reopen",
         "path",
-        "pins",
-        "room",
         "state",
         "writing",
     )
 
-    def __init__(self, path: Path, dirty: Dirty, created_ms: int) -> None:
+    def __init__(self, path: Path, writes: Writes, created_ms: int) -> None:
         """Open the journal in `path`, or make it there if `path` is absent or empty.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
         self.path = path
-        self._dirty = dirty
+        self._writes = writes
+        self.offload = writes.offload
         self.batch = Batch(held=False)
         self.writing: Batch | None = None
         self.dirty = False
@@ -149,9 +151,6 @@ class Journal:
         self.failed: JournalError | None = None
         # counts the reopenings: a blob begun before one is lost
         self.generation = 0
-        self.pins: dict[int, int] = {}
-        # called once there is room in the batch again
-        self.room: list[Any] = []
         self.on_reopen: Any = None
         self._compacting = Lock()
         self._open(created_ms)
@@ -182,20 +181,23 @@ class Journal:
             raise JournalError(f"cannot open {self.path}: {error}") from error
         try:
             self._load(created_ms, is_new=is_new)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, OSError, ValueError) as error:
             self._db.close()
             raise JournalError(f"cannot read {self.path}: {error}") from error
 
     def _load(self, created_ms: int, *, is_new: bool) -> None:
         self.gone: set[int] = set()
         self.kept: set[int] = set()
-        # blobs to delete: id, the next chunk to go, and the batch that may still put chunks
-        self.doomed: deque[tuple[int, int, int]] = deque()
+        # blobs to delete, each once the batch of that number is written
+        self.doomed: list[tuple[int, int]] = []
         record = self._db.get(STATE_KEY)
         if record is None:
             if not is_new and next(iter(self._db.iterator(include_value=False)), None) is not None:
                 raise ValueError("it has records but no state: it is damaged or no journal of darner")
             self.state = State(created_ms)
+            # never again in this directory, even if the queue is deleted and made anew: a writer that
+            # comes late must not delete another's blob
+            self.state.next_blob = created_ms << 20
             self._db.put(STATE_KEY, _proto.encode_state(self.state))
         else:
             self.state = _proto.decode_state(record)
@@ -206,13 +208,13 @@ class Journal:
                 if id < self.state.floor and self._db.get(_proto.item_key(id)) is not None
             }
         for key in self._db.iterator(start=b"u", stop=b"v", include_value=False):
-            self.doomed.append((int.from_bytes(key[1:], "big"), 0, 0))
+            self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+        self._delete_unknown_blobs()
         # the first id that may not be on disk yet
         self.committed_id = self.state.next_id
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
-        self._trimmed_blobs: tuple[int, int] | None = None
         # the batch that was the last one when `compactable` was asked last
         self._last_looked_at = -1
 
@@ -227,8 +229,10 @@ class Journal:
         self.batch = Batch(held=False)
         self.dirty = False
         self.generation += 1
+        next_blob = self.state.next_blob
         try:
             self._open(self.state.created_ms)
+            self.state.next_blob = max(self.state.next_blob, next_blob)
         except JournalError as error:
             self.failed = error
             raise
@@ -244,7 +248,7 @@ class Journal:
     def _mark(self) -> None:
         if not self.dirty:
             self.dirty = True
-            self._dirty.add(self)
+            self._writes.add(self)
 
     def acknowledge(self, client: Client, slot: int) -> None:
         """Have `client` hear about what is staged now: reply `slot` depends on it."""
@@ -267,6 +271,7 @@ class Journal:
         state.bytes += item.size
         batch = self.batch
         batch.puts[id] = item
+        batch.bytes += item.memory_bytes
         if item.blob:
             batch.ops.append((_proto.marker_key(item.blob), None))
         if not self.dirty:
@@ -286,6 +291,8 @@ class Journal:
             # A blob goes with its item, so that `trim` has only flushed ones to look for.
             if id != state.floor or item.blob:
                 batch.ops.append((_proto.item_key(id), None))
+        else:
+            batch.bytes -= item.memory_bytes
         if item.blob:
             self._doom(item.blob)
         state.items -= 1
@@ -356,44 +363,43 @@ class Journal:
         self._mark()
         return blob
 
-    def put_chunk(self, blob: int, index: int, data: bytes) -> None:
-        """Stage a chunk of a blob."""
-        self.batch.ops.append((_proto.chunk_key(blob, index), _proto.encode_chunk(data)))
-        self.batch.bytes += len(data)
-        self._mark()
+    def blob_path(self, blob: int) -> Path:
+        """Return the file of a blob."""
+        return self.path / BLOBS_NAME / str(blob)
 
     def abandon_blob(self, blob: int) -> None:
         """A blob that was begun will not be finished."""
-        self.doomed.append((blob, 0, self.state.batch + (not self.batch.empty)))
+        self.doomed.append((blob, self.state.batch + (not self.batch.empty)))
 
     def _doom(self, blob: int) -> None:
         self.batch.ops.append((_proto.marker_key(blob), b""))
-        self.doomed.append((blob, 0, self.state.batch + 1))
+        self.doomed.append((blob, self.state.batch + 1))
 
-    def pin(self, blob: int) -> None:
-        """Keep the chunks of a blob until `unpin`, whatever becomes of its item."""
-        self.pins[blob] = self.pins.get(blob, 0) + 1
+    def take_doomed(self) -> list[int]:
+        """Return blobs that are now due: first `delete_blobs`, in a thread if they are large, then `forget`."""
+        if not self.doomed or self.writing is not None:
+            return []
+        ripe = [blob for blob, batch in self.doomed if batch <= self.state.batch]
+        self.doomed = [entry for entry in self.doomed if entry[1] > self.state.batch]
+        return ripe
 
-    def unpin(self, blob: int) -> None:
-        """Undo one `pin`."""
-        self.pins[blob] -= 1
-        if not self.pins[blob]:
-            del self.pins[blob]
+    def delete_blobs(self, blobs: Iterable[int]) -> None:
+        """Delete the files of blobs; OSError if that fails."""
+        for blob in blobs:
+            self.blob_path(blob).unlink(missing_ok=True)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a sender of chunks should wait: see `room`."""
-        return self.writing is not None and self.batch.bytes >= CROWDED_BYTES
+    def forget(self, blobs: Iterable[int]) -> None:
+        """Stage the end of blobs whose files are deleted."""
+        self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
+        self._mark()
 
-    def read_chunk(self, blob: int, index: int) -> bytes:
-        """Return the bytes of a chunk that is on disk."""
-        try:
-            record = self._db.get(_proto.chunk_key(blob, index), fill_cache=False)
-            if record is None:
-                raise ValueError("it is not there")
-            return _proto.decode_chunk(record)
-        except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read chunk {index} of blob {blob} in {self.path}: {error}") from error
+    def _delete_unknown_blobs(self) -> None:
+        """Delete the files of blobs that were begun in a batch that was not written."""
+        directory = self.path / BLOBS_NAME
+        if directory.exists():
+            for file in directory.iterdir():
+                if file.name.isdecimal() and int(file.name) >= self.state.next_blob:
+                    file.unlink()
 
     # Reading
 
@@ -452,11 +458,10 @@ class Journal:
     def disk_bytes(self) -> int:
         """How many bytes its files take."""
         total = 0
-        for file in self.path.iterdir():
-            try:
-                total += file.stat().st_size
-            except FileNotFoundError:  # LevelDB deletes files as we look
-                continue
+        for directory, _, names in os.walk(self.path):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # files go as we look
+                    total += (Path(directory) / name).stat().st_size
         return total
 
     # Writing: called by commit.py, `write` and `compact` in a thread if need be
@@ -469,7 +474,7 @@ class Journal:
             self.batch = Batch(held=held)
             return None
         try:
-            if state.floor - state.trimmed >= TRIM_RECORDS or self.doomed:
+            if state.floor - state.trimmed >= TRIM_RECORDS:
                 # faster than items go, so that what is dead never piles up
                 self._trim(max(TRIM_RECORDS, 2 * batch.removed))
             self.batch = Batch(held=held)
@@ -500,7 +505,7 @@ class Journal:
     @property
     def untidy(self) -> bool:
         """Whether there is something to trim."""
-        return self.state.trimmed < self.state.floor or any(blob not in self.pins for blob, *_ in self.doomed)
+        return self.state.trimmed < self.state.floor
 
     def trim(self) -> None:
         """Stage the deletion of some records that are dead."""
@@ -516,43 +521,13 @@ class Journal:
         # An item that is being written now might come to lie below `trimmed` behind our back.
         if self.writing is not None:
             return
-        left = self._trim_blobs(limit)
-        if left and self.state.trimmed < self.state.floor:
-            self._trim_items(left)
-
-    def _trim_blobs(self, left: int) -> int:
-        ops = self.batch.ops
-        for _ in range(len(self.doomed)):
-            blob, index, batch = self.doomed.popleft()
-            if blob in self.pins or batch > self.state.batch:
-                self.doomed.append((blob, index, batch))
-                continue
-            start, stop = _proto.chunk_key(blob, index), _proto.chunk_key(blob + 1, 0)
-            with self._db.iterator(start=start, stop=stop, include_value=False) as keys:
-                found = list(itertools.islice(keys, left))
-            ops.extend((key, None) for key in found)
-            left -= len(found)
-            self._trimmed_records += len(found)
-            self._trimmed_bytes += len(found) * _proto.CHUNK_BYTES
-            self._trimmed_blobs = (
-                (min(self._trimmed_blobs[0], blob), max(self._trimmed_blobs[1], blob + 1))
-                if self._trimmed_blobs
-                else (blob, blob + 1)
-            )
-            if not left:
-                self.doomed.appendleft((blob, int.from_bytes(found[-1][9:], "big") + 1, batch))
-                return 0
-            ops.append((_proto.marker_key(blob), None))
-        return left
-
-    def _trim_items(self, left: int) -> None:
         state, ops = self.state, self.batch.ops
         start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
         with self._db.iterator(start=start, stop=stop, fill_cache=False) as records:
-            for key, record in itertools.islice(records, left):
+            for key, record in itertools.islice(records, limit):
                 id = int.from_bytes(key[1:], "big")
                 state.trimmed = id + 1
-                left -= 1
+                limit -= 1
                 if id in self.kept:
                     continue
                 with contextlib.suppress(ValueError):  # damaged, but dead
@@ -561,7 +536,7 @@ class Journal:
                 ops.append((key, None))
                 self._trimmed_records += 1
                 self._trimmed_bytes += len(record)
-        if left:
+        if limit:
             state.trimmed = state.floor
 
     def compactable(self) -> bool:
@@ -573,29 +548,25 @@ class Journal:
             IDLE_COMPACT_BYTES if idle else COMPACT_BYTES
         )
 
-    def begin_compaction(self) -> list[tuple[bytes, bytes]]:
-        """Return what `compact` takes: the ranges of keys in which records were trimmed since the last
-        time. Not more, for a compaction rewrites what is alive in its range."""
-        spans = [(_proto.item_key(self._compact_from), _proto.item_key(self.state.trimmed))]
-        if self._trimmed_blobs:
-            start, stop = self._trimmed_blobs
-            spans.append((_proto.chunk_key(start, 0), _proto.chunk_key(stop, 0)))
+    def begin_compaction(self) -> tuple[int, int]:
+        """Return what `compact` takes: the ids between which records were trimmed since the last time.
+        Not more, for a compaction rewrites what is alive in its range."""
+        span = self._compact_from, self.state.trimmed
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
-        self._trimmed_blobs = None
-        return spans
+        return span
 
-    def compact(self, spans: list[tuple[bytes, bytes]]) -> None:
+    def compact(self, span: tuple[int, int]) -> None:
         """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
         with self._compacting:
-            for start, stop in spans:
-                if not self._db.closed:
-                    self._db.compact_range(start=start, stop=stop)
+            if not self._db.closed:
+                start, stop = map(_proto.item_key, span)
+                self._db.compact_range(start=start, stop=stop)
 
     @property
     def busy(self) -> bool:
-        """Whether something still needs the directory: a write, a compaction or a reader of a blob."""
-        return self.dirty or self.writing is not None or bool(self.pins) or self._compacting.locked()
+        """Whether something still needs the directory: a write or a compaction."""
+        return self.dirty or self.writing is not None or self._compacting.locked()
 
     def retire(self) -> None:
         """Stage the end of the journal: all its items are gone, and it is deleted at the next start

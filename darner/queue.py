@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from darner._proto import CHUNK_BYTES, Item
+from darner.blob import BlobReader, BlobWriter
 from darner.errors import JournalError
 from darner.journal import Client, Journal
 
@@ -67,13 +68,14 @@ class Waiter:
 class Upload:
     """An item too large for memory on its way into a queue, chunk by chunk."""
 
-    __slots__ = ("_blob", "_chunks", "_generation", "_size", "queue")
+    __slots__ = ("_blob", "_generation", "_size", "_writer", "queue")
 
     def __init__(self, queue: "Queue") -> None:
+        journal = queue.journal
         self.queue = queue
-        self._blob = queue.journal.begin_blob()
-        self._generation = queue.journal.generation
-        self._chunks = 0
+        self._blob = journal.begin_blob()
+        self._generation = journal.generation
+        self._writer = BlobWriter(journal.blob_path(self._blob), journal.offload)
         self._size = 0
 
     def _check(self) -> None:
@@ -83,21 +85,41 @@ class Upload:
             raise JournalError("the queue was reopened or deleted while the item was being sent")
 
     def write(self, data: bytes) -> None:
-        """Stage the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
+        """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
         self._check()
-        self.queue.journal.put_chunk(self._blob, self._chunks, data)
-        self._chunks += 1
+        self._writer.write(data)
         self._size += len(data)
 
-    def finish(self, flags: int, exptime: int, *, sync: bool) -> None:
-        """Stage the item, all of whose chunks were written, at the end of the queue."""
-        self._check()
-        now = self.queue.clock()
-        item = Item(0, flags, expires_ms(exptime, now), now, None, self._blob, self._size, CHUNK_BYTES)
-        self.queue.append(item, sync=sync)
+    def crowded(self, room: Callable[[], None]) -> bool:
+        """Whether the sender should wait; then `room` is called when it may go on."""
+        return self._writer.crowded(room)
+
+    def finish(
+        self, flags: int, exptime: int, done: Callable[[JournalError | None], None], *, sync: bool
+    ) -> None:
+        """All chunks have come: when they are written, stage the item at the end of the queue and call
+        `done` with None; or with the error, and nothing of the item stays."""
+
+        def written(error: JournalError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                self._check()
+                now = self.queue.clock()
+                expires = expires_ms(exptime, now)
+                item = Item(0, flags, expires, now, None, self._blob, self._size, CHUNK_BYTES)
+                self.queue.append(item, sync=sync)
+            except JournalError as failure:
+                self.abandon()
+                done(failure)
+            else:
+                done(None)
+
+        self._writer.finish(written, sync=sync)
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
+        self._writer.abandon()
         if self._generation == self.queue.journal.generation:
             self.queue.journal.abandon_blob(self._blob)
 
@@ -110,6 +132,7 @@ class Queue:
 
     __slots__ = (
         "_age_ms",
+        "_opened",
         "_reads",
         "canceled_transactions",
         "clock",
@@ -136,6 +159,8 @@ class Queue:
         # why the queue is out of service, if it is
         self.failure: JournalError | None = None
         self._age_ms = 0
+        # the blob of the item at the head, if somebody is about to fetch it
+        self._opened: BlobReader | None = None
         self.reset_stats()
         journal.on_reopen = self.reload
         self._load()
@@ -163,8 +188,9 @@ class Queue:
         if self.failure is not None:
             return
         try:
-            reserved = {id: self.journal.find(id) for id in self.reserved}
-            self.reserved = {id: item for id, item in reserved.items() if item is not None}
+            self.reserved = {
+                id: item for id, item in self.reserved.items() if self.journal.find(id) is not None
+            }
             self._load()
             self._serve()
         except JournalError as error:
@@ -223,6 +249,8 @@ class Queue:
         while self.window or self._read_ahead():
             item = self.window[0]
             if not item.expires_ms or item.expires_ms > self.clock():
+                if item.blob:
+                    self._opened = self.open_blob(item)
                 return item
             self._shift()
             self.journal.remove(item)
@@ -269,25 +297,45 @@ class Queue:
         """Return the oldest waiting item and leave it there."""
         return self._head()
 
+    def open_blob(self, item: Item) -> BlobReader:
+        """Return the bytes of the item just fetched, whose data is None.
+
+        They are opened before the item is taken: one whose bytes cannot be had stays at the head.
+        """
+        opened, self._opened = self._opened, None
+        if opened is not None and opened.blob == item.blob:
+            return opened
+        if opened is not None:
+            opened.close()
+        journal = self.journal
+        return BlobReader(journal.blob_path(item.blob), item, journal.offload)
+
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
-        if item.id not in self.reserved:
-            return  # gone with a batch that failed, or with the queue
+        if not self._is_reserved(item):
+            return
         if self.failure is not None:
             raise self.failure
-        self.journal.remove(self.reserved.pop(item.id))
+        del self.reserved[item.id]
+        self.journal.remove(item)
 
     def abort(self, item: Item) -> None:
         """Put a reserved item back at the head: it is the next one fetched."""
-        reserved = self.reserved.pop(item.id, None)
-        if reserved is None or self.failure is not None:
+        if not self._is_reserved(item):
+            return
+        del self.reserved[item.id]
+        if self.failure is not None:
             return
         self.canceled_transactions += 1
-        reserved.attempts = min(reserved.attempts + 1, 0xFFFF)
-        self.journal.rewrite(reserved)
-        self.window.appendleft(reserved)
-        self.window_bytes += reserved.memory_bytes + ITEM_BYTES
+        item.attempts = min(item.attempts + 1, 0xFFFF)
+        self.journal.rewrite(item)
+        self.window.appendleft(item)
+        self.window_bytes += item.memory_bytes + ITEM_BYTES
         self._serve()
+
+    def _is_reserved(self, item: Item) -> bool:
+        # not if it went with a batch that failed, or with the queue; its id may be another's by now
+        return self.reserved.get(item.id) is item
 
     # Waiting
 

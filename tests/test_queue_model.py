@@ -298,6 +298,15 @@ class QueueMachine(RuleBasedStateMachine):
             self.pins.append((twin, item, number, number in twin.on_disk[0]))
         self._promise(twin)
 
+    @rule(name=names)
+    def lose_a_reserved_item(self, name):
+        """Its id will be another's, and its holder is still there."""
+        _, twin = self._queue(name)
+        if not twin.out_of_service and not twin.in_thread and not twin.waiting:
+            self.push(name=name, size=3, exptime=0, sync=False)
+            self.fetch(name=name, how="reserve", pin=False)
+            self.commit_and_fail(name=name, mode="before")
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), how=st.sampled_from(["close", "abort"]))
     def end_hold(self, data, how):
@@ -505,7 +514,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
     report_multiple_bugs=False,
-    max_examples=120,
+    max_examples=150,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

@@ -10,14 +10,44 @@ from running import running, until
 from darner import __version__
 from darner._proto import CHUNK_BYTES
 
-GLOBAL = (
-    "pid uptime time version curr_items total_items bytes curr_connections total_connections cmd_get "
-    "cmd_set cmd_peek get_hits get_misses bytes_read bytes_written queue_creates queue_deletes queue_expires"
-).split()
-PER_QUEUE = (
-    "items bytes total_items logsize expired_items mem_items mem_bytes age discarded waiters "
-    "open_transactions transactions canceled_transactions total_flushes create_time"
-).split()
+GLOBAL = [
+    "pid",
+    "uptime",
+    "time",
+    "version",
+    "curr_items",
+    "total_items",
+    "bytes",
+    "curr_connections",
+    "total_connections",
+    "cmd_get",
+    "cmd_set",
+    "cmd_peek",
+    "get_hits",
+    "get_misses",
+    "bytes_read",
+    "bytes_written",
+    "queue_creates",
+    "queue_deletes",
+    "queue_expires",
+]
+PER_QUEUE = [
+    "items",
+    "bytes",
+    "total_items",
+    "logsize",
+    "expired_items",
+    "mem_items",
+    "mem_bytes",
+    "age",
+    "discarded",
+    "waiters",
+    "open_transactions",
+    "transactions",
+    "canceled_transactions",
+    "total_flushes",
+    "create_time",
+]
 
 
 def of_queue(wire, queue: bytes) -> dict[str, int]:
@@ -300,7 +330,9 @@ class TestStats:
         wire.get(b"nothing")
         wire.values(b"get q nothing")
         stats = wire.stats()
-        counted = {name: int(stats[name]) for name in "cmd_set cmd_get cmd_peek get_hits get_misses".split()}
+        counted = {
+            name: int(stats[name]) for name in ["cmd_set", "cmd_get", "cmd_peek", "get_hits", "get_misses"]
+        }
         assert counted == {"cmd_set": 4, "cmd_get": 5, "cmd_peek": 1, "get_hits": 3, "get_misses": 2}
 
     def test_count_items_and_bytes(self, server, wire):

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""How clients with small items fare beside clients with large ones.
+
+So many clients set small items, alone at first, then beside as many that set large ones, which are loaded by a
+process of their own.
+"""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import click
+import raw
+import rounds
+from rounds import Bench, Cell, Column, Measured
+from servers import Server
+
+# The large ones begin so long before the small ones and end so long after.
+LEAD_S = 0.5
+MIB = 1 << 20
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@rounds.options(rounds=5)
+@click.option(
+    "-c", "--clients", default=10, show_default=True, type=click.IntRange(1, 1000), help="Of each kind."
+)
+@click.option(
+    "--small", default=64, show_default=True, type=click.IntRange(1, MIB), help="Bytes of a small item."
+)
+@click.option(
+    "--large", default=8, show_default=True, type=click.IntRange(1, 256), help="MiB of a large item."
+)
+def main(clients: int, small: int, large: int, seconds: float, **common: Any) -> None:
+    """Run the bench."""
+    small_queue, large_queue = rounds.queue_name("fairness-small"), rounds.queue_name("fairness-large")
+
+    def alone(server: Server) -> raw.Result:
+        return raw.run(
+            server, raw.Load(clients, raw.MAX_REQUESTS, seconds, gets=0, size=small, queue=small_queue)
+        )
+
+    def beside(pool: ProcessPoolExecutor, server: Server) -> Measured:
+        load = raw.Load(
+            clients, raw.MAX_REQUESTS, seconds + 2 * LEAD_S, gets=0, size=large * MIB, queue=large_queue
+        )
+        loading = pool.submit(raw.run, server, load)
+        time.sleep(LEAD_S)
+        measured = Measured.of(alone(server))
+        result = loading.result()
+        server.delete(large_queue)
+        stored_s = result.stored / result.seconds
+        measured.figures.update(large_rps=stored_s, large_mib_s=stored_s * large, large_errors=result.errors)
+        return Measured(measured.figures, measured.client_limited, measured.error or result.first_error)
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+
+        def measure(server: Server, cell: Cell) -> Measured:
+            return Measured.of(alone(server)) if cell["beside"] == "nothing" else beside(pool, server)
+
+        bench = Bench(
+            name="fairness",
+            about=f"{clients} clients set {small} bytes, alone and beside {clients} that set {large} MiB",
+            cells=[{"beside": "nothing"}, {"beside": f"{large} MiB"}],
+            measure=measure,
+            columns=[
+                Column("rps", "small/s", compared=True),
+                Column("p50_us", "p50 us"),
+                Column("p99_us", "p99 us", compared=True),
+                Column("p999_us", "p99.9 us", compared=True),
+                Column("max_us", "max us"),
+                Column("large_rps", "large/s", 1, compared=True),
+                Column("server_cpu_us", "server CPU us/small", 1),
+                Column("client_busy", "client busy", 2),
+            ],
+            x="beside",
+            drawn=["p50_us", "p99_us", "p999_us", "large_rps"],
+            queues=lambda: [small_queue, large_queue],
+        )
+        rounds.run(bench, **common)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Resident memory after a queue has grown, and after it has shrunk again. Wants each server's pid, freshly started."""
+
+import time
+from typing import Any
+
+import click
+import raw
+import rounds
+from rounds import Bench, Cell, Column, Measured
+from servers import Server, ServerError
+
+CONNECTIONS = 10
+PIPELINE = 16
+MB = 1e6
+
+
+@click.command(help=__doc__)
+@rounds.options(rounds=1)
+@click.option(
+    "--items",
+    default="0,1024,16384,65536,262144,1048576",
+    show_default=True,
+    type=rounds.Numbers(0, 100_000_000),
+    help="How far the queue grows, rising.",
+)
+@click.option("-d", "--data-size", default=1024, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option(
+    "--settle",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 60),
+    help="Seconds of rest before memory is read.",
+)
+def main(items: list[int], data_size: int, settle: float, seconds: float, **common: Any) -> None:
+    """Run the bench."""
+    queue = rounds.queue_name("mem-rss")
+    for server in common["servers"]:
+        if server.pid is None:
+            raise click.UsageError(
+                f"the memory of {server.name} is not known without its pid: name=host:port:pid"
+            )
+
+    def resident_mb(server: Server) -> float:
+        time.sleep(settle)
+        return server.resident_bytes() / MB
+
+    def push_or_pull(server: Server, count: int, *, sets: bool) -> raw.Result:
+        load = raw.Load(
+            CONNECTIONS, count, seconds, PIPELINE, int(sets), int(not sets), size=data_size, queue=queue
+        )
+        result = raw.run(server, load)
+        if result.requests < count:
+            raise ServerError(f"only {result.requests} of {count} requests in {seconds} s: raise --seconds")
+        return result
+
+    def measure(server: Server, cell: Cell) -> Measured:
+        if not (count := int(cell["items"])):
+            return Measured({"grown_mb": resident_mb(server), "shrunk_mb": resident_mb(server)})
+        sets = push_or_pull(server, count, sets=True)
+        grown_mb = resident_mb(server)
+        gets = push_or_pull(server, count, sets=False)
+        figures = {
+            "grown_mb": grown_mb,
+            "shrunk_mb": resident_mb(server),
+            "sets_rps": sets.rps,
+            "gets_rps": gets.rps,
+            "misses": gets.misses,
+        }
+        return Measured(figures, error=sets.first_error or gets.first_error)
+
+    bench = Bench(
+        name="mem_rss",
+        about=f"resident memory after so many items of {data_size} bytes went in, and out again",
+        cells=[{"items": count} for count in sorted(items)],
+        measure=measure,
+        columns=[
+            Column("grown_mb", "grown MB", 1, compared=True),
+            Column("shrunk_mb", "shrunk MB", 1, compared=True),
+            Column("sets_rps", "sets/s"),
+            Column("gets_rps", "gets/s"),
+            Column("misses", "misses"),
+        ],
+        x="items",
+        drawn=["grown_mb", "shrunk_mb"],
+        queues=lambda: [queue],
+        store_note=", and a set replaces what was there: its memory does not grow",
+    )
+    rounds.run(bench, **common)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Draw the JSON file of a bench as a PNG."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PANEL_INCHES = (6.0, 3.6)
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Draw a report: a row of panels for each figure, a column for each value of what it is split by."""
+    spec = report["plot"]
+    drawn = [key for key in spec["drawn"] if any(key in one["figures"] for one in report["medians"])]
+    splits = list(dict.fromkeys(one["cell"].get(spec["split"]) for one in report["medians"]))
+    if not drawn:
+        raise click.ClickException("nothing was measured: there is nothing to draw")
+    figure = Figure((PANEL_INCHES[0] * len(splits), PANEL_INCHES[1] * len(drawn)), layout="constrained")
+    panels = figure.subplots(len(drawn), len(splits), squeeze=False)
+    titles = {column["key"]: column["title"] for column in report["columns"]}
+    for row, key in enumerate(drawn):
+        for place, split in enumerate(splits):
+            panel = panels[row][place]
+            _draw_panel(
+                panel,
+                [one for one in report["medians"] if one["cell"].get(spec["split"]) == split],
+                spec["x"],
+                key,
+            )
+            panel.set_ylabel(titles.get(key, key))
+            panel.set_xlabel(spec["x"])
+            if split is not None:
+                panel.set_title(f"{spec['split']} {split}")
+            panel.legend(fontsize="small")
+    figure.suptitle(
+        f"{report['bench']}: {report['about']}\nmedians and range of {report['rounds']} rounds",
+        fontsize="medium",
+    )
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _draw_panel(panel: Axes, medians: list[dict[str, Any]], x: str, key: str) -> None:
+    places = list(dict.fromkeys(one["cell"][x] for one in medians))
+    for server in dict.fromkeys(one["server"] for one in medians):
+        own = [one for one in medians if one["server"] == server and key in one["figures"]]
+        middle = [one["figures"][key] for one in own]
+        low = [one["figures"][key] - one["low"][key] for one in own]
+        high = [one["high"][key] - one["figures"][key] for one in own]
+        panel.errorbar(
+            [places.index(one["cell"][x]) for one in own],
+            middle,
+            yerr=[low, high],
+            marker="o",
+            capsize=3,
+            label=server,
+        )
+    # Evenly spaced: what is varied grows by factors, from 0 or 1 to thousands, or has names.
+    panel.set_xticks(
+        range(len(places)),
+        [f"{place:,}" if isinstance(place, int) else place for place in places],
+        rotation=20,
+    )
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)
+
+
+@click.command(help=__doc__)
+@click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("png", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def main(report: Path, png: Path | None) -> None:
+    """Draw into the file named, or beside the JSON file."""
+    draw(json.loads(report.read_text()), png or report.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

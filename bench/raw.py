@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+"""A raw load driver: plain non-blocking sockets and epoll, requests built beforehand, replies only counted.
+
+For the speeds at which a client made of Python objects becomes the limit. It is still one Python process on
+one core: it measures its own CPU, and says so where it, not the server, was the limit. Linux only.
+
+Each connection sends `pipeline` requests in one write and waits for all their replies. Latencies are of
+such a batch: from its write until its last reply.
+
+How replies are counted without parsing them: items are lower case letters, queue names have no line end, so
+a line that ends in STORED, END or VALUE… is never an item's. What other lines there are must be one for
+each VALUE; if not, some reply was an error.
+"""
+
+import array
+import json
+import math
+import resource
+import select
+import socket
+import string
+import time
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+
+import click
+from servers import SHARED_CORES, LoopbackHost, Server, ServerError
+
+STORED = b"STORED\r\n"
+END = b"END\r\n"
+# A read asks for what the replies to a batch can be, within these: Python allocates what is asked for.
+READ_BYTES_MIN, READ_BYTES_MAX = 4096, 1 << 18
+# Connections read per turn: few enough that the clock is looked at often.
+EVENTS = 512
+# After the time is up, how long a reply that is still due is waited for.
+GRACE_S = 30.0
+# A process busier than this part of a core has no more to give.
+BUSY = 0.9
+# No measurement may have more than this; --seconds bounds it in time.
+MAX_REQUESTS = 100_000_000
+MAX_CONNECTIONS = 20_000
+MAX_BATCHES_BYTES = 1 << 28
+CLIENT_LIMITED = "the client was the limit: it was busier than 90 % of its core, and the server, as far as is known, was not"
+LETTERS = string.ascii_lowercase.encode()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send: `requests` in all, for `seconds` at most."""
+
+    connections: int = 10
+    requests: int = 100_000
+    seconds: float = 60.0
+    pipeline: int = 1
+    sets: int = 1
+    gets: int = 1
+    size: int = 64
+    queue: str = "raw"
+    queues: int = 1
+    set_suffix: str = ""
+    get_options: str = ""
+
+    def batches(self) -> list[bytes]:
+        """Return the batches, one for each write, after which they repeat."""
+        item = (LETTERS * (self.size // len(LETTERS) + 1))[: self.size]
+        names = (
+            [f"{self.queue}{number}" for number in range(self.queues)] if self.queues > 1 else [self.queue]
+        )
+        requests = []
+        for name in names:
+            requests += [
+                b"set %s 0 0 %d\r\n%s\r\n" % ((name + self.set_suffix).encode(), self.size, item)
+            ] * self.sets
+            requests += [f"get {name}{self.get_options}\r\n".encode()] * self.gets
+        if self.pipeline == 1:
+            return requests
+        count = len(requests) // math.gcd(len(requests), self.pipeline)
+        if count * self.pipeline * (self.size + 64) > MAX_BATCHES_BYTES:
+            raise ServerError("queues, pipeline and size together take too much memory")
+        endless = cycle(requests)
+        return [b"".join(islice(endless, self.pipeline)) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a load. Latencies are of batches; busy is CPU time by time passed, -1 if not known."""
+
+    rps: float
+    requests: int
+    seconds: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+    stored: int
+    hits: int
+    misses: int
+    errors: int
+    first_error: str
+    client_busy: float
+    server_busy: float
+    server_cpu_us: float
+
+    @property
+    def client_limited(self) -> bool:
+        """Whether the client was the limit, and the server was not as far as is known."""
+        return self.client_busy >= BUSY > self.server_busy
+
+
+class Connection:
+    """One non-blocking connection and where it is in its batch."""
+
+    __slots__ = ("carry", "left", "receive", "send", "sent_ns", "socket", "unsent")
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setblocking(False)
+        self.socket = connected
+        self.send, self.receive = connected.send, connected.recv
+        self.carry = b""
+        self.left = self.sent_ns = 0
+        self.unsent = memoryview(b"")
+
+
+class Driver:
+    """One run of a load against one server."""
+
+    def __init__(self, server: Server, load: Load) -> None:
+        self.server, self.load = server, load
+        self.batches = load.batches()
+        self.total = max(math.ceil(load.requests / load.pipeline), 1)
+        self.latencies_ns = array.array("Q")
+        self.stored = self.ends = self.hits = self.errors = 0
+        self.first_error = ""
+        self.connections: dict[int, Connection] = {}
+        self.epoll = select.epoll()
+
+    def run(self) -> Result:
+        """Connect, send, and count."""
+        try:
+            self._connect()
+            usage, cpu, started = _own_cpu_s(), self.server.cpu_s(), time.perf_counter()
+            self._drive()
+            seconds = time.perf_counter() - started
+            return self._result(seconds, _own_cpu_s() - usage, self.server.cpu_s() - cpu)
+        except OSError as error:
+            raise ServerError(f"{self.server.name}: {error}") from error
+        finally:
+            for connection in self.connections.values():
+                connection.socket.close()
+            self.epoll.close()
+
+    def _connect(self) -> None:
+        raise_open_files()
+        for _ in range(min(self.load.connections, self.total)):
+            connected = socket.create_connection((self.server.host, self.server.port), GRACE_S)
+            self.connections[connected.fileno()] = Connection(connected)
+            self.epoll.register(connected, select.EPOLLIN)
+
+    def _drive(self) -> None:  # noqa: C901, PLR0912 - calls would cost what is measured
+        poll, clock, depth, noted = (
+            self.epoll.poll,
+            time.perf_counter_ns,
+            self.load.pipeline,
+            self.latencies_ns.append,
+        )
+        following, connections = cycle(self.batches), self.connections
+        read_bytes = min(max(depth * (self.load.size + 64), READ_BYTES_MIN), READ_BYTES_MAX)
+        left = self.total - len(connections)
+        now = clock()
+        end = now + int(self.load.seconds * 1e9)
+        for connection in connections.values():
+            self._send(connection, next(following), clock())
+        live = len(connections)
+        while live:
+            events = poll(GRACE_S, EVENTS)
+            if not events:
+                raise TimeoutError(f"no reply for {GRACE_S:.0f} s, {live} connections wait")
+            if clock() > end:
+                left = 0
+            for fd, mask in events:
+                connection = connections[fd]
+                if connection.unsent and mask & select.EPOLLOUT:
+                    self._send_rest(connection)
+                    if not mask & ~select.EPOLLOUT:
+                        continue
+                try:
+                    data = connection.receive(read_bytes)
+                except BlockingIOError:
+                    continue
+                if data == STORED:
+                    self.stored += 1
+                    connection.left -= 1
+                elif data:
+                    self._count(connection, data)
+                else:
+                    raise ConnectionError(
+                        f"closed by the server after {len(self.latencies_ns) * depth} requests"
+                    )
+                if connection.left <= 0:
+                    now = clock()
+                    noted(now - connection.sent_ns)
+                    if left > 0:
+                        left -= 1
+                        batch = next(following)
+                        connection.left, connection.sent_ns = depth, now
+                        if (sent := connection.send(batch)) != len(batch):
+                            self._hold(connection, memoryview(batch)[sent:])
+                    else:
+                        live -= 1
+                        self.epoll.unregister(fd)
+
+    def _count(self, connection: Connection, data: bytes) -> None:
+        """Count the replies that are complete; keep a line that is not."""
+        if connection.carry:
+            data = connection.carry + data
+        cut = data.rfind(b"\n") + 1
+        connection.carry = data[cut:]
+        if cut != len(data):
+            data = data[:cut]
+        stored, ends, hits = data.count(STORED), data.count(END), data.count(b"VALUE ")
+        errors = 0
+        # An item's last line may come with a later read than its VALUE: lines are fewer then, not more.
+        if b"_STORED" in data or b"ERROR" in data:
+            for line in data.split(b"\r\n"):
+                if line == b"NOT_STORED":
+                    stored -= 1
+                elif not line.startswith((b"CLIENT_ERROR", b"SERVER_ERROR", b"ERROR")):
+                    continue
+                errors += 1
+                self.first_error = self.first_error or line.decode("ascii", "replace")
+        self.stored += stored
+        self.ends += ends
+        self.hits += hits
+        self.errors += errors
+        connection.left -= stored + ends + errors
+
+    def _send(self, connection: Connection, batch: bytes, now: int) -> None:
+        connection.left, connection.sent_ns = self.load.pipeline, now
+        sent = connection.send(batch)
+        if sent != len(batch):
+            self._hold(connection, memoryview(batch)[sent:])
+
+    def _hold(self, connection: Connection, unsent: memoryview) -> None:
+        connection.unsent = unsent
+        self.epoll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def _send_rest(self, connection: Connection) -> None:
+        try:
+            connection.unsent = connection.unsent[connection.send(connection.unsent) :]
+        except BlockingIOError:
+            return
+        if not connection.unsent:
+            self.epoll.modify(connection.socket, select.EPOLLIN)
+
+    def _result(self, seconds: float, client_s: float, server_s: float) -> Result:
+        done = len(self.latencies_ns) * self.load.pipeline
+        ordered = sorted(self.latencies_ns)
+
+        def percentile(part: float) -> float:
+            return ordered[int((len(ordered) - 1) * part)] / 1000
+
+        known = self.server.pid is not None
+        return Result(
+            rps=done / seconds,
+            requests=done,
+            seconds=seconds,
+            p50_us=percentile(0.5),
+            p90_us=percentile(0.9),
+            p99_us=percentile(0.99),
+            p999_us=percentile(0.999),
+            max_us=percentile(1),
+            stored=self.stored,
+            hits=self.hits,
+            misses=self.ends - self.hits,
+            errors=self.errors,
+            first_error=self.first_error,
+            client_busy=client_s / seconds,
+            server_busy=server_s / seconds if known else -1.0,
+            server_cpu_us=server_s * 1e6 / done if known else -1.0,
+        )
+
+
+def raise_open_files() -> None:
+    """Allow this process as many open files as it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(server: Server, load: Load) -> Result:
+    """Run a load against a server."""
+    return Driver(server, load).run()
+
+
+def _own_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Ratio(click.ParamType):
+    """Sets to gets, as `1:1`."""
+
+    name = "sets:gets"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return sets and gets."""
+        if isinstance(value, tuple):
+            return value
+        sets, _, gets = value.partition(":")
+        if not (sets.isdecimal() and gets.isdecimal() and int(sets) + int(gets)):
+            self.fail(f"{value!r} is not a ratio such as 1:1", param, ctx)
+        return int(sets), int(gets)
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@click.option("-s", "--server", "host", default="127.0.0.1", show_default=True, type=LoopbackHost())
+@click.option("-p", "--port", default=22133, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--pid", type=click.IntRange(1), help="The server's process: its CPU is reported.")
+@click.option("-c", "--connections", default=10, show_default=True, type=click.IntRange(1, MAX_CONNECTIONS))
+@click.option(
+    "-n",
+    "--requests",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(1, MAX_REQUESTS),
+    help="In all.",
+)
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600), help="At most.")
+@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--ratio", default="1:1", show_default=True, type=Ratio(), help="Sets to gets.")
+@click.option("-d", "--data-size", "size", default=64, show_default=True, type=click.IntRange(1, 1 << 30))
+@click.option("--queue", default="raw", show_default=True)
+@click.option(
+    "--queues",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="queue0, queue1, … in turn.",
+)
+@click.option("--set-suffix", default="", help="Behind the queue's name in sets, such as /sync.")
+@click.option("--get-options", default="", help="Behind the queue's name in gets, such as /close/open.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
+def main(
+    host: str, port: int, pid: int | None, ratio: tuple[int, int], as_json: bool, **options: object
+) -> None:
+    """Run one load and print what came of it."""
+    load = Load(sets=ratio[0], gets=ratio[1], **options)  # type: ignore[arg-type]
+    server = Server("server", host, port, pid)
+    result = run(server, load)
+    if as_json:
+        click.echo(json.dumps(asdict(result) | {"client_limited": result.client_limited}))
+        return
+    click.echo(
+        f"{result.rps:.0f} requests/s  p50 {result.p50_us:.0f} p90 {result.p90_us:.0f} p99 {result.p99_us:.0f} "
+        f"p99.9 {result.p999_us:.0f} max {result.max_us:.0f} us  stored {result.stored} hits {result.hits} "
+        f"misses {result.misses} errors {result.errors}  client {result.client_busy:.0%}"
+        + (f" server {result.server_busy:.0%}, {result.server_cpu_us:.2f} us CPU/request" if pid else "")
+    )
+    if result.client_limited:
+        click.echo(f"Mind: {CLIENT_LIMITED}.")
+    if result.errors:
+        click.echo(f"Mind: the first error is {result.first_error}")
+    if server.shares_cores():
+        click.echo(f"Mind: {SHARED_CORES}.")
+
+
+if __name__ == "__main__":
+    main()

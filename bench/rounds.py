@@ -1,0 +1,383 @@
+"""Measuring servers side by side: cells, rounds, the table, the JSON file.
+
+A bench is a list of cells (what is varied, such as `connections=100`) and a function that measures one cell on
+one server. Within a round the servers take turns at each cell, and who goes first rotates, so that a change of
+the machine's mood falls on all. Nothing is drawn on the terminal while something is measured.
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import click
+import plot
+import raw
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from servers import SHARED_CORES, Server, ServerError, ServerType
+
+Cell = dict[str, int | str]
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+# The warm-up's connections; Kestrel is not itself before the JVM has compiled it.
+WARM_CONNECTIONS = 10
+WIDTH_WITHOUT_TERMINAL = 200
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure in the table. Of one that is `compared` the spread and the ratio to the base are shown."""
+
+    key: str
+    title: str
+    digits: int = 0
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measurement gave. A figure that is not known is not there."""
+
+    figures: dict[str, float]
+    client_limited: bool = False
+    error: str = ""
+
+    @classmethod
+    def of(cls, result: raw.Result, *, prefix: str = "") -> "Measured":
+        """Return a raw result, each figure's key with `prefix` before it."""
+        names = (
+            "rps",
+            "p50_us",
+            "p90_us",
+            "p99_us",
+            "p999_us",
+            "max_us",
+            "hits",
+            "misses",
+            "errors",
+            "client_busy",
+        )
+        figures = {prefix + name: float(getattr(result, name)) for name in names}
+        if result.server_busy >= 0:
+            figures |= {
+                f"{prefix}server_busy": result.server_busy,
+                f"{prefix}server_cpu_us": result.server_cpu_us,
+            }
+        return cls(figures, result.client_limited, result.first_error)
+
+
+RATE = Column("rps", "requests/s", compared=True)
+LATENCIES = [
+    Column("p50_us", "p50 us"),
+    Column("p90_us", "p90 us"),
+    Column("p99_us", "p99 us"),
+    Column("p999_us", "p99.9 us"),
+    Column("max_us", "max us"),
+]
+BUSINESS = [
+    Column("server_cpu_us", "server CPU us/request", 2),
+    Column("server_busy", "server busy", 2),
+    Column("client_busy", "client busy", 2),
+]
+
+
+@dataclass(frozen=True)
+class Median:
+    """One cell on one server over all rounds."""
+
+    cell: Cell
+    server: str
+    figures: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    ratios: dict[str, float]
+    rounds: int
+    client_limited_rounds: int
+    errors: list[str]
+
+
+@dataclass
+class Bench:
+    """What a bench is made of."""
+
+    name: str
+    about: str
+    cells: list[Cell]
+    measure: Callable[[Server, Cell], Measured]
+    columns: list[Column]
+    # Which part of a cell is the x axis, which one gets a panel of its own, and which figures are drawn.
+    x: str
+    split: str | None = None
+    drawn: list[str] = field(default_factory=lambda: ["rps"])
+    queues: Callable[[], list[str]] = list
+    begin: Callable[[Server], None] = lambda _: None
+    conclude: Callable[[list[Median]], list[str]] = lambda _: []
+    store_note: str = ""
+
+
+def options(rounds: int) -> Callable[[Decorated], Decorated]:
+    """Add what all benches understand; `rounds` is the default."""
+    added = [
+        click.argument(
+            "servers", nargs=-1, required=True, type=ServerType(), metavar="NAME=HOST:PORT[:PID]..."
+        ),
+        click.option(
+            "--base", help="The server to which the others are set in relation.  [default: the first]"
+        ),
+        click.option("--rounds", default=rounds, show_default=True, type=click.IntRange(1, 100)),
+        click.option(
+            "--seconds",
+            default=20.0,
+            show_default=True,
+            type=click.FloatRange(0.1, 3600),
+            help="Of one measurement.",
+        ),
+        click.option(
+            "--warmup",
+            default=5000,
+            show_default=True,
+            type=click.IntRange(0, 10_000_000),
+            help="Requests, per server.",
+        ),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True, path_type=Path)),
+        click.option(
+            "--plot", "plot_file", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="PNG."
+        ),
+    ]
+
+    def add(command: Decorated) -> Decorated:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return add
+
+
+class Numbers(click.ParamType):
+    """Several numbers within bounds, as `1,10,100`."""
+
+    name = "numbers"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """Return the numbers."""
+        if isinstance(value, list):
+            return value
+        words = value.replace(",", " ").split()
+        if not words or not all(word.isdecimal() and self.low <= int(word) <= self.high for word in words):
+            self.fail(f"{value!r} is not a list of numbers between {self.low} and {self.high}", param, ctx)
+        return [int(word) for word in words]
+
+
+def queue_name(bench: str) -> str:
+    """Return a queue that only this process uses."""
+    return f"bench-{bench}-{os.getpid()}"
+
+
+def run(  # noqa: PLR0913 - the options of the command line
+    bench: Bench,
+    servers: tuple[Server, ...],
+    base: str | None,
+    rounds: int,
+    warmup: int,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Measure, print the table, write the JSON and draw the plot."""
+    names = [server.name for server in servers]
+    if len(set(names)) < len(names):
+        raise click.UsageError("two servers have the same name")
+    base = base or names[0]
+    if base not in names:
+        raise click.UsageError(f"--base {base} is none of the servers")
+    described = [_describe(server) for server in servers]
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = _measure(bench, servers, rounds, warmup)
+    medians = _medians(bench, names, base, rows)
+    notes = bench.conclude(medians) + _notes(bench, servers, described, medians)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console.print(_table(bench, base, medians, rounds))
+    for note in notes:
+        console.print(f"- {note}", markup=False)
+    report = {
+        "bench": bench.name,
+        "about": bench.about,
+        "started": started,
+        "command": shlex.join(sys.argv),
+        "machine": {
+            "kernel": platform.release(),
+            "cpus": os.cpu_count(),
+            "client_cpus": sorted(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+            "load_average_after": os.getloadavg(),
+        },
+        "base": base,
+        "rounds": rounds,
+        "servers": described,
+        "columns": [asdict(column) for column in bench.columns],
+        "plot": {"x": bench.x, "split": bench.split, "drawn": bench.drawn},
+        "medians": [asdict(one) for one in medians],
+        "notes": notes,
+        "rows": rows,
+    }
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1) + "\n")
+    if plot_file:
+        plot.draw(report, plot_file)
+
+
+def _describe(server: Server) -> dict[str, Any]:
+    return asdict(server) | {"version": server.version(), "queue": server.is_queue()}
+
+
+def _measure(bench: Bench, servers: tuple[Server, ...], rounds: int, warmup: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        task = progress.add_task("warming up", total=rounds * len(bench.cells) * len(servers))
+        try:
+            for server in servers:
+                progress.update(task, description=f"{server.name}: warming up", refresh=True)
+                _warm_up(bench, server, warmup)
+            for number in range(rounds):
+                for server in servers:
+                    bench.begin(server)
+                for place, cell in enumerate(bench.cells):
+                    first = (number + place) % len(servers)
+                    for server in servers[first:] + servers[:first]:
+                        doing = f"round {number + 1}, {_label(cell)}: {server.name}"
+                        progress.update(task, description=doing, refresh=True)
+                        try:
+                            measured = bench.measure(server, cell)
+                        except ServerError as error:
+                            measured = Measured({}, error=error.message)
+                        rows.append({"round": number, "cell": cell, "server": server.name} | asdict(measured))
+                        progress.update(task, advance=1, refresh=True)
+                _delete(bench, servers)
+        except KeyboardInterrupt:
+            progress.update(task, description="interrupted", refresh=True)
+            _delete(bench, servers)
+            if not rows:
+                raise
+    return rows
+
+
+def _warm_up(bench: Bench, server: Server, requests: int) -> None:
+    if requests:
+        queue = queue_name(bench.name) + "-warm"
+        raw.run(server, raw.Load(WARM_CONNECTIONS, requests, queue=queue))
+        server.delete(queue)
+
+
+def _delete(bench: Bench, servers: tuple[Server, ...]) -> None:
+    for server in servers:
+        try:
+            server.delete(*bench.queues())
+        except ServerError as error:
+            click.echo(f"{bench.queues()[0]} was not deleted: {error.message}", err=True)
+
+
+def _medians(bench: Bench, names: list[str], base: str, rows: list[dict[str, Any]]) -> list[Median]:
+    medians = []
+    for cell in bench.cells:
+        of_cell = [row for row in rows if row["cell"] == cell]
+        in_base = {row["round"]: row["figures"] for row in of_cell if row["server"] == base}
+        for name in names:
+            own = [row for row in of_cell if row["server"] == name]
+            keys = own[0]["figures"] if own else {}
+            values = {key: [row["figures"][key] for row in own if key in row["figures"]] for key in keys}
+            ratios = {}
+            for column in bench.columns:
+                # Each round against the same round: what the machine did in it, it did to both.
+                pairs = [
+                    (row["figures"].get(column.key), in_base.get(row["round"], {}).get(column.key))
+                    for row in own
+                ]
+                quotients = [figure / of_base for figure, of_base in pairs if figure is not None and of_base]
+                if column.compared and quotients:
+                    ratios[column.key] = median(quotients)
+            medians.append(
+                Median(
+                    cell,
+                    name,
+                    figures={key: median(several) for key, several in values.items()},
+                    low={key: min(several) for key, several in values.items()},
+                    high={key: max(several) for key, several in values.items()},
+                    ratios=ratios,
+                    rounds=len(own),
+                    client_limited_rounds=sum(row["client_limited"] for row in own),
+                    errors=sorted({row["error"] for row in own if row["error"]}),
+                )
+            )
+    return medians
+
+
+def _label(cell: Cell) -> str:
+    return " ".join(
+        f"{key}={number:,}" if isinstance(number, int) else f"{key}={number}" for key, number in cell.items()
+    )
+
+
+def _table(bench: Bench, base: str, medians: list[Median], rounds: int) -> Table:
+    table = Table(
+        title=f"{bench.name}: {bench.about}\nmedians of {rounds} rounds; ratios to {base}",
+        title_justify="left",
+    )
+    for key in bench.cells[0]:
+        table.add_column(key, justify="right")
+    table.add_column("server")
+    for column in bench.columns:
+        table.add_column(column.title, justify="right")
+        if column.compared:
+            table.add_column("low … high", justify="right")
+            table.add_column("ratio", justify="right")
+    last = None
+    for one in medians:
+        if last not in (None, one.cell):
+            table.add_section()
+        last = one.cell
+        words = [f"{value:,}" if isinstance(value, int) else value for value in one.cell.values()]
+        words.append(one.server)
+        for column in bench.columns:
+            words += _words(column, one)
+        table.add_row(*words)
+    return table
+
+
+def _words(column: Column, one: Median) -> list[str]:
+    if column.key not in one.figures:
+        return ["-"] * (3 if column.compared else 1)
+    mark = "*" if column.compared and one.client_limited_rounds * 2 > one.rounds else ""
+    words = [f"{one.figures[column.key]:,.{column.digits}f}{mark}"]
+    if column.compared:
+        words.append(f"{one.low[column.key]:,.{column.digits}f} … {one.high[column.key]:,.{column.digits}f}")
+        words.append(f"{one.ratios[column.key]:.2f}" if column.key in one.ratios else "-")
+    return words
+
+
+def _notes(
+    bench: Bench, servers: tuple[Server, ...], described: list[dict[str, Any]], medians: list[Median]
+) -> list[str]:
+    notes = []
+    if any(one.client_limited_rounds * 2 > one.rounds for one in medians):
+        notes.append(f"* {raw.CLIENT_LIMITED}: the server may be faster than this")
+    for server, words in zip(servers, described, strict=True):
+        if not words["queue"]:
+            notes.append(f"{server.name} is a key-value store: its get removes nothing{bench.store_note}")
+        if server.pid is None:
+            notes.append(f"{server.name} was given without a pid: its CPU and memory are not known")
+        elif server.shares_cores():
+            notes.append(f"{server.name}: {SHARED_CORES}")
+    notes += [f"{one.server}, {_label(one.cell)}: {error}" for one in medians for error in one.errors]
+    return notes

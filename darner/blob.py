@@ -1,0 +1,230 @@
+"""The bytes of one large item: a file of their own, written and read a few chunks at a time.
+
+All reading and writing happens in other threads; the thread that calls holds no more than a few
+chunks. A chunk's record is its checksum and its bytes; all chunks but the last have the same size.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from io import BufferedWriter
+from pathlib import Path
+from typing import BinaryIO
+
+from darner import _proto
+from darner._proto import Item
+from darner.errors import JournalError
+
+# How many bytes a sender may have waiting to be written before it has to wait.
+CROWDED_BYTES = 128 << 10
+# How many bytes are read at once.
+SLICE_BYTES = 256 << 10
+CHECKSUM_BYTES = 4
+
+# Runs the first function in another thread, then the second, with the first one's error or None, on
+# the thread of the caller.
+Offload = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
+
+
+class BlobWriter:
+    """Writes a blob that comes chunk by chunk."""
+
+    __slots__ = (
+        "_busy",
+        "_chunks",
+        "_error",
+        "_file",
+        "_finish",
+        "_offload",
+        "_over",
+        "_path",
+        "_room",
+        "_waiting_bytes",
+    )
+
+    def __init__(self, path: Path, offload: Offload) -> None:
+        self._path = path
+        self._offload = offload
+        self._file: BufferedWriter | None = None
+        self._chunks: list[bytes] = []
+        self._waiting_bytes = 0
+        self._busy = False
+        # whether the file is whole, or deleted
+        self._over = False
+        self._error: JournalError | None = None
+        self._room: Callable[[], None] | None = None
+        # what to do when all is written: with or without a sync, and whom to tell
+        self._finish: tuple[bool, Callable[[JournalError | None], None]] | None = None
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next chunk. Raises JournalError if an earlier one could not be written."""
+        if self._error is not None:
+            raise self._error
+        self._chunks.append(chunk)
+        self._waiting_bytes += len(chunk)
+        self._go_on()
+
+    def crowded(self, room: Callable[[], None]) -> bool:
+        """Whether the sender should wait; then `room` is called when it may go on."""
+        if self._waiting_bytes < CROWDED_BYTES:
+            return False
+        self._room = room
+        return True
+
+    def finish(self, done: Callable[[JournalError | None], None], *, sync: bool) -> None:
+        """Call `done` when all chunks are written, with `sync` to the disk itself, or with the error."""
+        self._finish = (sync, done)
+        self._go_on()
+
+    def abandon(self) -> None:
+        """Delete what was written."""
+        self._error = JournalError("the item was given up")
+        self._chunks.clear()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the next thing done, if nothing is being done."""
+        if self._busy:
+            return
+        if self._over:
+            finish, self._finish = self._finish, None
+            if finish is not None:
+                finish[1](self._error)
+        elif self._error is not None:
+            self._do(self._delete, last=True)
+        elif self._chunks:
+            chunks, self._chunks = self._chunks, []
+            self._waiting_bytes = 0
+            self._do(lambda: self._write(chunks))
+        elif self._finish is not None:
+            self._do(self._close, last=True)
+
+    def _do(self, work: Callable[[], None], *, last: bool = False) -> None:
+        def done(error: Exception | None) -> None:
+            self._busy = False
+            if error is None or self._error is not None:
+                self._over = last
+            else:
+                self._error = JournalError(f"cannot write {self._path}: {error}")
+            room, self._room = self._room, None
+            if room is not None:
+                room()
+            self._go_on()
+
+        self._busy = True
+        self._offload(work, done)
+
+    # In another thread
+
+    def _write(self, chunks: list[bytes]) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._file = self._path.open("wb")
+        for chunk in chunks:
+            self._file.write(_proto.encode_chunk(chunk))
+        self._file.flush()
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        if self._finish is not None and self._finish[0]:
+            os.fsync(self._file.fileno())
+            sync_directory(self._path.parent)
+            sync_directory(self._path.parent.parent)
+        self._file.close()
+
+    def _delete(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._path.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names of the files in a directory on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class BlobReader:
+    """Reads a blob slice by slice. It can be read to the end even if its file is deleted meanwhile."""
+
+    __slots__ = (
+        "_chunk_bytes",
+        "_closed",
+        "_data",
+        "_error",
+        "_file",
+        "_left",
+        "_offload",
+        "_path",
+        "_ready",
+        "blob",
+    )
+
+    def __init__(self, path: Path, item: Item, offload: Offload) -> None:
+        """Open the blob of `item`. Raises JournalError if it is not there or not whole."""
+        self.blob = item.blob
+        self._path = path
+        self._offload = offload
+        self._chunk_bytes = item.chunk_bytes
+        self._left = item.size
+        self._data = b""
+        self._error: JournalError | None = None
+        # whom to tell when a slice is there; None while none is being read
+        self._ready: Callable[[], None] | None = None
+        self._closed = False
+        expected = item.size + CHECKSUM_BYTES * item.chunks
+        try:
+            self._file: BinaryIO = path.open("rb")
+            found = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise JournalError(f"cannot read {path}: {error}") from error
+        if found != expected:
+            self._file.close()
+            raise JournalError(f"{path} is damaged: it has {found} bytes, not {expected}")
+
+    def read(self, ready: Callable[[], None]) -> bytes | None:
+        """Return the next bytes, b"" at the end, or None: then `ready` is called when there are some.
+
+        Raises JournalError if they cannot be read or fail their checksum.
+        """
+        if self._ready is not None:
+            return None
+        if self._error is not None:
+            raise self._error
+        data, self._data = self._data, b""
+        if self._left:
+            self._ready = ready
+            self._offload(self._read, self._done)
+        return data or (None if self._ready is not None else b"")
+
+    def close(self) -> None:
+        """Done with it, at the end or before."""
+        self._closed = True
+        if self._ready is None:
+            self._file.close()
+
+    def _read(self) -> None:
+        chunks = []
+        size = 0
+        while self._left and size < SLICE_BYTES:
+            take = min(self._left, self._chunk_bytes)
+            chunks.append(_proto.decode_chunk(self._file.read(take + CHECKSUM_BYTES)))
+            if len(chunks[-1]) != take:
+                raise ValueError("it ends too soon")
+            size += take
+            self._left -= take
+        self._data = b"".join(chunks)
+
+    def _done(self, error: Exception | None) -> None:
+        if error is not None:
+            self._error = JournalError(f"cannot read {self._path}: {error}")
+        ready, self._ready = self._ready, None
+        if self._closed:
+            self._file.close()
+        elif ready is not None:
+            ready()
