@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
+from darner._proto import valid_name
 from darner.blob import Offload
 from darner.commit import Committer
 from darner.errors import JournalError, StartError
@@ -32,7 +33,8 @@ def directory_of(name: bytes) -> Path:
     """The directory of a queue, below the data directory.
 
     Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded. What is then too long for
-    one file name goes on in a directory inside, the piece before it marked by a trailing `%`.
+    one file name has every `.` encoded and goes on in a directory inside, the piece before it marked by a
+    trailing `%`.
     """
     encoded = quote(name, safe="+").replace("~", "%7E")
     if encoded.startswith("."):
@@ -40,6 +42,8 @@ def directory_of(name: bytes) -> Path:
     size = MAX_FILE_NAME_BYTES - 1
     if len(encoded) <= size:
         return Path(encoded)
+    # no piece may begin with a dot, let alone be `..`
+    encoded = encoded.replace(".", "%2E")
     pieces = [encoded[at : at + size] for at in range(0, len(encoded), size)]
     return Path(*(piece + "%" for piece in pieces[:-1]), pieces[-1])
 
@@ -107,7 +111,7 @@ class Broker:
                 log.warning("stray file in the data directory, left alone", file=str(entry))
             elif entry.name.endswith("%"):
                 yield from self._directories(entry)
-            elif directory_of(name_of(relative)) != relative:
+            elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
                 log.warning("stray directory in the data directory, left alone", directory=str(entry))
             else:
                 yield relative

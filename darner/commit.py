@@ -56,8 +56,8 @@ class Committer:
                 return
             if write is not None:
                 journal.write(write)
-        except JournalError as error:
-            self._recover(journal, batch, error)
+        except Exception as error:  # whatever it is, nothing may be acknowledged
+            self._recover(journal, batch, JournalError(str(error)))
         else:
             self._settle(journal, batch)
 

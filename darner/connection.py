@@ -87,7 +87,12 @@ class Turn:
         self.broker.committer.commit()
         touched, self._touched = self._touched, []
         for connection in touched:
-            connection.end_turn()
+            try:
+                connection.end_turn()
+            except Exception:
+                # a fault of ours: it must cost no other client its replies
+                log.exception("connection closed by an internal error", peer=connection.peer)
+                connection.abort()
         if self._reap:
             self._reap = False
             self.broker.reap()
@@ -160,6 +165,7 @@ class Connection(asyncio.Protocol):
         "_ended",
         "_held",
         "_linger",
+        "_lost",
         "_more",
         "_parser",
         "_reading",
@@ -210,6 +216,8 @@ class Connection(asyncio.Protocol):
         self._rest: Callable[[], None] | None = None
         # whether the client has said that it sends no more
         self._ended = False
+        # whether the connection is no more
+        self._lost = False
         # whether the server is closing, and waits only for the end of a data block
         self._draining = False
         self._linger = False
@@ -263,11 +271,11 @@ class Connection(asyncio.Protocol):
             self._forget_wait()
         if isinstance(self.upload, Upload):
             self.upload.abandon()
+        # what is in `out` stays: a batch may still have something to say of its slots
+        self._lost = True
         for reply in self.out:
             if isinstance(reply, Stream):
                 reply.blob.close()
-        self.out.clear()
-        self._streams = 0
         for queue, item in reversed(self.holds.values()):
             queue.abort(item)
         self.holds.clear()
@@ -312,7 +320,7 @@ class Connection(asyncio.Protocol):
     def end_turn(self) -> None:
         """The journals are committed: send, and serve on if that was stopped."""
         self._touched = False
-        if self._held:
+        if self._held or self._lost:
             return
         if self.out and not self._blocked & FULL:
             self._send()
@@ -525,8 +533,6 @@ class Connection(asyncio.Protocol):
         """What reply `slot` says did not happen; given as its complement, it is part of a longer reply
         that goes on without it."""
         at = slot if slot >= 0 else ~slot
-        if self._blocked & FINISHED and not self.out:
-            return  # gone meanwhile
         reply = self.out[at]
         if isinstance(reply, Stream):
             reply.blob.close()

@@ -232,6 +232,10 @@ class Journal:
         next_blob = self.state.next_blob
         try:
             self._open(self.state.created_ms)
+            # Their markers are lost, and late writers may still make their files. Not marked dirty: that
+            # goes with the next change, or a full disk would have us here again and again.
+            for blob in range(self.state.next_blob, next_blob):
+                self._doom(blob)
             self.state.next_blob = max(self.state.next_blob, next_blob)
         except JournalError as error:
             self.failed = error
@@ -376,7 +380,7 @@ class Journal:
         self.doomed.append((blob, self.state.batch + 1))
 
     def take_doomed(self) -> list[int]:
-        """Return blobs that are now due: first `delete_blobs`, in a thread if they are large, then `forget`."""
+        """Return the blobs that are due now: `delete_blobs` them, in a thread, and then `forget` them."""
         if not self.doomed or self.writing is not None:
             return []
         ripe = [blob for blob, batch in self.doomed if batch <= self.state.batch]
@@ -390,6 +394,8 @@ class Journal:
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted."""
+        if self._db.closed:  # out of service, or deleted meanwhile
+            return
         self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
         self._mark()
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
 
+from darner import systemd
 from darner._version import __version__
 from darner.broker import Broker
 from darner.config import Settings
@@ -63,11 +65,13 @@ class Server:
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError if the server cannot start."""
         settings = self._settings
+        given = systemd.sockets()
         self._broker.open()
         try:
-            listener = await self._loop.create_server(
-                lambda: Connection(self._turn), settings.host, settings.port, backlog=BACKLOG
-            )
+            if given:
+                listeners = [await self._listen(sock=sock) for sock in given]
+            else:
+                listeners = [await self._listen(host=settings.host, port=settings.port)]
         except OSError as error:
             self._broker.close()
             raise StartError(
@@ -77,18 +81,25 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
         queues, items, _ = self._broker.totals()
-        host, port = listener.sockets[0].getsockname()[:2]
         log.info("darner is up", version=__version__, pid=os.getpid())
-        log.info("listening", host=host, port=port)
+        for listener in listeners:
+            host, port = listener.sockets[0].getsockname()[:2]
+            log.info("listening", host=host, port=port)
         log.info("data", directory=str(self._data), queues=queues, items=items)
+        systemd.notify("READY=1")
         upkeep = asyncio.create_task(self._upkeep())
         await self._stop.wait()
-        listener.close()
+        systemd.notify("STOPPING=1")
+        for listener in listeners:
+            listener.close()
         upkeep.cancel()
         await self._drain()
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
+
+    async def _listen(self, **where: Any) -> asyncio.Server:
+        return await self._loop.create_server(lambda: Connection(self._turn), backlog=BACKLOG, **where)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():

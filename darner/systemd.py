@@ -1,0 +1,56 @@
+"""What systemd and the server tell each other: sockets on the way in, readiness on the way out.
+
+Both are a few lines, and the packages for it are unkept (sdnotify) or want libsystemd's headers.
+"""
+
+import os
+import socket
+
+import structlog
+
+from darner.errors import StartError
+
+log = structlog.get_logger()
+
+# SD_LISTEN_FDS_START: the descriptors before it are standard input, output and error.
+FIRST_FD = 3
+
+
+def sockets() -> list[socket.socket]:
+    """The sockets systemd listens on for this process; none if it does not. Call it once.
+
+    Raises StartError if one of them is no TCP socket.
+    """
+    process = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not count.isdecimal():
+        return []
+    given = []
+    for descriptor in range(FIRST_FD, FIRST_FD + int(count)):
+        try:
+            os.set_inheritable(descriptor, False)
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise StartError(f"descriptor {descriptor} of systemd is no socket: {error.strerror}") from error
+        if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            raise StartError(
+                f"socket {descriptor} from systemd is not TCP: its unit needs ListenStream=ADDRESS:PORT"
+            )
+        given.append(sock)
+    return given
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told, what the server is up to: `READY=1`, `STOPPING=1`."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # Linux's abstract namespace
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            sock.sendall(state.encode())
+    except OSError as error:
+        log.warning("cannot notify systemd", state=state, error=str(error))
