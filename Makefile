@@ -35,8 +35,8 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py darner/_proto.pyx
 	touch $@
 
 # pylibmc has no wheels for every machine, and building it wants libmemcached's headers: its tests are
-# skipped where it is missing.
-$(TOOLS): $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients
+# skipped where it is missing. `darner[bench]` adds to the darner that is installed already what bench/ needs.
+$(TOOLS): $(COMPILED) pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	touch $@

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How clients with small items fare beside clients with large ones.
 
-So many clients set small items, alone at first, then beside as many that set large ones, which are loaded by a
-process of their own.
+So many clients set small items, alone at first, then beside as many that set large ones. The large ones are
+sent by a process of their own.
 """
 
 import multiprocessing
@@ -19,10 +19,12 @@ from servers import Server
 # The large ones begin so long before the small ones and end so long after.
 LEAD_S = 0.5
 MIB = 1 << 20
+# More than can be done in --seconds, which end the run.
+ENDLESS = 100_000_000
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@rounds.options(rounds=5)
+@rounds.options()
 @click.option(
     "-c", "--clients", default=10, show_default=True, type=click.IntRange(1, 1000), help="Of each kind."
 )
@@ -37,14 +39,10 @@ def main(clients: int, small: int, large: int, seconds: float, **common: Any) ->
     small_queue, large_queue = rounds.queue_name("fairness-small"), rounds.queue_name("fairness-large")
 
     def alone(server: Server) -> raw.Result:
-        return raw.run(
-            server, raw.Load(clients, raw.MAX_REQUESTS, seconds, gets=0, size=small, queue=small_queue)
-        )
+        return raw.run(server, raw.Load(clients, ENDLESS, seconds, gets=0, size=small, queue=small_queue))
 
     def beside(pool: ProcessPoolExecutor, server: Server) -> Measured:
-        load = raw.Load(
-            clients, raw.MAX_REQUESTS, seconds + 2 * LEAD_S, gets=0, size=large * MIB, queue=large_queue
-        )
+        load = raw.Load(clients, ENDLESS, seconds + 2 * LEAD_S, gets=0, size=large * MIB, queue=large_queue)
         loading = pool.submit(raw.run, server, load)
         time.sleep(LEAD_S)
         measured = Measured.of(alone(server))

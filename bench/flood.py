@@ -14,24 +14,24 @@ from servers import Server
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@rounds.options(rounds=5)
+@rounds.options()
 @click.option(
     "-c",
     "--connections",
     default="1,4,10,50,100,1000,10000",
     show_default=True,
-    type=rounds.Numbers(1, raw.MAX_CONNECTIONS),
+    type=rounds.numbers(raw.CONNECTIONS),
 )
-@click.option("--pipelines", default="1", show_default=True, type=rounds.Numbers(1, 10_000))
+@click.option("--pipelines", default="1", show_default=True, type=rounds.numbers(raw.PIPELINE))
 @click.option(
     "-n",
     "--requests",
     default=100_000,
     show_default=True,
-    type=click.IntRange(1, raw.MAX_REQUESTS),
+    type=raw.REQUESTS,
     help="Per measurement.",
 )
-@click.option("-d", "--data-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
 @click.option(
     "--backlog",
     default=512,

@@ -13,22 +13,20 @@ CREATE_CONNECTIONS = 10
 
 
 @click.command(help=__doc__)
-@rounds.options(rounds=5)
+@rounds.options()
 @click.option("--queues", default=1000, show_default=True, type=click.IntRange(2, 100_000))
-@click.option(
-    "-c", "--connections", default=100, show_default=True, type=click.IntRange(1, raw.MAX_CONNECTIONS)
-)
-@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("-c", "--connections", default=100, show_default=True, type=raw.CONNECTIONS)
+@click.option("--pipeline", default=1, show_default=True, type=raw.PIPELINE)
 @click.option(
     "-n",
     "--requests",
     default=50_000,
     show_default=True,
-    type=click.IntRange(1, raw.MAX_REQUESTS),
+    type=raw.REQUESTS,
     help="Per measurement.",
 )
-@click.option("-d", "--data-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
-def main(  # noqa: PLR0913 - the options of the command line
+@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
+def main(
     queues: int, connections: int, pipeline: int, requests: int, data_size: int, seconds: float, **common: Any
 ) -> None:
     """Run the bench."""

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Resident memory after a queue has grown, and after it has shrunk again. Wants each server's pid, freshly started."""
+"""Resident memory after a queue has grown, and after it has shrunk again.
+
+Wants the pid of each server, freshly started.
+"""
 
 import time
 from typing import Any
@@ -16,15 +19,15 @@ MB = 1e6
 
 
 @click.command(help=__doc__)
-@rounds.options(rounds=1)
+@rounds.options(rounds=1, seconds=300.0)
 @click.option(
     "--items",
     default="0,1024,16384,65536,262144,1048576",
     show_default=True,
-    type=rounds.Numbers(0, 100_000_000),
+    type=rounds.numbers(rounds.ITEMS),
     help="How far the queue grows, rising.",
 )
-@click.option("-d", "--data-size", default=1024, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option("-d", "--data-size", default=1024, show_default=True, type=raw.SIZE)
 @click.option(
     "--settle",
     default=1.0,
@@ -37,18 +40,15 @@ def main(items: list[int], data_size: int, settle: float, seconds: float, **comm
     queue = rounds.queue_name("mem-rss")
     for server in common["servers"]:
         if server.pid is None:
-            raise click.UsageError(
-                f"the memory of {server.name} is not known without its pid: name=host:port:pid"
-            )
+            raise click.UsageError(f"{server.name} wants its pid: name=host:port:pid")
 
     def resident_mb(server: Server) -> float:
         time.sleep(settle)
         return server.resident_bytes() / MB
 
     def push_or_pull(server: Server, count: int, *, sets: bool) -> raw.Result:
-        load = raw.Load(
-            CONNECTIONS, count, seconds, PIPELINE, int(sets), int(not sets), size=data_size, queue=queue
-        )
+        ratio = (1, 0) if sets else (0, 1)
+        load = raw.Load(CONNECTIONS, count, seconds, PIPELINE, *ratio, size=data_size, queue=queue)
         result = raw.run(server, load)
         if result.requests < count:
             raise ServerError(f"only {result.requests} of {count} requests in {seconds} s: raise --seconds")

@@ -17,27 +17,25 @@ GROW_ITEMS = 100_000
 
 
 @click.command(help=__doc__)
-@rounds.options(rounds=5)
+@rounds.options()
 @click.option(
     "--backlogs",
     default="0,1024,16384,65536,262144,1048576,4194304",
     show_default=True,
-    type=rounds.Numbers(0, 100_000_000),
+    type=rounds.numbers(rounds.ITEMS),
     help="Items, rising.",
 )
-@click.option(
-    "-c", "--connections", default=10, show_default=True, type=click.IntRange(1, raw.MAX_CONNECTIONS)
-)
-@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("-c", "--connections", default=10, show_default=True, type=raw.CONNECTIONS)
+@click.option("--pipeline", default=1, show_default=True, type=raw.PIPELINE)
 @click.option(
     "-n",
     "--requests",
     default=50_000,
     show_default=True,
-    type=click.IntRange(1, raw.MAX_REQUESTS),
+    type=raw.REQUESTS,
     help="Sets, then gets.",
 )
-@click.option("-d", "--data-size", default=1024, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option("-d", "--data-size", default=1024, show_default=True, type=raw.SIZE)
 @click.option(
     "--grow-seconds",
     default=600.0,
@@ -45,7 +43,7 @@ GROW_ITEMS = 100_000
     type=click.FloatRange(1, 3600),
     help="To grow a backlog, at most.",
 )
-def main(  # noqa: PLR0913 - the options of the command line
+def main(
     backlogs: list[int],
     connections: int,
     pipeline: int,
@@ -65,23 +63,16 @@ def main(  # noqa: PLR0913 - the options of the command line
     def grow(server: Server, items: int) -> None:
         left_s = grow_seconds
         while (missing := items - waiting[server.name]) > 0:
+            count = min(missing, GROW_ITEMS)
             load = raw.Load(
-                GROW_CONNECTIONS,
-                min(missing, GROW_ITEMS),
-                left_s,
-                GROW_PIPELINE,
-                1,
-                0,
-                size=data_size,
-                queue=queue,
+                GROW_CONNECTIONS, count, left_s, GROW_PIPELINE, gets=0, size=data_size, queue=queue
             )
             result = raw.run(server, load)
             waiting[server.name] += result.stored
             left_s -= result.seconds
             if left_s <= 0 or result.errors:
-                raise ServerError(
-                    f"got no further than {waiting[server.name]} items: {result.first_error or 'time is up'}"
-                )
+                why = result.first_error or "time is up"
+                raise ServerError(f"only {waiting[server.name]} items: {why}")
 
     def measure(server: Server, cell: Cell) -> Measured:
         sets = cell["work"] == "sets"
@@ -103,10 +94,8 @@ def main(  # noqa: PLR0913 - the options of the command line
                 if (one.server, one.cell["work"]) == (name, work) and "rps" in one.figures
             }
             if rates:
-                slowest, fastest = min(rates.values()), max(rates.values())
-                lines.append(
-                    f"{name}, {work}: slowest / fastest {slowest / fastest:.2f}, median {median(rates.values()):,.0f}/s"
-                )
+                flat, middle = min(rates.values()) / max(rates.values()), median(rates.values())
+                lines.append(f"{name}, {work}: slowest / fastest {flat:.2f}, median {middle:,.0f}/s")
         return lines
 
     bench = Bench(
@@ -121,7 +110,7 @@ def main(  # noqa: PLR0913 - the options of the command line
         queues=lambda: [queue],
         begin=begin,
         conclude=flatness,
-        store_note=", and a set replaces what was there: it has no backlog, and its figures are a yardstick only",
+        store_note=", and a set replaces what was there: no backlog, a yardstick only",
     )
     rounds.run(bench, **common)
 

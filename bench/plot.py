@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_INCHES = (6.0, 3.6)
+BARS_WIDTH = 0.8
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -25,47 +26,39 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for row, key in enumerate(drawn):
         for place, split in enumerate(splits):
             panel = panels[row][place]
-            _draw_panel(
-                panel,
-                [one for one in report["medians"] if one["cell"].get(spec["split"]) == split],
-                spec["x"],
-                key,
-            )
+            own = [one for one in report["medians"] if one["cell"].get(spec["split"]) == split]
+            _draw_panel(panel, own, spec["x"], key)
             panel.set_ylabel(titles.get(key, key))
             panel.set_xlabel(spec["x"])
             if split is not None:
                 panel.set_title(f"{spec['split']} {split}")
             panel.legend(fontsize="small")
-    figure.suptitle(
-        f"{report['bench']}: {report['about']}\nmedians and range of {report['rounds']} rounds",
-        fontsize="medium",
-    )
+    title = f"{report['bench']}: {report['about']}\nmedians and range of {report['rounds']} rounds"
+    figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=120, format="png")
 
 
 def _draw_panel(panel: Axes, medians: list[dict[str, Any]], x: str, key: str) -> None:
     places = list(dict.fromkeys(one["cell"][x] for one in medians))
-    for server in dict.fromkeys(one["server"] for one in medians):
+    servers = list(dict.fromkeys(one["server"] for one in medians))
+    for number, server in enumerate(servers):
         own = [one for one in medians if one["server"] == server and key in one["figures"]]
         middle = [one["figures"][key] for one in own]
         low = [one["figures"][key] - one["low"][key] for one in own]
         high = [one["high"][key] - one["figures"][key] for one in own]
-        panel.errorbar(
-            [places.index(one["cell"][x]) for one in own],
-            middle,
-            yerr=[low, high],
-            marker="o",
-            capsize=3,
-            label=server,
-        )
+        at = [places.index(one["cell"][x]) for one in own]
+        if all(isinstance(place, int) for place in places):
+            panel.errorbar(at, middle, yerr=[low, high], marker="o", capsize=3, label=server)
+        else:
+            width = BARS_WIDTH / len(servers)
+            beside = [place + (number - (len(servers) - 1) / 2) * width for place in at]
+            panel.bar(beside, middle, width, yerr=[low, high], capsize=3, label=server)
     # Evenly spaced: what is varied grows by factors, from 0 or 1 to thousands, or has names.
-    panel.set_xticks(
-        range(len(places)),
-        [f"{place:,}" if isinstance(place, int) else place for place in places],
-        rotation=20,
-    )
+    labels = [f"{place:,}" if isinstance(place, int) else place for place in places]
+    panel.set_xticks(range(len(places)), labels, rotation=20)
+    panel.set_xlim(-0.5, len(places) - 0.5)
     panel.set_ylim(bottom=0)
-    panel.grid(alpha=0.3)
+    panel.grid(axis="y", alpha=0.3)
 
 
 @click.command(help=__doc__)

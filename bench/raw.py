@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 
 import click
-from servers import SHARED_CORES, LoopbackHost, Server, ServerError
+from servers import SHARED_CORES, Server, ServerError, loopback
 
 STORED = b"STORED\r\n"
 END = b"END\r\n"
@@ -36,11 +36,15 @@ EVENTS = 512
 GRACE_S = 30.0
 # A process busier than this part of a core has no more to give.
 BUSY = 0.9
-# No measurement may have more than this; --seconds bounds it in time.
-MAX_REQUESTS = 100_000_000
-MAX_CONNECTIONS = 20_000
+# Bounds of the options, so that no measurement is endless; --seconds bounds it in time.
+CONNECTIONS = click.IntRange(1, 20_000)
+REQUESTS = click.IntRange(1, 100_000_000)
+SECONDS = click.FloatRange(0.1, 3600)
+PIPELINE = click.IntRange(1, 10_000)
+SIZE = click.IntRange(1, 1 << 30)
+QUEUES = click.IntRange(1, 100_000)
 MAX_BATCHES_BYTES = 1 << 28
-CLIENT_LIMITED = "the client was the limit: it was busier than 90 % of its core, and the server, as far as is known, was not"
+CLIENT_LIMITED = "the client was the limit: busier than 90 % of its core, which the server, if known, was not"
 LETTERS = string.ascii_lowercase.encode()
 
 
@@ -153,12 +157,21 @@ class Driver:
 
     def _connect(self) -> None:
         raise_open_files()
-        for _ in range(min(self.load.connections, self.total)):
-            connected = socket.create_connection((self.server.host, self.server.port), GRACE_S)
-            self.connections[connected.fileno()] = Connection(connected)
-            self.epoll.register(connected, select.EPOLLIN)
+        connected = []
+        try:
+            for _ in range(min(self.load.connections, self.total)):
+                connected.append(socket.create_connection((self.server.host, self.server.port), GRACE_S))
+                connected[-1].sendall(b"version\r\n")
+            # Once a connection has answered, the server has accepted it: that is not to be measured.
+            for one in connected:
+                if not one.recv(READ_BYTES_MIN):
+                    raise ConnectionError("closed a connection at once: does it allow so many?")
+        finally:
+            for one in connected:
+                self.connections[one.fileno()] = Connection(one)
+                self.epoll.register(one, select.EPOLLIN)
 
-    def _drive(self) -> None:  # noqa: C901, PLR0912 - calls would cost what is measured
+    def _drive(self) -> None:  # noqa: C901 - calls would cost what is measured
         poll, clock, depth, noted = (
             self.epoll.poll,
             time.perf_counter_ns,
@@ -298,66 +311,47 @@ def _own_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-class Ratio(click.ParamType):
-    """Sets to gets, as `1:1`."""
-
-    name = "sets:gets"
-
-    def convert(
-        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return sets and gets."""
-        if isinstance(value, tuple):
-            return value
-        sets, _, gets = value.partition(":")
-        if not (sets.isdecimal() and gets.isdecimal() and int(sets) + int(gets)):
-            self.fail(f"{value!r} is not a ratio such as 1:1", param, ctx)
-        return int(sets), int(gets)
+def ratio(text: str) -> tuple[int, int]:
+    """Return sets and gets of a ratio such as `1:1`."""
+    sets, _, gets = text.partition(":")
+    if not (sets.isdecimal() and gets.isdecimal() and int(sets) + int(gets)):
+        raise click.BadParameter(f"{text!r} is not a ratio such as 1:1")
+    return int(sets), int(gets)
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("-s", "--server", "host", default="127.0.0.1", show_default=True, type=LoopbackHost())
+@click.option("-s", "--server", "host", metavar="ADDR", default="127.0.0.1", show_default=True, type=loopback)
 @click.option("-p", "--port", default=22133, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--pid", type=click.IntRange(1), help="The server's process: its CPU is reported.")
-@click.option("-c", "--connections", default=10, show_default=True, type=click.IntRange(1, MAX_CONNECTIONS))
-@click.option(
-    "-n",
-    "--requests",
-    default=100_000,
-    show_default=True,
-    type=click.IntRange(1, MAX_REQUESTS),
-    help="In all.",
-)
-@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600), help="At most.")
-@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--ratio", default="1:1", show_default=True, type=Ratio(), help="Sets to gets.")
-@click.option("-d", "--data-size", "size", default=64, show_default=True, type=click.IntRange(1, 1 << 30))
+@click.option("--pid", type=click.IntRange(1), help="The server's process, for its CPU.")
+@click.option("-c", "--connections", default=10, show_default=True, type=CONNECTIONS)
+@click.option("-n", "--requests", default=100_000, show_default=True, type=REQUESTS, help="In all.")
+@click.option("--seconds", default=60.0, show_default=True, type=SECONDS, help="At most.")
+@click.option("--pipeline", default=1, show_default=True, type=PIPELINE)
+@click.option("--ratio", "proportion", default="1:1", show_default=True, type=ratio, metavar="SETS:GETS")
+@click.option("-d", "--data-size", "size", default=64, show_default=True, type=SIZE)
 @click.option("--queue", default="raw", show_default=True)
 @click.option(
-    "--queues",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 1_000_000),
-    help="queue0, queue1, … in turn.",
+    "--queues", default=1, show_default=True, type=QUEUES, help="If several: queue0, queue1, … in turn."
 )
 @click.option("--set-suffix", default="", help="Behind the queue's name in sets, such as /sync.")
 @click.option("--get-options", default="", help="Behind the queue's name in gets, such as /close/open.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
 def main(
-    host: str, port: int, pid: int | None, ratio: tuple[int, int], as_json: bool, **options: object
+    host: str, port: int, pid: int | None, proportion: tuple[int, int], as_json: bool, **options: object
 ) -> None:
     """Run one load and print what came of it."""
-    load = Load(sets=ratio[0], gets=ratio[1], **options)  # type: ignore[arg-type]
+    sets, gets = proportion
     server = Server("server", host, port, pid)
-    result = run(server, load)
+    result = run(server, Load(sets=sets, gets=gets, **options))  # type: ignore[arg-type]
     if as_json:
         click.echo(json.dumps(asdict(result) | {"client_limited": result.client_limited}))
         return
+    known = f" server {result.server_busy:.0%}, {result.server_cpu_us:.2f} us CPU/request" if pid else ""
     click.echo(
-        f"{result.rps:.0f} requests/s  p50 {result.p50_us:.0f} p90 {result.p90_us:.0f} p99 {result.p99_us:.0f} "
-        f"p99.9 {result.p999_us:.0f} max {result.max_us:.0f} us  stored {result.stored} hits {result.hits} "
-        f"misses {result.misses} errors {result.errors}  client {result.client_busy:.0%}"
-        + (f" server {result.server_busy:.0%}, {result.server_cpu_us:.2f} us CPU/request" if pid else "")
+        f"{result.rps:.0f} requests/s  p50 {result.p50_us:.0f} p90 {result.p90_us:.0f}"
+        f" p99 {result.p99_us:.0f} p99.9 {result.p999_us:.0f} max {result.max_us:.0f} us"
+        f" stored {result.stored} hits {result.hits}"
+        f" misses {result.misses} errors {result.errors}  client {result.client_busy:.0%}{known}"
     )
     if result.client_limited:
         click.echo(f"Mind: {CLIENT_LIMITED}.")

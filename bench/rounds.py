@@ -1,10 +1,11 @@
 """Measuring servers side by side: cells, rounds, the table, the JSON file.
 
-A bench is a list of cells (what is varied, such as `connections=100`) and a function that measures one cell on
-one server. Within a round the servers take turns at each cell, and who goes first rotates, so that a change of
-the machine's mood falls on all. Nothing is drawn on the terminal while something is measured.
+A bench is a list of cells (what is varied, such as `connections=100`) and a function that measures one cell
+on one server. Within a round the servers take turns at each cell, and who goes first rotates, so that what
+else the machine does falls on all of them. Nothing is drawn on the terminal while something is measured.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -23,13 +24,28 @@ import raw
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from servers import SHARED_CORES, Server, ServerError, ServerType
+from servers import SHARED_CORES, Server, ServerError, named_server
 
 Cell = dict[str, int | str]
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 # The warm-up's connections; Kestrel is not itself before the JVM has compiled it.
 WARM_CONNECTIONS = 10
-WIDTH_WITHOUT_TERMINAL = 200
+WARM_REQUESTS = click.IntRange(0, 10_000_000)
+# How far a bench may grow a queue.
+ITEMS = click.IntRange(0, 100_000_000)
+FIGURES = (
+    "rps",
+    "p50_us",
+    "p90_us",
+    "p99_us",
+    "p999_us",
+    "max_us",
+    "hits",
+    "misses",
+    "errors",
+    "client_busy",
+)
+WIDTH_WITHOUT_TERMINAL = 260
 
 
 @dataclass(frozen=True)
@@ -51,26 +67,11 @@ class Measured:
     error: str = ""
 
     @classmethod
-    def of(cls, result: raw.Result, *, prefix: str = "") -> "Measured":
-        """Return a raw result, each figure's key with `prefix` before it."""
-        names = (
-            "rps",
-            "p50_us",
-            "p90_us",
-            "p99_us",
-            "p999_us",
-            "max_us",
-            "hits",
-            "misses",
-            "errors",
-            "client_busy",
-        )
-        figures = {prefix + name: float(getattr(result, name)) for name in names}
+    def of(cls, result: raw.Result) -> "Measured":
+        """Return the figures of a raw result."""
+        figures = {name: float(getattr(result, name)) for name in FIGURES}
         if result.server_busy >= 0:
-            figures |= {
-                f"{prefix}server_busy": result.server_busy,
-                f"{prefix}server_cpu_us": result.server_cpu_us,
-            }
+            figures |= {"server_busy": result.server_busy, "server_cpu_us": result.server_cpu_us}
         return cls(figures, result.client_limited, result.first_error)
 
 
@@ -123,34 +124,23 @@ class Bench:
     store_note: str = ""
 
 
-def options(rounds: int) -> Callable[[Decorated], Decorated]:
-    """Add what all benches understand; `rounds` is the default."""
+def options(rounds: int = 5, seconds: float = 20.0) -> Callable[[Decorated], Decorated]:
+    """Add what all benches understand, with these defaults."""
+    path = click.Path(dir_okay=False, writable=True, path_type=Path)
     added = [
         click.argument(
-            "servers", nargs=-1, required=True, type=ServerType(), metavar="NAME=HOST:PORT[:PID]..."
+            "servers", nargs=-1, required=True, type=named_server, metavar="NAME=HOST:PORT[:PID]..."
         ),
-        click.option(
-            "--base", help="The server to which the others are set in relation.  [default: the first]"
-        ),
+        click.option("--base", help="The server the others are compared to.  [default: the first]"),
         click.option("--rounds", default=rounds, show_default=True, type=click.IntRange(1, 100)),
         click.option(
-            "--seconds",
-            default=20.0,
-            show_default=True,
-            type=click.FloatRange(0.1, 3600),
-            help="Of one measurement.",
+            "--seconds", default=seconds, show_default=True, type=raw.SECONDS, help="At most, a measurement."
         ),
         click.option(
-            "--warmup",
-            default=5000,
-            show_default=True,
-            type=click.IntRange(0, 10_000_000),
-            help="Requests, per server.",
+            "--warmup", default=5000, show_default=True, type=WARM_REQUESTS, help="Requests, per server."
         ),
-        click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True, path_type=Path)),
-        click.option(
-            "--plot", "plot_file", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="PNG."
-        ),
+        click.option("--json", "json_file", type=path, help="File for all figures."),
+        click.option("--plot", "plot_file", type=path, help="PNG file."),
     ]
 
     def add(command: Decorated) -> Decorated:
@@ -161,22 +151,13 @@ def options(rounds: int) -> Callable[[Decorated], Decorated]:
     return add
 
 
-class Numbers(click.ParamType):
-    """Several numbers within bounds, as `1,10,100`."""
+def numbers(within: click.IntRange) -> Callable[[str], list[int]]:
+    """Return the type of an option with several numbers, as `1,10,100`."""
 
-    name = "numbers"
+    def numbers(text: str) -> list[int]:
+        return [within(word) for word in text.replace(",", " ").split()]
 
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """Return the numbers."""
-        if isinstance(value, list):
-            return value
-        words = value.replace(",", " ").split()
-        if not words or not all(word.isdecimal() and self.low <= int(word) <= self.high for word in words):
-            self.fail(f"{value!r} is not a list of numbers between {self.low} and {self.high}", param, ctx)
-        return [int(word) for word in words]
+    return numbers
 
 
 def queue_name(bench: str) -> str:
@@ -184,7 +165,7 @@ def queue_name(bench: str) -> str:
     return f"bench-{bench}-{os.getpid()}"
 
 
-def run(  # noqa: PLR0913 - the options of the command line
+def run(
     bench: Bench,
     servers: tuple[Server, ...],
     base: str | None,
@@ -252,7 +233,9 @@ def _measure(bench: Bench, servers: tuple[Server, ...], rounds: int, warmup: int
                 _warm_up(bench, server, warmup)
             for number in range(rounds):
                 for server in servers:
-                    bench.begin(server)
+                    # A server that is gone fails in each measurement, and that is reported.
+                    with contextlib.suppress(ServerError):
+                        bench.begin(server)
                 for place, cell in enumerate(bench.cells):
                     first = (number + place) % len(servers)
                     for server in servers[first:] + servers[:first]:
@@ -295,7 +278,7 @@ def _medians(bench: Bench, names: list[str], base: str, rows: list[dict[str, Any
         in_base = {row["round"]: row["figures"] for row in of_cell if row["server"] == base}
         for name in names:
             own = [row for row in of_cell if row["server"] == name]
-            keys = own[0]["figures"] if own else {}
+            keys = dict.fromkeys(key for row in own for key in row["figures"])
             values = {key: [row["figures"][key] for row in own if key in row["figures"]] for key in keys}
             ratios = {}
             for column in bench.columns:
@@ -324,16 +307,16 @@ def _medians(bench: Bench, names: list[str], base: str, rows: list[dict[str, Any
 
 
 def _label(cell: Cell) -> str:
-    return " ".join(
-        f"{key}={number:,}" if isinstance(number, int) else f"{key}={number}" for key, number in cell.items()
-    )
+    return " ".join(f"{key}={_word(value)}" for key, value in cell.items())
+
+
+def _word(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _table(bench: Bench, base: str, medians: list[Median], rounds: int) -> Table:
-    table = Table(
-        title=f"{bench.name}: {bench.about}\nmedians of {rounds} rounds; ratios to {base}",
-        title_justify="left",
-    )
+    title = f"{bench.name}: {bench.about}\nmedians of {rounds} rounds; ratios to {base}"
+    table = Table(title=title, title_justify="left")
     for key in bench.cells[0]:
         table.add_column(key, justify="right")
     table.add_column("server")
@@ -347,7 +330,7 @@ def _table(bench: Bench, base: str, medians: list[Median], rounds: int) -> Table
         if last not in (None, one.cell):
             table.add_section()
         last = one.cell
-        words = [f"{value:,}" if isinstance(value, int) else value for value in one.cell.values()]
+        words = [_word(value) for value in one.cell.values()]
         words.append(one.server)
         for column in bench.columns:
             words += _words(column, one)
@@ -377,7 +360,11 @@ def _notes(
             notes.append(f"{server.name} is a key-value store: its get removes nothing{bench.store_note}")
         if server.pid is None:
             notes.append(f"{server.name} was given without a pid: its CPU and memory are not known")
-        elif server.shares_cores():
-            notes.append(f"{server.name}: {SHARED_CORES}")
+            continue
+        try:
+            if server.shares_cores():
+                notes.append(f"{server.name}: {SHARED_CORES}")
+        except ServerError as error:
+            notes.append(error.message)
     notes += [f"{one.server}, {_label(one.cell)}: {error}" for one in medians for error in one.errors]
     return notes

@@ -1,4 +1,4 @@
-"""The servers a bench talks to: how they are named on the command line, and what is asked of them and of the kernel.
+"""The servers a bench talks to: how the command line names them, what they and the kernel are asked.
 
 Benches are for servers of one's own: anything but a loopback address is refused.
 """
@@ -25,28 +25,17 @@ class ServerError(click.ClickException):
 
 
 def loopback(host: str) -> str:
-    """Return the address of a loopback host; ValueError if it is none."""
+    """Return the address of a loopback host; any other is a bad parameter."""
     address = "127.0.0.1" if host == "localhost" else host
     try:
         local = ipaddress.ip_address(address).is_loopback
     except ValueError:
         local = False
     if not local:
-        raise ValueError(f"{host!r} is not a loopback address: benches load only servers of this machine")
+        raise click.BadParameter(
+            f"{host!r} is not a loopback address: benches load only servers of this machine"
+        )
     return address
-
-
-class LoopbackHost(click.ParamType):
-    """An option's value that must be a loopback address."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the address."""
-        try:
-            return loopback(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @dataclass(frozen=True)
@@ -109,41 +98,32 @@ class Server:
         """Return the CPU seconds its process has used; 0 without a pid."""
         if self.pid is None:
             return 0.0
-        times = psutil.Process(self.pid).cpu_times()
+        times = self._process("cpu_times")
         return float(times.user + times.system)
 
     def resident_bytes(self) -> int:
         """Return the resident memory of its process."""
-        if self.pid is None:
-            raise ServerError(f"{self.name} was given without a pid: name=host:port:pid")
-        return int(psutil.Process(self.pid).memory_info().rss)
+        return int(self._process("memory_info").rss)
 
     def shares_cores(self) -> bool:
         """Whether its process and this one may run on the same core."""
-        if self.pid is None:
-            return False
-        return bool(set(psutil.Process(self.pid).cpu_affinity()) & os.sched_getaffinity(0))
+        return self.pid is not None and bool(set(self._process("cpu_affinity")) & os.sched_getaffinity(0))
 
-
-class ServerType(click.ParamType):
-    """A server on the command line: `name=host:port` or `name=host:port:pid`, an IPv6 host in brackets."""
-
-    name = "server"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Server:
-        """Return the server."""
-        if isinstance(value, Server):
-            return value
-        found = re.fullmatch(r"([^=]+)=(\[[^]]+\]|[^:\[\]]+):(\d+)(?::(\d+))?", value)
-        if not found:
-            self.fail(f"{value!r} is not name=host:port or name=host:port:pid", param, ctx)
-        name, host, port, pid = found.groups()
+    def _process(self, what: str) -> Any:
         try:
-            address = loopback(host.strip("[]"))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not 0 < int(port) < 65536:
-            self.fail(f"{port} is not a port", param, ctx)
-        if pid and not psutil.pid_exists(int(pid)):
-            self.fail(f"there is no process {pid}", param, ctx)
-        return Server(name, address, int(port), int(pid) if pid else None)
+            return getattr(psutil.Process(self.pid), what)()
+        except psutil.Error as error:
+            raise ServerError(f"{self.name}: {error}") from error
+
+
+def named_server(text: str) -> Server:
+    """Return the server in `name=host:port` or `name=host:port:pid`, an IPv6 host in brackets."""
+    found = re.fullmatch(r"([^=]+)=(\[[^]]+\]|[^:\[\]]+):(\d+)(?::(\d+))?", text)
+    if not found:
+        raise click.BadParameter(f"{text!r} is not name=host:port or name=host:port:pid")
+    name, host, port, pid = found.groups()
+    if not 0 < int(port) < 65536:
+        raise click.BadParameter(f"{port} is not a port")
+    if pid and not psutil.pid_exists(int(pid)):
+        raise click.BadParameter(f"there is no process {pid}")
+    return Server(name, loopback(host.strip("[]")), int(port), int(pid) if pid else None)

@@ -31,19 +31,19 @@ def fsync_us(directory: Path) -> float:
 
 
 @click.command(help=__doc__)
-@rounds.options(rounds=5)
+@rounds.options()
 @click.option(
-    "-c", "--connections", default="1,10,100", show_default=True, type=rounds.Numbers(1, raw.MAX_CONNECTIONS)
+    "-c", "--connections", default="1,10,100", show_default=True, type=rounds.numbers(raw.CONNECTIONS)
 )
 @click.option(
     "-n",
     "--requests",
     default=20_000,
     show_default=True,
-    type=click.IntRange(1, raw.MAX_REQUESTS),
+    type=raw.REQUESTS,
     help="Per measurement.",
 )
-@click.option("-d", "--data-size", default=64, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
 @click.option(
     "--fsync-in",
     default=".",
@@ -88,7 +88,7 @@ def main(
         columns=[rounds.RATE, *rounds.LATENCIES, *rounds.BUSINESS],
         x="connections",
         drawn=["rps", "p99_us"],
-        queues=lambda: [queue, f"{queue}/sync"],
+        queues=lambda: [queue],
         conclude=in_fsyncs,
         store_note=", and /sync is to it a part of the key: it syncs nothing",
     )
