@@ -77,9 +77,10 @@ class BlobWriter:
         self._go_on()
 
     def abandon(self) -> None:
-        """Delete what was written."""
+        """Delete what was written, even if it is whole."""
         self._error = JournalError("the item was given up")
         self._chunks.clear()
+        self._over = False
         self._go_on()
 
     def _go_on(self) -> None:

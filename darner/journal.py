@@ -417,11 +417,14 @@ class Journal:
         """
         items: list[Item] = []
         size = 0
+        start = max(start, self.state.floor)
         try:
             for item in self._from(start):
                 if item.id != start:
                     self._skip(start, item.id)
                 start = item.id + 1
+                if item.id in self.gone:
+                    continue  # its record goes with the next batch
                 items.append(item)
                 size += item.memory_bytes
                 if len(items) >= max_items or size >= max_bytes:

@@ -1,9 +1,11 @@
 """Queues on real journals against plain lists, through failing writes, restarts and kills.
 
-A number stands for an item, in the order of setting; it travels as the item's flags. The model knows of
+A number stands for an item; it travels as the item's flags. The model knows of
 each journal what is on disk, what is being written and what is staged on top of that.
 """
 
+import contextlib
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from darner import _proto, broker, commit, journal, queue
+from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.errors import JournalError
 from darner.journal import Journal
 
 NAMES = (b"work", b"play")
+CHUNK_BYTES = 16
 
 
 class Silence:
@@ -71,11 +75,20 @@ class Hold:
         self.queue, self.item, self.number = queue, item, number
 
 
+class First:
+    """Draws the first of each."""
+
+    @staticmethod
+    def draw(strategy):
+        return 0
+
+
 class Twin:
     """What a journal should hold."""
 
-    def __init__(self, journal):
+    def __init__(self, journal, order):
         self.journal = journal
+        self.order = order
         self.on_disk = (frozenset(), False)  # its numbers, and whether it is deleted
         self.in_thread = None  # likewise
         self.waiting = []
@@ -94,7 +107,7 @@ class Twin:
         """What the disk has is all there is."""
         numbers, self.deleted = self.on_disk
         self.reserved = {n: hold for n, hold in self.reserved.items() if n in numbers}
-        self.waiting = sorted(numbers - self.reserved.keys())
+        self.waiting = sorted(numbers - self.reserved.keys(), key=self.order.get)
         self.generation += 1
 
 
@@ -104,6 +117,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.patch = patch = pytest.MonkeyPatch()
         patch.setattr(queue, "WINDOW_BYTES", 3 * queue.ITEM_BYTES)
         patch.setattr(queue, "READ_ITEMS", 2)
+        patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
@@ -129,7 +143,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.failing, self.failed = {}, {}
         self.data = Path(tempfile.mkdtemp(prefix="darner-model"))
         self.now = 1_000_000
-        self.items = {}  # number: data or chunks, when it expires
+        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
+        self.order = {}  # number: its place among all, in the order of setting
+        self.places = itertools.count()
         self.twins = {}  # of queues, by name
         self.retired = {}  # of deleted queues whose journal is still there
         self._start()
@@ -138,14 +154,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.offload = Offload()
         self.broker = Broker(self.data, lambda: self.now, self.offload)
         self.broker.open()
-        self.holds, self.uploads, self.pins = [], [], []
+        self.holds, self.uploads, self.readers = [], [], []
 
     # The model
 
     def _queue(self, name):
         queue = self.broker.queue(name)
         if name not in self.twins:
-            twin = self.retired.pop(name, None) or Twin(queue.journal)
+            twin = self.retired.pop(name, None) or Twin(queue.journal, self.order)
             twin.deleted = False
             self.twins[name] = twin
         assert queue.journal is self.twins[name].journal
@@ -211,19 +227,22 @@ class QueueMachine(RuleBasedStateMachine):
         data, expires = self.items[number]
         assert item.flags == number
         assert item.expires_ms == expires
-        if isinstance(data, bytes):
-            assert item.data == data
-        elif number in twin.on_disk[0]:
-            assert [twin.journal.read_chunk(item.blob, i) for i in range(len(data))] == data
+        assert item.data == (None if isinstance(data, list) else data)
+        assert item.size == len(data[0] if isinstance(data, list) else data)
 
     # Operations
 
     names = st.sampled_from(NAMES)
 
-    def _number(self, data, exptime):
+    def _number(self, data, exptime=0):
         number = len(self.items) + 1
-        self.items[number] = (data, 0 if not exptime else self.now + exptime * 1000 if exptime > 0 else 1)
+        self._set(number, data, exptime)
         return number
+
+    def _set(self, number, data, exptime):
+        expires = self.now + exptime * 1000 if exptime > 0 else -exptime
+        self.items[number] = (data, expires)
+        self.order[number] = next(self.places)
 
     @rule(name=names, size=st.integers(0, 9), exptime=st.sampled_from([0, 0, 0, 5, -1]), sync=st.booleans())
     def push(self, name, size, exptime, sync):
@@ -242,7 +261,9 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.push(name=name, size=3, exptime=0, sync=False)
 
-    @rule(name=names, sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), commit=st.booleans())
+    @rule(
+        name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), commit=st.booleans()
+    )
     def begin_upload(self, name, sizes, commit):
         queue, twin = self._queue(name)
         if twin.out_of_service:
@@ -250,33 +271,47 @@ class QueueMachine(RuleBasedStateMachine):
                 queue.upload()
             return
         upload = queue.upload()
-        chunks = [bytes([i]) * size for i, size in enumerate(sizes)]
+        number = self._number([b""])
+        chunks = [b"%-16d" % number] * len(sizes[1:]) + [b"y" * sizes[0]]
         for chunk in chunks:
             upload.write(chunk)
             if commit:
                 self.commit()
-        self.uploads.append((upload, twin, twin.generation, chunks))
+        self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
 
     @precondition(lambda self: self.uploads)
-    @rule(data=st.data(), abandon=st.booleans(), exptime=st.sampled_from([0, 0, 5]))
-    def end_upload(self, data, abandon, exptime):
+    @rule(data=st.data(), abandon=st.booleans(), exptime=st.sampled_from([0, 0, 5]), sync=st.booleans())
+    def end_upload(self, data, abandon, exptime, sync):
         index = data.draw(st.integers(0, len(self.uploads) - 1))
-        upload, twin, generation, chunks = self.uploads.pop(index)
+        upload, twin, generation, number, content = self.uploads.pop(index)
         if abandon:
             upload.abandon()
             return
-        number = self._number(chunks, exptime)
-        if twin.out_of_service or twin.generation != generation:
-            with pytest.raises(JournalError):
-                upload.finish(number, exptime, sync=False)
-            upload.abandon()
-            return
-        upload.finish(number, exptime, sync=False)
-        twin.waiting.append(number)
-        self._promise(twin)
 
-    @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), pin=st.booleans())
-    def fetch(self, name, how, pin):
+        def done(error):
+            if error is not None:
+                assert twin.out_of_service or twin.generation != generation
+                return
+            assert not twin.out_of_service
+            assert twin.generation == generation
+            self._set(number, [content], exptime)
+            twin.waiting.append(number)
+            self._promise(twin)
+
+        upload.finish(number, exptime, done, sync=sync)
+
+    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3))
+    def push_large(self, name, sizes):
+        _, twin = self._queue(name)
+        if not twin.out_of_service:
+            self.begin_upload(name=name, sizes=sizes, commit=False)
+            upload = self.uploads.pop()
+            self.uploads.insert(0, upload)
+            self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
+            self.threads_run()
+
+    @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), read=st.booleans())
+    def fetch(self, name, how, read):
         queue, twin = self._queue(name)
         fetch = getattr(queue, how)
         if twin.out_of_service:
@@ -293,9 +328,8 @@ class QueueMachine(RuleBasedStateMachine):
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
             self.holds.append((hold, twin))
-        if item.blob and pin:
-            twin.journal.pin(item.blob)
-            self.pins.append((twin, item, number, number in twin.on_disk[0]))
+        if item.blob and (read or how == "peek"):
+            self.readers.append((queue.open_blob(item), number))
         self._promise(twin)
 
     @rule(name=names)
@@ -304,7 +338,7 @@ class QueueMachine(RuleBasedStateMachine):
         _, twin = self._queue(name)
         if not twin.out_of_service and not twin.in_thread and not twin.waiting:
             self.push(name=name, size=3, exptime=0, sync=False)
-            self.fetch(name=name, how="reserve", pin=False)
+            self.fetch(name=name, how="reserve", read=False)
             self.commit_and_fail(name=name, mode="before")
 
     @precondition(lambda self: self.holds)
@@ -325,14 +359,18 @@ class QueueMachine(RuleBasedStateMachine):
                 twin.waiting.insert(0, hold.number)
             self._promise(twin)
 
-    @precondition(lambda self: self.pins)
+    @precondition(lambda self: self.readers)
     @rule()
-    def read_pinned(self):
-        twin, item, number, was_on_disk = self.pins.pop(0)
-        if was_on_disk and not twin.out_of_service:
-            chunks = self.items[number][0]
-            assert [twin.journal.read_chunk(item.blob, i) for i in range(len(chunks))] == chunks
-        twin.journal.unpin(item.blob)
+    def read(self):
+        """What was opened when it was fetched can be read, whatever has happened since."""
+        reader, number = self.readers.pop(0)
+        content = b""
+        while (data := reader.read(lambda: None)) != b"":
+            content += data or b""
+            if data is None:
+                self.threads_run()
+        reader.close()
+        assert content == self.items[number][0][0]
 
     @rule(name=names)
     def flush(self, name):
@@ -377,7 +415,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(name=names, mode=st.sampled_from(["before", "after", "for long"]))
     def commit_and_fail(self, name, mode):
         twin = self.twins.get(name) or self.retired.get(name)
-        if twin is None or twin.deleted and mode == "for long":
+        if twin is None or (twin.deleted and mode == "for long"):
             return
         if twin.in_thread is None:
             self.failing[twin.journal] = mode
@@ -411,6 +449,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.failing = {}
 
     @rule()
+    def threads_run(self):
+        while self.offload.tasks:
+            self._thread_runs()
+
+    @rule()
     def tidy(self):
         out = [twin for twin in self.twins.values() if twin.out_of_service]
         self.failed.clear()
@@ -425,10 +468,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
+        for upload, *_ in self.uploads:
+            upload.abandon()
         self.commit()
-        while any(twin.in_thread for twin in self.all_twins):
-            self._thread_runs()
+        self.threads_run()
+        self.commit()
+        self.threads_run()
         self.broker.close()
+        self._committed()
         self._restarted()
 
     @rule(data=st.data())
@@ -437,7 +484,8 @@ class QueueMachine(RuleBasedStateMachine):
             written = [twin for twin in self.all_twins if twin.in_thread]
             if data.draw(st.booleans()):
                 seen = {twin: twin.journal._db.get(b"s") for twin in written}
-                work()
+                with contextlib.suppress(OSError):  # its queue was deleted meanwhile
+                    work()
                 for twin in written:
                     if twin.journal._db.get(b"s") != seen[twin]:
                         twin.on_disk = twin.in_thread
@@ -450,29 +498,37 @@ class QueueMachine(RuleBasedStateMachine):
         twins = self.twins | self.retired
         self.twins, self.retired, self.failed = {}, {}, {}
         self._start()
-        for name, twin in twins.items():
-            numbers, deleted = twin.on_disk
+        for name, last in twins.items():
+            numbers, deleted = last.on_disk
             if not deleted:
-                twin = self.twins[name] = Twin(self.broker.queues[name].journal)
-                twin.waiting = sorted(numbers)
+                twin = self.twins[name] = Twin(self.broker.queues[name].journal, self.order)
+                twin.waiting = sorted(numbers, key=self.order.get)
                 twin.on_disk = (numbers, False)
         assert set(self.broker.queues) == set(self.twins)
-        while any(twin.journal.untidy for twin in self.twins.values()):
+        while any(twin.journal.untidy or twin.journal.doomed for twin in self.twins.values()):
             self.broker.tidy()
+            self.threads_run()
+        self.broker.committer.commit()
         for twin in self.twins.values():
             self._holds_nothing_else(twin)
 
     def _holds_nothing_else(self, twin):
-        blobs = 0
-        chunks = 0
+        files = set()
         for key, record in twin.journal._db.iterator():
-            assert key[:1] in b"sick"
+            assert key[:1] in b"sik"
             if key[:1] == b"i":
                 item = _proto.decode_item(key, record)
                 assert item.flags in twin.on_disk[0]
-                blobs += len(self.items[item.flags][0]) if item.blob else 0
-            chunks += key[:1] == b"c"
-        assert chunks == blobs
+                if item.blob:
+                    files.add(twin.journal.blob_path(item.blob))
+                    content = self.items[item.flags][0][0]
+                    offload = Offload()
+                    reader = BlobReader(twin.journal.blob_path(item.blob), item, offload)
+                    assert reader.read(lambda: None) is None
+                    offload.run()
+                    assert reader.read(lambda: None) == content
+                    reader.close()
+        assert set((twin.journal.path / "blobs").glob("*")) == files
 
     @invariant()
     def counts_are_exact(self):
@@ -495,14 +551,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _size(self, number):
         data = self.items[number][0]
-        return len(data) if isinstance(data, bytes) else sum(map(len, data))
+        return len(data[0] if isinstance(data, list) else data)
 
     def teardown(self):
         try:
             self.restart()
             for name in list(self.twins):
                 while self._head(self.twins[name]):
-                    self.fetch(name=name, how="pop", pin=False)
+                    self.fetch(name=name, how="pop", read=False)
                 assert self.broker.queues[name].pop() is None
             self.broker.close()
         finally:

@@ -1,0 +1,429 @@
+"""The set of queues: names and directories, what comes and goes, what cannot be opened."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darner import broker
+from darner._proto import CHUNK_BYTES, valid_name
+from darner.broker import Broker, directory_of, name_of
+from darner.errors import JournalError, StartError
+from darner.journal import Journal
+from darner.queue import Queue, Waiter
+
+NOT_IN_NAMES = [*range(33), 127, ord("/")]
+PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-."
+
+letters = st.one_of(
+    st.sampled_from([b".", b"%", b"~", b"\xff", b"a", b"A"]), st.binary(min_size=1, max_size=1)
+)
+names = (
+    st.one_of(
+        st.lists(letters, min_size=1, max_size=250).map(b"".join),
+        st.integers(70, 250).map(lambda n: b"\xff" * n),
+    )
+    .map(lambda name: bytes(c for c in name if c not in NOT_IN_NAMES))
+    .filter(bool)
+)
+
+# the last piece of what they are on disk would be ".", "..", or start with a dot
+DOTTED = [b"\xff" * 5 + b"a" * 239 + tail for tail in (b".", b"..", b".a", b"...", b"....")]
+
+
+class Data:
+    """A data directory and the broker that has it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.now = 1000
+        self.open()
+
+    def open(self):
+        self.tasks = []
+        self.broker = Broker(self.path, lambda: self.now, lambda *task: self.tasks.append(task))
+        self.broker.open()
+
+    def settle(self):
+        """Commit, and let the threads run."""
+        self.broker.committer.commit()
+        while self.tasks:
+            work, done = self.tasks.pop(0)
+            work()
+            done(None)
+
+    def restart(self):
+        self.settle()
+        self.broker.close()
+        self.open()
+        return self.broker
+
+    def push(self, name, *datas):
+        for data in datas:
+            self.broker.queue(name).push(data, 0, 0, sync=False)
+
+    def directories(self):
+        return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+
+
+@pytest.fixture
+def data(tmp_path):
+    data = Data(tmp_path / "data")
+    yield data
+    data.settle()
+    data.broker.close()
+
+
+class TestName:
+    @given(names)
+    def test_comes_back_from_its_directory(self, name):
+        assert valid_name(name)
+        assert name_of(directory_of(name)) == name
+
+    @given(names)
+    def test_stays_inside_the_data_directory_in_names_that_fit(self, name):
+        directory = directory_of(name)
+        assert not directory.is_absolute()
+        for piece in directory.parts:
+            assert piece not in (".", "..")
+            assert not piece.startswith(".")
+            assert len(os.fsencode(piece)) <= 255
+            assert set(os.fsencode(piece)) <= {*PLAIN, ord("%")}
+        assert all(piece.endswith("%") for piece in directory.parts[:-1])
+        assert not directory.parts[-1].endswith("%")
+
+    @given(names, names)
+    def test_has_its_directory_to_itself(self, one, other):
+        if one != other:
+            assert directory_of(one) != directory_of(other)
+            assert directory_of(one) not in directory_of(other).parents
+
+    @pytest.mark.parametrize("name", DOTTED)
+    def test_with_dots_where_a_long_one_is_cut_is_a_name_like_any(self, data, name):
+        assert ".." not in directory_of(name).parts
+        data.push(name, b"in it")
+        assert not (data.path / "CURRENT").exists()
+        data.restart()
+        assert data.broker.queue(name).pop().data == b"in it"
+        assert data.broker.queue_creates == 0
+
+    def test_that_is_plain_is_its_directory(self):
+        for name in (b"work", b"a.b", b"A_b-c+d", b"0"):
+            assert str(directory_of(name)) == name.decode()
+
+    def test_that_is_not_plain_is_encoded(self):
+        assert str(directory_of(b".a.b")) == "%2Ea.b"
+        assert str(directory_of(b"..")) == "%2E."
+        assert str(directory_of(b"~a%\xff")) == "%7Ea%25%FF"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            bytes(c for c in range(256) if c not in NOT_IN_NAMES),
+            b"\xff" * 250,
+            b"%" * 250,
+            b".." * 125,
+            b"x" * 250,
+            b"~",
+        ],
+    )
+    def test_of_any_kind_is_served_found_and_deleted(self, data, name):
+        data.push(name, b"a")
+        assert data.restart().queue(name).pop().data == b"a"
+        data.broker.delete(name)
+        data.broker.committer.commit()
+        data.broker.reap()
+        data.settle()
+        assert data.directories() == []
+        assert data.restart().queues == {}
+
+    def test_that_is_long_may_go_while_its_neighbour_stays(self, data):
+        one, other = b"\xff" * 200 + b"a", b"\xff" * 200 + b"b"
+        data.push(one, b"one")
+        data.push(other, b"other")
+        data.broker.delete(one)
+        data.settle()
+        data.broker.reap()
+        assert set(data.restart().queues) == {other}
+        assert data.broker.queue(other).pop().data == b"other"
+
+
+class TestQueue:
+    def test_comes_to_be_when_first_named(self, data):
+        queue = data.broker.queue(b"work")
+        assert data.broker.queue(b"work") is queue
+        assert data.broker.find(b"work") is queue
+        assert data.broker.queue_creates == 1
+        assert queue.journal.state.created_ms == 1000
+        assert data.restart().find(b"work") is not None
+
+    def test_that_is_not_there_is_not_found_or_deleted(self, data):
+        assert data.broker.find(b"work") is None
+        assert data.broker.delete(b"work") is None
+        assert data.broker.queue_deletes == 0
+        assert data.directories() == []
+
+    def test_keeps_its_case(self, data):
+        data.push(b"work", b"a")
+        data.push(b"Work", b"b")
+        data.restart()
+        assert data.broker.queue(b"Work").pop().data == b"b"
+
+    def test_once_deleted_leaves_no_file(self, data):
+        data.push(b"work", b"a")
+        data.settle()
+        data.broker.delete(b"work")
+        assert data.broker.find(b"work") is None
+        data.broker.reap()
+        assert data.directories() == ["work"]  # its end is not committed yet
+        data.broker.committer.commit()
+        data.broker.reap()
+        assert data.directories() == []
+        data.settle()
+        assert list((data.path / ".trash").iterdir()) == []
+        assert (data.broker.queue_creates, data.broker.queue_deletes) == (1, 1)
+
+    def test_once_deleted_is_gone_even_if_the_process_ends_before_its_files_are(self, data):
+        data.push(b"work", b"a")
+        data.broker.delete(b"work")
+        assert data.restart().queues == {}
+        data.settle()
+        assert data.directories() == []
+
+    def test_deleted_and_named_again_is_new_and_empty(self, data):
+        data.push(b"work", b"a")
+        data.settle()
+        data.now = 2000
+        data.broker.delete(b"work")
+        data.push(b"work", b"b")
+        data.broker.tidy()
+        data.restart()
+        assert data.broker.queue(b"work").pop().data == b"b"
+        assert data.broker.queue(b"work").pop() is None
+        assert data.broker.queue(b"work").journal.state.created_ms == 2000
+
+    def test_once_deleted_hands_its_waiters_to_the_next(self, data):
+        got = []
+        queue = data.broker.queue(b"work")
+        first, second = (
+            Waiter(Queue.pop, lambda queue, item: got.append((queue, item.data))) for _ in range(2)
+        )
+        queue.wait(first)
+        queue.wait(second)
+        data.broker.delete(b"work")
+        heir = data.broker.queue(b"work")
+        assert heir is not queue
+        first.cancel()
+        data.push(b"work", b"a")
+        assert got == [(heir, b"a")]
+
+    def test_once_deleted_does_not_hurt_who_holds_its_items(self, data):
+        data.push(b"work", b"a", b"b")
+        queue = data.broker.queue(b"work")
+        one, other = queue.reserve(), queue.reserve()
+        data.broker.delete(b"work")
+        data.push(b"work", b"new")
+        queue.close(one)
+        queue.abort(other)
+        data.restart()
+        assert data.broker.queue(b"work").items == 1
+        assert data.broker.queue(b"work").pop().data == b"new"
+
+    def test_whose_deletion_cannot_be_written_harms_nobody(self, data, monkeypatch):
+        data.push(b"work", b"a")
+        data.push(b"other", b"b")
+        data.settle()
+        told = []
+
+        class Client:
+            def fail(self, slot, error):
+                told.append(slot)
+
+        def refuse(*_):
+            raise JournalError("disk full")
+
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "write", refuse)
+            data.broker.delete(b"work").acknowledge(Client(), 7)
+            data.broker.committer.commit()
+        assert told == [7]
+        data.broker.reap()
+        assert data.broker.queue(b"other").pop().data == b"b"
+
+    def test_flushed_with_all_others_is_empty(self, data):
+        data.push(b"a", b"1", b"2")
+        data.push(b"b", b"3")
+        assert data.broker.flush_all() == []
+        data.restart()
+        assert data.broker.totals() == (2, 0, 0)
+
+    def test_out_of_service_comes_back_by_itself(self, data, monkeypatch):
+        data.push(b"work", b"a")
+        data.settle()
+
+        def refuse(*_):
+            raise JournalError("disk full")
+
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "write", refuse)
+            full.setattr(Journal, "_open", refuse)
+            data.push(b"work", b"lost")
+            data.broker.committer.commit()
+            data.broker.tidy()
+            with pytest.raises(JournalError):
+                data.broker.queue(b"work").pop()
+            with pytest.raises(JournalError):
+                data.broker.delete(b"work")
+            assert len(data.broker.flush_all()) == 1
+        data.broker.tidy()
+        assert data.broker.queue(b"work").pop().data == b"a"
+        assert data.broker.queue(b"work").pop() is None
+
+
+class TestLargeItem:
+    """Its file must not be mistaken for one of a later queue of the same name."""
+
+    @staticmethod
+    def upload(data, *chunks):
+        upload = data.broker.queue(b"work").upload()
+        for chunk in chunks:
+            upload.write(chunk)
+        return upload
+
+    @staticmethod
+    def finish(data, upload):
+        told = []
+        upload.finish(0, 0, told.append, sync=False)
+        data.settle()
+        return told
+
+    @staticmethod
+    def files(data):
+        return list((data.path / "work" / "blobs").glob("*"))
+
+    def delete_queue(self, data):
+        data.broker.delete(b"work")
+        data.broker.committer.commit()
+        data.broker.reap()
+        data.now += 1
+
+    def test_begun_before_its_queue_was_deleted_does_not_harm_one_set_after(self, data):
+        old = self.upload(data, b"x" * CHUNK_BYTES)
+        data.settle()
+        self.delete_queue(data)
+        new = self.upload(data, b"y" * CHUNK_BYTES)
+        assert self.finish(data, new) == [None]
+        with pytest.raises(JournalError):
+            old.write(b"x")
+        old.abandon()
+        data.settle()
+        (file,) = self.files(data)
+        assert b"y" * CHUNK_BYTES in file.read_bytes()
+
+    def test_deleted_late_does_not_harm_a_later_queue_of_this_name(self, data):
+        assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
+        data.broker.queue(b"work").pop()
+        data.broker.committer.commit()
+        data.broker.tidy()
+        late, data.tasks = data.tasks, []
+        self.delete_queue(data)
+        assert self.finish(data, self.upload(data, b"y" * CHUNK_BYTES)) == [None]
+        data.tasks += late
+        data.settle()
+        assert len(self.files(data)) == 1
+        data.push(b"work", b"z")
+        data.settle()
+        assert data.restart().queue(b"work").items == 2
+
+    def test_deleted_late_does_not_bring_its_deleted_queue_back(self, data):
+        assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
+        data.broker.queue(b"work").pop()
+        data.broker.committer.commit()
+        data.broker.tidy()
+        late, data.tasks = data.tasks, []
+        self.delete_queue(data)
+        data.tasks += late
+        data.settle()
+        data.broker.committer.commit()
+        assert data.directories() == []
+        data.push(b"work", b"a")
+        assert data.restart().queue(b"work").pop().data == b"a"
+
+
+class TestDirectory:
+    def test_is_made_if_missing_for_its_owner_alone(self, data):
+        assert data.path.stat().st_mode & 0o777 == 0o700
+
+    def test_is_used_by_one_broker_at_a_time(self, data):
+        with pytest.raises(StartError, match="in use by another darner"):
+            Broker(data.path, lambda: 0, lambda *_: None).open()
+        data.push(b"work", b"a")
+        assert data.restart().queue(b"work").pop().data == b"a"
+
+    def test_that_is_a_file_is_refused(self, tmp_path):
+        path = tmp_path / "file"
+        path.touch()
+        with pytest.raises(StartError, match="cannot use the data directory"):
+            Broker(path, lambda: 0, lambda *_: None).open()
+
+    def test_may_hold_stray_files_which_are_left_alone(self, data, monkeypatch):
+        data.push(b"work", b"a")
+        stray = [
+            "notes.txt",
+            ".hidden/file",
+            "not%encoded/file",
+            "two words/file",
+            "%41/file",
+            "a%20b/CURRENT",
+        ]
+        for name in stray:
+            (data.path / name).parent.mkdir(exist_ok=True)
+            (data.path / name).write_text("mine")
+        said = []
+        monkeypatch.setattr(broker.log, "warning", lambda text, **_: said.append(text), raising=False)
+        assert set(data.restart().queues) == {b"work"}
+        assert data.broker.broken == {}
+        assert len(said) == 5
+        assert all((data.path / name).read_text() == "mine" for name in stray)
+
+    def test_with_a_damaged_queue_serves_the_others(self, data):
+        data.push(b"bad", b"a")
+        data.push(b"good", b"b")
+        data.settle()
+        data.broker.close()
+        current = data.path / "bad" / "CURRENT"
+        content = current.read_bytes()
+        current.unlink()
+        data.open()
+        assert data.broker.totals() == (1, 1, 1)
+        for use in (data.broker.queue, data.broker.find, data.broker.delete):
+            with pytest.raises(JournalError, match="no CURRENT"):
+                use(b"bad")
+        assert [str(error) for error in data.broker.flush_all()] == [str(data.broker.broken[b"bad"])]
+        data.push(b"good", b"c")
+        current.write_bytes(content)
+        data.broker.tidy()
+        assert data.broker.queue(b"bad").pop().data == b"a"
+
+    def test_left_with_trash_is_emptied(self, data):
+        trash = data.path / ".trash" / "1-0"
+        trash.mkdir(parents=True)
+        (trash / "000005.ldb").touch()
+        data.restart()
+        data.settle()
+        assert not trash.exists()
+
+
+def test_totals_are_those_of_what_waits(data):
+    data.push(b"a", b"1", b"22", b"333")
+    data.push(b"b", b"4444")
+    data.broker.queue(b"a").reserve()
+    data.broker.queue(b"a").pop()
+    assert data.broker.totals() == (2, 2, 7)
+    assert data.broker.total_items == 4
+    data.broker.delete(b"a")
+    assert data.broker.total_items == 4
+    data.broker.reset_stats()
+    assert (data.broker.total_items, data.broker.queue_creates, data.broker.queue_deletes) == (0, 0, 0)
+    assert data.restart().totals() == (1, 1, 4)

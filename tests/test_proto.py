@@ -1,0 +1,484 @@
+"""Bytes to requests, items to replies, keys and records to bytes and back."""
+
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darner import _proto
+from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, MAX_NAME_BYTES, Item, Parser, State, Verb
+
+BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
+BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
+BAD_NAME = b"CLIENT_ERROR bad queue name"
+TOO_LONG = b"CLIENT_ERROR line too long\r\n"
+
+
+def parse(data):
+    parser = Parser()
+    parser.feed(data)
+    return list(parser)
+
+
+def parse_one(data):
+    (request,) = parse(data)
+    return request
+
+
+def verbs(data):
+    return [Verb(request.verb).name for request in parse(data)]
+
+
+class TestLine:
+    @pytest.mark.parametrize(
+        ("line", "verb"),
+        [
+            (b"get a", Verb.GET),
+            (b"gets a", Verb.GETS),
+            (b"delete a", Verb.DELETE),
+            (b"flush a", Verb.FLUSH),
+            (b"flush_all", Verb.FLUSH_ALL),
+            (b"stats", Verb.STATS),
+            (b"version", Verb.VERSION),
+            (b"verbosity 1", Verb.VERBOSITY),
+            (b"quit", Verb.QUIT),
+        ],
+    )
+    def test_is_known_by_its_verb_in_any_case(self, line, verb):
+        word, _, rest = line.partition(b" ")
+        for case in (bytes.lower, bytes.upper, bytes.title):
+            assert parse_one(case(word) + b" " + rest + b"\r\n").verb == verb
+
+    @pytest.mark.parametrize("line", [b"get a\r\n", b"get a\n", b"  get   a  \r\n", b"get a \n"])
+    def test_may_end_in_a_bare_newline_and_have_spaces_to_spare(self, line):
+        request = parse_one(line)
+        assert (request.verb, request.queue, request.key) == (Verb.GET, b"a", b"a")
+
+    @pytest.mark.parametrize(
+        "line", [b"", b"   ", b"gat a", b"getss a", b"\x80get a", b"g" * 2000, b"get\ta"]
+    )
+    def test_with_an_unknown_verb_is_an_error_and_no_more(self, line):
+        request, after = parse(b" " + line + b"\r\nversion\r\n")
+        assert (request.verb, request.error) == (Verb.REFUSED, b"ERROR\r\n")
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+    def test_may_be_so_long_and_no_longer(self, end):
+        longest = b"get a".ljust(MAX_LINE_BYTES)
+        assert verbs(longest + end) == ["GET"]
+        request = parse_one(longest + b" " + end)
+        assert (request.verb, request.error) == (Verb.FATAL, TOO_LONG)
+
+    def test_too_long_is_found_out_before_it_ends(self):
+        parser = Parser()
+        parser.feed(b"x" * (MAX_LINE_BYTES + 1))
+        assert list(parser) == []
+        parser.feed(b"x")
+        assert [request.error for request in parser] == [TOO_LONG]
+        parser.feed(b"\r\nversion\r\n")
+        assert list(parser) == []
+
+    def test_full_of_words_is_read(self):
+        request = parse_one(b"stats" + b" x" * ((MAX_LINE_BYTES - 5) // 2) + b"\r\n")
+        assert len(request.args) == (MAX_LINE_BYTES - 5) // 2
+
+    def test_not_ended_is_kept(self):
+        parser = Parser()
+        parser.feed(b"get a\r")
+        assert list(parser) == []
+        assert parser.unparsed_bytes == 6
+        parser.feed(b"\n")
+        assert [request.queue for request in parser] == [b"a"]
+        assert parser.unparsed_bytes == 0
+
+    def test_reading_may_stop_at_any_request(self):
+        parser = Parser()
+        parser.feed(b"get a\r\nget b\r\nget c\r\n")
+        assert next(parser).queue == b"a"
+        parser.feed(b"get d\r\n")
+        assert [request.queue for request in parser] == [b"b", b"c", b"d"]
+
+
+class TestBinary:
+    def test_is_known_at_its_first_byte(self):
+        assert verbs(b"\x80") == ["BINARY"]
+
+    def test_is_followed_by_nothing(self):
+        parser = Parser()
+        parser.feed(b"\x80get a\r\n")
+        parser.feed(b"get a\r\n")
+        assert [request.verb for request in parser] == [Verb.BINARY]
+
+    def test_is_not_seen_in_a_later_byte(self):
+        assert verbs(b"get a\r\n\x80\r\n") == ["GET", "REFUSED"]
+
+
+class TestName:
+    @pytest.mark.parametrize(
+        "name", [b"a", b"x" * MAX_NAME_BYTES, b"..", b"\xff\x80", b"a+b", b"'\"%~", b"noreply"]
+    )
+    def test_may_be_anything(self, name):
+        assert _proto.valid_name(name)
+        assert parse_one(b"get %s\r\n" % name).queue == name
+        assert parse_one(b"set %s 0 0 0\r\n\r\n" % name).queue == name
+
+    @pytest.mark.parametrize(
+        "name", [b"x" * (MAX_NAME_BYTES + 1), *(b"a%cb" % c for c in (*range(9), 11, 31, 127))]
+    )
+    def test_may_not_be_too_long_or_have_control_characters(self, name):
+        assert not _proto.valid_name(name)
+        for request in parse(b"get %s\r\nset %s/sync 0 0 1\r\nx\r\n" % (name, name)):
+            assert request.verb == Verb.REFUSED
+            assert request.error.startswith(BAD_NAME)
+
+    @pytest.mark.parametrize("name", [b"", b"a b", b"a/b", b"a\n", b"a\r"])
+    def test_may_not_be_empty_or_have_a_separator(self, name):
+        assert not _proto.valid_name(name)
+
+    def test_before_an_option_may_not_be_empty(self):
+        assert parse_one(b"get /open\r\n").error.startswith(BAD_NAME)
+
+
+class TestGet:
+    @pytest.mark.parametrize(
+        ("key", "options", "timeout_ms"),
+        [
+            (b"a", set(), 0),
+            (b"a/open", {"open"}, 0),
+            (b"a/close", {"close"}, 0),
+            (b"a/abort", {"abort"}, 0),
+            (b"a/peek", {"peek"}, 0),
+            (b"a/t=0", set(), 0),
+            (b"a/t=500", set(), 500),
+            (b"a/close/open/t=500", {"close", "open"}, 500),
+            (b"a/t=500/open/close", {"close", "open"}, 500),
+            (b"a/peek/t=1", {"peek"}, 1),
+            (b"a/close/peek", {"close", "peek"}, 0),
+            (b"a/open/open", {"open"}, 0),
+            (b"a/t=1/t=2", set(), 2),
+            (b"a/t=999999999999999999", set(), 2**31 - 1),
+        ],
+    )
+    def test_takes_options_in_any_order(self, key, options, timeout_ms):
+        request = parse_one(b"get " + key + b"\r\n")
+        assert request.verb == Verb.GET
+        assert (request.queue, request.key, request.timeout_ms) == (b"a", key, timeout_ms)
+        assert {n for n in ("open", "close", "abort", "peek", "sync") if getattr(request, n)} == options
+
+    @pytest.mark.parametrize(
+        ("key", "error"),
+        [
+            (b"a/", b"unknown option"),
+            (b"a/OPEN", b"unknown option"),
+            (b"a/sync", b"unknown option"),
+            (b"a/open/", b"unknown option"),
+            (b"a/t", b"unknown option"),
+            (b"a/t=", b"bad timeout"),
+            (b"a/t=-1", b"bad timeout"),
+            (b"a/t=1s", b"bad timeout"),
+            (b"a/t=9999999999999999999", b"bad timeout"),
+            (b"a/abort/open", b"abort must be by itself"),
+            (b"a/abort/close", b"abort must be by itself"),
+            (b"a/t=1/abort", b"abort must be by itself"),
+            (b"a/open/peek", b"cannot open and peek"),
+        ],
+    )
+    def test_refuses_other_options_and_stays_in_step(self, key, error):
+        request, after = parse(b"get " + key + b"\r\nversion\r\n")
+        assert (request.verb, request.error[:13]) == (Verb.REFUSED, b"CLIENT_ERROR ")
+        assert error in request.error
+        assert after.verb == Verb.VERSION
+
+    def test_takes_several_keys(self):
+        request = parse_one(b"gets a b/peek c/close/open\r\n")
+        assert request.queue == b"a"
+        assert [(other.verb, other.key) for other in request.rest] == [
+            (Verb.GETS, b"b/peek"),
+            (Verb.GETS, b"c/close/open"),
+        ]
+        assert parse_one(b"get a\r\n").rest is None
+
+    @pytest.mark.parametrize("keys", [b"a/t=1 b", b"a b/t=1", b"a b c/t=0"])
+    def test_of_several_does_not_wait(self, keys):
+        assert parse_one(b"get " + keys + b"\r\n").error == b"CLIENT_ERROR cannot wait on several queues\r\n"
+
+    def test_of_several_is_refused_if_one_is_wrong(self):
+        assert parse_one(b"get a b/c d\r\n").verb == Verb.REFUSED
+
+    @pytest.mark.parametrize("line", [b"get\r\n", b"gets \r\n"])
+    def test_of_nothing_is_refused(self, line):
+        assert parse_one(line).error == BAD_FORMAT
+
+
+class TestSet:
+    def test_has_all_its_fields(self):
+        request = parse_one(b"set work/sync 4294967295 -12 5 noreply\r\nab\r\nc\r\n")
+        assert (request.verb, request.queue, request.data) == (Verb.SET, b"work", b"ab\r\nc")
+        assert (request.flags, request.exptime, request.size) == (4294967295, -12, 5)
+        assert request.sync
+        assert request.noreply
+
+    def test_of_nothing_is_one(self):
+        request = parse_one(b"SET a 0 0 0\r\n\r\n")
+        assert (request.data, request.noreply, request.sync) == (b"", False, False)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"set a x 0 3",
+            b"set a 0 x 3",
+            b"set a -1 0 3",
+            b"set a 4294967296 0 3",
+            b"set a 0 1.5 3",
+            b"set a 0 0 3 please",
+            b"set a 0 0 3 noreply 1",
+            b"set a 0 -9999999999999999999 3",
+        ],
+    )
+    def test_with_a_bad_number_is_refused_and_its_block_swallowed(self, line):
+        request, after = parse(line + b"\r\nget\r\nversion\r\n")
+        assert (request.verb, request.error) == (Verb.REFUSED, BAD_FORMAT)
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize("key", [b"a/open", b"a/", b"a/syncs", b"a/sync/x", b"a/SYNC", b"a/b"])
+    def test_with_another_option_is_refused_and_its_block_swallowed(self, key):
+        request, after = parse(b"set " + key + b" 0 0 5 noreply\r\nget a\r\nversion\r\n")
+        assert (request.verb, request.noreply) == (Verb.REFUSED, True)
+        assert request.error.startswith(b"CLIENT_ERROR unknown option")
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize("size", [b"-1", b"x", b"1x", b"+1", b"", b"0x10", b"9999999999999999999"])
+    def test_with_a_bad_length_is_the_end(self, size):
+        request = parse_one(b"set a 0 0 " + size + b"\r\nversion\r\n")
+        assert (request.verb, request.error, request.noreply) == (Verb.FATAL, BAD_FORMAT, False)
+
+    @pytest.mark.parametrize("line", [b"set", b"set a", b"set a 0", b"set a 0 0", b"add a 0 0"])
+    def test_without_a_length_is_the_end(self, line):
+        assert parse_one(line + b"\r\nversion\r\n").verb == Verb.FATAL
+
+    @pytest.mark.parametrize("tail", [b"x\r\n", b"\n", b"\rx", b"\n\r"])
+    @pytest.mark.parametrize("line", [b"set a 0 0 2", b"add a 0 0 2", b"set a/b 0 0 2"])
+    @pytest.mark.parametrize("noreply", [b"", b" noreply"])
+    def test_whose_block_does_not_end_in_a_line_end_is_the_end(self, line, tail, noreply):
+        request = parse_one(line + noreply + b"\r\nab" + tail + b"version\r\n")
+        assert (request.verb, request.error) == (Verb.FATAL, BAD_DATA)
+        assert request.noreply == bool(noreply)
+
+    def test_waits_for_its_block(self):
+        parser = Parser()
+        for byte in b"set a 0 0 4\r\n\r\n\r\n\r":
+            parser.feed(bytes([byte]))
+            assert list(parser) == []
+        parser.feed(b"\nversion\r\n")
+        assert [(request.verb, request.data) for request in parser] == [
+            (Verb.SET, b"\r\n\r\n"),
+            (Verb.VERSION, None),
+        ]
+
+    def test_at_the_chunk_size_comes_whole(self):
+        data = b"x" * CHUNK_BYTES
+        assert parse_one(b"set a 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES, data)).data == data
+
+    @pytest.mark.parametrize("more", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES])
+    def test_above_the_chunk_size_comes_in_chunks(self, more):
+        data = bytes(range(256)) * (CHUNK_BYTES // 256 * 6)
+        data = data[: CHUNK_BYTES + more]
+        begin, *chunks, end, after = parse(
+            b"set a/sync 1 2 %d noreply\r\n%s\r\nversion\r\n" % (len(data), data)
+        )
+        assert (begin.verb, begin.queue, begin.flags, begin.exptime) == (Verb.SET_BEGIN, b"a", 1, 2)
+        assert begin.sync
+        assert begin.size == len(data)
+        assert {chunk.verb for chunk in chunks} == {Verb.SET_CHUNK}
+        assert all(len(chunk.data) == CHUNK_BYTES for chunk in chunks[:-1])
+        assert b"".join(chunk.data for chunk in chunks) == data
+        assert (end.verb, end.noreply, after.verb) == (Verb.SET_END, True, Verb.VERSION)
+
+    def test_in_chunks_that_ends_badly_is_the_end(self):
+        size = CHUNK_BYTES + 1
+        assert verbs(b"set a 0 0 %d\r\n%s\r\n" % (size, b"x" * (size + 1))) == [
+            "SET_BEGIN", "SET_CHUNK", "SET_CHUNK", "FATAL",
+        ]  # fmt: skip
+
+    def test_refused_is_swallowed_whatever_its_size(self):
+        parser = Parser()
+        parser.feed(b"set a/b 0 0 %d\r\n" % 10**12)
+        for _ in range(20):
+            parser.feed(b"version\r\n" * 1000)
+            assert list(parser) == []
+            assert parser.unparsed_bytes == 0
+
+
+class TestUnsupported:
+    @pytest.mark.parametrize("noreply", [b"", b" noreply"])
+    @pytest.mark.parametrize("verb", [b"add", b"replace", b"append", b"prepend", b"cas"])
+    def test_storage_is_refused_and_its_block_swallowed(self, verb, noreply):
+        more = b" 7" if verb == b"cas" else b""
+        request, after = parse(verb.upper() + b" a 0 0 5" + more + noreply + b"\r\nget a\r\nversion\r\n")
+        assert (request.verb, request.noreply) == (Verb.REFUSED, bool(noreply))
+        assert request.error == b"CLIENT_ERROR " + verb + b" is not supported\r\n"
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize("noreply", [b"", b" noreply"])
+    @pytest.mark.parametrize("verb", [b"touch", b"incr", b"decr"])
+    def test_arithmetic_is_refused(self, verb, noreply):
+        request, after = parse(verb + b" a 5" + noreply + b"\r\nversion\r\n")
+        assert (request.verb, request.noreply) == (Verb.REFUSED, bool(noreply))
+        assert request.error == b"CLIENT_ERROR " + verb + b" is not supported\r\n"
+        assert after.verb == Verb.VERSION
+
+
+class TestNoreply:
+    @pytest.mark.parametrize(
+        ("line", "args", "noreply"),
+        [
+            (b"delete a", [b"a"], False),
+            (b"delete a noreply", [b"a"], True),
+            (b"delete a 0 noreply", [b"a", b"0"], True),
+            (b"delete noreply", [b"noreply"], False),
+            (b"flush a noreply", [b"a"], True),
+            (b"flush noreply", [b"noreply"], False),
+            (b"flush_all noreply", [], True),
+            (b"flush_all 10 noreply", [b"10"], True),
+            (b"flush_all 10", [b"10"], False),
+            (b"verbosity 1 noreply", [b"1"], True),
+            (b"stats noreply", [b"noreply"], False),
+            (b"version noreply", [b"noreply"], False),
+            (b"quit noreply", [b"noreply"], False),
+        ],
+    )
+    def test_is_the_last_word_where_it_is_one(self, line, args, noreply):
+        request = parse_one(line + b"\r\n")
+        assert (request.args, request.noreply) == (args, noreply)
+
+
+class TestValue:
+    @pytest.mark.parametrize("cas", [0, 1, 2**64 - 1])
+    @pytest.mark.parametrize("data", [b"", b"\r\n\x00", b"x" * 100_000])
+    def test_is_what_clients_parse(self, data, cas):
+        token = b" %d" % cas if cas else b""
+        header = b"VALUE work/open 4294967295 %d%s\r\n" % (len(data), token)
+        assert _proto.value_header(b"work/open", 0xFFFFFFFF, len(data), cas) == header
+        assert _proto.value(b"work/open", 0xFFFFFFFF, data, cas, False) == header + data + b"\r\n"
+        assert _proto.value(b"work/open", 0xFFFFFFFF, data, cas, True) == header + data + b"\r\nEND\r\n"
+
+    def test_has_a_key_no_longer_than_a_line(self):
+        key = b"k" * MAX_LINE_BYTES
+        assert _proto.value_header(key, 2**32 - 1, 2**64 - 1, 2**64 - 1).split()[1] == key
+        for reply in (
+            lambda: _proto.value_header(key + b"k", 0, 0, 0),
+            lambda: _proto.value(key + b"k", 0, b"", 0, True),
+        ):
+            with pytest.raises(ValueError, match="longer than a line"):
+                reply()
+
+
+u64 = st.integers(0, 2**64 - 1)
+inline = st.builds(
+    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.binary(max_size=200), attempts=st.integers(0, 0xFFFF)
+)
+chunked = st.builds(
+    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.none(),
+    st.integers(1, 2**64 - 1), u64, st.integers(1, 2**32 - 1), st.integers(0, 0xFFFF),
+)  # fmt: skip
+items = inline | chunked
+
+ITEM_FIELDS = ("id", "flags", "expires_ms", "enqueued_ms", "data", "blob", "size", "chunk_bytes", "attempts")
+STATE_FIELDS = (
+    "batch",
+    "floor",
+    "trimmed",
+    "next_id",
+    "next_blob",
+    "items",
+    "bytes",
+    "created_ms",
+    "deleted",
+)
+
+
+def fields(thing, names):
+    return {name: getattr(thing, name) for name in names}
+
+
+def flipped(record):
+    for at in range(len(record)):
+        yield record[:at] + bytes([record[at] ^ 1 << at % 8]) + record[at + 1 :]
+
+
+class TestRecords:
+    @given(items)
+    def test_of_items_come_back_as_they_were(self, item):
+        key, record = _proto.item_key(item.id), _proto.encode_item(item)
+        assert fields(_proto.decode_item(key, record), ITEM_FIELDS) == fields(item, ITEM_FIELDS)
+        assert _proto.blob_of(key, record) == item.blob
+
+    @given(items)
+    def test_of_items_are_refused_once_damaged(self, item):
+        key, record = _proto.item_key(item.id), _proto.encode_item(item)
+        damaged = [*flipped(record), record[:-1], record + b"\0", record[:27], record[:4], b""]
+        for other in damaged:
+            with pytest.raises(ValueError, match=r"checksum|cut short"):
+                _proto.decode_item(key, other)
+
+    def test_of_items_are_refused_under_the_key_of_another(self):
+        record = _proto.encode_item(Item(5, 0, 0, 0, b"data"))
+        for key in (_proto.item_key(6), _proto.item_key(4), b"i", _proto.item_key(5) + b"x"):
+            with pytest.raises(ValueError, match=r"checksum|cut short"):
+                _proto.decode_item(key, record)
+
+    @given(st.lists(u64, max_size=20))
+    def test_of_ids_come_back_as_they_were_or_not_at_all(self, ids):
+        record = _proto.encode_ids(ids)
+        assert _proto.decode_ids(record) == ids
+        for damaged in (*flipped(record), record[:3]):
+            with pytest.raises(ValueError, match=r"checksum|cut short"):
+                _proto.decode_ids(damaged)
+
+    @given(st.binary(max_size=100))
+    def test_of_chunks_come_back_as_they_were_or_not_at_all(self, data):
+        record = _proto.encode_chunk(data)
+        assert _proto.decode_chunk(record) == data
+        for damaged in (*flipped(record), record[:3], record + b"\0"):
+            with pytest.raises(ValueError, match=r"checksum|cut short"):
+                _proto.decode_chunk(damaged)
+
+    @given(st.lists(u64, min_size=8, max_size=8), st.booleans())
+    def test_of_the_state_come_back_as_they_were_or_not_at_all(self, numbers, deleted):
+        state = State(1)
+        for name, number in zip(STATE_FIELDS, [*numbers, deleted], strict=True):
+            setattr(state, name, number)
+        record = _proto.encode_state(state)
+        assert fields(_proto.decode_state(record), STATE_FIELDS) == fields(state, STATE_FIELDS)
+        for damaged in (*flipped(record), record[:-1], record + b"\0", b""):
+            with pytest.raises(ValueError, match=r"checksum|wrong length"):
+                _proto.decode_state(damaged)
+
+    def test_of_a_version_to_come_are_refused_as_such(self):
+        state = _proto.decode_chunk(_proto.encode_state(State(1)))
+        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
+            _proto.decode_state(_proto.encode_chunk(b"\x02" + state[1:]))
+        record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
+        body = b"\x02" + record[5:]
+        checksum = zlib.crc32(body, 7).to_bytes(4, "big")
+        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
+            _proto.decode_item(_proto.item_key(7), checksum + body)
+
+    def test_a_new_state_is_that_of_an_empty_queue(self):
+        assert fields(State(5), STATE_FIELDS) == {
+            **dict.fromkeys(("floor", "trimmed", "next_id", "next_blob"), 1),
+            **dict.fromkeys(("batch", "items", "bytes"), 0),
+            "created_ms": 5,
+            "deleted": False,
+        }
+
+    @given(u64, u64)
+    def test_are_ordered_as_their_ids_are(self, one, other):
+        assert (_proto.item_key(one) < _proto.item_key(other)) == (one < other)
+        assert (_proto.marker_key(one) < _proto.marker_key(other)) == (one < other)
+
+    def test_an_item_knows_what_it_takes(self):
+        small, large = Item(1, 0, 0, 0, b"data"), Item(1, 0, 0, 0, None, 1, 100, 30)
+        assert (small.size, small.memory_bytes, small.chunks) == (4, 4, 0)
+        assert (large.size, large.memory_bytes, large.chunks) == (100, 0, 4)

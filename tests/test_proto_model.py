@@ -1,0 +1,335 @@
+"""The compiled parser against a slow one written from docs/protocol.md, and against itself, cut anywhere.
+
+Where a request is wrong in several ways the contract does not say which error is reported, so the slow
+parser names all that would do.
+"""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, Parser, Verb
+
+FORMAT = b"CLIENT_ERROR bad command line format\r\n"
+NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
+GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
+SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync\r\n"
+TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
+ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
+PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
+MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
+TOO_LONG = b"CLIENT_ERROR line too long\r\n"
+BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
+
+STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
+COLD = {
+    b"delete": 2,
+    b"flush": 2,
+    b"flush_all": 1,
+    b"verbosity": 2,
+    b"stats": 99,
+    b"version": 99,
+    b"quit": 99,
+}
+NUMBER = re.compile(rb"[0-9]{1,18}")
+LONGEST_WAIT_MS = 2**31 - 1
+
+
+# What the compiled parser says, as plain tuples
+
+
+def shown(request):
+    verb = Verb(request.verb)
+    if verb in (Verb.GET, Verb.GETS):
+        keys = [request, *(request.rest or ())]
+        return verb, tuple((k.key, k.queue, options(k), k.timeout_ms) for k in keys)
+    if verb in (Verb.SET, Verb.SET_BEGIN):
+        data = request.data if verb == Verb.SET else None
+        meta = (request.flags, request.exptime, request.size, request.noreply)
+        return verb, request.queue, request.sync, *meta, data
+    if verb == Verb.SET_CHUNK:
+        return verb, request.data
+    if verb == Verb.SET_END:
+        return verb, request.noreply
+    if verb in (Verb.REFUSED, Verb.FATAL):
+        return verb, request.error, request.noreply
+    if verb == Verb.BINARY:
+        return (verb,)
+    return verb, tuple(request.args), request.noreply
+
+
+def options(request):
+    names = ("open", "close", "abort", "peek")
+    return frozenset(name for name in names if getattr(request, name))
+
+
+def compiled(*pieces):
+    parser = Parser()
+    found = []
+    for piece in pieces:
+        parser.feed(piece)
+        found += map(shown, parser)
+    return found
+
+
+# The slow parser
+
+
+def name_is_bad(name):
+    return not 1 <= len(name) <= 250 or any(c <= 32 or c == 127 for c in name)
+
+
+def integer(word):
+    sign, digits = (-1, word[1:]) if word[:1] == b"-" else (1, word)
+    return sign * int(digits) if NUMBER.fullmatch(digits) else None
+
+
+def get_key(word):
+    """What one key of a get asks for, and what is wrong with it."""
+    queue, *given = word.split(b"/")
+    wrong = [NAME] if name_is_bad(queue) else []
+    found = set()
+    wait = None
+    for option in given:
+        if option.startswith(b"t="):
+            if NUMBER.fullmatch(option[2:]):
+                wait = min(int(option[2:]), LONGEST_WAIT_MS)
+            else:
+                wrong.append(TIMEOUT)
+                wait = 0
+        elif option in (b"open", b"close", b"abort", b"peek"):
+            found.add(option.decode())
+        else:
+            wrong.append(GET_OPTION)
+    if "abort" in found and (len(found) > 1 or wait is not None):
+        wrong.append(ABORT)
+    if found >= {"open", "peek"}:
+        wrong.append(PEEK)
+    return (word, queue, frozenset(found), wait or 0), wrong, wait is not None
+
+
+def slow(data):
+    """Yield the requests in `data`; of an error, all texts that would do."""
+    if data[:1] == b"\x80":
+        yield (Verb.BINARY,)
+        return
+    while True:
+        line, newline, rest = data.partition(b"\n")
+        content = line[:-1] if line.endswith(b"\r") else line
+        if not newline:
+            if len(data) >= MAX_LINE_BYTES + 2:
+                yield Verb.FATAL, {TOO_LONG}, False
+            return
+        if len(content) > MAX_LINE_BYTES:
+            yield Verb.FATAL, {TOO_LONG}, False
+            return
+        data = rest
+        words = [word for word in content.split(b" ") if word]
+        verb = words[0].lower() if words else b""
+        if verb in STORAGE:
+            data = yield from slow_storage(verb, words, data)
+            if data is None:
+                return
+        elif verb in (b"get", b"gets"):
+            yield slow_get(verb, words)
+        else:
+            yield slow_other(verb, words)
+
+
+def slow_other(verb, words):
+    if verb in (b"touch", b"incr", b"decr"):
+        return Verb.REFUSED, {unsupported(verb)}, words[-1] == b"noreply"
+    if verb in COLD:
+        noreply = len(words) > COLD[verb] and words[-1] == b"noreply"
+        return Verb[verb.decode().upper()], tuple(words[1 : len(words) - noreply]), noreply
+    return Verb.REFUSED, {b"ERROR\r\n"}, False
+
+
+def unsupported(verb):
+    return b"CLIENT_ERROR " + verb + b" is not supported\r\n"
+
+
+def slow_get(verb, words):
+    if len(words) < 2:
+        return Verb.REFUSED, {FORMAT}, False
+    keys = [get_key(word) for word in words[1:]]
+    wrong = {error for _, errors, _ in keys for error in errors}
+    if len(keys) > 1 and any(waits for _, _, waits in keys):
+        wrong.add(MANY)
+    if wrong:
+        return Verb.REFUSED, wrong, False
+    return Verb[verb.decode().upper()], tuple(key for key, _, _ in keys)
+
+
+def slow_storage(verb, words, data):
+    """Yield what a storage command comes to; returns what is behind it, or None if that cannot be told."""
+    noreply = words[-1] == b"noreply"
+    if len(words) < 5 or not NUMBER.fullmatch(words[4]):
+        yield Verb.FATAL, {FORMAT}, noreply
+        return None
+    size = int(words[4])
+    flags, exptime = integer(words[2]), integer(words[3])
+    queue, *given = words[1].split(b"/")
+    if verb != b"set":
+        wrong = {unsupported(verb)}
+    else:
+        found = {
+            NAME: name_is_bad(queue),
+            SET_OPTION: any(option != b"sync" for option in given),
+            FORMAT: None in (flags, exptime) or not 0 <= flags < 2**32 or len(words) > 5 + noreply,
+        }
+        wrong = {error for error, is_so in found.items() if is_so}
+        noreply = noreply and len(words) == 6
+    meta = (queue, bool(given), flags, exptime, size, noreply)
+    block, end = data[:size], data[size : size + 2]
+    if not wrong and size > CHUNK_BYTES:
+        yield Verb.SET_BEGIN, *meta, None
+        for at in range(0, size, CHUNK_BYTES):
+            chunk = block[at : at + CHUNK_BYTES]
+            if len(chunk) == min(CHUNK_BYTES, size - at):
+                yield Verb.SET_CHUNK, chunk
+    if len(block) < size or (end != b"\r\n" and b"\r\n".startswith(end)):
+        return None  # more is to come
+    if end != b"\r\n":
+        yield Verb.FATAL, {BAD_DATA}, noreply
+        return None
+    if wrong:
+        yield Verb.REFUSED, wrong, noreply
+    elif size > CHUNK_BYTES:
+        yield Verb.SET_END, noreply
+    else:
+        yield Verb.SET, *meta, block
+    return data[size + 2 :]
+
+
+def agrees(found, expected):
+    if found[0] in (Verb.REFUSED, Verb.FATAL) and found[0] == expected[0]:
+        return found[1] in expected[1] and found[2] == expected[2]
+    return found == expected
+
+
+def check(data, *pieces):
+    found = compiled(*pieces or (data,))
+    expected = list(slow(data))
+    for one, other in zip(found, expected, strict=False):
+        assert agrees(one, other), (one, other)
+    assert len(found) == len(expected)
+
+
+# What is fed to both
+
+CORPUS = [
+    b"get work\r\nGETS a b  c \r\nget work/t=5/open\nget x/peek/close\r\nset a 1 2 3\r\nabc\r\nversion\r\n",
+    b"set a/sync 4294967295 -1 0 noreply\r\n\r\nSet b 0 0 2\r\n\r\n\r\nset a/b 0 0 4\r\nget \r\nstats x\r\n",
+    b"add a 0 0 1\r\nx\r\ncas a 0 0 2 77 noreply\r\nxx\r\ntouch a 1\r\nincr a 1 noreply\r\n\r\nnonsense\r\n",
+    b"delete noreply\r\ndelete a noreply\r\nflush_all noreply\r\nflush a\r\nverbosity 1 noreply\r\nquit\r\n",
+    b"set a 0 0 3\r\nabcd\r\nget a\r\n",
+    b"set a 0 0 3\r\nabc\nget a\r\n",
+    b"set a 0 0 -3\r\nget a\r\n",
+    b"set a 0 0\r\nget a\r\n",
+    b"\x80\x00get a\r\n",
+    b"get a\r\n\x80\r\nget a\r\n",
+    b"get a" + b" " * 2043 + b"\r\nget " + b"b" * 250 + b"\nget " + b"b" * 251 + b"\r\nget " + b"c" * 3000,
+]
+
+
+@pytest.mark.parametrize("data", CORPUS)
+def test_requests_cut_at_any_one_byte_are_the_same(data):
+    for at in range(len(data) + 1):
+        check(data, data[:at], data[at:])
+
+
+@pytest.mark.parametrize("data", CORPUS)
+def test_requests_that_come_byte_by_byte_are_the_same(data):
+    check(data, *(data[at : at + 1] for at in range(len(data))))
+
+
+@pytest.mark.parametrize("size", [CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n\r", b"\rx", b"x"])
+@pytest.mark.parametrize("key", [b"a", b"a/refused"])
+def test_large_items_cut_near_the_ends_of_their_chunks_are_the_same(size, end, key):
+    head = b"set %s 1 0 %d\r\n" % (key, size)
+    data = head + b"x" * size + end + b"get a\r\n"
+    for chunk in range(0, size + 1, CHUNK_BYTES):
+        for at in range(len(head) + chunk - 2, len(head) + chunk + 12):
+            check(data, data[:at], data[at:])
+
+
+words = st.one_of(
+    st.sampled_from(
+        [b"a", b"work", b"noreply", b"0", b"1", b"-1", b"3", b"+1", b"4294967295", b"4294967296"]
+    ),
+    st.sampled_from([b"a/open", b"a/close/open/t=1", b"a/abort", b"a/abort/peek", b"a/peek/open", b"a/t=x"]),
+    st.sampled_from([b"a/t=", b"a/t=99999999999", b"a/", b"/", b"//", b"a/sync", b"a/sync/sync", b"a/syncs"]),
+    st.sampled_from([b"a/OPEN", b"\r", b"a\x00b", b"a\x7f", b"\xff", b"\x80", b"tab\tbed", b"n" * 250]),
+    st.sampled_from([b"n" * 251, b"9" * 18, b"9" * 19, b"0x1", b"1.5"]),
+    st.binary(max_size=6),
+)
+verbs = st.one_of(
+    st.sampled_from(
+        [*STORAGE, b"get", b"gets", *COLD, b"touch", b"incr", b"decr", b"gat", b"mg", b"sixteenletterverb"]
+    ),
+    st.binary(max_size=16),
+)
+cases = st.sampled_from([bytes, bytes.upper, bytes.title])
+gaps = st.sampled_from([b" ", b" ", b"  "])
+ends = st.sampled_from([b"\r\n", b"\r\n", b"\n", b" \r\n", b"\r\r\n", b""])
+
+
+@st.composite
+def line(draw):
+    given = draw(st.lists(words, max_size=6))
+    verb = draw(cases)(draw(verbs))
+    return draw(gaps).join([verb, *given]) + draw(ends)
+
+
+@st.composite
+def storage(draw):
+    verb = draw(cases)(draw(st.sampled_from([b"set", b"set", *STORAGE])))
+    block = draw(st.binary(max_size=40))
+    size = draw(st.sampled_from([len(block)] * 8 + [len(block) + 1, max(0, len(block) - 1)]))
+    given = [
+        draw(words),
+        draw(st.sampled_from([b"0", b"7", b"x"])),
+        draw(st.sampled_from([b"0", b"-1", b"y"])),
+    ]
+    more = draw(st.sampled_from([[], [], [b"noreply"], [b"77"], [b"77", b"noreply"]]))
+    head = draw(gaps).join([verb, *given, b"%d" % size, *more])
+    return head + draw(ends) + block + draw(st.sampled_from([b"\r\n"] * 8 + [b"\n", b"", b"\r", b"x\r\n"]))
+
+
+@st.composite
+def good(draw):
+    name = draw(st.sampled_from([b"a", b"work", b"a+b"]))
+    block = draw(st.binary(max_size=30))
+    return draw(
+        st.sampled_from(
+            [
+                b"set %s 0 0 %d\r\n%s\r\n" % (name, len(block), block),
+                b"set %s/sync 9 60 %d noreply\r\n%s\r\n" % (name, len(block), block),
+                b"get %s/close/open/t=50\r\n" % name,
+                b"gets %s other\r\n" % name,
+                b"delete %s\r\n" % name,
+            ]
+        )
+    )
+
+
+streams = st.lists(st.one_of(good(), good(), line(), storage()), max_size=8).map(b"".join)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(streams, st.lists(st.integers(0, 400), max_size=12))
+def test_any_stream_in_any_cut_is_parsed_as_the_contract_says(data, cuts):
+    marks = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    check(data, *(data[start:stop] for start, stop in itertools.pairwise(marks)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=300))
+def test_any_bytes_at_all_are_parsed_as_the_contract_says(data):
+    check(data)
+    check(data, *(data[at : at + 1] for at in range(len(data))))

@@ -1,0 +1,652 @@
+"""One FIFO: order, reserved items, waiters, expiry, limits of memory, uploads. The clock is a number."""
+
+import pytest
+
+from darner import journal, queue
+from darner._proto import CHUNK_BYTES
+from darner.commit import Committer
+from darner.errors import JournalError
+from darner.journal import Journal
+from darner.queue import Queue, Waiter
+
+NOW = 1_700_000_000_000
+
+
+class Bench:
+    """A queue, its clock, and the disk beneath it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.now = NOW
+        self.open()
+
+    def open(self):
+        self.threads = []
+        self.committer = Committer(lambda work, done: self.threads.append((work, done)))
+        self.journal = Journal(self.path, self.committer, self.now)
+        self.queue = Queue(b"work", self.journal, lambda: self.now)
+
+    def commit(self):
+        self.committer.commit()
+        while self.threads:
+            work, done = self.threads.pop(0)
+            try:
+                work()
+            except Exception as error:
+                done(error)
+            else:
+                done(None)
+
+    def restart(self):
+        self.commit()
+        self.journal.close()
+        self.open()
+        return self.queue
+
+    def push(self, *datas, exptime=0):
+        for data in datas:
+            self.queue.push(data, 0, exptime, sync=False)
+
+    def pop_all(self):
+        datas = []
+        while (item := self.queue.pop()) is not None:
+            datas.append(item.data)
+        return datas
+
+    def fail(self, monkeypatch, *, for_long=False):
+        """Have the next commit fail, and the queue be reloaded, or go out of service."""
+        with monkeypatch.context() as patch:
+
+            def refuse(*_):
+                raise JournalError("disk full")
+
+            patch.setattr(Journal, "write", refuse)
+            if for_long:
+                patch.setattr(Journal, "_open", refuse)
+            self.commit()
+
+
+@pytest.fixture
+def it(tmp_path):
+    bench = Bench(tmp_path / "work")
+    yield bench
+    bench.journal.close()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Hardly anything is held in memory."""
+    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
+    monkeypatch.setattr(queue, "READ_ITEMS", 3)
+    monkeypatch.setattr(journal, "MAX_GONE", 2)
+
+
+class TestOrder:
+    def test_is_first_in_first_out(self, it):
+        it.push(b"a", b"b", b"c")
+        assert it.pop_all() == [b"a", b"b", b"c"]
+        assert it.queue.pop() is None
+
+    def test_is_kept_when_most_of_the_queue_is_on_disk(self, it, small):
+        datas = [b"%d" % n for n in range(50)]
+        it.push(*datas)
+        assert len(it.queue.window) < 5
+        assert it.pop_all() == datas
+
+    @pytest.mark.parametrize("commits", [False, True])
+    def test_is_kept_when_setting_and_fetching_alternate(self, it, small, commits):
+        got = []
+        for n in range(60):
+            it.push(b"%d" % n)
+            if n % 3 == 2:
+                got += [it.queue.pop().data, it.queue.pop().data]
+            if commits and n % 7 == 0:
+                it.commit()
+        assert got + it.pop_all() == [b"%d" % n for n in range(60)]
+
+    def test_is_kept_over_a_restart(self, it, small):
+        it.push(*[b"%d" % n for n in range(20)])
+        assert [it.queue.pop().data for _ in range(7)] == [b"%d" % n for n in range(7)]
+        it.restart()
+        assert it.queue.items == 13
+        assert it.pop_all() == [b"%d" % n for n in range(7, 20)]
+
+    def test_holds_no_more_than_the_window_in_memory(self, it, monkeypatch):
+        monkeypatch.setattr(queue, "WINDOW_BYTES", 10_000)
+        monkeypatch.setattr(queue, "READ_BYTES", 5_000)
+        it.push(*[b"x" * 1000] * 100)
+        assert sum(len(item.data) for item in it.queue.window) <= 10_000
+        it.commit()
+        while it.queue.pop():
+            assert sum(len(item.data) for item in it.queue.window) <= 10_000
+            assert it.queue.window_bytes == sum(1000 + queue.ITEM_BYTES for _ in it.queue.window)
+
+    def test_items_come_as_they_were_set(self, it):
+        it.queue.push(b"a", 0xFFFFFFFF, 0, sync=False)
+        for _ in range(2):
+            item = it.queue.peek()
+            assert (item.flags, item.data, item.enqueued_ms, item.expires_ms) == (0xFFFFFFFF, b"a", NOW, 0)
+            it.restart()
+
+
+class TestReserved:
+    def test_is_out_of_sight_and_not_counted_as_waiting(self, it):
+        it.push(b"a", b"bb")
+        assert it.queue.reserve().data == b"a"
+        assert it.queue.peek().data == b"bb"
+        assert (it.queue.items, it.queue.waiting_bytes) == (1, 2)
+
+    def test_is_gone_once_closed(self, it):
+        it.push(b"a", b"b")
+        it.queue.close(it.queue.reserve())
+        it.restart()
+        assert it.pop_all() == [b"b"]
+
+    def test_is_the_next_one_once_aborted(self, it):
+        it.push(b"a", b"b")
+        it.queue.abort(it.queue.reserve())
+        assert (it.queue.items, it.queue.waiting_bytes) == (2, 2)
+        assert it.pop_all() == [b"a", b"b"]
+
+    def test_is_waiting_again_after_a_restart_where_it_was(self, it, small):
+        it.push(*[b"%d" % n for n in range(10)])
+        it.queue.reserve()
+        assert it.queue.pop().data == b"1"
+        it.queue.reserve()
+        for _ in range(4):
+            it.queue.pop()
+        it.restart()
+        assert it.queue.items == 5
+        assert it.pop_all() == [b"0", b"2", b"7", b"8", b"9"]
+
+    def test_comes_back_in_the_original_order_if_the_last_is_aborted_first(self, it):
+        it.push(b"a", b"b", b"c", b"d")
+        held = [it.queue.reserve() for _ in range(3)]
+        for item in reversed(held):
+            it.queue.abort(item)
+        assert it.pop_all() == [b"a", b"b", b"c", b"d"]
+
+    def test_comes_back_to_the_head_whatever_went_before(self, it, small):
+        it.push(*[b"%d" % n for n in range(12)])
+        first, second = it.queue.reserve(), it.queue.reserve()
+        assert it.queue.pop().data == b"2"
+        it.queue.abort(first)
+        it.queue.abort(second)
+        assert it.pop_all() == [b"1", b"0"] + [b"%d" % n for n in range(3, 12)]
+
+    def test_counts_how_often_it_came_back(self, it):
+        it.push(b"a")
+        it.commit()
+        for _ in range(3):
+            it.queue.abort(it.queue.reserve())
+        assert it.restart().reserve().attempts == 3
+        assert it.queue.canceled_transactions == 0  # of this start
+
+    def test_counts_that_up_to_its_limit(self, it):
+        it.push(b"a")
+        item = it.queue.reserve()
+        item.attempts = 0xFFFF
+        it.queue.abort(item)
+        assert it.restart().peek().attempts == 0xFFFF
+
+    def test_is_closed_or_aborted_only_once(self, it):
+        it.push(b"a", b"b")
+        item = it.queue.reserve()
+        it.queue.abort(item)
+        it.queue.abort(item)
+        it.queue.close(item)
+        assert it.pop_all() == [b"a", b"b"]
+
+    def test_stays_so_when_a_commit_fails(self, it, monkeypatch):
+        it.push(b"a", b"b")
+        it.commit()
+        item = it.queue.reserve()
+        it.push(b"c")
+        it.fail(monkeypatch)
+        assert it.queue.items == 1
+        assert it.queue.pop().data == b"b"
+        it.queue.close(item)
+        assert it.restart().items == 0
+
+    def test_and_closed_in_a_commit_that_fails_is_waiting_again(self, it, monkeypatch):
+        it.push(b"a", b"b")
+        it.commit()
+        it.queue.close(it.queue.reserve())
+        it.fail(monkeypatch)
+        assert it.queue.items == 2
+        assert it.pop_all() == [b"a", b"b"]
+
+    @pytest.mark.parametrize("end", ["close", "abort"])
+    def test_and_lost_with_a_commit_that_failed_does_not_end_the_one_with_its_id(self, it, monkeypatch, end):
+        it.push(b"lost")
+        lost = it.queue.reserve()
+        it.fail(monkeypatch)
+        it.push(b"new")
+        it.commit()
+        new = it.queue.reserve()
+        assert new.id == lost.id
+        getattr(it.queue, end)(lost)
+        assert it.queue.pop() is None
+        it.queue.abort(new)
+        assert it.pop_all() == [b"new"]
+
+
+class TestExpiry:
+    @pytest.mark.parametrize(
+        ("exptime", "dies_at"),
+        [
+            (1, NOW + 1000),
+            (60 * 60 * 24 * 30, NOW + 60 * 60 * 24 * 30 * 1000),
+            (60 * 60 * 24 * 30 + 1, NOW),  # a date long ago
+            (NOW // 1000 + 60, NOW + 60_000),  # a date to come
+            (-1, NOW),
+            (-(10**17), NOW),
+        ],
+    )
+    def test_is_as_in_memcache(self, it, exptime, dies_at):
+        it.push(b"a", exptime=exptime)
+        it.restart()
+        if dies_at > NOW:
+            it.now = dies_at - 1
+            assert it.queue.peek().data == b"a"
+        it.now = dies_at
+        assert it.queue.peek() is None
+        assert it.queue.expired_items == 1
+        assert it.restart().items == 0
+
+    @pytest.mark.parametrize("exptime", [0, 10**15, 10**17])
+    def test_may_be_never_or_as_good_as_never(self, it, exptime):
+        it.push(b"a", exptime=exptime)
+        it.now += 10**12
+        assert it.restart().pop().data == b"a"
+
+    def test_uncovers_what_is_behind(self, it):
+        it.push(b"a", b"b", exptime=1)
+        it.push(b"c")
+        it.now += 1000
+        assert it.queue.pop().data == b"c"
+        assert it.queue.expired_items == 2
+
+    def test_does_not_touch_a_reserved_item_until_it_is_back(self, it):
+        it.push(b"a", exptime=1)
+        item = it.queue.reserve()
+        it.now += 5000
+        it.queue.abort(item)
+        assert it.queue.pop() is None
+
+
+class TestWaiter:
+    @staticmethod
+    def waiter(queue, fetch=Queue.pop):
+        got = []
+        waiter = Waiter(fetch, lambda queue, item: got.append((queue.name, item.data)))
+        queue.wait(waiter)
+        return waiter, got
+
+    def test_is_served_first_come_first_served(self, it):
+        (_, first), (_, second) = self.waiter(it.queue), self.waiter(it.queue)
+        it.push(b"a")
+        assert (first, second) == ([(b"work", b"a")], [])
+        it.push(b"b", b"c")
+        assert second == [(b"work", b"b")]
+        assert it.queue.items == 1
+
+    def test_takes_nothing_once_cancelled(self, it):
+        (first, first_got), (_, second_got) = self.waiter(it.queue), self.waiter(it.queue)
+        first.cancel()
+        first.cancel()
+        it.push(b"a")
+        assert (first_got, second_got) == ([], [(b"work", b"a")])
+
+    def test_that_peeks_leaves_the_item_for_the_next(self, it):
+        (_, peeked), (_, popped) = self.waiter(it.queue, Queue.peek), self.waiter(it.queue)
+        it.push(b"a")
+        assert peeked == popped == [(b"work", b"a")]
+        assert it.queue.items == 0
+
+    def test_that_reserves_holds_the_item(self, it):
+        _, got = self.waiter(it.queue, Queue.reserve)
+        it.push(b"a")
+        assert got == [(b"work", b"a")]
+        assert len(it.queue.reserved) == 1
+
+    def test_gets_an_item_that_comes_back(self, it):
+        it.push(b"a")
+        item = it.queue.reserve()
+        _, got = self.waiter(it.queue)
+        it.queue.abort(item)
+        assert got == [(b"work", b"a")]
+
+    def test_is_not_served_with_what_has_expired(self, it):
+        _, got = self.waiter(it.queue)
+        it.push(b"a", exptime=-1)
+        assert got == []
+        it.push(b"b")
+        assert got == [(b"work", b"b")]
+
+    def test_goes_on_waiting_while_the_queue_is_out_of_service(self, it, monkeypatch):
+        it.push(b"a")
+        it.commit()
+        it.queue.pop()
+        it.fail(monkeypatch, for_long=True)
+        _, got = self.waiter(it.queue)
+        with pytest.raises(JournalError):
+            it.push(b"b")
+        it.journal.reopen()
+        it.queue.reload()
+        assert got == [(b"work", b"a")]
+
+    def test_that_has_gone_without_a_word_is_passed_by(self, it):
+        got = []
+        it.queue.wait(Waiter(Queue.pop, lambda *_: got.append("gone"), lambda: True))
+        _, other = self.waiter(it.queue)
+        it.push(b"a")
+        assert (got, other) == ([], [(b"work", b"a")])
+
+
+class TestFlush:
+    def test_discards_what_waits_and_spares_what_is_reserved(self, it, small):
+        it.push(*[b"%d" % n for n in range(9)])
+        item = it.queue.reserve()
+        it.commit()
+        it.push(b"x")
+        it.queue.flush()
+        assert (it.queue.items, it.queue.waiting_bytes) == (0, 0)
+        assert it.queue.pop() is None
+        it.push(b"new")
+        it.queue.abort(item)
+        assert it.queue.items == 2
+        assert it.pop_all() == [b"0", b"new"]
+
+    def test_holds_after_a_restart(self, it):
+        it.push(b"a", b"b")
+        it.commit()
+        it.queue.flush()
+        it.push(b"c")
+        it.restart()
+        assert it.pop_all() == [b"c"]
+
+    def test_spares_a_reserved_item_over_a_restart(self, it):
+        it.push(b"a", b"b", b"c")
+        it.queue.pop()
+        it.queue.reserve()
+        it.queue.flush()
+        it.push(b"d")
+        it.restart()
+        assert it.queue.items == 2
+        assert it.pop_all() == [b"b", b"d"]
+
+
+class TestFigures:
+    def test_count_what_happened_and_start_again_from_zero(self, it):
+        it.push(b"a", b"b", b"c")
+        it.push(b"d", exptime=-1)
+        it.queue.abort(it.queue.reserve())
+        it.pop_all()
+        it.queue.flush()
+
+        def figures():
+            queue = it.queue
+            return (
+                queue.total_items,
+                queue.expired_items,
+                queue.canceled_transactions,
+                queue.total_flushes,
+                queue.discarded,
+                queue.transactions,
+            )
+
+        assert figures()[:4] == (4, 1, 1, 1)
+        it.queue.reset_stats()
+        assert figures() == (0, 0, 0, 0, 0, 0)
+
+    def test_say_how_long_the_last_item_had_waited_unless_the_queue_is_empty(self, it):
+        it.push(b"a", b"b")
+        assert it.queue.age_ms == 0
+        it.now += 1500
+        it.queue.pop()
+        assert it.queue.age_ms == 1500
+        it.queue.pop()
+        assert it.queue.age_ms == 0
+
+
+class TestFailure:
+    def test_of_a_commit_leaves_what_was_there_before(self, it, monkeypatch, small):
+        it.push(*[b"%d" % n for n in range(8)])
+        it.commit()
+        it.queue.pop()
+        it.push(b"lost")
+        it.fail(monkeypatch)
+        assert it.queue.items == 8
+        assert it.pop_all() == [b"%d" % n for n in range(8)]
+
+    def test_that_lasts_is_what_everything_answers(self, it, monkeypatch):
+        it.push(b"a")
+        it.commit()
+        held = it.queue.reserve()
+        it.push(b"b")
+        it.fail(monkeypatch, for_long=True)
+        for use in (
+            lambda: it.push(b"c"),
+            it.queue.pop,
+            it.queue.reserve,
+            it.queue.peek,
+            it.queue.flush,
+            it.queue.upload,
+            lambda: it.queue.close(held),
+        ):
+            with pytest.raises(JournalError, match="disk full"):
+                use()
+        it.journal.reopen()
+        it.queue.reload()
+        it.queue.close(held)
+        assert it.restart().items == 0
+
+    def test_of_a_deletion_harms_nobody(self, it, monkeypatch):
+        it.push(b"a")
+        it.commit()
+        held = it.queue.reserve()
+        it.queue.retire()
+        it.fail(monkeypatch)
+        it.queue.close(held)
+        it.queue.abort(held)
+        with pytest.raises(JournalError, match="deleted"):
+            it.queue.pop()
+
+
+class TestUpload:
+    """A large item, in chunks."""
+
+    CONTENT = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
+
+    def begin(self, it, content=CONTENT):
+        upload = it.queue.upload()
+        for at in range(0, len(content), CHUNK_BYTES):
+            upload.write(content[at : at + CHUNK_BYTES])
+        return upload
+
+    def finish(self, it, upload, *, exptime=0):
+        told = []
+        upload.finish(7, exptime, told.append, sync=False)
+        it.commit()
+        return told
+
+    def read(self, it, item):
+        reader = it.queue.open_blob(item)
+        content = b""
+        while (data := reader.read(lambda: None)) != b"":
+            content += data or b""
+            it.commit()
+        reader.close()
+        return content
+
+    def leftovers(self, it):
+        """Files and markers of blobs, once all is tidied up after a restart."""
+        it.restart()
+        doomed = it.journal.take_doomed()
+        it.journal.delete_blobs(doomed)
+        it.journal.forget(doomed)
+        it.restart()
+        assert not it.journal.doomed
+        return [file.name for file in (it.path / "blobs").glob("*")]
+
+    def test_is_an_item_like_any_once_finished(self, it):
+        it.push(b"before")
+        upload = self.begin(it)
+        assert it.queue.items == 1
+        it.push(b"between")
+        assert self.finish(it, upload) == [None]
+        it.push(b"after")
+        it.restart()
+        assert it.queue.waiting_bytes == len(self.CONTENT) + len(b"beforebetweenafter")
+        assert [it.queue.pop().data, it.queue.pop().data] == [b"before", b"between"]
+        item = it.queue.reserve()
+        assert (item.data, item.size, item.flags, item.memory_bytes) == (None, len(self.CONTENT), 7, 0)
+        assert self.read(it, item) == self.CONTENT
+        assert it.queue.pop().data == b"after"
+        it.queue.abort(item)
+        assert self.read(it, it.queue.pop()) == self.CONTENT
+        assert self.leftovers(it) == []
+
+    def test_can_be_read_to_its_end_after_it_is_gone(self, it):
+        self.finish(it, self.begin(it, self.CONTENT * 9))
+        reader = it.queue.open_blob(it.queue.pop())
+        it.commit()
+        blobs = it.journal.take_doomed()
+        assert len(blobs) == 1
+        it.journal.delete_blobs(blobs)
+        content = b""
+        while (data := reader.read(lambda: None)) != b"":
+            content += data or b""
+            it.commit()
+        reader.close()
+        assert content == self.CONTENT * 9
+
+    def test_wakes_who_waits(self, it):
+        got = []
+        it.queue.wait(Waiter(Queue.pop, lambda _, item: got.append(item.size)))
+        self.finish(it, self.begin(it))
+        assert got == [len(self.CONTENT)]
+
+    def test_expires_as_others_do(self, it):
+        self.finish(it, self.begin(it), exptime=1)
+        it.now += 1000
+        assert it.queue.pop() is None
+        assert self.leftovers(it) == []
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_abandoned_leaves_nothing(self, it, written):
+        upload = self.begin(it)
+        if written:
+            it.commit()
+        upload.abandon()
+        it.commit()
+        assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_cut_off_by_a_kill_leaves_nothing(self, it, written):
+        self.begin(it)
+        if written:
+            it.commit()
+        else:  # the files are, the journal is not
+            while it.threads:
+                work, done = it.threads.pop(0)
+                work()
+                done(None)
+        it.journal.close()
+        it.open()
+        assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    @pytest.mark.parametrize("removal", ["pop", "flush"])
+    def test_removed_leaves_nothing(self, it, removal):
+        self.finish(it, self.begin(it))
+        getattr(it.queue, removal)()
+        while it.journal.untidy:
+            it.journal.trim()
+            it.commit()
+        assert self.leftovers(it) == []
+
+    def test_staged_and_removed_in_one_turn_leaves_nothing(self, it):
+        upload = self.begin(it)
+        upload.finish(7, 0, lambda _: it.queue.pop(), sync=False)
+        it.commit()
+        assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    def test_fails_if_the_queue_was_reopened_meanwhile(self, it, monkeypatch):
+        upload = self.begin(it)
+        it.push(b"lost")
+        it.fail(monkeypatch)
+        with pytest.raises(JournalError, match="reopened or deleted"):
+            upload.write(b"x")
+        (error,) = self.finish(it, upload)
+        assert isinstance(error, JournalError)
+        assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    def test_fails_if_the_queue_was_deleted_meanwhile(self, it):
+        upload = self.begin(it)
+        it.queue.retire()
+        with pytest.raises(JournalError, match="deleted"):
+            upload.write(b"x")
+        (error,) = self.finish(it, upload)
+        assert "deleted" in str(error)
+        upload.abandon()
+
+    def test_lost_with_a_commit_does_not_harm_a_later_one(self, it, monkeypatch):
+        lost = self.begin(it, b"lost")
+        while it.threads:
+            work, done = it.threads.pop(0)
+            work()
+            done(None)
+        it.fail(monkeypatch)
+        kept = self.begin(it)
+        assert self.finish(it, kept) == [None]
+        lost.abandon()
+        it.commit()
+        assert self.read(it, it.queue.peek()) == self.CONTENT
+
+    def test_lost_with_a_commit_and_written_late_leaves_nothing(self, it, monkeypatch):
+        self.begin(it)
+        late, it.threads = it.threads, []
+        it.fail(monkeypatch)
+        it.threads = late
+        it.push(b"a")
+        it.commit()
+        assert len(list((it.path / "blobs").iterdir())) == 1
+        it.journal.close()
+        it.open()
+        assert self.leftovers(it) == []
+
+    def test_written_whole_after_the_queue_was_reopened_leaves_nothing(self, it, monkeypatch):
+        upload = it.queue.upload()
+        it.commit()
+        it.push(b"lost")
+        it.fail(monkeypatch)
+        doomed = it.journal.take_doomed()
+        it.journal.delete_blobs(doomed)
+        it.journal.forget(doomed)
+        it.commit()
+        upload._writer.write(b"late")  # as a thread that was slow to begin
+        assert isinstance(self.finish(it, upload)[0], JournalError)
+        assert self.leftovers(it) == []
+
+    def test_that_cannot_be_written_is_not_set(self, it):
+        upload = self.begin(it)
+        (it.path / "blobs").touch()
+        (error,) = self.finish(it, upload)
+        assert isinstance(error, JournalError)
+        assert it.queue.items == 0
+        (it.path / "blobs").unlink()
+        assert self.leftovers(it) == []
+
+    def test_damaged_on_disk_is_an_error_and_not_removed(self, it):
+        self.finish(it, self.begin(it))
+        (file,) = (it.path / "blobs").iterdir()
+        file.write_bytes(file.read_bytes()[:-1])
+        for fetch in (it.queue.pop, it.queue.peek, it.queue.reserve):
+            with pytest.raises(JournalError, match="damaged"):
+                fetch()
+        assert it.queue.items == 1
