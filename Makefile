@@ -17,6 +17,7 @@ lint: $(COMPILED) $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict bench
 	$(BIN)/lint-imports
 
 # Which lines of the compiled part call into Python: darner/_proto.html.
