@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 COMPILED := $(VENV)/.compiled
 TOOLS := $(VENV)/.tools
 
-.PHONY: run test lint annotate clean
+.PHONY: run test test-all lint wheel wheels annotate clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -13,6 +13,12 @@ run: $(COMPILED)
 test: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest
 
+# The suite under every CPython from 3.11 on that this machine has.
+test-all:
+	set -e; pythons=$$(wheels/pythons); for python in $$pythons; do \
+	    $(MAKE) PYTHON=$$python VENV=.venv-$$(basename $$python) test; \
+	done
+
 lint: $(COMPILED) $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -20,12 +26,19 @@ lint: $(COMPILED) $(TOOLS)
 	$(BIN)/mypy --strict bench
 	$(BIN)/lint-imports
 
+# A wheel for PYTHON, built and proved; and one for every CPython from 3.11 on that this machine has.
+wheel:
+	wheels/build $(PYTHON)
+
+wheels:
+	wheels/build
+
 # Which lines of the compiled part call into Python: darner/_proto.html.
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 darner/_proto.pyx
 
 clean:
-	rm -rf $(VENV) build *.egg-info darner/*.so darner/_proto.c darner/_proto.html
+	rm -rf .venv* build wheels/dist *.egg-info darner/*.so darner/_proto.c darner/_proto.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -884,6 +884,23 @@ cdef class State:
         self.floor = self.trimmed = self.next_id = self.next_blob = 1
         self.created_ms = created_ms
 
+    def add(self, Item item not None):
+        """Count a new item in and give it its id; returns that."""
+        item.id = self.next_id
+        self.next_id += 1
+        self.items += 1
+        self.bytes += item.size
+        return item.id
+
+    def drop(self, Item item not None):
+        """Count an item out; returns whether it was the one at the floor, which is now behind it."""
+        self.items -= 1
+        self.bytes -= item.size
+        if item.id != self.floor:
+            return False
+        self.floor += 1
+        return True
+
 
 def encode_state(State state not None):
     """The record of a journal's state."""

@@ -76,11 +76,12 @@ class BlobWriter:
         self._finish = (sync, done)
         self._go_on()
 
-    def abandon(self) -> None:
-        """Delete what was written, even if it is whole."""
+    def abandon(self, done: Callable[[], None]) -> None:
+        """Delete what was written, even if it is whole, and call `done` when that is gone for good."""
         self._error = JournalError("the item was given up")
         self._chunks.clear()
         self._over = False
+        self._finish = (False, lambda _: done())
         self._go_on()
 
     def _go_on(self) -> None:
@@ -191,7 +192,8 @@ class BlobReader:
     def read(self, ready: Callable[[], None]) -> bytes | None:
         """Return the next bytes, b"" at the end, or None: then `ready` is called when there are some.
 
-        Raises JournalError if they cannot be read or fail their checksum.
+        Raises JournalError if they cannot be read or fail their checksum. `offload` must not have run
+        what it was given when it returns.
         """
         if self._ready is not None:
             return None

@@ -6,6 +6,7 @@ loop; the clock, and how to run something in another thread, are handed in.
 
 import contextlib
 import fcntl
+import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 MAX_FILE_NAME_BYTES = 255
 LOCK_NAME = ".lock"
 TRASH_NAME = ".trash"
+# What a file system has at its root, which a data directory may be.
+LOST_FOUND = "lost+found"
 
 
 def directory_of(name: bytes) -> Path:
@@ -107,6 +110,9 @@ class Broker:
             relative = entry.relative_to(self._data)
             if entry.name.startswith("."):
                 continue
+            # not Path.exists: that raises where we may not look
+            if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
+                continue
             if not entry.is_dir():
                 log.warning("stray file in the data directory, left alone", file=str(entry))
             elif entry.name.endswith("%"):
@@ -172,10 +178,10 @@ class Broker:
         if name in self.broken:
             raise self.broken[name]
         journal = self._retired.pop(name, None)
-        if journal is not None:
-            journal.revive(self._clock())
-        else:
+        if journal is None:
             journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+        if journal.state.deleted:
+            journal.revive(self._clock())
         queue = self.queues[name] = Queue(name, journal, self._clock)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -213,11 +219,18 @@ class Broker:
     def _destroy(self, journal: Journal) -> None:
         """Close a journal and delete its files: out of the way at once, and then in a thread."""
         journal.close()
-        trash = self._data / TRASH_NAME
-        trash.mkdir(mode=0o700, exist_ok=True)
         # not by the process's number: in a container it is the same at every start
-        doomed = trash / uuid.uuid4().hex
-        journal.path.rename(doomed)
+        doomed = self._data / TRASH_NAME / uuid.uuid4().hex
+        try:
+            doomed.parent.mkdir(mode=0o700, exist_ok=True)
+            journal.path.rename(doomed)
+        except OSError as error:
+            log.error(
+                "cannot delete the files of a deleted queue; they are tried again at the next start",
+                directory=str(journal.path),
+                reason=str(error),
+            )
+            return
         for parent in journal.path.relative_to(self._data).parents:
             if parent.name:
                 with contextlib.suppress(OSError):  # another long name lives there
@@ -238,9 +251,15 @@ class Broker:
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
         for name, journal in list(self._retired.items()):
-            if not journal.busy:
-                del self._retired[name]
+            if journal.busy:
+                continue
+            del self._retired[name]
+            if journal.failed is not None:
+                self.broken[name] = journal.failed
+            elif journal.state.deleted:
                 self._destroy(journal)
+            else:  # that could not be written, and the client was told so
+                self.queues[name] = Queue(name, journal, self._clock)
 
     def tidy(self) -> list[Queue]:
         """Do a slice of the work that waits for nobody; to be called a few times a second.

@@ -19,6 +19,7 @@ keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 import contextlib
 import itertools
 import os
+import secrets
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
@@ -92,8 +93,8 @@ class Batch:
         self.acks: list[tuple[Client, int]] = []
         # whether those clients were told to hold, since a thread is writing this batch or the one before
         self.held = held
-        # counts the batches of a journal; the state on disk names the last one written
-        self.number = 0
+        # counts the batches of a journal from 1; the state on disk names the last one written
+        self.number = -1
 
     @property
     def empty(self) -> bool:
@@ -195,9 +196,9 @@ class Journal:
             if not is_new and next(iter(self._db.iterator(include_value=False)), None) is not None:
                 raise ValueError("it has records but no state: it is damaged or no journal of darner")
             self.state = State(created_ms)
-            # never again in this directory, even if the queue is deleted and made anew: a writer that
-            # comes late must not delete another's blob
-            self.state.next_blob = created_ms << 20
+            # others than before if the queue was deleted and is made anew: a writer that comes late must
+            # not delete another's blob
+            self.state.next_blob = secrets.randbits(40) << 20
             self._db.put(STATE_KEY, _proto.encode_state(self.state))
         else:
             self.state = _proto.decode_state(record)
@@ -268,16 +269,12 @@ class Journal:
 
     def put(self, item: Item) -> None:
         """Stage a new item, as the last; gives it its id."""
-        state = self.state
-        item.id = id = state.next_id
-        state.next_id = id + 1
-        state.items += 1
-        state.bytes += item.size
         batch = self.batch
-        batch.puts[id] = item
-        batch.bytes += item.memory_bytes
+        batch.puts[self.state.add(item)] = item
         if item.blob:
             batch.ops.append((_proto.marker_key(item.blob), None))
+        else:
+            batch.bytes += item.size
         if not self.dirty:
             self._mark()
 
@@ -290,19 +287,18 @@ class Journal:
     def remove(self, item: Item) -> None:
         """Stage the removal of a live item."""
         batch, state, id = self.batch, self.state, item.id
-        if batch.puts.pop(id, None) is None:
+        was_staged = batch.puts.pop(id, None) is not None
+        was_oldest = state.drop(item)
+        if was_staged:
+            batch.bytes -= item.memory_bytes
+        else:
             batch.removed += 1
             # A blob goes with its item, so that `trim` has only flushed ones to look for.
-            if id != state.floor or item.blob:
+            if not was_oldest or item.blob:
                 batch.ops.append((_proto.item_key(id), None))
-        else:
-            batch.bytes -= item.memory_bytes
         if item.blob:
             self._doom(item.blob)
-        state.items -= 1
-        state.bytes -= item.size
-        if id == state.floor:
-            state.floor = id + 1
+        if was_oldest:
             if self.gone:
                 self._advance()
         elif id < state.floor:

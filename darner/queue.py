@@ -119,9 +119,13 @@ class Upload:
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
-        self._writer.abandon()
-        if self._generation == self.queue.journal.generation:
-            self.queue.journal.abandon_blob(self._blob)
+
+        def gone() -> None:
+            # otherwise the journal knows by itself: it was reopened, or deleted
+            if self._generation == self.queue.journal.generation:
+                self.queue.journal.abandon_blob(self._blob)
+
+        self._writer.abandon(gone)
 
 
 class Queue:
@@ -216,7 +220,7 @@ class Queue:
     def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
         """Stage an item at the end. `exptime` is memcache's; with `sync` its commit waits for the disk."""
         now = self.clock()
-        self.append(Item(0, flags, expires_ms(exptime, now), now, data), sync=sync)
+        self.append(Item(0, flags, expires_ms(exptime, now) if exptime else 0, now, data), sync=sync)
 
     def append(self, item: Item, *, sync: bool) -> None:
         """Stage `item` at the end."""
@@ -275,21 +279,24 @@ class Queue:
     def _measure(self) -> None:
         self.window_bytes = sum(item.memory_bytes + ITEM_BYTES for item in self.window)
 
-    def pop(self) -> Item | None:
-        """Remove the oldest waiting item for good, and return it; None if there is none."""
+    def _take(self) -> Item | None:
         item = self._head()
         if item is not None:
             self._shift()
             self._age_ms = self.clock() - item.enqueued_ms
+        return item
+
+    def pop(self) -> Item | None:
+        """Remove the oldest waiting item for good, and return it; None if there is none."""
+        item = self._take()
+        if item is not None:
             self.journal.remove(item)
         return item
 
     def reserve(self) -> Item | None:
         """Set the oldest waiting item aside until `close` or `abort`, and return it."""
-        item = self._head()
+        item = self._take()
         if item is not None:
-            self._shift()
-            self._age_ms = self.clock() - item.enqueued_ms
             self.reserved[item.id] = item
         return item
 
@@ -366,9 +373,9 @@ class Queue:
         if self.failure is not None:
             raise self.failure
         self.journal.flush(self.reserved.values())
-        self._load()
         self.window.clear()
         self.window_bytes = 0
+        self._reads = self.journal.state.next_id
         self.total_flushes += 1
 
     def retire(self) -> None:
@@ -380,5 +387,6 @@ class Queue:
 
     def acknowledge(self, client: Client, slot: int) -> None:
         """Have `client` hear if what reply `slot` says comes to nothing."""
-        if not self.journal.settled:
-            self.journal.acknowledge(client, slot)
+        journal = self.journal
+        if journal.dirty or journal.writing is not None:
+            journal.acknowledge(client, slot)

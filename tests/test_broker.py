@@ -230,7 +230,7 @@ class TestQueue:
         assert data.broker.queue(b"work").items == 1
         assert data.broker.queue(b"work").pop().data == b"new"
 
-    def test_whose_deletion_cannot_be_written_harms_nobody(self, data, monkeypatch):
+    def test_whose_deletion_cannot_be_written_is_still_there(self, data, monkeypatch):
         data.push(b"work", b"a")
         data.push(b"other", b"b")
         data.settle()
@@ -250,6 +250,18 @@ class TestQueue:
         assert told == [7]
         data.broker.reap()
         assert data.broker.queue(b"other").pop().data == b"b"
+        assert data.broker.queues[b"work"].pop().data == b"a"
+
+    def test_deleted_whose_files_cannot_be_deleted_can_be_made_again(self, data):
+        (data.path / ".trash").write_text("in the way")
+        data.push(b"work", b"a")
+        data.broker.delete(b"work")
+        data.settle()
+        data.broker.reap()
+        assert data.broker.queue(b"work").pop() is None
+        data.push(b"work", b"b")
+        (data.path / ".trash").unlink()
+        assert data.restart().queues[b"work"].pop().data == b"b"
 
     def test_flushed_with_all_others_is_empty(self, data):
         data.push(b"a", b"1", b"2")
@@ -386,6 +398,12 @@ class TestDirectory:
         assert data.broker.broken == {}
         assert len(said) == 5
         assert all((data.path / name).read_text() == "mine" for name in stray)
+
+    def test_may_be_the_root_of_a_file_system(self, data):
+        (data.path / "lost+found").mkdir()
+        assert data.restart().queues == {}
+        data.push(b"lost+found", b"a")
+        assert data.restart().queues[b"lost+found"].pop().data == b"a"
 
     def test_with_a_damaged_queue_serves_the_others(self, data):
         data.push(b"bad", b"a")

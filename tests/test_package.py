@@ -1,0 +1,83 @@
+"""What is shipped: the version, the metadata, the image. `make wheel` builds a wheel and tries it."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from darner import __version__, _proto, leveldb
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+class TestVersion:
+    def test_it_is_that_of_the_package(self):
+        assert importlib.metadata.version("darner") == __version__
+
+    def test_it_is_written_in_one_place(self):
+        assert PROJECT["project"]["dynamic"] == ["version"]
+        written = [path.name for path in ROOT.glob("darner/*.py") if f'"{__version__}"' in path.read_text()]
+        assert written == ["_version.py"]
+
+    def test_the_changelog_knows_it_or_what_is_unreleased(self):
+        headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+        assert headings[0] == "Unreleased" or headings[0] == __version__
+        kinds = re.findall(r"^### (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+        assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+class TestMetadata:
+    def test_each_python_has_its_leveldb(self):
+        requirements = importlib.metadata.requires("darner")
+        assert [r for r in requirements if r.startswith("plyvel")] == [
+            'plyvel>=1.5.1; python_version < "3.13"',
+            'plyvel-next>=2.1; python_version >= "3.13"',
+        ]
+        expected = "plyvel_next" if sys.version_info >= (3, 13) else "plyvel"
+        assert leveldb.DB.__module__.partition(".")[0] == expected
+
+    def test_one_module_imports_leveldb(self):
+        importers = [path.name for path in ROOT.glob("darner/*.py") if "import plyvel" in path.read_text()]
+        assert importers == ["leveldb.py"]
+
+    def test_types_come_along(self):
+        assert (ROOT / "darner" / "py.typed").exists()
+        assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == ["py.typed", "*.pyi", "*.pyx"]
+
+    def test_the_stub_names_what_the_extension_has(self):
+        stub = ast.parse((ROOT / "darner" / "_proto.pyi").read_text())
+        named = {node.name for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        named |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
+        assert named == set(_proto.__all__)
+
+    def test_c_is_not_kept(self):
+        assert "/darner/_proto.c\n" in (ROOT / ".gitignore").read_text()
+        assert "global-exclude *.c *.so" in (ROOT / "MANIFEST.in").read_text()
+
+
+class TestImage:
+    def test_it_is_not_run_by_root_and_keeps_its_data(self):
+        last = DOCKERFILE.rpartition("\nFROM ")[2]
+        assert re.search(r"^USER [1-9]\d+$", last, re.MULTILINE)
+        assert "VOLUME /var/lib/darner" in last
+        assert "gcc" not in last
+
+    @pytest.fixture
+    def health(self, server):
+        """Runs the health check against a server that listens elsewhere; returns its exit code."""
+        command = json.loads(re.search(r"HEALTHCHECK [^[]*CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)[1])
+        script = command[-1].replace("22133", str(server.port))
+        return lambda: subprocess.run([sys.executable, "-c", script], timeout=20, check=False).returncode
+
+    def test_health_is_a_server_that_answers(self, server, health):
+        assert health() == 0
+        server.kill()
+        assert health() != 0
