@@ -119,6 +119,16 @@ cdef class Request:
         return (self.options & _PEEK) != 0
 
     @property
+    def fetches(self):
+        """Whether it goes on to fetch an item once it has closed or aborted what was held."""
+        return (self.options & (_OPEN | _PEEK)) != 0 or (self.options & (_CLOSE | _ABORT)) == 0
+
+    @property
+    def with_cas(self):
+        """Whether it asks for the items' ids."""
+        return self.verb == GETS
+
+    @property
     def sync(self):
         return (self.options & _SYNC) != 0
 

@@ -106,7 +106,7 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest])
         return
-    if _must_close_first(request, connection.holds):
+    if connection.holds and _must_close_first(request, connection.holds):
         connection.out.append(CLOSE_FIRST)
         return
     broker = connection.broker
@@ -120,7 +120,7 @@ def get(connection: "Connection", request: Request) -> None:
     except JournalError as error:
         connection.out.append(server_error(error))
         return
-    if item is None and request.timeout_ms and _wants_item(request):
+    if item is None and request.timeout_ms and request.fetches:
         _wait(connection, request, queue)
     else:
         _answer(connection, request, queue, item)
@@ -139,11 +139,6 @@ def _queue(connection: "Connection", request: Request) -> Queue | None:
     return queue
 
 
-def _wants_item(request: Request) -> bool:
-    """Whether a request goes on to fetch once it has closed or aborted what was held."""
-    return request.open or request.peek or not (request.close or request.abort)
-
-
 def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
     """Close or abort what is held, then fetch, as the options say."""
     if (request.close or request.abort) and request.queue in connection.holds:
@@ -155,7 +150,7 @@ def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | N
         del connection.holds[request.queue]
     if request.open:
         queue.transactions += 1
-    return _fetcher(request)(queue) if _wants_item(request) else None
+    return _fetcher(request)(queue) if request.fetches else None
 
 
 def _fetcher(request: Request) -> Callable[[Queue], Item | None]:
@@ -184,7 +179,7 @@ def _answer(
     counters = connection.counters
     if request.peek:
         counters.cmd_peek += 1
-    elif _wants_item(request):
+    elif request.fetches:
         counters.cmd_get += 1
         if item is None:
             counters.get_misses += 1
@@ -239,7 +234,7 @@ def send_item(
     """Reply with an item, `END` behind it unless it is one of many."""
     out = connection.out
     key = request.queue if connection.bare_keys else request.key
-    cas = item.id if request.verb == Verb.GETS else 0
+    cas = item.id if request.with_cas else 0
     slot = len(out)
     if item.data is None:
         header = _proto.value_header(key, item.flags, item.size, cas)
