@@ -148,4 +148,7 @@ def serve(settings: Settings) -> None:
     raise_descriptor_limit()
     # What is there at start stays: the collector need not look at it again.
     gc.freeze()
+    # What requests leave behind is freed by counting: the default of 700 has it look about for nothing
+    # several times a turn (5 % of the time at 16 requests in a pipeline).
+    gc.set_threshold(20_000, 20, 20)
     uvloop.run(main())
