@@ -462,10 +462,11 @@ class Journal:
     def disk_bytes(self) -> int:
         """How many bytes its files take."""
         total = 0
-        for directory, _, names in os.walk(self.path):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):  # files go as we look
-                    total += (Path(directory) / name).stat().st_size
+        for directory in (self.path, self.path / BLOBS_NAME):
+            with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # files go as we look
+                        total += entry.stat().st_size if entry.is_file() else 0
         return total
 
     # Writing: called by commit.py, `write` and `compact` in a thread if need be
