@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Item, State
-from darner.blob import Offload
+from darner.blob import Offload, sync_directory
 from darner.errors import JournalError
 
 STATE_KEY = b"s"
@@ -118,6 +118,8 @@ class Journal:
         "_compacting",
         "_db",
         "_last_looked_at",
+        "_must_place",
+        "_placed",
         "_trimmed_bytes",
         "_trimmed_records",
         "_writes",
@@ -153,6 +155,8 @@ class Journal:
         self.generation = 0
         self.on_reopen: Any = None
         self._compacting = Lock()
+        # whether the directory's name was synced, and whether the batch sealed last needs that
+        self._placed = self._must_place = False
         self._open(created_ms)
 
     def _open(self, created_ms: int) -> None:
@@ -484,6 +488,7 @@ class Journal:
                 self._trim(max(TRIM_RECORDS, 2 * batch.removed))
             self.batch = Batch(held=held)
             batch.number = state.batch = state.batch + 1
+            self._must_place = batch.sync and not self._placed
             write = self._db.write_batch(sync=batch.sync)
             put = write.put
             for id, item in batch.puts.items():
@@ -501,9 +506,19 @@ class Journal:
     def write(self, write: Any) -> None:
         """Write what `seal` returned. JournalError if that failed: then only `reopen` helps."""
         try:
+            if self._must_place:
+                self._place()
             write.write()
-        except (leveldb.Error, RuntimeError) as error:
+        except (leveldb.Error, OSError, RuntimeError) as error:
             raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    def _place(self) -> None:
+        """Have the name of the directory on the disk: LevelDB sees only to what is inside."""
+        for parent in self.path.parents:
+            sync_directory(parent)
+            if not parent.name.endswith("%"):  # that goes on in a directory inside
+                break
+        self._placed = True
 
     # Tidying
 
