@@ -43,9 +43,18 @@ class BlobWriter:
     )
 
     def __init__(self, path: Path, offload: Offload) -> None:
+        """Make the file. Raises JournalError if that fails.
+
+        At once, and not with the first chunk in a thread: by then the queue may have been deleted and
+        made anew, and the file would be among the new one's.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._file: BufferedWriter = path.open("wb")
+        except OSError as error:
+            raise JournalError(f"cannot write {path}: {error}") from error
         self._path = path
         self._offload = offload
-        self._file: BufferedWriter | None = None
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
         self._busy = False
@@ -119,16 +128,11 @@ class BlobWriter:
     # In another thread
 
     def _write(self, chunks: list[bytes]) -> None:
-        if self._file is None:
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._file = self._path.open("wb")
         for chunk in chunks:
             self._file.write(_proto.encode_chunk(chunk))
         self._file.flush()
 
     def _close(self) -> None:
-        if self._file is None:
-            return
         if self._finish is not None and self._finish[0]:
             os.fsync(self._file.fileno())
             sync_directory(self._path.parent)
@@ -136,10 +140,9 @@ class BlobWriter:
         self._file.close()
 
     def _delete(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -75,7 +75,11 @@ class Upload:
         self.queue = queue
         self._blob = journal.begin_blob()
         self._generation = journal.generation
-        self._writer = BlobWriter(journal.blob_path(self._blob), journal.offload)
+        try:
+            self._writer = BlobWriter(journal.blob_path(self._blob), journal.offload)
+        except JournalError:
+            journal.abandon_blob(self._blob)
+            raise
         self._size = 0
 
     def _check(self) -> None:

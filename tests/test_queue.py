@@ -615,7 +615,6 @@ class TestUpload:
         it.threads = late
         it.push(b"a")
         it.commit()
-        assert len(list((it.path / "blobs").iterdir())) == 1
         it.journal.close()
         it.open()
         assert self.leftovers(it) == []
@@ -635,10 +634,16 @@ class TestUpload:
 
     def test_that_cannot_be_written_is_not_set(self, it):
         upload = self.begin(it)
-        (it.path / "blobs").touch()
+        upload._writer._file.close()
         (error,) = self.finish(it, upload)
         assert isinstance(error, JournalError)
         assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    def test_whose_file_cannot_be_made_is_refused(self, it):
+        (it.path / "blobs").touch()
+        with pytest.raises(JournalError, match="cannot write"):
+            it.queue.upload()
         (it.path / "blobs").unlink()
         assert self.leftovers(it) == []
 
