@@ -251,15 +251,9 @@ class Broker:
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
         for name, journal in list(self._retired.items()):
-            if journal.busy:
-                continue
-            del self._retired[name]
-            if journal.failed is not None:
-                self.broken[name] = journal.failed
-            elif journal.state.deleted:
+            if not journal.busy:
+                del self._retired[name]
                 self._destroy(journal)
-            else:  # that could not be written, and the client was told so
-                self.queues[name] = Queue(name, journal, self._clock)
 
     def tidy(self) -> list[Queue]:
         """Do a slice of the work that waits for nobody; to be called a few times a second.
