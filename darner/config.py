@@ -12,6 +12,39 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=32767)]
 
 
+class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What can be set for one queue, in bytes and milliseconds; None is no limit."""
+
+    # how many items may wait, and how many bytes they may have
+    max_items: int | None = None
+    max_bytes: int | None = None
+    # how large one item may be
+    max_item_size: int | None = None
+    # whether a set on a full queue drops the oldest items, rather than being refused
+    discard_old_when_full: bool = False
+    # how long an item lives at most, whatever its own expiry says
+    max_age_ms: int | None = None
+    # the queue that expired items are moved to, in place of being dropped
+    expire_to_queue: str | None = None
+    # how many items one pass of the sweep for expired ones looks at
+    max_expire_sweep: int = 1000
+    # whether a set goes to the queue's children alone
+    fanout_only: bool = False
+    # how old an empty queue without readers becomes before it is deleted
+    max_queue_age_ms: int | None = None
+    # whether the items are on disk, or in memory alone
+    durable: bool = True
+    # how often what was set is synced to the disk: 0 with each set, None never
+    sync_ms: int | None = None
+    # how long an item may be reserved before it is taken back
+    open_timeout_ms: int | None = None
+    # how many items of the queue one connection may hold
+    max_open_reads: int = 1
+    # how often an item may come back before it is moved to `dead_letter_queue`, or dropped
+    max_attempts: int | None = None
+    dead_letter_queue: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be set."""
 
