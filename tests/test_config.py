@@ -15,7 +15,9 @@ from darner import _proto, kinds
 from darner.config import QueueSettings, Settings, load, needs_restart, parse
 from darner.errors import ConfigError
 
-EXAMPLE = (Path(__file__).parent.parent / "docs" / "darner.toml").read_text()
+ROOT = Path(__file__).parent.parent
+EXAMPLE = (ROOT / "docs" / "darner.toml").read_text()
+README = (ROOT / "README.md").read_text()
 OF_QUEUE = {field.encode_name for field in msgspec.structs.fields(QueueSettings)}
 TABLES = {"queue_defaults", "queues", "aliases"}
 OF_SERVER = {field.encode_name for field in msgspec.structs.fields(Settings)} - TABLES - {"patterns"}
@@ -335,6 +337,19 @@ class TestExample:
         assert found.queues
         assert found.patterns
         assert found.aliases
+
+
+class TestReadme:
+    FILE = re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1]
+
+    def test_lists_every_setting_and_no_other(self):
+        assert set(re.search(r"^\| the server \| `(.+)` \|$", README, re.MULTILINE)[1].split()) == OF_SERVER
+        assert set(re.search(r"^\| a queue \| `(.+)` \|$", README, re.MULTILINE)[1].split()) == OF_QUEUE
+
+    def test_shows_an_error_as_it_is(self):
+        assert settings(self.FILE).queue(b"session.1").max_age_ms == 30 * 60_000
+        wrong = self.FILE.replace('sync = "always"', 'max_items = "many"')
+        assert f"darner: {error(wrong)}\n" in README
 
 
 def check(path: Path, *options: str) -> subprocess.CompletedProcess:
