@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """One client: bytes in, commands out, replies in order, and what this client holds reserved.
 
 No rule about queues lives here. A connection goes on parsing until something blocks it: a `get` that
@@ -120,8 +121,8 @@ class Stream:
         self.header = header
 
 
-class Connection(asyncio.Protocol):
-    """The protocol of one client's connection."""
+class Connection:
+    """The protocol of one client's connection: an `asyncio.Protocol`, but for its base, for it is compiled."""
 
     __slots__ = (
         "_blocked",
@@ -151,8 +152,6 @@ class Connection(asyncio.Protocol):
         "out_bytes",
         "upload",
     )
-
-    _transport: asyncio.Transport
 
     def __init__(self, clients: Clients) -> None:
         self.clients = clients
@@ -192,6 +191,7 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._linger = False
         self._waiter: Waiter | None = None
+        self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
     # Called by the event loop
@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
         if self._streams:
             self._send_streams()
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
+        data: bytes = out[0] if len(out) == 1 else b"".join(out)  # type: ignore[arg-type, assignment]
         out.clear()
         self.out_bytes = 0
         if data:

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """One queue's journal: what is live of it, in the log and in its LevelDB directory.
 
 Nothing here decides what a queue does. A change is logged (wal.py) and staged in a `Batch` before the method
@@ -295,7 +296,8 @@ class Journal:
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
         elif kind == Change.DROP:
-            self._remove(*numbers)
+            id, size, blob = numbers
+            self._remove(id, size, blob)
         elif kind == Change.DISCARD:
             ends = range(0, len(payload), 16)
             self._flush(

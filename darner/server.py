@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvloop
@@ -97,7 +97,10 @@ class Server:
         log.info("closed")
 
     async def _listen(self, **where: Any) -> asyncio.Server:
-        return await self._loop.create_server(lambda: Connection(self._clients), backlog=BACKLOG, **where)
+        return await self._loop.create_server(self._connection, backlog=BACKLOG, **where)
+
+    def _connection(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", Connection(self._clients))
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
