@@ -119,13 +119,7 @@ class Upload:
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
-
-        def gone() -> None:
-            # otherwise all its files go
-            if self._generation == self.queue.journal.generation:
-                self.queue.journal.abandon_blob(self._blob)
-
-        self._writer.abandon(gone)
+        self._writer.abandon(lambda: self.queue.journal.abandon_blob(self._blob))
 
 
 class Queue:
