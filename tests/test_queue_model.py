@@ -538,7 +538,7 @@ class QueueMachine(RuleBasedStateMachine):
         for upload, *_ in self.uploads:
             upload.abandon()
         self.uploads.clear()
-        for _ in range(40):
+        for _ in range(200):
             self.tick(count=1)
             self.threads_run()
             journals = [queue.journal for queue in self.broker.queues.values()]
@@ -676,7 +676,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
     report_multiple_bugs=False,
-    max_examples=60,
+    max_examples=int(os.environ.get("EXAMPLES", 60)),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
