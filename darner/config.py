@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dialect: Literal["memcached", "kestrel"] = "memcached"
     # seconds of silence after which a peer is probed, and taken for dead when it does not answer
     keepalive: Seconds = 60
+    # the address and TCP port for Prometheus; None is no metrics, 0 lets the system choose
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = None
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> Settings:

@@ -219,6 +219,11 @@ class Queue:
         """How long the last item fetched had waited; 0 if the queue is empty."""
         return self._age_ms if self.items else 0
 
+    @property
+    def mem_bytes(self) -> int:
+        """How many bytes the items in the window have."""
+        return self.window_bytes - len(self.window) * ITEM_BYTES
+
     # In
 
     def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -21,6 +21,9 @@ from darner.broker import Broker
 from darner.config import Settings
 from darner.connection import Connection, Turn
 from darner.errors import StartError
+
+if TYPE_CHECKING:
+    from darner.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -66,6 +69,7 @@ class Server:
         """Serve until a signal says stop. Raises StartError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
+        metrics = self._serve_metrics()
         self._broker.open()
         try:
             if given:
@@ -93,6 +97,8 @@ class Server:
         for listener in listeners:
             listener.close()
         upkeep.cancel()
+        if metrics is not None:
+            await self._loop.run_in_executor(self._threads, metrics.close)
         await self._drain()
         self._threads.shutdown()
         self._broker.close()
@@ -100,6 +106,19 @@ class Server:
 
     async def _listen(self, **where: Any) -> asyncio.Server:
         return await self._loop.create_server(lambda: Connection(self._turn), backlog=BACKLOG, **where)
+
+    def _serve_metrics(self) -> "Metrics | None":
+        settings = self._settings
+        if settings.metrics_port is None:
+            return None
+        try:
+            # not at the top: it is an extra, and takes its time and memory
+            from darner.metrics import Metrics  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+        return Metrics(self._turn, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
