@@ -49,7 +49,8 @@ class Metrics:
                 f"cannot serve metrics on {host}:{port}: {error.strerror or error}; "
                 "stop what listens there, or give another metrics_port"
             ) from error
-        log.info("serving metrics", host=host, port=self._http.server_port)
+        self.port = self._http.server_port
+        log.info("serving metrics", host=host, port=self.port)
 
     def close(self) -> None:
         """Serve no more. It takes up to half a second."""

@@ -97,9 +97,9 @@ class Server:
         for listener in listeners:
             listener.close()
         upkeep.cancel()
+        await self._drain()
         if metrics is not None:
             await self._loop.run_in_executor(self._threads, metrics.close)
-        await self._drain()
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
