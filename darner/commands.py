@@ -1,8 +1,9 @@
+# cython: language_level=3, annotation_typing=False
 """What each verb does: one small function a verb, in a table.
 
 A function takes the connection and the request, acts on the broker's queues, and puts its reply at the
-end of `connection.out`. A reply that promises something about the disk is tied to the queue's next
-commit by `Queue.acknowledge`; the connection sends nothing before that.
+end of `connection.out`. What it says is in the log by then; only a reply to a set with `/sync` is held until the
+log is on the disk.
 """
 
 import logging
@@ -44,7 +45,7 @@ def set_(connection: "Connection", request: Request) -> None:
     broker = connection.broker
     try:
         queue = broker.queues.get(request.queue) or broker.queue(request.queue)
-        queue.push(request.data, request.flags, request.exptime, sync=request.sync)
+        queue.push(request.record, request.flags, request.exptime)
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
@@ -52,9 +53,12 @@ def set_(connection: "Connection", request: Request) -> None:
 
 
 def _stored(connection: "Connection", queue: Queue, request: Request) -> None:
-    out = connection.out
-    out.append(b"" if request.noreply else STORED)
-    queue.acknowledge(connection, len(out) - 1)
+    connection.out.append(b"" if request.noreply else STORED)
+    if request.options:
+        connection.broker.log.sync(connection, len(connection.out) - 1)
+    if queue.journal.crowded:
+        queue.journal.crowding.append(connection)
+        connection.hold()
 
 
 def set_begin(connection: "Connection", request: Request) -> None:
@@ -184,15 +188,13 @@ def _answer(
             counters.get_misses += 1
         else:
             counters.get_hits += 1
-    if item is not None:
-        if request.open:
-            connection.holds[request.queue] = (queue, item)
-        send_item(connection, request, queue, item, one_of_many=one_of_many)
+    if item is None:
+        if not one_of_many:
+            connection.out.append(END)
         return
-    out = connection.out
-    out.append(b"" if one_of_many else END)
-    if request.close:
-        queue.acknowledge(connection, ~(len(out) - 1) if one_of_many else len(out) - 1)
+    if request.open:
+        connection.holds[request.queue] = (queue, item)
+    send_item(connection, request, queue, item, one_of_many=one_of_many)
 
 
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
@@ -233,19 +235,15 @@ def send_item(
     """Reply with an item, `END` behind it unless it is one of many."""
     out = connection.out
     key = request.queue if connection.bare_keys else request.key
-    cas = item.id if request.with_cas else 0
-    slot = len(out)
-    if item.data is None:
-        header = _proto.value_header(key, item.flags, item.size, cas)
+    if item.record is None:
+        header = _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
         out.append(connection.stream(queue.open_blob(item), header))
         if not one_of_many:
             out.append(END)
     else:
-        reply = _proto.value(key, item.flags, item.data, cas, not one_of_many)
+        reply = _proto.value(key, item, request.with_cas, not one_of_many)
         out.append(reply)
         connection.out_bytes += len(reply)
-    # a part of a longer reply is left out if it fails: its slot goes as its complement
-    queue.acknowledge(connection, ~slot if one_of_many else slot)
 
 
 # Managing
@@ -260,14 +258,12 @@ def delete(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
-            journal = connection.broker.delete(args[0])
+            connection.broker.delete(args[0])
         except JournalError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, b"DELETED\r\n")
-        if journal is not None:
-            journal.acknowledge(connection, len(connection.out) - 1)
-            connection.turn.reap()
+        connection.broker.reap()
 
 
 def flush(connection: "Connection", request: Request) -> None:
@@ -286,8 +282,6 @@ def flush(connection: "Connection", request: Request) -> None:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, END)
-        if queue is not None:
-            queue.acknowledge(connection, len(connection.out) - 1)
 
 
 def flush_all(connection: "Connection", request: Request) -> None:
@@ -299,18 +293,15 @@ def flush_all(connection: "Connection", request: Request) -> None:
     delay_s = int(args[0]) if args else 0
     reply = b"Flushed all queues.\r\n" if connection.bare_keys else OK
     if delay_s:
-        connection.turn.flush_all_later(delay_s)
+        connection.clients.flush_all_later(delay_s)
         connection.reply(request, reply)
         return
-    connection.turn.flush_all_later(None)
+    connection.clients.flush_all_later(None)
     failures = connection.broker.flush_all()
     if failures:
         connection.reply(request, server_error(failures[0]), is_error=True)
         return
     connection.reply(request, reply)
-    slot = len(connection.out) - 1
-    for queue in connection.broker.queues.values():
-        queue.acknowledge(connection, slot)
 
 
 def version(connection: "Connection", request: Request) -> None:
@@ -336,7 +327,7 @@ def stats(connection: "Connection", request: Request) -> None:
         connection.reply(request, b"RESET\r\n")
         return
     if not request.args:
-        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.turn))
+        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
         connection.reply(request, b"".join(lines))
         for name, queue in sorted(connection.broker.queues.items()):
             prefix = b"STAT queue_" + name + b"_"
@@ -366,7 +357,7 @@ def fatal(connection: "Connection", request: Request) -> None:
 
 def binary(connection: "Connection", _: Request) -> None:
     """The client speaks the binary protocol."""
-    connection.turn.log_binary(connection)
+    connection.clients.log_binary(connection)
     connection.finish()
 
 

@@ -17,7 +17,7 @@ from prometheus_client.core import InfoMetricFamily
 from prometheus_client.samples import Sample
 
 from darner._version import __version__
-from darner.connection import Turn
+from darner.connection import Clients
 from darner.errors import StartError
 from darner.stats import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
@@ -37,10 +37,10 @@ QUEUE_METRICS = tuple(figure for figure in QUEUE_FIGURES if figure.metric)
 class Metrics:
     """A port on which the figures of one server can be had."""
 
-    def __init__(self, turn: Turn, host: str, port: int) -> None:
+    def __init__(self, clients: Clients, host: str, port: int) -> None:
         """Serve; port 0 lets the system choose. Raises StartError if it cannot listen there."""
         registry = CollectorRegistry()
-        registry.register(_Figures(turn))
+        registry.register(_Figures(clients))
         ProcessCollector(registry=registry)
         try:
             self._http, self._thread = start_http_server(port, host, registry)
@@ -62,12 +62,12 @@ class Metrics:
 class _Figures:
     """What prometheus_client asks for metrics, in one of its threads."""
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
 
     def collect(self) -> Iterator[Metric]:
         """Everything there is to tell at this moment."""
-        server, queues = asyncio.run_coroutine_threadsafe(self._read(), self._turn.loop).result()
+        server, queues = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop).result()
         yield InfoMetricFamily("darner", "The server.", {"version": __version__, "pid": str(os.getpid())})
         for figure, value in zip(SERVER_METRICS, server, strict=True):
             yield _metric(figure, [({}, value)])
@@ -75,13 +75,13 @@ class _Figures:
             yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in queues))
 
     async def _read(self) -> tuple[list[int | str], list[tuple[str, tuple[int | str, ...]]]]:
-        turn = self._turn
+        clients = self._clients
         server = []
         for figure in SERVER_METRICS:
-            server.append(figure.read(turn))
+            server.append(figure.read(clients))
             await asyncio.sleep(0)  # some are sums over all queues
         queues = []
-        for number, (name, queue) in enumerate(list(turn.broker.queues.items())):
+        for number, (name, queue) in enumerate(list(clients.broker.queues.items())):
             if number % QUEUES_PER_TURN == 0:
                 await asyncio.sleep(0)
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)

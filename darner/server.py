@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvloop
@@ -19,7 +19,7 @@ from darner import systemd
 from darner._version import __version__
 from darner.broker import Broker
 from darner.config import Settings
-from darner.connection import Connection, Turn
+from darner.connection import Clients, Connection
 from darner.errors import StartError
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ log = structlog.get_logger()
 # How long clients have to send the rest of what they began, and to read what is theirs.
 DRAIN_S = 5.0
 # How often the work that waits for nobody gets a slice.
-TIDY_S = 0.25
-# How often in between the queues with many dead records get one.
-TRIMS = 25
+TICK_S = 0.25
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
 # Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
@@ -53,7 +51,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "darner")
         self._broker = Broker(self._data, now_ms, self._offload)
-        self._turn = Turn(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._clients = Clients(
+            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+        )
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -105,7 +105,10 @@ class Server:
         log.info("closed")
 
     async def _listen(self, **where: Any) -> asyncio.Server:
-        return await self._loop.create_server(lambda: Connection(self._turn), backlog=BACKLOG, **where)
+        return await self._loop.create_server(self._connection, backlog=BACKLOG, **where)
+
+    def _connection(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", Connection(self._clients))
 
     def _serve_metrics(self) -> "Metrics | None":
         settings = self._settings
@@ -118,34 +121,28 @@ class Server:
             if error.name != "prometheus_client":
                 raise
             raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
-        return Metrics(self._turn, settings.metrics_host, settings.metrics_port)
+        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
             log.warning("second signal: ending at once", signal=signal.Signals(number).name)
             os._exit(1)
-        log.info("closing", signal=signal.Signals(number).name, connections=len(self._turn.connections))
+        log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
         self._stop.set()
 
     async def _upkeep(self) -> None:
         while True:
-            await asyncio.sleep(TIDY_S)
-            untidy = self._broker.tidy()
-            for _ in range(TRIMS):
-                if not untidy:
-                    break
-                await asyncio.sleep(TIDY_S / TRIMS)
-                untidy = self._broker.trim(untidy)
+            await asyncio.sleep(TICK_S)
+            self._broker.tick()
 
     async def _drain(self) -> None:
-        for connection in list(self._turn.connections):
+        for connection in list(self._clients.connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._turn.emptied(), DRAIN_S)
-        for connection in list(self._turn.connections):
+            await asyncio.wait_for(self._clients.emptied(), DRAIN_S)
+        for connection in list(self._clients.connections):
             connection.abort()
-        await self._turn.emptied()
-        self._turn.end()
+        await self._clients.emptied()
         while self._broker.busy:
             self._offloaded.clear()
             await self._offloaded.wait()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from darner._version import __version__
 
 if TYPE_CHECKING:
-    from darner.connection import Turn
+    from darner.connection import Clients
     from darner.queue import Queue
 
 Source = TypeVar("Source")
@@ -60,10 +60,10 @@ def read(figures: Sequence[Figure[Source]], source: Source) -> Iterator[tuple[st
         yield figure.name, figure.read(source)
 
 
-SERVER_FIGURES: tuple[Figure["Turn"], ...] = (
+SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
     Figure("pid", lambda _: os.getpid()),
     Figure(
-        "uptime", lambda turn: int(turn.uptime_s()),
+        "uptime", lambda clients: int(clients.uptime_s()),
         "darner_uptime_seconds", "How long the server has been up.",
     ),
     Figure(
@@ -72,67 +72,67 @@ SERVER_FIGURES: tuple[Figure["Turn"], ...] = (
     ),
     Figure("version", lambda _: __version__),
     Figure(
-        "curr_items", lambda turn: turn.broker.totals()[1],
+        "curr_items", lambda clients: clients.broker.totals()[1],
         "darner_items", "Items that wait in all queues; reserved ones do not.",
     ),
     Figure(
-        "total_items", lambda turn: turn.broker.total_items,
+        "total_items", lambda clients: clients.broker.total_items,
         "darner_stored_items_total", "Items stored in all queues, those deleted since too.",
     ),
     Figure(
-        "bytes", lambda turn: turn.broker.totals()[2],
+        "bytes", lambda clients: clients.broker.totals()[2],
         "darner_item_bytes", "Bytes of the items that wait in all queues.",
     ),
     Figure(
-        "curr_connections", lambda turn: len(turn.connections),
+        "curr_connections", lambda clients: len(clients.connections),
         "darner_connections", "Clients that are connected.",
     ),
     Figure(
-        "total_connections", lambda turn: turn.counters.total_connections,
+        "total_connections", lambda clients: clients.counters.total_connections,
         "darner_accepted_connections_total", "Clients that have connected.",
     ),
     Figure(
-        "cmd_get", lambda turn: turn.counters.cmd_get,
+        "cmd_get", lambda clients: clients.counters.cmd_get,
         "darner_gets_total", "Fetches that were answered, with an item or without.",
     ),
     Figure(
-        "cmd_set", lambda turn: turn.counters.cmd_set,
+        "cmd_set", lambda clients: clients.counters.cmd_set,
         "darner_sets_total", "Sets, refused ones too.",
     ),
     Figure(
-        "cmd_peek", lambda turn: turn.counters.cmd_peek,
+        "cmd_peek", lambda clients: clients.counters.cmd_peek,
         "darner_peeks_total", "Looks at the head of a queue.",
     ),
     Figure(
-        "get_hits", lambda turn: turn.counters.get_hits,
+        "get_hits", lambda clients: clients.counters.get_hits,
         "darner_get_hits_total", "Fetches that were answered with an item.",
     ),
     Figure(
-        "get_misses", lambda turn: turn.counters.get_misses,
+        "get_misses", lambda clients: clients.counters.get_misses,
         "darner_get_misses_total", "Fetches that were answered without an item.",
     ),
     Figure(
-        "bytes_read", lambda turn: turn.counters.bytes_read,
+        "bytes_read", lambda clients: clients.counters.bytes_read,
         "darner_read_bytes_total", "Bytes received from clients.",
     ),
     Figure(
-        "bytes_written", lambda turn: turn.counters.bytes_written,
+        "bytes_written", lambda clients: clients.counters.bytes_written,
         "darner_written_bytes_total", "Bytes sent to clients.",
     ),
     Figure(
-        "queue_creates", lambda turn: turn.broker.queue_creates,
+        "queue_creates", lambda clients: clients.broker.queue_creates,
         "darner_queues_created_total", "Queues made.",
     ),
     Figure(
-        "queue_deletes", lambda turn: turn.broker.queue_deletes,
+        "queue_deletes", lambda clients: clients.broker.queue_deletes,
         "darner_queues_deleted_total", "Queues deleted.",
     ),
     Figure(
-        "queue_expires", lambda turn: turn.broker.queue_expires,
+        "queue_expires", lambda clients: clients.broker.queue_expires,
         "darner_queues_expired_total", "Queues that ended by their max_queue_age.",
     ),
     Figure(
-        "noreply_errors", lambda turn: turn.counters.noreply_errors,
+        "noreply_errors", lambda clients: clients.counters.noreply_errors,
         "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
     ),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from running import DARNER, Server, running
 from darner import metrics
 from darner._version import __version__
 from darner.broker import Broker
-from darner.connection import Turn
+from darner.connection import Clients
 from darner.stats import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 # What says when it is asked, and what is no number or takes long.
@@ -194,7 +194,7 @@ class TestDisturbance:
             monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
             monkeypatch.setattr(type(broker), "total_items", 0)
             count()
-            served = metrics.Metrics(Turn(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
+            served = metrics.Metrics(Clients(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
             text = await asyncio.to_thread(fetch, served.port)
             await asyncio.to_thread(served.close)
             return text
