@@ -22,7 +22,6 @@ SEGMENT_BYTES = 4 << 20
 # Beyond so many segments the journals that keep the oldest are written out; what a start has to read
 # stays small.
 LONG_SEGMENTS = 8
-SPARE_NAME = "spare"
 
 
 class Client(Protocol):
@@ -112,6 +111,7 @@ class Log:
         self._making = False
         self._next = 1
         self._numbers = 0
+        self._spares = 0
         # files of an earlier process, and for whose sake they are kept
         self._found: list[Path] = []
         self._found_pins: set[Hashable] = set()
@@ -172,7 +172,7 @@ class Log:
         Raises OSError if there is no room.
         """
         self._found_pins = set(keep)
-        self._start(SegmentFile(self._directory / SPARE_NAME))
+        self._start(SegmentFile(self._spare_path()))
         self._make_spare()
         self._recycle()
 
@@ -183,7 +183,7 @@ class Log:
         file, self._spare = self._spare, None
         if file is None:
             try:
-                file = SegmentFile(self._directory / f"{SPARE_NAME}-{self._next}")
+                file = SegmentFile(self._spare_path())
             except OSError as error:
                 raise JournalError(f"no room for the log in {self._directory}: {error.strerror}") from error
         self.segment.end()
@@ -230,12 +230,17 @@ class Log:
                 self._files.remove(file)
                 self._unsynced = [other for other in self._unsynced if other is not file]
                 if self._spare is None:
-                    file.rename(SPARE_NAME)
+                    file.rename(self._spare_path().name)
                     self._spare = file
                 else:
                     file.delete()
 
     # Room
+
+    def _spare_path(self) -> Path:
+        """The path of a segment that has no number yet; each has another."""
+        self._spares += 1
+        return self._directory / f"spare-{self._spares}"
 
     def _make_spare(self) -> None:
         """Have a segment ready, made in another thread: the next one, and what room there is when the disk
@@ -244,7 +249,7 @@ class Log:
             return
         self._making = True
         made: list[SegmentFile] = []
-        path = self._directory / f"{SPARE_NAME}-{self._next}"
+        path = self._spare_path()
 
         def done(error: Exception | None) -> None:
             self._making = False
