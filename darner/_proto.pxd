@@ -13,7 +13,17 @@ cdef class Request:
     cdef:
         readonly int verb
         readonly bint noreply
-        readonly int options
+        # What stands behind the queue's name. `fetches`: whether it goes on to fetch an item once it has
+        # closed or aborted what was held. `with_cas`: whether it asks for the items' ids.
+        readonly bint has_options
+        readonly bint open
+        readonly bint close
+        readonly bint abort
+        readonly bint peek
+        readonly bint waits
+        readonly bint fetches
+        readonly bint with_cas
+        readonly bint sync
         readonly uint32_t flags
         readonly int64_t exptime
         readonly uint64_t size
@@ -60,6 +70,7 @@ cdef class Item:
         public uint16_t attempts
         readonly uint64_t size
         readonly bytes record
+        readonly uint64_t memory_bytes      # what it takes there, with its bytes if they are in memory
         readonly uint64_t blob
         readonly uint32_t chunk_bytes
 
@@ -87,6 +98,7 @@ cdef class Segment:
         char* _memory
         Py_ssize_t _size
         readonly Py_ssize_t used_bytes
+        public object refusal
         readonly uint64_t number
 
     cdef char* frame(self, Py_ssize_t size) noexcept

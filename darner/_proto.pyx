@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Segment", "State",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Segment", "State",
     "Verb", "blob_of", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment",
     "valid_name", "value", "value_header",
@@ -28,12 +28,15 @@ cdef enum:
     _CHUNK = 65536
     # A line of 2,048 bytes holds at most 1,024 words of one byte each.
     _MAX_WORDS = 1025
+    # What an item costs in memory besides its bytes.
+    _ITEM_BYTES = 150
     # Longer than any wait a client means (24 days), and short enough for every timer.
     _MAX_TIMEOUT_MS = 0x7fffffff
 
 MAX_LINE_BYTES = _MAX_LINE
 MAX_NAME_BYTES = _MAX_NAME
 CHUNK_BYTES = _CHUNK
+ITEM_BYTES = _ITEM_BYTES
 
 
 cpdef enum Verb:
@@ -64,8 +67,6 @@ cdef enum:
     _CLOSE = 2
     _ABORT = 4
     _PEEK = 8
-    _WAIT = 16
-    _SYNC = 32
 
 cdef bytes E_UNKNOWN = b"ERROR\r\n"
 cdef bytes E_LINE_TOO_LONG = b"CLIENT_ERROR line too long\r\n"
@@ -91,36 +92,6 @@ cdef class Request:
     def data(self):
         """The bytes of the item, or of the chunk."""
         return self.chunk if self.record is None else self.record[_RECORD_HEAD:]
-
-    @property
-    def open(self):
-        return (self.options & _OPEN) != 0
-
-    @property
-    def close(self):
-        return (self.options & _CLOSE) != 0
-
-    @property
-    def abort(self):
-        return (self.options & _ABORT) != 0
-
-    @property
-    def peek(self):
-        return (self.options & _PEEK) != 0
-
-    @property
-    def fetches(self):
-        """Whether it goes on to fetch an item once it has closed or aborted what was held."""
-        return (self.options & (_OPEN | _PEEK)) != 0 or (self.options & (_CLOSE | _ABORT)) == 0
-
-    @property
-    def with_cas(self):
-        """Whether it asks for the items' ids."""
-        return self.verb == GETS
-
-    @property
-    def sync(self):
-        return (self.options & _SYNC) != 0
 
 
 cdef inline Request new_request(int verb):
@@ -229,7 +200,9 @@ cdef bytes parse_get_key(Request request, Word* word):
         return E_BAD_NAME
     if slash == NULL:
         request.queue = request.key
+        request.fetches = True
         return None
+    request.has_options = True
     request.queue = PyBytes_FromStringAndSize(at, size)
     while slash != NULL:
         option.at = slash + 1
@@ -244,7 +217,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         elif word_is(&option, b"peek", 4):
             options |= _PEEK
         elif option.size >= 2 and memcmp(option.at, b"t=", 2) == 0:
-            options |= _WAIT
+            request.waits = True
             if not read_u64(option.at + 2, option.size - 2, &request.timeout_ms):
                 return E_TIMEOUT
             if request.timeout_ms > <uint64_t>_MAX_TIMEOUT_MS:
@@ -255,7 +228,11 @@ cdef bytes parse_get_key(Request request, Word* word):
         return E_ABORT
     if options & _OPEN and options & _PEEK:
         return E_PEEK
-    request.options = options
+    request.open = (options & _OPEN) != 0
+    request.close = (options & _CLOSE) != 0
+    request.abort = (options & _ABORT) != 0
+    request.peek = (options & _PEEK) != 0
+    request.fetches = request.open or request.peek or not (request.close or request.abort)
     return None
 
 
@@ -272,7 +249,7 @@ cdef bytes parse_set_key(Request request, Word* word):
     while left:
         if left < 5 or memcmp(slash, b"/sync", 5) != 0 or (left > 5 and slash[5] != c"/"):
             return E_SET_OPTION
-        request.options = _SYNC
+        request.sync = True
         slash += 5
         left -= 5
     return None
@@ -284,13 +261,15 @@ cdef Request parse_get(Word* words, Py_ssize_t n, int verb):
     cdef bytes error
     if n < 2:
         return new_error(REFUSED, E_BAD_FORMAT, False)
+    first.with_cas = verb == GETS
     error = parse_get_key(first, &words[1])
     if error is None and n > 2:
         first.rest = []
         for i in range(2, n):
             other = new_request(verb)
+            other.with_cas = first.with_cas
             error = parse_get_key(other, &words[i])
-            if error is None and (first.options | other.options) & _WAIT:
+            if error is None and (first.waits or other.waits):
                 error = E_WAIT_MANY
             if error is not None:
                 break
@@ -768,6 +747,7 @@ cdef class Item:
             self.size = PyBytes_GET_SIZE(data)
             self.record = PyBytes_FromStringAndSize(NULL, _RECORD_HEAD + PyBytes_GET_SIZE(data))
             memcpy(PyBytes_AS_STRING(self.record) + _RECORD_HEAD, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        self.memory_bytes = _ITEM_BYTES + (0 if data is None else self.size)
         self.chunk_bytes = chunk_bytes
         self.attempts = attempts
 
@@ -775,11 +755,6 @@ cdef class Item:
     def data(self):
         """The item's bytes, or None if they lie in a blob."""
         return None if self.record is None else self.record[_RECORD_HEAD:]
-
-    @property
-    def memory_bytes(self):
-        """How many of its bytes are in memory: all, or none if they lie in a blob."""
-        return 0 if self.record is None else self.size
 
     @property
     def chunks(self):
@@ -792,6 +767,7 @@ cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t 
     cdef Item item = Item.__new__(Item)
     item.record = record
     item.size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
+    item.memory_bytes = _ITEM_BYTES + item.size
     item.flags = flags
     item.expires_ms = expires_ms
     item.enqueued_ms = enqueued_ms
@@ -849,6 +825,7 @@ cdef Item item_of(uint64_t id, bytes record):
     item.flags = get_u32(at + 4)
     item.expires_ms = get_u64(at + 8)
     item.enqueued_ms = get_u64(at + 16)
+    item.memory_bytes = _ITEM_BYTES
     if at[1] == _CHUNKED:
         if size != _BLOB_HEADER:
             raise ValueError(f"item {id} is chunked, and does not say where")
@@ -859,6 +836,7 @@ cdef Item item_of(uint64_t id, bytes record):
     else:
         item.record = record
         item.size = size
+        item.memory_bytes += size
     return item
 
 
@@ -1021,6 +999,7 @@ cdef class Segment:
 
     `begin` has it write to another piece of memory. The methods that write a frame return whether there
     was room for it; `journal` numbers the journals of this segment, `change` the changes of the journal.
+    `refusal`: why no item is taken in, if none is; what is taken out is logged as long as there is room.
     """
 
     def __dealloc__(self):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
 from darner import _proto
-from darner._proto import Item, Request, Verb
+from darner._proto import Item, Request, Verb, value
 from darner._version import __version__
 from darner.errors import JournalError
+from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
 from darner.queue import Queue, Upload, Waiter
-from darner.stats import QUEUE_FIGURES, SERVER_FIGURES, read
 
 if TYPE_CHECKING:
     from darner.connection import Connection
@@ -44,7 +44,8 @@ def set_(connection: "Connection", request: Request) -> None:
     connection.counters.cmd_set += 1
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or broker.queue(request.queue)
+        queues = broker.queues
+        queue = queues.get(request.queue) or broker.queue(request.queue)
         queue.push(request.record, request.flags, request.exptime)
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
@@ -54,7 +55,7 @@ def set_(connection: "Connection", request: Request) -> None:
 
 def _stored(connection: "Connection", queue: Queue, request: Request) -> None:
     connection.out.append(b"" if request.noreply else STORED)
-    if request.options:
+    if request.sync:
         connection.broker.log.sync(connection, len(connection.out) - 1)
     if queue.journal.crowded:
         queue.journal.crowding.append(connection)
@@ -114,12 +115,13 @@ def get(connection: "Connection", request: Request) -> None:
         return
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or _queue(connection, request)
+        queues = broker.queues
+        queue = queues.get(request.queue) or _queue(connection, request)
         if queue is None:
             connection.counters.cmd_peek += 1
             connection.out.append(END)
             return
-        item = _fetch(connection, request, queue) if request.options else queue.pop()
+        item = _fetch(connection, request, queue) if request.has_options else queue.pop()
     except JournalError as error:
         connection.out.append(server_error(error))
         return
@@ -241,7 +243,7 @@ def send_item(
         if not one_of_many:
             out.append(END)
     else:
-        reply = _proto.value(key, item, request.with_cas, not one_of_many)
+        reply = value(key, item, request.with_cas, not one_of_many)
         out.append(reply)
         connection.out_bytes += len(reply)
 

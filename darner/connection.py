@@ -7,10 +7,11 @@ gather in `out`, and go out in one write; unless one of them has to wait for the
 """
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable
+from os import write
+from time import time_ns
 from typing import cast
 
 import structlog
@@ -48,6 +49,12 @@ UPLOADING = 4  # what came of an item must be written before more is taken in
 FULL = 8  # the client does not read its replies
 YIELDING = 16  # others have their turn
 FINISHED = 32  # nothing more is served
+
+
+def now_ms() -> int:
+    """Milliseconds of the Unix epoch."""
+    ns = time_ns()
+    return ns // 1_000_000
 
 
 class Clients:
@@ -340,7 +347,7 @@ class Connection:
             self._buffered = self._transport.get_write_buffer_size() > 0
         if self._descriptor >= 0 and not self._buffered:
             try:
-                sent = os.write(self._descriptor, data)
+                sent = write(self._descriptor, data)
             except BlockingIOError:
                 sent = 0
             except OSError:  # it has gone: the transport will hear of that, too

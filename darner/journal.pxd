@@ -1,9 +1,13 @@
 # cython: language_level=3
 """The types of journal.py where requests pass through it."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from darner._proto cimport Item, Segment, State
+
+
+cdef int _PUT, _REWRITE
 
 
 cdef class Batch:
@@ -12,7 +16,7 @@ cdef class Batch:
         dict rewrites
         list ops
         Py_ssize_t removed
-        Py_ssize_t bytes
+        Py_ssize_t room
         State state
         frozenset kept
         uint64_t segment
@@ -55,7 +59,11 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         object _last_looked_at
 
+    @cython.locals(log=object, state=State)
     cpdef put(self, Item item)
+    @cython.locals(state=State)
     cpdef remove(self, Item item)
+    @cython.locals(batch=Batch)
     cdef _put(self, Item item)
+    @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)

@@ -48,8 +48,6 @@ BLOCK_CACHE_BYTES = 64 << 10
 
 # How much may be staged before it is written to LevelDB.
 STAGED_BYTES = 1 << 20
-# What an item costs there besides its data.
-ITEM_BYTES = 150
 # How many ids above the floor may be known as gone before the floor is moved past them.
 MAX_GONE = 4096
 # How many dead records one batch deletes on the side, at least: a few ms of work.
@@ -73,7 +71,7 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "bytes", "doomed", "kept", "ops", "puts", "removed", "rewrites", "segment", "state",
+        "doomed", "kept", "ops", "puts", "removed", "rewrites", "room", "segment", "state",
         "trimmed_bytes", "trimmed_records",
     )  # fmt: skip
 
@@ -85,8 +83,8 @@ class Batch:
         self.ops: list[tuple[bytes, bytes | None]] = []
         # how many items that were put in an earlier batch were removed
         self.removed = 0
-        # what the items in `puts` take in memory
-        self.bytes = 0
+        # how many bytes of memory the items in `puts` may take yet
+        self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
         self.state: State
         self.kept: frozenset[int]
@@ -361,8 +359,8 @@ class Journal:
         if log is not None:
             if self.failing is not None:
                 raise self.failing
-            if log.refusal is not None:
-                raise log.refusal
+            if self._segment.refusal is not None:
+                raise self._segment.refusal
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
@@ -378,10 +376,10 @@ class Journal:
         batch.puts[item.id] = item
         if item.blob:
             batch.ops.append((_proto.marker_key(item.blob), None))
-        batch.bytes += item.memory_bytes + ITEM_BYTES
+        batch.room -= item.memory_bytes
         if not self.dirty:
             self._mark()
-        if batch.bytes > STAGED_BYTES:
+        if batch.room < 0:
             if self.writing:
                 self.crowded = True
             else:
@@ -422,10 +420,10 @@ class Journal:
     def _remove(self, id: int, size: int, blob: int) -> None:
         batch = self.batch
         state = self.state
-        staged = batch.puts.pop(id, None)
+        staged: Item | None = batch.puts.pop(id, None)
         was_oldest = state.drop(id, size)
         if staged is not None:
-            batch.bytes -= staged.memory_bytes + ITEM_BYTES
+            batch.room += staged.memory_bytes
         else:
             batch.removed += 1
             if batch.rewrites:
@@ -482,7 +480,7 @@ class Journal:
             self._discard(id)
         for id in [id for id in batch.puts if id not in stay]:
             item = batch.puts.pop(id)
-            batch.bytes -= item.memory_bytes + ITEM_BYTES
+            batch.room += item.memory_bytes
             if item.blob:
                 self._doom(item.blob)
         batch.rewrites = {id: item for id, item in batch.rewrites.items() if id in stay}

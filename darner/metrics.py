@@ -19,7 +19,7 @@ from prometheus_client.samples import Sample
 from darner._version import __version__
 from darner.connection import Clients
 from darner.errors import StartError
-from darner.stats import QUEUE_FIGURES, SERVER_FIGURES, Figure
+from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter
 from darner.errors import JournalError
-from darner.journal import ITEM_BYTES, Journal
+from darner.journal import Journal
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20
@@ -136,6 +136,7 @@ class Queue:
 
     __slots__ = (
         "_age_ms",
+        "_most_bytes",
         "_opened",
         "_reads",
         "canceled_transactions",
@@ -157,6 +158,8 @@ class Queue:
         self.name = name
         self.journal = journal
         self.clock = clock
+        # what the window may take
+        self._most_bytes = WINDOW_BYTES
         self.reserved: dict[int, Item] = {}
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._age_ms = 0
@@ -192,11 +195,6 @@ class Queue:
         """How long the last item fetched had waited; 0 if the queue is empty."""
         return self._age_ms if self.items else 0
 
-    @property
-    def mem_bytes(self) -> int:
-        """How many bytes the items in the window have."""
-        return self.window_bytes - len(self.window) * ITEM_BYTES
-
     # In
 
     def push(self, record: bytes, flags: int, exptime: int) -> None:
@@ -209,10 +207,10 @@ class Queue:
         """Put `item` at the end."""
         self.journal.put(item)
         self.total_items += 1
-        if self._reads == item.id and self.window_bytes < WINDOW_BYTES:
+        if self._reads == item.id and self.window_bytes < self._most_bytes:
             self._reads += 1
             self.window.append(item)
-            self.window_bytes += item.memory_bytes + ITEM_BYTES
+            self.window_bytes += item.memory_bytes
         if self.waiters:
             self._serve()
 
@@ -237,7 +235,7 @@ class Queue:
 
     def _shift(self) -> None:
         item = self.window.popleft()
-        self.window_bytes -= item.memory_bytes + ITEM_BYTES
+        self.window_bytes -= item.memory_bytes
 
     def _read_ahead(self) -> bool:
         journal = self.journal
@@ -250,7 +248,7 @@ class Queue:
         return False
 
     def _measure(self) -> None:
-        self.window_bytes = sum(item.memory_bytes + ITEM_BYTES for item in self.window)
+        self.window_bytes = sum(item.memory_bytes for item in self.window)
 
     def _take(self, item: Item) -> None:
         self._shift()
@@ -305,7 +303,7 @@ class Queue:
         with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
             self.journal.rewrite(item)
         self.window.appendleft(item)
-        self.window_bytes += item.memory_bytes + ITEM_BYTES
+        self.window_bytes += item.memory_bytes
         self._serve()
 
     def _is_reserved(self, item: Item) -> bool:

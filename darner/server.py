@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from darner import systemd
 from darner._version import __version__
 from darner.broker import Broker
 from darner.config import Settings
-from darner.connection import Clients, Connection
+from darner.connection import Clients, Connection, now_ms
 from darner.errors import StartError
 
 if TYPE_CHECKING:
@@ -35,11 +34,6 @@ TICK_S = 0.25
 THREADS = 8
 # Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
 BACKLOG = 4096
-
-
-def now_ms() -> int:
-    """Milliseconds of the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Server:

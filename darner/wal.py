@@ -101,8 +101,6 @@ class Log:
         self._directory = directory
         self._offload = offload
         self.segment = Segment()
-        # why no item is taken in, if none is; what is taken out is logged as long as there is room
-        self.refusal: JournalError | None = None
         # called when the log has become long, with the journals that keep its oldest segment
         self.on_long: Callable[[Iterable[Hashable]], None] = lambda _: None
         # oldest first; the last is being written
@@ -254,7 +252,7 @@ class Log:
         def done(error: Exception | None) -> None:
             self._making = False
             if error is not None:
-                self.refusal = JournalError(f"no room for the log in {self._directory}: {error}")
+                self.segment.refusal = JournalError(f"no room for the log in {self._directory}: {error}")
             elif self._spare is None:
                 self._spare = made[0]
             else:  # one came back meanwhile
@@ -269,7 +267,7 @@ class Log:
         if doubtful:
             self.on_long([pin for file in doubtful for pin in file.pins])
         elif self._spare is not None:
-            self.refusal = None
+            self.segment.refusal = None
         else:
             self._make_spare()
 
@@ -319,7 +317,7 @@ class Log:
     def _doubt(self, files: list[SegmentFile], error: Exception) -> None:
         """After a sync that failed the system takes for written what is not, and a later sync would not
         tell: nothing is taken in until the journals have all that is in these files."""
-        self.refusal = JournalError(f"cannot sync the log: {error}")
+        self.segment.refusal = JournalError(f"cannot sync the log: {error}")
         self._doubtful += files
         self._unsynced = []
         with contextlib.suppress(JournalError):  # then what comes next meets it
