@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from darner._proto import ITEM_BYTES
 from darner._version import __version__
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_memory_items", "Items that wait in memory, too.",
     ),
     Figure(
-        "mem_bytes", lambda queue: queue.window_bytes,
+        "mem_bytes", lambda queue: queue.window_bytes - len(queue.window) * ITEM_BYTES,
         "darner_queue_memory_bytes", "Bytes of the items that wait in memory, too.",
     ),
     Figure(
