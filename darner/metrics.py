@@ -98,7 +98,7 @@ def _metric(figure: Figure[Any], readings: Iterable[tuple[dict[str, str], int | 
 
 
 def _samples(figure: Figure[Any], readings: Iterable[tuple[dict[str, str], int | str]]) -> Iterator[Sample]:
-    for number, (labels, value) in enumerate(readings, 1):
+    for number, (labels, value) in enumerate(readings):
         if number % SAMPLES_PER_PAUSE == 0:
             time.sleep(PAUSE_S)
         yield Sample(figure.metric, labels, float(value) * figure.scale)

@@ -201,7 +201,7 @@ class TestDisturbance:
 
         assert asyncio.run(read()).count("darner_queue_figure{") == 1000
         assert max(Counter(turn_of_each).values()) <= metrics.QUEUES_PER_TURN
-        assert len(pauses) == 1000 // metrics.SAMPLES_PER_PAUSE
+        assert len(pauses) >= 1000 // metrics.SAMPLES_PER_PAUSE
 
 
 class TestStart:
