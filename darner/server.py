@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvloop
@@ -20,6 +20,9 @@ from darner.broker import Broker
 from darner.config import Settings
 from darner.connection import Clients, Connection, now_ms
 from darner.errors import StartError
+
+if TYPE_CHECKING:
+    from darner.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -42,7 +45,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "darner")
         self._broker = Broker(self._data, now_ms, self._offload)
-        self._clients = Clients(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._clients = Clients(
+            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+        )
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -58,6 +63,7 @@ class Server:
         """Serve until a signal says stop. Raises StartError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
+        metrics = self._serve_metrics()
         self._broker.open()
         try:
             if given:
@@ -86,6 +92,8 @@ class Server:
             listener.close()
         upkeep.cancel()
         await self._drain()
+        if metrics is not None:
+            await self._loop.run_in_executor(self._threads, metrics.close)
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
@@ -95,6 +103,19 @@ class Server:
 
     def _connection(self) -> asyncio.Protocol:
         return cast("asyncio.Protocol", Connection(self._clients))
+
+    def _serve_metrics(self) -> "Metrics | None":
+        settings = self._settings
+        if settings.metrics_port is None:
+            return None
+        try:
+            # not at the top: it is an extra, and takes its time and memory
+            from darner.metrics import Metrics  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
