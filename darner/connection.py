@@ -14,6 +14,7 @@ from typing import cast
 import structlog
 
 from darner._proto import Item, Parser, Request
+from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
@@ -179,7 +180,9 @@ class Connection(asyncio.Protocol):
         "bare_keys",
         "broker",
         "counters",
+        "guard",
         "holds",
+        "idle_sweeps",
         "out",
         "out_bytes",
         "turn",
@@ -221,6 +224,10 @@ class Connection(asyncio.Protocol):
         # whether the server is closing, and waits only for the end of a data block
         self._draining = False
         self._linger = False
+        # what its user may do; None is everything
+        self.guard: Guard | None = None
+        # how many sweeps for idle clients have found nothing asked for since
+        self.idle_sweeps = 0
         self._waiter: Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -241,6 +248,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in what the client sent."""
         self.counters.bytes_read += len(data)
+        self.idle_sweeps = 0
         blocked = self._blocked
         if blocked & FINISHED:
             return
@@ -261,7 +269,8 @@ class Connection(asyncio.Protocol):
         elif self._blocked & FINISHED:
             self.finish()
         self._touch()
-        return True
+        # over TLS there is no half of a connection
+        return self._transport.can_write_eof()
 
     def connection_lost(self, _: Exception | None) -> None:
         """Put back what the client held and forget it."""
@@ -288,6 +297,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on serving it."""
         self._blocked &= ~FULL
+        self.idle_sweeps = 0
         self._touch()
 
     # Parsing and serving
@@ -300,8 +310,12 @@ class Connection(asyncio.Protocol):
             if self._blocked:
                 self._touch()
                 return
+        guard = self.guard
         for request in self._parser:
-            TABLE[request.verb](self, request)
+            if guard is None or (refusal := guard.refusal(request)) is None:
+                TABLE[request.verb](self, request)
+            else:
+                self.reply(request, refusal, is_error=bool(refusal))
             left -= 1
             if not left or self.out_bytes > OUT_BYTES:
                 self._blocked |= YIELDING
@@ -493,7 +507,8 @@ class Connection(asyncio.Protocol):
         if not self._linger:
             self._transport.close()
         elif self._timer is None and not self._transport.is_closing():
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
             self._timer = self.turn.loop.call_later(LINGER_S, self._transport.close)
 
     def drain(self) -> None:
@@ -510,6 +525,12 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    @property
+    def idles(self) -> bool:
+        """Whether nothing is left to do but what the client has to begin: to ask, to send on, to read."""
+        blocked = self._blocked
+        return not self._held and (not blocked or blocked & FULL != 0)
 
     @property
     def peer(self) -> str:
