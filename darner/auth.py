@@ -4,7 +4,7 @@ It is TOML, a table a user:
 
     [alice]
     password = "$scrypt$ln=14,r=8,p=1$…"    # written by `darner passwd`
-    read = ["work", "mail.*"]               # globs of queues she may get from
+    read = ["work", "mail.*"]               # the queues she may get from; each * is any run of bytes
     write = ["*"]                           # may set to
     manage = []                             # may delete and flush
     admin = false                           # everything: all queues, and what concerns the whole server
@@ -13,7 +13,6 @@ What a key leaves out is not allowed. No socket, no event loop and no clock in h
 """
 
 import base64
-import fnmatch
 import hashlib
 import hmac
 import os
@@ -49,7 +48,7 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     # scrypt's, in the form of a PHC string
     password: str
-    # globs of the queues to get from, to set to, to delete and flush
+    # the queues to get from, to set to, to delete and flush: names, each `*` for any run of bytes
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     manage: tuple[str, ...] = ()
@@ -248,15 +247,16 @@ class Guard:
         return ADMIN
 
 
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[bytes]:
+    any_of = (b".*".join(re.escape(part.encode()) for part in glob.split("*")) for glob in globs)
     # without any, what matches nothing
-    return re.compile("|".join(map(fnmatch.translate, globs)) or r"(?!)")
+    return re.compile(b"|".join(any_of) or rb"(?!)", re.DOTALL)
 
 
-def _allows(pattern: re.Pattern[str], queue: bytes) -> bool:
-    return pattern.match(queue.decode(errors="surrogateescape")) is not None
+def _allows(pattern: re.Pattern[bytes], queue: bytes) -> bool:
+    return pattern.fullmatch(queue) is not None
 
 
-def _allows_args(pattern: re.Pattern[str], args: list[bytes]) -> bool:
+def _allows_args(pattern: re.Pattern[bytes], args: list[bytes]) -> bool:
     # what is behind a slash is a part of the queue; without a name, the command says what is missing
     return not args or _allows(pattern, args[0].partition(b"/")[0])

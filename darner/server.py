@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import resource
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +18,13 @@ from typing import Any
 import structlog
 import uvloop
 
-from darner import systemd
+from darner import auth, systemd, tls
 from darner._version import __version__
+from darner.admission import LOGIN_S, Admission
 from darner.broker import Broker
 from darner.config import Settings
-from darner.connection import Connection, Turn
-from darner.errors import StartError
+from darner.connection import Turn
+from darner.errors import ConfigError, StartError
 
 log = structlog.get_logger()
 
@@ -30,6 +34,8 @@ DRAIN_S = 5.0
 TIDY_S = 0.25
 # How often in between the queues with many dead records get one.
 TRIMS = 25
+# How often idle connections are looked for, and whether the listeners still listen.
+SWEEP_S = 1.0
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
 # Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
@@ -51,6 +57,17 @@ class Server:
         self._threads = ThreadPoolExecutor(THREADS, "darner")
         self._broker = Broker(self._data, now_ms, self._offload)
         self._turn = Turn(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        idle_ms = settings.idle_timeout_ms
+        self._admission = Admission(
+            self._turn,
+            self._offload,
+            max_connections=settings.max_connections,
+            idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
+        )
+        self._tls: ssl.SSLContext | None = None
+        # duplicates of the sockets listened on: a listener that is closed need not be bound again
+        self._sockets: list[socket.socket] = []
+        self._listeners: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -63,9 +80,10 @@ class Server:
         self._threads.submit(work).add_done_callback(finished)
 
     async def run(self) -> None:
-        """Serve until a signal says stop. Raises StartError if the server cannot start."""
+        """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
+        self._tls, self._admission.users = self._read_access()
         self._broker.open()
         try:
             if given:
@@ -80,6 +98,7 @@ class Server:
             ) from error
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for listener in listeners:
@@ -87,19 +106,41 @@ class Server:
             log.info("listening", host=host, port=port)
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        upkeep = asyncio.create_task(self._upkeep())
+        upkeep = [asyncio.create_task(self._upkeep()), asyncio.create_task(self._sweep())]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
-        for listener in listeners:
+        for task in upkeep:
+            task.cancel()
+        await asyncio.wait(upkeep)
+        for listener in self._listeners:
             listener.close()
-        upkeep.cancel()
+        for sock in self._sockets:
+            sock.close()
+        self._admission.close()
         await self._drain()
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
 
     async def _listen(self, **where: Any) -> asyncio.Server:
-        return await self._loop.create_server(lambda: Connection(self._turn), backlog=BACKLOG, **where)
+        return await self._loop.create_server(
+            self._admission,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=LOGIN_S if self._tls else None,
+            **where,
+        )
+
+    def _read_access(self) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+        """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
+        settings = self._settings
+        context = users = None
+        if settings.tls_cert is not None:
+            cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_ca
+            context = tls.context(Path(cert), Path(key) if key else None, Path(ca) if ca else None)
+        if settings.auth_file is not None:
+            users = auth.load(Path(settings.auth_file))
+        return context, users
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
