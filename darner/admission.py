@@ -29,22 +29,16 @@ LOGIN_S = 10.0
 LOGIN_BYTES = 8 << 10
 # How many passwords are checked at once: each takes a thread, 16 MiB and some 30 ms of a processor.
 CHECKS = 2
-# How many that are turned away may linger to read why; more are closed at once.
-LINGERING = 64
-# The part of the descriptors that connections may take: the rest is for the queues' files.
-DESCRIPTORS_SHARE = 3 / 4
+# The parts of the descriptors that connections may take, and those that are turned away and linger to read
+# why (more are closed at once). The rest is for the queues' files.
+CONNECTIONS_SHARE = 3 / 4
+LINGERING_SHARE = 1 / 16
 # How often, in seconds, the log may repeat itself about strangers.
 REPEAT_S = 60.0
 
 TOO_MANY = b"SERVER_ERROR too many connections\r\n"
 FAILED = b"CLIENT_ERROR authentication failure\r\n"
 STORED = b"STORED\r\n"
-
-
-def room(max_connections: int | None) -> int:
-    """How many connections there may be: `max_connections`, or what the descriptors allow."""
-    limit = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * DESCRIPTORS_SHARE)
-    return limit if max_connections is None else min(max_connections, limit)
 
 
 class Complaint:
@@ -66,7 +60,7 @@ class Complaint:
 
 
 class Admission:
-    """What all connections have to pass. Call it, as the event loop does, for the protocol of a new one."""
+    """What all connections have to pass."""
 
     def __init__(
         self,
@@ -79,10 +73,16 @@ class Admission:
     ) -> None:
         self.turn = turn
         self.users = users
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # how many may be in at a time
-        self.room = room(max_connections)
+        self.room = int(descriptors * CONNECTIONS_SHARE)
+        if max_connections is not None:
+            self.room = min(self.room, max_connections)
+        self.linger_room = int(descriptors * LINGERING_SHARE)
         # how long, in whole seconds, a client may ask for nothing; None is for ever
         self.idle_timeout_s = idle_timeout_s
+        # how many were ever accepted
+        self.accepted = 0
         self.failures = Complaint("authentication failure")
         self._refusals = Complaint("too many connections")
         # Those that are neither in nor turned away. Weak: who fails the TLS handshake is only dropped.
@@ -94,6 +94,8 @@ class Admission:
         self._checking = 0
 
     def __call__(self) -> "Arrival":
+        """Return the protocol for a connection just accepted."""
+        self.accepted += 1
         arrival = Arrival(self)
         self.arriving.add(arrival)
         return arrival
@@ -230,7 +232,7 @@ class Arrival(asyncio.Protocol):
         users = self._admission.users or {}
         user = users.get(name)
 
-        def done(is_right: bool) -> None:  # noqa: FBT001
+        def done(is_right: bool) -> None:
             if self not in self._admission.arriving:
                 return
             if user is None or not is_right:
@@ -268,7 +270,7 @@ class Arrival(asyncio.Protocol):
         self._received = b""
         self._transport.write(reply)
         lingering = self._admission.lingering
-        if len(lingering) >= LINGERING:
+        if len(lingering) >= self._admission.linger_room:
             self._transport.close()
             return
         # closing at once would have TCP throw away the error if something unread has come

@@ -59,6 +59,12 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 Users = dict[str, User]
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError if no user can be called that."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"bad user name {name!r}: it must be 1 to 64 letters, digits and _ . @ + -")
+
+
 def load(path: Path) -> Users:
     """Read the users from `path`. Raises ConfigError, which says what is wrong and where."""
     try:
@@ -67,23 +73,24 @@ def load(path: Path) -> Users:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the auth_file {path}: {error}") from error
     try:
-        users = msgspec.convert(tomllib.loads(text), Users)
+        users = {name: _user(name, table) for name, table in tomllib.loads(text).items()}
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    for name, user in users.items():
-        if not NAME.fullmatch(name):
-            raise ConfigError(f"{path}: user {name!r}: a name has 1 to 64 letters, digits and _ . @ + -")
-        try:
-            _Hash.parse(user.password)
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}: user {name!r}: the password is {error}; write it with `darner passwd {path} {name}`"
-            ) from error
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("others may read the auth_file", file=str(path), action=f"chmod 600 {path}")
     return users
+
+
+def _user(name: str, table: object) -> User:
+    check_name(name)
+    try:
+        user = msgspec.convert(table, User)
+        _Hash.parse(user.password)
+    except ValueError as error:  # msgspec's are some, too
+        raise ConfigError(f"user {name}: {error}") from error
+    return user
 
 
 # Passwords
@@ -100,17 +107,17 @@ class _Hash(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> "_Hash":
-        """Raises ValueError, whose text ends a sentence that begins with "the password is"."""
+        """Raises ValueError, which says what is wrong with the text."""
         match = HASH.fullmatch(text)
         if match is None:
-            raise ValueError("no hash")
+            raise ValueError("the password is no hash; write it with `darner passwd`")
         log2_n, r, p = map(int, match.groups()[:3])
         if not (log2_n and r and p) or 128 * r * ((1 << log2_n) + p) > MAX_MEMORY_BYTES // 2:
-            raise ValueError("hashed at a cost that is not taken")
+            raise ValueError("the password is hashed at a cost that is not taken")
         try:
             return cls(log2_n, r, p, _unbase64(match[4]), _unbase64(match[5]))
         except ValueError:
-            raise ValueError("a hash that is damaged") from None
+            raise ValueError("the hash of the password is damaged") from None
 
     def digest_of(self, password: bytes) -> bytes:
         """What scrypt makes of this password under the same terms."""
@@ -151,8 +158,9 @@ def set_password(path: Path, name: str, password: bytes) -> bool:
     A new user may read, write and manage every queue. All else in the file stays as it is, comments
     included; the file is replaced in one step, and then its owner alone may read it. Raises ConfigError.
     """
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"bad user name {name!r}: 1 to 64 letters, digits and _ . @ + -")
+    check_name(name)
+    if not password:
+        raise ConfigError("the password is empty")
     # a link stays one
     path = path.resolve()
     try:
@@ -164,7 +172,7 @@ def set_password(path: Path, name: str, password: bytes) -> bool:
             for key in ("read", "write", "manage"):
                 user[key] = ["*"]
             document[name] = user
-        document[name]["password"] = hash_password(password)  # type: ignore[index]
+        document[name]["password"] = hash_password(password)
         _replace(path, tomlkit.dumps(document))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot write the auth_file {path}: {error}") from error

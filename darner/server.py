@@ -7,24 +7,23 @@ import math
 import os
 import resource
 import signal
-import socket
 import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvloop
 
 from darner import auth, systemd, tls
 from darner._version import __version__
-from darner.admission import LOGIN_S, Admission
+from darner.admission import Admission
 from darner.broker import Broker
 from darner.config import Settings
 from darner.connection import Turn
 from darner.errors import ConfigError, StartError
+from darner.listeners import Listeners
 
 log = structlog.get_logger()
 
@@ -34,12 +33,10 @@ DRAIN_S = 5.0
 TIDY_S = 0.25
 # How often in between the queues with many dead records get one.
 TRIMS = 25
-# How often idle connections are looked for, and whether the listeners still listen.
+# How often idle connections are looked for.
 SWEEP_S = 1.0
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
-# Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
-BACKLOG = 4096
 
 
 def now_ms() -> int:
@@ -64,10 +61,7 @@ class Server:
             max_connections=settings.max_connections,
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
         )
-        self._tls: ssl.SSLContext | None = None
-        # duplicates of the sockets listened on: a listener that is closed need not be bound again
-        self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -83,13 +77,10 @@ class Server:
         """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
-        self._tls, self._admission.users = self._read_access()
+        context, self._admission.users = self._read_access()
         self._broker.open()
         try:
-            if given:
-                listeners = [await self._listen(sock=sock) for sock in given]
-            else:
-                listeners = [await self._listen(host=settings.host, port=settings.port)]
+            await self._listeners.open(context, given, settings.host, settings.port)
         except OSError as error:
             self._broker.close()
             raise StartError(
@@ -101,35 +92,23 @@ class Server:
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
-        for listener in listeners:
-            host, port = listener.sockets[0].getsockname()[:2]
-            log.info("listening", host=host, port=port)
+        for host, port in self._listeners.addresses:
+            log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        upkeep = [asyncio.create_task(self._upkeep()), asyncio.create_task(self._sweep())]
+        chores = (self._upkeep(), self._sweep(), self._listeners.keep())
+        upkeep = [asyncio.create_task(chore) for chore in chores]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
         for task in upkeep:
             task.cancel()
         await asyncio.wait(upkeep)
-        for listener in self._listeners:
-            listener.close()
-        for sock in self._sockets:
-            sock.close()
+        self._listeners.close()
         self._admission.close()
         await self._drain()
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
-
-    async def _listen(self, **where: Any) -> asyncio.Server:
-        return await self._loop.create_server(
-            self._admission,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=LOGIN_S if self._tls else None,
-            **where,
-        )
 
     def _read_access(self) -> tuple[ssl.SSLContext | None, auth.Users | None]:
         """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
@@ -141,6 +120,22 @@ class Server:
         if settings.auth_file is not None:
             users = auth.load(Path(settings.auth_file))
         return context, users
+
+    def reload_access(self) -> None:
+        """Read the certificates and the users again, for those who connect from now on; users that are gone
+        or changed are disconnected. Raises ConfigError, and then nothing has changed."""
+        context, users = self._read_access()
+        self._admission.change_users(users)
+        if context is not None:
+            self._listeners.change_tls(context)
+
+    def _hung_up(self) -> None:
+        try:
+            self.reload_access()
+        except ConfigError as error:
+            log.error("nothing reloaded, everything stays as it was", reason=str(error))
+        else:
+            log.info("reloaded")
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
@@ -158,6 +153,11 @@ class Server:
                     break
                 await asyncio.sleep(TIDY_S / TRIMS)
                 untidy = self._broker.trim(untidy)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._admission.sweep()
 
     async def _drain(self) -> None:
         for connection in list(self._turn.connections):
