@@ -189,3 +189,10 @@ def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> 
     finally:
         if server.process.poll() is None:
             server.kill()
+
+
+def configured(directory: Path, text: str) -> contextlib.AbstractContextManager[Server]:
+    """A server with this configuration, its data in the directory too."""
+    path = directory / "darner.toml"
+    path.write_text(text)
+    return running(directory / "data", "--config", str(path))
