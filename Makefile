@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 COMPILED := $(VENV)/.compiled
 TOOLS := $(VENV)/.tools
 
-.PHONY: run test test-all lint wheel wheels annotate clean
+.PHONY: run test test-all lint wheel wheels annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -37,8 +37,15 @@ wheels:
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 darner/_proto.pyx
 
+# The compiled parser and the readers of records under libFuzzer and AddressSanitizer, each for so long.
+FUZZ_SECONDS ?= 60
+fuzz: $(TOOLS)
+	$(BIN)/python -m pip install --quiet --group fuzz
+	fuzz/run parser $(FUZZ_SECONDS)
+	fuzz/run records $(FUZZ_SECONDS)
+
 clean:
-	rm -rf .venv* build wheels/dist *.egg-info darner/*.so darner/_proto.c darner/_proto.html
+	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/_proto.c darner/_proto.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
