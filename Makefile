@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := $(VENV)/.compiled
 TOOLS := $(VENV)/.tools
+# What Cython reads: with a .pxd beside it, a .py is compiled too.
+TYPES := $(wildcard darner/*.pxd)
+TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
 .PHONY: run test test-all lint wheel wheels annotate fuzz clean
 
@@ -33,9 +36,9 @@ wheel:
 wheels:
 	wheels/build
 
-# Which lines of the compiled part call into Python: darner/_proto.html.
+# Which lines of what is compiled call into Python: darner/*.html.
 annotate: $(TOOLS)
-	$(BIN)/cython --annotate -3 darner/_proto.pyx
+	$(BIN)/cython --annotate -3 $(TRANSLATED)
 
 # The compiled parser and the readers of records under libFuzzer and AddressSanitizer, each for so long.
 FUZZ_SECONDS ?= 60
@@ -45,13 +48,13 @@ fuzz: $(TOOLS)
 	fuzz/run records $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/_proto.c darner/_proto.html
+	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(COMPILED): $(BIN)/python pyproject.toml setup.py darner/_proto.pyx
+$(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

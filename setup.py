@@ -1,10 +1,26 @@
-"""The compiled extension, which setuptools has Cython translate; everything else is in pyproject.toml."""
+"""The compiled modules, which setuptools has Cython translate; everything else is in pyproject.toml."""
+
+import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
+# Modules in Python that are compiled as well, by name; each has a .pxd beside it, which gives the types.
+PYTHON_MODULES = ("stats", "journal", "queue", "commands", "connection")
+
+SOURCES = {"_proto": "darner/_proto.pyx"} | {name: f"darner/{name}.py" for name in PYTHON_MODULES}
+
 setup(
     ext_modules=[
-        # -g0: debug symbols are most of the size, and name the directory of the build
-        Extension("darner._proto", ["darner/_proto.pyx"], extra_compile_args=["-O2", "-g0"])
+        Extension(
+            f"darner.{name}",
+            [source],
+            depends=sorted(map(str, Path("darner").glob("*.pxd"))),
+            # -g0: debug symbols are most of the size, and name the directory of the build
+            extra_compile_args=["-O2", "-g0"],
+            # nor does anybody need the names of static functions
+            extra_link_args=["-s"] if sys.platform == "linux" else [],
+        )
+        for name, source in SOURCES.items()
     ]
 )

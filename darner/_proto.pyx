@@ -7,17 +7,16 @@ decided in commands.py; what is a request, and where the next one begins, is dec
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
-from zlib import crc32
-
 __all__ = [
-    "CHUNK_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "State",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Segment", "State",
     "Verb", "blob_of", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
-    "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "valid_name", "value",
-    "value_header",
+    "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment",
+    "valid_name", "value", "value_header",
 ]
 
 cdef enum:
@@ -29,12 +28,15 @@ cdef enum:
     _CHUNK = 65536
     # A line of 2,048 bytes holds at most 1,024 words of one byte each.
     _MAX_WORDS = 1025
+    # What an item costs in memory besides its bytes.
+    _ITEM_BYTES = 150
     # Longer than any wait a client means (24 days), and short enough for every timer.
     _MAX_TIMEOUT_MS = 0x7fffffff
 
 MAX_LINE_BYTES = _MAX_LINE
 MAX_NAME_BYTES = _MAX_NAME
 CHUNK_BYTES = _CHUNK
+ITEM_BYTES = _ITEM_BYTES
 
 
 cpdef enum Verb:
@@ -65,8 +67,6 @@ cdef enum:
     _CLOSE = 2
     _ABORT = 4
     _PEEK = 8
-    _WAIT = 16
-    _SYNC = 32
 
 cdef bytes E_UNKNOWN = b"ERROR\r\n"
 cdef bytes E_LINE_TOO_LONG = b"CLIENT_ERROR line too long\r\n"
@@ -87,50 +87,11 @@ cdef bytes E_WAIT_MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
 @cython.freelist(256)
 cdef class Request:
     """One request of a client, as parsed. Which fields count depends on `verb`."""
-    cdef:
-        readonly int verb
-        readonly bint noreply
-        readonly int options
-        readonly uint32_t flags
-        readonly int64_t exptime
-        readonly uint64_t size
-        readonly uint64_t timeout_ms
-        readonly bytes key
-        readonly bytes queue
-        readonly bytes data
-        readonly bytes error
-        readonly list args
-        readonly list rest
 
     @property
-    def open(self):
-        return (self.options & _OPEN) != 0
-
-    @property
-    def close(self):
-        return (self.options & _CLOSE) != 0
-
-    @property
-    def abort(self):
-        return (self.options & _ABORT) != 0
-
-    @property
-    def peek(self):
-        return (self.options & _PEEK) != 0
-
-    @property
-    def fetches(self):
-        """Whether it goes on to fetch an item once it has closed or aborted what was held."""
-        return (self.options & (_OPEN | _PEEK)) != 0 or (self.options & (_CLOSE | _ABORT)) == 0
-
-    @property
-    def with_cas(self):
-        """Whether it asks for the items' ids."""
-        return self.verb == GETS
-
-    @property
-    def sync(self):
-        return (self.options & _SYNC) != 0
+    def data(self):
+        """The bytes of the item, or of the chunk."""
+        return self.chunk if self.record is None else self.record[_RECORD_HEAD:]
 
 
 cdef inline Request new_request(int verb):
@@ -144,11 +105,6 @@ cdef inline Request new_error(int verb, bytes error, bint noreply):
     request.error = error
     request.noreply = noreply
     return request
-
-
-cdef struct Word:
-    const char* at
-    Py_ssize_t size
 
 
 cdef inline bytes word_bytes(Word* word):
@@ -244,7 +200,9 @@ cdef bytes parse_get_key(Request request, Word* word):
         return E_BAD_NAME
     if slash == NULL:
         request.queue = request.key
+        request.fetches = True
         return None
+    request.has_options = True
     request.queue = PyBytes_FromStringAndSize(at, size)
     while slash != NULL:
         option.at = slash + 1
@@ -259,7 +217,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         elif word_is(&option, b"peek", 4):
             options |= _PEEK
         elif option.size >= 2 and memcmp(option.at, b"t=", 2) == 0:
-            options |= _WAIT
+            request.waits = True
             if not read_u64(option.at + 2, option.size - 2, &request.timeout_ms):
                 return E_TIMEOUT
             if request.timeout_ms > <uint64_t>_MAX_TIMEOUT_MS:
@@ -270,7 +228,11 @@ cdef bytes parse_get_key(Request request, Word* word):
         return E_ABORT
     if options & _OPEN and options & _PEEK:
         return E_PEEK
-    request.options = options
+    request.open = (options & _OPEN) != 0
+    request.close = (options & _CLOSE) != 0
+    request.abort = (options & _ABORT) != 0
+    request.peek = (options & _PEEK) != 0
+    request.fetches = request.open or request.peek or not (request.close or request.abort)
     return None
 
 
@@ -287,7 +249,7 @@ cdef bytes parse_set_key(Request request, Word* word):
     while left:
         if left < 5 or memcmp(slash, b"/sync", 5) != 0 or (left > 5 and slash[5] != c"/"):
             return E_SET_OPTION
-        request.options = _SYNC
+        request.sync = True
         slash += 5
         left -= 5
     return None
@@ -299,13 +261,15 @@ cdef Request parse_get(Word* words, Py_ssize_t n, int verb):
     cdef bytes error
     if n < 2:
         return new_error(REFUSED, E_BAD_FORMAT, False)
+    first.with_cas = verb == GETS
     error = parse_get_key(first, &words[1])
     if error is None and n > 2:
         first.rest = []
         for i in range(2, n):
             other = new_request(verb)
+            other.with_cas = first.with_cas
             error = parse_get_key(other, &words[i])
-            if error is None and (first.options | other.options) & _WAIT:
+            if error is None and (first.waits or other.waits):
                 error = E_WAIT_MANY
             if error is not None:
                 break
@@ -379,21 +343,12 @@ cdef class Parser:
     ends where more bytes are needed. Bytes not yet parsed stay inside, so a caller may stop iterating
     at any request and go on later. At most one line and one chunk are held besides what was fed.
     """
-    cdef:
-        bytes _buffer
-        Py_ssize_t _at
-        int _state
-        bint _started
-        Request _set            # whose data block is being read
-        bytes _body             # of the block or chunk being read
-        Py_ssize_t _filled      # bytes of _body read so far
-        uint64_t _left          # bytes of the data block not yet read
 
     def __cinit__(self):
         self._buffer = b""
         self._state = _LINE
 
-    def feed(self, bytes data not None):
+    cpdef void feed(self, bytes data):
         """Take in bytes from the network, in any cut."""
         if self._at >= PyBytes_GET_SIZE(self._buffer):
             self._buffer = data
@@ -420,7 +375,8 @@ cdef class Parser:
             raise StopIteration
         return request
 
-    cdef Request next_request(self):
+    cpdef Request next_request(self):
+        """The next request, or None where more bytes are needed."""
         if self._state == _LINE:
             return self.next_line()
         if self._state == _BODY:
@@ -528,43 +484,37 @@ cdef class Parser:
         self._at += 2
         return 1
 
-    cdef bint fill(self, Py_ssize_t size):
-        """Reads the next `size` bytes of the data block into `_body`: at once if they are all there,
-        else bit by bit as they come, so that a slow sender costs no more copying than a fast one."""
+    cdef bint fill(self, Py_ssize_t gap, Py_ssize_t size):
+        """Reads the next `size` bytes of the data block into `_body`, behind `gap` bytes that are left
+        free: as they come, so that a slow sender costs no more copying than a fast one."""
         cdef:
             const char* at = PyBytes_AS_STRING(self._buffer) + self._at
             Py_ssize_t left = PyBytes_GET_SIZE(self._buffer) - self._at
             Py_ssize_t n
         if self._body is None:
-            if left >= size:
-                self._body = PyBytes_FromStringAndSize(at, size)
-                self._filled = size
-                self._at += size
-                self._left -= size
-                return True
-            self._body = PyBytes_FromStringAndSize(NULL, size)
-            self._filled = 0
-        n = size - self._filled
+            self._body = PyBytes_FromStringAndSize(NULL, gap + size)
+            self._filled = gap
+        n = gap + size - self._filled
         if n > left:
             n = left
         memcpy(PyBytes_AS_STRING(self._body) + self._filled, at, n)
         self._filled += n
         self._at += n
         self._left -= n
-        return self._filled == size
+        return self._filled == gap + size
 
     cdef Request finish_body(self):
         cdef Request request = self._set
         cdef int end
         if self._left or self._body is None:
-            if not self.fill(<Py_ssize_t>request.size):
+            if not self.fill(_RECORD_HEAD, <Py_ssize_t>request.size):
                 return None
         end = self.block_end()
         if end == 0:
             return None
         if end < 0:
             return self.fail(E_BAD_DATA, request.noreply)
-        request.data = self._body
+        request.record = self._body
         self._body = None
         self._set = None
         self._state = _LINE
@@ -579,10 +529,10 @@ cdef class Parser:
                 size = _CHUNK if self._left > _CHUNK else <Py_ssize_t>self._left
             else:
                 size = PyBytes_GET_SIZE(self._body)
-            if not self.fill(size):
+            if not self.fill(0, size):
                 return None
             request = new_request(SET_CHUNK)
-            request.data = self._body
+            request.chunk = self._body
             self._body = None
             return request
         end = self.block_end()
@@ -659,20 +609,21 @@ def value_header(bytes key not None, uint32_t flags, uint64_t size, uint64_t cas
     return PyBytes_FromStringAndSize(line, write_value_line(line, key, flags, size, cas))
 
 
-def value(bytes key not None, uint32_t flags, bytes data not None, uint64_t cas, bint last):
-    """A whole `VALUE` reply for one item, with `END` behind it if it is the last of its command."""
+cpdef bytes value(bytes key, Item item, bint with_cas, bint last):
+    """A whole `VALUE` reply for an item whose bytes are in memory, with `END` behind it if it is the last of
+    its command."""
     cdef:
         char line[_MAX_LINE + 80]
-        Py_ssize_t header, size = PyBytes_GET_SIZE(data), tail = 7 if last else 2
+        Py_ssize_t header, size = <Py_ssize_t>item.size, tail = 7 if last else 2
         bytes reply
         char* out
     if PyBytes_GET_SIZE(key) > _MAX_LINE:
         raise ValueError("key longer than a line")
-    header = write_value_line(line, key, flags, size, cas)
+    header = write_value_line(line, key, item.flags, item.size, item.id if with_cas else 0)
     reply = PyBytes_FromStringAndSize(NULL, header + size + tail)
     out = PyBytes_AS_STRING(reply)
     memcpy(out, line, header)
-    memcpy(out + header, PyBytes_AS_STRING(data), size)
+    memcpy(out + header, PyBytes_AS_STRING(item.record) + _RECORD_HEAD, size)
     memcpy(out + header + size, b"\r\nEND\r\n", tail)
     return reply
 
@@ -687,7 +638,8 @@ cdef enum:
     _CRC = 4
     _ITEM_HEADER = 24
     _BLOB_HEADER = 20
-    _STATE = 66
+    _RECORD_HEAD = 28       # an item's checksum and header, before its bytes
+    _STATE = 74
 
 
 cdef inline void put_u32(char* out, uint32_t n) noexcept:
@@ -718,6 +670,48 @@ cdef inline uint64_t get_u64(const char* at) noexcept:
     return n
 
 
+# The CRC-32 of zlib, computed here eight bytes at a time ("slicing by 8"): the way to zlib's own through
+# Python costs several times what the sum of a small item does.
+
+cdef uint32_t CRC_TABLE[8][256]
+
+
+cdef void fill_crc_table() noexcept:
+    cdef uint32_t n, k, c
+    for n in range(256):
+        c = n
+        for k in range(8):
+            c = 0xedb88320 ^ (c >> 1) if c & 1 else c >> 1
+        CRC_TABLE[0][n] = c
+    for n in range(256):
+        for k in range(1, 8):
+            c = CRC_TABLE[k - 1][n]
+            CRC_TABLE[k][n] = CRC_TABLE[0][c & 0xff] ^ (c >> 8)
+
+
+fill_crc_table()
+
+
+cdef uint32_t crc32(const char* data, Py_ssize_t size, uint32_t crc) noexcept:
+    cdef const uint8_t* at = <const uint8_t*>data
+    cdef uint32_t low, high
+    crc = ~crc
+    while size >= 8:
+        low = crc ^ (at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24)
+        high = at[4] | <uint32_t>at[5] << 8 | <uint32_t>at[6] << 16 | <uint32_t>at[7] << 24
+        crc = (CRC_TABLE[7][low & 0xff] ^ CRC_TABLE[6][low >> 8 & 0xff]
+               ^ CRC_TABLE[5][low >> 16 & 0xff] ^ CRC_TABLE[4][low >> 24]
+               ^ CRC_TABLE[3][high & 0xff] ^ CRC_TABLE[2][high >> 8 & 0xff]
+               ^ CRC_TABLE[1][high >> 16 & 0xff] ^ CRC_TABLE[0][high >> 24])
+        at += 8
+        size -= 8
+    while size:
+        crc = CRC_TABLE[0][(crc ^ at[0]) & 0xff] ^ (crc >> 8)
+        at += 1
+        size -= 1
+    return ~crc
+
+
 def item_key(uint64_t id):
     """The key of an item's record: `i` and its id."""
     cdef char key[9]
@@ -738,17 +732,8 @@ def marker_key(uint64_t blob):
 @cython.no_gc
 @cython.freelist(1024)
 cdef class Item:
-    """An item of a queue. `data` is None and `blob` set if its bytes lie in chunks."""
-    cdef:
-        public uint64_t id
-        readonly uint32_t flags
-        readonly uint64_t expires_ms
-        readonly uint64_t enqueued_ms
-        public uint16_t attempts
-        readonly uint64_t size
-        readonly bytes data
-        readonly uint64_t blob
-        readonly uint32_t chunk_bytes
+    """An item of a queue. Its bytes are in `record`, behind the record's head; or, if that is None, in the
+    file of `blob`."""
 
     def __init__(self, uint64_t id, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms, bytes data,
                  uint64_t blob=0, uint64_t size=0, uint32_t chunk_bytes=0, uint16_t attempts=0):
@@ -756,16 +741,20 @@ cdef class Item:
         self.flags = flags
         self.expires_ms = expires_ms
         self.enqueued_ms = enqueued_ms
-        self.data = data
         self.blob = blob
-        self.size = size if data is None else PyBytes_GET_SIZE(data)
+        self.size = size
+        if data is not None:
+            self.size = PyBytes_GET_SIZE(data)
+            self.record = PyBytes_FromStringAndSize(NULL, _RECORD_HEAD + PyBytes_GET_SIZE(data))
+            memcpy(PyBytes_AS_STRING(self.record) + _RECORD_HEAD, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        self.memory_bytes = _ITEM_BYTES + (0 if data is None else self.size)
         self.chunk_bytes = chunk_bytes
         self.attempts = attempts
 
     @property
-    def memory_bytes(self):
-        """How many of its bytes are in memory: all, or none if they lie in chunks."""
-        return 0 if self.data is None else self.size
+    def data(self):
+        """The item's bytes, or None if they lie in a blob."""
+        return None if self.record is None else self.record[_RECORD_HEAD:]
 
     @property
     def chunks(self):
@@ -773,54 +762,61 @@ cdef class Item:
         return (self.size + self.chunk_bytes - 1) // self.chunk_bytes if self.blob else 0
 
 
-def encode_item(Item item not None):
-    """The record of an item: checksum, header, then its bytes or where its chunks are."""
-    cdef:
-        bytes header = PyBytes_FromStringAndSize(NULL, _ITEM_HEADER)
-        bytes body, record
-        char* out = PyBytes_AS_STRING(header)
-        Py_ssize_t size
-    out[0] = _RECORD_VERSION
-    out[1] = _CHUNKED if item.blob else _INLINE
-    out[2] = <char>(item.attempts >> 8)
-    out[3] = <char>item.attempts
-    put_u32(out + 4, item.flags)
-    put_u64(out + 8, item.expires_ms)
-    put_u64(out + 16, item.enqueued_ms)
-    if item.blob:
-        body = PyBytes_FromStringAndSize(NULL, _BLOB_HEADER)
-        out = PyBytes_AS_STRING(body)
+cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms):
+    """An item not yet in a queue, of what the parser gave as the `record` of a SET."""
+    cdef Item item = Item.__new__(Item)
+    item.record = record
+    item.size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
+    item.memory_bytes = _ITEM_BYTES + item.size
+    item.flags = flags
+    item.expires_ms = expires_ms
+    item.enqueued_ms = enqueued_ms
+    return item
+
+
+cpdef bytes encode_item(Item item):
+    """The record of an item: checksum, header, then its bytes or where its chunks are.
+
+    The head of `item.record` is filled in where it lies: nobody reads it before this.
+    """
+    cdef bytes record = item.record
+    cdef char* out
+    if record is None:
+        record = PyBytes_FromStringAndSize(NULL, _RECORD_HEAD + _BLOB_HEADER)
+        out = PyBytes_AS_STRING(record) + _RECORD_HEAD
         put_u64(out, item.blob)
         put_u64(out + 8, item.size)
         put_u32(out + 16, item.chunk_bytes)
-    else:
-        body = item.data
-    size = PyBytes_GET_SIZE(body)
-    record = PyBytes_FromStringAndSize(NULL, _CRC + _ITEM_HEADER + size)
     out = PyBytes_AS_STRING(record)
+    out[_CRC] = _RECORD_VERSION
+    out[_CRC + 1] = _CHUNKED if item.record is None else _INLINE
+    out[_CRC + 2] = <char>(item.attempts >> 8)
+    out[_CRC + 3] = <char>item.attempts
+    put_u32(out + _CRC + 4, item.flags)
+    put_u64(out + _CRC + 8, item.expires_ms)
+    put_u64(out + _CRC + 16, item.enqueued_ms)
     # the id takes part, so that a record under another's key is found out
-    put_u32(out, crc32(body, crc32(header, <uint32_t>item.id)))
-    memcpy(out + _CRC, PyBytes_AS_STRING(header), _ITEM_HEADER)
-    memcpy(out + _CRC + _ITEM_HEADER, PyBytes_AS_STRING(body), size)
+    put_u32(out, crc32(out + _CRC, PyBytes_GET_SIZE(record) - _CRC, <uint32_t>item.id))
     return record
 
 
 def decode_item(bytes key not None, bytes record not None):
     """The item in a record. ValueError if the record is damaged or of an unknown version."""
+    if PyBytes_GET_SIZE(key) != 9:
+        raise ValueError("key of an item cut short")
+    return item_of(get_u64(PyBytes_AS_STRING(key) + 1), record)
+
+
+cdef Item item_of(uint64_t id, bytes record):
     cdef:
         const char* at = PyBytes_AS_STRING(record)
-        Py_ssize_t size = PyBytes_GET_SIZE(record) - _CRC - _ITEM_HEADER
-        bytes header, body
-        uint64_t id
+        Py_ssize_t size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
         Item item
-    if PyBytes_GET_SIZE(key) != 9 or size < 0:
+    if size < 0:
         raise ValueError("item record cut short")
-    id = get_u64(PyBytes_AS_STRING(key) + 1)
-    header = PyBytes_FromStringAndSize(at + _CRC, _ITEM_HEADER)
-    body = PyBytes_FromStringAndSize(at + _CRC + _ITEM_HEADER, size)
-    if get_u32(at) != <uint32_t>crc32(body, crc32(header, <uint32_t>id)):
+    if get_u32(at) != crc32(at + _CRC, size + _ITEM_HEADER, <uint32_t>id):
         raise ValueError(f"item {id} fails its checksum")
-    at = PyBytes_AS_STRING(header)
+    at += _CRC
     if at[0] != _RECORD_VERSION:
         raise ValueError(f"item {id} has record version {<int>at[0]}, this darner knows {_RECORD_VERSION}")
     item = Item.__new__(Item)
@@ -829,16 +825,18 @@ def decode_item(bytes key not None, bytes record not None):
     item.flags = get_u32(at + 4)
     item.expires_ms = get_u64(at + 8)
     item.enqueued_ms = get_u64(at + 16)
+    item.memory_bytes = _ITEM_BYTES
     if at[1] == _CHUNKED:
         if size != _BLOB_HEADER:
             raise ValueError(f"item {id} is chunked, and does not say where")
-        at = PyBytes_AS_STRING(body)
+        at += _ITEM_HEADER
         item.blob = get_u64(at)
         item.size = get_u64(at + 8)
         item.chunk_bytes = get_u32(at + 16)
     else:
-        item.data = body
+        item.record = record
         item.size = size
+        item.memory_bytes += size
     return item
 
 
@@ -854,7 +852,7 @@ def encode_chunk(bytes data not None):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef bytes record = PyBytes_FromStringAndSize(NULL, _CRC + size)
     cdef char* out = PyBytes_AS_STRING(record)
-    put_u32(out, crc32(data))
+    put_u32(out, crc32(PyBytes_AS_STRING(data), size, 0))
     memcpy(out + _CRC, PyBytes_AS_STRING(data), size)
     return record
 
@@ -865,7 +863,7 @@ def decode_chunk(bytes record not None):
     if PyBytes_GET_SIZE(record) < _CRC:
         raise ValueError("chunk cut short")
     data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(record) + _CRC, PyBytes_GET_SIZE(record) - _CRC)
-    if get_u32(PyBytes_AS_STRING(record)) != <uint32_t>crc32(data):
+    if get_u32(PyBytes_AS_STRING(record)) != crc32(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0):
         raise ValueError("chunk fails its checksum")
     return data
 
@@ -875,38 +873,28 @@ def decode_chunk(bytes record not None):
 cdef class State:
     """What a journal must know at start without looking at its items; written with every batch.
 
-    `floor`: no item below it is live but the kept ones. `trimmed`: nothing is left to delete below it.
-    `next_id`, `next_blob`: the ids to give out next. `items`, `bytes`: what is live, reserved included.
-    `batch`: the number of the batch this came with. `created_ms`: when the queue was made.
+    `life`: a number no other journal has had, so that a directory is told from one of the same name before.
+    `change`: how many changes the journal has seen. `floor`: no item below it is live but the kept ones.
+    `trimmed`: nothing is left to delete below it. `next_id`, `next_blob`: the ids to give out next. `items`,
+    `bytes`: what is live, reserved included. `created_ms`: when the queue was made.
     """
-    cdef:
-        public uint64_t batch
-        public uint64_t floor
-        public uint64_t trimmed
-        public uint64_t next_id
-        public uint64_t next_blob
-        public uint64_t items
-        public uint64_t bytes
-        public uint64_t created_ms
-        public bint deleted
 
-    def __init__(self, uint64_t created_ms):
+    def __init__(self, uint64_t created_ms, uint64_t life):
         self.floor = self.trimmed = self.next_id = self.next_blob = 1
         self.created_ms = created_ms
+        self.life = life
 
-    def add(self, Item item not None):
-        """Count a new item in and give it its id; returns that."""
-        item.id = self.next_id
+    cpdef void add(self, Item item):
+        """Count a new item in; its id is the next one."""
         self.next_id += 1
         self.items += 1
         self.bytes += item.size
-        return item.id
 
-    def drop(self, Item item not None):
+    cpdef bint drop(self, uint64_t id, uint64_t size):
         """Count an item out; returns whether it was the one at the floor, which is now behind it."""
         self.items -= 1
-        self.bytes -= item.size
-        if item.id != self.floor:
+        self.bytes -= size
+        if id != self.floor:
             return False
         self.floor += 1
         return True
@@ -915,11 +903,10 @@ cdef class State:
 def encode_state(State state not None):
     """The record of a journal's state."""
     cdef char out[_STATE]
-    cdef bytes body, record
     cdef char* at = out
     at[0] = _RECORD_VERSION
     at[1] = state.deleted
-    put_u64(at + 2, state.batch)
+    put_u64(at + 2, state.change)
     put_u64(at + 10, state.floor)
     put_u64(at + 18, state.trimmed)
     put_u64(at + 26, state.next_id)
@@ -927,8 +914,8 @@ def encode_state(State state not None):
     put_u64(at + 42, state.items)
     put_u64(at + 50, state.bytes)
     put_u64(at + 58, state.created_ms)
-    body = PyBytes_FromStringAndSize(at, _STATE)
-    return encode_chunk(body)
+    put_u64(at + 66, state.life)
+    return encode_chunk(PyBytes_FromStringAndSize(at, _STATE))
 
 
 def decode_state(bytes record not None):
@@ -943,7 +930,7 @@ def decode_state(bytes record not None):
     if at[0] != _RECORD_VERSION:
         raise ValueError(f"state has record version {<int>at[0]}, this darner knows {_RECORD_VERSION}")
     state.deleted = at[1]
-    state.batch = get_u64(at + 2)
+    state.change = get_u64(at + 2)
     state.floor = get_u64(at + 10)
     state.trimmed = get_u64(at + 18)
     state.next_id = get_u64(at + 26)
@@ -951,6 +938,7 @@ def decode_state(bytes record not None):
     state.items = get_u64(at + 42)
     state.bytes = get_u64(at + 50)
     state.created_ms = get_u64(at + 58)
+    state.life = get_u64(at + 66)
     return state
 
 
@@ -970,3 +958,155 @@ def decode_ids(bytes record not None):
     cdef const char* at = PyBytes_AS_STRING(body)
     cdef Py_ssize_t i
     return [get_u64(at + 8 * i) for i in range(PyBytes_GET_SIZE(body) // 8)]
+
+
+# The write-ahead log: segments of frames, one frame a change. wal.py says what becomes of the segments.
+
+cpdef enum Change:
+    """What a frame says. Its payload, numbers of 64 bits:"""
+    ENTER = 1       # life, then the name: the frames of this `journal` that follow concern that queue
+    PUT = 2         # id, then the item's record
+    DROP = 3        # id, size, blob
+    REWRITE = 4     # as PUT, of an item that is there
+    DISCARD = 5     # id and size of each item that stays
+    BLOB = 6        # blob
+    RETIRE = 7
+    REVIVE = 8      # when, in ms
+    STAGE = 9       # a key's size, the key, then its value; no value if it is deleted
+    UNSTAGE = 10
+    END = 11        # nothing follows in this segment
+
+
+cdef enum:
+    _SEGMENT_HEAD = 16      # the magic, the segment's number
+    _FRAME_HEAD = 21        # checksum, payload's size (32 bits each), kind (8), journal (32), change (64)
+    # A record's own checksum sees to its bytes: that of the frame takes in the id and that checksum.
+    _CHECKED_OF_RECORD = 12
+
+cdef bytes SEGMENT_MAGIC = b"darner 1"
+
+
+cdef inline uint32_t frame_crc(const char* frame, Py_ssize_t size, uint64_t number) noexcept:
+    """The number takes part, so that what an earlier use of the file left behind is no frame of this one."""
+    if frame[8] == PUT or frame[8] == REWRITE:
+        size = _CHECKED_OF_RECORD
+    return crc32(frame + 4, _FRAME_HEAD - 4 + size, <uint32_t>number)
+
+
+@cython.final
+cdef class Segment:
+    """The segment of the log that is being written, in mapped memory.
+
+    `begin` has it write to another piece of memory. The methods that write a frame return whether there
+    was room for it; `journal` numbers the journals of this segment, `change` the changes of the journal.
+    `refusal`: why no item is taken in, if none is; what is taken out is logged as long as there is room.
+    """
+
+    def __dealloc__(self):
+        if self._memory != NULL:
+            PyBuffer_Release(&self._view)
+
+    def begin(self, memory, uint64_t number):
+        """Write to `memory`, a writable buffer, from its start, as the segment of this number."""
+        self.end()
+        PyObject_GetBuffer(memory, &self._view, PyBUF_WRITABLE)
+        self._memory = <char*>self._view.buf
+        self.number = number
+        # so that there is always room for the END
+        self._size = self._view.len - _FRAME_HEAD
+        memcpy(self._memory, PyBytes_AS_STRING(SEGMENT_MAGIC), 8)
+        put_u64(self._memory + 8, number)
+        self.used_bytes = _SEGMENT_HEAD
+
+    def end(self):
+        """Write nothing more to this memory, and let it go."""
+        if self._memory == NULL:
+            return
+        self._size += _FRAME_HEAD
+        self.append(END, 0, 0, b"")
+        PyBuffer_Release(&self._view)
+        self._memory = NULL
+        self._size = self.used_bytes = 0
+
+    cdef char* frame(self, Py_ssize_t size) noexcept:
+        if self.used_bytes + _FRAME_HEAD + size > self._size:
+            return NULL
+        return self._memory + self.used_bytes
+
+    cdef void close_frame(self, char* at, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept:
+        put_u32(at + 4, <uint32_t>size)
+        at[8] = kind
+        put_u32(at + 9, journal)
+        put_u64(at + 13, change)
+        put_u32(at, frame_crc(at, size, self.number))
+        self.used_bytes += _FRAME_HEAD + size
+
+    cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload):
+        """Write a frame of any kind."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        cdef char* at = self.frame(size)
+        if at == NULL:
+            return False
+        memcpy(at + _FRAME_HEAD, PyBytes_AS_STRING(payload), size)
+        self.close_frame(at, size, kind, journal, change)
+        return True
+
+    cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item):
+        """Write a PUT or a REWRITE."""
+        cdef bytes record = encode_item(item)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
+        cdef char* at = self.frame(8 + size)
+        if at == NULL:
+            return False
+        put_u64(at + _FRAME_HEAD, item.id)
+        memcpy(at + _FRAME_HEAD + 8, PyBytes_AS_STRING(record), size)
+        self.close_frame(at, 8 + size, kind, journal, change)
+        return True
+
+    cpdef bint drop(self, uint32_t journal, uint64_t change, uint64_t id, uint64_t size, uint64_t blob):
+        """Write a DROP."""
+        cdef char* at = self.frame(24)
+        if at == NULL:
+            return False
+        put_u64(at + _FRAME_HEAD, id)
+        put_u64(at + _FRAME_HEAD + 8, size)
+        put_u64(at + _FRAME_HEAD + 16, blob)
+        self.close_frame(at, 24, DROP, journal, change)
+        return True
+
+
+def read_segment(bytes memory not None):
+    """The number of a segment, its frames as (kind, journal, change, payload), and whether it was ended.
+
+    It has no number, but 0, if it is none or was never begun. The frames end at the first that is not whole.
+    """
+    cdef:
+        const char* start = PyBytes_AS_STRING(memory)
+        const char* at = start + _SEGMENT_HEAD
+        Py_ssize_t left = PyBytes_GET_SIZE(memory) - _SEGMENT_HEAD
+        Py_ssize_t size, checked
+        uint64_t number
+        list frames = []
+        bytes payload
+    if left < 0 or memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC), 8) != 0:
+        return 0, frames, False
+    number = get_u64(start + 8)
+    while left >= _FRAME_HEAD:
+        size = get_u32(at + 4)
+        is_record = at[8] == PUT or at[8] == REWRITE
+        if size > left - _FRAME_HEAD or (is_record and size < 8 + _RECORD_HEAD):
+            break
+        if get_u32(at) != frame_crc(at, size, number):
+            break
+        payload = PyBytes_FromStringAndSize(at + _FRAME_HEAD, size)
+        if is_record:
+            try:
+                item_of(get_u64(at + _FRAME_HEAD), payload[8:])
+            except ValueError:
+                break
+        if at[8] == END:
+            return number, frames, True
+        frames.append((<int>at[8], get_u32(at + 9), get_u64(at + 13), payload))
+        at += _FRAME_HEAD + size
+        left -= _FRAME_HEAD + size
+    return number, frames, False

@@ -19,7 +19,7 @@ import structlog
 from darner import auth
 from darner._proto import Parser, Verb
 from darner.blob import Offload
-from darner.connection import LINGER_S, Connection, Turn
+from darner.connection import LINGER_S, Clients, Connection
 
 log = structlog.get_logger()
 
@@ -64,14 +64,14 @@ class Admission:
 
     def __init__(
         self,
-        turn: Turn,
+        clients: Clients,
         offload: Offload,
         *,
         users: auth.Users | None = None,
         max_connections: int | None = None,
         idle_timeout_s: int | None = None,
     ) -> None:
-        self.turn = turn
+        self.clients = clients
         self.users = users
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # how many may be in at a time
@@ -102,10 +102,10 @@ class Admission:
 
     def has_room(self) -> bool:
         """Whether there is room for the connections there are, those that are arriving included."""
-        if len(self.turn.connections) + len(self.arriving) <= self.room:
+        if len(self.clients.connections) + len(self.arriving) <= self.room:
             return True
         self._refusals.log(
-            connections=len(self.turn.connections),
+            connections=len(self.clients.connections),
             arriving=len(self.arriving),
             action="raise max_connections, or the limit of open files (ulimit -n, LimitNOFILE)",
         )
@@ -143,7 +143,7 @@ class Admission:
         self.users = users
         if users is None:
             return
-        for connection in list(self.turn.connections):
+        for connection in list(self.clients.connections):
             guard = connection.guard
             if guard is None or users.get(guard.name) != guard.user:
                 connection.abort()
@@ -153,7 +153,7 @@ class Admission:
         if self.idle_timeout_s is None:
             return
         closed = 0
-        for connection in list(self.turn.connections):
+        for connection in list(self.clients.connections):
             if not connection.idles:
                 connection.idle_sweeps = 0
                 continue
@@ -197,7 +197,7 @@ class Arrival(asyncio.Protocol):
             self._let_in(None)
         else:
             self._parser = Parser()
-            self._timer = admission.turn.loop.call_later(LOGIN_S, self._fail, "took too long")
+            self._timer = admission.clients.loop.call_later(LOGIN_S, self._fail, "took too long")
 
     def data_received(self, data: bytes) -> None:
         """Take in the login."""
@@ -208,7 +208,6 @@ class Arrival(asyncio.Protocol):
                 if len(self._received) > LOGIN_BYTES:
                     self._transport.pause_reading()
             return
-        self._admission.turn.counters.bytes_read += len(data)
         self._received += data
         self._parser.feed(data)
         request = next(self._parser, None)
@@ -238,23 +237,22 @@ class Arrival(asyncio.Protocol):
             if user is None or not is_right:
                 self._fail("wrong user or password", reply=b"" if noreply else FAILED, user=name[:64])
             elif self._admission.users is None or self._admission.users.get(name) == user:
-                if not noreply:
-                    self._admission.turn.counters.bytes_written += len(STORED)
-                    self._transport.write(STORED)
                 self._transport.resume_reading()
-                self._let_in(auth.Guard(name, user))
+                self._let_in(auth.Guard(name, user), reply=b"" if noreply else STORED)
             else:
                 self._fail("user changed meanwhile")
 
         self._admission.check(user, password, done)
 
-    def _let_in(self, guard: auth.Guard | None) -> None:
+    def _let_in(self, guard: auth.Guard | None, *, reply: bytes = b"") -> None:
         self._leave()
-        connection = Connection(self._admission.turn)
+        connection = Connection(self._admission.clients)
         connection.guard = guard
-        self._transport.set_protocol(connection)
+        self._transport.set_protocol(cast("asyncio.Protocol", connection))
         connection.connection_made(self._transport)
-        if self._received:
+        if guard is not None:
+            # it may write past the transport, and so sends this too
+            connection.out.append(reply)
             connection.data_received(self._received)
         if self._ended:
             connection.eof_received()
@@ -277,7 +275,7 @@ class Arrival(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         lingering.add(self)
-        self._timer = self._admission.turn.loop.call_later(LINGER_S, self._transport.close)
+        self._timer = self._admission.clients.loop.call_later(LINGER_S, self._transport.close)
 
     def _leave(self) -> None:
         self._admission.arriving.discard(self)

@@ -49,7 +49,7 @@ class BlobWriter:
         made anew, and the file would be among the new one's.
         """
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file: BufferedWriter = path.open("wb")
         except OSError as error:
             raise JournalError(f"cannot write {path}: {error}") from error

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -21,12 +21,14 @@ from darner.commit import Committer
 from darner.errors import JournalError, StartError
 from darner.journal import Journal
 from darner.queue import Clock, Queue
+from darner.wal import Log
 
 log = structlog.get_logger()
 
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
 LOCK_NAME = ".lock"
+LOG_NAME = ".log"
 TRASH_NAME = ".trash"
 # What a file system has at its root, which a data directory may be.
 LOST_FOUND = "lost+found"
@@ -64,8 +66,8 @@ class Broker:
         self._data = data
         self._clock = clock
         self._offload = offload
-        self.committer = Committer(offload)
-        self.committer.on_failure = self._log_failure
+        self.log: Log
+        self._committer: Committer
         self.queues: dict[bytes, Queue] = {}
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
@@ -100,9 +102,27 @@ class Broker:
                 f"the data directory {self._data} is in use by another darner; stop that one, "
                 "or give another with --data"
             ) from error
-        self._empty_trash()
-        for directory in self._directories(self._data):
-            self._open_found(directory)
+        try:
+            self.log = Log(self._data / LOG_NAME, self._offload)
+            self._committer = Committer(self.log, self._offload)
+            self._committer.on_failure = self._say_failure
+            self._committer.on_recovery = self._say_recovery
+            self._empty_trash()
+            self._recover()
+        except OSError as error:
+            self._lock.close()
+            raise StartError(f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there") from error
+
+    def _recover(self) -> None:
+        """Open every queue there is, in the data directory and in the log of an earlier process."""
+        self._lives, damage = self.log.recover()
+        for text in damage:
+            log.error("log damaged", reason=text)
+        found = [name_of(directory) for directory in self._directories(self._data)]
+        for name in dict.fromkeys(found + list(self._lives)):
+            self._open_found(name)
+        dirty = [queue.journal for queue in self.queues.values() if queue.journal.dirty]
+        self.log.begin([*dirty, *self.broken])
 
     def _directories(self, parent: Path) -> Iterator[Path]:
         """Directories of queues, relative to the data directory."""
@@ -122,8 +142,7 @@ class Broker:
             else:
                 yield relative
 
-    def _open_found(self, directory: Path) -> None:
-        name = name_of(directory)
+    def _open_found(self, name: bytes) -> None:
         try:
             self._adopt(name)
         except JournalError as error:
@@ -131,7 +150,11 @@ class Broker:
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
-        journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+        lives = self._lives.get(name)
+        path = self._data / directory_of(name)
+        if lives and lives[-1].retired and not path.exists():
+            return
+        journal = Journal(name, path, self._committer, self.log, self._clock(), lives[-1] if lives else None)
         if journal.state.deleted:
             self._destroy(journal)
             return
@@ -145,20 +168,14 @@ class Broker:
     def busy(self) -> bool:
         """Whether a batch is being written in another thread."""
         journals = [queue.journal for queue in self.queues.values()]
-        return any(journal.writing is not None for journal in (*journals, *self._retired.values()))
+        return any(journal.writing for journal in (*journals, *self._retired.values()))
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
-        self.committer.commit()
-        for queue in self.queues.values():
-            if queue.failure is None and (blobs := queue.journal.take_doomed()):
-                with contextlib.suppress(OSError):  # then at the next start
-                    queue.journal.delete_blobs(blobs)
-                    queue.journal.forget(blobs)
-        self.committer.commit()
+        self._committer.close()
         for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
-            if journal.failed is None:
-                journal.close()
+            journal.close()
+        self.log.close()
         self._lock.close()
 
     # Queues
@@ -179,7 +196,8 @@ class Broker:
             raise self.broken[name]
         journal = self._retired.pop(name, None)
         if journal is None:
-            journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+            path = self._data / directory_of(name)
+            journal = Journal(name, path, self._committer, self.log, self._clock())
         if journal.state.deleted:
             journal.revive(self._clock())
         queue = self.queues[name] = Queue(name, journal, self._clock)
@@ -187,16 +205,14 @@ class Broker:
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
 
-    def delete(self, name: bytes) -> Journal | None:
-        """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
-        was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue."""
+    def delete(self, name: bytes) -> bool:
+        """Drop a queue with all its items and files; returns whether there was one. Who holds its items is
+        not hurt, and who waits goes on waiting, for a new queue."""
         queue = self.find(name)
         if queue is None:
-            return None
-        if queue.failure is not None:
-            raise queue.failure
-        del self.queues[name]
+            return False
         queue.retire()
+        del self.queues[name]
         self._retired[name] = queue.journal
         self.queue_deletes += 1
         self._past_items += queue.total_items
@@ -204,7 +220,7 @@ class Broker:
             heir = self._create(name)
             for waiter in queue.waiters:
                 heir.wait(waiter)
-        return queue.journal
+        return True
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
@@ -219,6 +235,9 @@ class Broker:
     def _destroy(self, journal: Journal) -> None:
         """Close a journal and delete its files: out of the way at once, and then in a thread."""
         journal.close()
+        if not journal.path.exists():
+            self._committer.discard(journal)
+            return
         # not by the process's number: in a container it is the same at every start
         doomed = self._data / TRASH_NAME / uuid.uuid4().hex
         try:
@@ -231,6 +250,7 @@ class Broker:
                 reason=str(error),
             )
             return
+        self._committer.discard(journal)
         for parent in journal.path.relative_to(self._data).parents:
             if parent.name:
                 with contextlib.suppress(OSError):  # another long name lives there
@@ -255,43 +275,12 @@ class Broker:
                 del self._retired[name]
                 self._destroy(journal)
 
-    def tidy(self) -> list[Queue]:
-        """Do a slice of the work that waits for nobody; to be called a few times a second.
-
-        Returns the queues that have more dead records to delete: see `trim`.
-        """
-        for queue in self.queues.values():
-            if queue.failure is not None:
-                self._revive(queue)
-            if queue.journal.compactable():
-                self._compact(queue.journal)
+    def tick(self) -> None:
+        """Do a slice of the work that waits for nobody; to be called a few times a second."""
+        self.log.tick()
+        self._committer.tick()
         self._retry_broken()
         self.reap()
-        return self.trim(self.queues.values())
-
-    def trim(self, queues: Iterable[Queue]) -> list[Queue]:
-        """Delete some dead records of each of these queues; returns those that have more."""
-        for queue in queues:
-            self._delete_blobs(queue.journal)
-            try:
-                queue.journal.trim()
-            except JournalError as error:
-                self._log_failure(queue.journal, error)
-        self.committer.commit()
-        return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
-
-    def _delete_blobs(self, journal: Journal) -> None:
-        blobs = journal.take_doomed()
-        if not blobs:
-            return
-
-        def done(error: Exception | None) -> None:
-            if error is None:
-                journal.forget(blobs)
-            else:
-                self._log_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
-
-        self._offload(lambda: journal.delete_blobs(blobs), done)
 
     def _retry_broken(self) -> None:
         """Try one of the directories that could not be opened: the disk may have room again, or the
@@ -305,32 +294,21 @@ class Broker:
         except JournalError as error:  # said at the start
             self.broken[name] = error
         else:
+            self.log.unpin(name, 0)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
-    def _compact(self, journal: Journal) -> None:
-        spans = journal.begin_compaction()
-
-        def done(error: Exception | None) -> None:
-            if error is not None:
-                self._log_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
-
-        self._offload(lambda: journal.compact(spans), done)
-
-    def _revive(self, queue: Queue) -> None:
-        with contextlib.suppress(JournalError):  # said when it failed first
-            queue.journal.reopen()
-        queue.reload()
-        if queue.failure is None:
-            log.warning("queue back in service", queue=queue.name.decode(errors="replace"))
-
-    def _log_failure(self, journal: Journal, error: JournalError) -> None:
-        name = name_of(journal.path.relative_to(self._data))
+    @staticmethod
+    def _say_failure(journal: Journal, error: JournalError) -> None:
         log.error(
-            "journal failure, nothing of this was acknowledged",
-            queue=name.decode(errors="replace"),
+            "journal failure, nothing is taken in; what was is kept in the log",
+            queue=journal.name.decode(errors="replace"),
             reason=str(error),
             action="make room or repair the disk; the queue is tried again by itself",
         )
+
+    @staticmethod
+    def _say_recovery(journal: Journal) -> None:
+        log.warning("queue back in service", queue=journal.name.decode(errors="replace"))
 
     # Figures
 

@@ -1,8 +1,9 @@
+# cython: language_level=3, annotation_typing=False
 """What each verb does: one small function a verb, in a table.
 
 A function takes the connection and the request, acts on the broker's queues, and puts its reply at the
-end of `connection.out`. A reply that promises something about the disk is tied to the queue's next
-commit by `Queue.acknowledge`; the connection sends nothing before that.
+end of `connection.out`. What it says is in the log by then; only a reply to a set with `/sync` is held until the
+log is on the disk.
 """
 
 import logging
@@ -12,7 +13,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
 from darner import _proto
-from darner._proto import Item, Request, Verb
+from darner._proto import Item, Request, Verb, value
 from darner._version import __version__
 from darner.errors import JournalError
 from darner.queue import Queue, Upload, Waiter
@@ -44,8 +45,9 @@ def set_(connection: "Connection", request: Request) -> None:
     connection.counters.cmd_set += 1
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or broker.queue(request.queue)
-        queue.push(request.data, request.flags, request.exptime, sync=request.sync)
+        queues = broker.queues
+        queue = queues.get(request.queue) or broker.queue(request.queue)
+        queue.push(request.record, request.flags, request.exptime)
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
@@ -53,9 +55,12 @@ def set_(connection: "Connection", request: Request) -> None:
 
 
 def _stored(connection: "Connection", queue: Queue, request: Request) -> None:
-    out = connection.out
-    out.append(b"" if request.noreply else STORED)
-    queue.acknowledge(connection, len(out) - 1)
+    connection.out.append(b"" if request.noreply else STORED)
+    if request.sync:
+        connection.broker.log.sync(connection, len(connection.out) - 1)
+    if queue.journal.crowded:
+        queue.journal.crowding.append(connection)
+        connection.hold()
 
 
 def set_begin(connection: "Connection", request: Request) -> None:
@@ -111,12 +116,13 @@ def get(connection: "Connection", request: Request) -> None:
         return
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or _queue(connection, request)
+        queues = broker.queues
+        queue = queues.get(request.queue) or _queue(connection, request)
         if queue is None:
             connection.counters.cmd_peek += 1
             connection.out.append(END)
             return
-        item = _fetch(connection, request, queue) if request.options else queue.pop()
+        item = _fetch(connection, request, queue) if request.has_options else queue.pop()
     except JournalError as error:
         connection.out.append(server_error(error))
         return
@@ -185,15 +191,13 @@ def _answer(
             counters.get_misses += 1
         else:
             counters.get_hits += 1
-    if item is not None:
-        if request.open:
-            connection.holds[request.queue] = (queue, item)
-        send_item(connection, request, queue, item, one_of_many=one_of_many)
+    if item is None:
+        if not one_of_many:
+            connection.out.append(END)
         return
-    out = connection.out
-    out.append(b"" if one_of_many else END)
-    if request.close:
-        queue.acknowledge(connection, ~(len(out) - 1) if one_of_many else len(out) - 1)
+    if request.open:
+        connection.holds[request.queue] = (queue, item)
+    send_item(connection, request, queue, item, one_of_many=one_of_many)
 
 
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
@@ -234,19 +238,15 @@ def send_item(
     """Reply with an item, `END` behind it unless it is one of many."""
     out = connection.out
     key = request.queue if connection.bare_keys else request.key
-    cas = item.id if request.with_cas else 0
-    slot = len(out)
-    if item.data is None:
-        header = _proto.value_header(key, item.flags, item.size, cas)
+    if item.record is None:
+        header = _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
         out.append(connection.stream(queue.open_blob(item), header))
         if not one_of_many:
             out.append(END)
     else:
-        reply = _proto.value(key, item.flags, item.data, cas, not one_of_many)
+        reply = value(key, item, request.with_cas, not one_of_many)
         out.append(reply)
         connection.out_bytes += len(reply)
-    # a part of a longer reply is left out if it fails: its slot goes as its complement
-    queue.acknowledge(connection, ~slot if one_of_many else slot)
 
 
 # Managing
@@ -261,14 +261,12 @@ def delete(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
-            journal = connection.broker.delete(args[0])
+            connection.broker.delete(args[0])
         except JournalError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, b"DELETED\r\n")
-        if journal is not None:
-            journal.acknowledge(connection, len(connection.out) - 1)
-            connection.turn.reap()
+        connection.broker.reap()
 
 
 def flush(connection: "Connection", request: Request) -> None:
@@ -287,8 +285,6 @@ def flush(connection: "Connection", request: Request) -> None:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, END)
-        if queue is not None:
-            queue.acknowledge(connection, len(connection.out) - 1)
 
 
 def flush_all(connection: "Connection", request: Request) -> None:
@@ -300,18 +296,15 @@ def flush_all(connection: "Connection", request: Request) -> None:
     delay_s = int(args[0]) if args else 0
     reply = b"Flushed all queues.\r\n" if connection.bare_keys else OK
     if delay_s:
-        connection.turn.flush_all_later(delay_s)
+        connection.clients.flush_all_later(delay_s)
         connection.reply(request, reply)
         return
-    connection.turn.flush_all_later(None)
+    connection.clients.flush_all_later(None)
     failures = connection.broker.flush_all()
     if failures:
         connection.reply(request, server_error(failures[0]), is_error=True)
         return
     connection.reply(request, reply)
-    slot = len(connection.out) - 1
-    for queue in connection.broker.queues.values():
-        queue.acknowledge(connection, slot)
 
 
 def version(connection: "Connection", request: Request) -> None:
@@ -348,16 +341,16 @@ def stats(connection: "Connection", request: Request) -> None:
 
 
 def _stats(connection: "Connection") -> Iterator[tuple[str, int | str]]:
-    broker, counters, turn = connection.broker, connection.counters, connection.turn
+    broker, counters, clients = connection.broker, connection.counters, connection.clients
     _, items, size = broker.totals()
     yield "pid", os.getpid()
-    yield "uptime", int(turn.uptime_s())
+    yield "uptime", int(clients.uptime_s())
     yield "time", int(time.time())
     yield "version", __version__
     yield "curr_items", items
     yield "total_items", broker.total_items
     yield "bytes", size
-    yield "curr_connections", len(turn.connections)
+    yield "curr_connections", len(clients.connections)
     yield "total_connections", counters.total_connections
     yield "cmd_get", counters.cmd_get
     yield "cmd_set", counters.cmd_set
@@ -379,7 +372,7 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
     yield "logsize", queue.journal.disk_bytes
     yield "expired_items", queue.expired_items
     yield "mem_items", len(queue.window)
-    yield "mem_bytes", sum(item.memory_bytes for item in queue.window)
+    yield "mem_bytes", queue.window_bytes
     yield "age", queue.age_ms
     yield "discarded", queue.discarded
     yield "waiters", len(queue.waiters)
@@ -411,7 +404,7 @@ def fatal(connection: "Connection", request: Request) -> None:
 
 def binary(connection: "Connection", _: Request) -> None:
     """The client speaks the binary protocol."""
-    connection.turn.log_binary(connection)
+    connection.clients.log_binary(connection)
     connection.finish()
 
 

@@ -1,107 +1,126 @@
-"""Group commit: what changed in one turn of the event loop, over all queues, written once.
+"""Group commit: what was staged in the journals, written to their LevelDB directories, many changes as one.
 
-Small batches are written at once, on the caller's thread: one system call. A batch with a sync in it,
-or a large one, which may have to wait for LevelDB to make room, is written in another thread; until
-that is done, what comes for the same journal is staged behind it. So one slow disk write stops neither
-the event loop nor the other queues.
+A change is safe once it is in the log; here it is only carried on, in threads, so no client waits for it unless
+items come faster than LevelDB takes them. Besides, what can wait: dead records are deleted, compacted away,
+and so are the files of large items that are gone.
 """
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Hashable, Iterable
 
 from darner.blob import Offload
 from darner.errors import JournalError
-from darner.journal import Batch, Journal
+from darner.journal import Journal
+from darner.wal import Log
 
-# A batch with more bytes of items than this is written in a thread.
-INLINE_BYTES = 256 << 10
+# How many ticks a change may stay in the log alone.
+MAX_TICKS = 4
+# How many journals are begun to be written in one tick: each costs an fsync.
+WRITES_PER_TICK = 64
 
 
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_dirty", "offload", "on_failure")
+    __slots__ = ("_active", "_log", "offload", "on_failure", "on_recovery")
 
-    def __init__(self, offload: Offload) -> None:
+    def __init__(self, log: Log, offload: Offload) -> None:
+        self._log = log
         self.offload = offload
-        self._dirty: list[Journal] = []
-        # told of each batch that was lost, for the log
+        # journals with something to be done, and for how many ticks they have been so
+        self._active: dict[Journal, int] = {}
+        # told when a journal cannot be written, and when it can again, for the log
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
+        self.on_recovery: Callable[[Journal], None] = lambda _: None
+        log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
-        """`journal` has a batch to be written; each journal says so once a batch."""
-        self._dirty.append(journal)
+        """`journal` has something to be written, or to be tidied."""
+        if journal.log is not None:
+            self._active.setdefault(journal, 0)
 
-    @property
-    def pending(self) -> bool:
-        """Whether `commit` has anything to do."""
-        return bool(self._dirty)
+    def discard(self, journal: Journal) -> None:
+        """Forget about `journal`, which is deleted."""
+        self._active.pop(journal, None)
+        self._log.unpin(journal, self._log.segment.number + 1)
 
-    def commit(self) -> None:
-        """Write all that is staged; on return it is on disk, or its clients were told to hold."""
-        while self._dirty:
-            dirty, self._dirty = self._dirty, []
-            for journal in dirty:
-                # one that is being written is committed again when that is done
-                if journal.writing is None and journal.dirty:
-                    self._commit(journal)
-
-    def _commit(self, journal: Journal) -> None:
-        batch = journal.batch
-        offload = batch.sync or batch.bytes > INLINE_BYTES
-        try:
-            write = journal.seal(held=offload)
-            if write is not None and offload:
-                self._write_in_thread(journal, batch, write)
-                return
-            if write is not None:
-                journal.write(write)
-        except Exception as error:  # whatever it is, nothing may be acknowledged
-            self._recover(journal, batch, JournalError(str(error)))
-        else:
-            self._settle(journal, batch)
-
-    def _write_in_thread(self, journal: Journal, batch: Batch, write: Any) -> None:
-        journal.writing = batch
-        if not batch.held:
-            batch.held = True
-            for client, _ in batch.acks:
-                client.hold()
+    def checkpoint(self, journal: Journal) -> None:
+        """Have what `journal` has staged written, in a thread."""
+        if journal.writing or journal.log is None:
+            return
+        journal.seal()
+        self._active[journal] = 0
 
         def done(error: Exception | None) -> None:
-            journal.writing = None
+            self._settle(journal, error)
+
+        self.offload(journal.write, done)
+
+    def _settle(self, journal: Journal, error: Exception | None) -> None:
+        was_failing = journal.failing is not None
+        journal.settle(None if error is None else JournalError(str(error)))
+        if journal.failing is not None:
+            if not was_failing:
+                self.on_failure(journal, journal.failing)
+        elif was_failing:
+            self.on_recovery(journal)
+
+    def _shorten(self, pins: Iterable[Hashable]) -> None:
+        for pin in pins:
+            if isinstance(pin, Journal):
+                self.checkpoint(pin)
+
+    def tick(self) -> None:
+        """Do a slice of what is to be done; to be called a few times a second."""
+        left = WRITES_PER_TICK
+        for journal, ticks in list(self._active.items()):
+            if blobs := journal.take_doomed():
+                self._delete_blobs(journal, blobs)
+            if journal.writing or left <= 0:
+                continue
+            if journal.dirty or journal.failing is not None:
+                self._active[journal] = ticks + 1
+                if ticks < MAX_TICKS and journal.failing is None:
+                    continue
+            elif not journal.untidy:
+                if journal.compactable():
+                    self._compact(journal)
+                elif not journal.to_be_compacted and not journal.doomed:
+                    del self._active[journal]
+                continue
+            left -= 1
+            self.checkpoint(journal)
+
+    def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
+        def done(error: Exception | None) -> None:
             if error is None:
-                self._settle(journal, batch)
+                journal.forget(blobs)
             else:
-                self._recover(journal, batch, JournalError(str(error)))
-            if journal.dirty or journal.batch.acks:
-                self._commit(journal)
+                self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
 
-        self.offload(lambda: journal.write(write), done)
+        self.offload(lambda: journal.delete_blobs(blobs), done)
 
-    def _settle(self, journal: Journal, batch: Batch) -> None:
-        journal.committed_id = next(iter(journal.batch.puts), journal.state.next_id)
-        if batch.held:
-            for client, _ in batch.acks:
-                client.release()
+    def _compact(self, journal: Journal) -> None:
+        span = journal.begin_compaction()
 
-    def _recover(self, journal: Journal, batch: Batch, error: JournalError) -> None:
-        staged = journal.batch
-        self.on_failure(journal, error)
-        try:
-            journal.reopen()
-        except JournalError as failure:
-            self.on_failure(journal, failure)
-            written = False
-        else:
-            # Opening has replayed LevelDB's log into a table and synced that, so what it shows is safe.
-            written = journal.state.batch == batch.number
-        journal.on_reopen()
-        # what was staged behind the batch stands on it
-        for lost in (staged,) if written or staged is batch else (batch, staged):
-            for client, slot in lost.acks:
-                client.fail(slot, error)
-        if staged is not batch and staged.held:
-            for client, _ in staged.acks:
-                client.release()
-        self._settle(journal, batch)
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
+
+        self.offload(lambda: journal.compact(span), done)
+
+    def close(self) -> None:
+        """Write all that is staged, on this thread; nothing may be being written."""
+        for journal in self._active:
+            if blobs := journal.take_doomed():
+                with contextlib.suppress(OSError):  # then after the next start
+                    journal.delete_blobs(blobs)
+                    journal.forget(blobs)
+            if journal.dirty or journal.unwritten:
+                journal.seal()
+                error = None
+                try:
+                    journal.write()
+                except JournalError as failure:
+                    error = failure
+                self._settle(journal, error)

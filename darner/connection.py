@@ -1,14 +1,17 @@
+# cython: language_level=3, annotation_typing=False
 """One client: bytes in, commands out, replies in order, and what this client holds reserved.
 
 No rule about queues lives here. A connection goes on parsing until something blocks it: a `get` that
-waits, an item being sent out in chunks, a reader too slow for its replies. Its replies gather in `out`
-until the end of the turn, when the journals have been committed; then they go out in one write.
+waits, an item being sent out in chunks, a reader too slow for its replies. The replies to what arrived at once
+gather in `out`, and go out in one write; unless one of them has to wait for the disk.
 """
 
 import asyncio
 import socket
 import time
 from collections.abc import Callable
+from os import write
+from time import time_ns
 from typing import cast
 
 import structlog
@@ -49,9 +52,14 @@ YIELDING = 16  # others have their turn
 FINISHED = 32  # nothing more is served
 
 
-class Turn:
-    """What the connections of one event loop share, and the end of its turns: commit, then one write
-    for each connection that has something to send."""
+def now_ms() -> int:
+    """Milliseconds of the Unix epoch."""
+    ns = time_ns()
+    return ns // 1_000_000
+
+
+class Clients:
+    """The connections of one event loop, and what they share."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, broker: Broker, *, dialect: str, keepalive: int
@@ -62,45 +70,11 @@ class Turn:
         self.connections: set[Connection] = set()
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive
-        self._touched: list[Connection] = []
-        self._scheduled = False
         self._started = time.monotonic()
         self._flush_all: asyncio.TimerHandle | None = None
-        self._reap = False
         self._binary_seen = False
         self._emptied = asyncio.Event()
         self._emptied.set()
-
-    def touch(self, connection: "Connection") -> None:
-        """`connection` may have something to send at the end of this turn."""
-        self._touched.append(connection)
-        self.schedule()
-
-    def schedule(self) -> None:
-        """Have this turn ended by a commit."""
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self.end)
-
-    def end(self) -> None:
-        """Commit what was staged and send the replies."""
-        self._scheduled = False
-        self.broker.committer.commit()
-        touched, self._touched = self._touched, []
-        for connection in touched:
-            try:
-                connection.end_turn()
-            except Exception:
-                # a fault of ours: it must cost no other client its replies
-                log.exception("connection closed by an internal error", peer=connection.peer)
-                connection.abort()
-        if self._reap:
-            self._reap = False
-            self.broker.reap()
-
-    def reap(self) -> None:
-        """Have the files of deleted queues deleted at the end of this turn, if nothing needs them."""
-        self._reap = True
 
     def flush_all_later(self, delay_s: int | None) -> None:
         """Flush all queues in `delay_s` seconds, in place of an earlier such order; None takes it back."""
@@ -113,7 +87,6 @@ class Turn:
     def _flush_all_now(self) -> None:
         self._flush_all = None
         self.broker.flush_all()
-        self.schedule()
 
     def join(self, connection: "Connection") -> None:
         """A client has come."""
@@ -126,7 +99,6 @@ class Turn:
         self.connections.discard(connection)
         if not self.connections:
             self._emptied.set()
-        self.schedule()
 
     async def emptied(self) -> None:
         """Wait until no client is left."""
@@ -157,8 +129,8 @@ class Stream:
         self.header = header
 
 
-class Connection(asyncio.Protocol):
-    """The protocol of one client's connection."""
+class Connection:
+    """The protocol of one client's connection: an `asyncio.Protocol`, but for its base, for it is compiled."""
 
     __slots__ = (
         "_blocked",
@@ -173,29 +145,29 @@ class Connection(asyncio.Protocol):
         "_rest",
         "_streams",
         "_timer",
-        "_touched",
+        "_awake",
+        "_buffered",
+        "_descriptor",
         "_transport",
         "_upload_request",
         "_waiter",
         "bare_keys",
         "broker",
+        "clients",
         "counters",
         "guard",
         "holds",
         "idle_sweeps",
         "out",
         "out_bytes",
-        "turn",
         "upload",
     )
 
-    _transport: asyncio.Transport
-
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
-        self.broker = turn.broker
-        self.counters = turn.counters
-        self.bare_keys = turn.bare_keys
+    def __init__(self, clients: Clients) -> None:
+        self.clients = clients
+        self.broker = clients.broker
+        self.counters = clients.counters
+        self.bare_keys = clients.bare_keys
         # replies in order; the index of each is its slot
         self.out: list[bytes | Stream] = []
         # an estimate of their bytes: of the items among them
@@ -207,11 +179,15 @@ class Connection(asyncio.Protocol):
         self._upload_request: Request | None = None
         self._parser = Parser()
         self._blocked = 0
-        # how many batches in other threads the replies wait for
+        # how many writes in other threads the replies wait for
         self._held = 0
         # how many of the replies are streams
         self._streams = 0
-        self._touched = False
+        # whether `_wake` is about to be called
+        self._awake = False
+        # where replies are written to at once, and whether some of an earlier one still wait to be
+        self._descriptor = -1
+        self._buffered = False
         self._reading = True
         # whether a whole request may be among what is not parsed yet
         self._more = False
@@ -229,6 +205,7 @@ class Connection(asyncio.Protocol):
         # how many sweeps for idle clients have found nothing asked for since
         self.idle_sweeps = 0
         self._waiter: Waiter | None = None
+        self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
     # Called by the event loop
@@ -236,14 +213,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of a new client."""
         self._transport = cast("asyncio.Transport", transport)
-        self.turn.join(self)
+        self.clients.join(self)
         sock = transport.get_extra_info("socket")
+        # what goes out over TLS goes through the transport
+        if transport.get_extra_info("sslcontext") is None:
+            self._descriptor = sock.fileno()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        interval = min(PROBE_INTERVAL_S, self.turn.keepalive)
+        interval = min(PROBE_INTERVAL_S, self.clients.keepalive)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
         if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has it under another name
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.turn.keepalive)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.clients.keepalive)
 
     def data_received(self, data: bytes) -> None:
         """Take in what the client sent."""
@@ -275,12 +255,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """Put back what the client held and forget it."""
         self._blocked |= FINISHED
+        self._descriptor = -1
         if self._waiter is not None:
             self._waiter.cancel()
             self._forget_wait()
         if isinstance(self.upload, Upload):
             self.upload.abandon()
-        # what is in `out` stays: a batch may still have something to say of its slots
+        # what is in `out` stays: the log may still have something to say of its slots
         self._lost = True
         for reply in self.out:
             if isinstance(reply, Stream):
@@ -288,7 +269,7 @@ class Connection(asyncio.Protocol):
         for queue, item in reversed(self.holds.values()):
             queue.abort(item)
         self.holds.clear()
-        self.turn.leave(self)
+        self.clients.leave(self)
 
     def pause_writing(self) -> None:
         """Stop serving a client that does not read."""
@@ -303,15 +284,19 @@ class Connection(asyncio.Protocol):
     # Parsing and serving
 
     def _run(self) -> None:
+        """Serve what has come, until something blocks, and send the replies."""
         left = REQUESTS_PER_TURN
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
+        rest = self._rest
+        if rest is not None:
+            self._rest = None
             rest()
-            if self._blocked:
-                self._touch()
-                return
+        parser = self._parser
         guard = self.guard
-        for request in self._parser:
+        self._more = False
+        while not self._blocked:
+            request = parser.next_request()
+            if request is None:
+                break
             if guard is None or (refusal := guard.refusal(request)) is None:
                 TABLE[request.verb](self, request)
             else:
@@ -319,33 +304,41 @@ class Connection(asyncio.Protocol):
             left -= 1
             if not left or self.out_bytes > OUT_BYTES:
                 self._blocked |= YIELDING
-            if self._blocked:
-                self._more = True
-                break
-        else:
-            self._more = False
-        self._touch()
+                self._touch()
+        if self._blocked:
+            self._more = True
+        self._settle()
 
     def _touch(self) -> None:
-        if not self._touched:
-            self._touched = True
-            self.turn.touch(self)
+        """Have what can go on now do so, soon."""
+        if not self._awake:
+            self._awake = True
+            self.clients.loop.call_soon(self._wake)
 
-    def end_turn(self) -> None:
-        """The journals are committed: send, and serve on if that was stopped."""
-        self._touched = False
+    def _wake(self) -> None:
+        self._awake = False
+        try:
+            self._blocked &= ~YIELDING
+            self._settle()
+            if self._more and not (self._blocked or self._held or self._lost):
+                self._run()
+        except Exception:
+            # a fault of ours: it must cost no other client its replies
+            log.exception("connection closed by an internal error", peer=self.peer)
+            self.abort()
+
+    def _settle(self) -> None:
+        """Send what can be sent, and see to what that ends."""
         if self._held or self._lost:
             return
         if self.out and not self._blocked & FULL:
             self._send()
-        blocked = self._blocked = self._blocked & ~YIELDING
+        blocked = self._blocked
         if blocked & FINISHED:
             if not self.out:
                 self._close()
         elif not blocked:
-            if self._more:
-                self._run()
-            elif self._ended or (self._draining and not self._parser.in_block):
+            if not self._more and (self._ended or (self._draining and not self._parser.in_block)):
                 self.finish()
             if not self._reading and self._parser.unparsed_bytes <= UNPARSED_BYTES:
                 self._reading = True
@@ -356,12 +349,30 @@ class Connection(asyncio.Protocol):
         if self._streams:
             self._send_streams()
             return
-        data = cast("bytes", out[0]) if len(out) == 1 else b"".join(cast("list[bytes]", out))
+        data: bytes = out[0] if len(out) == 1 else b"".join(out)  # type: ignore[arg-type, assignment]
         out.clear()
         self.out_bytes = 0
         if data:
             self.counters.bytes_written += len(data)
-            self._transport.write(data)
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Write to the socket at once: the transport would do so only when all that has come from all
+        clients is served, while they wait."""
+        if self._buffered:
+            self._buffered = self._transport.get_write_buffer_size() > 0
+        if self._descriptor >= 0 and not self._buffered:
+            try:
+                sent = write(self._descriptor, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # it has gone: the transport will hear of that, too
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._buffered = True
+        self._transport.write(data)
 
     def _send_streams(self) -> None:
         """Send replies until the client has enough for now."""
@@ -388,7 +399,7 @@ class Connection(asyncio.Protocol):
                         del out[0]
                 if data:
                     sent += len(data)
-                    self._transport.write(data)
+                    self._write(data)
         except JournalError as error:
             # the client has half an item: it must not take it for a whole one
             log.error("item cut off, connection closed", peer=self.peer, reason=str(error))
@@ -436,7 +447,7 @@ class Connection(asyncio.Protocol):
         elif self._draining:
             time_out()
         else:
-            self._timer = self.turn.loop.call_later(timeout_ms / 1000, time_out)
+            self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
 
     def has_gone(self) -> bool:
         """Whether the client has closed its end behind bytes that are not read, which hide that."""
@@ -446,7 +457,7 @@ class Connection(asyncio.Protocol):
         state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         if state == TCP_ESTABLISHED:
             return False
-        self.turn.loop.call_soon(self._transport.abort)
+        self.clients.loop.call_soon(self._transport.abort)
         return True
 
     def end_wait(self) -> None:
@@ -509,7 +520,7 @@ class Connection(asyncio.Protocol):
         elif self._timer is None and not self._transport.is_closing():
             if self._transport.can_write_eof():
                 self._transport.write_eof()
-            self._timer = self.turn.loop.call_later(LINGER_S, self._transport.close)
+            self._timer = self.clients.loop.call_later(LINGER_S, self._transport.close)
 
     def drain(self) -> None:
         """The server closes: wait for nothing more but the end of a data block, send what is due, then
@@ -538,29 +549,21 @@ class Connection(asyncio.Protocol):
         address = self._transport.get_extra_info("peername")
         return f"{address[0]}:{address[1]}" if address else "gone"
 
-    # Called by commit.py
+    # Called by who writes to the disk
 
     def hold(self) -> None:
         """Send nothing until the matching `release`."""
         self._held += 1
 
     def release(self) -> None:
-        """A batch that replies wait for is settled."""
+        """What replies wait for is settled."""
         self._held -= 1
         if not self._held:
             self._touch()
 
     def fail(self, slot: int, error: JournalError) -> None:
-        """What reply `slot` says did not happen; given as its complement, it is part of a longer reply
-        that goes on without it."""
-        at = slot if slot >= 0 else ~slot
-        reply = self.out[at]
-        if isinstance(reply, Stream):
-            reply.blob.close()
-            self._streams -= 1
-        if slot < 0:
-            self.out[at] = b""
-        elif reply == b"":
+        """What reply `slot` promised did not happen."""
+        if self.out[slot] == b"":
             self.counters.noreply_errors += 1
         else:
-            self.out[at] = server_error(error)
+            self.out[slot] = server_error(error)

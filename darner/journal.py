@@ -1,7 +1,9 @@
-"""One queue's journal: a LevelDB directory, what lies in it, and how it is read and written.
+# cython: language_level=3, annotation_typing=False
+"""One queue's journal: what is live of it, in the log and in its LevelDB directory.
 
-Nothing here decides what a queue does. Changes are staged in a `Batch`, and are on disk once
-commit.py has had that batch written; until then `read` finds them in memory. Records, by key:
+Nothing here decides what a queue does. A change is logged (wal.py) and staged in a `Batch` before the method
+that makes it returns. Batches are written to LevelDB later, many changes as one: what was put and removed
+meanwhile is never written. Until then `read` finds items in memory. Records in LevelDB, by key:
 
     s            the state: counts, ids to give out, where the live items begin (`State`)
     i<id>        an item, with its bytes or with the blob that holds them
@@ -12,8 +14,8 @@ A blob, the bytes of a large item, is a file in the directory `blobs` inside: se
 
 An item is live if its record is there and its id is at or above the floor, or kept. So taking the
 oldest item writes no deletion, only the floor with the state; its record is deleted later, many at
-once (`trim`). An item taken out of turn is deleted at once. Nothing ever seeks from the start of the
-keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
+once (`_trim`). An item taken out of turn is deleted with the next batch. Nothing ever seeks from the start of
+the keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 """
 
 import contextlib
@@ -26,9 +28,10 @@ from threading import Lock
 from typing import Any, Protocol
 
 from darner import _proto, leveldb
-from darner._proto import Item, State
+from darner._proto import Change, Item, Segment, State
 from darner.blob import Offload, sync_directory
 from darner.errors import JournalError
+from darner.wal import Client, Life, Log
 
 STATE_KEY = b"s"
 KEPT_KEY = b"k"
@@ -43,264 +46,393 @@ MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
 BLOCK_CACHE_BYTES = 64 << 10
 
+# How much may be staged before it is written to LevelDB.
+STAGED_BYTES = 1 << 20
 # How many ids above the floor may be known as gone before the floor is moved past them.
 MAX_GONE = 4096
-# How many dead records one batch deletes on the side, at least: about 1 ms of work.
-TRIM_RECORDS = 512
+# How many dead records one batch deletes on the side, at least: a few ms of work.
+TRIM_RECORDS = 4096
 # How much must have been deleted before a compaction of it is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 32 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+_PUT = int(Change.PUT)
+_REWRITE = int(Change.REWRITE)
+
 
 def _is_unborn(file: Path) -> bool:
-    """Whether LevelDB makes such a file before CURRENT, so that nothing is in it yet."""
-    return file.name in ("LOCK", "LOG", "LOG.old", "MANIFEST-000001") or file.suffix == ".dbtmp"
-
-
-class Client(Protocol):
-    """Who waits for a batch: commit.py calls these."""
-
-    def hold(self) -> None:
-        """Send nothing until as many `release` calls came."""
-
-    def release(self) -> None:
-        """What was held for this once is settled."""
-
-    def fail(self, slot: int, error: JournalError) -> None:
-        """What reply `slot` says did not happen."""
+    """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
+    return file.name in ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME) or file.suffix == ".dbtmp"
 
 
 class Batch:
-    """Changes to one journal that will be written as one."""
+    """Changes to one journal that will be written to LevelDB as one."""
 
-    __slots__ = ("acks", "bytes", "held", "number", "ops", "puts", "removed", "restated", "sync")
+    __slots__ = (
+        "doomed", "kept", "ops", "puts", "removed", "rewrites", "room", "segment", "state",
+        "trimmed_bytes", "trimmed_records",
+    )  # fmt: skip
 
-    def __init__(self, *, held: bool) -> None:
+    def __init__(self) -> None:
         self.puts: dict[int, Item] = {}
+        # of items that were put in an earlier batch
+        self.rewrites: dict[int, Item] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
-        # how many items that are on disk were removed
+        # how many items that were put in an earlier batch were removed
         self.removed = 0
-        # whether the state changed in another way
-        self.restated = False
-        self.sync = False
-        # of the items to put, which are what makes a batch large
-        self.bytes = 0
-        # whose replies wait for this batch
-        self.acks: list[tuple[Client, int]] = []
-        # whether those clients were told to hold, since a thread is writing this batch or the one before
-        self.held = held
-        # counts the batches of a journal from 1; the state on disk names the last one written
-        self.number = -1
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to write."""
-        return not (self.puts or self.ops or self.removed or self.restated)
+        # how many bytes of memory the items in `puts` may take yet
+        self.room = STAGED_BYTES
+        # Once sealed: how the journal stood, and the segment of the log that was written then.
+        self.state: State
+        self.kept: frozenset[int]
+        self.segment: int
+        # Once written: what was trimmed with it, and the blobs that belonged to that.
+        self.trimmed_records = 0
+        self.trimmed_bytes = 0
+        self.doomed: list[int] = []
 
 
 class Writes(Protocol):
-    """Who writes what a journal has staged: a `Committer`."""
+    """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
 
     def add(self, journal: "Journal") -> None:
-        """`journal` has a batch to be written."""
+        """`journal` has something to be written, or to be tidied."""
+
+    def checkpoint(self, journal: "Journal") -> None:
+        """Have what `journal` has staged written now."""
 
 
 class Journal:
-    """One queue's LevelDB directory. Raises JournalError, and only that, for what LevelDB refuses."""
+    """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
+    the change was not made.
+
+    Without a log it lives in memory alone.
+    """
 
     __slots__ = (
-        "_compact_from",
-        "_compacting",
-        "_db",
-        "_last_looked_at",
-        "_must_place",
-        "_placed",
-        "_trimmed_bytes",
-        "_trimmed_records",
-        "_writes",
-        "batch",
-        "committed_id",
-        "dirty",
-        "doomed",
-        "failed",
-        "generation",
-        "gone",
-        "kept",
-        "offload",
-        "on_reopen",
-        "path",
-        "state",
-        "writing",
-    )
+        "_compact_from", "_compacting", "_db", "_entered", "_exists", "_last_looked_at", "_number", "_opening",
+        "_segment", "_trimmed_bytes", "_trimmed_records", "_writes", "batch", "crowded", "crowding", "dirty",
+        "doomed", "failing", "generation", "gone", "kept", "log", "name", "offload", "path", "state", "stored_change",
+        "stored_id", "unwritten", "writing",
+    )  # fmt: skip
 
-    def __init__(self, path: Path, writes: Writes, created_ms: int) -> None:
-        """Open the journal in `path`, or make it there if `path` is absent or empty.
+    def __init__(
+        self,
+        name: bytes,
+        path: Path,
+        writes: Writes,
+        log: Log | None,
+        created_ms: int,
+        life: Life | None = None,
+    ) -> None:
+        """Open the journal in `path`, and bring it up to what the log says in `life`; or begin one, if `path`
+        is absent or empty, whose directory is made when its first batch is written.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
+        self.name = name
         self.path = path
         self._writes = writes
         self.offload = writes.offload
-        self.batch = Batch(held=False)
-        self.writing: Batch | None = None
+        self.log = log
+        self._segment = Segment() if log is None else log.segment
+        # the segment in which it has a number, and that number
+        self._entered = 0
+        self._number = 0
+        self.batch = Batch()
+        # sealed, and not known to be in LevelDB; oldest first
+        self.unwritten: list[Batch] = []
+        # whether they are being written
+        self.writing = False
         self.dirty = False
-        # the error that took the journal out of service, until `reopen` succeeds
-        self.failed: JournalError | None = None
-        # counts the reopenings: a blob begun before one is lost
+        # why they could not be written
+        self.failing: JournalError | None = None
+        # whether items come faster than they are written: who sets waits
+        self.crowded = False
+        self.crowding: list[Client] = []
+        # counts the deletions: a blob begun before one is lost
         self.generation = 0
-        self.on_reopen: Any = None
+        # ids above the floor that are not live, and ids below it that are
+        self.gone: set[int] = set()
+        self.kept: set[int] = set()
+        # blobs to delete, each once the change of that number is in LevelDB
+        self.doomed: list[tuple[int, int]] = []
         self._compacting = Lock()
-        # whether the directory's name was synced, and whether the batch sealed last needs that
-        self._placed = self._must_place = False
-        self._open(created_ms)
+        self._opening = Lock()
+        self._db: Any = None
+        # whether LevelDB has anything of it
+        self._exists = False
+        self.state = State(created_ms, secrets.randbits(63))
+        # others than before if the queue was deleted and is made anew: a writer that comes late must
+        # not delete another's blob
+        self.state.next_blob = secrets.randbits(40) << 20
+        if log is not None and not self._is_new():
+            self._load()
+        # the first id and the last change of which LevelDB may not know
+        self.stored_id = self.state.next_id
+        self.stored_change = self.state.change
+        # since the last compaction
+        self._compact_from = self.state.trimmed
+        self._trimmed_records = self._trimmed_bytes = 0
+        # the change that was the last one when `compactable` was asked last
+        self._last_looked_at = -1
+        if life is not None:
+            self._replay(life)
+        if self.untidy or self.doomed:
+            writes.add(self)
 
-    def _open(self, created_ms: int) -> None:
+    # LevelDB
+
+    def _is_new(self) -> bool:
         # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
         # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
         # was cut off, by a full disk or a kill.
         try:
             is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-            if not is_new and not (self.path / "CURRENT").exists():
-                raise JournalError(
-                    f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                    "Nothing in it was touched; move it away, or repair a copy of it"
-                )
-            if is_new:
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = leveldb.DB(
-                str(self.path),
-                create_if_missing=is_new,
-                write_buffer_size=WRITE_BUFFER_BYTES,
-                lru_cache_size=BLOCK_CACHE_BYTES,
-                max_open_files=MAX_OPEN_FILES,
-                max_file_size=MAX_FILE_BYTES,
-                compression=None,
-            )
-        except (leveldb.Error, OSError) as error:
+        except OSError as error:
             raise JournalError(f"cannot open {self.path}: {error}") from error
+        if not is_new and not (self.path / "CURRENT").exists():
+            raise JournalError(
+                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
+                "Nothing in it was touched; move it away, or repair a copy of it"
+            )
+        return is_new
+
+    def _opened(self) -> Any:
+        """Return the open LevelDB; from any thread. Raises JournalError."""
+        with self._opening:
+            if self._db is None:
+                is_new = self._is_new()
+                if is_new and self._exists:
+                    raise JournalError(f"{self.path} has vanished")
+                try:
+                    if is_new:
+                        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                        self._place()
+                    self._db = leveldb.DB(
+                        str(self.path),
+                        create_if_missing=is_new,
+                        write_buffer_size=WRITE_BUFFER_BYTES,
+                        lru_cache_size=BLOCK_CACHE_BYTES,
+                        max_open_files=MAX_OPEN_FILES,
+                        max_file_size=MAX_FILE_BYTES,
+                        compression=None,
+                    )
+                except (leveldb.Error, OSError) as error:
+                    raise JournalError(f"cannot open {self.path}: {error}") from error
+            return self._db
+
+    def _place(self) -> None:
+        """Have the name of the directory on the disk: LevelDB sees only to what is inside."""
+        for parent in self.path.parents:
+            sync_directory(parent)
+            if not parent.name.endswith("%"):  # that goes on in a directory inside
+                break
+
+    def _shut(self) -> None:
+        with self._compacting, self._opening:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def _load(self) -> None:
+        db = self._opened()
         try:
-            self._load(created_ms, is_new=is_new)
+            record = db.get(STATE_KEY)
+            if record is None:
+                if next(iter(db.iterator(include_value=False)), None) is not None:
+                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                return
+            self.state = _proto.decode_state(record)
+            self._exists = True
+            if kept := db.get(KEPT_KEY):
+                self.kept = {
+                    id
+                    for id in _proto.decode_ids(kept)
+                    if id < self.state.floor and db.get(_proto.item_key(id)) is not None
+                }
+            for key in db.iterator(start=b"u", stop=b"v", include_value=False):
+                self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+            self._delete_unknown_blobs()
         except (leveldb.Error, OSError, ValueError) as error:
-            self._db.close()
+            self._shut()
             raise JournalError(f"cannot read {self.path}: {error}") from error
 
-    def _load(self, created_ms: int, *, is_new: bool) -> None:
-        self.gone: set[int] = set()
-        self.kept: set[int] = set()
-        # blobs to delete, each once the batch of that number is written
-        self.doomed: list[tuple[int, int]] = []
-        record = self._db.get(STATE_KEY)
-        if record is None:
-            if not is_new and next(iter(self._db.iterator(include_value=False)), None) is not None:
-                raise ValueError("it has records but no state: it is damaged or no journal of darner")
-            self.state = State(created_ms)
-            # others than before if the queue was deleted and is made anew: a writer that comes late must
-            # not delete another's blob
-            self.state.next_blob = secrets.randbits(40) << 20
-            self._db.put(STATE_KEY, _proto.encode_state(self.state))
-        else:
-            self.state = _proto.decode_state(record)
-        if kept := self._db.get(KEPT_KEY):
-            self.kept = {
-                id
-                for id in _proto.decode_ids(kept)
-                if id < self.state.floor and self._db.get(_proto.item_key(id)) is not None
-            }
-        for key in self._db.iterator(start=b"u", stop=b"v", include_value=False):
-            self.doomed.append((int.from_bytes(key[1:], "big"), 0))
-        self._delete_unknown_blobs()
-        # the first id that may not be on disk yet
-        self.committed_id = self.state.next_id
-        # since the last compaction
-        self._compact_from = self.state.trimmed
-        self._trimmed_records = self._trimmed_bytes = 0
-        # the batch that was the last one when `compactable` was asked last
-        self._last_looked_at = -1
-
-    def reopen(self) -> None:
-        """Close and open again after a failed write; what was staged is dropped.
-
-        After one failed write LevelDB goes on to accept writes that it will lose: only a new handle
-        can be trusted, and only what it reads is so.
-        """
-        with self._compacting:
-            self._db.close()
-        self.batch = Batch(held=False)
-        self.dirty = False
-        self.generation += 1
-        next_blob = self.state.next_blob
+    def _replay(self, life: Life) -> None:
+        """Make the changes that the log knows and LevelDB does not."""
+        state = self.state
+        if not self._exists:
+            state.life = life.number
         try:
-            self._open(self.state.created_ms)
-            # Their markers are lost, and late writers may still make their files. Not marked dirty: that
-            # goes with the next change, or a full disk would have us here again and again.
-            for blob in range(self.state.next_blob, next_blob):
-                self._doom(blob)
-            self.state.next_blob = max(self.state.next_blob, next_blob)
-        except JournalError as error:
-            self.failed = error
-            raise
-        self.failed = None
+            for change, kind, payload in life.changes:
+                if change <= state.change:
+                    continue
+                if change != state.change + 1 or state.life != life.number:
+                    raise ValueError(
+                        f"the log goes on at change {change} of life {life.number}, the directory ends at "
+                        f"{state.change} of {state.life}: it is not the one the log was written for"
+                    )
+                state.change = change
+                self._redo(kind, payload)
+        except ValueError as error:
+            self._shut()
+            raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
+
+    def _redo(self, kind: int, payload: bytes) -> None:
+        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        if kind in (Change.PUT, Change.REWRITE):
+            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
+            if kind == Change.REWRITE:
+                self._rewrite(item)
+            elif item.id == self.state.next_id:
+                self._put(item)
+            else:
+                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+        elif kind == Change.DROP:
+            id, size, blob = numbers
+            self._remove(id, size, blob)
+        elif kind == Change.DISCARD:
+            ends = range(0, len(payload), 16)
+            self._flush(
+                {
+                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(payload[at + 8 : at + 16], "big")
+                    for at in ends
+                }
+            )
+        elif kind == Change.BLOB:
+            self._begin_blob(*numbers)
+            self.abandon_blob(*numbers)
+        elif kind == Change.RETIRE:
+            self._retire()
+        elif kind == Change.REVIVE:
+            self._revive(*numbers)
+        else:
+            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
 
     def close(self) -> None:
         """Close the directory; nothing may be staged or being written."""
-        with self._compacting:
-            self._db.close()
+        self._shut()
 
-    # Staging
+    # Logging
+
+    def _enter(self) -> None:
+        """Have a number in the segment that is being written."""
+        log = self.log
+        assert log is not None
+        self._number = log.next_number()
+        payload = self.state.life.to_bytes(8, "big") + self.name
+        while not self._segment.append(Change.ENTER, self._number, 0, payload):
+            log.roll()
+        self._entered = self._segment.number
+        log.pin(self)
+
+    def _log(self, kind: int, payload: bytes) -> None:
+        """Log a change that is about to be made."""
+        if self.log is not None:
+            if self._entered != self._segment.number:
+                self._enter()
+            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
+                self.log.roll()
+                self._enter()
+                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
+                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+        self.state.change += 1
 
     def _mark(self) -> None:
-        if not self.dirty:
-            self.dirty = True
-            self._writes.add(self)
+        self.dirty = True
+        if self.log is not None:
+            self.log.pin(self)
+        self._writes.add(self)
 
-    def acknowledge(self, client: Client, slot: int) -> None:
-        """Have `client` hear about what is staged now: reply `slot` depends on it."""
-        batch = self.batch
-        batch.acks.append((client, slot))
-        if batch.held:
-            client.hold()
-
-    @property
-    def settled(self) -> bool:
-        """Whether all that happened is on disk."""
-        return not self.dirty and self.writing is None
+    # Changes. What is named with an underscore is done without a log, as it is when the log is read back.
 
     def put(self, item: Item) -> None:
-        """Stage a new item, as the last; gives it its id."""
+        """Put a new item, as the last; gives it its id."""
+        log = self.log
+        state = self.state
+        item.id = state.next_id
+        if log is not None:
+            if self.failing is not None:
+                raise self.failing
+            if self._segment.refusal is not None:
+                raise self._segment.refusal
+            if self._entered != self._segment.number:
+                self._enter()
+            if not self._segment.put(_PUT, self._number, state.change + 1, item):
+                log.roll()
+                self._enter()
+                self._segment.put(_PUT, self._number, state.change + 1, item)
+        state.change += 1
+        self._put(item)
+
+    def _put(self, item: Item) -> None:
         batch = self.batch
-        batch.puts[self.state.add(item)] = item
+        self.state.add(item)
+        batch.puts[item.id] = item
         if item.blob:
             batch.ops.append((_proto.marker_key(item.blob), None))
-        else:
-            batch.bytes += item.size
+        batch.room -= item.memory_bytes
         if not self.dirty:
             self._mark()
+        if batch.room < 0:
+            if self.writing:
+                self.crowded = True
+            else:
+                self._writes.checkpoint(self)
 
     def rewrite(self, item: Item) -> None:
-        """Stage the record of a live item anew, after a change to it."""
-        if item.id not in self.batch.puts:
-            self.batch.ops.append((_proto.item_key(item.id), _proto.encode_item(item)))
+        """Put down a change to a live item."""
+        if self.log is not None:
+            if self._entered != self._segment.number:
+                self._enter()
+            if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                self.log.roll()
+                self._enter()
+                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+        self.state.change += 1
+        self._rewrite(item)
+
+    def _rewrite(self, item: Item) -> None:
+        puts = self.batch.puts if item.id in self.batch.puts else self.batch.rewrites
+        puts[item.id] = item
+        if not self.dirty:
             self._mark()
 
     def remove(self, item: Item) -> None:
-        """Stage the removal of a live item."""
-        batch, state, id = self.batch, self.state, item.id
-        was_staged = batch.puts.pop(id, None) is not None
-        was_oldest = state.drop(item)
-        if was_staged:
-            batch.bytes -= item.memory_bytes
+        """Remove a live item."""
+        log = self.log
+        state = self.state
+        if log is not None:
+            if self._entered != self._segment.number:
+                self._enter()
+            if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                log.roll()
+                self._enter()
+                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+        state.change += 1
+        self._remove(item.id, item.size, item.blob)
+
+    def _remove(self, id: int, size: int, blob: int) -> None:
+        batch = self.batch
+        state = self.state
+        staged: Item | None = batch.puts.pop(id, None)
+        was_oldest = state.drop(id, size)
+        if staged is not None:
+            batch.room += staged.memory_bytes
         else:
             batch.removed += 1
-            # A blob goes with its item, so that `trim` has only flushed ones to look for.
-            if not was_oldest or item.blob:
+            if batch.rewrites:
+                batch.rewrites.pop(id, None)
+            # A blob goes with its item, so that `_trim` has only flushed ones to look for.
+            if not was_oldest or blob:
                 batch.ops.append((_proto.item_key(id), None))
-        if item.blob:
-            self._doom(item.blob)
+        if blob:
+            self._doom(blob)
         if was_oldest:
             if self.gone:
                 self._advance()
@@ -333,38 +465,75 @@ class Journal:
         self.batch.ops.append((KEPT_KEY, _proto.encode_ids(sorted(self.kept))))
 
     def flush(self, keep: Collection[Item]) -> None:
-        """Stage the removal of all items but `keep`, in a time that does not grow with the queue."""
+        """Remove all items but `keep`, in a time that does not grow with the queue."""
+        stay = {item.id: item.size for item in keep}
+        self._log(
+            Change.DISCARD,
+            b"".join(id.to_bytes(8, "big") + size.to_bytes(8, "big") for id, size in stay.items()),
+        )
+        self._flush(stay)
+
+    def _flush(self, stay: dict[int, int]) -> None:
         batch, state = self.batch, self.state
-        passed, self.kept = self.kept, {item.id for item in keep}
+        passed, self.kept = self.kept, set(stay)
         for id in passed - self.kept:
-            if id < state.trimmed:
-                self._discard(id)
-        for id in [id for id in batch.puts if id not in self.kept]:
-            if blob := batch.puts.pop(id).blob:
-                self._doom(blob)
-        state.items = len(keep)
-        state.bytes = sum(item.size for item in keep)
+            self._discard(id)
+        for id in [id for id in batch.puts if id not in stay]:
+            item = batch.puts.pop(id)
+            batch.room += item.memory_bytes
+            if item.blob:
+                self._doom(item.blob)
+        batch.rewrites = {id: item for id, item in batch.rewrites.items() if id in stay}
+        state.items = len(stay)
+        state.bytes = sum(stay.values())
         self._keep(state.next_id)
-        self._mark()
+        if not self.dirty:
+            self._mark()
 
     def _discard(self, id: int) -> None:
-        """Stage the deletion of a kept item that `trim` has passed by."""
+        """Delete a kept item, which `_trim` may have passed by."""
         with contextlib.suppress(JournalError):  # damaged, but dead
-            item = self.writing.puts.get(id) if self.writing is not None else None
-            item = item or self.find(id)
+            item = self.find(id)
             if item is not None and item.blob:
                 self._doom(item.blob)
         self.batch.ops.append((_proto.item_key(id), None))
 
+    def retire(self) -> None:
+        """All items go, and with them the journal: it is deleted at the next start if it was not before.
+        Blobs that were begun are lost."""
+        self._log(Change.RETIRE, b"")
+        self._retire()
+
+    def _retire(self) -> None:
+        self._flush({})
+        self.state.deleted = True
+        self.generation += 1
+
+    def revive(self, created_ms: int) -> None:
+        """Begin anew in a retired journal: empty, ids going on."""
+        self._log(Change.REVIVE, created_ms.to_bytes(8, "big"))
+        self._revive(created_ms)
+
+    def _revive(self, created_ms: int) -> None:
+        self.state.deleted = False
+        self.state.created_ms = created_ms
+        if not self.dirty:
+            self._mark()
+
     # Blobs
 
     def begin_blob(self) -> int:
-        """Stage a blob that belongs to no item yet; returns its id."""
+        """Begin a blob, which belongs to no item yet; returns its id."""
         blob = self.state.next_blob
+        self._log(Change.BLOB, blob.to_bytes(8, "big"))
+        self._begin_blob(blob)
+        return blob
+
+    def _begin_blob(self, blob: int) -> None:
         self.state.next_blob = blob + 1
         self.batch.ops.append((_proto.marker_key(blob), b""))
-        self._mark()
-        return blob
+        if not self.dirty:
+            self._mark()
 
     def blob_path(self, blob: int) -> Path:
         """Return the file of a blob."""
@@ -372,18 +541,18 @@ class Journal:
 
     def abandon_blob(self, blob: int) -> None:
         """A blob that was begun will not be finished."""
-        self.doomed.append((blob, self.state.batch + (not self.batch.empty)))
+        self.doomed.append((blob, self.state.change))
+        self._writes.add(self)
 
     def _doom(self, blob: int) -> None:
         self.batch.ops.append((_proto.marker_key(blob), b""))
-        self.doomed.append((blob, self.state.batch + 1))
+        self.doomed.append((blob, self.state.change))
 
     def take_doomed(self) -> list[int]:
         """Return the blobs that are due now: `delete_blobs` them, in a thread, and then `forget` them."""
-        if not self.doomed or self.writing is not None:
-            return []
-        ripe = [blob for blob, batch in self.doomed if batch <= self.state.batch]
-        self.doomed = [entry for entry in self.doomed if entry[1] > self.state.batch]
+        ripe = [blob for blob, change in self.doomed if change <= self.stored_change]
+        if ripe:
+            self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
         return ripe
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
@@ -392,14 +561,15 @@ class Journal:
             self.blob_path(blob).unlink(missing_ok=True)
 
     def forget(self, blobs: Iterable[int]) -> None:
-        """Stage the end of blobs whose files are deleted."""
-        if self._db.closed:  # out of service, or deleted meanwhile
-            return
-        self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
-        self._mark()
+        """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
+        a crash does no harm."""
+        if not self.state.deleted:
+            self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
+            if not self.dirty:
+                self._mark()
 
     def _delete_unknown_blobs(self) -> None:
-        """Delete the files of blobs that were begun in a batch that was not written."""
+        """Delete the files of blobs that were begun in a change that was lost with the machine."""
         directory = self.path / BLOBS_NAME
         if directory.exists():
             for file in directory.iterdir():
@@ -434,14 +604,28 @@ class Journal:
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:
-        if start < self.committed_id:
-            stop = _proto.item_key(self.committed_id)
-            with self._db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
+        batches = [*self.unwritten, self.batch]
+        if start < self.stored_id:
+            stop = _proto.item_key(self.stored_id)
+            rewrites = {id: item for batch in batches for id, item in batch.rewrites.items()}
+            with self._opened().iterator(
+                start=_proto.item_key(start), stop=stop, fill_cache=False
+            ) as records:
                 for key, record in records:
-                    yield _proto.decode_item(key, record)
-        for batch in (self.writing, self.batch):
-            if batch is not None:
-                yield from (item for item in batch.puts.values() if item.id >= start)
+                    item = _proto.decode_item(key, record)
+                    yield rewrites.get(item.id, item) if rewrites else item
+            start = self.stored_id
+        for id in range(start, self.state.next_id):
+            staged = self._staged(id, batches)
+            if staged is not None:
+                yield staged
+
+    @staticmethod
+    def _staged(id: int, batches: Iterable[Batch]) -> Item | None:
+        found = None
+        for batch in batches:
+            found = batch.puts.get(id) or batch.rewrites.get(id) or found
+        return found
 
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
@@ -454,10 +638,13 @@ class Journal:
         return [item for id in sorted(self.kept) if (item := self.find(id)) is not None]
 
     def find(self, id: int) -> Item | None:
-        """Return the item with this id as it is on disk, or None if there is none."""
+        """Return the live item with this id, or None if its record is missing."""
+        staged = self._staged(id, [*self.unwritten, self.batch])
+        if staged is not None or id >= self.stored_id:
+            return staged
         key = _proto.item_key(id)
         try:
-            record = self._db.get(key, fill_cache=False)
+            record = self._opened().get(key, fill_cache=False)
             return None if record is None else _proto.decode_item(key, record)
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
@@ -473,100 +660,113 @@ class Journal:
                         total += entry.stat().st_size if entry.is_file() else 0
         return total
 
-    # Writing: called by commit.py, `write` and `compact` in a thread if need be
+    # Writing: called by commit.py, `write` and `compact` in a thread
 
-    def seal(self, *, held: bool) -> Any:
-        """Begin a new batch, `held` or not; returns what the sealed one has to write, or None."""
-        batch, state = self.batch, self.state
+    def seal(self) -> None:
+        """Begin a new batch; what was staged is to be written by `write`."""
+        assert self.log is not None
+        batch, self.batch = self.batch, Batch()
+        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.kept = frozenset(self.kept)
+        batch.segment = self.log.segment.number
+        self.unwritten.append(batch)
+        self.writing = True
         self.dirty = False
-        if batch.empty:
-            self.batch = Batch(held=held)
-            return None
-        try:
-            if state.floor - state.trimmed >= TRIM_RECORDS:
-                # faster than items go, so that what is dead never piles up
-                self._trim(max(TRIM_RECORDS, 2 * batch.removed))
-            self.batch = Batch(held=held)
-            batch.number = state.batch = state.batch + 1
-            self._must_place = batch.sync and not self._placed
-            write = self._db.write_batch(sync=batch.sync)
-            put = write.put
-            for id, item in batch.puts.items():
-                put(_proto.item_key(id), _proto.encode_item(item))
-            for key, value in batch.ops:
-                if value is None:
-                    write.delete(key)
-                else:
-                    put(key, value)
-            put(STATE_KEY, _proto.encode_state(state))
-        except (leveldb.Error, RuntimeError) as error:
-            raise JournalError(f"cannot write {self.path}: {error}") from error
-        return write
 
-    def write(self, write: Any) -> None:
-        """Write what `seal` returned. JournalError if that failed: then only `reopen` helps."""
+    def write(self) -> None:
+        """Write what was sealed, and have it on the disk. JournalError if that failed.
+
+        After one failed write LevelDB goes on to accept writes that it will lose, so it is closed, and all
+        is written again: what was written after all may be written twice.
+        """
+        batches = self.unwritten
+        last = batches[-1]
         try:
-            if self._must_place:
-                self._place()
+            fresh = self._db is None
+            db = self._opened()
+            if fresh and self._exists and _proto.decode_state(db.get(STATE_KEY) or b"").life != last.state.life:
+                raise JournalError("it is another journal than it was")
+            write = db.write_batch(sync=True)
+            for batch in batches:
+                for items in (batch.puts, batch.rewrites):
+                    for id, item in items.items():
+                        write.put(_proto.item_key(id), _proto.encode_item(item))
+                for key, value in batch.ops:
+                    if value is None:
+                        write.delete(key)
+                    else:
+                        write.put(key, value)
+            self._trim(db, write, last)
+            write.put(STATE_KEY, _proto.encode_state(last.state))
             write.write()
-        except (leveldb.Error, OSError, RuntimeError) as error:
+            self._exists = True
+        except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
+            with contextlib.suppress(leveldb.Error):
+                self._shut()
             raise JournalError(f"cannot write {self.path}: {error}") from error
 
-    def _place(self) -> None:
-        """Have the name of the directory on the disk: LevelDB sees only to what is inside."""
-        for parent in self.path.parents:
-            sync_directory(parent)
-            if not parent.name.endswith("%"):  # that goes on in a directory inside
-                break
-        self._placed = True
+    def _trim(self, db: Any, write: Any, batch: Batch) -> None:
+        """Delete some records that are dead, faster than items go, so that they never pile up."""
+        state = batch.state
+        limit = max(TRIM_RECORDS, 2 * batch.removed)
+        start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
+        with db.iterator(start=start, stop=stop, fill_cache=False) as records:
+            for key, record in itertools.islice(records, limit):
+                id = int.from_bytes(key[1:], "big")
+                state.trimmed = id + 1
+                limit -= 1
+                if id in batch.kept:
+                    continue
+                with contextlib.suppress(ValueError):  # damaged, but dead
+                    if blob := _proto.blob_of(key, record):
+                        write.put(_proto.marker_key(blob), b"")
+                        batch.doomed.append(blob)
+                write.delete(key)
+                batch.trimmed_records += 1
+                batch.trimmed_bytes += len(record)
+        if limit:
+            state.trimmed = state.floor
+
+    def settle(self, error: JournalError | None) -> None:
+        """What was sealed is written, or was not for the reason given."""
+        self.writing = False
+        self.failing = error
+        if error is None:
+            last = self.unwritten[-1]
+            self.unwritten.clear()
+            self.state.trimmed = last.state.trimmed
+            self.stored_id = last.state.next_id
+            self.stored_change = last.state.change
+            self.doomed += [(blob, 0) for blob in last.doomed]
+            self._trimmed_records += last.trimmed_records
+            self._trimmed_bytes += last.trimmed_bytes
+            assert self.log is not None
+            self.log.unpin(self, last.segment if self.dirty else last.segment + 1)
+        self.crowded = False
+        crowding, self.crowding = self.crowding, []
+        for client in crowding:
+            client.release()
 
     # Tidying
 
     @property
     def untidy(self) -> bool:
-        """Whether there is something to trim."""
+        """Whether there are dead records to delete."""
         return self.state.trimmed < self.state.floor
 
-    def trim(self) -> None:
-        """Stage the deletion of some records that are dead."""
-        if not self.untidy or self.writing is not None or self.failed is not None:
-            return
-        try:
-            self._trim(TRIM_RECORDS)
-        except leveldb.Error as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
-        self._mark()
-
-    def _trim(self, limit: int) -> None:
-        # An item that is being written now might come to lie below `trimmed` behind our back.
-        if self.writing is not None:
-            return
-        state, ops = self.state, self.batch.ops
-        start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
-        with self._db.iterator(start=start, stop=stop, fill_cache=False) as records:
-            for key, record in itertools.islice(records, limit):
-                id = int.from_bytes(key[1:], "big")
-                state.trimmed = id + 1
-                limit -= 1
-                if id in self.kept:
-                    continue
-                with contextlib.suppress(ValueError):  # damaged, but dead
-                    if blob := _proto.blob_of(key, record):
-                        self._doom(blob)
-                ops.append((key, None))
-                self._trimmed_records += 1
-                self._trimmed_bytes += len(record)
-        if limit:
-            state.trimmed = state.floor
-
     def compactable(self) -> bool:
-        """Whether so much was deleted that the room should be taken back; less will do if nothing was
-        written since this was asked last."""
-        idle = self._last_looked_at == self.state.batch and self.settled
-        self._last_looked_at = self.state.batch
+        """Whether so much was deleted that the room should be taken back; less will do if nothing has
+        happened since this was asked last."""
+        idle = self._last_looked_at == self.state.change
+        self._last_looked_at = self.state.change
         return self._trimmed_records >= COMPACT_RECORDS or self._trimmed_bytes >= (
             IDLE_COMPACT_BYTES if idle else COMPACT_BYTES
         )
+
+    @property
+    def to_be_compacted(self) -> bool:
+        """Whether it will be compactable, if only once nothing happens."""
+        return self._trimmed_bytes >= IDLE_COMPACT_BYTES
 
     def begin_compaction(self) -> tuple[int, int]:
         """Return what `compact` takes: the ids between which records were trimmed since the last time.
@@ -579,25 +779,12 @@ class Journal:
     def compact(self, span: tuple[int, int]) -> None:
         """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
         with self._compacting:
-            if not self._db.closed:
+            db = self._db
+            if db is not None:
                 start, stop = map(_proto.item_key, span)
-                self._db.compact_range(start=start, stop=stop)
+                db.compact_range(start=start, stop=stop)
 
     @property
     def busy(self) -> bool:
         """Whether something still needs the directory: a write or a compaction."""
-        return self.dirty or self.writing is not None or self._compacting.locked()
-
-    def retire(self) -> None:
-        """Stage the end of the journal: all its items are gone, and it is deleted at the next start
-        if it was not before. Blobs that were begun are lost."""
-        self.flush(())
-        self.state.deleted = True
-        self.generation += 1
-
-    def revive(self, created_ms: int) -> None:
-        """Begin anew in a retired journal: empty, ids going on."""
-        self.state.deleted = False
-        self.state.created_ms = created_ms
-        self.batch.restated = True
-        self._mark()
+        return self.writing or self._compacting.locked()

@@ -1,23 +1,22 @@
+# cython: language_level=3, annotation_typing=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
 Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
-when it returns; what it changed is staged in the journal, and on disk after the next commit. The oldest
-waiting items are held in memory (the window); those behind them are read from the journal when the
+when it returns, and what it changed is in the journal's log. The oldest waiting items are held in memory (the window); those behind them are read from the journal when the
 window runs dry.
 """
 
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from darner._proto import CHUNK_BYTES, Item
+from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter
 from darner.errors import JournalError
-from darner.journal import Client, Journal
+from darner.journal import Journal
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20
-# What an item costs in memory besides its data.
-ITEM_BYTES = 150
 # How much is read from the journal at once when the window is empty.
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
@@ -83,10 +82,8 @@ class Upload:
         self._size = 0
 
     def _check(self) -> None:
-        if self.queue.failure is not None:
-            raise self.queue.failure
         if self._generation != self.queue.journal.generation:
-            raise JournalError("the queue was reopened or deleted while the item was being sent")
+            raise JournalError("the queue was deleted while the item was being sent")
 
     def write(self, data: bytes) -> None:
         """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
@@ -101,8 +98,8 @@ class Upload:
     def finish(
         self, flags: int, exptime: int, done: Callable[[JournalError | None], None], *, sync: bool
     ) -> None:
-        """All chunks have come: when they are written, stage the item at the end of the queue and call
-        `done` with None; or with the error, and nothing of the item stays."""
+        """All chunks have come: when they are written, with `sync` to the disk itself, put the item at the
+        end of the queue and call `done` with None; or with the error, and nothing of the item stays."""
 
         def written(error: JournalError | None) -> None:
             try:
@@ -111,8 +108,7 @@ class Upload:
                 self._check()
                 now = self.queue.clock()
                 expires = expires_ms(exptime, now)
-                item = Item(0, flags, expires, now, None, self._blob, self._size, CHUNK_BYTES)
-                self.queue.append(item, sync=sync)
+                self.queue.append(Item(0, flags, expires, now, None, self._blob, self._size, CHUNK_BYTES))
             except JournalError as failure:
                 self.abandon()
                 done(failure)
@@ -125,7 +121,7 @@ class Upload:
         """Forget the item: nothing of it stays."""
 
         def gone() -> None:
-            # otherwise the journal knows by itself: it was reopened, or deleted
+            # otherwise all its files go
             if self._generation == self.queue.journal.generation:
                 self.queue.journal.abandon_blob(self._blob)
 
@@ -135,18 +131,18 @@ class Upload:
 class Queue:
     """A strict FIFO of items.
 
-    Every method that touches items raises JournalError if the journal is out of service.
+    Every method that touches items raises JournalError if the journal refuses.
     """
 
     __slots__ = (
         "_age_ms",
+        "_most_bytes",
         "_opened",
         "_reads",
         "canceled_transactions",
         "clock",
         "discarded",
         "expired_items",
-        "failure",
         "journal",
         "name",
         "reserved",
@@ -162,16 +158,18 @@ class Queue:
         self.name = name
         self.journal = journal
         self.clock = clock
+        # what the window may take
+        self._most_bytes = WINDOW_BYTES
         self.reserved: dict[int, Item] = {}
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        # why the queue is out of service, if it is
-        self.failure: JournalError | None = None
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
         self.reset_stats()
-        journal.on_reopen = self.reload
-        self._load()
+        self.window: deque[Item] = deque(journal.kept_items())
+        self._measure()
+        # the id from which on items are not in the window
+        self._reads = journal.state.floor
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
@@ -181,28 +179,6 @@ class Queue:
         self.transactions = 0
         self.canceled_transactions = 0
         self.total_flushes = 0
-
-    def _load(self) -> None:
-        self.window: deque[Item] = deque(
-            item for item in self.journal.kept_items() if item.id not in self.reserved
-        )
-        self._measure()
-        # the id from which on items are not in the window
-        self._reads = self.journal.state.floor
-
-    def reload(self) -> None:
-        """Start over from what the journal has on disk, after it was reopened or failed to."""
-        self.failure = self.journal.failed
-        if self.failure is not None:
-            return
-        try:
-            self.reserved = {
-                id: item for id, item in self.reserved.items() if self.journal.find(id) is not None
-            }
-            self._load()
-            self._serve()
-        except JournalError as error:
-            self.failure = self.journal.failed = error
 
     @property
     def items(self) -> int:
@@ -221,86 +197,76 @@ class Queue:
 
     # In
 
-    def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
-        """Stage an item at the end. `exptime` is memcache's; with `sync` its commit waits for the disk."""
+    def push(self, record: bytes, flags: int, exptime: int) -> None:
+        """Put an item at the end. `record` is its data with room before it, as the parser gives it, `exptime`
+        is memcache's."""
         now = self.clock()
-        self.append(Item(0, flags, expires_ms(exptime, now) if exptime else 0, now, data), sync=sync)
+        self.append(new_item(record, flags, expires_ms(exptime, now) if exptime else 0, now))
 
-    def append(self, item: Item, *, sync: bool) -> None:
-        """Stage `item` at the end."""
-        if self.failure is not None:
-            raise self.failure
-        journal = self.journal
-        journal.put(item)
-        if sync:
-            journal.batch.sync = True
+    def append(self, item: Item) -> None:
+        """Put `item` at the end."""
+        self.journal.put(item)
         self.total_items += 1
-        if self._reads == item.id and self.window_bytes < WINDOW_BYTES:
+        if self._reads == item.id and self.window_bytes < self._most_bytes:
             self._reads += 1
             self.window.append(item)
-            self.window_bytes += item.memory_bytes + ITEM_BYTES
+            self.window_bytes += item.memory_bytes
         if self.waiters:
             self._serve()
 
     def upload(self) -> Upload:
         """Begin an item that comes in chunks."""
-        if self.failure is not None:
-            raise self.failure
         return Upload(self)
 
     # Out
 
     def _head(self) -> Item | None:
         """Return the oldest waiting item that has not expired, still in the window."""
-        if self.failure is not None:
-            raise self.failure
         while self.window or self._read_ahead():
             item = self.window[0]
             if not item.expires_ms or item.expires_ms > self.clock():
                 if item.blob:
                     self._opened = self.open_blob(item)
                 return item
-            self._shift()
             self.journal.remove(item)
+            self._shift()
             self.expired_items += 1
         return None
 
     def _shift(self) -> None:
         item = self.window.popleft()
-        self.window_bytes -= item.memory_bytes + ITEM_BYTES
+        self.window_bytes -= item.memory_bytes
 
     def _read_ahead(self) -> bool:
         journal = self.journal
         while self._reads < journal.state.next_id:
             items, self._reads = journal.read(self._reads, READ_ITEMS, READ_BYTES)
-            # after a reload, reserved items may lie among the waiting
-            self.window.extend(item for item in items if item.id not in self.reserved)
-            if self.window:
+            self.window.extend(items)
+            if items:
                 self._measure()
                 return True
         return False
 
     def _measure(self) -> None:
-        self.window_bytes = sum(item.memory_bytes + ITEM_BYTES for item in self.window)
+        self.window_bytes = sum(item.memory_bytes for item in self.window)
 
-    def _take(self) -> Item | None:
-        item = self._head()
-        if item is not None:
-            self._shift()
-            self._age_ms = self.clock() - item.enqueued_ms
-        return item
+    def _take(self, item: Item) -> None:
+        self._shift()
+        self._age_ms = self.clock() - item.enqueued_ms
 
     def pop(self) -> Item | None:
         """Remove the oldest waiting item for good, and return it; None if there is none."""
-        item = self._take()
+        item = self._head()
         if item is not None:
             self.journal.remove(item)
+            self._take(item)
         return item
 
     def reserve(self) -> Item | None:
         """Set the oldest waiting item aside until `close` or `abort`, and return it."""
-        item = self._take()
+        item = self._head()
         if item is not None:
+            self._take(item)
             self.reserved[item.id] = item
         return item
 
@@ -323,29 +289,25 @@ class Queue:
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
-        if not self._is_reserved(item):
-            return
-        if self.failure is not None:
-            raise self.failure
-        del self.reserved[item.id]
-        self.journal.remove(item)
+        if self._is_reserved(item):
+            self.journal.remove(item)
+            del self.reserved[item.id]
 
     def abort(self, item: Item) -> None:
         """Put a reserved item back at the head: it is the next one fetched."""
         if not self._is_reserved(item):
             return
         del self.reserved[item.id]
-        if self.failure is not None:
-            return
         self.canceled_transactions += 1
         item.attempts = min(item.attempts + 1, 0xFFFF)
-        self.journal.rewrite(item)
+        with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
+            self.journal.rewrite(item)
         self.window.appendleft(item)
-        self.window_bytes += item.memory_bytes + ITEM_BYTES
+        self.window_bytes += item.memory_bytes
         self._serve()
 
     def _is_reserved(self, item: Item) -> bool:
-        # not if it went with a batch that failed, or with the queue; its id may be another's by now
+        # not if it went with the queue; its id may be another's by now
         return self.reserved.get(item.id) is item
 
     # Waiting
@@ -374,8 +336,6 @@ class Queue:
 
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""
-        if self.failure is not None:
-            raise self.failure
         self.journal.flush(self.reserved.values())
         self.window.clear()
         self.window_bytes = 0
@@ -384,13 +344,6 @@ class Queue:
 
     def retire(self) -> None:
         """Give up the journal: nothing is waiting, nothing is reserved, and nothing will be."""
-        self.reserved.clear()
         self.journal.retire()
-        self.failure = JournalError("the queue was deleted")
-        self.journal.on_reopen = lambda: None
-
-    def acknowledge(self, client: Client, slot: int) -> None:
-        """Have `client` hear if what reply `slot` says comes to nothing."""
-        journal = self.journal
-        if journal.dirty or journal.writing is not None:
-            journal.acknowledge(client, slot)
+        self.reserved.clear()
+        self.window.clear()

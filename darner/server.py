@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import ssl
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
 from darner.config import Settings
-from darner.connection import Turn
+from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
 
@@ -30,18 +29,11 @@ log = structlog.get_logger()
 # How long clients have to send the rest of what they began, and to read what is theirs.
 DRAIN_S = 5.0
 # How often the work that waits for nobody gets a slice.
-TIDY_S = 0.25
-# How often in between the queues with many dead records get one.
-TRIMS = 25
+TICK_S = 0.25
 # How often idle connections are looked for.
 SWEEP_S = 1.0
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
-
-
-def now_ms() -> int:
-    """Milliseconds of the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Server:
@@ -53,10 +45,12 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "darner")
         self._broker = Broker(self._data, now_ms, self._offload)
-        self._turn = Turn(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._clients = Clients(
+            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+        )
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
-            self._turn,
+            self._clients,
             self._offload,
             max_connections=settings.max_connections,
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
@@ -141,18 +135,13 @@ class Server:
         if self._stop.is_set():
             log.warning("second signal: ending at once", signal=signal.Signals(number).name)
             os._exit(1)
-        log.info("closing", signal=signal.Signals(number).name, connections=len(self._turn.connections))
+        log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
         self._stop.set()
 
     async def _upkeep(self) -> None:
         while True:
-            await asyncio.sleep(TIDY_S)
-            untidy = self._broker.tidy()
-            for _ in range(TRIMS):
-                if not untidy:
-                    break
-                await asyncio.sleep(TIDY_S / TRIMS)
-                untidy = self._broker.trim(untidy)
+            await asyncio.sleep(TICK_S)
+            self._broker.tick()
 
     async def _sweep(self) -> None:
         while True:
@@ -160,14 +149,13 @@ class Server:
             self._admission.sweep()
 
     async def _drain(self) -> None:
-        for connection in list(self._turn.connections):
+        for connection in list(self._clients.connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._turn.emptied(), DRAIN_S)
-        for connection in list(self._turn.connections):
+            await asyncio.wait_for(self._clients.emptied(), DRAIN_S)
+        for connection in list(self._clients.connections):
             connection.abort()
-        await self._turn.emptied()
-        self._turn.end()
+        await self._clients.emptied()
         while self._broker.busy:
             self._offloaded.clear()
             await self._offloaded.wait()

@@ -1,25 +1,28 @@
+# cython: language_level=3, annotation_typing=False
 """What the server counts, apart from what each queue counts itself."""
 
-from dataclasses import dataclass, fields
 
-
-@dataclass(slots=True)
 class Counters:
     """Events since the start or the last `stats reset`."""
 
-    total_connections: int = 0
-    cmd_get: int = 0
-    cmd_set: int = 0
-    cmd_peek: int = 0
-    get_hits: int = 0
-    get_misses: int = 0
-    # from and to clients, as they crossed the connection
-    bytes_read: int = 0
-    bytes_written: int = 0
-    # errors that a client's noreply hid from it
-    noreply_errors: int = 0
+    __slots__ = (
+        "bytes_read", "bytes_written", "cmd_get", "cmd_peek", "cmd_set", "get_hits", "get_misses",
+        "noreply_errors", "total_connections",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.reset()
 
     def reset(self) -> None:
         """Zero them all."""
-        for field in fields(self):
-            setattr(self, field.name, 0)
+        self.total_connections = 0
+        self.cmd_get = 0
+        self.cmd_set = 0
+        self.cmd_peek = 0
+        self.get_hits = 0
+        self.get_misses = 0
+        # from and to clients, as they crossed the connection
+        self.bytes_read = 0
+        self.bytes_written = 0
+        # errors that a client's noreply hid from it
+        self.noreply_errors = 0

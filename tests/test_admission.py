@@ -37,9 +37,9 @@ class FakeTransport:
 def test_login_that_does_not_come_is_not_waited_for():
     timers = []
     loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
-    turn = SimpleNamespace(loop=loop, connections=set())
+    clients = SimpleNamespace(loop=loop, connections=set())
     transport = FakeTransport()
-    arrival = admission.Admission(turn, Mock(), users={})()
+    arrival = admission.Admission(clients, Mock(), users={})()
     arrival.connection_made(transport)
     ((seconds, too_late, *arguments),) = timers
     assert seconds == admission.LOGIN_S

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from darner import __version__, _proto, leveldb
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUP = (ROOT / "setup.py").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -58,8 +60,19 @@ class TestMetadata:
         named |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
         assert named == set(_proto.__all__)
 
+    def test_what_setup_lists_is_compiled_and_nothing_else(self):
+        listed = re.search(r"^PYTHON_MODULES: .+? = (\(.*?\))$", SETUP, re.MULTILINE | re.DOTALL)
+        modules = {*ast.literal_eval(listed[1])}
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        compiled = {
+            path.name.removesuffix(suffix) for path in Path(_proto.__file__).parent.glob(f"*{suffix}")
+        }
+        assert compiled == modules | {"_proto"}, "`make clean`, and again"
+        # by these the Makefile knows what to compile again when it was changed
+        assert {path.stem for path in ROOT.glob("darner/*.pxd")} - {"_proto"} == modules
+
     def test_c_is_not_kept(self):
-        assert "/darner/_proto.c\n" in (ROOT / ".gitignore").read_text()
+        assert "/darner/*.c\n" in (ROOT / ".gitignore").read_text()
         assert "global-exclude *.c *.so" in (ROOT / "MANIFEST.in").read_text()
 
 

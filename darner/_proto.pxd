@@ -1,0 +1,113 @@
+# cython: language_level=3
+"""What the compiled modules above know of _proto.pyx beyond what Python sees."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+
+cdef struct Word:
+    const char* at
+    Py_ssize_t size
+
+
+cdef class Request:
+    cdef:
+        readonly int verb
+        readonly bint noreply
+        # What stands behind the queue's name. `fetches`: whether it goes on to fetch an item once it has
+        # closed or aborted what was held. `with_cas`: whether it asks for the items' ids.
+        readonly bint has_options
+        readonly bint open
+        readonly bint close
+        readonly bint abort
+        readonly bint peek
+        readonly bint waits
+        readonly bint fetches
+        readonly bint with_cas
+        readonly bint sync
+        readonly uint32_t flags
+        readonly int64_t exptime
+        readonly uint64_t size
+        readonly uint64_t timeout_ms
+        readonly bytes key
+        readonly bytes queue
+        readonly bytes record       # of SET: room for the head of an item's record, then the data
+        readonly bytes chunk        # of SET_CHUNK
+        readonly bytes error
+        readonly list args
+        readonly list rest
+
+
+cdef class Parser:
+    cdef:
+        bytes _buffer
+        Py_ssize_t _at
+        int _state
+        bint _started
+        Request _set                # whose data block is being read
+        bytes _body                 # of the block or chunk being read
+        Py_ssize_t _filled          # bytes of _body that are there
+        uint64_t _left              # bytes of the data block not yet read
+
+    cpdef void feed(self, bytes data)
+    cpdef Request next_request(self)
+    cdef Request fail(self, bytes error, bint noreply)
+    cdef Request next_line(self)
+    cdef Request parse_line(self, const char* at, Py_ssize_t size)
+    cdef Request begin_block(self, Word* words, Py_ssize_t n, bytes refusal)
+    cdef int block_end(self)
+    cdef bint fill(self, Py_ssize_t gap, Py_ssize_t size)
+    cdef Request finish_body(self)
+    cdef Request next_chunk(self)
+    cdef Request swallow(self)
+
+
+cdef class Item:
+    cdef:
+        public uint64_t id
+        readonly uint32_t flags
+        readonly uint64_t expires_ms
+        readonly uint64_t enqueued_ms
+        public uint16_t attempts
+        readonly uint64_t size
+        readonly bytes record
+        readonly uint64_t memory_bytes      # what it takes there, with its bytes if they are in memory
+        readonly uint64_t blob
+        readonly uint32_t chunk_bytes
+
+
+cdef class State:
+    cdef:
+        public uint64_t life
+        public uint64_t change
+        public uint64_t floor
+        public uint64_t trimmed
+        public uint64_t next_id
+        public uint64_t next_blob
+        public uint64_t items
+        public uint64_t bytes
+        public uint64_t created_ms
+        public bint deleted
+
+    cpdef void add(self, Item item)
+    cpdef bint drop(self, uint64_t id, uint64_t size)
+
+
+cdef class Segment:
+    cdef:
+        Py_buffer _view
+        char* _memory
+        Py_ssize_t _size
+        readonly Py_ssize_t used_bytes
+        public object refusal
+        readonly uint64_t number
+
+    cdef char* frame(self, Py_ssize_t size) noexcept
+    cdef void close_frame(self, char* at, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept
+    cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload)
+    cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item)
+    cpdef bint drop(self, uint32_t journal, uint64_t change, uint64_t id, uint64_t size, uint64_t blob)
+
+
+cpdef bytes value(bytes key, Item item, bint with_cas, bint last)
+cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms)
+cpdef bytes encode_item(Item item)

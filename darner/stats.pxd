@@ -1,0 +1,17 @@
+# cython: language_level=3
+"""The types of stats.py: each request counts."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef class Counters:
+    cdef public:
+        uint64_t total_connections
+        uint64_t cmd_get
+        uint64_t cmd_set
+        uint64_t cmd_peek
+        uint64_t get_hits
+        uint64_t get_misses
+        uint64_t bytes_read
+        uint64_t bytes_written
+        uint64_t noreply_errors
