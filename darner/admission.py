@@ -149,21 +149,27 @@ class Admission:
                 connection.abort()
 
     def sweep(self) -> None:
-        """Close who has asked for nothing for too long; to be called once a second."""
-        if self.idle_timeout_s is None:
-            return
+        """Close who has gone unnoticed, or has asked for nothing for too long; to be called once a second."""
+        timeout_s = self.idle_timeout_s
         closed = 0
         for connection in list(self.clients.connections):
+            if connection.waits:
+                # nobody would miss it before an item comes
+                connection.has_gone()
+                connection.idle_sweeps = 0
+                continue
+            if timeout_s is None:
+                continue
             if not connection.idles:
                 connection.idle_sweeps = 0
                 continue
             connection.idle_sweeps += 1
             # the first sweep may come at once
-            if connection.idle_sweeps > self.idle_timeout_s:
+            if connection.idle_sweeps > timeout_s:
                 closed += 1
                 connection.abort()
         if closed:
-            log.info("closed idle connections", connections=closed, idle_timeout_s=self.idle_timeout_s)
+            log.info("closed idle connections", connections=closed, idle_timeout_s=timeout_s)
 
     def close(self) -> None:
         """Close all that are not in."""

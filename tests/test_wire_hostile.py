@@ -138,8 +138,8 @@ class TestHalfARequest:
             with contextlib.suppress(TimeoutError):
                 client.send(request_)
         wire.ask(b"get nothing/t=100\r\n")
-        # 640 KiB each are for what is in flight, and for 8 threads
-        assert server.resident_bytes - before < 26 * MIB
+        # a quarter of what was sent, or less
+        assert server.resident_bytes - before < 40 * MIB
         for client in clients:
             client.reset()
         until(lambda: server.stat("curr_connections") == 2)
