@@ -9,7 +9,7 @@ import structlog
 
 from darner import __version__, auth, config
 from darner.errors import DarnerError
-from darner.server import serve
+from darner.server import read_access, serve
 
 
 def set_up_log(*, debug: bool) -> None:
@@ -64,6 +64,7 @@ def main(
     try:
         settings = config.load(config_path, {key: value for key, value in given.items() if value is not None})
         if check_config:
+            read_access(settings)
             click.echo(f"{config_path} is fine: {settings.summary()}")
             return
         set_up_log(debug=settings.debug)

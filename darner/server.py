@@ -36,6 +36,17 @@ SWEEP_S = 1.0
 THREADS = 8
 
 
+def read_access(settings: Settings) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+    """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
+    context = users = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        ca = None if settings.tls_ca is None else Path(settings.tls_ca)
+        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca)
+    if settings.auth_file is not None:
+        users = auth.load(Path(settings.auth_file))
+    return context, users
+
+
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
@@ -71,7 +82,7 @@ class Server:
         """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
-        context, self._admission.users = self._read_access()
+        context, self._admission.users = read_access(self._settings)
         self._broker.open()
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
@@ -104,21 +115,10 @@ class Server:
         self._broker.close()
         log.info("closed")
 
-    def _read_access(self) -> tuple[ssl.SSLContext | None, auth.Users | None]:
-        """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
-        settings = self._settings
-        context = users = None
-        if settings.tls_cert is not None:
-            cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_ca
-            context = tls.context(Path(cert), Path(key) if key else None, Path(ca) if ca else None)
-        if settings.auth_file is not None:
-            users = auth.load(Path(settings.auth_file))
-        return context, users
-
     def reload_access(self) -> None:
         """Read the certificates and the users again, for those who connect from now on; users that are gone
         or changed are disconnected. Raises ConfigError, and then nothing has changed."""
-        context, users = self._read_access()
+        context, users = read_access(self._settings)
         self._admission.change_users(users)
         if context is not None:
             self._listeners.change_tls(context)

@@ -6,9 +6,9 @@ from pathlib import Path
 from darner.errors import ConfigError
 
 
-def context(cert: Path, key: Path | None, ca: Path | None) -> ssl.SSLContext:
-    """Return a context for a server that shows `cert` (with the chain behind it; `key` None: in the same
-    file) and, with `ca`, takes only clients that show one signed by it. TLS 1.2 and later.
+def context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
+    """Return a context for a server that shows `cert` (with the chain behind it) and, with `ca`, takes
+    only clients that show one signed by it. TLS 1.2 and later.
 
     Read anew with each call. Raises ConfigError, which says what is wrong with which file.
     """
@@ -18,8 +18,7 @@ def context(cert: Path, key: Path | None, ca: Path | None) -> ssl.SSLContext:
         # a key with a passphrase would have OpenSSL ask for it on the terminal
         made.load_cert_chain(cert, key, password=lambda: "")
     except (OSError, ValueError) as error:
-        where = f"{cert} with tls_key {key}" if key is not None else f"{cert}"
-        raise ConfigError(f"cannot use tls_cert {where}: {_reason(error)}") from error
+        raise ConfigError(f"cannot use tls_cert {cert} with tls_key {key}: {_reason(error)}") from error
     if ca is not None:
         try:
             made.load_verify_locations(ca)

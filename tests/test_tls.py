@@ -258,4 +258,5 @@ class TestBadFiles:
         )
         line = refused("--config", str(directory / "darner.toml"), "--data", str(directory / "data"))
         assert "bad.pem" in line
+        assert refused("--config", str(directory / "darner.toml"), "--check-config") == line
         assert not (directory / "data").exists()
