@@ -74,7 +74,7 @@ def main(
         sys.exit(1)
 
 
-@main.command()
+@main.command(short_help="Set the password of a user.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("user")
 def passwd(file: Path, user: str) -> None:
