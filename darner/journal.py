@@ -690,7 +690,7 @@ class Journal:
             for batch in batches:
                 for items in (batch.puts, batch.rewrites):
                     for id, item in items.items():
-                        write.put(_proto.item_key(id), _proto.encode_item(item))
+                        write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
                 for key, value in batch.ops:
                     if value is None:
                         write.delete(key)
