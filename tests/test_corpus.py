@@ -30,23 +30,28 @@ def parser(data: bytes) -> None:
 
 
 def records(data: bytes) -> None:
-    """Raise if a record as it may lie on a damaged disk is not read or refused with ValueError: `data` is
-    its key and the record, to which the checksum is added, so that it is not that which refuses."""
-    key, body = data[:9], data[9:]
-    for seed in (0, int.from_bytes(key[1:], "big") & 0xFFFFFFFF):
-        record = zlib.crc32(body, seed).to_bytes(4, "big") + body
-        for read, arguments in (
-            (_proto.decode_item, (key, record)),
-            (_proto.blob_of, (key, record)),
-            (_proto.decode_chunk, (record,)),
-            (_proto.decode_state, (record,)),
-            (_proto.decode_ids, (record,)),
-            (_proto.decode_ids, (body,)),
-        ):
-            try:
-                read(*arguments)
-            except ValueError:
-                continue
+    """Raise if a record as it may lie on a damaged disk is not read or refused with ValueError. The checksum
+    is made right, so that it is not always that which refuses: of an id and a number whose low half is 0, it
+    is that of the bytes alone."""
+    zero = 1 << 32
+    record = _proto.checksum(data).to_bytes(4, "big") + data
+    for read, arguments in (
+        (_proto.decode_item, (_proto.item_key(zero), record)),
+        (_proto.decode_item, (data[:9], record)),
+        (_proto.blob_of, (_proto.item_key(zero), record)),
+        (_proto.decode_chunk, (record,)),
+        (_proto.decode_state, (record,)),
+        (_proto.decode_ids, (record,)),
+        (_proto.decode_ids, (data,)),
+    ):
+        try:
+            read(*arguments)
+        except ValueError:
+            continue
+    # of a frame that holds a record the checksum is that of its start
+    for checked in (len(data), 29):
+        frame = _proto.checksum(data[:checked]).to_bytes(4, "big") + data
+        _proto.read_segment(b"darner 1" + zero.to_bytes(8, "big") + frame + frame)
 
 
 def inputs(name: str) -> list:
