@@ -7,7 +7,7 @@ TOOLS := $(VENV)/.tools
 TYPES := $(wildcard darner/*.pxd)
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
-.PHONY: run test test-all lint wheel wheels annotate clean
+.PHONY: run test test-all lint wheel wheels annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -40,8 +40,15 @@ wheels:
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 $(TRANSLATED)
 
+# The compiled parser and the readers of records under libFuzzer and AddressSanitizer, each for so long.
+FUZZ_SECONDS ?= 60
+fuzz: $(TOOLS)
+	$(BIN)/python -m pip install --quiet --group fuzz
+	fuzz/run parser $(FUZZ_SECONDS)
+	fuzz/run records $(FUZZ_SECONDS)
+
 clean:
-	rm -rf .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
+	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
