@@ -54,6 +54,7 @@ cdef class Journal:
         object _compacting
         object _using
         object _db
+        object _write
         bint _exists
         bint _doubtful
         uint64_t _compact_from

@@ -120,7 +120,7 @@ class Journal:
 
     __slots__ = (
         "_compact_from", "_compacting", "_db", "_doubtful", "_entered", "_exists", "_last_looked_at",
-        "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using", "_writes", "batch", "crowded",
+        "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "crowded",
         "crowding", "dirty", "doomed", "failing", "generation", "gone", "kept", "log", "lost", "name", "offload",
         "path", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
@@ -172,6 +172,7 @@ class Journal:
         # held by whoever must not find LevelDB closed meanwhile; but a compaction has its own
         self._using = RLock()
         self._db: Any = None
+        self._write: Any = None
         # whether a write has failed since it was opened
         self._doubtful = False
         # whether LevelDB has anything of it
@@ -180,8 +181,11 @@ class Journal:
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is not None and not self._is_new():
-            self._load()
+        if log is not None:
+            if self._is_new():
+                self._make_directory()
+            else:
+                self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
         self.stored_change = self.state.change
@@ -213,6 +217,12 @@ class Journal:
             )
         return is_new
 
+    def _make_directory(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(f"cannot make {self.path}: {error}") from error
+
     def _opened(self) -> Any:
         """Return the open LevelDB; from any thread. Raises JournalError."""
         with self._using:
@@ -222,7 +232,7 @@ class Journal:
                     raise JournalError(f"{self.path} has vanished")
                 try:
                     if is_new:
-                        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                        self._make_directory()
                         sync_name(self.path)  # LevelDB sees only to what is inside
                     self._db = leveldb.DB(
                         str(self.path),
@@ -241,7 +251,7 @@ class Journal:
         with self._compacting, self._using:
             if self._db is not None:
                 self._db.close()
-                self._db = None
+                self._db = self._write = None
 
     def _load(self) -> None:
         db = self._opened()
@@ -761,7 +771,11 @@ class Journal:
                 if known and _proto.decode_state(record or b"").life != batch.state.life:
                     raise JournalError("it is another journal than it was")
             self._sync_blobs(batch)
-            write = db.write_batch(sync=True)
+            write = self._write
+            if write is None:
+                # used again and again: growing to its size costs more than filling it
+                write = self._write = db.write_batch(sync=True)
+            write.clear()
             for items in (batch.puts, batch.rewrites):
                 for id, item in items.items():
                     write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
