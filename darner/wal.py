@@ -244,9 +244,11 @@ class Log:
         """
         self._begun = True
         if self._found_pins:
-            # what is logged from now on builds on it, as a sync promises
+            # What is logged from now on builds on it. It is written again, for if an earlier process had a
+            # sync fail, the system takes for written what is not.
             for path in self._found:
                 with path.open("r+b") as file:
+                    os.pwrite(file.fileno(), file.read(), 0)
                     os.fdatasync(file.fileno())
             sync_directory(self._directory)
         self._recycle()
