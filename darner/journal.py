@@ -654,7 +654,7 @@ class Journal:
                     if item.id != start:
                         self._skip(start, item.id)
                     start = item.id + 1
-                    if item.id in self.gone:
+                    if item.id in self.gone or item.id < self.state.floor:
                         continue  # its record goes with the next batch
                     items.append(item)
                     size += item.memory_bytes

@@ -90,13 +90,13 @@ class System:
 
     def lose_power(self, data, chance):
         """Cut the files of a data directory back to what is on the disk, and some of the rest."""
-        for path in (data / ".log").iterdir():
+        for path in sorted((data / ".log").iterdir()):
             content, share = path.read_bytes(), chance.choice((0, 0.5, 1))
             before = self.before(path.stat().st_ino, content)
             with path.open("r+b") as file:
                 for page in pages(content):
                     file.write(content[page] if chance.random() < share else before[page])
-        for path in data.glob("*/blobs/*"):
+        for path in sorted(data.glob("*/blobs/*"), key=lambda path: path.stat().st_ino):
             if str(path) not in self.on_disk:
                 with path.open("r+b") as file:
                     file.truncate(chance.randrange(path.stat().st_size + 1))
@@ -440,10 +440,25 @@ class QueueMachine(RuleBasedStateMachine):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
 
+    @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
+    def work_off(self, name, count, seed):
+        """Some items are reserved, and closed in any order, most of them."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        taken = list(range(before, len(self.holds)))
+        chance = random.Random(seed)
+        chance.shuffle(taken)
+        holds = [self.holds[index] for index in taken[: chance.randrange(len(taken) + 1)]]
+        for hold in holds:
+            self._end_hold(self.holds.index(hold), "close")
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), how=st.sampled_from(["close", "abort"]))
     def end_hold(self, data, how):
-        index = data.draw(st.integers(0, len(self.holds) - 1))
+        self._end_hold(data.draw(st.integers(0, len(self.holds) - 1)), how)
+
+    def _end_hold(self, index, how):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
         if how == "abort":
