@@ -58,6 +58,11 @@ cpdef enum Verb:
     VERSION
     VERBOSITY
     QUIT
+    DUMP_STATS
+    DUMP_CONFIG
+    STATUS
+    RELOAD
+    SHUTDOWN
 
 
 cdef enum:
@@ -368,6 +373,8 @@ cdef dict COLD = {
     # verb: (its number, how many words come before a noreply; 0 if it has none)
     b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1), b"stats": (STATS, 0),
     b"version": (VERSION, 0), b"verbosity": (VERBOSITY, 2), b"quit": (QUIT, 0),
+    b"dump_stats": (DUMP_STATS, 0), b"dump_config": (DUMP_CONFIG, 0), b"status": (STATUS, 0),
+    b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0),
 }
 
 

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,9 +18,12 @@ import structlog
 from darner._proto import valid_name
 from darner.blob import Offload
 from darner.commit import Committer
-from darner.errors import JournalError, StartError
+from darner.config import QueueSettings
+from darner.errors import ConfigError, JournalError, StartError
+from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
-from darner.queue import Clock, Queue
+from darner.queue import Clock, Queue, Upload
+from darner.status import QUIESCENT, STATUSES, Status
 
 log = structlog.get_logger()
 
@@ -58,15 +61,38 @@ def name_of(directory: Path) -> bytes:
 
 
 class Broker:
-    """All queues of a data directory."""
+    """All queues of a data directory.
 
-    def __init__(self, data: Path, clock: Clock, offload: Offload) -> None:
+    A set looks in `sinks` for where it goes, and a fetch in `sources` for where it comes from; what is not
+    there, since it is new, or more than a queue by itself, or refused now, is for the methods `sink` and
+    `source`. So nobody pays for fanout, aliases and status but who uses them.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        clock: Clock,
+        offload: Offload,
+        settings_for: Callable[[bytes], QueueSettings] = lambda _: QueueSettings(),
+        aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
+        grace_ms: int = 0,
+    ) -> None:
+        """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
+        that is one; `grace_ms` is the grace period of a stricter status."""
         self._data = data
+        self.settings_for = settings_for
+        self.status = Status(data, grace_ms)
         self._clock = clock
         self._offload = offload
         self.committer = Committer(offload)
         self.committer.on_failure = self._log_failure
         self.queues: dict[bytes, Queue] = {}
+        self.sinks: dict[bytes, Queue | Fanout] = {}
+        self.sources: dict[bytes, Queue] = self.queues
+        # the names of the children, by their parent's
+        self._children: dict[bytes, set[bytes]] = {}
+        self.aliases: dict[bytes, tuple[bytes, ...]] = {}
+        self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
         # journals of deleted queues that something still needs
@@ -100,9 +126,11 @@ class Broker:
                 f"the data directory {self._data} is in use by another darner; stop that one, "
                 "or give another with --data"
             ) from error
+        self.status.load()
         self._empty_trash()
         for directory in self._directories(self._data):
             self._open_found(directory)
+        self._route_anew()
 
     def _directories(self, parent: Path) -> Iterator[Path]:
         """Directories of queues, relative to the data directory."""
@@ -128,11 +156,13 @@ class Broker:
             self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
+            self._register(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
         journal = Journal(self._data / directory_of(name), self.committer, self._clock())
         if journal.state.deleted:
+            self._unregister(name)
             self._destroy(journal)
             return
         try:
@@ -140,6 +170,7 @@ class Broker:
         except JournalError:
             journal.close()
             raise
+        self._register(name)
 
     @property
     def busy(self) -> bool:
@@ -169,7 +200,10 @@ class Broker:
         return queue if queue is not None else self._create(name)
 
     def find(self, name: bytes) -> Queue | None:
-        """Return the queue of this name if it is there. JournalError if its directory is damaged."""
+        """Return the queue of this name if it is there, and no alias. JournalError if its directory is
+        damaged."""
+        if name in self.aliases:
+            return None
         if name in self.broken:
             raise self.broken[name]
         return self.queues.get(name)
@@ -183,19 +217,22 @@ class Broker:
         if journal.state.deleted:
             journal.revive(self._clock())
         queue = self.queues[name] = Queue(name, journal, self._clock)
+        self._register(name)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
 
     def delete(self, name: bytes) -> Journal | None:
         """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
-        was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue."""
+        was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its
+        children live on, and get what is set on a queue of its name later."""
         queue = self.find(name)
         if queue is None:
             return None
         if queue.failure is not None:
             raise queue.failure
         del self.queues[name]
+        self._unregister(name)
         queue.retire()
         self._retired[name] = queue.journal
         self.queue_deletes += 1
@@ -215,6 +252,95 @@ class Broker:
             except JournalError as error:
                 errors.append(error)
         return errors
+
+    # Where sets go, and fetches come from
+
+    def sink(self, name: bytes) -> Queue | Fanout:
+        """Return what a set to this name is pushed to: the queue, made if it is not there, or several.
+
+        Raises JournalError if one of them cannot be had, StatusError if sets are refused.
+        """
+        self.status.check_sets()
+        targets = self._targets(name)
+        sink = self.sinks[name] = targets[0] if len(targets) == 1 else Fanout(targets)
+        return sink
+
+    def upload(self, name: bytes) -> Upload:
+        """Begin an item of this name that comes in chunks. Raises as `sink` does."""
+        self.status.check_sets()
+        targets = self._targets(name)
+        store = targets[0] if targets else self.queue(name)
+        return store.upload(lambda: self._targets(name))
+
+    def source(self, name: bytes, *, make: bool) -> Queue | None:
+        """Return the queue that is fetched from by this name; None if it is an alias, or if it is not there
+        and need not be made. JournalError if it cannot be had, StatusError if fetching is refused."""
+        self.status.check_gets()
+        if name in self.aliases:
+            return None
+        return self.queue(name) if make or name in self.broken else self.queues.get(name)
+
+    def _targets(self, name: bytes) -> list[Queue]:
+        """All queues that a set to this name goes to."""
+        found = {}
+        for target in self.aliases.get(name, (name,)):
+            queue = self.queue(target)
+            if not self.settings_for(target).fanout_only or parent_of(target):
+                found[target] = queue
+            for child in self.children(target):
+                found[child] = self.queue(child)
+        return list(found.values())
+
+    def children(self, name: bytes) -> Sequence[bytes]:
+        """Return the names that a set to this one goes to besides."""
+        return self.aliases.get(name) or sorted(self._children.get(name, ()))
+
+    def set_aliases(self, aliases: Mapping[bytes, tuple[bytes, ...]]) -> None:
+        """Have other aliases from now on. ConfigError if one is for another; then nothing has changed."""
+        for alias, names in aliases.items():
+            for name in names:
+                if name in aliases:
+                    raise ConfigError(
+                        f"the alias {alias.decode(errors='replace')} is for {name.decode(errors='replace')}, "
+                        "which is an alias itself; name queues"
+                    )
+        self.aliases = dict(aliases)
+        self._route_anew()
+
+    def set_status(self, level: int) -> None:
+        """Have another status: see `Status.change`."""
+        self.status.change(level, self._clock())
+        log.warning("status changed", status=self.status.name, grace_ms=self.status.grace_ms)
+        self._enforce_status()
+        self._route_anew()
+
+    def _enforce_status(self) -> None:
+        if self.status.enforce(self._clock()):
+            log.warning("status in force", status=STATUSES[self.status.in_force])
+            self._route_anew()
+
+    def _route_anew(self) -> None:
+        self.sinks.clear()
+        refuses = self.status.in_force >= QUIESCENT
+        self.sources = {} if refuses or not self.aliases.keys().isdisjoint(self.queues) else self.queues
+
+    def _register(self, name: bytes) -> None:
+        """The queue of this name is there."""
+        if parent := parent_of(name):
+            self._children.setdefault(parent, set()).add(name)
+        self._reroute(name)
+
+    def _unregister(self, name: bytes) -> None:
+        """The queue of this name is no more."""
+        if parent := parent_of(name):
+            self._children.get(parent, set()).discard(name)
+        self._reroute(name)
+
+    def _reroute(self, name: bytes) -> None:
+        for changed in (name, parent_of(name), *self.aliases):
+            self.sinks.pop(changed, None)
+        if name in self.aliases:
+            self._route_anew()
 
     def _destroy(self, journal: Journal) -> None:
         """Close a journal and delete its files: out of the way at once, and then in a thread."""
@@ -256,10 +382,12 @@ class Broker:
                 self._destroy(journal)
 
     def tidy(self) -> list[Queue]:
-        """Do a slice of the work that waits for nobody; to be called a few times a second.
+        """Do a slice of the work that waits for nobody, and what has become due; to be called a few times
+        a second.
 
         Returns the queues that have more dead records to delete: see `trim`.
         """
+        self._enforce_status()
         for queue in self.queues.values():
             if queue.failure is not None:
                 self._revive(queue)

@@ -8,14 +8,16 @@ commit by `Queue.acknowledge`; the connection sends nothing before that.
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from darner import _proto
+from darner import _proto, config
 from darner._proto import Item, Request, Verb
 from darner._version import __version__
-from darner.errors import JournalError
+from darner.errors import ConfigError, DarnerError, JournalError, StatusError, UnavailableError
+from darner.fanout import Fanout
 from darner.queue import Queue, Upload, Waiter
+from darner.status import STATUSES
 
 if TYPE_CHECKING:
     from darner.connection import Connection
@@ -25,13 +27,15 @@ STORED = b"STORED\r\n"
 OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
+BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
+NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 # memcached knows more levels; these are what a log has
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 
 
-def server_error(error: JournalError) -> bytes:
+def server_error(error: DarnerError) -> bytes:
     """The reply to a client whose request failed through no fault of its own."""
     return b"SERVER_ERROR " + " ".join(str(error).split()).encode(errors="replace") + b"\r\n"
 
@@ -44,26 +48,26 @@ def set_(connection: "Connection", request: Request) -> None:
     connection.counters.cmd_set += 1
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or broker.queue(request.queue)
-        queue.push(request.data, request.flags, request.exptime, sync=request.sync)
-    except JournalError as error:
+        sink = broker.sinks.get(request.queue) or broker.sink(request.queue)
+        sink.push(request.data, request.flags, request.exptime, sync=request.sync)
+    except UnavailableError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
-    _stored(connection, queue, request)
+    _stored(connection, sink, request)
 
 
-def _stored(connection: "Connection", queue: Queue, request: Request) -> None:
+def _stored(connection: "Connection", sink: Queue | Fanout | Upload, request: Request) -> None:
     out = connection.out
     out.append(b"" if request.noreply else STORED)
-    queue.acknowledge(connection, len(out) - 1)
+    sink.acknowledge(connection, len(out) - 1)
 
 
 def set_begin(connection: "Connection", request: Request) -> None:
     """As `set`, of an item too large for memory: its chunks follow."""
     connection.counters.cmd_set += 1
     try:
-        connection.begin_upload(request, connection.broker.queue(request.queue).upload())
-    except JournalError as error:
+        connection.begin_upload(request, connection.broker.upload(request.queue))
+    except UnavailableError as error:
         connection.begin_upload(request, error)
 
 
@@ -83,13 +87,13 @@ def set_chunk(connection: "Connection", request: Request) -> None:
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
     begin, upload = connection.end_upload()
-    if isinstance(upload, JournalError):
+    if isinstance(upload, UnavailableError):
         connection.reply(request, server_error(upload), is_error=True)
         return
 
     def done(error: JournalError | None) -> None:
         if error is None:
-            _stored(connection, upload.queue, begin)
+            _stored(connection, upload, begin)
         else:
             connection.reply(begin, server_error(error), is_error=True)
         connection.end_finish()
@@ -111,13 +115,12 @@ def get(connection: "Connection", request: Request) -> None:
         return
     broker = connection.broker
     try:
-        queue = broker.queues.get(request.queue) or _queue(connection, request)
+        queue = broker.sources.get(request.queue) or _queue(connection, request)
         if queue is None:
-            connection.counters.cmd_peek += 1
-            connection.out.append(END)
+            _answer(connection, request, None, None)
             return
         item = _fetch(connection, request, queue) if request.options else queue.pop()
-    except JournalError as error:
+    except UnavailableError as error:
         connection.out.append(server_error(error))
         return
     if item is None and request.timeout_ms and request.fetches:
@@ -131,16 +134,23 @@ def _must_close_first(request: Request, held: Container[bytes]) -> bool:
 
 
 def _queue(connection: "Connection", request: Request) -> Queue | None:
-    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it."""
-    broker = connection.broker
-    queue = broker.queues.get(request.queue)
-    if queue is None and (request.timeout_ms or not request.peek or request.queue in broker.broken):
-        queue = broker.queue(request.queue)
+    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
+    the name is an alias. What is held may be closed or aborted whatever the server's status."""
+    try:
+        make = bool(request.timeout_ms) or not request.peek
+        queue = connection.broker.source(request.queue, make=make)
+    except StatusError:
+        _release(connection, request)
+        if request.fetches:
+            raise
+        return None
+    if queue is None:
+        _release(connection, request)
     return queue
 
 
-def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
-    """Close or abort what is held, then fetch, as the options say."""
+def _release(connection: "Connection", request: Request) -> None:
+    """Close or abort what is held, as the options say."""
     if (request.close or request.abort) and request.queue in connection.holds:
         held_queue, held = connection.holds[request.queue]
         if request.close:
@@ -148,6 +158,11 @@ def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | N
         else:
             held_queue.abort(held)
         del connection.holds[request.queue]
+
+
+def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
+    """Close or abort what is held, then fetch, as the options say."""
+    _release(connection, request)
     if request.open:
         queue.transactions += 1
     return _fetcher(request)(queue) if request.fetches else None
@@ -173,7 +188,12 @@ def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
 
 
 def _answer(
-    connection: "Connection", request: Request, queue: Queue, item: Item | None, *, one_of_many: bool = False
+    connection: "Connection",
+    request: Request,
+    queue: Queue | None,
+    item: Item | None,
+    *,
+    one_of_many: bool = False,
 ) -> None:
     """Count and send what a fetch came to: the item and `END`, or `END` alone; no `END` if one of many."""
     counters = connection.counters
@@ -185,14 +205,14 @@ def _answer(
             counters.get_misses += 1
         else:
             counters.get_hits += 1
-    if item is not None:
+    if item is not None and queue is not None:
         if request.open:
             connection.holds[request.queue] = (queue, item)
         send_item(connection, request, queue, item, one_of_many=one_of_many)
         return
     out = connection.out
     out.append(b"" if one_of_many else END)
-    if request.close:
+    if request.close and queue is not None:
         queue.acknowledge(connection, ~(len(out) - 1) if one_of_many else len(out) - 1)
 
 
@@ -208,18 +228,21 @@ def _get_many(connection: "Connection", requests: list[Request]) -> None:
             held.discard(request.queue)
         if request.open:
             held.add(request.queue)
+    if any(request.fetches for request in requests):
+        try:
+            connection.broker.status.check_gets()
+        except StatusError as error:
+            connection.out.append(server_error(error))
+            return
     _get_on(connection, iter(requests))
 
 
 def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     for request in requests:
         try:
-            queue = _queue(connection, request)
+            queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
             item = _fetch(connection, request, queue) if queue is not None else None
         except JournalError:
-            continue
-        if queue is None:
-            connection.counters.cmd_peek += 1
             continue
         _answer(connection, request, queue, item, one_of_many=True)
         if connection.has_much_to_send:
@@ -261,8 +284,9 @@ def delete(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
+            connection.broker.status.check_sets()
             journal = connection.broker.delete(args[0])
-        except JournalError as error:
+        except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, b"DELETED\r\n")
@@ -280,10 +304,11 @@ def flush(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
+            connection.broker.status.check_sets()
             queue = connection.broker.find(args[0])
             if queue is not None:
                 queue.flush()
-        except JournalError as error:
+        except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, END)
@@ -296,6 +321,11 @@ def flush_all(connection: "Connection", request: Request) -> None:
     args = request.args
     if len(args) > 1 or not all(arg.isdigit() and len(arg) < 10 for arg in args):
         connection.reply(request, BAD_FORMAT, is_error=True)
+        return
+    try:
+        connection.broker.status.check_sets()
+    except StatusError as error:
+        connection.reply(request, server_error(error), is_error=True)
         return
     delay_s = int(args[0]) if args else 0
     reply = b"Flushed all queues.\r\n" if connection.bare_keys else OK
@@ -393,6 +423,76 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
 # The connection's own
 
 
+def dump_stats(connection: "Connection", request: Request) -> None:
+    """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
+    broker = connection.broker
+    for name in request.args or sorted({*broker.queues, *broker.aliases}):
+        queue = broker.find(name) if name not in broker.broken else None
+        _dump(
+            connection, request, name, _queue_stats(queue) if queue is not None else (), broker.children(name)
+        )
+    connection.reply(request, END)
+
+
+def dump_config(connection: "Connection", request: Request) -> None:
+    """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
+    broker = connection.broker
+    for name in request.args or sorted(broker.queues):
+        _dump(connection, request, name, config.describe(broker.settings_for(name)))
+    connection.reply(request, END)
+
+
+def _dump(
+    connection: "Connection",
+    request: Request,
+    name: bytes,
+    lines: Iterable[tuple[str, object]],
+    children: Sequence[bytes] = (),
+) -> None:
+    reply = b"queue '%s' {\r\n" % name + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
+    if children:
+        reply += b"  children=%s\r\n" % b",".join(children)
+    connection.reply(request, reply + b"}\r\n")
+
+
+def status(connection: "Connection", request: Request) -> None:
+    """`status [up|readonly|quiescent]`: say or change what the server lets clients do."""
+    args = request.args
+    broker = connection.broker
+    if not args:
+        connection.reply(request, broker.status.name.upper().encode() + b"\r\n")
+        return
+    name = args[0].lower().decode(errors="replace")
+    if len(args) > 1 or name not in STATUSES:
+        connection.reply(request, BAD_STATUS, is_error=True)
+        return
+    try:
+        broker.set_status(STATUSES.index(name))
+    except JournalError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.reply(request, END)
+
+
+def reload(connection: "Connection", request: Request) -> None:
+    """`reload`: read the configuration again."""
+    try:
+        connection.turn.reload()
+    except ConfigError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.reply(request, b"Reloaded config.\r\n")
+
+
+def shutdown(connection: "Connection", request: Request) -> None:
+    """`shutdown`: end the server as SIGTERM does, if that is allowed."""
+    if connection.turn.shutdown is None:
+        connection.reply(request, NO_SHUTDOWN, is_error=True)
+        return
+    connection.finish()
+    connection.turn.shutdown()
+
+
 def quit_(connection: "Connection", _: Request) -> None:
     """`quit`."""
     connection.finish()
@@ -431,6 +531,11 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.STATS: stats,
     Verb.VERSION: version,
     Verb.VERBOSITY: verbosity,
+    Verb.DUMP_STATS: dump_stats,
+    Verb.DUMP_CONFIG: dump_config,
+    Verb.STATUS: status,
+    Verb.RELOAD: reload,
+    Verb.SHUTDOWN: shutdown,
     Verb.QUIT: quit_,
 }
 # by number, which is what a request has

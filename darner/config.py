@@ -1,6 +1,7 @@
 """The settings: one TOML file under the command line."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,3 +80,16 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Settings:
         return msgspec.convert(settings | overrides, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path or 'command line'}: {error}") from error
+
+
+def describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
+    """The settings of a queue by the names they have in the file, as an operator reads them."""
+    for name, value in msgspec.structs.asdict(settings).items():
+        if name == "sync_ms":
+            yield "sync", "never" if value is None else f"{value}ms" if value else "always"
+        elif value is None:
+            yield name.removesuffix("_ms"), "none"
+        elif isinstance(value, bool):
+            yield name, str(value).lower()
+        else:
+            yield name.removesuffix("_ms"), f"{value}ms" if name.endswith("_ms") else str(value)

@@ -17,7 +17,7 @@ from darner._proto import Item, Parser, Request
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
-from darner.errors import JournalError
+from darner.errors import JournalError, UnavailableError
 from darner.queue import Queue, Upload, Waiter
 from darner.stats import Counters
 
@@ -64,6 +64,9 @@ class Turn:
         self._touched: list[Connection] = []
         self._scheduled = False
         self._started = time.monotonic()
+        # what `reload` and `shutdown` do, which is the server's; None is not allowed
+        self.reload: Callable[[], None] = lambda: None
+        self.shutdown: Callable[[], None] | None = None
         self._flush_all: asyncio.TimerHandle | None = None
         self._reap = False
         self._binary_seen = False
@@ -200,7 +203,7 @@ class Connection(asyncio.Protocol):
         # what this client has reserved, by queue
         self.holds: dict[bytes, tuple[Queue, Item]] = {}
         # the item it is sending in chunks, or why that came to nothing
-        self.upload: Upload | JournalError | None = None
+        self.upload: Upload | UnavailableError | None = None
         self._upload_request: Request | None = None
         self._parser = Parser()
         self._blocked = 0
@@ -453,16 +456,16 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._waiter = self._timer = None
 
-    def begin_upload(self, request: Request, upload: Upload | JournalError) -> None:
+    def begin_upload(self, request: Request, upload: Upload | UnavailableError) -> None:
         """The chunks of an item follow, for `upload`; they are swallowed if that is an error."""
         self._upload_request = request
         self.upload = upload
 
-    def end_upload(self) -> tuple[Request, Upload | JournalError]:
+    def end_upload(self) -> tuple[Request, Upload | UnavailableError]:
         """The chunks have come; returns what `begin_upload` was given."""
         request, upload = self._upload_request, self.upload
         self._upload_request = self.upload = None
-        return cast("Request", request), cast("Upload | JournalError", upload)
+        return cast("Request", request), cast("Upload | UnavailableError", upload)
 
     def wait_for_room(self, upload: Upload) -> None:
         """Take in no more chunks while enough of them wait to be written."""

@@ -13,5 +13,13 @@ class StartError(DarnerError):
     """The server cannot start: the text says why and what to do."""
 
 
-class JournalError(DarnerError):
+class UnavailableError(DarnerError):
+    """The server cannot do now what a client asked for, through no fault of the client."""
+
+
+class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+
+class StatusError(UnavailableError):
+    """The server's status forbids the operation."""

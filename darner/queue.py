@@ -7,10 +7,11 @@ window runs dry.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from darner._proto import CHUNK_BYTES, Item
-from darner.blob import BlobReader, BlobWriter
+from darner.blob import BlobReader, BlobWriter, sync_directory
 from darner.errors import JournalError
 from darner.journal import Client, Journal
 
@@ -66,13 +67,25 @@ class Waiter:
 
 
 class Upload:
-    """An item too large for memory on its way into a queue, chunk by chunk."""
+    """An item too large for memory on its way into a queue, or several, chunk by chunk.
 
-    __slots__ = ("_blob", "_generation", "_size", "_writer", "queue")
+    Its bytes are written once, among the blobs of `queue`. When they are whole, each other queue the item
+    is for gets a hard link to that file: a name of its own, which it deletes as any blob.
+    """
 
-    def __init__(self, queue: "Queue") -> None:
+    __slots__ = ("_blob", "_generation", "_links", "_size", "_staged", "_targets", "_writer", "queue")
+
+    def __init__(self, queue: "Queue", targets: Callable[[], Sequence["Queue"]] | None = None) -> None:
+        """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
+
+        Raises JournalError if its file cannot be made.
+        """
         journal = queue.journal
         self.queue = queue
+        self._targets = targets or (lambda: (queue,))
+        # for each other queue the blob there, and the journal's generation when it was begun
+        self._links: dict[Queue, tuple[int, int]] = {}
+        self._staged: Sequence[Queue] = ()
         self._blob = journal.begin_blob()
         self._generation = journal.generation
         try:
@@ -101,25 +114,66 @@ class Upload:
     def finish(
         self, flags: int, exptime: int, done: Callable[[JournalError | None], None], *, sync: bool
     ) -> None:
-        """All chunks have come: when they are written, stage the item at the end of the queue and call
+        """All chunks have come: when they are written, stage the item at the end of each queue and call
         `done` with None; or with the error, and nothing of the item stays."""
 
-        def written(error: JournalError | None) -> None:
+        def written(error: Exception | None) -> None:
             try:
                 if error is not None:
                     raise error
                 self._check()
-                now = self.queue.clock()
-                expires = expires_ms(exptime, now)
-                item = Item(0, flags, expires, now, None, self._blob, self._size, CHUNK_BYTES)
-                self.queue.append(item, sync=sync)
-            except JournalError as failure:
+                targets = self._targets()
+                links = self._link(targets)
+                if links and sync:
+                    # queues may come and go meanwhile, so all is looked at again
+                    self.queue.journal.offload(lambda: self._sync(links), written)
+                    return
+                self._stage(targets, flags, exptime, sync=sync)
+            except (JournalError, OSError) as failure:
                 self.abandon()
-                done(failure)
+                done(failure if isinstance(failure, JournalError) else JournalError(str(failure)))
             else:
                 done(None)
 
         self._writer.finish(written, sync=sync)
+
+    def _link(self, targets: Sequence["Queue"]) -> list[Path]:
+        """Give the blob a name with each of `targets` that has none; returns the new ones."""
+        links = []
+        for queue in targets:
+            if queue.failure is not None:
+                raise queue.failure
+            journal = queue.journal
+            _, generation = self._links.get(queue, (0, -1))
+            if queue is self.queue or generation == journal.generation:
+                continue
+            blob = journal.begin_blob()
+            self._links[queue] = blob, journal.generation
+            links.append(journal.blob_path(blob))
+            links[-1].parent.mkdir(mode=0o700, exist_ok=True)
+            links[-1].hardlink_to(self.queue.journal.blob_path(self._blob))
+        return links
+
+    def _sync(self, links: list[Path]) -> None:
+        for link in links:
+            sync_directory(link.parent)
+            sync_directory(link.parent.parent)
+
+    def _stage(self, targets: Sequence["Queue"], flags: int, exptime: int, *, sync: bool) -> None:
+        now = self.queue.clock()
+        expires = expires_ms(exptime, now)
+        for queue in targets:
+            blob = self._blob if queue is self.queue else self._links.pop(queue)[0]
+            queue.append(Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES), sync=sync)
+        self._staged = targets
+        self._abandon_links()
+        if self.queue not in targets:
+            self.queue.journal.abandon_blob(self._blob)
+
+    def acknowledge(self, client: Client, slot: int) -> None:
+        """Have `client` hear if what reply `slot` says of the finished item comes to nothing."""
+        for queue in self._staged:
+            queue.acknowledge(client, slot)
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
@@ -129,7 +183,14 @@ class Upload:
             if self._generation == self.queue.journal.generation:
                 self.queue.journal.abandon_blob(self._blob)
 
+        self._abandon_links()
         self._writer.abandon(gone)
+
+    def _abandon_links(self) -> None:
+        for queue, (blob, generation) in self._links.items():
+            if generation == queue.journal.generation:
+                queue.journal.abandon_blob(blob)
+        self._links.clear()
 
 
 class Queue:
@@ -242,11 +303,11 @@ class Queue:
         if self.waiters:
             self._serve()
 
-    def upload(self) -> Upload:
-        """Begin an item that comes in chunks."""
+    def upload(self, targets: Callable[[], Sequence["Queue"]] | None = None) -> Upload:
+        """Begin an item that comes in chunks, for this queue or for `targets`: see `Upload`."""
         if self.failure is not None:
             raise self.failure
-        return Upload(self)
+        return Upload(self, targets)
 
     # Out
 
