@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,9 +18,10 @@ import structlog
 from darner._proto import valid_name
 from darner.blob import Offload
 from darner.commit import Committer
+from darner.config import QueueSettings
 from darner.errors import JournalError, StartError
 from darner.journal import Journal
-from darner.queue import Clock, Queue
+from darner.queue import DEFAULTS, Clock, Queue
 
 log = structlog.get_logger()
 
@@ -58,12 +59,19 @@ def name_of(directory: Path) -> bytes:
 
 
 class Broker:
-    """All queues of a data directory."""
+    """All queues of a data directory; `settings_for` gives the settings of one by its name."""
 
-    def __init__(self, data: Path, clock: Clock, offload: Offload) -> None:
+    def __init__(
+        self,
+        data: Path,
+        clock: Clock,
+        offload: Offload,
+        settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
+    ) -> None:
         self._data = data
         self._clock = clock
         self._offload = offload
+        self._settings_for = settings_for
         self.committer = Committer(offload)
         self.committer.on_failure = self._log_failure
         self.queues: dict[bytes, Queue] = {}
@@ -136,7 +144,7 @@ class Broker:
             self._destroy(journal)
             return
         try:
-            self.queues[name] = Queue(name, journal, self._clock)
+            self.queues[name] = Queue(name, journal, self._clock, self._settings_for(name))
         except JournalError:
             journal.close()
             raise
@@ -174,6 +182,11 @@ class Broker:
             raise self.broken[name]
         return self.queues.get(name)
 
+    def settings(self, name: bytes) -> QueueSettings:
+        """Return the settings of the queue of this name, whether it is there or not."""
+        queue = self.queues.get(name)
+        return queue.settings if queue is not None else self._settings_for(name)
+
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
@@ -182,7 +195,7 @@ class Broker:
             journal = Journal(self._data / directory_of(name), self.committer, self._clock())
         if journal.state.deleted:
             journal.revive(self._clock())
-        queue = self.queues[name] = Queue(name, journal, self._clock)
+        queue = self.queues[name] = Queue(name, journal, self._clock, self._settings_for(name))
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
