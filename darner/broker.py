@@ -22,7 +22,7 @@ from darner.config import QueueSettings
 from darner.errors import ConfigError, JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
-from darner.queue import Clock, Queue, Upload
+from darner.queue import DEFAULTS, Clock, Queue, Upload
 from darner.status import QUIESCENT, STATUSES, Status
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ class Broker:
         data: Path,
         clock: Clock,
         offload: Offload,
-        settings_for: Callable[[bytes], QueueSettings] = lambda _: QueueSettings(),
+        settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
         aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
         grace_ms: int = 0,
     ) -> None:
@@ -166,7 +166,7 @@ class Broker:
             self._destroy(journal)
             return
         try:
-            self.queues[name] = Queue(name, journal, self._clock)
+            self.queues[name] = Queue(name, journal, self._clock, self.settings_for(name))
         except JournalError:
             journal.close()
             raise
@@ -208,6 +208,11 @@ class Broker:
             raise self.broken[name]
         return self.queues.get(name)
 
+    def settings(self, name: bytes) -> QueueSettings:
+        """Return the settings of the queue of this name, whether it is there or not."""
+        queue = self.queues.get(name)
+        return queue.settings if queue is not None else self.settings_for(name)
+
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
@@ -216,7 +221,7 @@ class Broker:
             journal = Journal(self._data / directory_of(name), self.committer, self._clock())
         if journal.state.deleted:
             journal.revive(self._clock())
-        queue = self.queues[name] = Queue(name, journal, self._clock)
+        queue = self.queues[name] = Queue(name, journal, self._clock, self.settings_for(name))
         self._register(name)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -285,7 +290,7 @@ class Broker:
         found = {}
         for target in self.aliases.get(name, (name,)):
             queue = self.queue(target)
-            if not self.settings_for(target).fanout_only or parent_of(target):
+            if not queue.settings.fanout_only or parent_of(target):
                 found[target] = queue
             for child in self.children(target):
                 found[child] = self.queue(child)

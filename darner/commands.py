@@ -8,7 +8,7 @@ commit by `Queue.acknowledge`; the connection sends nothing before that.
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from darner import _proto, config
@@ -110,7 +110,7 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest])
         return
-    if connection.holds and _must_close_first(request, connection.holds):
+    if connection.holds and _must_close_first(connection, request, connection.holds.count(request.queue)):
         connection.out.append(CLOSE_FIRST)
         return
     broker = connection.broker
@@ -129,8 +129,11 @@ def get(connection: "Connection", request: Request) -> None:
         _answer(connection, request, queue, item)
 
 
-def _must_close_first(request: Request, held: Container[bytes]) -> bool:
-    return request.queue in held and not (request.close or request.abort or request.peek)
+def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
+    """Whether `held` items of its queue stand in the way of a `get`."""
+    if not held or request.close or request.abort or request.peek:
+        return False
+    return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
 
 
 def _queue(connection: "Connection", request: Request) -> Queue | None:
@@ -151,13 +154,10 @@ def _queue(connection: "Connection", request: Request) -> Queue | None:
 
 def _release(connection: "Connection", request: Request) -> None:
     """Close or abort what is held, as the options say."""
-    if (request.close or request.abort) and request.queue in connection.holds:
-        held_queue, held = connection.holds[request.queue]
-        if request.close:
-            held_queue.close(held)
-        else:
-            held_queue.abort(held)
-        del connection.holds[request.queue]
+    if request.close:
+        connection.holds.close(request.queue)
+    elif request.abort:
+        connection.holds.abort(request.queue)
 
 
 def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
@@ -207,7 +207,7 @@ def _answer(
             counters.get_hits += 1
     if item is not None and queue is not None:
         if request.open:
-            connection.holds[request.queue] = (queue, item)
+            connection.holds.add(queue, item)
         send_item(connection, request, queue, item, one_of_many=one_of_many)
         return
     out = connection.out
@@ -219,15 +219,16 @@ def _answer(
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
     """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
     error among values cannot be told from the data behind it; the log has it."""
-    held = set(connection.holds)
+    held: dict[bytes, int] = {}
     for request in requests:
-        if _must_close_first(request, held):
+        count = held.get(request.queue)
+        if count is None:
+            count = connection.holds.count(request.queue)
+        if _must_close_first(connection, request, count):
             connection.out.append(CLOSE_FIRST)
             return
-        if request.close or request.abort:
-            held.discard(request.queue)
-        if request.open:
-            held.add(request.queue)
+        ends = (request.close or request.abort) and count > 0
+        held[request.queue] = count - ends + request.open
     if any(request.fetches for request in requests):
         try:
             connection.broker.status.check_gets()
@@ -438,7 +439,7 @@ def dump_config(connection: "Connection", request: Request) -> None:
     """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
     broker = connection.broker
     for name in request.args or sorted(broker.queues):
-        _dump(connection, request, name, config.describe(broker.settings_for(name)))
+        _dump(connection, request, name, config.describe(broker.settings(name)))
     connection.reply(request, END)
 
 

@@ -13,12 +13,13 @@ from typing import cast
 
 import structlog
 
-from darner._proto import Item, Parser, Request
+from darner._proto import Parser, Request
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
 from darner.errors import JournalError, UnavailableError
-from darner.queue import Queue, Upload, Waiter
+from darner.holds import Holds
+from darner.queue import Upload, Waiter
 from darner.stats import Counters
 
 log = structlog.get_logger()
@@ -200,8 +201,8 @@ class Connection(asyncio.Protocol):
         self.out: list[bytes | Stream] = []
         # an estimate of their bytes: of the items among them
         self.out_bytes = 0
-        # what this client has reserved, by queue
-        self.holds: dict[bytes, tuple[Queue, Item]] = {}
+        # what this client has reserved
+        self.holds = Holds()
         # the item it is sending in chunks, or why that came to nothing
         self.upload: Upload | UnavailableError | None = None
         self._upload_request: Request | None = None
@@ -279,9 +280,7 @@ class Connection(asyncio.Protocol):
         for reply in self.out:
             if isinstance(reply, Stream):
                 reply.blob.close()
-        for queue, item in reversed(self.holds.values()):
-            queue.abort(item)
-        self.holds.clear()
+        self.holds.release()
         self.turn.leave(self)
 
     def pause_writing(self) -> None:

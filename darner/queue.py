@@ -12,6 +12,7 @@ from pathlib import Path
 
 from darner._proto import CHUNK_BYTES, Item
 from darner.blob import BlobReader, BlobWriter, sync_directory
+from darner.config import QueueSettings
 from darner.errors import JournalError
 from darner.journal import Client, Journal
 
@@ -28,6 +29,9 @@ MAX_RELATIVE_S = 60 * 60 * 24 * 30
 
 # What later dates are taken for, in ms of the Unix epoch: the year 287,396.
 MAX_DATE_MS = 1 << 53
+
+# Of a queue for which nothing is set.
+DEFAULTS = QueueSettings()
 
 # Milliseconds of the Unix epoch.
 Clock = Callable[[], int]
@@ -211,6 +215,7 @@ class Queue:
         "journal",
         "name",
         "reserved",
+        "settings",
         "total_flushes",
         "total_items",
         "transactions",
@@ -219,7 +224,9 @@ class Queue:
         "window_bytes",
     )
 
-    def __init__(self, name: bytes, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, name: bytes, journal: Journal, clock: Clock, settings: QueueSettings = DEFAULTS
+    ) -> None:
         self.name = name
         self.journal = journal
         self.clock = clock
@@ -230,9 +237,14 @@ class Queue:
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
+        self.configure(settings)
         self.reset_stats()
         journal.on_reopen = self.reload
         self._load()
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Take these settings from now on."""
+        self.settings = settings
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
@@ -384,7 +396,7 @@ class Queue:
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
-        if not self._is_reserved(item):
+        if not self.is_reserved(item):
             return
         if self.failure is not None:
             raise self.failure
@@ -393,7 +405,7 @@ class Queue:
 
     def abort(self, item: Item) -> None:
         """Put a reserved item back at the head: it is the next one fetched."""
-        if not self._is_reserved(item):
+        if not self.is_reserved(item):
             return
         del self.reserved[item.id]
         if self.failure is not None:
@@ -405,7 +417,8 @@ class Queue:
         self.window_bytes += item.memory_bytes + ITEM_BYTES
         self._serve()
 
-    def _is_reserved(self, item: Item) -> bool:
+    def is_reserved(self, item: Item) -> bool:
+        """Whether an item that was reserved still is."""
         # not if it went with a batch that failed, or with the queue; its id may be another's by now
         return self.reserved.get(item.id) is item
 
