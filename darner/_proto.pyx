@@ -63,6 +63,8 @@ cpdef enum Verb:
     STATUS
     RELOAD
     SHUTDOWN
+    MONITOR
+    CONFIRM
 
 
 cdef enum:
@@ -348,6 +350,9 @@ cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_
     request.args = []
     for i in range(1, n):
         request.args.append(word_bytes(&words[i]))
+    if verb == MONITOR and n > 1:
+        # it is answered as a get
+        request.key = request.queue = request.args[0]
     return request
 
 
@@ -374,7 +379,7 @@ cdef dict COLD = {
     b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1), b"stats": (STATS, 0),
     b"version": (VERSION, 0), b"verbosity": (VERBOSITY, 2), b"quit": (QUIT, 0),
     b"dump_stats": (DUMP_STATS, 0), b"dump_config": (DUMP_CONFIG, 0), b"status": (STATUS, 0),
-    b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0),
+    b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0), b"monitor": (MONITOR, 0), b"confirm": (CONFIRM, 0),
 }
 
 

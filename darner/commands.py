@@ -28,6 +28,7 @@ OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
 BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
+NOTHING_RESERVED = b"ERROR\r\n"
 NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
@@ -271,6 +272,109 @@ def send_item(
         connection.out_bytes += len(reply)
     # a part of a longer reply is left out if it fails: its slot goes as its complement
     queue.acknowledge(connection, ~slot if one_of_many else slot)
+
+
+# Reserving several
+
+
+def monitor(connection: "Connection", request: Request) -> None:
+    """`monitor <queue> <seconds> [<max>]`: reserve items as they come."""
+    name, *numbers = request.args or [b""]
+    if not 1 <= len(numbers) <= 2 or not all(number.isdigit() and len(number) < 10 for number in numbers):
+        connection.out.append(BAD_FORMAT)
+        return
+    if not _proto.valid_name(name):
+        connection.out.append(BAD_NAME)
+        return
+    seconds, *given = map(int, numbers)
+    max_open_reads = connection.broker.settings(name).max_open_reads
+    most = given[0] if given else max_open_reads
+    left = min(most, max(most, max_open_reads) - connection.holds.count(name))
+    Monitor(connection, request, seconds, left).go_on()
+
+
+class Monitor:
+    """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
+
+    __slots__ = ("_connection", "_deadline", "_left", "_request", "_waiter")
+
+    def __init__(self, connection: "Connection", request: Request, seconds: int, left: int) -> None:
+        self._connection = connection
+        self._request = request
+        self._deadline = connection.turn.loop.time() + seconds
+        # how many more items may come
+        self._left = left
+        self._waiter = Waiter(Queue.reserve, self._deliver, connection.has_gone)
+
+    def go_on(self) -> None:
+        """Send what is there; then wait for more, or end."""
+        connection = self._connection
+        out = connection.out
+        try:
+            while self._left > 0 and connection.turn.loop.time() < self._deadline:
+                queue = connection.broker.source(self._request.queue, make=True)
+                if queue is None:
+                    break
+                item = queue.reserve()
+                if item is None:
+                    self._wait(queue)
+                    return
+                if self._send(queue, item):
+                    connection.go_on(self.go_on)
+                    return
+        except UnavailableError as error:
+            out.append(server_error(error))
+        else:
+            out.append(END)
+
+    def _wait(self, queue: Queue) -> None:
+        queue.wait(self._waiter)
+        timeout_ms = max(0, int((self._deadline - self._connection.turn.loop.time()) * 1000))
+        self._connection.begin_wait(self._waiter, timeout_ms, self._time_out)
+
+    def _time_out(self) -> None:
+        self._waiter.cancel()
+        self._connection.out.append(END)
+        self._connection.end_wait()
+
+    def _deliver(self, queue: Queue, item: Item) -> None:
+        connection = self._connection
+        connection.end_wait()
+        if self._send(queue, item):
+            connection.go_on(self.go_on)
+        elif self._left > 0:
+            self._wait(queue)
+        else:
+            connection.out.append(END)
+
+    def _send(self, queue: Queue, item: Item) -> bool:
+        """Send an item just reserved; returns whether that should go out before more is taken."""
+        connection = self._connection
+        counters = connection.counters
+        counters.cmd_get += 1
+        counters.get_hits += 1
+        queue.transactions += 1
+        connection.holds.add(queue, item)
+        self._left -= 1
+        send_item(connection, self._request, queue, item)
+        return item.data is None or connection.has_much_to_send
+
+
+def confirm(connection: "Connection", request: Request) -> None:
+    """`confirm <queue> <count>`: remove those of the reserved items that were reserved first."""
+    args = request.args
+    if len(args) != 2 or not args[1].isdigit() or len(args[1]) > 9:
+        connection.out.append(BAD_FORMAT)
+        return
+    try:
+        closed = connection.holds.close(args[0], int(args[1]))
+    except JournalError as error:
+        connection.out.append(server_error(error))
+        return
+    connection.out.append(END if closed else NOTHING_RESERVED)
+    queue = connection.broker.queues.get(args[0])
+    if queue is not None:
+        queue.acknowledge(connection, len(connection.out) - 1)
 
 
 # Managing
@@ -537,6 +641,8 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.STATUS: status,
     Verb.RELOAD: reload,
     Verb.SHUTDOWN: shutdown,
+    Verb.MONITOR: monitor,
+    Verb.CONFIRM: confirm,
     Verb.QUIT: quit_,
 }
 # by number, which is what a request has

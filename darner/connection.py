@@ -438,7 +438,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def end_wait(self) -> None:
-        """Go on."""
+        """Send what there is, and go on."""
         self._forget_wait()
         self._blocked &= ~WAITING
         self._touch()
