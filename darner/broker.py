@@ -95,6 +95,10 @@ class Broker:
         self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
+        # has a function called in so many ms, and then what it staged committed
+        self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
+        # queues with items to be synced some time later
+        self._unsynced: list[Queue] = []
         # journals of deleted queues that something still needs
         self._retired: dict[bytes, Journal] = {}
         self.queue_creates = 0
@@ -156,7 +160,7 @@ class Broker:
             self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
-            self._register(name)
+            self._note_child(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
@@ -166,11 +170,11 @@ class Broker:
             self._destroy(journal)
             return
         try:
-            self.queues[name] = Queue(name, journal, self._clock, self.settings_for(name))
+            queue = Queue(name, journal, self._clock, self.settings_for(name))
         except JournalError:
             journal.close()
             raise
-        self._register(name)
+        self._register(queue)
 
     @property
     def busy(self) -> bool:
@@ -221,8 +225,8 @@ class Broker:
             journal = Journal(self._data / directory_of(name), self.committer, self._clock())
         if journal.state.deleted:
             journal.revive(self._clock())
-        queue = self.queues[name] = Queue(name, journal, self._clock, self.settings_for(name))
-        self._register(name)
+        queue = Queue(name, journal, self._clock, self.settings_for(name))
+        self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
@@ -236,7 +240,6 @@ class Broker:
             return None
         if queue.failure is not None:
             raise queue.failure
-        del self.queues[name]
         self._unregister(name)
         queue.retire()
         self._retired[name] = queue.journal
@@ -247,6 +250,11 @@ class Broker:
             for waiter in queue.waiters:
                 heir.wait(waiter)
         return queue.journal
+
+    def _expire(self, queue: Queue) -> None:
+        if self.delete(queue.name) is not None:
+            self.queue_expires += 1
+            log.info("queue expired", queue=queue.name.decode(errors="replace"))
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
@@ -329,14 +337,20 @@ class Broker:
         refuses = self.status.in_force >= QUIESCENT
         self.sources = {} if refuses or not self.aliases.keys().isdisjoint(self.queues) else self.queues
 
-    def _register(self, name: bytes) -> None:
-        """The queue of this name is there."""
+    def _register(self, queue: Queue) -> None:
+        """A queue is there."""
+        self.queues[queue.name] = queue
+        queue.on_unsynced = self._sync_later
+        self._note_child(queue.name)
+        self._reroute(queue.name)
+
+    def _note_child(self, name: bytes) -> None:
         if parent := parent_of(name):
             self._children.setdefault(parent, set()).add(name)
-        self._reroute(name)
 
     def _unregister(self, name: bytes) -> None:
         """The queue of this name is no more."""
+        self.queues.pop(name, None)
         if parent := parent_of(name):
             self._children.get(parent, set()).discard(name)
         self._reroute(name)
@@ -393,7 +407,11 @@ class Broker:
         Returns the queues that have more dead records to delete: see `trim`.
         """
         self._enforce_status()
-        for queue in self.queues.values():
+        now = self._clock()
+        for queue in list(self.queues.values()):
+            if queue.settings.max_queue_age_ms is not None and queue.is_outdated(now):
+                self._expire(queue)
+                continue
             if queue.failure is not None:
                 self._revive(queue)
             if queue.journal.compactable():
@@ -412,6 +430,22 @@ class Broker:
                 self._log_failure(queue.journal, error)
         self.committer.commit()
         return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
+
+    def _sync_later(self, queue: Queue) -> None:
+        self._unsynced.append(queue)
+        self.call_later(queue.sync_due_ms - self._clock(), self.sync_due)
+
+    def sync_due(self) -> None:
+        """Stage a sync of each queue whose `sync` interval is about to end; `call_later` has it called."""
+        unsynced, self._unsynced = self._unsynced, []
+        now = self._clock()
+        for queue in unsynced:
+            if queue.sync_due_ms <= now:
+                queue.sync()
+            else:
+                self._unsynced.append(queue)
+        if self._unsynced:
+            self.call_later(min(queue.sync_due_ms for queue in self._unsynced) - now, self.sync_due)
 
     def _delete_blobs(self, journal: Journal) -> None:
         blobs = journal.take_doomed()

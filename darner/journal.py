@@ -281,6 +281,11 @@ class Journal:
         if not self.dirty:
             self._mark()
 
+    def sync(self) -> None:
+        """Stage a sync of all that was written before."""
+        self.batch.sync = self.batch.restated = True
+        self._mark()
+
     def rewrite(self, item: Item) -> None:
         """Stage the record of a live item anew, after a change to it."""
         if item.id not in self.batch.puts:

@@ -139,7 +139,13 @@ class Upload:
             else:
                 done(None)
 
-        self._writer.finish(written, sync=sync)
+        try:
+            sync = sync or any(queue.syncs_always for queue in self._targets())
+        except JournalError as failure:
+            self.abandon()
+            done(failure)
+        else:
+            self._writer.finish(written, sync=sync)
 
     def _link(self, targets: Sequence["Queue"]) -> list[Path]:
         """Give the blob a name with each of `targets` that has none; returns the new ones."""
@@ -205,6 +211,9 @@ class Queue:
 
     __slots__ = (
         "_age_ms",
+        "_idle_id",
+        "_idle_ms",
+        "_is_synced",
         "_opened",
         "_reads",
         "canceled_transactions",
@@ -214,11 +223,13 @@ class Queue:
         "failure",
         "journal",
         "name",
+        "on_unsynced",
         "reserved",
         "settings",
         "total_flushes",
         "total_items",
         "transactions",
+        "unsynced_ms",
         "waiters",
         "window",
         "window_bytes",
@@ -237,6 +248,13 @@ class Queue:
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
+        # since when it is empty, and the id of the next item then
+        self._idle_ms: int | None = None
+        self._idle_id = 0
+        # when the first of the items came that are yet to be synced
+        self.unsynced_ms: int | None = None
+        # told when there is one
+        self.on_unsynced: Callable[[Queue], None] = lambda _: None
         self.configure(settings)
         self.reset_stats()
         journal.on_reopen = self.reload
@@ -245,6 +263,7 @@ class Queue:
     def configure(self, settings: QueueSettings) -> None:
         """Take these settings from now on."""
         self.settings = settings
+        self._is_synced = settings.sync_ms is not None
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
@@ -305,8 +324,8 @@ class Queue:
             raise self.failure
         journal = self.journal
         journal.put(item)
-        if sync:
-            journal.batch.sync = True
+        if sync or self._is_synced:
+            self._sync(at_once=sync)
         self.total_items += 1
         if self._reads == item.id and self.window_bytes < WINDOW_BYTES:
             self._reads += 1
@@ -320,6 +339,33 @@ class Queue:
         if self.failure is not None:
             raise self.failure
         return Upload(self, targets)
+
+    # Syncing
+
+    @property
+    def syncs_always(self) -> bool:
+        """Whether each set waits for the disk, asked to or not."""
+        return self.settings.sync_ms == 0
+
+    def _sync(self, *, at_once: bool) -> None:
+        """What was just put is to be on the disk itself, with its batch or some time later."""
+        if at_once or self.syncs_always:
+            self.journal.batch.sync = True
+        elif self.unsynced_ms is None:
+            self.unsynced_ms = self.clock()
+            self.on_unsynced(self)
+
+    @property
+    def sync_due_ms(self) -> int:
+        """When to call `sync` for what is not synced: after half of the interval, since the disk takes
+        its time, too."""
+        return (self.unsynced_ms or 0) + (self.settings.sync_ms or 0) // 2
+
+    def sync(self) -> None:
+        """Stage a sync of what was set before."""
+        self.unsynced_ms = None
+        if self.failure is None:
+            self.journal.sync()
 
     # Out
 
@@ -445,6 +491,19 @@ class Queue:
             waiter.deliver(self, item)
 
     # The rest
+
+    def is_outdated(self, now_ms: int) -> bool:
+        """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
+        was seen when this was asked; so ask a few times a second."""
+        state = self.journal.state
+        if self.failure is not None or state.items or self.waiters:
+            self._idle_ms = None
+            return False
+        # an item may have come and gone unseen
+        if self._idle_ms is None or self._idle_id != state.next_id:
+            self._idle_ms, self._idle_id = now_ms, state.next_id
+        max_age_ms = self.settings.max_queue_age_ms
+        return max_age_ms is not None and now_ms - self._idle_ms >= max_age_ms
 
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""

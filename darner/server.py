@@ -51,6 +51,7 @@ class Server:
         self._threads = ThreadPoolExecutor(THREADS, "darner")
         self._broker = Broker(self._data, now_ms, self._offload)
         self._turn = Turn(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._broker.call_later = self._call_later
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -61,6 +62,13 @@ class Server:
             self._loop.call_soon_threadsafe(self._offloaded.set)
 
         self._threads.submit(work).add_done_callback(finished)
+
+    def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
+        def run() -> None:
+            work()
+            self._turn.schedule()
+
+        self._loop.call_later(max(0, delay_ms) / 1000, run)
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError if the server cannot start."""
