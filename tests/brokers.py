@@ -42,6 +42,7 @@ class Data:
                 done(error)
             else:
                 done(None)
+            self.broker.committer.commit()
 
     def restart(self):
         self.settle()

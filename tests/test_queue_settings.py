@@ -122,6 +122,7 @@ class TestMaxQueueAge:
         assert self.sweep(data)
         assert self.sweep(data, self.AGE_MS - 1)
         assert not self.sweep(data, 1)
+        self.sweep(data)
         assert data.directories() == ["other"]
         assert (data.broker.queue_expires, data.broker.queue_deletes) == (1, 1)
 
