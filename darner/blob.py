@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from darner import _proto
-from darner._proto import Item
+from darner._proto import CHUNK_BYTES, Item
 from darner.errors import JournalError
 
 # How many bytes a sender may have waiting to be written before it has to wait.
@@ -152,6 +152,16 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_whole(path: Path, size: int) -> bytes:
+    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. OSError or ValueError if it is not
+    to be had."""
+    with path.open("rb") as file:
+        return b"".join(
+            _proto.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
+            for left in range(size, 0, -CHUNK_BYTES)
+        )
 
 
 class BlobReader:

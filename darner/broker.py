@@ -22,6 +22,7 @@ from darner.config import QueueSettings
 from darner.errors import ConfigError, JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
+from darner.memory import MemoryJournal
 from darner.queue import DEFAULTS, Clock, Queue, Upload
 from darner.status import QUIESCENT, STATUSES, Status
 
@@ -169,8 +170,15 @@ class Broker:
             self._unregister(name)
             self._destroy(journal)
             return
+        settings = self.settings_for(name)
+        if not settings.durable:
+            log.warning(
+                "queue is to be in memory, but lies on disk: it stays there",
+                queue=name.decode(errors="replace"),
+                action="delete it, and it is in memory from then on",
+            )
         try:
-            queue = Queue(name, journal, self._clock, self.settings_for(name))
+            queue = Queue(name, journal, self._clock, settings)
         except JournalError:
             journal.close()
             raise
@@ -185,13 +193,14 @@ class Broker:
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self.committer.commit()
-        for queue in self.queues.values():
-            if queue.failure is None and (blobs := queue.journal.take_doomed()):
+        journals = [queue.journal for queue in self.queues.values() if isinstance(queue.journal, Journal)]
+        for journal in journals:
+            if journal.failed is None and (blobs := journal.take_doomed()):
                 with contextlib.suppress(OSError):  # then at the next start
-                    queue.journal.delete_blobs(blobs)
-                    queue.journal.forget(blobs)
+                    journal.delete_blobs(blobs)
+                    journal.forget(blobs)
         self.committer.commit()
-        for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
+        for journal in (*journals, *self._retired.values()):
             if journal.failed is None:
                 journal.close()
         self._lock.close()
@@ -220,18 +229,24 @@ class Broker:
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
-        journal = self._retired.pop(name, None)
-        if journal is None:
-            journal = Journal(self._data / directory_of(name), self.committer, self._clock())
-        if journal.state.deleted:
-            journal.revive(self._clock())
-        queue = Queue(name, journal, self._clock, self.settings_for(name))
+        settings = self.settings_for(name)
+        queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
 
-    def delete(self, name: bytes) -> Journal | None:
+    def _journal(self, name: bytes, *, durable: bool) -> Journal | MemoryJournal:
+        if not durable:
+            return MemoryJournal(self._offload, self._clock())
+        journal = self._retired.pop(name, None)
+        if journal is None:
+            journal = Journal(self._data / directory_of(name), self.committer, self._clock())
+        if journal.state.deleted:
+            journal.revive(self._clock())
+        return journal
+
+    def delete(self, name: bytes) -> Journal | MemoryJournal | None:
         """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
         was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its
         children live on, and get what is set on a queue of its name later."""
@@ -242,7 +257,8 @@ class Broker:
             raise queue.failure
         self._unregister(name)
         queue.retire()
-        self._retired[name] = queue.journal
+        if isinstance(queue.journal, Journal):
+            self._retired[name] = queue.journal
         self.queue_deletes += 1
         self._past_items += queue.total_items
         if queue.waiters:
@@ -282,8 +298,9 @@ class Broker:
         """Begin an item of this name that comes in chunks. Raises as `sink` does."""
         self.status.check_sets()
         targets = self._targets(name)
-        store = targets[0] if targets else self.queue(name)
-        return store.upload(lambda: self._targets(name))
+        # in a file if it is for one queue on disk at least
+        stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
+        return stores[0].upload(lambda: self._targets(name))
 
     def source(self, name: bytes, *, make: bool) -> Queue | None:
         """Return the queue that is fetched from by this name; None if it is an alias, or if it is not there
@@ -412,24 +429,28 @@ class Broker:
             if queue.settings.max_queue_age_ms is not None and queue.is_outdated(now):
                 self._expire(queue)
                 continue
+            journal = queue.journal
+            if isinstance(journal, MemoryJournal):
+                continue
             if queue.failure is not None:
-                self._revive(queue)
-            if queue.journal.compactable():
-                self._compact(queue.journal)
+                self._revive(queue, journal)
+            if journal.compactable():
+                self._compact(journal)
         self._retry_broken()
         self.reap()
         return self.trim(self.queues.values())
 
     def trim(self, queues: Iterable[Queue]) -> list[Queue]:
         """Delete some dead records of each of these queues; returns those that have more."""
-        for queue in queues:
-            self._delete_blobs(queue.journal)
+        on_disk = [(q, q.journal) for q in queues if isinstance(q.journal, Journal)]
+        for _, journal in on_disk:
+            self._delete_blobs(journal)
             try:
-                queue.journal.trim()
+                journal.trim()
             except JournalError as error:
-                self._log_failure(queue.journal, error)
+                self._log_failure(journal, error)
         self.committer.commit()
-        return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
+        return [queue for queue, journal in on_disk if queue.failure is None and journal.untidy]
 
     def _sync_later(self, queue: Queue) -> None:
         self._unsynced.append(queue)
@@ -483,9 +504,9 @@ class Broker:
 
         self._offload(lambda: journal.compact(spans), done)
 
-    def _revive(self, queue: Queue) -> None:
+    def _revive(self, queue: Queue, journal: Journal) -> None:
         with contextlib.suppress(JournalError):  # said when it failed first
-            queue.journal.reopen()
+            journal.reopen()
         queue.reload()
         if queue.failure is None:
             log.warning("queue back in service", queue=queue.name.decode(errors="replace"))

@@ -9,12 +9,14 @@ window runs dry.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from darner._proto import CHUNK_BYTES, Item
-from darner.blob import BlobReader, BlobWriter, sync_directory
+from darner.blob import BlobReader, BlobWriter, read_whole, sync_directory
 from darner.config import QueueSettings
 from darner.errors import JournalError
 from darner.journal import Client, Journal
+from darner.memory import MemoryJournal, MemoryWriter
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20
@@ -74,30 +76,56 @@ class Upload:
     """An item too large for memory on its way into a queue, or several, chunk by chunk.
 
     Its bytes are written once, among the blobs of `queue`. When they are whole, each other queue the item
-    is for gets a hard link to that file: a name of its own, which it deletes as any blob.
+    is for gets a hard link to that file: a name of its own, which it deletes as any blob. A queue that is
+    in memory alone has them there.
     """
 
-    __slots__ = ("_blob", "_generation", "_links", "_size", "_staged", "_targets", "_writer", "queue")
+    __slots__ = (
+        "_blob",
+        "_data",
+        "_generation",
+        "_home",
+        "_links",
+        "_size",
+        "_staged",
+        "_targets",
+        "_writer",
+        "queue",
+    )
+
+    _writer: BlobWriter | MemoryWriter
 
     def __init__(self, queue: "Queue", targets: Callable[[], Sequence["Queue"]] | None = None) -> None:
         """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
 
         Raises JournalError if its file cannot be made.
         """
-        journal = queue.journal
         self.queue = queue
         self._targets = targets or (lambda: (queue,))
-        # for each other queue the blob there, and the journal's generation when it was begun
-        self._links: dict[Queue, tuple[int, int]] = {}
-        self._staged: Sequence[Queue] = ()
-        self._blob = journal.begin_blob()
-        self._generation = journal.generation
-        try:
-            self._writer = BlobWriter(journal.blob_path(self._blob), journal.offload)
-        except JournalError:
-            journal.abandon_blob(self._blob)
-            raise
+        self._generation = queue.journal.generation
         self._size = 0
+        # where the file is; None if the item is in memory
+        self._home: Journal | None = None
+        self._blob = 0
+        # the names of the file with other queues: the journal, its generation then, the blob there
+        self._links: dict[Queue, tuple[Journal, int, int]] = {}
+        # the whole item, if a queue in memory needs it
+        self._data: bytes | None = None
+        self._staged: Sequence[Queue] = ()
+        if isinstance(queue.journal, MemoryJournal):
+            self._writer = MemoryWriter()
+            return
+        self._home = queue.journal
+        self._blob = self._home.begin_blob()
+        try:
+            self._writer = BlobWriter(self._path, self._home.offload)
+        except JournalError:
+            self._home.abandon_blob(self._blob)
+            raise
+
+    @property
+    def _path(self) -> Path:
+        return cast("Journal", self._home).blob_path(self._blob)
 
     def _check(self) -> None:
         if self.queue.failure is not None:
@@ -127,13 +155,13 @@ class Upload:
                     raise error
                 self._check()
                 targets = self._targets()
-                links = self._link(targets)
-                if links and sync:
+                work = self._prepare(targets, sync=sync)
+                if work is not None:
                     # queues may come and go meanwhile, so all is looked at again
-                    self.queue.journal.offload(lambda: self._sync(links), written)
+                    self.queue.journal.offload(work, written)
                     return
                 self._stage(targets, flags, exptime, sync=sync)
-            except (JournalError, OSError) as failure:
+            except (JournalError, OSError, ValueError) as failure:
                 self.abandon()
                 done(failure if isinstance(failure, JournalError) else JournalError(str(failure)))
             else:
@@ -147,38 +175,58 @@ class Upload:
         else:
             self._writer.finish(written, sync=sync)
 
-    def _link(self, targets: Sequence["Queue"]) -> list[Path]:
-        """Give the blob a name with each of `targets` that has none; returns the new ones."""
+    def _prepare(self, targets: Sequence["Queue"], *, sync: bool) -> Callable[[], None] | None:
+        """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
+        thread, or None."""
+        if isinstance(self._writer, MemoryWriter):
+            self._data = self._writer.data
+            return None
         links = []
+        reads = False
         for queue in targets:
             if queue.failure is not None:
                 raise queue.failure
-            journal = queue.journal
-            _, generation = self._links.get(queue, (0, -1))
-            if queue is self.queue or generation == journal.generation:
-                continue
-            blob = journal.begin_blob()
-            self._links[queue] = blob, journal.generation
-            links.append(journal.blob_path(blob))
-            links[-1].parent.mkdir(mode=0o700, exist_ok=True)
-            links[-1].hardlink_to(self.queue.journal.blob_path(self._blob))
-        return links
+            if isinstance(queue.journal, MemoryJournal):
+                reads = self._data is None
+            elif queue is not self.queue and not self._is_linked(queue):
+                links.append(self._link(queue, queue.journal))
 
-    def _sync(self, links: list[Path]) -> None:
-        for link in links:
-            sync_directory(link.parent)
-            sync_directory(link.parent.parent)
+        def work() -> None:
+            if sync:
+                for link in links:
+                    sync_directory(link.parent)
+                    sync_directory(link.parent.parent)
+            if reads:
+                self._data = read_whole(self._path, self._size)
+
+        return work if reads or (links and sync) else None
+
+    def _is_linked(self, queue: "Queue") -> bool:
+        journal, generation, _ = self._links.get(queue, (None, 0, 0))
+        return journal is queue.journal and generation == journal.generation
+
+    def _link(self, queue: "Queue", journal: Journal) -> Path:
+        blob = journal.begin_blob()
+        self._links[queue] = journal, journal.generation, blob
+        link = journal.blob_path(blob)
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        link.hardlink_to(self._path)
+        return link
 
     def _stage(self, targets: Sequence["Queue"], flags: int, exptime: int, *, sync: bool) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
         for queue in targets:
-            blob = self._blob if queue is self.queue else self._links.pop(queue)[0]
-            queue.append(Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES), sync=sync)
+            blob = self._blob if queue is self.queue else self._links.pop(queue, (None, 0, 0))[2]
+            if blob:
+                item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
+            else:
+                item = Item(0, flags, expires, now, self._data)
+            queue.append(item, sync=sync)
         self._staged = targets
         self._abandon_links()
-        if self.queue not in targets:
-            self.queue.journal.abandon_blob(self._blob)
+        if self._home is not None and self.queue not in targets:
+            self._home.abandon_blob(self._blob)
 
     def acknowledge(self, client: Client, slot: int) -> None:
         """Have `client` hear if what reply `slot` says of the finished item comes to nothing."""
@@ -190,16 +238,16 @@ class Upload:
 
         def gone() -> None:
             # otherwise the journal knows by itself: it was reopened, or deleted
-            if self._generation == self.queue.journal.generation:
-                self.queue.journal.abandon_blob(self._blob)
+            if self._home is not None and self._generation == self._home.generation:
+                self._home.abandon_blob(self._blob)
 
         self._abandon_links()
         self._writer.abandon(gone)
 
     def _abandon_links(self) -> None:
-        for queue, (blob, generation) in self._links.items():
-            if generation == queue.journal.generation:
-                queue.journal.abandon_blob(blob)
+        for journal, generation, blob in self._links.values():
+            if generation == journal.generation:
+                journal.abandon_blob(blob)
         self._links.clear()
 
 
@@ -236,7 +284,11 @@ class Queue:
     )
 
     def __init__(
-        self, name: bytes, journal: Journal, clock: Clock, settings: QueueSettings = DEFAULTS
+        self,
+        name: bytes,
+        journal: Journal | MemoryJournal,
+        clock: Clock,
+        settings: QueueSettings = DEFAULTS,
     ) -> None:
         self.name = name
         self.journal = journal
@@ -295,6 +347,11 @@ class Queue:
             self._serve()
         except JournalError as error:
             self.failure = self.journal.failed = error
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether its items are on disk."""
+        return isinstance(self.journal, Journal)
 
     @property
     def items(self) -> int:
@@ -437,7 +494,7 @@ class Queue:
             return opened
         if opened is not None:
             opened.close()
-        journal = self.journal
+        journal = cast("Journal", self.journal)
         return BlobReader(journal.blob_path(item.blob), item, journal.offload)
 
     def close(self, item: Item) -> None:

@@ -1,10 +1,12 @@
-"""`sync` and `max_queue_age`, in queue logic. The clock is a number."""
+"""`sync`, `max_queue_age` and `durable`, in queue logic. The clock is a number."""
 
 import pytest
 from brokers import Data
 
+from darner import queue
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
+from darner.errors import JournalError
 from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
@@ -156,3 +158,108 @@ class TestMaxQueueAge:
         waiter.cancel()
         assert self.sweep(data, 1)
         assert not self.sweep(data, self.AGE_MS)
+
+
+class TestInMemory:
+    """`durable = false`."""
+
+    @pytest.fixture
+    def data(self, data):
+        data.settings[b"work"] = QueueSettings(durable=False)
+        return data
+
+    def test_is_a_queue_like_any_but_for_the_disk(self, data):
+        work = data.broker.queue(b"work")
+        for n in range(5):
+            data.set(b"work", b"%d" % n)
+        held = work.reserve()
+        assert (work.items, work.waiting_bytes, work.peek().data) == (4, 4, b"1")
+        assert work.pop().data == b"1"
+        other = work.reserve()
+        work.abort(held)
+        work.close(other)
+        assert data.read_all(b"work") == [b"0", b"3", b"4"]
+        data.set(b"work", b"5")
+        kept = work.reserve()
+        data.set(b"work", b"6")
+        work.flush()
+        assert (work.items, work.waiting_bytes) == (0, 0)
+        work.abort(kept)
+        assert data.read_all(b"work") == [b"5"]
+        assert work.journal.disk_bytes == 0
+        assert data.directories() == []
+
+    def test_may_be_longer_than_the_window(self, data, monkeypatch):
+        monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
+        monkeypatch.setattr(queue, "READ_ITEMS", 3)
+        work = data.broker.queue(b"work")
+        for n in range(20):
+            data.set(b"work", b"%d" % n)
+        held = work.reserve()
+        assert data.read_all(b"work") == [b"%d" % n for n in range(1, 20)]
+        work.abort(held)
+        assert data.read_all(b"work") == [b"0"]
+        assert work.journal.state.items == 0
+
+    def test_is_gone_with_the_server(self, data):
+        data.set(b"work", b"1")
+        data.set(b"kept", b"1")
+        data.restart()
+        assert list(data.broker.queues) == [b"kept"]
+
+    def test_goes_on_for_who_waits_when_it_is_deleted(self, data):
+        delivered = []
+        data.broker.queue(b"work").wait(Waiter(Queue.pop, lambda _, item: delivered.append(item.data)))
+        held_by = data.broker.queue(b"work")
+        data.broker.delete(b"work")
+        assert held_by.failure is not None
+        data.set(b"work", b"1")
+        assert delivered == [b"1"]
+
+    def test_has_its_large_items_in_memory(self, data):
+        assert data.upload(b"work", LARGE, sync=True) == [None]
+        assert data.broker.queues[b"work"].waiting_bytes == len(LARGE)
+        assert data.read_all(b"work") == [LARGE]
+        upload = data.broker.upload(b"work")
+        data.write(upload, LARGE)
+        upload.abandon()
+        assert data.read_all(b"work") == []
+        upload = data.broker.upload(b"work")
+        data.broker.delete(b"work")
+        with pytest.raises(JournalError, match="deleted"):
+            upload.write(LARGE)
+
+    @pytest.mark.parametrize("parent_is_durable", [False, True])
+    def test_shares_large_items_with_queues_on_disk(self, data, parent_is_durable):
+        data.settings[b"work"] = QueueSettings(durable=parent_is_durable)
+        data.settings[b"work+child"] = QueueSettings(durable=not parent_is_durable)
+        data.broker.queue(b"work+child")
+        assert data.upload(b"work", LARGE) == [None]
+        assert data.upload(b"work", LARGE, sync=True) == [None]
+        data.settle()
+        assert len(list(data.path.glob("*/blobs/*"))) == 2
+        assert data.read_all(b"work") == data.read_all(b"work+child") == [LARGE, LARGE]
+        assert data.blobs() == []
+
+    def test_gets_a_child_on_disk_while_a_large_item_is_on_its_way(self, data):
+        data.settings[b"work+child"] = QueueSettings(durable=True)
+        upload = data.broker.upload(b"work")
+        data.write(upload, LARGE)
+        data.broker.queue(b"work+child")
+        assert data.finish(upload) == [None]
+        data.restart()
+        assert data.read_all(b"work+child") == [LARGE]
+
+    def test_stays_on_disk_if_it_is_there_from_before(self, data):
+        data.settings[b"work"] = QueueSettings()
+        data.set(b"work", b"1")
+        data.settings[b"work"] = QueueSettings(durable=False)
+        data.restart()
+        data.set(b"work", b"2")
+        data.restart()
+        assert data.read_all(b"work") == [b"1", b"2"]
+        data.broker.delete(b"work")
+        data.settle()
+        data.broker.reap()
+        data.set(b"work", b"3")
+        assert data.directories() == []
