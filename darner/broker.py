@@ -11,11 +11,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
-from darner._proto import valid_name
+from darner._proto import Item, valid_name
 from darner.blob import Offload
 from darner.commit import Committer
 from darner.config import QueueSettings
@@ -58,6 +59,18 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+class Move(NamedTuple):
+    """An item on its way from one queue to another: where it is put already, as which id. It leaves
+    `source` only when that is on disk, so a crash in between leaves it in both."""
+
+    source: Queue
+    item: Item
+    target: Queue
+    id: int
+    # of the target's journal: if it is another by now, what was put there may be lost
+    generation: int
+
+
 class Broker:
     """All queues of a data directory; `settings_for` gives the settings of one by its name."""
 
@@ -79,6 +92,9 @@ class Broker:
         self.broken: dict[bytes, JournalError] = {}
         # journals of deleted queues that something still needs
         self._retired: dict[bytes, Journal] = {}
+        self._moves: list[Move] = []
+        # queues whose items cannot be moved now, for the log
+        self._stuck: set[bytes] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -209,6 +225,7 @@ class Broker:
         if queue.failure is not None:
             raise queue.failure
         del self.queues[name]
+        self._stuck.discard(name)
         queue.retire()
         self._retired[name] = queue.journal
         self.queue_deletes += 1
@@ -283,15 +300,61 @@ class Broker:
         return self.trim(self.queues.values())
 
     def trim(self, queues: Iterable[Queue]) -> list[Queue]:
-        """Delete some dead records of each of these queues; returns those that have more."""
+        """Sweep each of these queues, and delete some of its dead records; returns those that have more."""
+        # others may come to be on the way
+        queues = list(queues)
         for queue in queues:
             self._delete_blobs(queue.journal)
             try:
+                queue.sweep()
                 queue.journal.trim()
             except JournalError as error:
                 self._log_failure(queue.journal, error)
+        self.move(queues)
+        return [q for q in queues if q.failure is None and (q.journal.untidy or q.restless)]
+
+    def move(self, queues: Iterable[Queue]) -> None:
+        """Move what leaves these queues for others, and commit all that is staged."""
+        for queue in queues:
+            if queue.leaving:
+                self._move_from(queue)
         self.committer.commit()
-        return [queue for queue in queues if queue.failure is None and queue.journal.untidy]
+        if self._moves:
+            moves, self._moves = self._moves, []
+            for move in moves:
+                self._settle(move)
+            self.committer.commit()
+
+    def _move_from(self, queue: Queue) -> None:
+        leaving, queue.leaving = queue.leaving, []
+        for item, name in leaving:
+            try:
+                target = self.queue(name)
+                id = target.adopt(item, queue.journal)
+            except JournalError as error:
+                queue.leaving.append((item, name))
+                if queue.name not in self._stuck:
+                    self._stuck.add(queue.name)
+                    log.error(
+                        "items cannot be moved, they stay where they are and are tried again",
+                        queue=queue.name.decode(errors="replace"),
+                        to=name.decode(errors="replace"),
+                        reason=str(error),
+                    )
+            else:
+                self._stuck.discard(queue.name)
+                self._moves.append(Move(queue, item, target, id, target.journal.generation))
+
+    def _settle(self, move: Move) -> None:
+        source, item, target = move.source, move.item, move.target
+        if not source.is_reserved(item):
+            return  # it is gone, by a failed write or with the queue
+        if target.journal.generation != move.generation:
+            source.leaving.append((item, target.name))
+        elif source.failure is not None or target.journal.committed_id <= move.id:
+            self._moves.append(move)
+        else:
+            source.close(item)
 
     def _delete_blobs(self, journal: Journal) -> None:
         blobs = journal.take_doomed()

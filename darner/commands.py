@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from darner import _proto
 from darner._proto import Item, Request, Verb
 from darner._version import __version__
-from darner.errors import JournalError
+from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError
 from darner.queue import Queue, Upload, Waiter
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 END = b"END\r\n"
 STORED = b"STORED\r\n"
+NOT_STORED = b"NOT_STORED\r\n"
+TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
@@ -31,12 +33,18 @@ CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 
 
-def server_error(error: JournalError) -> bytes:
+def server_error(error: DarnerError) -> bytes:
     """The reply to a client whose request failed through no fault of its own."""
     return b"SERVER_ERROR " + " ".join(str(error).split()).encode(errors="replace") + b"\r\n"
 
 
 # Storing
+
+
+def _not_stored(error: DarnerError) -> bytes:
+    if isinstance(error, ItemTooLargeError):
+        return TOO_LARGE
+    return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)
 
 
 def set_(connection: "Connection", request: Request) -> None:
@@ -46,8 +54,8 @@ def set_(connection: "Connection", request: Request) -> None:
     try:
         queue = broker.queues.get(request.queue) or broker.queue(request.queue)
         queue.push(request.data, request.flags, request.exptime, sync=request.sync)
-    except JournalError as error:
-        connection.reply(request, server_error(error), is_error=True)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
         return
     _stored(connection, queue, request)
 
@@ -62,8 +70,8 @@ def set_begin(connection: "Connection", request: Request) -> None:
     """As `set`, of an item too large for memory: its chunks follow."""
     connection.counters.cmd_set += 1
     try:
-        connection.begin_upload(request, connection.broker.queue(request.queue).upload())
-    except JournalError as error:
+        connection.begin_upload(request, connection.broker.queue(request.queue).upload(request.size))
+    except DarnerError as error:
         connection.begin_upload(request, error)
 
 
@@ -83,15 +91,15 @@ def set_chunk(connection: "Connection", request: Request) -> None:
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
     begin, upload = connection.end_upload()
-    if isinstance(upload, JournalError):
-        connection.reply(request, server_error(upload), is_error=True)
+    if isinstance(upload, DarnerError):
+        connection.reply(request, _not_stored(upload), is_error=True)
         return
 
-    def done(error: JournalError | None) -> None:
+    def done(error: DarnerError | None) -> None:
         if error is None:
             _stored(connection, upload.queue, begin)
         else:
-            connection.reply(begin, server_error(error), is_error=True)
+            connection.reply(begin, _not_stored(error), is_error=True)
         connection.end_finish()
 
     connection.begin_finish()
@@ -315,6 +323,62 @@ def flush_all(connection: "Connection", request: Request) -> None:
         queue.acknowledge(connection, slot)
 
 
+def flush_expired(connection: "Connection", request: Request) -> None:
+    """`flush_expired <queue>`: the reply is how many items had expired."""
+    args = request.args
+    if len(args) != 1:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+    elif not _proto.valid_name(args[0]):
+        connection.reply(request, BAD_NAME, is_error=True)
+    else:
+        try:
+            queue = connection.broker.find(args[0])
+        except JournalError as error:
+            connection.reply(request, server_error(error), is_error=True)
+            return
+        _flush_expired(connection, request, [queue] if queue is not None else [], [])
+
+
+def flush_all_expired(connection: "Connection", request: Request) -> None:
+    """`flush_all_expired`: as `flush_expired`, of all queues."""
+    if request.args:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+        return
+    broker = connection.broker
+    _flush_expired(connection, request, list(broker.queues.values()), list(broker.broken.values()))
+
+
+def _flush_expired(
+    connection: "Connection", request: Request, queues: list[Queue], failures: list[JournalError]
+) -> None:
+    total = 0
+
+    def slices() -> Iterator[int]:
+        for queue in queues:
+            try:
+                for count in queue.flush_expired():
+                    connection.broker.move([queue])
+                    yield count
+            except JournalError as error:
+                failures.append(error)
+
+    def go_on() -> None:
+        nonlocal total
+        count = next(counts, None)
+        if count is not None:
+            total += count
+            connection.go_on(go_on)
+        elif failures:
+            connection.reply(request, server_error(failures[0]), is_error=True)
+        else:
+            connection.reply(request, b"%d\r\n" % total)
+            for queue in queues:
+                queue.acknowledge(connection, len(connection.out) - 1)
+
+    counts = slices()
+    go_on()
+
+
 def version(connection: "Connection", request: Request) -> None:
     """`version`."""
     connection.reply(request, f"VERSION {__version__}\r\n".encode())
@@ -384,7 +448,7 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
     yield "age", queue.age_ms
     yield "discarded", queue.discarded
     yield "waiters", len(queue.waiters)
-    yield "open_transactions", len(queue.reserved)
+    yield "open_transactions", queue.open_transactions
     yield "transactions", queue.transactions
     yield "canceled_transactions", queue.canceled_transactions
     yield "total_flushes", queue.total_flushes
@@ -429,6 +493,8 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.DELETE: delete,
     Verb.FLUSH: flush,
     Verb.FLUSH_ALL: flush_all,
+    Verb.FLUSH_EXPIRED: flush_expired,
+    Verb.FLUSH_ALL_EXPIRED: flush_all_expired,
     Verb.STATS: stats,
     Verb.VERSION: version,
     Verb.VERBOSITY: verbosity,

@@ -15,3 +15,15 @@ class StartError(DarnerError):
 
 class JournalError(DarnerError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+
+class RefusedError(DarnerError):
+    """The settings of the queue do not let an item in."""
+
+
+class QueueFullError(RefusedError):
+    """The queue has as many items or bytes as it may have."""
+
+
+class ItemTooLargeError(RefusedError):
+    """The item is larger than the queue takes."""
