@@ -54,6 +54,8 @@ cpdef enum Verb:
     DELETE
     FLUSH
     FLUSH_ALL
+    FLUSH_EXPIRED
+    FLUSH_ALL_EXPIRED
     STATS
     VERSION
     VERBOSITY
@@ -228,7 +230,7 @@ cdef int lower_verb(Word* word, char* out) noexcept:
     """The verb in lower case, and its length; 0 if it is longer than any verb there is."""
     cdef Py_ssize_t i
     cdef char c
-    if word.size > 15:
+    if word.size > 17:
         return 0
     for i in range(word.size):
         c = word.at[i]
@@ -376,7 +378,8 @@ cdef dict UNSUPPORTED = {
 
 cdef dict COLD = {
     # verb: (its number, how many words come before a noreply; 0 if it has none)
-    b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1), b"stats": (STATS, 0),
+    b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1),
+    b"flush_expired": (FLUSH_EXPIRED, 0), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0), b"stats": (STATS, 0),
     b"version": (VERSION, 0), b"verbosity": (VERBOSITY, 2), b"quit": (QUIT, 0),
     b"dump_stats": (DUMP_STATS, 0), b"dump_config": (DUMP_CONFIG, 0), b"status": (STATUS, 0),
     b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0), b"monitor": (MONITOR, 0), b"confirm": (CONFIRM, 0),
@@ -481,7 +484,7 @@ cdef class Parser:
     cdef Request parse_line(self, const char* at, Py_ssize_t size):
         cdef:
             Word words[_MAX_WORDS]
-            char verb[16]
+            char verb[18]
             Py_ssize_t n = split_words(at, size, words)
             int length
             bytes name
@@ -773,6 +776,11 @@ cdef class Item:
         self.size = size if data is None else PyBytes_GET_SIZE(data)
         self.chunk_bytes = chunk_bytes
         self.attempts = attempts
+
+    def copy(self):
+        """Another one with the same in it."""
+        return Item(self.id, self.flags, self.expires_ms, self.enqueued_ms, self.data, self.blob, self.size,
+                    self.chunk_bytes, self.attempts)
 
     @property
     def memory_bytes(self):

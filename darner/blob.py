@@ -155,13 +155,16 @@ def sync_directory(path: Path) -> None:
 
 
 def read_whole(path: Path, size: int) -> bytes:
-    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. OSError or ValueError if it is not
-    to be had."""
-    with path.open("rb") as file:
-        return b"".join(
-            _proto.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
-            for left in range(size, 0, -CHUNK_BYTES)
-        )
+    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
+    be had."""
+    try:
+        with path.open("rb") as file:
+            return b"".join(
+                _proto.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
+                for left in range(size, 0, -CHUNK_BYTES)
+            )
+    except (OSError, ValueError) as error:
+        raise JournalError(f"cannot read {path}: {error}") from error
 
 
 class BlobReader:

@@ -11,11 +11,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
-from darner._proto import valid_name
+from darner._proto import Item, valid_name
 from darner.blob import Offload
 from darner.commit import Committer
 from darner.config import QueueSettings
@@ -61,6 +62,25 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+class Copy(NamedTuple):
+    """An item that was put into another queue, as which id there."""
+
+    queue: Queue
+    id: int
+    # of the journal: if it is another by now, what was put there may be lost
+    generation: int
+
+
+class Move(NamedTuple):
+    """An item on its way from one queue to what `to` is the name of: where it is put already. It leaves
+    `source` only when that is on disk, so a crash in between leaves it in both."""
+
+    source: Queue
+    item: Item
+    to: bytes
+    copies: Sequence[Copy]
+
+
 class Broker:
     """All queues of a data directory.
 
@@ -102,6 +122,9 @@ class Broker:
         self._unsynced: list[Queue] = []
         # journals of deleted queues that something still needs
         self._retired: dict[bytes, Journal] = {}
+        self._moves: list[Move] = []
+        # queues whose items cannot be moved now, for the log
+        self._stuck: set[bytes] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -256,6 +279,7 @@ class Broker:
         if queue.failure is not None:
             raise queue.failure
         self._unregister(name)
+        self._stuck.discard(name)
         queue.retire()
         if isinstance(queue.journal, Journal):
             self._retired[name] = queue.journal
@@ -294,13 +318,16 @@ class Broker:
         sink = self.sinks[name] = targets[0] if len(targets) == 1 else Fanout(targets)
         return sink
 
-    def upload(self, name: bytes) -> Upload:
-        """Begin an item of this name that comes in chunks. Raises as `sink` does."""
+    def upload(self, name: bytes, size: int) -> Upload:
+        """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
+        `Queue.upload` of any of its queues."""
         self.status.check_sets()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
-        return stores[0].upload(lambda: self._targets(name))
+        for target in targets:
+            target.check(size)
+        return Upload(stores[0], lambda: self._targets(name))
 
     def source(self, name: bytes, *, make: bool) -> Queue | None:
         """Return the queue that is fetched from by this name; None if it is an alias, or if it is not there
@@ -441,16 +468,73 @@ class Broker:
         return self.trim(self.queues.values())
 
     def trim(self, queues: Iterable[Queue]) -> list[Queue]:
-        """Delete some dead records of each of these queues; returns those that have more."""
-        on_disk = [(q, q.journal) for q in queues if isinstance(q.journal, Journal)]
-        for _, journal in on_disk:
+        """Sweep each of these queues, and delete some of its dead records; returns those that have more."""
+        # others may come to be on the way
+        queues = list(queues)
+        for queue in queues:
+            journal = queue.journal
+            if isinstance(journal, MemoryJournal):
+                queue.sweep()
+                continue
             self._delete_blobs(journal)
             try:
+                queue.sweep()
                 journal.trim()
             except JournalError as error:
                 self._log_failure(journal, error)
+        self.move(queues)
+        return [q for q in queues if q.failure is None and (q.journal.untidy or q.restless)]
+
+    def move(self, queues: Iterable[Queue]) -> None:
+        """Move what leaves these queues for others, and commit all that is staged."""
+        for queue in queues:
+            if queue.leaving:
+                self._move_from(queue)
         self.committer.commit()
-        return [queue for queue, journal in on_disk if queue.failure is None and journal.untidy]
+        if self._moves:
+            moves, self._moves = self._moves, []
+            for move in moves:
+                self._settle(move)
+            self.committer.commit()
+
+    def _move_from(self, queue: Queue) -> None:
+        leaving, queue.leaving = queue.leaving, []
+        for item, name in leaving:
+            try:
+                targets = self._targets(name)
+                for target in targets:
+                    if target.failure is not None:
+                        raise target.failure
+                copies = [
+                    Copy(target, target.adopt(item, queue.journal), target.journal.generation)
+                    for target in targets
+                ]
+            except JournalError as error:
+                queue.leaving.append((item, name))
+                if queue.name not in self._stuck:
+                    self._stuck.add(queue.name)
+                    log.error(
+                        "items cannot be moved, they stay where they are and are tried again",
+                        queue=queue.name.decode(errors="replace"),
+                        to=name.decode(errors="replace"),
+                        reason=str(error),
+                    )
+            else:
+                self._stuck.discard(queue.name)
+                self._moves.append(Move(queue, item, name, copies))
+
+    def _settle(self, move: Move) -> None:
+        source, item = move.source, move.item
+        if not source.is_reserved(item):
+            return  # it is gone, by a failed write or with the queue
+        if any(copy.queue.journal.generation != copy.generation for copy in move.copies):
+            source.leaving.append((item, move.to))
+        elif source.failure is not None or any(
+            copy.queue.journal.committed_id <= copy.id for copy in move.copies
+        ):
+            self._moves.append(move)
+        else:
+            source.close(item)
 
     def _sync_later(self, queue: Queue) -> None:
         self._unsynced.append(queue)

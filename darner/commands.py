@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from darner import _proto, config
 from darner._proto import Item, Request, Verb
 from darner._version import __version__
-from darner.errors import ConfigError, DarnerError, JournalError, StatusError, UnavailableError
+from darner.errors import (
+    ConfigError,
+    DarnerError,
+    ItemTooLargeError,
+    JournalError,
+    QueueFullError,
+    StatusError,
+    UnavailableError,
+)
 from darner.fanout import Fanout
 from darner.queue import Queue, Upload, Waiter
 from darner.status import STATUSES
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
 
 END = b"END\r\n"
 STORED = b"STORED\r\n"
+NOT_STORED = b"NOT_STORED\r\n"
+TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
@@ -44,6 +54,12 @@ def server_error(error: DarnerError) -> bytes:
 # Storing
 
 
+def _not_stored(error: DarnerError) -> bytes:
+    if isinstance(error, ItemTooLargeError):
+        return TOO_LARGE
+    return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)
+
+
 def set_(connection: "Connection", request: Request) -> None:
     """`set <queue>[/sync] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
     connection.counters.cmd_set += 1
@@ -51,8 +67,8 @@ def set_(connection: "Connection", request: Request) -> None:
     try:
         sink = broker.sinks.get(request.queue) or broker.sink(request.queue)
         sink.push(request.data, request.flags, request.exptime, sync=request.sync)
-    except UnavailableError as error:
-        connection.reply(request, server_error(error), is_error=True)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
         return
     _stored(connection, sink, request)
 
@@ -67,8 +83,8 @@ def set_begin(connection: "Connection", request: Request) -> None:
     """As `set`, of an item too large for memory: its chunks follow."""
     connection.counters.cmd_set += 1
     try:
-        connection.begin_upload(request, connection.broker.upload(request.queue))
-    except UnavailableError as error:
+        connection.begin_upload(request, connection.broker.upload(request.queue, request.size))
+    except DarnerError as error:
         connection.begin_upload(request, error)
 
 
@@ -88,15 +104,15 @@ def set_chunk(connection: "Connection", request: Request) -> None:
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
     begin, upload = connection.end_upload()
-    if isinstance(upload, UnavailableError):
-        connection.reply(request, server_error(upload), is_error=True)
+    if isinstance(upload, DarnerError):
+        connection.reply(request, _not_stored(upload), is_error=True)
         return
 
-    def done(error: JournalError | None) -> None:
+    def done(error: DarnerError | None) -> None:
         if error is None:
             _stored(connection, upload, begin)
         else:
-            connection.reply(begin, server_error(error), is_error=True)
+            connection.reply(begin, _not_stored(error), is_error=True)
         connection.end_finish()
 
     connection.begin_finish()
@@ -449,6 +465,68 @@ def flush_all(connection: "Connection", request: Request) -> None:
         queue.acknowledge(connection, slot)
 
 
+def flush_expired(connection: "Connection", request: Request) -> None:
+    """`flush_expired <queue>`: the reply is how many items had expired."""
+    args = request.args
+    if len(args) != 1:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+    elif not _proto.valid_name(args[0]):
+        connection.reply(request, BAD_NAME, is_error=True)
+    else:
+        try:
+            connection.broker.status.check_sets()
+            queue = connection.broker.find(args[0])
+        except UnavailableError as error:
+            connection.reply(request, server_error(error), is_error=True)
+            return
+        _flush_expired(connection, request, [queue] if queue is not None else [], [])
+
+
+def flush_all_expired(connection: "Connection", request: Request) -> None:
+    """`flush_all_expired`: as `flush_expired`, of all queues."""
+    if request.args:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+        return
+    broker = connection.broker
+    try:
+        broker.status.check_sets()
+    except StatusError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    _flush_expired(connection, request, list(broker.queues.values()), list(broker.broken.values()))
+
+
+def _flush_expired(
+    connection: "Connection", request: Request, queues: list[Queue], failures: list[JournalError]
+) -> None:
+    total = 0
+
+    def slices() -> Iterator[int]:
+        for queue in queues:
+            try:
+                for count in queue.flush_expired():
+                    connection.broker.move([queue])
+                    yield count
+            except JournalError as error:
+                failures.append(error)
+
+    def go_on() -> None:
+        nonlocal total
+        count = next(counts, None)
+        if count is not None:
+            total += count
+            connection.go_on(go_on)
+        elif failures:
+            connection.reply(request, server_error(failures[0]), is_error=True)
+        else:
+            connection.reply(request, b"%d\r\n" % total)
+            for queue in queues:
+                queue.acknowledge(connection, len(connection.out) - 1)
+
+    counts = slices()
+    go_on()
+
+
 def version(connection: "Connection", request: Request) -> None:
     """`version`."""
     connection.reply(request, f"VERSION {__version__}\r\n".encode())
@@ -518,7 +596,7 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
     yield "age", queue.age_ms
     yield "discarded", queue.discarded
     yield "waiters", len(queue.waiters)
-    yield "open_transactions", len(queue.reserved)
+    yield "open_transactions", queue.open_transactions
     yield "transactions", queue.transactions
     yield "canceled_transactions", queue.canceled_transactions
     yield "total_flushes", queue.total_flushes
@@ -633,6 +711,8 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.DELETE: delete,
     Verb.FLUSH: flush,
     Verb.FLUSH_ALL: flush_all,
+    Verb.FLUSH_EXPIRED: flush_expired,
+    Verb.FLUSH_ALL_EXPIRED: flush_all_expired,
     Verb.STATS: stats,
     Verb.VERSION: version,
     Verb.VERBOSITY: verbosity,

@@ -17,7 +17,7 @@ from darner._proto import Parser, Request
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
-from darner.errors import JournalError, UnavailableError
+from darner.errors import DarnerError, JournalError
 from darner.holds import Holds
 from darner.queue import Upload, Waiter
 from darner.stats import Counters
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         # what this client has reserved
         self.holds = Holds()
         # the item it is sending in chunks, or why that came to nothing
-        self.upload: Upload | UnavailableError | None = None
+        self.upload: Upload | DarnerError | None = None
         self._upload_request: Request | None = None
         self._parser = Parser()
         self._blocked = 0
@@ -455,16 +455,16 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._waiter = self._timer = None
 
-    def begin_upload(self, request: Request, upload: Upload | UnavailableError) -> None:
+    def begin_upload(self, request: Request, upload: Upload | DarnerError) -> None:
         """The chunks of an item follow, for `upload`; they are swallowed if that is an error."""
         self._upload_request = request
         self.upload = upload
 
-    def end_upload(self) -> tuple[Request, Upload | UnavailableError]:
+    def end_upload(self) -> tuple[Request, Upload | DarnerError]:
         """The chunks have come; returns what `begin_upload` was given."""
         request, upload = self._upload_request, self.upload
         self._upload_request = self.upload = None
-        return cast("Request", request), cast("Upload | UnavailableError", upload)
+        return cast("Request", request), cast("Upload | DarnerError", upload)
 
     def wait_for_room(self, upload: Upload) -> None:
         """Take in no more chunks while enough of them wait to be written."""

@@ -23,3 +23,15 @@ class JournalError(UnavailableError):
 
 class StatusError(UnavailableError):
     """The server's status forbids the operation."""
+
+
+class RefusedError(DarnerError):
+    """The settings of the queue do not let an item in."""
+
+
+class QueueFullError(RefusedError):
+    """The queue has as many items or bytes as it may have."""
+
+
+class ItemTooLargeError(RefusedError):
+    """The item is larger than the queue takes."""

@@ -18,11 +18,10 @@ class Fanout:
         self.queues = queues
 
     def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
-        """Stage an item at the end of each queue: see `Queue.push`. JournalError if one is out of service;
-        then no queue has it."""
+        """Stage an item at the end of each queue: see `Queue.push`. If one of them cannot take it, it is in
+        none."""
         for queue in self.queues:
-            if queue.failure is not None:
-                raise queue.failure
+            queue.check(len(data))
         for queue in self.queues:
             queue.push(data, flags, exptime, sync=sync)
 

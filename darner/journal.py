@@ -7,6 +7,7 @@ commit.py has had that batch written; until then `read` finds them in memory. Re
     i<id>        an item, with its bytes or with the blob that holds them
     k            the kept ids: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
+    x            there if an item may have an expiry of its own
 
 A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
 
@@ -32,6 +33,7 @@ from darner.errors import JournalError
 
 STATE_KEY = b"s"
 KEPT_KEY = b"k"
+EXPIRING_KEY = b"x"
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
@@ -75,12 +77,14 @@ class Client(Protocol):
 class Batch:
     """Changes to one journal that will be written as one."""
 
-    __slots__ = ("acks", "bytes", "held", "number", "ops", "puts", "removed", "restated", "sync")
+    __slots__ = ("acks", "bytes", "expunged", "held", "number", "ops", "puts", "removed", "restated", "sync")
 
     def __init__(self, *, held: bool) -> None:
         self.puts: dict[int, Item] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
+        # the items beyond the read ones whose records it deletes
+        self.expunged: set[int] = set()
         # how many items that are on disk were removed
         self.removed = 0
         # whether the state changed in another way
@@ -117,6 +121,7 @@ class Journal:
         "_compact_from",
         "_compacting",
         "_db",
+        "_expunged_to",
         "_last_looked_at",
         "_must_place",
         "_placed",
@@ -127,6 +132,7 @@ class Journal:
         "committed_id",
         "dirty",
         "doomed",
+        "expiring",
         "failed",
         "generation",
         "gone",
@@ -214,11 +220,15 @@ class Journal:
         for key in self._db.iterator(start=b"u", stop=b"v", include_value=False):
             self.doomed.append((int.from_bytes(key[1:], "big"), 0))
         self._delete_unknown_blobs()
+        # whether an item may have an expiry of its own
+        self.expiring = self._db.get(EXPIRING_KEY) is not None
         # the first id that may not be on disk yet
         self.committed_id = self.state.next_id
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        # behind the last item expunged since then
+        self._expunged_to = 0
         # the batch that was the last one when `compactable` was asked last
         self._last_looked_at = -1
 
@@ -288,7 +298,9 @@ class Journal:
 
     def rewrite(self, item: Item) -> None:
         """Stage the record of a live item anew, after a change to it."""
-        if item.id not in self.batch.puts:
+        if item.id in self.batch.puts:
+            self.batch.puts[item.id] = item
+        else:
             self.batch.ops.append((_proto.item_key(item.id), _proto.encode_item(item)))
             self._mark()
 
@@ -317,6 +329,30 @@ class Journal:
                 self._checkpoint()
         if not self.dirty:
             self._mark()
+
+    def expunge(self, item: Item) -> None:
+        """Stage the removal of a live item that no `read` has come to yet: the next one finds it missing."""
+        batch, state = self.batch, self.state
+        state.items -= 1
+        state.bytes -= item.size
+        if batch.puts.pop(item.id, None) is not None:
+            batch.bytes -= item.memory_bytes
+        else:
+            batch.removed += 1
+            batch.expunged.add(item.id)
+            batch.ops.append((_proto.item_key(item.id), None))
+            self._trimmed_records += 1
+            self._trimmed_bytes += item.memory_bytes
+            self._expunged_to = max(self._expunged_to, item.id + 1)
+        if item.blob:
+            self._doom(item.blob)
+        self._mark()
+
+    def note_expiring(self, *, expiring: bool) -> None:
+        """Stage whether an item may have an expiry of its own: if not, nobody need look for one."""
+        self.expiring = expiring
+        self.batch.ops.append((EXPIRING_KEY, b"" if expiring else None))
+        self._mark()
 
     def _advance(self) -> None:
         floor = self.state.floor
@@ -369,6 +405,21 @@ class Journal:
         self.state.next_blob = blob + 1
         self.batch.ops.append((_proto.marker_key(blob), b""))
         self._mark()
+        return blob
+
+    def link_blob(self, file: Path) -> int:
+        """Stage a blob with the bytes of another one, in `file`; returns its id.
+
+        Raises JournalError if that cannot be: then `file` is as it was.
+        """
+        blob = self.begin_blob()
+        path = self.blob_path(blob)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.hardlink_to(file)
+        except OSError as error:
+            self.abandon_blob(blob)
+            raise JournalError(f"cannot link {path} to {file}: {error}") from error
         return blob
 
     def blob_path(self, blob: int) -> Path:
@@ -439,20 +490,47 @@ class Journal:
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:
+        expunged = self.batch.expunged
+        if self.writing is not None:
+            expunged = expunged | self.writing.expunged
         if start < self.committed_id:
             stop = _proto.item_key(self.committed_id)
             with self._db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
                 for key, record in records:
-                    yield _proto.decode_item(key, record)
+                    item = _proto.decode_item(key, record)
+                    if item.id not in expunged:
+                        yield item
         for batch in (self.writing, self.batch):
             if batch is not None:
-                yield from (item for item in batch.puts.values() if item.id >= start)
+                for item in batch.puts.values():
+                    if item.id >= start and item.id not in expunged:
+                        yield item
 
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
-        if start < stop:
+        if start >= stop:
+            return
+        if start == self.state.floor:
+            # not one by one: a sweep may have left a wide gap
+            self.state.floor = stop
+            self.gone = {id for id in self.gone if id >= stop}
+        else:
             self.gone.update(range(start, stop))
-            self._advance()
+        self._advance()
+
+    def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
+        """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
+        items: list[Item] = []
+        size = 0
+        try:
+            for item in self._from(max(start, self.state.floor)):
+                items.append(item)
+                size += item.memory_bytes
+                if len(items) >= max_items or size >= max_bytes:
+                    return items, item.id + 1
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        return items, self.state.next_id
 
     def kept_items(self) -> list[Item]:
         """Return the live items below the floor, oldest first."""
@@ -574,11 +652,11 @@ class Journal:
         )
 
     def begin_compaction(self) -> tuple[int, int]:
-        """Return what `compact` takes: the ids between which records were trimmed since the last time.
-        Not more, for a compaction rewrites what is alive in its range."""
-        span = self._compact_from, self.state.trimmed
+        """Return what `compact` takes: the ids between which records were trimmed or expunged since the
+        last time. Not more, for a compaction rewrites what is alive in its range."""
+        span = self._compact_from, max(self.state.trimmed, self._expunged_to)
         self._compact_from = self.state.trimmed
-        self._trimmed_records = self._trimmed_bytes = 0
+        self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:

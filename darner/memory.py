@@ -17,12 +17,13 @@ from darner.journal import Batch, Client
 class MemoryJournal:
     """The items of one queue, in memory."""
 
-    __slots__ = ("_items", "batch", "generation", "offload", "on_reopen", "state")
+    __slots__ = ("_items", "batch", "expiring", "generation", "offload", "on_reopen", "state")
 
     # as of a journal all of whose batches are written
     dirty = False
     writing = None
     failed: JournalError | None = None
+    untidy = False
     disk_bytes = 0
 
     def __init__(self, offload: Offload, created_ms: int) -> None:
@@ -33,6 +34,7 @@ class MemoryJournal:
         # counts up when the queue is deleted: an item begun before is lost
         self.generation = 0
         self.on_reopen: Callable[[], None] = lambda: None
+        self.expiring = False
         # by id; ordered otherwise than by hashing, since the oldest are looked for again and again
         self._items: OrderedDict[int, Item] = OrderedDict()
 
@@ -41,12 +43,15 @@ class MemoryJournal:
         self._items[self.state.add(item)] = item
 
     def rewrite(self, item: Item) -> None:
-        """An item has changed: nothing to do."""
+        """Put a changed item in its own place."""
+        self._items[item.id] = item
 
     def remove(self, item: Item) -> None:
         """Drop a live item."""
         del self._items[item.id]
         self.state.drop(item)
+
+    expunge = remove
 
     def flush(self, keep: Collection[Item]) -> None:
         """Drop all items but `keep`."""
@@ -65,6 +70,17 @@ class MemoryJournal:
                 if len(items) >= max_items or size >= max_bytes:
                     return items, item.id + 1
         return items, self.state.next_id
+
+    scan = read
+
+    @property
+    def committed_id(self) -> int:
+        """The first id that may not be on disk yet, in a journal that has one: nothing is waited for here."""
+        return self.state.next_id
+
+    def note_expiring(self, *, expiring: bool) -> None:
+        """Take note of whether an item may have an expiry of its own."""
+        self.expiring = expiring
 
     def kept_items(self) -> list[Item]:
         """Return the live items that `read` does not: there are none."""

@@ -6,15 +6,17 @@ waiting items are held in memory (the window); those behind them are read from t
 window runs dry.
 """
 
+import contextlib
+import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 from darner._proto import CHUNK_BYTES, Item
 from darner.blob import BlobReader, BlobWriter, read_whole, sync_directory
 from darner.config import QueueSettings
-from darner.errors import JournalError
+from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Client, Journal
 from darner.memory import MemoryJournal, MemoryWriter
 
@@ -25,6 +27,11 @@ ITEM_BYTES = 150
 # How much is read from the journal at once when the window is empty.
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
+
+# How much a slice of a sweep reads from the journal at most.
+SWEEP_BYTES = 1 << 20
+# How many items may be on their way to another queue: they are in memory until they are there.
+MAX_LEAVING = 256
 
 # memcached's rule: a larger expiry is a date, in seconds of the Unix epoch.
 MAX_RELATIVE_S = 60 * 60 * 24 * 30
@@ -144,7 +151,7 @@ class Upload:
         return self._writer.crowded(room)
 
     def finish(
-        self, flags: int, exptime: int, done: Callable[[JournalError | None], None], *, sync: bool
+        self, flags: int, exptime: int, done: Callable[[DarnerError | None], None], *, sync: bool
     ) -> None:
         """All chunks have come: when they are written, stage the item at the end of each queue and call
         `done` with None; or with the error, and nothing of the item stays."""
@@ -152,7 +159,7 @@ class Upload:
         def written(error: Exception | None) -> None:
             try:
                 if error is not None:
-                    raise error
+                    raise error if isinstance(error, DarnerError) else JournalError(str(error))
                 self._check()
                 targets = self._targets()
                 work = self._prepare(targets, sync=sync)
@@ -161,9 +168,9 @@ class Upload:
                     self.queue.journal.offload(work, written)
                     return
                 self._stage(targets, flags, exptime, sync=sync)
-            except (JournalError, OSError, ValueError) as failure:
+            except DarnerError as failure:
                 self.abandon()
-                done(failure if isinstance(failure, JournalError) else JournalError(str(failure)))
+                done(failure)
             else:
                 done(None)
 
@@ -206,16 +213,15 @@ class Upload:
         return journal is queue.journal and generation == journal.generation
 
     def _link(self, queue: "Queue", journal: Journal) -> Path:
-        blob = journal.begin_blob()
+        blob = journal.link_blob(self._path)
         self._links[queue] = journal, journal.generation, blob
-        link = journal.blob_path(blob)
-        link.parent.mkdir(mode=0o700, exist_ok=True)
-        link.hardlink_to(self._path)
-        return link
+        return journal.blob_path(blob)
 
     def _stage(self, targets: Sequence["Queue"], flags: int, exptime: int, *, sync: bool) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
+        for queue in targets:
+            queue.check(self._size)
         for queue in targets:
             blob = self._blob if queue is self.queue else self._links.pop(queue, (None, 0, 0))[2]
             if blob:
@@ -259,20 +265,33 @@ class Queue:
 
     __slots__ = (
         "_age_ms",
+        "_dead_letter_to",
+        "_expire_to",
         "_idle_id",
         "_idle_ms",
         "_is_synced",
+        "_limited",
+        "_max_age_ms",
+        "_max_attempts",
+        "_moving",
+        "_open_timeout_ms",
         "_opened",
         "_reads",
+        "_reserved_bytes",
+        "_reserved_ms",
+        "_soonest_ms",
+        "_swept",
         "canceled_transactions",
         "clock",
         "discarded",
         "expired_items",
         "failure",
         "journal",
+        "leaving",
         "name",
         "on_unsynced",
         "reserved",
+        "restless",
         "settings",
         "total_flushes",
         "total_items",
@@ -294,6 +313,15 @@ class Queue:
         self.journal = journal
         self.clock = clock
         self.reserved: dict[int, Item] = {}
+        self._reserved_bytes = 0
+        # when each was reserved, if that matters; the one that has been so longest comes first
+        self._reserved_ms: OrderedDict[int, int] = OrderedDict()
+        # those of them that nobody has reserved, but that go to another queue
+        self._moving: set[int] = set()
+        # of those, the ones that still have to be put there, and where
+        self.leaving: list[tuple[Item, bytes]] = []
+        # whether `sweep` has more to do
+        self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # why the queue is out of service, if it is
         self.failure: JournalError | None = None
@@ -316,6 +344,23 @@ class Queue:
         """Take these settings from now on."""
         self.settings = settings
         self._is_synced = settings.sync_ms is not None
+        self._limited = not (
+            settings.max_items is None and settings.max_bytes is None and settings.max_item_size is None
+        )
+        # 0 is none
+        self._max_age_ms = settings.max_age_ms or 0
+        self._max_attempts = settings.max_attempts or 0
+        self._open_timeout_ms = settings.open_timeout_ms or 0
+        self._expire_to = self._other(settings.expire_to_queue)
+        self._dead_letter_to = self._other(settings.dead_letter_queue)
+        self._reserved_ms.clear()
+        if self._open_timeout_ms:
+            now = self.clock()
+            self._reserved_ms.update((id, now) for id in self.reserved if id not in self._moving)
+
+    def _other(self, name: str | None) -> bytes | None:
+        # a queue that moves its items to itself would never get rid of them
+        return name.encode() if name is not None and name.encode() != self.name else None
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
@@ -333,6 +378,10 @@ class Queue:
         self._measure()
         # the id from which on items are not in the window
         self._reads = self.journal.state.floor
+        # No item's own expiry is before this. 0 if that is not known.
+        self._soonest_ms: float = 0 if self.journal.expiring else math.inf
+        # the id up to which `sweep` has looked for expired items; 0 if it is not about to
+        self._swept = 0
 
     def reload(self) -> None:
         """Start over from what the journal has on disk, after it was reopened or failed to."""
@@ -343,6 +392,11 @@ class Queue:
             self.reserved = {
                 id: item for id, item in self.reserved.items() if self.journal.find(id) is not None
             }
+            self._reserved_bytes = sum(item.size for item in self.reserved.values())
+            self._moving &= self.reserved.keys()
+            self.leaving = [leaver for leaver in self.leaving if self.is_reserved(leaver[0])]
+            for id in self._reserved_ms.keys() - self.reserved.keys():
+                del self._reserved_ms[id]
             self._load()
             self._serve()
         except JournalError as error:
@@ -361,7 +415,12 @@ class Queue:
     @property
     def waiting_bytes(self) -> int:
         """How many bytes the waiting items have."""
-        return self.journal.state.bytes - sum(item.size for item in self.reserved.values())
+        return self.journal.state.bytes - self._reserved_bytes
+
+    @property
+    def open_transactions(self) -> int:
+        """How many items somebody has reserved."""
+        return len(self.reserved) - len(self._moving)
 
     @property
     def age_ms(self) -> int:
@@ -371,14 +430,21 @@ class Queue:
     # In
 
     def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
-        """Stage an item at the end. `exptime` is memcache's; with `sync` its commit waits for the disk."""
+        """Stage an item at the end. `exptime` is memcache's; with `sync` its commit waits for the disk.
+
+        Raises QueueFullError or ItemTooLargeError if the settings do not let it in.
+        """
         now = self.clock()
         self.append(Item(0, flags, expires_ms(exptime, now) if exptime else 0, now, data), sync=sync)
 
-    def append(self, item: Item, *, sync: bool) -> None:
-        """Stage `item` at the end."""
+    def append(self, item: Item, *, sync: bool, exempt: bool = False) -> None:
+        """Stage `item` at the end; if `exempt`, even if the settings do not let it in."""
         if self.failure is not None:
             raise self.failure
+        if self._limited and not exempt:
+            self._make_room(item.size)
+        if item.expires_ms:
+            self._expect(item)
         journal = self.journal
         journal.put(item)
         if sync or self._is_synced:
@@ -391,10 +457,20 @@ class Queue:
         if self.waiters:
             self._serve()
 
-    def upload(self, targets: Callable[[], Sequence["Queue"]] | None = None) -> Upload:
-        """Begin an item that comes in chunks, for this queue or for `targets`: see `Upload`."""
+    def check(self, size: int) -> None:
+        """Raises what `append` of an item of `size` bytes would raise now."""
         if self.failure is not None:
             raise self.failure
+        if self._limited:
+            self._make_room(size, discard=False)
+
+    def upload(self, size: int, targets: Callable[[], Sequence["Queue"]] | None = None) -> Upload:
+        """Begin an item of `size` bytes that comes in chunks, for this queue or for `targets`: see `Upload`.
+
+        Raises QueueFullError or ItemTooLargeError if the settings do not let it in as things stand; they
+        are asked again when it is whole.
+        """
+        self.check(size)
         return Upload(self, targets)
 
     # Syncing
@@ -424,6 +500,35 @@ class Queue:
         if self.failure is None:
             self.journal.sync()
 
+    # Limits
+
+    def _make_room(self, size: int, *, discard: bool = True) -> None:
+        """Have room for an item of `size` bytes, at the cost of expired items and, if the settings say so,
+        of the oldest; unless `discard`, those are only known to be there."""
+        settings = self.settings
+        if settings.max_item_size is not None and size > settings.max_item_size:
+            raise ItemTooLargeError(f"{size} bytes, and at most {settings.max_item_size} are taken")
+        if not self._is_full(size):
+            return
+        if settings.max_items == 0 or (settings.max_bytes is not None and size > settings.max_bytes):
+            raise QueueFullError("no room even in the empty queue")
+        self._expire_head(self.clock(), self._slice_items())
+        if settings.discard_old_when_full:
+            while discard and self._is_full(size) and (self.window or self._read_ahead()):
+                item = self.window[0]
+                self._shift()
+                self.journal.remove(item)
+                self.discarded += 1
+        elif self._is_full(size):
+            raise QueueFullError("the queue is full")
+
+    def _is_full(self, size: int) -> bool:
+        # what is reserved does not count, as in Kestrel
+        settings = self.settings
+        return (settings.max_items is not None and self.items >= settings.max_items) or (
+            settings.max_bytes is not None and self.waiting_bytes + size > settings.max_bytes
+        )
+
     # Out
 
     def _head(self) -> Item | None:
@@ -432,13 +537,14 @@ class Queue:
             raise self.failure
         while self.window or self._read_ahead():
             item = self.window[0]
-            if not item.expires_ms or item.expires_ms > self.clock():
+            if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
                 if item.blob:
                     self._opened = self.open_blob(item)
                 return item
+            if len(self.leaving) >= MAX_LEAVING:
+                return None  # the next sweep goes on
             self._shift()
-            self.journal.remove(item)
-            self.expired_items += 1
+            self._expire(item)
         return None
 
     def _shift(self) -> None:
@@ -477,7 +583,9 @@ class Queue:
         """Set the oldest waiting item aside until `close` or `abort`, and return it."""
         item = self._take()
         if item is not None:
-            self.reserved[item.id] = item
+            self._set_aside(item)
+            if self._open_timeout_ms:
+                self._reserved_ms[item.id] = self.clock()
         return item
 
     def peek(self) -> Item | None:
@@ -503,27 +611,211 @@ class Queue:
             return
         if self.failure is not None:
             raise self.failure
-        del self.reserved[item.id]
-        self.journal.remove(item)
+        self._release(item)
+        if item.id < self._reads:
+            self.journal.remove(item)
+        else:
+            self.journal.expunge(item)
 
     def abort(self, item: Item) -> None:
-        """Put a reserved item back at the head: it is the next one fetched."""
+        """Put a reserved item back at the head: it is the next one fetched. One that has come back
+        `max_attempts` times goes to `dead_letter_queue`, or is dropped."""
         if not self.is_reserved(item):
             return
-        del self.reserved[item.id]
+        self._release(item)
         if self.failure is not None:
             return
         self.canceled_transactions += 1
         item.attempts = min(item.attempts + 1, 0xFFFF)
+        if self._max_attempts and item.attempts >= self._max_attempts:
+            if self._dead_letter_to is None:
+                self.discarded += 1
+            self._dispose(item, self._dead_letter_to)
+            return
+        # a copy, so that whoever held it cannot take it for theirs when another has it
+        item = item.copy()
         self.journal.rewrite(item)
         self.window.appendleft(item)
         self.window_bytes += item.memory_bytes + ITEM_BYTES
+        if item.expires_ms:
+            self._expect(item)
         self._serve()
+
+    def _set_aside(self, item: Item) -> None:
+        self.reserved[item.id] = item
+        self._reserved_bytes += item.size
+
+    def _release(self, item: Item) -> None:
+        del self.reserved[item.id]
+        self._reserved_bytes -= item.size
+        self._reserved_ms.pop(item.id, None)
+        self._moving.discard(item.id)
+
+    def _take_back(self, now: int) -> None:
+        """Put back what has been reserved for longer than `open_timeout`."""
+        overdue = []
+        for id, reserved_ms in self._reserved_ms.items():
+            if now - reserved_ms < self._open_timeout_ms:
+                break
+            overdue.append(id)
+        # the oldest comes to lie at the head
+        for id in sorted(overdue, reverse=True):
+            self.abort(self.reserved[id])
 
     def is_reserved(self, item: Item) -> bool:
         """Whether an item that was reserved still is."""
         # not if it went with a batch that failed, or with the queue; its id may be another's by now
         return self.reserved.get(item.id) is item
+
+    # Expiry, and other ends
+
+    def _has_expired(self, item: Item, now: int) -> bool:
+        return 0 < item.expires_ms <= now or 0 < self._max_age_ms <= now - item.enqueued_ms
+
+    def _expect(self, item: Item) -> None:
+        """Take note of when an item expires."""
+        if item.expires_ms < self._soonest_ms:
+            self._soonest_ms = item.expires_ms
+            if not self.journal.expiring:
+                self.journal.note_expiring(expiring=True)
+
+    def _expire(self, item: Item) -> None:
+        self.expired_items += 1
+        self._dispose(item, self._expire_to)
+
+    def _dispose(self, item: Item, heir: bytes | None) -> None:
+        """Be rid of an item that is neither waiting nor reserved any more: drop it, or have it moved to
+        the queue `heir`. Then it is here until it is known to be there."""
+        self._set_aside(item)
+        if heir is None:
+            self.close(item)
+        else:
+            self._moving.add(item.id)
+            self.leaving.append((item, heir))
+
+    def adopt(self, item: Item, home: Journal | MemoryJournal) -> int:
+        """Stage an item that leaves its queue, whose journal is `home`, as if it were set on this one now,
+        never to expire by itself. It is never refused, but may take the queue over its limits.
+
+        Returns its id here.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._limited and self.settings.discard_old_when_full:
+            with contextlib.suppress(RefusedError):
+                self._make_room(item.size)
+        now = self.clock()
+        mine = Item(0, item.flags, 0, now, item.data)
+        if item.blob:
+            file = cast("Journal", home).blob_path(item.blob)
+            if isinstance(self.journal, MemoryJournal):
+                mine = Item(0, item.flags, 0, now, read_whole(file, item.size))
+            else:
+                blob = self.journal.link_blob(file)
+                mine = Item(0, item.flags, 0, now, None, blob, item.size, item.chunk_bytes)
+        self.append(mine, sync=False, exempt=True)
+        return mine.id
+
+    def sweep(self) -> None:
+        """Take back what has been reserved for too long, and be rid of some of what has expired: at the
+        head, and, when an item further on may have expired, in a slice of the queue. Sets `restless` if
+        there is more to do at once."""
+        self.restless = False
+        if self.failure is not None:
+            return
+        now = self.clock()
+        if self._reserved_ms:
+            self._take_back(now)
+        if self._swept or self._soonest_ms <= now:
+            self._sweep(now)
+        elif self._max_age_ms:
+            limit = self._slice_items()
+            self.restless = 0 < limit == self._expire_head(now, limit)
+        if self.waiters and self.items:
+            self._serve()
+
+    def _sweep(self, now: int) -> None:
+        if not self._swept:
+            # what is met from now on, on the way or coming in, says when to look again
+            self._soonest_ms = math.inf
+            self._swept = 1
+        if self._slice_items():
+            _, self._swept = self._expire_slice(now, self._swept)
+            self.restless = self._swept > 0
+            if not self._swept and self._soonest_ms == math.inf and self.journal.expiring:
+                self.journal.note_expiring(expiring=False)
+
+    def flush_expired(self) -> Iterator[int]:
+        """Be rid of all that has expired, in slices; gives how many items went with each.
+
+        What goes to another queue has to be moved between them, or it ends before all is done.
+        """
+        now, at = self.clock(), 1
+        while at and self._slice_items():
+            if self.failure is not None:
+                raise self.failure
+            count, at = self._expire_slice(now, at)
+            yield count
+
+    def _slice_items(self) -> int:
+        """How many items may be looked at, or expire, in one go."""
+        limit = self.settings.max_expire_sweep
+        return limit if self._expire_to is None else min(limit, MAX_LEAVING - len(self.leaving))
+
+    def _expire_slice(self, now: int, start: int) -> tuple[int, int]:
+        """Be rid of what has expired at the head; then among some items from id `start` on that are not
+        in the window; and, when those are through, in the window. Returns how many items went, and the id
+        to go on from, or 0 at the end."""
+        limit = self._slice_items()
+        count = self._expire_head(now, limit)
+        if count < limit:
+            went, start = self._expire_unread(now, start, limit - count)
+            count += went
+        if count < limit and start >= self.journal.state.next_id:
+            went = self._expire_window(now, limit - count)
+            count += went
+            if count < limit:
+                return count, 0
+        return count, start
+
+    def _expire_unread(self, now: int, start: int, limit: int) -> tuple[int, int]:
+        items, start = self.journal.scan(max(start, self._reads), limit, SWEEP_BYTES)
+        # after a reload, items that were put back may lie among those not read
+        known = self.reserved.keys() | {item.id for item in self.window if item.id >= self._reads}
+        count = 0
+        for item in items:
+            if item.id not in known:
+                if self._has_expired(item, now):
+                    self._expire(item)
+                    count += 1
+                elif item.expires_ms:
+                    self._expect(item)
+        return count, start
+
+    def _expire_window(self, now: int, limit: int) -> int:
+        expired = [item for item in self.window if self._has_expired(item, now)][:limit]
+        if expired:
+            dead = {item.id for item in expired}
+            self.window = deque(item for item in self.window if item.id not in dead)
+            self._measure()
+            for item in expired:
+                self._expire(item)
+        for item in (*self.window, *self.reserved.values()):
+            if item.expires_ms:
+                self._expect(item)
+        return len(expired)
+
+    def _expire_head(self, now: int, limit: int) -> int:
+        """Be rid of up to `limit` expired items at the head; returns how many went."""
+        count = 0
+        while count < limit and (self.window or self._read_ahead()):
+            item = self.window[0]
+            if not self._has_expired(item, now):
+                break
+            self._shift()
+            self._expire(item)
+            count += 1
+        return count
 
     # Waiting
 
@@ -575,6 +867,10 @@ class Queue:
     def retire(self) -> None:
         """Give up the journal: nothing is waiting, nothing is reserved, and nothing will be."""
         self.reserved.clear()
+        self._reserved_bytes = 0
+        self._reserved_ms.clear()
+        self._moving.clear()
+        self.leaving.clear()
         self.journal.retire()
         self.failure = JournalError("the queue was deleted")
         self.journal.on_reopen = lambda: None

@@ -60,7 +60,7 @@ class Data:
 
     def upload(self, name, content, *, sync=False):
         """As a `set` of a large item does it; returns what it came to."""
-        upload = self.broker.upload(name)
+        upload = self.broker.upload(name, len(content))
         self.write(upload, content)
         return self.finish(upload, sync=sync)
 

@@ -263,7 +263,7 @@ class TestLargeItem:
 
     @staticmethod
     def upload(data, *chunks):
-        upload = data.broker.queue(b"work").upload()
+        upload = data.broker.queue(b"work").upload(CHUNK_BYTES)
         for chunk in chunks:
             upload.write(chunk)
         return upload

@@ -5,9 +5,9 @@ from brokers import Data
 
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
-from darner.errors import ConfigError, JournalError
+from darner.errors import ConfigError, JournalError, QueueFullError
 from darner.journal import Journal
-from darner.queue import Queue, Waiter
+from darner.queue import Queue, Upload, Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -83,10 +83,13 @@ class TestChild:
         assert data.broker.queues[b"orders"].items == 1
 
     def test_out_of_service_has_no_queue_take_the_item(self, data):
-        data.broker.queue(b"orders+audit").failure = JournalError("the disk is gone")
+        audit = data.broker.queue(b"orders+audit")
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        audit.failure = JournalError("the disk is gone")
         with pytest.raises(JournalError, match="the disk is gone"):
             data.set(b"orders", b"1")
-        assert data.upload(b"orders", LARGE) != [None]
+        assert data.finish(upload) == [audit.failure]
         data.broker.queues[b"orders+audit"].failure = None
         assert data.read_all(b"orders") == data.read_all(b"orders+audit") == []
         assert data.blobs() == []
@@ -100,6 +103,44 @@ class TestChild:
         with pytest.raises(JournalError, match="CURRENT"):
             data.set(b"orders", b"1")
         assert data.read_all(b"orders") == []
+
+    @pytest.mark.parametrize("full", [b"orders", b"orders+audit"])
+    def test_has_an_item_or_none_of_them_has(self, data, full):
+        data.settings[b"orders"] = QueueSettings(max_items=9)
+        data.settings[full] = QueueSettings(max_items=1)
+        data.settings[b"orders+other"] = QueueSettings(max_items=1, discard_old_when_full=True)
+        for child in (b"orders+audit", b"orders+other"):
+            data.broker.queue(child)
+        data.set(b"orders", b"1")
+        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.sinks[b"orders"].queues)
+        data.write(upload, LARGE)
+        with pytest.raises(QueueFullError):
+            data.set(b"orders", b"2")
+        with pytest.raises(QueueFullError):
+            data.broker.upload(b"orders", len(LARGE))
+        (error,) = data.finish(upload)
+        assert isinstance(error, QueueFullError)
+        for name in (b"orders", b"orders+audit", b"orders+other"):
+            assert data.read_all(name) == [b"1"]
+        assert data.blobs() == []
+        data.set(b"orders", b"3")
+        assert data.read_all(b"orders+other") == [b"3"]
+
+    def test_gets_what_is_moved_to_its_parent(self, data):
+        data.settings[b"work"] = QueueSettings(max_age_ms=10, expire_to_queue="orders")
+        data.settings[b"orders+memory"] = QueueSettings(durable=False)
+        for child in (b"orders+audit", b"orders+memory"):
+            data.broker.queue(child)
+        data.set(b"work", b"1")
+        assert data.upload(b"work", LARGE) == [None]
+        data.now += 10
+        data.broker.tidy()
+        data.settle()
+        for name in (b"orders", b"orders+audit", b"orders+memory"):
+            assert data.read_all(name) == [b"1", LARGE]
+        data.broker.tidy()
+        assert data.broker.queues[b"work"].journal.state.items == 0
+        assert data.blobs() == []
 
     def test_is_told_of_by_the_reply(self, data, monkeypatch):
         """A set is acknowledged only if it is written in every queue."""
@@ -162,7 +203,7 @@ class TestLargeItem:
     @pytest.mark.parametrize("sync", [False, True])
     def test_is_for_the_queues_that_are_there_when_it_is_whole(self, data, sync):
         data.broker.queue(b"orders+early")
-        upload = data.broker.upload(b"orders")
+        upload = data.broker.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         data.broker.delete(b"orders+early")
         data.broker.queue(b"orders+late")
@@ -174,7 +215,7 @@ class TestLargeItem:
 
     def test_finds_the_queues_that_come_and_go_while_it_is_synced(self, data):
         data.broker.queue(b"orders+early")
-        upload = data.broker.upload(b"orders")
+        upload = data.broker.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         told = []
         upload.finish(0, 0, told.append, sync=True)
@@ -202,7 +243,7 @@ class TestLargeItem:
 
     def test_given_up_leaves_nothing(self, data):
         data.broker.queue(b"orders+audit")
-        upload = data.broker.upload(b"orders")
+        upload = data.broker.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         upload.abandon()
         data.settle()

@@ -18,11 +18,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from darner import _proto, broker, commit, journal, queue
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.errors import JournalError
+from darner.config import QueueSettings
+from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal import Journal
 
 NAMES = (b"work", b"play")
 CHUNK_BYTES = 16
+SETTINGS = (
+    QueueSettings(),
+    QueueSettings(max_items=3),
+    QueueSettings(max_bytes=20, max_item_size=30, discard_old_when_full=True),
+    QueueSettings(max_items=2, max_age_ms=4000, discard_old_when_full=True),
+)
 
 
 class Silence:
@@ -86,7 +93,8 @@ class First:
 class Twin:
     """What a journal should hold."""
 
-    def __init__(self, journal, order):
+    def __init__(self, name, journal, order):
+        self.name = name
         self.journal = journal
         self.order = order
         self.on_disk = (frozenset(), False)  # its numbers, and whether it is deleted
@@ -143,16 +151,18 @@ class QueueMachine(RuleBasedStateMachine):
         self.failing, self.failed = {}, {}
         self.data = Path(tempfile.mkdtemp(prefix="darner-model"))
         self.now = 1_000_000
-        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
+        # number: data, or a list of it if in chunks, when it expires by itself, and when it was set
+        self.items = {}
         self.order = {}  # number: its place among all, in the order of setting
         self.places = itertools.count()
         self.twins = {}  # of queues, by name
         self.retired = {}  # of deleted queues whose journal is still there
+        self.settings = dict.fromkeys(NAMES, SETTINGS[0])
         self._start()
 
     def _start(self):
         self.offload = Offload()
-        self.broker = Broker(self.data, lambda: self.now, self.offload)
+        self.broker = Broker(self.data, lambda: self.now, self.offload, self.settings.__getitem__)
         self.broker.open()
         self.holds, self.uploads, self.readers = [], [], []
 
@@ -161,7 +171,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _queue(self, name):
         queue = self.broker.queue(name)
         if name not in self.twins:
-            twin = self.retired.pop(name, None) or Twin(queue.journal, self.order)
+            twin = self.retired.pop(name, None) or Twin(name, queue.journal, self.order)
             twin.deleted = False
             self.twins[name] = twin
         assert queue.journal is self.twins[name].journal
@@ -176,11 +186,44 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _head(self, twin):
         while twin.waiting:
-            expires = self.items[twin.waiting[0]][1]
-            if not expires or expires > self.now:
+            if not self._has_expired(twin.waiting[0], twin):
                 return twin.waiting[0]
             twin.waiting.pop(0)
         return None
+
+    def _has_expired(self, number, twin):
+        _, expires, since = self.items[number]
+        max_age = self.settings[twin.name].max_age_ms
+        return 0 < expires <= self.now or (max_age is not None and self.now - since >= max_age)
+
+    def _refusal(self, twin, size, *, discard=True):
+        """What a set of an item of so many bytes raises, or None if there is room, now."""
+        settings = self.settings[twin.name]
+        if settings.max_item_size is not None and size > settings.max_item_size:
+            return ItemTooLargeError
+        if settings.max_bytes is not None and size > settings.max_bytes:
+            return QueueFullError
+        if self._is_full(twin, size):
+            self._head(twin)
+            if not settings.discard_old_when_full and self._is_full(twin, size):
+                return QueueFullError
+            while discard and self._is_full(twin, size):
+                twin.waiting.pop(0)
+        return None
+
+    def _is_full(self, twin, size):
+        settings = self.settings[twin.name]
+        held = sum(self._size(number) for number in twin.waiting)
+        return (settings.max_items is not None and len(twin.waiting) >= settings.max_items) or (
+            settings.max_bytes is not None and held + size > settings.max_bytes
+        )
+
+    def _drop_expired(self, twin):
+        """Returns how many."""
+        live = [number for number in twin.waiting if not self._has_expired(number, twin)]
+        count = len(twin.waiting) - len(live)
+        twin.waiting = live
+        return count
 
     @property
     def all_twins(self):
@@ -224,9 +267,10 @@ class QueueMachine(RuleBasedStateMachine):
         replies.clear()
 
     def _is_item(self, item, number, twin):
-        data, expires = self.items[number]
+        data, expires, since = self.items[number]
         assert item.flags == number
         assert item.expires_ms == expires
+        assert item.enqueued_ms == since
         assert item.data == (None if isinstance(data, list) else data)
         assert item.size == len(data[0] if isinstance(data, list) else data)
 
@@ -241,7 +285,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _set(self, number, data, exptime):
         expires = self.now + exptime * 1000 if exptime > 0 else -exptime
-        self.items[number] = (data, expires)
+        self.items[number] = (data, expires, self.now)
         self.order[number] = next(self.places)
 
     @rule(name=names, size=st.integers(0, 9), exptime=st.sampled_from([0, 0, 0, 5, -1]), sync=st.booleans())
@@ -250,6 +294,11 @@ class QueueMachine(RuleBasedStateMachine):
         number = self._number(b"x" * size, exptime)
         if twin.out_of_service:
             with pytest.raises(JournalError):
+                queue.push(b"x" * size, number, exptime, sync=sync)
+            return
+        refusal = self._refusal(twin, size)
+        if refusal is not None:
+            with pytest.raises(refusal):
                 queue.push(b"x" * size, number, exptime, sync=sync)
             return
         queue.push(b"x" * size, number, exptime, sync=sync)
@@ -268,11 +317,17 @@ class QueueMachine(RuleBasedStateMachine):
         queue, twin = self._queue(name)
         if twin.out_of_service:
             with pytest.raises(JournalError):
-                queue.upload()
+                queue.upload(sum(sizes))
             return
-        upload = queue.upload()
         number = self._number([b""])
         chunks = [b"%-16d" % number] * len(sizes[1:]) + [b"y" * sizes[0]]
+        size = sum(map(len, chunks))
+        refusal = self._refusal(twin, size, discard=False)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                queue.upload(size)
+            return
+        upload = queue.upload(size)
         for chunk in chunks:
             upload.write(chunk)
             if commit:
@@ -289,6 +344,11 @@ class QueueMachine(RuleBasedStateMachine):
             return
 
         def done(error):
+            if not isinstance(error, JournalError):
+                refusal = self._refusal(twin, len(content))
+                assert error is None if refusal is None else isinstance(error, refusal)
+                if refusal is not None:
+                    return
             if error is not None:
                 assert twin.out_of_service or twin.generation != generation
                 return
@@ -304,11 +364,12 @@ class QueueMachine(RuleBasedStateMachine):
     def push_large(self, name, sizes):
         _, twin = self._queue(name)
         if not twin.out_of_service:
+            uploads, self.uploads = self.uploads, []
             self.begin_upload(name=name, sizes=sizes, commit=False)
-            upload = self.uploads.pop()
-            self.uploads.insert(0, upload)
-            self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
-            self.threads_run()
+            if self.uploads:
+                self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
+                self.threads_run()
+            self.uploads = uploads
 
     @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), read=st.booleans())
     def fetch(self, name, how, read):
@@ -382,6 +443,22 @@ class QueueMachine(RuleBasedStateMachine):
         queue.flush()
         twin.waiting.clear()
         self._promise(twin)
+
+    @rule(name=names)
+    def flush_expired(self, name):
+        queue, twin = self._queue(name)
+        if twin.out_of_service:
+            with pytest.raises(JournalError):
+                next(queue.flush_expired())
+            return
+        assert sum(queue.flush_expired()) == self._drop_expired(twin)
+        self._promise(twin)
+
+    @rule(name=names, settings=st.sampled_from(SETTINGS))
+    def configure(self, name, settings):
+        self.settings[name] = settings
+        if name in self.broker.queues:
+            self.broker.queues[name].configure(settings)
 
     @precondition(lambda self: self.twins)
     @rule(data=st.data())
@@ -460,6 +537,8 @@ class QueueMachine(RuleBasedStateMachine):
         for twin in out:
             twin.out_of_service = False
             twin.forget_staged()
+        for twin in self.twins.values():
+            self._drop_expired(twin)
         self._committed()
         self.retired = {name: twin for name, twin in self.retired.items() if name in self.broker._retired}
 
@@ -499,21 +578,21 @@ class QueueMachine(RuleBasedStateMachine):
         for name, last in twins.items():
             numbers, deleted = last.on_disk
             if not deleted:
-                twin = self.twins[name] = Twin(self.broker.queues[name].journal, self.order)
+                twin = self.twins[name] = Twin(name, self.broker.queues[name].journal, self.order)
                 twin.waiting = sorted(numbers, key=self.order.get)
                 twin.on_disk = (numbers, False)
         assert set(self.broker.queues) == set(self.twins)
         while any(twin.journal.untidy or twin.journal.doomed for twin in self.twins.values()):
-            self.broker.tidy()
+            self.tidy()
             self.threads_run()
-        self.broker.committer.commit()
+        self.commit()
         for twin in self.twins.values():
             self._holds_nothing_else(twin)
 
     def _holds_nothing_else(self, twin):
         files = set()
         for key, record in twin.journal._db.iterator():
-            assert key[:1] in b"sik"
+            assert key[:1] in b"sikx"
             if key[:1] == b"i":
                 item = _proto.decode_item(key, record)
                 assert item.flags in twin.on_disk[0]

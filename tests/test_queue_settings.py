@@ -6,7 +6,7 @@ from brokers import Data
 from darner import queue
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
-from darner.errors import JournalError
+from darner.errors import JournalError, QueueFullError
 from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
@@ -207,6 +207,22 @@ class TestInMemory:
         data.restart()
         assert list(data.broker.queues) == [b"kept"]
 
+    def test_has_limits_expiry_and_a_queue_for_what_expired(self, data):
+        data.settings[b"work"] = QueueSettings(
+            durable=False, max_bytes=len(LARGE), max_age_ms=10, expire_to_queue="old"
+        )
+        assert data.upload(b"work", LARGE) == [None]
+        with pytest.raises(QueueFullError):
+            data.set(b"work", b"1")
+        data.now += 10
+        data.broker.tidy()
+        data.settle()
+        data.set(b"work", b"2")
+        assert data.read_all(b"old") == [LARGE]
+        assert data.read_all(b"work") == [b"2"]
+        data.broker.tidy()
+        assert data.broker.queues[b"work"].journal.state.items == 0
+
     def test_goes_on_for_who_waits_when_it_is_deleted(self, data):
         delivered = []
         data.broker.queue(b"work").wait(Waiter(Queue.pop, lambda _, item: delivered.append(item.data)))
@@ -220,11 +236,11 @@ class TestInMemory:
         assert data.upload(b"work", LARGE, sync=True) == [None]
         assert data.broker.queues[b"work"].waiting_bytes == len(LARGE)
         assert data.read_all(b"work") == [LARGE]
-        upload = data.broker.upload(b"work")
+        upload = data.broker.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         upload.abandon()
         assert data.read_all(b"work") == []
-        upload = data.broker.upload(b"work")
+        upload = data.broker.upload(b"work", len(LARGE))
         data.broker.delete(b"work")
         with pytest.raises(JournalError, match="deleted"):
             upload.write(LARGE)
@@ -243,7 +259,7 @@ class TestInMemory:
 
     def test_gets_a_child_on_disk_while_a_large_item_is_on_its_way(self, data):
         data.settings[b"work+child"] = QueueSettings(durable=True)
-        upload = data.broker.upload(b"work")
+        upload = data.broker.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         data.broker.queue(b"work+child")
         assert data.finish(upload) == [None]

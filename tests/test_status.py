@@ -76,7 +76,7 @@ class TestStatus:
         with pytest.raises(StatusError, match="refused: the server is quiescent"):
             data.broker.sink(b"work")
         with pytest.raises(StatusError):
-            data.broker.upload(b"work")
+            data.broker.upload(b"work", 1 << 20)
         with pytest.raises(StatusError):
             data.broker.source(b"work", make=True)
         data.broker.set_status(UP)

@@ -173,6 +173,8 @@ class TestStatus:
         assert wire.ask(b"delete work\r\n") == refused
         assert wire.ask(b"flush work\r\n") == refused
         assert wire.ask(b"flush_all\r\n") == refused
+        assert wire.ask(b"flush_expired work\r\n") == refused
+        assert wire.ask(b"flush_all_expired\r\n") == refused
         assert wire.get(b"work") == b"1"
         server.restart()
         wire = server.connect()
