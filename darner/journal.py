@@ -517,6 +517,8 @@ class Journal:
         else:
             self.gone.update(range(start, stop))
         self._advance()
+        if len(self.gone) > MAX_GONE:
+            self._checkpoint()
 
     def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""

@@ -39,6 +39,8 @@ class TestLine:
             (b"delete a", Verb.DELETE),
             (b"flush a", Verb.FLUSH),
             (b"flush_all", Verb.FLUSH_ALL),
+            (b"flush_expired a", Verb.FLUSH_EXPIRED),
+            (b"flush_all_expired", Verb.FLUSH_ALL_EXPIRED),
             (b"stats", Verb.STATS),
             (b"version", Verb.VERSION),
             (b"verbosity 1", Verb.VERBOSITY),

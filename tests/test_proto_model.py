@@ -30,6 +30,8 @@ COLD = {
     b"flush": 2,
     b"flush_all": 1,
     b"verbosity": 2,
+    b"flush_expired": 99,
+    b"flush_all_expired": 99,
     b"stats": 99,
     b"version": 99,
     b"quit": 99,
