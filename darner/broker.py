@@ -20,7 +20,7 @@ from darner._proto import Item, valid_name
 from darner.blob import Offload
 from darner.commit import Committer
 from darner.config import QueueSettings
-from darner.errors import ConfigError, JournalError, StartError
+from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.memory import MemoryJournal
@@ -353,16 +353,28 @@ class Broker:
         return self.aliases.get(name) or sorted(self._children.get(name, ()))
 
     def set_aliases(self, aliases: Mapping[bytes, tuple[bytes, ...]]) -> None:
-        """Have other aliases from now on. ConfigError if one is for another; then nothing has changed."""
-        for alias, names in aliases.items():
-            for name in names:
-                if name in aliases:
-                    raise ConfigError(
-                        f"the alias {alias.decode(errors='replace')} is for {name.decode(errors='replace')}, "
-                        "which is an alias itself; name queues"
-                    )
+        """Have other aliases from now on; what they name are queues."""
         self.aliases = dict(aliases)
         self._route_anew()
+
+    def reconfigure(
+        self,
+        settings_for: Callable[[bytes], QueueSettings],
+        aliases: Mapping[bytes, tuple[bytes, ...]],
+    ) -> list[bytes]:
+        """Have other settings and aliases from now on; returns the queues and aliases for which something
+        changed. A queue is in memory or on disk as it was made: `durable` counts when it is made anew."""
+        changed = [
+            name for name in {**self.aliases, **aliases} if self.aliases.get(name) != aliases.get(name)
+        ]
+        self.settings_for = settings_for
+        for name, queue in self.queues.items():
+            settings = settings_for(name)
+            if settings != queue.settings:
+                queue.configure(settings)
+                changed.append(name)
+        self.set_aliases(aliases)
+        return changed
 
     def set_status(self, level: int) -> None:
         """Have another status: see `Status.change`."""

@@ -47,11 +47,12 @@ def main(
     data: str | None, host: str | None, port: int | None, config_path: Path | None, *, debug: bool | None
 ) -> None:
     """Serve durable message queues to memcache clients."""
-    given = {"data": data, "host": host, "port": port, "debug": debug}
+    options = {"data": data, "host": host, "port": port, "debug": debug}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
-        settings = config.load(config_path, {key: value for key, value in given.items() if value is not None})
+        settings = config.load(config_path, given)
         set_up_log(debug=settings.debug)
-        serve(settings)
+        serve(settings, lambda: config.load(config_path, given))
     except DarnerError as error:
         click.echo(f"darner: {error}", err=True)
         sys.exit(1)

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from darner import _proto, config
+import msgspec
+
+from darner import _proto
 from darner._proto import Item, Request, Verb
 from darner._version import __version__
+from darner.config import QueueSettings
 from darner.errors import (
     ConfigError,
     DarnerError,
@@ -621,8 +624,25 @@ def dump_config(connection: "Connection", request: Request) -> None:
     """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
     broker = connection.broker
     for name in request.args or sorted(broker.queues):
-        _dump(connection, request, name, config.describe(broker.settings(name)))
+        settings = broker.settings(name)
+        if name in broker.queues:
+            settings = msgspec.structs.replace(settings, durable=broker.queues[name].is_durable)
+        _dump(connection, request, name, _describe(settings))
     connection.reply(request, END)
+
+
+def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
+    """The settings of a queue as they may stand in the configuration."""
+    for field, value in msgspec.structs.asdict(settings).items():
+        key = field.removesuffix("_ms")
+        if key == "sync" and not value:
+            yield key, "never" if value is None else "always"
+        elif value is None:
+            yield key, "none"
+        elif isinstance(value, bool):
+            yield key, str(value).lower()
+        else:
+            yield key, f"{value}ms" if key != field else str(value)
 
 
 def _dump(

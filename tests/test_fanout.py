@@ -5,7 +5,7 @@ from brokers import Data
 
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
-from darner.errors import ConfigError, JournalError, QueueFullError
+from darner.errors import JournalError, QueueFullError
 from darner.journal import Journal
 from darner.queue import Queue, Upload, Waiter
 
@@ -299,11 +299,17 @@ class TestAlias:
         data.set(b"all", b"a queue now")
         assert data.read_all(b"all") == [b"a queue now"]
 
-    def test_for_another_alias_is_refused_and_nothing_changes(self, data):
-        with pytest.raises(ConfigError, match="alias two is for all, which is an alias itself"):
-            data.broker.set_aliases({b"all": (b"one",), b"two": (b"all",)})
+    def test_may_be_changed_with_the_settings_of_queues(self, data):
         data.set(b"all", b"1")
-        assert data.read_all(b"two") == [b"1"]
+        data.settings[b"one"] = QueueSettings(fanout_only=True)
+        aliases = {b"one-only": (b"one",), b"new": (b"two",)}
+        changed = data.broker.reconfigure(data.settings_for, aliases)
+        assert sorted(changed) == [b"all", b"new", b"one"]
+        data.set(b"new", b"2")
+        data.set(b"one-only", b"into the void")
+        assert data.read_all(b"one") == [b"1"]
+        assert data.read_all(b"two") == [b"1", b"2"]
+        assert data.broker.reconfigure(data.settings_for, aliases) == []
 
 
 def test_a_queue_by_itself_is_its_own_sink(data):

@@ -1,0 +1,139 @@
+"""What may be written for a setting: a size, a time, a queue's name, and the others.
+
+A kind says in words what it allows, and turns what TOML has into what the program uses. No setting is
+named in here.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+# A journal's numbers have 64 bits; this leaves room to add two of them.
+LARGEST = 2**62
+# A hundred years: added to the clock, it stays within a journal's numbers.
+LONGEST_MS = 36_525 * 86_400_000
+# The protocol's rule, as in `_proto.valid_name`.
+NAME = re.compile(rb"[^\x00-\x20\x7f/]{1,250}")
+NAME_RULE = "1 to 250 bytes without space, control character or /"
+
+SIZES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+SIZES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+TIMES_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+TIMES_S = {"s": 1, "m": 60, "h": 3600}
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """`allowed` says what may be written; `read` returns what it means, or raises ValueError."""
+
+    allowed: str
+    read: Callable[[Any], Any]
+
+    def or_word(self, word: str, meaning: int | None) -> "Kind":
+        """Return a kind that allows `word` too."""
+
+        def read(value: Any) -> Any:
+            return meaning if value == word else self.read(value)
+
+        return Kind(f'{self.allowed}, or "{word}"', read)
+
+    def or_none(self) -> "Kind":
+        """Return a kind that allows `"none"` too: TOML has no null, and a limit must be liftable."""
+        return self.or_word("none", None)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if not NAME.fullmatch(text.encode()):
+        raise ValueError
+    return text
+
+
+def _names(value: Any) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError
+    names = tuple(_name(name).encode() for name in value)
+    if len(set(names)) < len(names):
+        raise ValueError
+    return names
+
+
+def _word(*words: str) -> Kind:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return Kind(" or ".join(f'"{word}"' for word in words), read)
+
+
+def _number(allowed: str, low: int, high: int, units: Mapping[str, int] | None = None) -> Kind:
+    def read(value: Any) -> int:
+        if units and isinstance(value, str):
+            amount = re.fullmatch(r"([0-9]{1,20}) ?([A-Za-z]+)", value)
+            if not amount or amount[2] not in units:
+                raise ValueError
+            value = int(amount[1]) * units[amount[2]]
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError
+        return value
+
+    if units:
+        allowed += f" ({' '.join(units)})"
+    return Kind(allowed, read)
+
+
+def _size(low: int) -> Kind:
+    return _number(f'a size from {low}: a number of bytes, or such as "16 MiB"', low, LARGEST, SIZES)
+
+
+def _time(low: int) -> Kind:
+    allowed = f'a time from {low} ms to 100 years: a number of milliseconds, or such as "5m"'
+    return _number(allowed, low, LONGEST_MS, TIMES_MS)
+
+
+TEXT = Kind("text in quotes", _text)
+PORT = _number("a whole number from 0 to 65535", 0, 65535)
+COUNT = _number("a whole number from 1", 1, LARGEST)
+NAMES = Kind(f'a list of different queues, such as ["orders", "audit"], each a name of {NAME_RULE}', _names)
+
+Flag = Annotated[bool, Kind("true or false", _flag)]
+Text = Annotated[str, TEXT]
+OptionalText = Annotated[str | None, TEXT.or_none()]
+OptionalName = Annotated[str | None, Kind(f"the name of a queue: {NAME_RULE}", _name).or_none()]
+Port = Annotated[int, PORT]
+OptionalPort = Annotated[int | None, PORT.or_none()]
+Count = Annotated[int, COUNT]
+OptionalCount = Annotated[int | None, COUNT.or_none()]
+Size = Annotated[int, _size(0)]
+OptionalSize = Annotated[int | None, _size(1).or_none()]
+TimeMs = Annotated[int, _time(0)]
+OptionalTimeMs = Annotated[int | None, _time(1).or_none()]
+SyncMs = Annotated[int | None, _time(1).or_word("always", 0).or_word("never", None)]
+# a journal keeps it in 16 bits
+Attempts = Annotated[int | None, _number("a whole number from 1 to 65535", 1, 65535).or_none()]
+# the system takes no more for TCP_KEEPIDLE
+KeepaliveS = Annotated[
+    int,
+    _number('a time from 1 to 32767 seconds: a number of seconds, or such as "5m"', 1, 32767, TIMES_S),
+]
+Dialect = Annotated[Literal["memcached", "kestrel"], _word("memcached", "kestrel")]
+
+
+def kind_of(annotation: Any) -> Kind | None:
+    """Return the kind that a field is annotated with, if it is one that is written in the file."""
+    kinds = getattr(annotation, "__metadata__", ())
+    return next((kind for kind in kinds if isinstance(kind, Kind)), None)
