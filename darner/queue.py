@@ -162,7 +162,7 @@ class Upload:
                     raise error if isinstance(error, DarnerError) else JournalError(str(error))
                 self._check()
                 targets = self._targets()
-                work = self._prepare(targets, sync=sync)
+                work = self._prepare(targets, sync=sync_file)
                 if work is not None:
                     # queues may come and go meanwhile, so all is looked at again
                     self.queue.journal.offload(work, written)
@@ -175,12 +175,13 @@ class Upload:
                 done(None)
 
         try:
-            sync = sync or any(queue.syncs_always for queue in self._targets())
+            # a file is not synced later, when its record is
+            sync_file = sync or any(queue.is_synced for queue in self._targets())
         except JournalError as failure:
             self.abandon()
             done(failure)
         else:
-            self._writer.finish(written, sync=sync)
+            self._writer.finish(written, sync=sync_file)
 
     def _prepare(self, targets: Sequence["Queue"], *, sync: bool) -> Callable[[], None] | None:
         """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
@@ -269,7 +270,6 @@ class Queue:
         "_expire_to",
         "_idle_id",
         "_idle_ms",
-        "_is_synced",
         "_limited",
         "_max_age_ms",
         "_max_attempts",
@@ -286,6 +286,7 @@ class Queue:
         "discarded",
         "expired_items",
         "failure",
+        "is_synced",
         "journal",
         "leaving",
         "name",
@@ -343,7 +344,8 @@ class Queue:
     def configure(self, settings: QueueSettings) -> None:
         """Take these settings from now on."""
         self.settings = settings
-        self._is_synced = settings.sync_ms is not None
+        # whether what is set is synced to the disk, sooner or later
+        self.is_synced = settings.sync_ms is not None
         self._limited = not (
             settings.max_items is None and settings.max_bytes is None and settings.max_item_size is None
         )
@@ -447,7 +449,7 @@ class Queue:
             self._expect(item)
         journal = self.journal
         journal.put(item)
-        if sync or self._is_synced:
+        if sync or self.is_synced:
             self._sync(at_once=sync)
         self.total_items += 1
         if self._reads == item.id and self.window_bytes < WINDOW_BYTES:
@@ -475,14 +477,9 @@ class Queue:
 
     # Syncing
 
-    @property
-    def syncs_always(self) -> bool:
-        """Whether each set waits for the disk, asked to or not."""
-        return self.settings.sync_ms == 0
-
     def _sync(self, *, at_once: bool) -> None:
         """What was just put is to be on the disk itself, with its batch or some time later."""
-        if at_once or self.syncs_always:
+        if at_once or self.settings.sync_ms == 0:
             self.journal.batch.sync = True
         elif self.unsynced_ms is None:
             self.unsynced_ms = self.clock()

@@ -1,5 +1,7 @@
 """`sync`, `max_queue_age` and `durable`, in queue logic. The clock is a number."""
 
+import os
+
 import pytest
 from brokers import Data
 
@@ -92,6 +94,17 @@ class TestSync:
         assert timers == []
         data.set(b"work", b"3")
         assert len(timers) == 1
+
+    def test_of_a_large_item_is_of_its_file_too(self, data, timers, monkeypatch):
+        data.settings[b"work"] = QueueSettings(sync_ms=100)
+        files = []
+        monkeypatch.setattr(os, "fsync", lambda fd: files.append(os.readlink(f"/proc/self/fd/{fd}")))
+        data.broker.queue(b"work+child")
+        assert data.upload(b"work", LARGE) == [None]
+        assert len(timers) == 2
+        for directory in ("work/blobs", "work+child/blobs"):
+            assert str(data.path / directory) in files
+        assert any(file.startswith(str(data.path / "work" / "blobs") + "/") for file in files)
 
     def test_that_is_due_for_a_queue_deleted_since_is_nothing(self, data, synced, timers):
         data.settings[b"work"] = QueueSettings(sync_ms=100)
