@@ -84,8 +84,9 @@ cdef bytes E_BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 cdef bytes E_BAD_NAME = (
     b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n")
 cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
-cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync\r\n"
+cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
 cdef bytes E_TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
+cdef bytes E_DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 cdef bytes E_ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
 cdef bytes E_PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
 cdef bytes E_WAIT_MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
@@ -104,6 +105,7 @@ cdef class Request:
         readonly int64_t exptime
         readonly uint64_t size
         readonly uint64_t timeout_ms
+        readonly uint64_t delay_ms
         readonly bytes key
         readonly bytes queue
         readonly bytes data
@@ -284,21 +286,27 @@ cdef bytes parse_get_key(Request request, Word* word):
 
 
 cdef bytes parse_set_key(Request request, Word* word):
-    """Fill in queue and options from `queue[/sync]`; returns an error or None."""
+    """Fill in queue and options from `queue[/sync][/delay=<ms>]`; returns an error or None."""
     cdef:
         const char* at = word.at
+        const char* end = word.at + word.size
         const char* slash = <const char*>memchr(at, c"/", word.size)
         Py_ssize_t size = word.size if slash == NULL else slash - at
-        Py_ssize_t left = word.size - size
+        Word option
     if not name_is_valid(at, size):
         return E_BAD_NAME
     request.queue = PyBytes_FromStringAndSize(at, size)
-    while left:
-        if left < 5 or memcmp(slash, b"/sync", 5) != 0 or (left > 5 and slash[5] != c"/"):
+    while slash != NULL:
+        option.at = slash + 1
+        slash = <const char*>memchr(option.at, c"/", end - option.at)
+        option.size = (end if slash == NULL else slash) - option.at
+        if word_is(&option, b"sync", 4):
+            request.options = _SYNC
+        elif option.size >= 6 and memcmp(option.at, b"delay=", 6) == 0:
+            if not read_u64(option.at + 6, option.size - 6, &request.delay_ms):
+                return E_DELAY
+        else:
             return E_SET_OPTION
-        request.options = _SYNC
-        slash += 5
-        left -= 5
     return None
 
 

@@ -64,12 +64,17 @@ def _not_stored(error: DarnerError) -> bytes:
 
 
 def set_(connection: "Connection", request: Request) -> None:
-    """`set <queue>[/sync] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
+    """`set <queue>[/sync][/delay=<ms>] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
     connection.counters.cmd_set += 1
     broker = connection.broker
     try:
         sink = broker.sinks.get(request.queue) or broker.sink(request.queue)
-        sink.push(request.data, request.flags, request.exptime, sync=request.sync)
+        if request.delay_ms:
+            sink.push_delayed(
+                request.data, request.flags, request.exptime, request.delay_ms, sync=request.sync
+            )
+        else:
+            sink.push(request.data, request.flags, request.exptime, sync=request.sync)
     except DarnerError as error:
         connection.reply(request, _not_stored(error), is_error=True)
         return
@@ -119,7 +124,7 @@ def set_end(connection: "Connection", request: Request) -> None:
         connection.end_finish()
 
     connection.begin_finish()
-    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync)
+    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync, delay_ms=begin.delay_ms)
 
 
 # Fetching
@@ -602,6 +607,7 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
     yield "open_transactions", queue.open_transactions
     yield "transactions", queue.transactions
     yield "canceled_transactions", queue.canceled_transactions
+    yield "delayed_items", queue.delayed_items
     yield "total_flushes", queue.total_flushes
     yield "create_time", queue.journal.state.created_ms
 

@@ -20,10 +20,19 @@ class Fanout:
     def push(self, data: bytes, flags: int, exptime: int, *, sync: bool) -> None:
         """Stage an item at the end of each queue: see `Queue.push`. If one of them cannot take it, it is in
         none."""
-        for queue in self.queues:
-            queue.check(len(data))
+        self._check(data)
         for queue in self.queues:
             queue.push(data, flags, exptime, sync=sync)
+
+    def push_delayed(self, data: bytes, flags: int, exptime: int, delay_ms: int, *, sync: bool) -> None:
+        """As `push`, but the item is out of sight for `delay_ms`: see `Queue.push_delayed`."""
+        self._check(data)
+        for queue in self.queues:
+            queue.push_delayed(data, flags, exptime, delay_ms, sync=sync)
+
+    def _check(self, data: bytes) -> None:
+        for queue in self.queues:
+            queue.check(len(data))
 
     def acknowledge(self, client: Client, slot: int) -> None:
         """Have `client` hear if what reply `slot` says comes to nothing in one of the queues."""

@@ -8,6 +8,8 @@ commit.py has had that batch written; until then `read` finds them in memory. Re
     k            the kept ids: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
     x            there if an item may have an expiry of its own
+    d<due><id>   a delayed item: as an item, but out of sight and not among those counted in the state
+    c            how many delayed items there are, and where their records begin
 
 A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
 
@@ -19,6 +21,7 @@ keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 
 import contextlib
 import itertools
+import math
 import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator
@@ -34,6 +37,7 @@ from darner.errors import JournalError
 STATE_KEY = b"s"
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
+DELAYED_KEY = b"c"
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
@@ -61,6 +65,10 @@ def _is_unborn(file: Path) -> bool:
     return file.name in ("LOCK", "LOG", "LOG.old", "MANIFEST-000001") or file.suffix == ".dbtmp"
 
 
+def _delayed_key(due_ms: int, id: int) -> bytes:
+    return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
+
+
 class Client(Protocol):
     """Who waits for a batch: commit.py calls these."""
 
@@ -77,14 +85,28 @@ class Client(Protocol):
 class Batch:
     """Changes to one journal that will be written as one."""
 
-    __slots__ = ("acks", "bytes", "expunged", "held", "number", "ops", "puts", "removed", "restated", "sync")
+    __slots__ = (
+        "acks",
+        "bytes",
+        "due_ms",
+        "expunged",
+        "held",
+        "number",
+        "ops",
+        "puts",
+        "removed",
+        "restated",
+        "sync",
+    )
 
     def __init__(self, *, held: bool) -> None:
         self.puts: dict[int, Item] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
-        # the items beyond the read ones whose records it deletes
-        self.expunged: set[int] = set()
+        # the items beyond the read ones, and the keys of the delayed ones, whose records it deletes
+        self.expunged: set[int | bytes] = set()
+        # when the first of the delayed items it puts is due
+        self.due_ms = math.inf
         # how many items that are on disk were removed
         self.removed = 0
         # whether the state changed in another way
@@ -121,8 +143,10 @@ class Journal:
         "_compact_from",
         "_compacting",
         "_db",
+        "_due_from_ms",
         "_expunged_to",
         "_last_looked_at",
+        "_live_from",
         "_must_place",
         "_placed",
         "_trimmed_bytes",
@@ -130,6 +154,8 @@ class Journal:
         "_writes",
         "batch",
         "committed_id",
+        "delayed_bytes",
+        "delayed_items",
         "dirty",
         "doomed",
         "expiring",
@@ -137,6 +163,7 @@ class Journal:
         "generation",
         "gone",
         "kept",
+        "next_due_ms",
         "offload",
         "on_reopen",
         "path",
@@ -220,6 +247,16 @@ class Journal:
         for key in self._db.iterator(start=b"u", stop=b"v", include_value=False):
             self.doomed.append((int.from_bytes(key[1:], "big"), 0))
         self._delete_unknown_blobs()
+        # what is delayed; when the first one is due; and the id below which they were flushed
+        self.delayed_items = self.delayed_bytes = self._due_from_ms = self._live_from = 0
+        self.next_due_ms = math.inf
+        if delayed := self._db.get(DELAYED_KEY):
+            (self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from) = _proto.decode_ids(
+                delayed
+            )
+            first = next(self._delayed(include_value=False), None)
+            if first is not None:
+                self.next_due_ms = int.from_bytes(first[1:9], "big")
         # whether an item may have an expiry of its own
         self.expiring = self._db.get(EXPIRING_KEY) is not None
         # the first id that may not be on disk yet
@@ -386,6 +423,11 @@ class Journal:
         state.items = len(keep)
         state.bytes = sum(item.size for item in keep)
         self._keep(state.next_id)
+        if self.next_due_ms < math.inf:
+            # their records go when they would have been due
+            self.delayed_items = self.delayed_bytes = 0
+            self._live_from = state.next_blob
+            self._count_delayed()
         self._mark()
 
     def _discard(self, id: int) -> None:
@@ -396,6 +438,79 @@ class Journal:
             if item is not None and item.blob:
                 self._doom(item.blob)
         self.batch.ops.append((_proto.item_key(id), None))
+
+    # Delayed items. Their ids are out of those of blobs, so that none is missing among the others'.
+
+    def delay(self, item: Item, due_ms: int) -> None:
+        """Stage a new item that is out of sight until `take_due` returns it."""
+        batch, state = self.batch, self.state
+        item.id = state.next_blob
+        state.next_blob += 1
+        batch.ops.append((_delayed_key(due_ms, item.id), _proto.encode_item(item)))
+        if item.blob:
+            batch.ops.append((_proto.marker_key(item.blob), None))
+        batch.bytes += item.memory_bytes
+        batch.due_ms = min(batch.due_ms, due_ms)
+        self.next_due_ms = min(self.next_due_ms, due_ms)
+        self._due_from_ms = min(self._due_from_ms, due_ms)
+        self.delayed_items += 1
+        self.delayed_bytes += item.size
+        self._count_delayed()
+
+    def take_due(self, now_ms: int, max_items: int, max_bytes: int) -> list[Item]:
+        """Stage the end of delayed items that are due, in the order of their times; returns them. They have
+        to be `put` as new items before the next commit.
+
+        Those come first that are on disk: one that is still being written has to wait.
+        """
+        taken: list[tuple[bytes, Item]] = []
+        size = 0
+        hidden = self._hidden()
+        next_due_ms = math.inf
+        try:
+            for key, record in self._delayed():
+                if key in hidden:
+                    continue
+                due_ms = int.from_bytes(key[1:9], "big")
+                if due_ms > now_ms or len(taken) >= max_items or size >= max_bytes:
+                    next_due_ms = due_ms
+                    break
+                item = _proto.decode_item(b"i" + key[9:], record)
+                taken.append((key, item))
+                size += item.memory_bytes
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        writing_ms = math.inf if self.writing is None else self.writing.due_ms
+        self.next_due_ms = min(next_due_ms, self.batch.due_ms, writing_ms)
+        return self._end_delay(taken)
+
+    def _end_delay(self, taken: list[tuple[bytes, Item]]) -> list[Item]:
+        items = []
+        for key, item in taken:
+            self.batch.ops.append((key, None))
+            self.batch.expunged.add(key)
+            self._trimmed_records += 1
+            self._trimmed_bytes += item.memory_bytes
+            if item.id >= self._live_from:
+                self.delayed_items -= 1
+                self.delayed_bytes -= item.size
+                items.append(item)
+            elif item.blob:
+                self._doom(item.blob)
+        if taken:
+            self._due_from_ms = int.from_bytes(taken[-1][0][1:9], "big")
+            self._count_delayed()
+        return items
+
+    def _delayed(self, **options: bool) -> Iterator[Any]:
+        start = _delayed_key(self._due_from_ms, 0)
+        with self._db.iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
+            yield from records
+
+    def _count_delayed(self) -> None:
+        counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
+        self.batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
+        self._mark()
 
     # Blobs
 
@@ -490,9 +605,7 @@ class Journal:
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:
-        expunged = self.batch.expunged
-        if self.writing is not None:
-            expunged = expunged | self.writing.expunged
+        expunged = self._hidden()
         if start < self.committed_id:
             stop = _proto.item_key(self.committed_id)
             with self._db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
@@ -505,6 +618,11 @@ class Journal:
                 for item in batch.puts.values():
                     if item.id >= start and item.id not in expunged:
                         yield item
+
+    def _hidden(self) -> set[int | bytes]:
+        """What is on disk, but will be deleted."""
+        hidden = self.batch.expunged
+        return hidden if self.writing is None else hidden | self.writing.expunged
 
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
@@ -667,6 +785,8 @@ class Journal:
             if not self._db.closed:
                 start, stop = map(_proto.item_key, span)
                 self._db.compact_range(start=start, stop=stop)
+                if self._due_from_ms:
+                    self._db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
 
     @property
     def busy(self) -> bool:

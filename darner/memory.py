@@ -5,6 +5,8 @@ disk, so nobody waits for it, and it cannot fail. An item of any size is in memo
 what bounds them.
 """
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
@@ -17,7 +19,17 @@ from darner.journal import Batch, Client
 class MemoryJournal:
     """The items of one queue, in memory."""
 
-    __slots__ = ("_items", "batch", "expiring", "generation", "offload", "on_reopen", "state")
+    __slots__ = (
+        "_delayed",
+        "_items",
+        "batch",
+        "delayed_bytes",
+        "expiring",
+        "generation",
+        "offload",
+        "on_reopen",
+        "state",
+    )
 
     # as of a journal all of whose batches are written
     dirty = False
@@ -35,6 +47,9 @@ class MemoryJournal:
         self.generation = 0
         self.on_reopen: Callable[[], None] = lambda: None
         self.expiring = False
+        # a heap: when each is due, and as which of them it came
+        self._delayed: list[tuple[int, int, Item]] = []
+        self.delayed_bytes = 0
         # by id; ordered otherwise than by hashing, since the oldest are looked for again and again
         self._items: OrderedDict[int, Item] = OrderedDict()
 
@@ -58,6 +73,8 @@ class MemoryJournal:
         self._items = OrderedDict((item.id, item) for item in keep)
         self.state.items = len(keep)
         self.state.bytes = sum(item.size for item in keep)
+        self._delayed.clear()
+        self.delayed_bytes = 0
 
     def read(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """Return items from id `start` on, and the id to read on from; see `Journal.read`."""
@@ -81,6 +98,34 @@ class MemoryJournal:
     def note_expiring(self, *, expiring: bool) -> None:
         """Take note of whether an item may have an expiry of its own."""
         self.expiring = expiring
+
+    def delay(self, item: Item, due_ms: int) -> None:
+        """Take in a new item that is out of sight until `take_due` returns it."""
+        item.id = self.state.next_blob
+        self.state.next_blob += 1
+        heapq.heappush(self._delayed, (due_ms, item.id, item))
+        self.delayed_bytes += item.size
+
+    def take_due(self, now_ms: int, max_items: int, max_bytes: int) -> list[Item]:
+        """Take out delayed items that are due, in the order of their times; see `Journal.take_due`."""
+        items: list[Item] = []
+        size = 0
+        while self.next_due_ms <= now_ms and len(items) < max_items and size < max_bytes:
+            _, _, item = heapq.heappop(self._delayed)
+            items.append(item)
+            size += item.size
+        self.delayed_bytes -= size
+        return items
+
+    @property
+    def delayed_items(self) -> int:
+        """How many items are delayed."""
+        return len(self._delayed)
+
+    @property
+    def next_due_ms(self) -> float:
+        """When the first delayed item is due."""
+        return self._delayed[0][0] if self._delayed else math.inf
 
     def kept_items(self) -> list[Item]:
         """Return the live items that `read` does not: there are none."""

@@ -28,6 +28,8 @@ ITEM_BYTES = 150
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
 
+# How many delayed items join the end of a queue in one go.
+JOIN_ITEMS = 256
 # How much a slice of a sweep reads from the journal at most.
 SWEEP_BYTES = 1 << 20
 # How many items may be on their way to another queue: they are in memory until they are there.
@@ -151,10 +153,17 @@ class Upload:
         return self._writer.crowded(room)
 
     def finish(
-        self, flags: int, exptime: int, done: Callable[[DarnerError | None], None], *, sync: bool
+        self,
+        flags: int,
+        exptime: int,
+        done: Callable[[DarnerError | None], None],
+        *,
+        sync: bool,
+        delay_ms: int = 0,
     ) -> None:
-        """All chunks have come: when they are written, stage the item at the end of each queue and call
-        `done` with None; or with the error, and nothing of the item stays."""
+        """All chunks have come: when they are written, stage the item at the end of each queue, or let it
+        come there in `delay_ms`, and call `done` with None; or with the error, and nothing of the item
+        stays."""
 
         def written(error: Exception | None) -> None:
             try:
@@ -167,7 +176,7 @@ class Upload:
                     # queues may come and go meanwhile, so all is looked at again
                     self.queue.journal.offload(work, written)
                     return
-                self._stage(targets, flags, exptime, sync=sync)
+                self._stage(targets, flags, exptime, delay_ms, sync=sync)
             except DarnerError as failure:
                 self.abandon()
                 done(failure)
@@ -218,7 +227,9 @@ class Upload:
         self._links[queue] = journal, journal.generation, blob
         return journal.blob_path(blob)
 
-    def _stage(self, targets: Sequence["Queue"], flags: int, exptime: int, *, sync: bool) -> None:
+    def _stage(
+        self, targets: Sequence["Queue"], flags: int, exptime: int, delay_ms: int, *, sync: bool
+    ) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
         for queue in targets:
@@ -229,7 +240,10 @@ class Upload:
                 item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
             else:
                 item = Item(0, flags, expires, now, self._data)
-            queue.append(item, sync=sync)
+            if delay_ms:
+                queue.delay(item, delay_ms, sync=sync)
+            else:
+                queue.append(item, sync=sync)
         self._staged = targets
         self._abandon_links()
         if self._home is not None and self.queue not in targets:
@@ -267,6 +281,7 @@ class Queue:
     __slots__ = (
         "_age_ms",
         "_dead_letter_to",
+        "_due_ms",
         "_expire_to",
         "_idle_id",
         "_idle_ms",
@@ -382,6 +397,8 @@ class Queue:
         self._reads = self.journal.state.floor
         # No item's own expiry is before this. 0 if that is not known.
         self._soonest_ms: float = 0 if self.journal.expiring else math.inf
+        # when the first delayed item is due
+        self._due_ms = self.journal.next_due_ms
         # the id up to which `sweep` has looked for expired items; 0 if it is not about to
         self._swept = 0
 
@@ -418,6 +435,11 @@ class Queue:
     def waiting_bytes(self) -> int:
         """How many bytes the waiting items have."""
         return self.journal.state.bytes - self._reserved_bytes
+
+    @property
+    def delayed_items(self) -> int:
+        """How many items are out of sight until they are due."""
+        return self.journal.delayed_items
 
     @property
     def open_transactions(self) -> int:
@@ -458,6 +480,43 @@ class Queue:
             self.window_bytes += item.memory_bytes + ITEM_BYTES
         if self.waiters:
             self._serve()
+
+    def push_delayed(self, data: bytes, flags: int, exptime: int, delay_ms: int, *, sync: bool) -> None:
+        """As `push`, but the item is out of sight for `delay_ms`, and joins the end then."""
+        now = self.clock()
+        self.delay(Item(0, flags, expires_ms(exptime, now), now, data), delay_ms, sync=sync)
+
+    def delay(self, item: Item, delay_ms: int, *, sync: bool) -> None:
+        """Stage `item` so that it joins the end in `delay_ms`."""
+        if self.failure is not None:
+            raise self.failure
+        if self._limited:
+            self._make_room(item.size)
+        journal = self.journal
+        journal.delay(item, min(self.clock() + delay_ms, MAX_DATE_MS))
+        if sync or self.is_synced:
+            self._sync(at_once=sync)
+        self._due_ms = min(self._due_ms, journal.next_due_ms)
+
+    def _join(self, now: int) -> bool:
+        """Have delayed items that are due join the end, as if they were set now; whether any did."""
+        # who waits is served on the way, and must not have later ones join before these
+        self._due_ms = math.inf
+        try:
+            items = self.journal.take_due(now, JOIN_ITEMS, READ_BYTES)
+            for item in items:
+                due = Item(
+                    0, item.flags, item.expires_ms, now, item.data, item.blob, item.size, item.chunk_bytes
+                )
+                self.append(due, sync=False, exempt=True)
+        finally:
+            self._due_ms = self.journal.next_due_ms
+        return bool(items)
+
+    def _join_in_time(self) -> bool:
+        """Do not have a reader who finds nothing wait for the sweep; whether there is an item now."""
+        now = self.clock()
+        return self._due_ms <= now and self._join(now) and (bool(self.window) or self._read_ahead())
 
     def check(self, size: int) -> None:
         """Raises what `append` of an item of `size` bytes would raise now."""
@@ -507,8 +566,8 @@ class Queue:
             raise ItemTooLargeError(f"{size} bytes, and at most {settings.max_item_size} are taken")
         if not self._is_full(size):
             return
-        if settings.max_items == 0 or (settings.max_bytes is not None and size > settings.max_bytes):
-            raise QueueFullError("no room even in the empty queue")
+        if self._is_over(self.journal.delayed_items, self.journal.delayed_bytes + size):
+            raise QueueFullError("no room even if nothing waited")
         self._expire_head(self.clock(), self._slice_items())
         if settings.discard_old_when_full:
             while discard and self._is_full(size) and (self.window or self._read_ahead()):
@@ -521,9 +580,16 @@ class Queue:
 
     def _is_full(self, size: int) -> bool:
         # what is reserved does not count, as in Kestrel
+        journal = self.journal
+        return self._is_over(
+            self.items + journal.delayed_items, self.waiting_bytes + journal.delayed_bytes + size
+        )
+
+    def _is_over(self, items: int, size: int) -> bool:
+        """Whether one more than so many items, with so many bytes in all, are too much."""
         settings = self.settings
-        return (settings.max_items is not None and self.items >= settings.max_items) or (
-            settings.max_bytes is not None and self.waiting_bytes + size > settings.max_bytes
+        return (settings.max_items is not None and items >= settings.max_items) or (
+            settings.max_bytes is not None and size > settings.max_bytes
         )
 
     # Out
@@ -532,7 +598,7 @@ class Queue:
         """Return the oldest waiting item that has not expired, still in the window."""
         if self.failure is not None:
             raise self.failure
-        while self.window or self._read_ahead():
+        while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
                 if item.blob:
@@ -723,11 +789,13 @@ class Queue:
         now = self.clock()
         if self._reserved_ms:
             self._take_back(now)
+        if self._due_ms <= now:
+            self.restless = self._join(now)
         if self._swept or self._soonest_ms <= now:
             self._sweep(now)
         elif self._max_age_ms:
             limit = self._slice_items()
-            self.restless = 0 < limit == self._expire_head(now, limit)
+            self.restless |= 0 < limit == self._expire_head(now, limit)
         if self.waiters and self.items:
             self._serve()
 
@@ -738,7 +806,7 @@ class Queue:
             self._swept = 1
         if self._slice_items():
             _, self._swept = self._expire_slice(now, self._swept)
-            self.restless = self._swept > 0
+            self.restless |= self._swept > 0
             if not self._swept and self._soonest_ms == math.inf and self.journal.expiring:
                 self.journal.note_expiring(expiring=False)
 
@@ -842,7 +910,7 @@ class Queue:
         """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
         was seen when this was asked; so ask a few times a second."""
         state = self.journal.state
-        if self.failure is not None or state.items or self.waiters:
+        if self.failure is not None or state.items or self.journal.delayed_items or self.waiters:
             self._idle_ms = None
             return False
         # an item may have come and gone unseen
@@ -868,6 +936,7 @@ class Queue:
         self._reserved_ms.clear()
         self._moving.clear()
         self.leaving.clear()
+        self._due_ms = math.inf
         self.journal.retire()
         self.failure = JournalError("the queue was deleted")
         self.journal.on_reopen = lambda: None

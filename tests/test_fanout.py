@@ -126,6 +126,22 @@ class TestChild:
         data.set(b"orders", b"3")
         assert data.read_all(b"orders+other") == [b"3"]
 
+    def test_gets_a_delayed_item_when_its_parent_does(self, data):
+        data.broker.queue(b"orders+audit")
+        data.broker.sink(b"orders").push_delayed(b"1", 0, 0, 10, sync=False)
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        told = []
+        upload.finish(0, 0, told.append, sync=False, delay_ms=10)
+        data.settle()
+        assert told == [None]
+        for name in (b"orders", b"orders+audit"):
+            assert data.read(name) is None
+        data.now += 10
+        for name in (b"orders", b"orders+audit"):
+            assert data.read_all(name) == [b"1", LARGE]
+        assert data.blobs() == []
+
     def test_gets_what_is_moved_to_its_parent(self, data):
         data.settings[b"work"] = QueueSettings(max_age_ms=10, expire_to_queue="orders")
         data.settings[b"orders+memory"] = QueueSettings(durable=False)

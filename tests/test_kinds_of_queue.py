@@ -1,6 +1,7 @@
 """`sync`, `max_queue_age` and `durable`, in queue logic. The clock is a number."""
 
 import os
+from pathlib import Path
 
 import pytest
 from brokers import Data
@@ -98,7 +99,7 @@ class TestSync:
     def test_of_a_large_item_is_of_its_file_too(self, data, timers, monkeypatch):
         data.settings[b"work"] = QueueSettings(sync_ms=100)
         files = []
-        monkeypatch.setattr(os, "fsync", lambda fd: files.append(os.readlink(f"/proc/self/fd/{fd}")))
+        monkeypatch.setattr(os, "fsync", lambda fd: files.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
         data.broker.queue(b"work+child")
         assert data.upload(b"work", LARGE) == [None]
         assert len(timers) == 2
@@ -162,6 +163,13 @@ class TestMaxQueueAge:
         data.broker.queues[b"work"].close(item)
         assert self.sweep(data, 1)
         assert not self.sweep(data, self.AGE_MS)
+
+    def test_does_not_end_a_queue_with_a_delayed_item(self, data):
+        data.broker.queue(b"work").push_delayed(b"1", 0, 0, 2 * self.AGE_MS, sync=False)
+        self.sweep(data)
+        assert self.sweep(data, self.AGE_MS)
+        self.sweep(data, self.AGE_MS)
+        assert data.read_all(b"work") == [b"1"]
 
     def test_does_not_end_a_queue_somebody_waits_on(self, data):
         waiter = Waiter(Queue.pop, lambda *_: None)
@@ -235,6 +243,17 @@ class TestInMemory:
         assert data.read_all(b"work") == [b"2"]
         data.broker.tidy()
         assert data.broker.queues[b"work"].journal.state.items == 0
+
+    def test_delays_items(self, data):
+        work = data.broker.queue(b"work")
+        for name, delay_ms in ((b"late", 20), (b"soon", 10), (b"never", 99)):
+            work.push_delayed(name, 0, 0, delay_ms, sync=False)
+        assert (work.journal.delayed_items, work.journal.delayed_bytes, work.pop()) == (3, 13, None)
+        data.now += 20
+        assert data.read_all(b"work") == [b"soon", b"late"]
+        work.flush()
+        data.now += 99
+        assert data.read_all(b"work") == []
 
     def test_goes_on_for_who_waits_when_it_is_deleted(self, data):
         delivered = []

@@ -97,9 +97,11 @@ class Twin:
         self.name = name
         self.journal = journal
         self.order = order
-        self.on_disk = (frozenset(), False)  # its numbers, and whether it is deleted
+        # its numbers, those of delayed items negative, and whether it is deleted
+        self.on_disk = (frozenset(), False)
         self.in_thread = None  # likewise
         self.waiting = []
+        self.delayed = []
         self.reserved = {}
         self.deleted = False
         self.out_of_service = False
@@ -109,14 +111,19 @@ class Twin:
 
     @property
     def staged(self):
-        return (frozenset(self.waiting) | frozenset(self.reserved), self.deleted)
+        delayed = {-number for number in self.delayed}
+        return (frozenset(self.waiting) | frozenset(self.reserved) | delayed, self.deleted)
 
     def forget_staged(self):
         """What the disk has is all there is."""
         numbers, self.deleted = self.on_disk
         self.reserved = {n: hold for n, hold in self.reserved.items() if n in numbers}
-        self.waiting = sorted(numbers - self.reserved.keys(), key=self.order.get)
+        self.live(numbers - self.reserved.keys())
         self.generation += 1
+
+    def live(self, numbers):
+        self.waiting = sorted((n for n in numbers if n > 0), key=self.order.get)
+        self.delayed = [-n for n in numbers if n < 0]
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -154,6 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
         # number: data, or a list of it if in chunks, when it expires by itself, and when it was set
         self.items = {}
         self.order = {}  # number: its place among all, in the order of setting
+        self.due = {}  # number of an item that was delayed: when it is due, and its place among those
         self.places = itertools.count()
         self.twins = {}  # of queues, by name
         self.retired = {}  # of deleted queues whose journal is still there
@@ -185,11 +193,25 @@ class QueueMachine(RuleBasedStateMachine):
             twin.replies.append(reply)
 
     def _head(self, twin):
-        while twin.waiting:
-            if not self._has_expired(twin.waiting[0], twin):
-                return twin.waiting[0]
+        self._drop_expired_head(twin)
+        while not twin.waiting and self._join(twin):
+            self._drop_expired_head(twin)
+        return twin.waiting[0] if twin.waiting else None
+
+    def _drop_expired_head(self, twin):
+        while twin.waiting and self._has_expired(twin.waiting[0], twin):
             twin.waiting.pop(0)
-        return None
+
+    def _join(self, twin):
+        """What is delayed joins if it is due, and on disk; returns whether anything did."""
+        due = [n for n in twin.delayed if self.due[n][0] <= self.now and -n in twin.on_disk[0]]
+        for number in sorted(due, key=self.due.get):
+            twin.delayed.remove(number)
+            twin.waiting.append(number)
+            self.order[number] = next(self.places)
+            data, expires, _ = self.items[number]
+            self.items[number] = (data, expires, self.now)
+        return bool(due)
 
     def _has_expired(self, number, twin):
         _, expires, since = self.items[number]
@@ -201,10 +223,10 @@ class QueueMachine(RuleBasedStateMachine):
         settings = self.settings[twin.name]
         if settings.max_item_size is not None and size > settings.max_item_size:
             return ItemTooLargeError
-        if settings.max_bytes is not None and size > settings.max_bytes:
-            return QueueFullError
         if self._is_full(twin, size):
-            self._head(twin)
+            if self._is_over(twin, twin.delayed, size):
+                return QueueFullError
+            self._drop_expired_head(twin)
             if not settings.discard_old_when_full and self._is_full(twin, size):
                 return QueueFullError
             while discard and self._is_full(twin, size):
@@ -212,9 +234,12 @@ class QueueMachine(RuleBasedStateMachine):
         return None
 
     def _is_full(self, twin, size):
+        return self._is_over(twin, twin.waiting + twin.delayed, size)
+
+    def _is_over(self, twin, numbers, size):
         settings = self.settings[twin.name]
-        held = sum(self._size(number) for number in twin.waiting)
-        return (settings.max_items is not None and len(twin.waiting) >= settings.max_items) or (
+        held = sum(self._size(number) for number in numbers)
+        return (settings.max_items is not None and len(numbers) >= settings.max_items) or (
             settings.max_bytes is not None and held + size > settings.max_bytes
         )
 
@@ -278,6 +303,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     names = st.sampled_from(NAMES)
 
+    def _delay(self, number, twin, delay_ms):
+        self.due[number] = (self.now + delay_ms, next(self.places))
+        twin.delayed.append(number)
+
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
         self._set(number, data, exptime)
@@ -303,6 +332,19 @@ class QueueMachine(RuleBasedStateMachine):
             return
         queue.push(b"x" * size, number, exptime, sync=sync)
         twin.waiting.append(number)
+        self._promise(twin)
+
+    @rule(name=names, delay_ms=st.integers(1, 9).map((1000).__mul__), exptime=st.sampled_from([0, 0, 5]))
+    def push_delayed(self, name, delay_ms, exptime):
+        queue, twin = self._queue(name)
+        number = self._number(b"delayed", exptime)
+        refusal = JournalError if twin.out_of_service else self._refusal(twin, 7)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
+            return
+        queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
+        self._delay(number, twin, delay_ms)
         self._promise(twin)
 
     @rule(name=names, count=st.integers(2, 12))
@@ -335,8 +377,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
 
     @precondition(lambda self: self.uploads)
-    @rule(data=st.data(), abandon=st.booleans(), exptime=st.sampled_from([0, 0, 5]), sync=st.booleans())
-    def end_upload(self, data, abandon, exptime, sync):
+    @rule(
+        data=st.data(),
+        abandon=st.booleans(),
+        exptime=st.sampled_from([0, 0, 5]),
+        sync=st.booleans(),
+        delay_ms=st.sampled_from([0, 0, 3000]),
+    )
+    def end_upload(self, data, abandon, exptime, sync, delay_ms=0):
         index = data.draw(st.integers(0, len(self.uploads) - 1))
         upload, twin, generation, number, content = self.uploads.pop(index)
         if abandon:
@@ -355,10 +403,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert not twin.out_of_service
             assert twin.generation == generation
             self._set(number, [content], exptime)
-            twin.waiting.append(number)
+            if delay_ms:
+                self._delay(number, twin, delay_ms)
+            else:
+                twin.waiting.append(number)
             self._promise(twin)
 
-        upload.finish(number, exptime, done, sync=sync)
+        upload.finish(number, exptime, done, sync=sync, delay_ms=delay_ms)
 
     @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3))
     def push_large(self, name, sizes):
@@ -442,6 +493,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         queue.flush()
         twin.waiting.clear()
+        twin.delayed.clear()
         self._promise(twin)
 
     @rule(name=names)
@@ -473,6 +525,7 @@ class QueueMachine(RuleBasedStateMachine):
         del self.twins[name]
         self.retired[name] = twin
         twin.waiting.clear()
+        twin.delayed.clear()
         twin.reserved.clear()
         twin.deleted = True
         twin.generation += 1
@@ -538,6 +591,7 @@ class QueueMachine(RuleBasedStateMachine):
             twin.out_of_service = False
             twin.forget_staged()
         for twin in self.twins.values():
+            self._join(twin)
             self._drop_expired(twin)
         self._committed()
         self.retired = {name: twin for name, twin in self.retired.items() if name in self.broker._retired}
@@ -579,7 +633,7 @@ class QueueMachine(RuleBasedStateMachine):
             numbers, deleted = last.on_disk
             if not deleted:
                 twin = self.twins[name] = Twin(name, self.broker.queues[name].journal, self.order)
-                twin.waiting = sorted(numbers, key=self.order.get)
+                twin.live(numbers)
                 twin.on_disk = (numbers, False)
         assert set(self.broker.queues) == set(self.twins)
         while any(twin.journal.untidy or twin.journal.doomed for twin in self.twins.values()):
@@ -592,10 +646,11 @@ class QueueMachine(RuleBasedStateMachine):
     def _holds_nothing_else(self, twin):
         files = set()
         for key, record in twin.journal._db.iterator():
-            assert key[:1] in b"sikx"
-            if key[:1] == b"i":
-                item = _proto.decode_item(key, record)
-                assert item.flags in twin.on_disk[0]
+            assert key[:1] in b"sikxdc"
+            if key[:1] in b"id":
+                item = _proto.decode_item(b"i" + key[-8:], record)
+                is_flushed = key[:1] == b"d" and item.id < twin.journal._live_from
+                assert is_flushed or (item.flags if key[:1] == b"i" else -item.flags) in twin.on_disk[0]
                 if item.blob:
                     files.add(twin.journal.blob_path(item.blob))
                     content = self.items[item.flags][0][0]
@@ -617,6 +672,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert queue.items == len(twin.waiting)
             assert queue.waiting_bytes == sum(self._size(n) for n in twin.waiting)
             assert len(queue.reserved) == len(twin.reserved)
+            assert queue.delayed_items == len(twin.delayed)
+            assert twin.journal.delayed_bytes == sum(self._size(n) for n in twin.delayed)
             if twin.journal.settled:
                 live = {}
                 for key, record in twin.journal._db.iterator(start=b"i", stop=b"j"):
