@@ -41,16 +41,28 @@ def set_up_log(*, debug: bool) -> None:
     "-c", "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
     help="Configuration file (TOML); options given here come before it.",
 )  # fmt: skip
+@click.option("--check-config", is_flag=True, help="Say whether the configuration file is right, and exit.")
 @click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
 @click.version_option(__version__, "-v", "--version", message="%(version)s")
 def main(
-    data: str | None, host: str | None, port: int | None, config_path: Path | None, *, debug: bool | None
+    data: str | None,
+    host: str | None,
+    port: int | None,
+    config_path: Path | None,
+    *,
+    check_config: bool,
+    debug: bool | None,
 ) -> None:
     """Serve durable message queues to memcache clients."""
+    if check_config and config_path is None:
+        raise click.UsageError("--check-config needs --config FILE")
     options = {"data": data, "host": host, "port": port, "debug": debug}
     given = {key: value for key, value in options.items() if value is not None}
     try:
         settings = config.load(config_path, given)
+        if check_config:
+            click.echo(f"{config_path} is fine: {settings.summary()}")
+            return
         set_up_log(debug=settings.debug)
         serve(settings, lambda: config.load(config_path, given))
     except DarnerError as error:

@@ -153,8 +153,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
                 values[field] = None
         return msgspec.structs.replace(self.queue_defaults, **values)
 
+    def summary(self) -> str:
+        """Return what an operator knows the configuration by."""
+        tables = len(self.queues) + len(self.patterns)
+        where = f"listens on {self.host} port {self.port}, data in {self.data}"
+        return f"{where}, tables for queues: {tables}, aliases: {len(self.aliases)}"
+
     def _tables(self, name: bytes) -> list[dict[str, Any]]:
-        tables = [pattern.values for pattern in self.patterns if pattern.regex.match(_text(name))]
+        text = _text(name)
+        tables = [pattern.values for pattern in self.patterns if pattern.regex.match(text)]
         return [*tables, self.queues[name]] if name in self.queues else tables
 
 

@@ -74,6 +74,7 @@ class TestOptions:
         assert done.returncode == 0
         for name in ("-d", "--data", "--host", "-p", "--port", "-c", "--config", "-v", "-h", "--debug"):
             assert name in done.stdout
+        assert "--check-config" in done.stdout
         for default in ("127.0.0.1", "22133", "data"):
             assert default in done.stdout
 
