@@ -607,9 +607,10 @@ def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
     yield "open_transactions", queue.open_transactions
     yield "transactions", queue.transactions
     yield "canceled_transactions", queue.canceled_transactions
-    yield "delayed_items", queue.delayed_items
     yield "total_flushes", queue.total_flushes
     yield "create_time", queue.journal.state.created_ms
+    if queue.delayed_items:
+        yield "delayed_items", queue.delayed_items
 
 
 # The connection's own

@@ -347,10 +347,10 @@ class QueueMachine(RuleBasedStateMachine):
         self._delay(number, twin, delay_ms)
         self._promise(twin)
 
-    @rule(name=names, count=st.integers(2, 12))
-    def push_many(self, name, count):
-        for _ in range(count):
-            self.push(name=name, size=3, exptime=0, sync=False)
+    @rule(name=names, count=st.integers(2, 12), living=st.sampled_from([1, 1, 2, 3]))
+    def push_many(self, name, count, living):
+        for number in range(count):
+            self.push(name=name, size=3, exptime=5 if number % living else 0, sync=False)
 
     @rule(
         name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), commit=st.booleans()

@@ -39,6 +39,7 @@ class Bench:
             work, done = self.threads.pop(0)
             work()
             done(None)
+            self.committer.commit()
 
     def restart(self):
         self.commit()
@@ -77,6 +78,7 @@ def small(monkeypatch):
     """Hardly anything is held in memory."""
     monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
     monkeypatch.setattr(queue, "READ_ITEMS", 3)
+    monkeypatch.setattr(journal, "MAX_GONE", 3)
 
 
 class TestLimit:
@@ -314,7 +316,7 @@ class TestSweep:
     @pytest.mark.parametrize("holds", [False, True])
     def test_leaves_a_gap_that_no_reader_has_to_remember(self, it, small, holds):
         it.push(b"first", b"second")
-        it.push(*[b"x"] * 2 * journal.MAX_GONE, exptime=5)
+        it.push(*[b"x"] * 20, exptime=5)
         it.push(b"tail", b"last")
         it.commit()
         held = it.queue.reserve() if holds else it.queue.pop()
@@ -326,6 +328,20 @@ class TestSweep:
             it.queue.abort(held)
             it.restart()
             assert it.waiting() == [b"first"]
+
+    def test_counts_once_what_was_put_back_after_a_reload(self, it, small):
+        it.push(b"head")
+        it.push(b"x", exptime=5)
+        it.push(*[b"%d" % number for number in range(8)])
+        it.commit()
+        held = [it.queue.reserve() for _ in range(2)]
+        it.queue.reload()
+        for item in reversed(held):
+            it.queue.abort(item)
+        it.now += 5000
+        it.sweep()
+        assert (it.queue.items, it.queue.expired_items) == (9, 1)
+        assert it.waiting() == [b"head", *(b"%d" % number for number in range(8))]
 
     def test_drops_large_items_with_their_files(self, it):
         it.push(b"head")
