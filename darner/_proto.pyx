@@ -83,7 +83,7 @@ cdef bytes E_BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 cdef bytes E_BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 cdef bytes E_BAD_NAME = (
     b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n")
-cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
+cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
 cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
 cdef bytes E_TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
 cdef bytes E_DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
@@ -248,6 +248,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         const char* slash = <const char*>memchr(at, c"/", word.size)
         Py_ssize_t size
         int options = 0
+        bytes cursor = None
         Word option
     request.key = word_bytes(word)
     size = word.size if slash == NULL else slash - at
@@ -275,8 +276,14 @@ cdef bytes parse_get_key(Request request, Word* word):
                 return E_TIMEOUT
             if request.timeout_ms > <uint64_t>_MAX_TIMEOUT_MS:
                 request.timeout_ms = _MAX_TIMEOUT_MS
+        elif (cursor is None and option.size > 7 and memcmp(option.at, b"cursor=", 7) == 0
+                and name_is_valid(option.at + 7, option.size - 7)):
+            cursor = word_bytes(&option)
         else:
             return E_GET_OPTION
+    if cursor is not None:
+        # what is held of a cursor is not held of the queue
+        request.queue += b"/" + cursor
     if options & _ABORT and options != _ABORT:
         return E_ABORT
     if options & _OPEN and options & _PEEK:

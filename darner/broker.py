@@ -20,11 +20,12 @@ from darner._proto import Item, valid_name
 from darner.blob import Offload
 from darner.commit import Committer
 from darner.config import QueueSettings
+from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.memory import MemoryJournal
-from darner.queue import DEFAULTS, Clock, Queue, Upload
+from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
 from darner.status import QUIESCENT, STATUSES, Status
 
 log = structlog.get_logger()
@@ -247,7 +248,7 @@ class Broker:
     def settings(self, name: bytes) -> QueueSettings:
         """Return the settings of the queue of this name, whether it is there or not."""
         queue = self.queues.get(name)
-        return queue.settings if queue is not None else self.settings_for(name)
+        return queue.settings if queue is not None else self.settings_for(name.partition(MARK)[0])
 
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
@@ -273,6 +274,8 @@ class Broker:
         """Drop a queue with all its items and files; returns the journal to acknowledge with, if there
         was one. Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its
         children live on, and get what is set on a queue of its name later."""
+        if MARK in name:
+            return self._delete_cursor(name)
         queue = self.find(name)
         if queue is None:
             return None
@@ -285,10 +288,13 @@ class Broker:
             self._retired[name] = queue.journal
         self.queue_deletes += 1
         self._past_items += queue.total_items
-        if queue.waiters:
+        if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
             heir = self._create(name)
             for waiter in queue.waiters:
                 heir.wait(waiter)
+            for label, cursor in queue.cursors.items():
+                for waiter in cursor.waiters:
+                    self._cursor(heir, label).wait(waiter)
         return queue.journal
 
     def _expire(self, queue: Queue) -> None:
@@ -329,13 +335,41 @@ class Broker:
             target.check(size)
         return Upload(stores[0], lambda: self._targets(name))
 
-    def source(self, name: bytes, *, make: bool) -> Queue | None:
-        """Return the queue that is fetched from by this name; None if it is an alias, or if it is not there
-        and need not be made. JournalError if it cannot be had, StatusError if fetching is refused."""
+    def source(self, name: bytes, *, make: bool) -> Source | None:
+        """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
+        if it is not there and need not be made.
+
+        Raises JournalError if it cannot be had, StatusError if fetching is refused.
+        """
         self.status.check_gets()
+        if MARK in name:
+            return self._cursor_source(name, make=make)
         if name in self.aliases:
             return None
         return self.queue(name) if make or name in self.broken else self.queues.get(name)
+
+    def _cursor_source(self, name: bytes, *, make: bool) -> Source | None:
+        parent, _, label = name.partition(MARK)
+        if parent in self.aliases:
+            return None
+        queue = self.queue(parent) if make or parent in self.broken else self.queues.get(parent)
+        return None if queue is None else self._cursor(queue, label)
+
+    def _cursor(self, queue: Queue, label: bytes) -> Reader:
+        if queue.failure is not None:
+            raise queue.failure
+        cursor = queue.cursors.get(label)
+        if cursor is None:
+            cursor = queue.cursors[label] = Cursor(queue, label)
+        return cursor
+
+    def _delete_cursor(self, name: bytes) -> Journal | MemoryJournal | None:
+        parent, _, label = name.partition(MARK)
+        queue = self.find(parent)
+        if queue is None:
+            return None
+        self._cursor(queue, label).reset()
+        return queue.journal
 
     def _targets(self, name: bytes) -> list[Queue]:
         """All queues that a set to this name goes to."""

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,7 @@ from darner import _proto
 from darner._proto import Item, Request, Verb
 from darner._version import __version__
 from darner.config import QueueSettings
+from darner.cursor import MARK
 from darner.errors import (
     ConfigError,
     DarnerError,
@@ -27,7 +28,7 @@ from darner.errors import (
     UnavailableError,
 )
 from darner.fanout import Fanout
-from darner.queue import Queue, Upload, Waiter
+from darner.queue import Queue, Source, Upload, Waiter
 from darner.status import STATUSES
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _must_close_first(connection: "Connection", request: Request, held: int) -> 
     return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
 
 
-def _queue(connection: "Connection", request: Request) -> Queue | None:
+def _queue(connection: "Connection", request: Request) -> Source | None:
     """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
     the name is an alias. What is held may be closed or aborted whatever the server's status."""
     try:
@@ -185,24 +186,25 @@ def _release(connection: "Connection", request: Request) -> None:
         connection.holds.abort(request.queue)
 
 
-def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
+def _fetch(connection: "Connection", request: Request, queue: Source) -> Item | None:
     """Close or abort what is held, then fetch, as the options say."""
     _release(connection, request)
     if request.open:
         queue.transactions += 1
-    return _fetcher(request)(queue) if request.fetches else None
+    return _fetcher(request, queue)(queue) if request.fetches else None
 
 
-def _fetcher(request: Request) -> Callable[[Queue], Item | None]:
-    return Queue.reserve if request.open else Queue.peek if request.peek else Queue.pop
+def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:
+    kind = type(queue)
+    return kind.reserve if request.open else kind.peek if request.peek else kind.pop
 
 
-def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
-    def end(queue: Queue, item: Item | None) -> None:
+def _wait(connection: "Connection", request: Request, queue: Source) -> None:
+    def end(queue: Source, item: Item | None) -> None:
         _answer(connection, request, queue, item)
         connection.end_wait()
 
-    waiter = Waiter(_fetcher(request), end, connection.has_gone)
+    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone)
     queue.wait(waiter)
 
     def time_out() -> None:
@@ -215,7 +217,7 @@ def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
 def _answer(
     connection: "Connection",
     request: Request,
-    queue: Queue | None,
+    queue: Source | None,
     item: Item | None,
     *,
     one_of_many: bool = False,
@@ -278,11 +280,11 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
 
 
 def send_item(
-    connection: "Connection", request: Request, queue: Queue, item: Item, *, one_of_many: bool = False
+    connection: "Connection", request: Request, queue: Source, item: Item, *, one_of_many: bool = False
 ) -> None:
     """Reply with an item, `END` behind it unless it is one of many."""
     out = connection.out
-    key = request.queue if connection.bare_keys else request.key
+    key = request.queue.partition(b"/")[0] if connection.bare_keys else request.key
     cas = item.id if request.with_cas else 0
     slot = len(out)
     if item.data is None:
@@ -351,7 +353,7 @@ class Monitor:
         else:
             out.append(END)
 
-    def _wait(self, queue: Queue) -> None:
+    def _wait(self, queue: Source) -> None:
         queue.wait(self._waiter)
         timeout_ms = max(0, int((self._deadline - self._connection.turn.loop.time()) * 1000))
         self._connection.begin_wait(self._waiter, timeout_ms, self._time_out)
@@ -361,7 +363,7 @@ class Monitor:
         self._connection.out.append(END)
         self._connection.end_wait()
 
-    def _deliver(self, queue: Queue, item: Item) -> None:
+    def _deliver(self, queue: Source, item: Item) -> None:
         connection = self._connection
         connection.end_wait()
         if self._send(queue, item):
@@ -371,7 +373,7 @@ class Monitor:
         else:
             connection.out.append(END)
 
-    def _send(self, queue: Queue, item: Item) -> bool:
+    def _send(self, queue: Source, item: Item) -> bool:
         """Send an item just reserved; returns whether that should go out before more is taken."""
         connection = self._connection
         counters = connection.counters
@@ -409,7 +411,7 @@ def delete(connection: "Connection", request: Request) -> None:
     args = request.args
     if not 1 <= len(args) <= 2 or args[1:] not in ([], [b"0"]):
         connection.reply(request, BAD_FORMAT, is_error=True)
-    elif not _proto.valid_name(args[0]):
+    elif not all(map(_proto.valid_name, args[0].split(MARK, 1))):
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:

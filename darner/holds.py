@@ -6,7 +6,7 @@ a failed batch took the item along. Such an item no longer counts here, and clos
 """
 
 from darner._proto import Item
-from darner.queue import Queue
+from darner.queue import Source
 
 
 class Holds:
@@ -19,7 +19,7 @@ class Holds:
 
     def __init__(self) -> None:
         # no queue is in here without items
-        self._held: dict[bytes, list[tuple[Queue, Item]]] = {}
+        self._held: dict[bytes, list[tuple[Source, Item]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -35,11 +35,11 @@ class Holds:
                 del self._held[name]
         return len(held)
 
-    def add(self, queue: Queue, item: Item) -> None:
+    def add(self, queue: Source, item: Item) -> None:
         """Hold an item just reserved from `queue`."""
         self._held.setdefault(queue.name, []).append((queue, item))
 
-    def reserve(self, queue: Queue, count: int) -> list[Item]:
+    def reserve(self, queue: Source, count: int) -> list[Item]:
         """Reserve and hold up to `count` items, oldest first; returns them."""
         items: list[Item] = []
         while len(items) < count and (item := queue.reserve()) is not None:

@@ -9,6 +9,7 @@ commit.py has had that batch written; until then `read` finds them in memory. Re
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
     x            there if an item may have an expiry of its own
     d<due><id>   a delayed item: as an item, but out of sight and not among those counted in the state
+    r<cursor>    the place of a cursor: the id it reads next, and the ids before that it has still to read
     c            how many delayed items there are, and where their records begin
 
 A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
@@ -36,6 +37,7 @@ from darner.errors import JournalError
 
 STATE_KEY = b"s"
 KEPT_KEY = b"k"
+CURSOR_PREFIX = b"r"
 EXPIRING_KEY = b"x"
 DELAYED_KEY = b"c"
 
@@ -652,6 +654,39 @@ class Journal:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         return items, self.state.next_id
 
+    def live(self, id: int) -> Item | None:
+        """Return the item with this id if it is live."""
+        if id in self.gone or (id < self.state.floor and id not in self.kept):
+            return None
+        for batch in (self.batch, self.writing):
+            if batch is not None and id in batch.puts:
+                return batch.puts[id]
+        return None if id in self._hidden() else self.find(id)
+
+    def next_live(self, start: int) -> Item | None:
+        """Return the first live item from id `start` on."""
+        for id in sorted(self.kept):
+            if id >= start and (item := self.live(id)) is not None:
+                return item
+        try:
+            live = (item for item in self._from(max(start, self.state.floor)) if item.id not in self.gone)
+            return next(live, None)
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+
+    def cursor(self, label: bytes) -> list[int]:
+        """Return the place of a cursor as it is on disk; an empty list if there is none."""
+        try:
+            record = self._db.get(CURSOR_PREFIX + label)
+            return [] if record is None else _proto.decode_ids(record)
+        except (leveldb.Error, RuntimeError, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+
+    def keep_cursor(self, label: bytes, place: list[int] | None) -> None:
+        """Stage the place of a cursor; None is the end of it."""
+        self.batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
+        self._mark()
+
     def kept_items(self) -> list[Item]:
         """Return the live items below the floor, oldest first."""
         return [item for id in sorted(self.kept) if (item := self.find(id)) is not None]
@@ -797,6 +832,9 @@ class Journal:
         """Stage the end of the journal: all its items are gone, and it is deleted at the next start
         if it was not before. Blobs that were begun are lost."""
         self.flush(())
+        with contextlib.suppress(leveldb.Error):  # then they go with the directory
+            for key in self._db.iterator(prefix=CURSOR_PREFIX, include_value=False):
+                self.batch.ops.append((key, None))
         self.state.deleted = True
         self.generation += 1
 

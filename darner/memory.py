@@ -20,6 +20,7 @@ class MemoryJournal:
     """The items of one queue, in memory."""
 
     __slots__ = (
+        "_cursors",
         "_delayed",
         "_items",
         "batch",
@@ -50,6 +51,7 @@ class MemoryJournal:
         # a heap: when each is due, and as which of them it came
         self._delayed: list[tuple[int, int, Item]] = []
         self.delayed_bytes = 0
+        self._cursors: dict[bytes, list[int]] = {}
         # by id; ordered otherwise than by hashing, since the oldest are looked for again and again
         self._items: OrderedDict[int, Item] = OrderedDict()
 
@@ -126,6 +128,22 @@ class MemoryJournal:
     def next_due_ms(self) -> float:
         """When the first delayed item is due."""
         return self._delayed[0][0] if self._delayed else math.inf
+
+    def live(self, id: int) -> Item | None:
+        """Return the item with this id if it is live."""
+        return self._items.get(id)
+
+    def next_live(self, start: int) -> Item | None:
+        """Return the first live item from id `start` on."""
+        return next((item for id, item in self._items.items() if id >= start), None)
+
+    def cursor(self, label: bytes) -> list[int]:
+        """Return the place of a cursor; an empty list if there is none."""
+        return self._cursors.get(label, [])
+
+    def keep_cursor(self, label: bytes, place: list[int] | None) -> None:
+        """Take note of the place of a cursor; None is the end of it."""
+        self._cursors[label] = place or []
 
     def kept_items(self) -> list[Item]:
         """Return the live items that `read` does not: there are none."""

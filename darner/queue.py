@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
 from darner._proto import CHUNK_BYTES, Item
 from darner.blob import BlobReader, BlobWriter, read_whole, sync_directory
@@ -58,18 +58,49 @@ def expires_ms(exptime: int, now_ms: int) -> int:
     return min(date_ms, MAX_DATE_MS)
 
 
+class Source(Protocol):
+    """What is fetched from: a `Queue`, or a cursor over one. See there."""
+
+    name: bytes
+    waiters: OrderedDict["Waiter", None]
+    transactions: int
+
+    def pop(self) -> Item | None: ...  # noqa: D102
+    def reserve(self) -> Item | None: ...  # noqa: D102
+    def peek(self) -> Item | None: ...  # noqa: D102
+    def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
+    def close(self, item: Item) -> None: ...  # noqa: D102
+    def abort(self, item: Item) -> None: ...  # noqa: D102
+    def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
+    def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
+    def acknowledge(self, client: Client, slot: int) -> None: ...  # noqa: D102
+
+
+class Reader(Source, Protocol):
+    """A cursor, as its queue and the broker know it."""
+
+    def reset(self) -> None:
+        """Forget the place: the next item is the oldest."""
+
+    def serve(self) -> None:
+        """There may be an item: give it to who waits."""
+
+    def load(self) -> None:
+        """Start over from what the journal has."""
+
+
 class Waiter:
     """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
     to deliver it, and whether they have gone without a word. `queue` is where they wait."""
 
     __slots__ = ("deliver", "fetch", "has_gone", "queue")
 
-    queue: "Queue"
+    queue: Source
 
     def __init__(
         self,
-        fetch: Callable[["Queue"], Item | None],
-        deliver: Callable[["Queue", Item], None],
+        fetch: Callable[[Any], Item | None],
+        deliver: Callable[[Any, Item], None],
         has_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fetch = fetch
@@ -298,6 +329,7 @@ class Queue:
         "_swept",
         "canceled_transactions",
         "clock",
+        "cursors",
         "discarded",
         "expired_items",
         "failure",
@@ -339,6 +371,8 @@ class Queue:
         # whether `sweep` has more to do
         self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # those in use, by what is behind `cursor=`
+        self.cursors: dict[bytes, Reader] = {}
         # why the queue is out of service, if it is
         self.failure: JournalError | None = None
         self._age_ms = 0
@@ -418,6 +452,9 @@ class Queue:
                 del self._reserved_ms[id]
             self._load()
             self._serve()
+            for cursor in list(self.cursors.values()):
+                cursor.load()
+                cursor.serve()
         except JournalError as error:
             self.failure = self.journal.failed = error
 
@@ -480,6 +517,12 @@ class Queue:
             self.window_bytes += item.memory_bytes + ITEM_BYTES
         if self.waiters:
             self._serve()
+        if self.cursors:
+            self._show()
+
+    def _show(self) -> None:
+        for cursor in list(self.cursors.values()):
+            cursor.serve()
 
     def push_delayed(self, data: bytes, flags: int, exptime: int, delay_ms: int, *, sync: bool) -> None:
         """As `push`, but the item is out of sight for `delay_ms`, and joins the end then."""
@@ -732,6 +775,10 @@ class Queue:
 
     # Expiry, and other ends
 
+    def has_expired(self, item: Item) -> bool:
+        """Whether the life of an item is over."""
+        return self._has_expired(item, self.clock())
+
     def _has_expired(self, item: Item, now: int) -> bool:
         return 0 < item.expires_ms <= now or 0 < self._max_age_ms <= now - item.enqueued_ms
 
@@ -910,7 +957,7 @@ class Queue:
         """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
         was seen when this was asked; so ask a few times a second."""
         state = self.journal.state
-        if self.failure is not None or state.items or self.journal.delayed_items or self.waiters:
+        if self.failure is not None or state.items or self.journal.delayed_items or self._is_awaited:
             self._idle_ms = None
             return False
         # an item may have come and gone unseen
@@ -918,6 +965,10 @@ class Queue:
             self._idle_ms, self._idle_id = now_ms, state.next_id
         max_age_ms = self.settings.max_queue_age_ms
         return max_age_ms is not None and now_ms - self._idle_ms >= max_age_ms
+
+    @property
+    def _is_awaited(self) -> bool:
+        return bool(self.waiters) or any(cursor.waiters for cursor in self.cursors.values())
 
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""

@@ -15,7 +15,7 @@ from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, Parser, Verb
 
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
-GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
+GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
 SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
 TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
 ABORT = b"CLIENT_ERROR abort must be by itself\r\n"

@@ -256,3 +256,40 @@ class TestDump:
         assert values["durable"] == "true"
         assert values["max_open_reads"] == "1"
         assert self.block(client) is None
+
+
+class TestCursor:
+    def test_does_all_that_a_queue_does(self, standing, client, other, queue):
+        key = queue + b"/cursor=billing"
+        for data in (b"1", b"2", LARGE):
+            client.set(queue, data)
+        assert client.values(b"gets %s %s/peek" % (key, key)) == [
+            (key, 0, 1, b"1"), (key + b"/peek", 0, 2, b"2"),
+        ]  # fmt: skip
+        assert client.get(queue + b"/open") == b"1"
+        assert client.get(key + b"/open") == b"2"
+        assert client.ask(b"get %s\r\n" % key) == b"CLIENT_ERROR close current item first\r\n"
+        assert client.get(key + b"/abort") is None
+        assert client.get(key + b"/open") == b"2"
+        assert client.get(key + b"/close/open") == LARGE
+        assert client.get(key + b"/close") is None
+        client.send(b"get %s/t=10000\r\n" % key)
+        other.set(queue, b"4")
+        assert client.line() == b"VALUE %s/t=10000 0 1\r\n" % key
+        assert client.exactly(8) == b"4\r\nEND\r\n"
+        assert client.ask(b"delete %s\r\n" % key) == b"DELETED\r\n"
+        assert other.get(queue + b"/cursor=billing") == b"1"
+
+    @pytest.mark.parametrize("key", [b"q/cursor=", b"q/cursor=a/cursor=b", b"q/cursor", b"/cursor=a"])
+    def test_needs_a_name(self, client, key):
+        assert client.ask(b"get %s\r\n" % key).startswith(b"CLIENT_ERROR ")
+
+    def test_survives_a_kill(self, server, wire):
+        for data in (b"1", b"2", b"3"):
+            wire.set(b"work", data)
+        wire.get(b"work/cursor=a")
+        wire.get(b"work/cursor=a/open")
+        server.restart()
+        wire = server.connect()
+        assert drain(wire, b"work/cursor=a") == [b"2", b"3"]
+        assert drain(wire, b"work") == [b"1", b"2", b"3"]
