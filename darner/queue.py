@@ -480,7 +480,8 @@ class Queue:
         """Set the oldest waiting item aside until `close` or `abort`, and return it."""
         item = self._take()
         if item is not None:
-            self._set_aside(item)
+            self.reserved[item.id] = item
+            self._reserved_bytes += item.size
             if self._open_timeout_ms:
                 self._reserved_ms[item.id] = self.clock()
         return item
@@ -538,15 +539,13 @@ class Queue:
             self._expect(item)
         self._serve()
 
-    def _set_aside(self, item: Item) -> None:
-        self.reserved[item.id] = item
-        self._reserved_bytes += item.size
-
     def _release(self, item: Item) -> None:
         del self.reserved[item.id]
         self._reserved_bytes -= item.size
-        self._reserved_ms.pop(item.id, None)
-        self._moving.discard(item.id)
+        if self._reserved_ms:
+            self._reserved_ms.pop(item.id, None)
+        if self._moving:
+            self._moving.discard(item.id)
 
     def _take_back(self, now: int) -> None:
         """Put back what has been reserved for longer than `open_timeout`."""
@@ -583,7 +582,8 @@ class Queue:
     def _dispose(self, item: Item, heir: bytes | None) -> None:
         """Be rid of an item that is neither waiting nor reserved any more: drop it, or have it moved to
         the queue `heir`. Then it is here until it is known to be there."""
-        self._set_aside(item)
+        self.reserved[item.id] = item
+        self._reserved_bytes += item.size
         if heir is None:
             self.close(item)
         else:
