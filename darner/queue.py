@@ -235,10 +235,13 @@ class Queue:
         self._open_timeout_ms = settings.open_timeout_ms or 0
         self._expire_to = self._other(settings.expire_to_queue)
         self._dead_letter_to = self._other(settings.dead_letter_queue)
-        self._reserved_ms.clear()
-        if self._open_timeout_ms:
-            now = self.clock()
-            self._reserved_ms.update((id, now) for id in self.reserved if id not in self._moving)
+        if not self._open_timeout_ms:
+            self._reserved_ms.clear()
+            return
+        now = self.clock()
+        for id in self.reserved:
+            if id not in self._moving:
+                self._reserved_ms.setdefault(id, now)
 
     def _other(self, name: str | None) -> bytes | None:
         # a queue that moves its items to itself would never get rid of them
