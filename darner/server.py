@@ -17,9 +17,9 @@ import uvloop
 from darner import systemd
 from darner._version import __version__
 from darner.broker import Broker
-from darner.config import Settings
+from darner.config import Settings, needs_restart
 from darner.connection import Clients, Connection, now_ms
-from darner.errors import StartError
+from darner.errors import ConfigError, StartError
 
 log = structlog.get_logger()
 
@@ -36,13 +36,28 @@ BACKLOG = 4096
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
+        """`reread` reads the configuration again; ConfigError if it is wrong."""
         self._settings = settings
+        self._reread = reread
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "darner")
-        self._broker = Broker(self._data, now_ms, self._offload)
-        self._clients = Clients(self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive)
+        self._broker = Broker(
+            self._data,
+            now_ms,
+            self._offload,
+            settings.queue,
+            settings.aliases,
+            settings.status_change_grace_period_ms,
+        )
+        self._broker.call_later = self._call_later
+        self._clients = Clients(
+            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+        )
+        self._clients.reload = self._reload
+        if settings.allow_shutdown:
+            self._clients.shutdown = self._shut_down
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -53,6 +68,9 @@ class Server:
             self._loop.call_soon_threadsafe(self._offloaded.set)
 
         self._threads.submit(work).add_done_callback(finished)
+
+    def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
+        self._loop.call_later(max(0, delay_ms) / 1000, work)
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError if the server cannot start."""
@@ -72,6 +90,7 @@ class Server:
             ) from error
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for listener in listeners:
@@ -103,6 +122,29 @@ class Server:
         log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
         self._stop.set()
 
+    def _shut_down(self) -> None:
+        log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
+        self._stop.set()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(ConfigError):  # said in the log
+            self._reload()
+
+    def _reload(self) -> None:
+        """Read the configuration again, and take what is for queues. ConfigError if it is wrong; then
+        nothing has changed."""
+        try:
+            settings = self._reread()
+        except ConfigError as error:
+            log.error("configuration not reloaded, nothing has changed", reason=str(error))
+            raise
+        changed = self._broker.reconfigure(settings.queue, settings.aliases)
+        log.info(
+            "configuration reloaded",
+            changed=" ".join(sorted(name.decode(errors="replace") for name in changed)) or None,
+            needs_restart=" ".join(needs_restart(self._settings, settings)) or None,
+        )
+
     async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
@@ -127,11 +169,12 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings) -> None:
-    """Run a server until a signal says stop. Raises StartError if it cannot start."""
+def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
+    """Run a server until a signal says stop; `reread` reads its configuration again when a client or SIGHUP
+    asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
-        await Server(settings).run()
+        await Server(settings, reread).run()
 
     os.umask(0o077)
     raise_descriptor_limit()

@@ -117,6 +117,8 @@ class Wire:
 class Server:
     """The console script `darner`, running."""
 
+    program = (DARNER,)
+
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         self.options = options
@@ -126,7 +128,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it says that it listens."""
         self.process = subprocess.Popen(
-            [DARNER, "--data", str(self.data), "--port", "0", *self.options],
+            [*self.program, "--data", str(self.data), "--port", "0", *self.options],
             stderr=subprocess.PIPE,
             bufsize=0,
         )
