@@ -18,11 +18,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from darner import _proto, broker, commit, journal, queue
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.errors import JournalError
+from darner.config import QueueSettings
+from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal import Journal
 
 NAMES = (b"work", b"play")
 CHUNK_BYTES = 16
+SETTINGS = (
+    QueueSettings(),
+    QueueSettings(max_items=3),
+    QueueSettings(max_bytes=20, max_item_size=30, discard_old_when_full=True),
+    QueueSettings(max_items=2, max_age_ms=4000, discard_old_when_full=True),
+)
 
 
 class Silence:
@@ -86,12 +93,15 @@ class First:
 class Twin:
     """What a journal should hold."""
 
-    def __init__(self, journal, order):
+    def __init__(self, name, journal, order):
+        self.name = name
         self.journal = journal
         self.order = order
-        self.on_disk = (frozenset(), False)  # its numbers, and whether it is deleted
+        # its numbers, those of delayed items negative, and whether it is deleted
+        self.on_disk = (frozenset(), False)
         self.in_thread = None  # likewise
         self.waiting = []
+        self.delayed = []
         self.reserved = {}
         self.deleted = False
         self.out_of_service = False
@@ -101,14 +111,19 @@ class Twin:
 
     @property
     def staged(self):
-        return (frozenset(self.waiting) | frozenset(self.reserved), self.deleted)
+        delayed = {-number for number in self.delayed}
+        return (frozenset(self.waiting) | frozenset(self.reserved) | delayed, self.deleted)
 
     def forget_staged(self):
         """What the disk has is all there is."""
         numbers, self.deleted = self.on_disk
         self.reserved = {n: hold for n, hold in self.reserved.items() if n in numbers}
-        self.waiting = sorted(numbers - self.reserved.keys(), key=self.order.get)
+        self.live(numbers - self.reserved.keys())
         self.generation += 1
+
+    def live(self, numbers):
+        self.waiting = sorted((n for n in numbers if n > 0), key=self.order.get)
+        self.delayed = [-n for n in numbers if n < 0]
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -143,16 +158,19 @@ class QueueMachine(RuleBasedStateMachine):
         self.failing, self.failed = {}, {}
         self.data = Path(tempfile.mkdtemp(prefix="darner-model"))
         self.now = 1_000_000
-        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
+        # number: data, or a list of it if in chunks, when it expires by itself, and when it was set
+        self.items = {}
         self.order = {}  # number: its place among all, in the order of setting
+        self.due = {}  # number of an item that was delayed: when it is due, and its place among those
         self.places = itertools.count()
         self.twins = {}  # of queues, by name
         self.retired = {}  # of deleted queues whose journal is still there
+        self.settings = dict.fromkeys(NAMES, SETTINGS[0])
         self._start()
 
     def _start(self):
         self.offload = Offload()
-        self.broker = Broker(self.data, lambda: self.now, self.offload)
+        self.broker = Broker(self.data, lambda: self.now, self.offload, self.settings.__getitem__)
         self.broker.open()
         self.holds, self.uploads, self.readers = [], [], []
 
@@ -161,7 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _queue(self, name):
         queue = self.broker.queue(name)
         if name not in self.twins:
-            twin = self.retired.pop(name, None) or Twin(queue.journal, self.order)
+            twin = self.retired.pop(name, None) or Twin(name, queue.journal, self.order)
             twin.deleted = False
             self.twins[name] = twin
         assert queue.journal is self.twins[name].journal
@@ -175,12 +193,62 @@ class QueueMachine(RuleBasedStateMachine):
             twin.replies.append(reply)
 
     def _head(self, twin):
-        while twin.waiting:
-            expires = self.items[twin.waiting[0]][1]
-            if not expires or expires > self.now:
-                return twin.waiting[0]
+        self._drop_expired_head(twin)
+        while not twin.waiting and self._join(twin):
+            self._drop_expired_head(twin)
+        return twin.waiting[0] if twin.waiting else None
+
+    def _drop_expired_head(self, twin):
+        while twin.waiting and self._has_expired(twin.waiting[0], twin):
             twin.waiting.pop(0)
+
+    def _join(self, twin):
+        """What is delayed joins if it is due, and on disk; returns whether anything did."""
+        due = [n for n in twin.delayed if self.due[n][0] <= self.now and -n in twin.on_disk[0]]
+        for number in sorted(due, key=self.due.get):
+            twin.delayed.remove(number)
+            twin.waiting.append(number)
+            self.order[number] = next(self.places)
+            data, expires, _ = self.items[number]
+            self.items[number] = (data, expires, self.now)
+        return bool(due)
+
+    def _has_expired(self, number, twin):
+        _, expires, since = self.items[number]
+        max_age = self.settings[twin.name].max_age_ms
+        return 0 < expires <= self.now or (max_age is not None and self.now - since >= max_age)
+
+    def _refusal(self, twin, size, *, discard=True):
+        """What a set of an item of so many bytes raises, or None if there is room, now."""
+        settings = self.settings[twin.name]
+        if settings.max_item_size is not None and size > settings.max_item_size:
+            return ItemTooLargeError
+        if self._is_full(twin, size):
+            if self._is_over(twin, twin.delayed, size):
+                return QueueFullError
+            self._drop_expired_head(twin)
+            if not settings.discard_old_when_full and self._is_full(twin, size):
+                return QueueFullError
+            while discard and self._is_full(twin, size):
+                twin.waiting.pop(0)
         return None
+
+    def _is_full(self, twin, size):
+        return self._is_over(twin, twin.waiting + twin.delayed, size)
+
+    def _is_over(self, twin, numbers, size):
+        settings = self.settings[twin.name]
+        held = sum(self._size(number) for number in numbers)
+        return (settings.max_items is not None and len(numbers) >= settings.max_items) or (
+            settings.max_bytes is not None and held + size > settings.max_bytes
+        )
+
+    def _drop_expired(self, twin):
+        """Returns how many."""
+        live = [number for number in twin.waiting if not self._has_expired(number, twin)]
+        count = len(twin.waiting) - len(live)
+        twin.waiting = live
+        return count
 
     @property
     def all_twins(self):
@@ -224,15 +292,20 @@ class QueueMachine(RuleBasedStateMachine):
         replies.clear()
 
     def _is_item(self, item, number, twin):
-        data, expires = self.items[number]
+        data, expires, since = self.items[number]
         assert item.flags == number
         assert item.expires_ms == expires
+        assert item.enqueued_ms == since
         assert item.data == (None if isinstance(data, list) else data)
         assert item.size == len(data[0] if isinstance(data, list) else data)
 
     # Operations
 
     names = st.sampled_from(NAMES)
+
+    def _delay(self, number, twin, delay_ms):
+        self.due[number] = (self.now + delay_ms, next(self.places))
+        twin.delayed.append(number)
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
@@ -241,7 +314,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _set(self, number, data, exptime):
         expires = self.now + exptime * 1000 if exptime > 0 else -exptime
-        self.items[number] = (data, expires)
+        self.items[number] = (data, expires, self.now)
         self.order[number] = next(self.places)
 
     @rule(name=names, size=st.integers(0, 9), exptime=st.sampled_from([0, 0, 0, 5, -1]), sync=st.booleans())
@@ -252,14 +325,32 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(JournalError):
                 queue.push(b"x" * size, number, exptime, sync=sync)
             return
+        refusal = self._refusal(twin, size)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                queue.push(b"x" * size, number, exptime, sync=sync)
+            return
         queue.push(b"x" * size, number, exptime, sync=sync)
         twin.waiting.append(number)
         self._promise(twin)
 
-    @rule(name=names, count=st.integers(2, 12))
-    def push_many(self, name, count):
-        for _ in range(count):
-            self.push(name=name, size=3, exptime=0, sync=False)
+    @rule(name=names, delay_ms=st.integers(1, 9).map((1000).__mul__), exptime=st.sampled_from([0, 0, 5]))
+    def push_delayed(self, name, delay_ms, exptime):
+        queue, twin = self._queue(name)
+        number = self._number(b"delayed", exptime)
+        refusal = JournalError if twin.out_of_service else self._refusal(twin, 7)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
+            return
+        queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
+        self._delay(number, twin, delay_ms)
+        self._promise(twin)
+
+    @rule(name=names, count=st.integers(2, 12), living=st.sampled_from([1, 1, 2, 3]))
+    def push_many(self, name, count, living):
+        for number in range(count):
+            self.push(name=name, size=3, exptime=5 if number % living else 0, sync=False)
 
     @rule(
         name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), commit=st.booleans()
@@ -268,11 +359,17 @@ class QueueMachine(RuleBasedStateMachine):
         queue, twin = self._queue(name)
         if twin.out_of_service:
             with pytest.raises(JournalError):
-                queue.upload()
+                queue.upload(sum(sizes))
             return
-        upload = queue.upload()
         number = self._number([b""])
         chunks = [b"%-16d" % number] * len(sizes[1:]) + [b"y" * sizes[0]]
+        size = sum(map(len, chunks))
+        refusal = self._refusal(twin, size, discard=False)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                queue.upload(size)
+            return
+        upload = queue.upload(size)
         for chunk in chunks:
             upload.write(chunk)
             if commit:
@@ -280,8 +377,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
 
     @precondition(lambda self: self.uploads)
-    @rule(data=st.data(), abandon=st.booleans(), exptime=st.sampled_from([0, 0, 5]), sync=st.booleans())
-    def end_upload(self, data, abandon, exptime, sync):
+    @rule(
+        data=st.data(),
+        abandon=st.booleans(),
+        exptime=st.sampled_from([0, 0, 5]),
+        sync=st.booleans(),
+        delay_ms=st.sampled_from([0, 0, 3000]),
+    )
+    def end_upload(self, data, abandon, exptime, sync, delay_ms=0):
         index = data.draw(st.integers(0, len(self.uploads) - 1))
         upload, twin, generation, number, content = self.uploads.pop(index)
         if abandon:
@@ -289,26 +392,35 @@ class QueueMachine(RuleBasedStateMachine):
             return
 
         def done(error):
+            if not isinstance(error, JournalError):
+                refusal = self._refusal(twin, len(content))
+                assert error is None if refusal is None else isinstance(error, refusal)
+                if refusal is not None:
+                    return
             if error is not None:
                 assert twin.out_of_service or twin.generation != generation
                 return
             assert not twin.out_of_service
             assert twin.generation == generation
             self._set(number, [content], exptime)
-            twin.waiting.append(number)
+            if delay_ms:
+                self._delay(number, twin, delay_ms)
+            else:
+                twin.waiting.append(number)
             self._promise(twin)
 
-        upload.finish(number, exptime, done, sync=sync)
+        upload.finish(number, exptime, done, sync=sync, delay_ms=delay_ms)
 
     @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3))
     def push_large(self, name, sizes):
         _, twin = self._queue(name)
         if not twin.out_of_service:
+            uploads, self.uploads = self.uploads, []
             self.begin_upload(name=name, sizes=sizes, commit=False)
-            upload = self.uploads.pop()
-            self.uploads.insert(0, upload)
-            self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
-            self.threads_run()
+            if self.uploads:
+                self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
+                self.threads_run()
+            self.uploads = uploads
 
     @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), read=st.booleans())
     def fetch(self, name, how, read):
@@ -381,7 +493,24 @@ class QueueMachine(RuleBasedStateMachine):
             return
         queue.flush()
         twin.waiting.clear()
+        twin.delayed.clear()
         self._promise(twin)
+
+    @rule(name=names)
+    def flush_expired(self, name):
+        queue, twin = self._queue(name)
+        if twin.out_of_service:
+            with pytest.raises(JournalError):
+                next(queue.flush_expired())
+            return
+        assert sum(queue.flush_expired()) == self._drop_expired(twin)
+        self._promise(twin)
+
+    @rule(name=names, settings=st.sampled_from(SETTINGS))
+    def configure(self, name, settings):
+        self.settings[name] = settings
+        if name in self.broker.queues:
+            self.broker.queues[name].configure(settings)
 
     @precondition(lambda self: self.twins)
     @rule(data=st.data())
@@ -396,6 +525,7 @@ class QueueMachine(RuleBasedStateMachine):
         del self.twins[name]
         self.retired[name] = twin
         twin.waiting.clear()
+        twin.delayed.clear()
         twin.reserved.clear()
         twin.deleted = True
         twin.generation += 1
@@ -460,6 +590,9 @@ class QueueMachine(RuleBasedStateMachine):
         for twin in out:
             twin.out_of_service = False
             twin.forget_staged()
+        for twin in self.twins.values():
+            self._join(twin)
+            self._drop_expired(twin)
         self._committed()
         self.retired = {name: twin for name, twin in self.retired.items() if name in self.broker._retired}
 
@@ -499,24 +632,25 @@ class QueueMachine(RuleBasedStateMachine):
         for name, last in twins.items():
             numbers, deleted = last.on_disk
             if not deleted:
-                twin = self.twins[name] = Twin(self.broker.queues[name].journal, self.order)
-                twin.waiting = sorted(numbers, key=self.order.get)
+                twin = self.twins[name] = Twin(name, self.broker.queues[name].journal, self.order)
+                twin.live(numbers)
                 twin.on_disk = (numbers, False)
         assert set(self.broker.queues) == set(self.twins)
         while any(twin.journal.untidy or twin.journal.doomed for twin in self.twins.values()):
-            self.broker.tidy()
+            self.tidy()
             self.threads_run()
-        self.broker.committer.commit()
+        self.commit()
         for twin in self.twins.values():
             self._holds_nothing_else(twin)
 
     def _holds_nothing_else(self, twin):
         files = set()
         for key, record in twin.journal._db.iterator():
-            assert key[:1] in b"sik"
-            if key[:1] == b"i":
-                item = _proto.decode_item(key, record)
-                assert item.flags in twin.on_disk[0]
+            assert key[:1] in b"sikxdc"
+            if key[:1] in b"id":
+                item = _proto.decode_item(b"i" + key[-8:], record)
+                is_flushed = key[:1] == b"d" and item.id < twin.journal._live_from
+                assert is_flushed or (item.flags if key[:1] == b"i" else -item.flags) in twin.on_disk[0]
                 if item.blob:
                     files.add(twin.journal.blob_path(item.blob))
                     content = self.items[item.flags][0][0]
@@ -538,6 +672,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert queue.items == len(twin.waiting)
             assert queue.waiting_bytes == sum(self._size(n) for n in twin.waiting)
             assert len(queue.reserved) == len(twin.reserved)
+            assert queue.delayed_items == len(twin.delayed)
+            assert twin.journal.delayed_bytes == sum(self._size(n) for n in twin.delayed)
             if twin.journal.settled:
                 live = {}
                 for key, record in twin.journal._db.iterator(start=b"i", stop=b"j"):
