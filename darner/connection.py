@@ -423,6 +423,7 @@ class Connection:
         """Call `rest` when the replies so far are sent, and serve nothing else before."""
         self._rest = rest
         self._blocked |= YIELDING
+        self._touch()
 
     def begin_wait(self, waiter: Waiter, timeout_ms: int, time_out: Callable[[], None]) -> None:
         """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`."""
