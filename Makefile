@@ -59,8 +59,9 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 	touch $@
 
 # pylibmc has no wheels for every machine, and building it wants libmemcached's headers: its tests are
-# skipped where it is missing. `darner[bench]` adds to the darner that is installed already what bench/ needs.
+# skipped where it is missing. The extras add to the darner that is installed already what bench/ and
+# metrics need.
 $(TOOLS): $(COMPILED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench]'
+	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench,metrics]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	touch $@

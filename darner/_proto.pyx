@@ -1108,7 +1108,8 @@ cdef class Segment:
 
 
 def read_segment(bytes memory not None):
-    """The number of a segment, its frames as (kind, journal, change, payload), and whether it was ended.
+    """The number of a segment, its frames as (kind, journal, change, payload), how many bytes they and its head
+    take, and whether it was ended.
 
     It has no number, but 0, if it is none or was never begun. The frames end at the first that is not whole.
     """
@@ -1121,7 +1122,7 @@ def read_segment(bytes memory not None):
         list frames = []
         bytes payload
     if left < 0 or memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC), 8) != 0:
-        return 0, frames, False
+        return 0, frames, 0, False
     number = get_u64(start + 8)
     while left >= _FRAME_HEAD:
         size = get_u32(at + 4)
@@ -1137,8 +1138,8 @@ def read_segment(bytes memory not None):
             except ValueError:
                 break
         if at[8] == END:
-            return number, frames, True
+            return number, frames, at - start, True
         frames.append((<int>at[8], get_u32(at + 9), get_u64(at + 13), payload))
         at += _FRAME_HEAD + size
         left -= _FRAME_HEAD + size
-    return number, frames, False
+    return number, frames, at - start, False

@@ -6,17 +6,18 @@ loop; the clock, and how to run something in another thread, are handed in.
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
 from darner._proto import valid_name
-from darner.blob import Offload
+from darner.blob import Offload, sync_name
 from darner.commit import Committer
 from darner.errors import JournalError, StartError
 from darner.journal import Journal
@@ -59,6 +60,24 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+class _Reaper:
+    """Waits for the log to be on the disk, so that what was deleted can go."""
+
+    def __init__(self, bury: Callable[[], object]) -> None:
+        self._bury = bury
+        self.waits = False
+
+    def hold(self) -> None:
+        self.waits = True
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Then at a later tick."""
+
+    def release(self) -> None:
+        self.waits = False
+        self._bury()
+
+
 class Broker:
     """All queues of a data directory."""
 
@@ -71,8 +90,11 @@ class Broker:
         self.queues: dict[bytes, Queue] = {}
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
-        # journals of deleted queues that something still needs
-        self._retired: dict[bytes, Journal] = {}
+        # journals of deleted queues whose files are still there, and where in the log it says so
+        self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
+        self._reaper = _Reaper(self._bury)
+        # those of which that could not be deleted, which was said
+        self._undying: set[Journal] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -111,7 +133,9 @@ class Broker:
             self._recover()
         except OSError as error:
             self._lock.close()
-            raise StartError(f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there") from error
+            raise StartError(
+                f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
+            ) from error
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
@@ -121,8 +145,8 @@ class Broker:
         found = [name_of(directory) for directory in self._directories(self._data)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
-        dirty = [queue.journal for queue in self.queues.values() if queue.journal.dirty]
-        self.log.begin([*dirty, *self.broken])
+        self.log.begin()
+        self.reap()
 
     def _directories(self, parent: Path) -> Iterator[Path]:
         """Directories of queues, relative to the data directory."""
@@ -147,33 +171,55 @@ class Broker:
             self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
+            self.log.keep_found(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
-        lives = self._lives.get(name)
+        lives = self._lives.get(name, [])
         path = self._data / directory_of(name)
-        if lives and lives[-1].retired and not path.exists():
-            return
-        journal = Journal(name, path, self._committer, self.log, self._clock(), lives[-1] if lives else None)
-        if journal.state.deleted:
-            self._destroy(journal)
-            return
+        while not (lives and lives[-1].retired and not path.exists()):
+            journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
+            if not journal.state.deleted:
+                self._serve(journal)
+                break
+            if not lives or journal.state.life == lives[-1].number:
+                self._retired[name] = (journal, self.log.synced)
+                break
+            # the directory is of an earlier life, and must have come back with the loss of the machine
+            self.log.keep_found(journal)
+            if not self._destroy(journal):
+                raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
+        self._lives.pop(name, None)
+
+    def _serve(self, journal: Journal) -> None:
         try:
-            self.queues[name] = Queue(name, journal, self._clock)
+            self.queues[journal.name] = Queue(journal.name, journal, self._clock)
         except JournalError:
+            self._committer.discard(journal)
+            self.log.unpin(journal)
             journal.close()
             raise
+        if journal.lost:
+            log.error(
+                "large items lost with the machine: the log had them, but their bytes were not on the disk",
+                queue=journal.name.decode(errors="replace"),
+                items=journal.lost,
+            )
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is being written in another thread."""
-        journals = [queue.journal for queue in self.queues.values()]
-        return any(journal.writing for journal in (*journals, *self._retired.values()))
+        """Whether something is being written in another thread."""
+        return self.log.busy or any(journal.writing for journal in self._journals())
+
+    def _journals(self) -> list[Journal]:
+        return [queue.journal for queue in self.queues.values()] + [
+            journal for journal, _ in self._retired.values()
+        ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
-        for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
+        for journal in self._journals():
             journal.close()
         self.log.close()
         self._lock.close()
@@ -194,12 +240,13 @@ class Broker:
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
-        journal = self._retired.pop(name, None)
-        if journal is None:
+        if name in self._retired:
+            journal, _ = self._retired[name]
+            journal.revive(self._clock())
+            del self._retired[name]
+        else:
             path = self._data / directory_of(name)
             journal = Journal(name, path, self._committer, self.log, self._clock())
-        if journal.state.deleted:
-            journal.revive(self._clock())
         queue = self.queues[name] = Queue(name, journal, self._clock)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -208,19 +255,30 @@ class Broker:
     def delete(self, name: bytes) -> bool:
         """Drop a queue with all its items and files; returns whether there was one. Who holds its items is
         not hurt, and who waits goes on waiting, for a new queue."""
+        if name in self.broken and not (self._data / directory_of(name)).exists():
+            self._give_up(name)
+            return True
         queue = self.find(name)
         if queue is None:
             return False
         queue.retire()
         del self.queues[name]
-        self._retired[name] = queue.journal
+        self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
         self._past_items += queue.total_items
         if queue.waiters:
-            heir = self._create(name)
-            for waiter in queue.waiters:
-                heir.wait(waiter)
+            with contextlib.suppress(JournalError):  # there is no room for a new queue: they wait in vain
+                heir = self._create(name)
+                for waiter in queue.waiters:
+                    heir.wait(waiter)
         return True
+
+    def _give_up(self, name: bytes) -> None:
+        """Forget what the log has of a queue whose directory somebody has moved away."""
+        del self.broken[name]
+        self._lives.pop(name, None)
+        self.log.unpin(name)
+        log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
@@ -232,48 +290,72 @@ class Broker:
                 errors.append(error)
         return errors
 
-    def _destroy(self, journal: Journal) -> None:
-        """Close a journal and delete its files: out of the way at once, and then in a thread."""
+    def _destroy(self, journal: Journal) -> bool:
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
+        are out of the way."""
         journal.close()
-        if not journal.path.exists():
-            self._committer.discard(journal)
-            return
-        # not by the process's number: in a container it is the same at every start
-        doomed = self._data / TRASH_NAME / uuid.uuid4().hex
-        try:
-            doomed.parent.mkdir(mode=0o700, exist_ok=True)
-            journal.path.rename(doomed)
-        except OSError as error:
-            log.error(
-                "cannot delete the files of a deleted queue; they are tried again at the next start",
-                directory=str(journal.path),
-                reason=str(error),
-            )
-            return
+        if journal.path.exists():
+            # not by the process's number: in a container it is the same at every start
+            doomed = self._data / TRASH_NAME / uuid.uuid4().hex
+            try:
+                doomed.parent.mkdir(mode=0o700, exist_ok=True)
+                journal.path.rename(doomed)
+            except OSError as error:
+                if journal not in self._undying:
+                    self._undying.add(journal)
+                    log.error(
+                        "cannot delete the files of a deleted queue; tried again by itself",
+                        directory=str(journal.path),
+                        reason=str(error),
+                    )
+                return False
+            self._remove(doomed, journal)
+        else:
+            self.log.unpin(journal)
         self._committer.discard(journal)
-        for parent in journal.path.relative_to(self._data).parents:
-            if parent.name:
-                with contextlib.suppress(OSError):  # another long name lives there
-                    (self._data / parent).rmdir()
-        self._remove(doomed)
+        self._undying.discard(journal)
+        return True
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
         # not the directory itself: more may come into it meanwhile
         for doomed in trash.iterdir() if trash.exists() else ():
-            self._remove(doomed)
+            self._offload(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
 
-    def _remove(self, doomed: Path) -> None:
-        self._offload(lambda: shutil.rmtree(doomed, ignore_errors=True), lambda _: None)
+    def _remove(self, doomed: Path, journal: Journal) -> None:
+        """Remove what was the directory of a journal. The log is needed until that cannot come back."""
+
+        def work() -> None:
+            sync_name(journal.path)
+            for parent in journal.path.relative_to(self._data).parents:
+                if parent.name:
+                    with contextlib.suppress(OSError):  # another long name lives there
+                        (self._data / parent).rmdir()
+            shutil.rmtree(doomed, ignore_errors=True)
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                self.log.unpin(journal)
+
+        self._offload(work, done)
 
     # Upkeep
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
-        for name, journal in list(self._retired.items()):
-            if not journal.busy:
+        if self._bury() and not self._reaper.waits:
+            self.log.sync(self._reaper, 0)
+
+    def _bury(self) -> bool:
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
+        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        waits = False
+        for name, (journal, position) in list(self._retired.items()):
+            if position > self.log.synced:
+                waits = True
+            elif not journal.busy and self._destroy(journal):
                 del self._retired[name]
-                self._destroy(journal)
+        return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody; to be called a few times a second."""
@@ -283,18 +365,16 @@ class Broker:
         self.reap()
 
     def _retry_broken(self) -> None:
-        """Try one of the directories that could not be opened: the disk may have room again, or the
-        directory have been repaired or moved away."""
-        name = next(iter(self.broken), None)
-        if name is None:
-            return
-        del self.broken[name]
-        try:
-            self._adopt(name)
-        except JournalError as error:  # said at the start
-            self.broken[name] = error
-        else:
-            self.log.unpin(name, 0)
+        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        again, or the directory have been repaired or moved away."""
+        for name in list(self.broken):
+            del self.broken[name]
+            try:
+                self._adopt(name)
+            except JournalError as failure:  # said at the start
+                self.broken[name] = failure
+                break
+            self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
     @staticmethod

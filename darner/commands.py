@@ -7,8 +7,6 @@ log is on the disk.
 """
 
 import logging
-import os
-import time
 from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from darner import _proto
 from darner._proto import Item, Request, Verb, value
 from darner._version import __version__
 from darner.errors import JournalError
+from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
 from darner.queue import Queue, Upload, Waiter
 
 if TYPE_CHECKING:
@@ -330,57 +329,13 @@ def stats(connection: "Connection", request: Request) -> None:
         connection.reply(request, b"RESET\r\n")
         return
     if not request.args:
-        lines = (f"STAT {name} {value}\r\n".encode() for name, value in _stats(connection))
+        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
         connection.reply(request, b"".join(lines))
         for name, queue in sorted(connection.broker.queues.items()):
             prefix = b"STAT queue_" + name + b"_"
-            connection.reply(
-                request, b"".join(prefix + f"{k} {v}\r\n".encode() for k, v in _queue_stats(queue))
-            )
+            lines = (prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
+            connection.reply(request, b"".join(lines))
     connection.reply(request, END)
-
-
-def _stats(connection: "Connection") -> Iterator[tuple[str, int | str]]:
-    broker, counters, clients = connection.broker, connection.counters, connection.clients
-    _, items, size = broker.totals()
-    yield "pid", os.getpid()
-    yield "uptime", int(clients.uptime_s())
-    yield "time", int(time.time())
-    yield "version", __version__
-    yield "curr_items", items
-    yield "total_items", broker.total_items
-    yield "bytes", size
-    yield "curr_connections", len(clients.connections)
-    yield "total_connections", counters.total_connections
-    yield "cmd_get", counters.cmd_get
-    yield "cmd_set", counters.cmd_set
-    yield "cmd_peek", counters.cmd_peek
-    yield "get_hits", counters.get_hits
-    yield "get_misses", counters.get_misses
-    yield "bytes_read", counters.bytes_read
-    yield "bytes_written", counters.bytes_written
-    yield "queue_creates", broker.queue_creates
-    yield "queue_deletes", broker.queue_deletes
-    yield "queue_expires", broker.queue_expires
-    yield "noreply_errors", counters.noreply_errors
-
-
-def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
-    yield "items", queue.items
-    yield "bytes", queue.waiting_bytes
-    yield "total_items", queue.total_items
-    yield "logsize", queue.journal.disk_bytes
-    yield "expired_items", queue.expired_items
-    yield "mem_items", len(queue.window)
-    yield "mem_bytes", queue.window_bytes
-    yield "age", queue.age_ms
-    yield "discarded", queue.discarded
-    yield "waiters", len(queue.waiters)
-    yield "open_transactions", len(queue.reserved)
-    yield "transactions", queue.transactions
-    yield "canceled_transactions", queue.canceled_transactions
-    yield "total_flushes", queue.total_flushes
-    yield "create_time", queue.journal.state.created_ms
 
 
 # The connection's own

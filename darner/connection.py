@@ -65,8 +65,8 @@ class Clients:
         self, loop: asyncio.AbstractEventLoop, broker: Broker, *, dialect: str, keepalive: int
     ) -> None:
         self.loop = loop
-        self.broker = broker
-        self.counters = Counters()
+        self.broker: Broker = broker
+        self.counters: Counters = Counters()
         self.connections: set[Connection] = set()
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive

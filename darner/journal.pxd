@@ -32,7 +32,7 @@ cdef class Journal:
         object offload
         object log
         Batch batch
-        list unwritten
+        Batch sealed
         bint writing
         bint dirty
         object failing
@@ -42,6 +42,7 @@ cdef class Journal:
         set gone
         set kept
         list doomed
+        Py_ssize_t lost
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -51,9 +52,10 @@ cdef class Journal:
         uint64_t _entered
         uint32_t _number
         object _compacting
-        object _opening
+        object _using
         object _db
         bint _exists
+        bint _doubtful
         uint64_t _compact_from
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes

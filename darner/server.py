@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -23,6 +24,9 @@ from darner.config import Settings
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
+
+if TYPE_CHECKING:
+    from darner.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -82,6 +86,7 @@ class Server:
         """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
+        metrics = self._serve_metrics()
         context, self._admission.users = read_access(self._settings)
         self._broker.open()
         try:
@@ -111,6 +116,8 @@ class Server:
         self._listeners.close()
         self._admission.close()
         await self._drain()
+        if metrics is not None:
+            await self._loop.run_in_executor(self._threads, metrics.close)
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
@@ -130,6 +137,19 @@ class Server:
             log.error("nothing reloaded, everything stays as it was", reason=str(error))
         else:
             log.info("reloaded")
+
+    def _serve_metrics(self) -> "Metrics | None":
+        settings = self._settings
+        if settings.metrics_port is None:
+            return None
+        try:
+            # not at the top: it is an extra, and takes its time and memory
+            from darner.metrics import Metrics  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
