@@ -224,7 +224,7 @@ cdef bytes parse_get_key(Request request, Word* word):
                 request.timeout_ms = _MAX_TIMEOUT_MS
         else:
             return E_GET_OPTION
-    if options & _ABORT and options != _ABORT:
+    if options & _ABORT and (options != _ABORT or request.waits):
         return E_ABORT
     if options & _OPEN and options & _PEEK:
         return E_PEEK
