@@ -240,12 +240,9 @@ cdef bytes parse_get_key(Request request, Word* word):
             cursor = word_bytes(&option)
         else:
             return E_GET_OPTION
-<<<<<<< HEAD
     if cursor is not None:
         # what is held of a cursor is not held of the queue
         request.queue += b"/" + cursor
-=======
->>>>>>> strangers
     if options & _ABORT and (options != _ABORT or request.waits):
         return E_ABORT
     if options & _OPEN and options & _PEEK:
