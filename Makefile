@@ -7,7 +7,7 @@ TOOLS := $(VENV)/.tools
 TYPES := $(wildcard darner/*.pxd)
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
-.PHONY: run test test-all lint wheel wheels annotate clean
+.PHONY: run test test-all lint wheel wheels annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -40,8 +40,15 @@ wheels:
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 $(TRANSLATED)
 
+# The compiled parser and the readers of records under libFuzzer and AddressSanitizer, each for so long.
+FUZZ_SECONDS ?= 60
+fuzz: $(TOOLS)
+	$(BIN)/python -m pip install --quiet --group fuzz
+	fuzz/run parser $(FUZZ_SECONDS)
+	fuzz/run records $(FUZZ_SECONDS)
+
 clean:
-	rm -rf .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
+	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,8 +59,9 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 	touch $@
 
 # pylibmc has no wheels for every machine, and building it wants libmemcached's headers: its tests are
-# skipped where it is missing. `darner[bench]` adds to the darner that is installed already what bench/ needs.
+# skipped where it is missing. The extras add to the darner that is installed already what bench/ and
+# metrics need.
 $(TOOLS): $(COMPILED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench]'
+	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench,metrics]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	touch $@

@@ -135,8 +135,10 @@ class BlobWriter:
     def _close(self) -> None:
         if self._finish is not None and self._finish[0]:
             os.fsync(self._file.fileno())
+            directory = self._path.parent.parent
             sync_directory(self._path.parent)
-            sync_directory(self._path.parent.parent)
+            sync_directory(directory)
+            sync_name(directory)
         self._file.close()
 
     def _delete(self) -> None:
@@ -145,8 +147,13 @@ class BlobWriter:
         self._path.unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Have the names of the files in a directory on the disk."""
+def file_bytes(item: Item) -> int:
+    """How many bytes the file of an item's blob has, if it is whole."""
+    return item.size + CHECKSUM_BYTES * item.chunks
+
+
+def sync_file(path: Path) -> None:
+    """Have the bytes of a file on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -207,6 +214,17 @@ class MemoryWriter:
     def data(self) -> bytes:
         """The whole item."""
         return b"".join(self._chunks)
+def sync_directory(path: Path) -> None:
+    """Have the names of the files in a directory on the disk."""
+    sync_file(path)
+
+
+def sync_name(directory: Path) -> None:
+    """Have the name of a queue's directory on the disk."""
+    for parent in directory.parents:
+        sync_directory(parent)
+        if not parent.name.endswith("%"):  # that goes on in a directory inside
+            break
 
 
 class BlobReader:
@@ -237,7 +255,7 @@ class BlobReader:
         # whom to tell when a slice is there; None while none is being read
         self._ready: Callable[[], None] | None = None
         self._closed = False
-        expected = item.size + CHECKSUM_BYTES * item.chunks
+        expected = file_bytes(item)
         try:
             self._file: BinaryIO = path.open("rb")
             found = os.fstat(self._file.fileno()).st_size

@@ -6,6 +6,7 @@ loop; the clock, and how to run something in another thread, are handed in.
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import uuid
@@ -17,7 +18,7 @@ from urllib.parse import quote, unquote_to_bytes
 import structlog
 
 from darner._proto import Item, valid_name
-from darner.blob import Offload
+from darner.blob import Offload, sync_name
 from darner.commit import Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
@@ -67,8 +68,29 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+class Reaper:
+    """Waits for the log to be on the disk, so that what was deleted can go."""
+
+    def __init__(self, bury: Callable[[], object]) -> None:
+        self._bury = bury
+        self.waits = False
+
+    def hold(self) -> None:
+        """Not to ask twice."""
+        self.waits = True
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Then at a later tick."""
+
+    def release(self) -> None:
+        """It is there."""
+        self.waits = False
+        self._bury()
+
+
 class Quiet:
     """Waits for a sync that nobody else waits for."""
+
 
     def hold(self) -> None:
         """Nothing is held back."""
@@ -122,8 +144,11 @@ class Broker:
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # when what was set is to be synced, if it is
         self._sync_ms: int | None = None
-        # journals of deleted queues that something still needs
-        self._retired: dict[bytes, Journal] = {}
+        # journals of deleted queues whose files are still there, and where in the log it says so
+        self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
+        self._reaper = Reaper(self._bury)
+        # those of which that could not be deleted, which was said
+        self._undying: set[Journal] = set()
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -183,8 +208,8 @@ class Broker:
         found = [name_of(directory) for directory in self._directories(self._data)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
-        dirty = [queue.journal for queue in self.queues.values() if queue.journal.dirty]
-        self.log.begin([*dirty, *self.broken])
+        self.log.begin()
+        self.reap()
 
     def _directories(self, parent: Path) -> Iterator[Path]:
         """Directories of queues, relative to the data directory."""
@@ -210,42 +235,64 @@ class Broker:
         except JournalError as error:
             self.broken[name] = error
             self._note_child(name)
+            self.log.keep_found(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
-        lives = self._lives.get(name)
+        lives = self._lives.get(name, [])
         path = self._data / directory_of(name)
-        if lives and lives[-1].retired and not path.exists():
-            return
-        journal = Journal(name, path, self._committer, self.log, self._clock(), lives[-1] if lives else None)
-        if journal.state.deleted:
+        while not (lives and lives[-1].retired and not path.exists()):
+            journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
+            if not journal.state.deleted:
+                self._serve(journal)
+                break
             self._unregister(name)
-            self._destroy(journal)
-            return
-        settings = self.settings_for(name)
+            if not lives or journal.state.life == lives[-1].number:
+                self._retired[name] = (journal, self.log.synced)
+                break
+            # the directory is of an earlier life, and must have come back with the loss of the machine
+            self.log.keep_found(journal)
+            if not self._destroy(journal):
+                raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
+        self._lives.pop(name, None)
+
+    def _serve(self, journal: Journal) -> None:
+        settings = self.settings_for(journal.name)
         if not settings.durable:
             log.warning(
                 "queue is to be in memory, but lies on disk: it stays there",
-                queue=name.decode(errors="replace"),
+                queue=journal.name.decode(errors="replace"),
                 action="delete it, and it is in memory from then on",
             )
         try:
-            queue = Queue(name, journal, self._clock, settings)
+            queue = Queue(journal.name, journal, self._clock, settings)
         except JournalError:
+            self._committer.discard(journal)
+            self.log.unpin(journal)
             journal.close()
             raise
         self._register(queue)
+        if journal.lost:
+            log.error(
+                "large items lost with the machine: the log had them, but their bytes were not on the disk",
+                queue=journal.name.decode(errors="replace"),
+                items=journal.lost,
+            )
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is being written in another thread."""
-        journals = [queue.journal for queue in self.queues.values()]
-        return any(journal.writing for journal in (*journals, *self._retired.values()))
+        """Whether something is being written in another thread."""
+        return self.log.busy or any(journal.writing for journal in self._journals())
+
+    def _journals(self) -> list[Journal]:
+        return [queue.journal for queue in self.queues.values()] + [
+            journal for journal, _ in self._retired.values()
+        ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
-        for journal in [queue.journal for queue in self.queues.values()] + list(self._retired.values()):
+        for journal in self._journals():
             journal.close()
         self.log.close()
         self._lock.close()
@@ -285,11 +332,11 @@ class Broker:
         path = self._data / directory_of(name)
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
-        journal = self._retired.pop(name, None)
-        if journal is None:
-            journal = Journal(name, path, self._committer, self.log, self._clock())
-        if journal.state.deleted:
-            journal.revive(self._clock())
+        if name not in self._retired:
+            return Journal(name, path, self._committer, self.log, self._clock())
+        journal, _ = self._retired[name]
+        journal.revive(self._clock())
+        del self._retired[name]
         return journal
 
     def delete(self, name: bytes) -> bool:
@@ -298,6 +345,9 @@ class Broker:
         what is set on a queue of its name later."""
         if MARK in name:
             return self._delete_cursor(name)
+        if name in self.broken and not (self._data / directory_of(name)).exists():
+            self._give_up(name)
+            return True
         queue = self.find(name)
         if queue is None:
             return False
@@ -305,22 +355,31 @@ class Broker:
         self._unregister(name)
         self._stuck.discard(name)
         if queue.is_durable:
-            self._retired[name] = queue.journal
+            self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
         self._past_items += queue.total_items
         if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
-            heir = self._create(name)
-            for waiter in queue.waiters:
-                heir.wait(waiter)
-            for label, cursor in queue.cursors.items():
-                for waiter in cursor.waiters:
-                    self._cursor(heir, label).wait(waiter)
+            with contextlib.suppress(JournalError):  # there is no room for a new queue: they wait in vain
+                heir = self._create(name)
+                for waiter in queue.waiters:
+                    heir.wait(waiter)
+                for label, cursor in queue.cursors.items():
+                    for waiter in cursor.waiters:
+                        self._cursor(heir, label).wait(waiter)
         return True
 
     def _expire(self, queue: Queue) -> None:
         if self.delete(queue.name):
             self.queue_expires += 1
             log.info("queue expired", queue=queue.name.decode(errors="replace"))
+
+    def _give_up(self, name: bytes) -> None:
+        """Forget what the log has of a queue whose directory somebody has moved away."""
+        del self.broken[name]
+        self._lives.pop(name, None)
+        self._unregister(name)
+        self.log.unpin(name)
+        log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
@@ -482,48 +541,72 @@ class Broker:
         if name in self.aliases:
             self._route_anew()
 
-    def _destroy(self, journal: Journal) -> None:
-        """Close a journal and delete its files: out of the way at once, and then in a thread."""
+    def _destroy(self, journal: Journal) -> bool:
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
+        are out of the way."""
         journal.close()
-        if not journal.path.exists():
-            self._committer.discard(journal)
-            return
-        # not by the process's number: in a container it is the same at every start
-        doomed = self._data / TRASH_NAME / uuid.uuid4().hex
-        try:
-            doomed.parent.mkdir(mode=0o700, exist_ok=True)
-            journal.path.rename(doomed)
-        except OSError as error:
-            log.error(
-                "cannot delete the files of a deleted queue; they are tried again at the next start",
-                directory=str(journal.path),
-                reason=str(error),
-            )
-            return
+        if journal.path.exists():
+            # not by the process's number: in a container it is the same at every start
+            doomed = self._data / TRASH_NAME / uuid.uuid4().hex
+            try:
+                doomed.parent.mkdir(mode=0o700, exist_ok=True)
+                journal.path.rename(doomed)
+            except OSError as error:
+                if journal not in self._undying:
+                    self._undying.add(journal)
+                    log.error(
+                        "cannot delete the files of a deleted queue; tried again by itself",
+                        directory=str(journal.path),
+                        reason=str(error),
+                    )
+                return False
+            self._remove(doomed, journal)
+        else:
+            self.log.unpin(journal)
         self._committer.discard(journal)
-        for parent in journal.path.relative_to(self._data).parents:
-            if parent.name:
-                with contextlib.suppress(OSError):  # another long name lives there
-                    (self._data / parent).rmdir()
-        self._remove(doomed)
+        self._undying.discard(journal)
+        return True
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
         # not the directory itself: more may come into it meanwhile
         for doomed in trash.iterdir() if trash.exists() else ():
-            self._remove(doomed)
+            self._offload(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
 
-    def _remove(self, doomed: Path) -> None:
-        self._offload(lambda: shutil.rmtree(doomed, ignore_errors=True), lambda _: None)
+    def _remove(self, doomed: Path, journal: Journal) -> None:
+        """Remove what was the directory of a journal. The log is needed until that cannot come back."""
+
+        def work() -> None:
+            sync_name(journal.path)
+            for parent in journal.path.relative_to(self._data).parents:
+                if parent.name:
+                    with contextlib.suppress(OSError):  # another long name lives there
+                        (self._data / parent).rmdir()
+            shutil.rmtree(doomed, ignore_errors=True)
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                self.log.unpin(journal)
+
+        self._offload(work, done)
 
     # Upkeep
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
-        for name, journal in list(self._retired.items()):
-            if not journal.busy:
+        if self._bury() and not self._reaper.waits:
+            self.log.sync(self._reaper, 0)
+
+    def _bury(self) -> bool:
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
+        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        waits = False
+        for name, (journal, position) in list(self._retired.items()):
+            if position > self.log.synced:
+                waits = True
+            elif not journal.busy and self._destroy(journal):
                 del self._retired[name]
-                self._destroy(journal)
+        return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
@@ -614,18 +697,16 @@ class Broker:
             self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
-        """Try one of the directories that could not be opened: the disk may have room again, or the
-        directory have been repaired or moved away."""
-        name = next(iter(self.broken), None)
-        if name is None:
-            return
-        del self.broken[name]
-        try:
-            self._adopt(name)
-        except JournalError as error:  # said at the start
-            self.broken[name] = error
-        else:
-            self.log.unpin(name, 0)
+        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        again, or the directory have been repaired or moved away."""
+        for name in list(self.broken):
+            del self.broken[name]
+            try:
+                self._adopt(name)
+            except JournalError as failure:  # said at the start
+                self.broken[name] = failure
+                break
+            self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
     @staticmethod

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import structlog
 
-from darner import __version__, config
+from darner import __version__, auth, config
 from darner.errors import DarnerError
-from darner.server import serve
+from darner.server import read_access, serve
 
 
 def set_up_log(*, debug: bool) -> None:
@@ -31,7 +31,7 @@ def set_up_log(*, debug: bool) -> None:
     )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-d", "--data", metavar="DIR", help="Directory of the queues, made if missing.  [default: data]"
 )
@@ -44,7 +44,9 @@ def set_up_log(*, debug: bool) -> None:
 @click.option("--check-config", is_flag=True, help="Say whether the configuration file is right, and exit.")
 @click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
 @click.version_option(__version__, "-v", "--version", message="%(version)s")
+@click.pass_context
 def main(
+    context: click.Context,
     data: str | None,
     host: str | None,
     port: int | None,
@@ -54,6 +56,8 @@ def main(
     debug: bool | None,
 ) -> None:
     """Serve durable message queues to memcache clients."""
+    if context.invoked_subcommand is not None:
+        return
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
     options = {"data": data, "host": host, "port": port, "debug": debug}
@@ -61,6 +65,7 @@ def main(
     try:
         settings = config.load(config_path, given)
         if check_config:
+            read_access(settings)
             click.echo(f"{config_path} is fine: {settings.summary()}")
             return
         set_up_log(debug=settings.debug)
@@ -68,3 +73,26 @@ def main(
     except DarnerError as error:
         click.echo(f"darner: {error}", err=True)
         sys.exit(1)
+
+
+@main.command(short_help="Set the password of a user.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("user")
+def passwd(file: Path, user: str) -> None:
+    """Set the password of USER in FILE, the auth_file of the configuration; either is made if missing.
+
+    Asks for the password; if standard input is no terminal, reads it from there, up to the line end. The
+    server takes it over when it is told to reload (SIGHUP).
+    """
+    try:
+        auth.check_name(user)
+        if sys.stdin.isatty():
+            password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
+        else:
+            password = sys.stdin.buffer.readline().rstrip(b"\r\n")
+        is_new = auth.set_password(file, user, password)
+    except DarnerError as error:
+        click.echo(f"darner: {error}", err=True)
+        sys.exit(1)
+    if is_new:
+        click.echo(f"{user} is new, and may read, write and manage every queue: change that in {file}")

@@ -7,8 +7,6 @@ log is on the disk.
 """
 
 import logging
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from darner.errors import (
     UnavailableError,
 )
 from darner.fanout import Fanout
+from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
 from darner.queue import Queue, Source, Upload, Waiter
 from darner.status import STATUSES
 
@@ -121,7 +120,7 @@ def _sync(connection: "Connection", request: Request, queues: Sequence[Queue]) -
     """Hold the reply until what it says is on the disk itself, or see to it that it soon is, if that is asked for
     or set."""
     broker = connection.broker
-    intervals = [queue.settings.sync_ms for queue in queues if queue.syncs]
+    intervals = [ms for queue in queues if queue.syncs and (ms := queue.settings.sync_ms) is not None]
     if (request.sync and any(queue.is_durable for queue in queues)) or 0 in intervals:
         broker.log.sync(connection, len(connection.out) - 1)
     elif intervals:
@@ -600,59 +599,13 @@ def stats(connection: "Connection", request: Request) -> None:
         connection.reply(request, b"RESET\r\n")
         return
     if not request.args:
-        lines = (f"STAT {name} {value}\r\n".encode() for name, value in _stats(connection))
+        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
         connection.reply(request, b"".join(lines))
         for name, queue in sorted(connection.broker.queues.items()):
             prefix = b"STAT queue_" + name + b"_"
-            connection.reply(
-                request, b"".join(prefix + f"{k} {v}\r\n".encode() for k, v in _queue_stats(queue))
-            )
+            lines = (prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
+            connection.reply(request, b"".join(lines))
     connection.reply(request, END)
-
-
-def _stats(connection: "Connection") -> Iterator[tuple[str, int | str]]:
-    broker, counters, clients = connection.broker, connection.counters, connection.clients
-    _, items, size = broker.totals()
-    yield "pid", os.getpid()
-    yield "uptime", int(clients.uptime_s())
-    yield "time", int(time.time())
-    yield "version", __version__
-    yield "curr_items", items
-    yield "total_items", broker.total_items
-    yield "bytes", size
-    yield "curr_connections", len(clients.connections)
-    yield "total_connections", counters.total_connections
-    yield "cmd_get", counters.cmd_get
-    yield "cmd_set", counters.cmd_set
-    yield "cmd_peek", counters.cmd_peek
-    yield "get_hits", counters.get_hits
-    yield "get_misses", counters.get_misses
-    yield "bytes_read", counters.bytes_read
-    yield "bytes_written", counters.bytes_written
-    yield "queue_creates", broker.queue_creates
-    yield "queue_deletes", broker.queue_deletes
-    yield "queue_expires", broker.queue_expires
-    yield "noreply_errors", counters.noreply_errors
-
-
-def _queue_stats(queue: Queue) -> Iterator[tuple[str, int]]:
-    yield "items", queue.items
-    yield "bytes", queue.waiting_bytes
-    yield "total_items", queue.total_items
-    yield "logsize", queue.journal.disk_bytes
-    yield "expired_items", queue.expired_items
-    yield "mem_items", len(queue.window)
-    yield "mem_bytes", queue.window_bytes
-    yield "age", queue.age_ms
-    yield "discarded", queue.discarded
-    yield "waiters", len(queue.waiters)
-    yield "open_transactions", len(queue.reserved)
-    yield "transactions", queue.transactions
-    yield "canceled_transactions", queue.canceled_transactions
-    yield "total_flushes", queue.total_flushes
-    yield "create_time", queue.journal.state.created_ms
-    if queue.delayed_items:
-        yield "delayed_items", queue.delayed_items
 
 
 # The connection's own
@@ -664,7 +617,7 @@ def dump_stats(connection: "Connection", request: Request) -> None:
     for name in request.args or sorted({*broker.queues, *broker.aliases}):
         queue = broker.find(name) if name not in broker.broken else None
         _dump(
-            connection, request, name, _queue_stats(queue) if queue is not None else (), broker.children(name)
+            connection, request, name, read(QUEUE_FIGURES, queue) if queue is not None else (), broker.children(name)
         )
     connection.reply(request, END)
 

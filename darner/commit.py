@@ -40,9 +40,8 @@ class Committer:
             self._active.setdefault(journal, 0)
 
     def discard(self, journal: Journal) -> None:
-        """Forget about `journal`, which is deleted."""
+        """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
-        self._log.unpin(journal, self._log.segment.number + 1)
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
@@ -111,12 +110,12 @@ class Committer:
 
     def close(self) -> None:
         """Write all that is staged, on this thread; nothing may be being written."""
-        for journal in self._active:
+        for journal in list(self._active):
             if blobs := journal.take_doomed():
                 with contextlib.suppress(OSError):  # then after the next start
                     journal.delete_blobs(blobs)
                     journal.forget(blobs)
-            if journal.dirty or journal.unwritten:
+            if journal.dirty or journal.sealed is not None:
                 journal.seal()
                 error = None
                 try:

@@ -28,6 +28,8 @@ cdef class Connection:
         Py_ssize_t out_bytes
         Holds holds
         object upload
+        object guard
+        long idle_sweeps
     cdef:
         object _transport
         object _upload_request

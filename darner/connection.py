@@ -17,6 +17,7 @@ from typing import cast
 import structlog
 
 from darner._proto import Parser, Request
+from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
@@ -65,8 +66,8 @@ class Clients:
         self, loop: asyncio.AbstractEventLoop, broker: Broker, *, dialect: str, keepalive: int
     ) -> None:
         self.loop = loop
-        self.broker = broker
-        self.counters = Counters()
+        self.broker: Broker = broker
+        self.counters: Counters = Counters()
         self.connections: set[Connection] = set()
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive
@@ -158,7 +159,9 @@ class Connection:
         "broker",
         "clients",
         "counters",
+        "guard",
         "holds",
+        "idle_sweeps",
         "out",
         "out_bytes",
         "upload",
@@ -201,6 +204,10 @@ class Connection:
         # whether the server is closing, and waits only for the end of a data block
         self._draining = False
         self._linger = False
+        # what its user may do; None is everything
+        self.guard: Guard | None = None
+        # how many sweeps for idle clients have found nothing asked for since
+        self.idle_sweeps = 0
         self._waiter: Waiter | None = None
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
@@ -212,7 +219,9 @@ class Connection:
         self._transport = cast("asyncio.Transport", transport)
         self.clients.join(self)
         sock = transport.get_extra_info("socket")
-        self._descriptor = sock.fileno()
+        # what goes out over TLS goes through the transport
+        if transport.get_extra_info("sslcontext") is None:
+            self._descriptor = sock.fileno()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         interval = min(PROBE_INTERVAL_S, self.clients.keepalive)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
@@ -223,6 +232,7 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         """Take in what the client sent."""
         self.counters.bytes_read += len(data)
+        self.idle_sweeps = 0
         blocked = self._blocked
         if blocked & FINISHED:
             return
@@ -243,7 +253,8 @@ class Connection:
         elif self._blocked & FINISHED:
             self.finish()
         self._touch()
-        return True
+        # over TLS there is no half of a connection
+        return self._transport.can_write_eof()
 
     def connection_lost(self, _: Exception | None) -> None:
         """Put back what the client held and forget it."""
@@ -269,6 +280,7 @@ class Connection:
     def resume_writing(self) -> None:
         """Go on serving it."""
         self._blocked &= ~FULL
+        self.idle_sweeps = 0
         self._touch()
 
     # Parsing and serving
@@ -281,12 +293,16 @@ class Connection:
             self._rest = None
             rest()
         parser = self._parser
+        guard = self.guard
         self._more = False
         while not self._blocked:
             request = parser.next_request()
             if request is None:
                 break
-            TABLE[request.verb](self, request)
+            if guard is None or (refusal := guard.refusal(request)) is None:
+                TABLE[request.verb](self, request)
+            else:
+                self.reply(request, refusal, is_error=bool(refusal))
             left -= 1
             if not left or self.out_bytes > OUT_BYTES:
                 self._blocked |= YIELDING
@@ -505,7 +521,8 @@ class Connection:
         if not self._linger:
             self._transport.close()
         elif self._timer is None and not self._transport.is_closing():
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
             self._timer = self.clients.loop.call_later(LINGER_S, self._transport.close)
 
     def drain(self) -> None:
@@ -522,6 +539,17 @@ class Connection:
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a `get` of it waits for an item."""
+        return self._waiter is not None
+
+    @property
+    def idles(self) -> bool:
+        """Whether nothing is left to do but what the client has to begin: to ask, to send on, to read."""
+        blocked = self._blocked
+        return not self._held and (not blocked or blocked & FULL != 0)
 
     @property
     def peer(self) -> str:

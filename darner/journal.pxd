@@ -38,7 +38,7 @@ cdef class Journal:
         object offload
         object log
         Batch batch
-        list unwritten
+        Batch sealed
         bint writing
         bint dirty
         object failing
@@ -54,6 +54,7 @@ cdef class Journal:
         double next_due_ms
         dict cursors
         list doomed
+        Py_ssize_t lost
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -63,9 +64,11 @@ cdef class Journal:
         uint64_t _entered
         uint32_t _number
         object _compacting
-        object _opening
+        object _using
         object _db
+        object _write
         bint _exists
+        bint _doubtful
         uint64_t _compact_from
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes

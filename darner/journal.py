@@ -31,14 +31,14 @@ import os
 import secrets
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
-from darner.blob import Offload, sync_directory
+from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name
 from darner.errors import JournalError
 from darner.wal import Client, Life, Log
 
@@ -64,6 +64,9 @@ STAGED_BYTES = 1 << 20
 MAX_GONE = 4096
 # How many dead records one batch deletes on the side, at least: a few ms of work.
 TRIM_RECORDS = 4096
+# What LevelDB may write when it is opened: both its write buffers as tables, and some more.
+OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
+PROBE_NAME = "room"
 # How much must have been deleted before a compaction of it is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 32 << 20
@@ -76,7 +79,8 @@ _REWRITE = int(Change.REWRITE)
 
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    return file.name in ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME) or file.suffix == ".dbtmp"
+    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    return file.name in unborn or file.suffix == ".dbtmp"
 
 
 def _delayed_key(due_ms: int, id: int) -> bytes:
@@ -150,11 +154,11 @@ class Journal:
     """
 
     __slots__ = (
-        "_compact_from", "_compacting", "_db", "_due_from_ms", "_entered", "_exists", "_expunged_to",
-        "_last_looked_at", "_live_from", "_number", "_opening", "_segment", "_trimmed_bytes", "_trimmed_records",
-        "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed",
-        "expiring", "failing", "generation", "gone", "kept", "log", "name", "next_due_ms", "offload", "path", "reads",
-        "state", "stored_change", "stored_id", "unwritten", "writing",
+        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
+        "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
+        "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
+        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
+        "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -164,10 +168,10 @@ class Journal:
         writes: Writes,
         log: Log | None,
         created_ms: int,
-        life: Life | None = None,
+        lives: Sequence[Life] = (),
     ) -> None:
-        """Open the journal in `path`, and bring it up to what the log says in `life`; or begin one, if `path`
-        is absent or empty, whose directory is made when its first batch is written.
+        """Open the journal in `path`, and bring it up to what the log says of the lives of this name; or
+        begin one, if `path` is absent or empty, whose directory is made when its first batch is written.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
@@ -181,12 +185,12 @@ class Journal:
         self._entered = 0
         self._number = 0
         self.batch = Batch()
-        # sealed, and not known to be in LevelDB; oldest first
-        self.unwritten: list[Batch] = []
-        # whether they are being written
+        # what is to be written, and not known to be in LevelDB
+        self.sealed: Batch | None = None
+        # whether it is being written
         self.writing = False
         self.dirty = False
-        # why they could not be written
+        # why it could not be written
         self.failing: JournalError | None = None
         # whether items come faster than they are written: who sets waits
         self.crowded = False
@@ -211,9 +215,15 @@ class Journal:
         self.cursors: dict[bytes, list[int]] = {}
         # blobs to delete, each once the change of that number is in LevelDB
         self.doomed: list[tuple[int, int]] = []
+        # how many items were in the log whose blobs were lost with the machine
+        self.lost = 0
         self._compacting = Lock()
-        self._opening = Lock()
+        # held by whoever must not find LevelDB closed meanwhile; but a compaction has its own
+        self._using = RLock()
         self._db: Any = None
+        self._write: Any = None
+        # whether a write has failed since it was opened
+        self._doubtful = False
         # whether LevelDB has anything of it
         self._exists = False
         self.state = State(created_ms, secrets.randbits(63))
@@ -222,7 +232,9 @@ class Journal:
         self.state.next_blob = secrets.randbits(40) << 20
         if log is None:
             self.batch.room = sys.maxsize
-        elif not self._is_new():
+        elif self._is_new():
+            self._make_directory()
+        else:
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -234,10 +246,9 @@ class Journal:
         self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
-        if life is not None:
-            self._replay(life)
-        if self._exists:
-            self._delete_unknown_blobs()
+        if lives:
+            self._catch_up(lives)
+        self._delete_unknown_blobs()
         self.reads = self.state.floor
         if self.untidy or self.doomed:
             writes.add(self)
@@ -259,17 +270,23 @@ class Journal:
             )
         return is_new
 
+    def _make_directory(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(f"cannot make {self.path}: {error}") from error
+
     def _opened(self) -> Any:
         """Return the open LevelDB; from any thread. Raises JournalError."""
-        with self._opening:
+        with self._using:
             if self._db is None:
                 is_new = self._is_new()
                 if is_new and self._exists:
                     raise JournalError(f"{self.path} has vanished")
                 try:
                     if is_new:
-                        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                        self._place()
+                        self._make_directory()
+                        sync_name(self.path)  # LevelDB sees only to what is inside
                     self._db = leveldb.DB(
                         str(self.path),
                         create_if_missing=is_new,
@@ -283,18 +300,11 @@ class Journal:
                     raise JournalError(f"cannot open {self.path}: {error}") from error
             return self._db
 
-    def _place(self) -> None:
-        """Have the name of the directory on the disk: LevelDB sees only to what is inside."""
-        for parent in self.path.parents:
-            sync_directory(parent)
-            if not parent.name.endswith("%"):  # that goes on in a directory inside
-                break
-
     def _shut(self) -> None:
-        with self._compacting, self._opening:
+        with self._compacting, self._using:
             if self._db is not None:
                 self._db.close()
-                self._db = None
+                self._db = self._write = None
 
     def _load(self) -> None:
         db = self._opened()
@@ -327,25 +337,65 @@ class Journal:
             self._shut()
             raise JournalError(f"cannot read {self.path}: {error}") from error
 
-    def _replay(self, life: Life) -> None:
+    def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
-        state = self.state
+        last, state = lives[-1], self.state
         if not self._exists:
-            state.life = life.number
+            state.life = last.number
+        elif state.life in {life.number for life in lives[:-1]}:
+            state.deleted = True  # for another has begun
+            return
+        elif state.life != last.number and last.retired:
+            return  # this one began after that
+        # no batch is to be sealed or marked before all is done
+        self.dirty = self.writing = True
+        change = state.change
         try:
-            for change, kind, payload in life.changes:
-                if change <= state.change:
-                    continue
-                if change != state.change + 1 or state.life != life.number:
-                    raise ValueError(
-                        f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                        f"{state.change} of {state.life}: it is not the one the log was written for"
-                    )
-                state.change = change
-                self._redo(kind, payload)
+            self._replay(last)
         except ValueError as error:
             self._shut()
             raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
+        self._look_for_blobs()
+        self.dirty = self.writing = self.crowded = False
+        if state.change != change:
+            assert self.log is not None
+            self.log.keep_found(self)
+            self._mark()
+
+    def _replay(self, life: Life) -> None:
+        state = self.state
+        for change, kind, payload in life.changes:
+            if state.life != life.number or change > state.change + 1:
+                raise ValueError(
+                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
+                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
+                    "back, or move this one away and delete the queue"
+                )
+            if change > state.change:
+                state.change = change
+                self._redo(kind, payload)
+
+    def _look_for_blobs(self) -> None:
+        """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
+        the machine, and the log alone did. And do not delete the blobs of the others."""
+        for item in list(self.batch.puts.values()):
+            if item.blob and not self._is_whole(item):
+                self._remove(item.id, item.size, item.blob)
+                self.lost += 1
+        for key, item in list(self.batch.delayed.items()):
+            if item.blob and not self._is_whole(item):
+                self._end_delay(key, item)
+                self._discount(item)
+                self._doom(item.blob)
+                self.lost += 1
+        live = {item.blob for item in self._staged_items()}
+        self.doomed = [entry for entry in self.doomed if entry[0] not in live]
+
+    def _is_whole(self, item: Item) -> bool:
+        try:
+            return self.blob_path(item.blob).stat().st_size == file_bytes(item)
+        except OSError:
+            return False
 
     def _redo(self, kind: int, payload: bytes) -> None:
         numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
@@ -354,13 +404,15 @@ class Journal:
             if kind == Change.REWRITE:
                 self._rewrite(item)
             elif item.id == self.state.next_id:
-                self._reclaim(item)
+                if item.expires_ms:
+                    self.note_expiring(expiring=True)
                 self._put(item)
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
         elif kind == Change.DELAY:
             item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
-            self._reclaim(item)
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
             self._delay(b"d" + payload[:16], item)
         elif kind == Change.JOIN:
             key = b"d" + payload[:16]
@@ -387,21 +439,16 @@ class Journal:
                 }
             )
         elif kind == Change.BLOB:
-            self._begin_blob(*numbers)
-            self.abandon_blob(*numbers)
+            (blob,) = numbers
+            self._begin_blob(blob)
+            self.doomed.append((blob, self.state.change))
         elif kind == Change.RETIRE:
             self._retire()
         elif kind == Change.REVIVE:
-            self._revive(*numbers)
+            (created_ms,) = numbers
+            self._revive(created_ms)
         else:
             raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
-
-    def _reclaim(self, item: Item) -> None:
-        """An item that the log has is to expire, and has its blob."""
-        if item.expires_ms:
-            self.note_expiring(expiring=True)
-        if item.blob:
-            self.doomed = [entry for entry in self.doomed if entry[0] != item.blob]
 
     def close(self) -> None:
         """Close the directory; nothing may be staged or being written."""
@@ -413,12 +460,11 @@ class Journal:
         """Have a number in the segment that is being written."""
         log = self.log
         assert log is not None
-        self._number = log.next_number()
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, self._number, 0, payload):
+        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
             log.roll()
+        self._number = log.enter(self, self.state.life)
         self._entered = self._segment.number
-        log.pin(self)
 
     def _log(self, kind: int, payload: bytes) -> None:
         """Log a change that is about to be made."""
@@ -480,6 +526,8 @@ class Journal:
     def rewrite(self, item: Item) -> None:
         """Put down a change to a live item."""
         if self.log is not None:
+            if self._segment.refusal is not None:  # what room there is is for what must be logged
+                raise self._segment.refusal
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
@@ -607,6 +655,8 @@ class Journal:
         """All items go, and with them the journal: it is deleted at the next start if it was not before.
         Blobs that were begun are lost."""
         self._log(Change.RETIRE, b"")
+        if self.log is not None:
+            self.log.outlast(self.state.life)
         self._retire()
 
     def _retire(self) -> None:
@@ -635,7 +685,8 @@ class Journal:
             self.expiring = expiring
             if self.log is not None:
                 self.batch.ops.append((EXPIRING_KEY, b"" if expiring else None))
-                self._mark()
+                if not self.dirty:
+                    self._mark()
 
     # Delayed items. Their ids are out of those of blobs, so that none is missing among the others'.
 
@@ -669,7 +720,8 @@ class Journal:
         self.delayed_bytes += item.size
         batch.recount = True
         batch.room -= item.memory_bytes
-        self._mark()
+        if not self.dirty:
+            self._mark()
         if batch.room < 0:
             self._fill()
 
@@ -681,12 +733,13 @@ class Journal:
         size = 0
         self.next_due_ms = math.inf
         try:
-            for key, item in self._delayed():
-                if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                    self.next_due_ms = _due_ms(key)
-                    break
-                (found if item.id >= self._live_from else flushed).append((key, item))
-                size += item.memory_bytes
+            with self._using:
+                for key, item in self._delayed():
+                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
+                        self.next_due_ms = _due_ms(key)
+                        break
+                    (found if item.id >= self._live_from else flushed).append((key, item))
+                    size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         for key, item in flushed:
@@ -706,8 +759,7 @@ class Journal:
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
         self._end_delay(key, item)
         self._due_from_ms = _due_ms(key)
-        self.delayed_items -= 1
-        self.delayed_bytes -= item.size
+        self._discount(item)
         joined = Item(
             self.state.next_id,
             item.flags,
@@ -718,6 +770,7 @@ class Journal:
             item.size,
             item.chunk_bytes,
         )
+        _proto.encode_item(joined)
         self._put(joined)
         return joined
 
@@ -732,7 +785,12 @@ class Journal:
             self._trimmed_records += 1
             self._trimmed_bytes += item.memory_bytes
         batch.recount = True
-        self._mark()
+        if not self.dirty:
+            self._mark()
+
+    def _discount(self, item: Item) -> None:
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -749,10 +807,12 @@ class Journal:
 
     def _delayed(self) -> Iterator[tuple[bytes, Item]]:
         """The delayed items in the order in which they are due, those that were flushed among them."""
-        batches = [*self.unwritten, self.batch]
+        batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
+        stored = (
+            (key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed()
+        )
         staged = [batch.in_order() for batch in batches]
-        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
             # what is being written may be in LevelDB, too
@@ -767,10 +827,11 @@ class Journal:
                 yield from records
 
     def _find_delayed(self, key: bytes) -> Item | None:
-        for batch in (self.batch, *self.unwritten):
-            if key in batch.delayed:
-                return batch.delayed[key]
-        record = self._opened().get(key) if self._exists else None
+        """As it is found when the log is read back."""
+        staged = self.batch.delayed.get(key)
+        if staged is not None or not self._exists:
+            return staged
+        record = self._opened().get(key, fill_cache=False)
         return None if record is None else _proto.decode_item(b"i" + key[9:], record)
 
     # Cursors
@@ -795,6 +856,7 @@ class Journal:
 
     def begin_blob(self) -> int:
         """Begin a blob, which belongs to no item yet; returns its id."""
+        self.check()
         blob = self.state.next_blob
         self._log(Change.BLOB, blob.to_bytes(8, "big"))
         self._begin_blob(blob)
@@ -856,14 +918,15 @@ class Journal:
 
     def _delete_unknown_blobs(self) -> None:
         """Delete the files of blobs that were begun in a change that was lost with the machine."""
-        directory = self.path / BLOBS_NAME
-        try:
-            for file in directory.iterdir() if directory.exists() else ():
-                if file.name.isdecimal() and int(file.name) >= self.state.next_blob:
+        known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
+        with contextlib.suppress(OSError):  # then after the next start
+            for file in (self.path / BLOBS_NAME).iterdir():
+                blob = int(file.name) if file.name.isdecimal() else 0
+                if blob >= self.state.next_blob or not (self._exists or blob in known):
                     file.unlink()
-        except OSError as error:
-            self._shut()
-            raise JournalError(f"cannot read {directory}: {error}") from error
+
+    def _staged_items(self) -> list[Item]:
+        return [*self.batch.puts.values(), *self.batch.delayed.values()]
 
     # Reading
 
@@ -877,17 +940,18 @@ class Journal:
         size = 0
         start = max(start, self.state.floor)
         try:
-            for item in self._from(start):
-                if item.id != start:
-                    self._skip(start, item.id)
-                start = item.id + 1
-                if item.id in self.gone:
-                    continue  # its record goes with the next batch
-                items.append(item)
-                size += item.memory_bytes
-                if len(items) >= max_items or size >= max_bytes:
-                    self.reads = start
-                    return items, start
+            with self._using:
+                for item in self._from(start):
+                    if item.id != start:
+                        self._skip(start, item.id)
+                    start = item.id + 1
+                    if item.id in self.gone:
+                        continue  # its record goes with the next batch
+                    items.append(item)
+                    size += item.memory_bytes
+                    if len(items) >= max_items or size >= max_bytes:
+                        self.reads = start
+                        return items, start
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         self._skip(start, self.state.next_id)
@@ -895,11 +959,12 @@ class Journal:
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:
-        batches = [*self.unwritten, self.batch]
         expunged = self._expunged()
         if start < self.stored_id:
             stop = _proto.item_key(self.stored_id)
-            rewrites = {id: item for batch in batches for id, item in batch.rewrites.items()}
+            rewrites = self.batch.rewrites
+            if self.sealed is not None:
+                rewrites = {**self.sealed.rewrites, **rewrites}
             with self._opened().iterator(
                 start=_proto.item_key(start), stop=stop, fill_cache=False
             ) as records:
@@ -909,19 +974,20 @@ class Journal:
                         yield rewrites.get(item.id, item) if rewrites else item
             start = self.stored_id
         for id in range(start, self.state.next_id):
-            staged = self._staged(id, batches)
+            staged = self._staged(id)
             if staged is not None and id not in expunged:
                 yield staged
 
     def _expunged(self) -> set[int]:
         """The ids of what was removed and may still be found."""
-        return self.batch.expunged.union(*(batch.expunged for batch in self.unwritten))
+        expunged = self.batch.expunged
+        return expunged if self.sealed is None else expunged | self.sealed.expunged
 
-    @staticmethod
-    def _staged(id: int, batches: Iterable[Batch]) -> Item | None:
-        found = None
-        for batch in batches:
-            found = batch.puts.get(id) or batch.rewrites.get(id) or found
+    def _staged(self, id: int) -> Item | None:
+        batch, sealed = self.batch, self.sealed
+        found = batch.puts.get(id) or batch.rewrites.get(id)
+        if found is None and sealed is not None:
+            found = sealed.puts.get(id) or sealed.rewrites.get(id)
         return found
 
     def _skip(self, start: int, stop: int) -> None:
@@ -943,11 +1009,12 @@ class Journal:
         items: list[Item] = []
         size = 0
         try:
-            for item in self._from(max(start, self.state.floor)):
-                items.append(item)
-                size += item.memory_bytes
-                if len(items) >= max_items or size >= max_bytes:
-                    return items, item.id + 1
+            with self._using:
+                for item in self._from(max(start, self.state.floor)):
+                    items.append(item)
+                    size += item.memory_bytes
+                    if len(items) >= max_items or size >= max_bytes:
+                        return items, item.id + 1
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         return items, self.state.next_id
@@ -964,8 +1031,9 @@ class Journal:
             if id >= start and (item := self.live(id)) is not None:
                 return item
         try:
-            items = self._from(max(start, self.state.floor))
-            return next((item for item in items if item.id not in self.gone), None)
+            with self._using:
+                items = self._from(max(start, self.state.floor))
+                return next((item for item in items if item.id not in self.gone), None)
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
 
@@ -975,12 +1043,13 @@ class Journal:
 
     def find(self, id: int) -> Item | None:
         """Return the live item with this id, or None if its record is missing."""
-        staged = self._staged(id, [*self.unwritten, self.batch])
+        staged = self._staged(id)
         if staged is not None or id >= self.stored_id:
             return staged
         key = _proto.item_key(id)
         try:
-            record = self._opened().get(key, fill_cache=False)
+            with self._using:
+                record = self._opened().get(key, fill_cache=False)
             return None if record is None else _proto.decode_item(key, record)
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
@@ -1001,6 +1070,8 @@ class Journal:
     def seal(self) -> None:
         """Begin a new batch; what was staged is to be written by `write`."""
         assert self.log is not None
+        if self.sealed is not None:
+            self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
         batch.state = _proto.decode_state(_proto.encode_state(self.state))
         batch.kept = frozenset(self.kept)
@@ -1011,47 +1082,100 @@ class Journal:
         if batch.recount:
             counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
             batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
-        self.unwritten.append(batch)
+        self.sealed = batch
         self.writing = True
         self.dirty = False
+
+    def _take_back(self, sealed: Batch) -> None:
+        """Stage what could not be written again, before what was staged since, but for the items that are
+        behind the floor by now."""
+        puts, rewrites = {}, sealed.rewrites
+        for id, item in sealed.puts.items():
+            if id >= self.state.floor or id in self.kept:
+                puts[id] = item
+            elif item.blob:
+                self._doom(item.blob)
+        batch = self.batch
+        puts.update(batch.puts)
+        for id, item in batch.rewrites.items():
+            (puts if id in puts else rewrites)[id] = item
+        batch.puts, batch.rewrites = puts, rewrites
+        batch.ops = sealed.ops + batch.ops
+        batch.removed += sealed.removed
+        batch.expunged |= sealed.expunged
+        for key, item in sealed.delayed.items():
+            if key not in batch.ended:
+                batch.delayed[key] = item
+        batch.due = sorted(batch.delayed)
+        batch.ended |= sealed.ended
 
     def write(self) -> None:
         """Write what was sealed, and have it on the disk. JournalError if that failed.
 
-        After one failed write LevelDB goes on to accept writes that it will lose, so it is closed, and all
-        is written again: what was written after all may be written twice.
+        After one failed write LevelDB goes on to accept writes that it will lose, so before the next it is
+        closed, and all is written again: what was written after all may be written twice.
         """
-        batches = self.unwritten
-        last = batches[-1]
+        batch = self.sealed
+        assert batch is not None
         try:
+            self._reopen()
             fresh = self._db is None
             db = self._opened()
-            if (
-                fresh
-                and self._exists
-                and _proto.decode_state(db.get(STATE_KEY) or b"").life != last.state.life
-            ):
-                raise JournalError("it is another journal than it was")
-            write = db.write_batch(sync=True)
-            for batch in batches:
-                for items in (batch.puts, batch.rewrites):
-                    for id, item in items.items():
-                        write.put(_proto.item_key(id), _proto.encode_item(item))
-                for key, item in batch.delayed.items():
-                    write.put(key, _proto.encode_item(item))
-                for key, value in batch.ops:
-                    if value is None:
-                        write.delete(key)
-                    else:
-                        write.put(key, value)
-            self._trim(db, write, last)
-            write.put(STATE_KEY, _proto.encode_state(last.state))
+            if fresh:
+                record = db.get(STATE_KEY)
+                known = record is not None or self._exists
+                if known and _proto.decode_state(record or b"").life != batch.state.life:
+                    raise JournalError("it is another journal than it was")
+            self._sync_blobs(batch)
+            write = self._write
+            if write is None:
+                # used again and again: growing to its size costs more than filling it
+                write = self._write = db.write_batch(sync=True)
+            write.clear()
+            for items in (batch.puts, batch.rewrites):
+                for id, item in items.items():
+                    write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+            for key, item in batch.delayed.items():
+                write.put(key, item.record or _proto.encode_item(item))
+            for key, value in batch.ops:
+                if value is None:
+                    write.delete(key)
+                else:
+                    write.put(key, value)
+            self._trim(db, write, batch)
+            write.put(STATE_KEY, _proto.encode_state(batch.state))
             write.write()
             self._exists = True
+            if fresh:  # LevelDB does not see to the name of its CURRENT
+                sync_directory(self.path)
         except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
-            with contextlib.suppress(leveldb.Error):
-                self._shut()
+            self._doubtful = True
             raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    def _reopen(self) -> None:
+        """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
+        what it has can still be read. OSError if there is none."""
+        if self._doubtful and self._db is not None:
+            probe = self.path / PROBE_NAME
+            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, OPENING_BYTES)
+            finally:
+                os.close(descriptor)
+                probe.unlink()
+            self._shut()
+        self._doubtful = False
+
+    def _sync_blobs(self, batch: Batch) -> None:
+        """Have the blobs of new items on the disk before the items are."""
+        blobs = [item.blob for item in (*batch.puts.values(), *batch.delayed.values()) if item.blob]
+        for blob in blobs:
+            with contextlib.suppress(FileNotFoundError):  # found out when it is read
+                sync_file(self.blob_path(blob))
+        if blobs:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(self.path / BLOBS_NAME)
+            sync_directory(self.path)
 
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
         """Delete some records that are dead, faster than items go, so that they never pile up."""
@@ -1080,16 +1204,16 @@ class Journal:
         self.writing = False
         self.failing = error
         if error is None:
-            last = self.unwritten[-1]
-            self.unwritten.clear()
-            self.state.trimmed = last.state.trimmed
-            self.stored_id = last.state.next_id
-            self.stored_change = last.state.change
-            self.doomed += [(blob, 0) for blob in last.doomed]
-            self._trimmed_records += last.trimmed_records
-            self._trimmed_bytes += last.trimmed_bytes
+            written, self.sealed = self.sealed, None
+            assert written is not None
+            self.state.trimmed = written.state.trimmed
+            self.stored_id = written.state.next_id
+            self.stored_change = written.state.change
+            self.doomed += [(blob, 0) for blob in written.doomed]
+            self._trimmed_records += written.trimmed_records
+            self._trimmed_bytes += written.trimmed_bytes
             assert self.log is not None
-            self.log.unpin(self, last.segment if self.dirty else last.segment + 1)
+            self.log.unpin(self, written.segment if self.dirty else written.segment + 1)
         self.crowded = False
         crowding, self.crowding = self.crowding, []
         for client in crowding:

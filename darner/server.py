@@ -3,23 +3,30 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import resource
 import signal
+import ssl
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from darner import systemd
+from darner import auth, systemd, tls
 from darner._version import __version__
+from darner.admission import Admission
 from darner.broker import Broker
 from darner.config import Settings, needs_restart
-from darner.connection import Clients, Connection, now_ms
+from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
+from darner.listeners import Listeners
+
+if TYPE_CHECKING:
+    from darner.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -27,10 +34,21 @@ log = structlog.get_logger()
 DRAIN_S = 5.0
 # How often the work that waits for nobody gets a slice.
 TICK_S = 0.25
+# How often idle connections are looked for.
+SWEEP_S = 1.0
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
-# Connections that may wait to be accepted; the system caps it (net.core.somaxconn).
-BACKLOG = 4096
+
+
+def read_access(settings: Settings) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+    """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
+    context = users = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        ca = None if settings.tls_ca is None else Path(settings.tls_ca)
+        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca)
+    if settings.auth_file is not None:
+        users = auth.load(Path(settings.auth_file))
+    return context, users
 
 
 class Server:
@@ -58,6 +76,14 @@ class Server:
         self._clients.reload = self._reload
         if settings.allow_shutdown:
             self._clients.shutdown = self._shut_down
+        idle_ms = settings.idle_timeout_ms
+        self._admission = Admission(
+            self._clients,
+            self._offload,
+            max_connections=settings.max_connections,
+            idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
+        )
+        self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -73,15 +99,14 @@ class Server:
         self._loop.call_later(max(0, delay_ms) / 1000, work)
 
     async def run(self) -> None:
-        """Serve until a signal says stop. Raises StartError if the server cannot start."""
+        """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
         settings = self._settings
         given = systemd.sockets()
+        metrics = self._serve_metrics()
+        context, self._admission.users = read_access(self._settings)
         self._broker.open()
         try:
-            if given:
-                listeners = [await self._listen(sock=sock) for sock in given]
-            else:
-                listeners = [await self._listen(host=settings.host, port=settings.port)]
+            await self._listeners.open(context, given, settings.host, settings.port)
         except OSError as error:
             self._broker.close()
             raise StartError(
@@ -90,30 +115,41 @@ class Server:
             ) from error
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
-        for listener in listeners:
-            host, port = listener.sockets[0].getsockname()[:2]
-            log.info("listening", host=host, port=port)
+        for host, port in self._listeners.addresses:
+            log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        upkeep = asyncio.create_task(self._upkeep())
+        chores = (self._upkeep(), self._sweep(), self._listeners.keep())
+        upkeep = [asyncio.create_task(chore) for chore in chores]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
-        for listener in listeners:
-            listener.close()
-        upkeep.cancel()
+        for task in upkeep:
+            task.cancel()
+        await asyncio.wait(upkeep)
+        self._listeners.close()
+        self._admission.close()
         await self._drain()
+        if metrics is not None:
+            await self._loop.run_in_executor(self._threads, metrics.close)
         self._threads.shutdown()
         self._broker.close()
         log.info("closed")
 
-    async def _listen(self, **where: Any) -> asyncio.Server:
-        return await self._loop.create_server(self._connection, backlog=BACKLOG, **where)
-
-    def _connection(self) -> asyncio.Protocol:
-        return cast("asyncio.Protocol", Connection(self._clients))
+    def _serve_metrics(self) -> "Metrics | None":
+        settings = self._settings
+        if settings.metrics_port is None:
+            return None
+        try:
+            # not at the top: it is an extra, and takes its time and memory
+            from darner.metrics import Metrics  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
@@ -126,18 +162,23 @@ class Server:
         log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
         self._stop.set()
 
-    def _hang_up(self) -> None:
+    def _hung_up(self) -> None:
         with contextlib.suppress(ConfigError):  # said in the log
             self._reload()
 
     def _reload(self) -> None:
-        """Read the configuration again, and take what is for queues. ConfigError if it is wrong; then
-        nothing has changed."""
+        """Read the configuration, the certificates and the users again, and take what is for queues and for
+        those who connect from now on; users that are gone or changed are disconnected. ConfigError if
+        something of it is wrong; then nothing has changed."""
         try:
             settings = self._reread()
+            context, users = read_access(self._settings)
         except ConfigError as error:
             log.error("configuration not reloaded, nothing has changed", reason=str(error))
             raise
+        self._admission.change_users(users)
+        if context is not None:
+            self._listeners.change_tls(context)
         changed = self._broker.reconfigure(settings.queue, settings.aliases)
         log.info(
             "configuration reloaded",
@@ -149,6 +190,11 @@ class Server:
         while True:
             await asyncio.sleep(TICK_S)
             self._broker.tick()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._admission.sweep()
 
     async def _drain(self) -> None:
         for connection in list(self._clients.connections):

@@ -4,6 +4,9 @@ Segments, files of one size in one directory, are written through mapped memory:
 it is copied there. That takes no system call, and outlives the process, for the pages are the system's.
 `sync` has the disk have them. The room of a segment is reserved when it is made, so that a full disk is met
 there, and not by a change. A segment goes, or is used again, once no journal needs it any more.
+
+A start reads the segments that are there, the found ones, up to the first that breaks off, and ends that one
+where it does, on the disk: what is logged from then on builds on just that, and so does each later start.
 """
 
 import contextlib
@@ -22,6 +25,14 @@ SEGMENT_BYTES = 4 << 20
 # Beyond so many segments the journals that keep the oldest are written out; what a start has to read
 # stays small.
 LONG_SEGMENTS = 8
+# A segment without a number is being made, or ready to be used. One that comes after a break is kept for
+# whoever may want to look into it.
+SPARE_PREFIX = "spare-"
+LOST_PREFIX = "lost-"
+# What a segment is pinned by that must outlast the found ones.
+FOUND = "found"
+# Of Linux: have all pages at hand and writable, which costs a third of meeting them one by one.
+MADV_POPULATE_WRITE = 23
 
 
 class Client(Protocol):
@@ -52,15 +63,16 @@ class Life(NamedTuple):
 
 
 class SegmentFile:
-    """The file of a segment, and which journals still need it."""
+    """The file of a segment, which journals still need it, and which lives it tells of."""
 
-    __slots__ = ("_memory", "descriptor", "number", "path", "pins")
+    __slots__ = ("_memory", "descriptor", "lives", "number", "path", "pins")
 
     def __init__(self, path: Path) -> None:
         """Make it, with all its room. Raises OSError if there is none."""
         self.path = path
         self.number = 0
         self.pins: set[Hashable] = set()
+        self.lives: set[int] = set()
         self._memory: mmap.mmap | None = None
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -73,6 +85,8 @@ class SegmentFile:
         """Return its memory."""
         if self._memory is None:
             self._memory = mmap.mmap(self.descriptor, SEGMENT_BYTES)
+            with contextlib.suppress(OSError):  # before Linux 5.14; then each page is met when it is written
+                self._memory.madvise(MADV_POPULATE_WRITE)
         return self._memory
 
     def unmap(self) -> None:
@@ -85,11 +99,26 @@ class SegmentFile:
         """Give it another name in its directory."""
         self.path = self.path.rename(self.path.with_name(name))
 
-    def delete(self) -> None:
-        """Be rid of it."""
+    def close(self) -> None:
+        """Leave it to the next start."""
         self.unmap()
         os.close(self.descriptor)
+
+    def delete(self) -> None:
+        """Be rid of it."""
+        self.close()
         self.path.unlink(missing_ok=True)
+
+
+class FoundSegment(NamedTuple):
+    """A segment as a start has found it."""
+
+    number: int
+    path: Path
+    # as `read_segment` gives them
+    frames: list[tuple[int, int, int, bytes]]
+    used_bytes: int
+    ended: bool
 
 
 class Log:
@@ -98,27 +127,33 @@ class Log:
     def __init__(self, directory: Path, offload: Offload) -> None:
         """Use `directory`, made if missing. Raises OSError if that is impossible."""
         directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
         self._directory = directory
         self._offload = offload
         self.segment = Segment()
         # called when the log has become long, with the journals that keep its oldest segment
         self.on_long: Callable[[Iterable[Hashable]], None] = lambda _: None
+        # how many journals have a number in the segment now written
+        self.entered = 0
+        # up to where the log is on the disk
+        self.synced = (0, 0)
         # oldest first; the last is being written
         self._files: list[SegmentFile] = []
         self._spare: SegmentFile | None = None
         self._making = False
         self._next = 1
-        self._numbers = 0
         self._spares = 0
-        # files of an earlier process, and for whose sake they are kept
+        # files of an earlier process, oldest first, for whose sake they are kept, and what lives they tell of
         self._found: list[Path] = []
         self._found_pins: set[Hashable] = set()
+        self._found_lives: set[int] = set()
+        self._begun = False
         # of what was logged, the segments that are not on the disk
         self._unsynced: list[SegmentFile] = []
         self._waiting: list[tuple[Client, int]] = []
         self._syncing = False
-        # the segment whose name is known to be on the disk
-        self._placed: SegmentFile | None = None
+        # the number of the last segment whose name is known to be on the disk
+        self._placed = 0
         # segments of which a sync failed
         self._doubtful: list[SegmentFile] = []
 
@@ -132,113 +167,191 @@ class Log:
         """
         lives: dict[bytes, list[Life]] = {}
         damage: list[str] = []
-        numbered = []
-        for path in self._directory.iterdir():
-            if path.name.isdecimal():
-                numbered.append((int(path.name), path))
-            else:
-                path.unlink()
-        numbered.sort()
-        self._found = [path for _, path in numbered]
-        self._next = numbered[-1][0] + 1 if numbered else 1
-        for number, path in numbered:
-            found, frames, ended = read_segment(path.read_bytes())
-            if found != number:
-                frames = []
-            self._sort(frames, lives)
-            if not ended and number + 1 < self._next:
-                damage.append(f"{path} breaks off: what was logged after that is lost")
-                break
+        segments = sorted(self._find())
+        self._next = segments[-1].number + 1 if segments else 1
+        whole = next((at for at, segment in enumerate(segments) if not segment.ended), len(segments))
+        self._cut(segments[whole:], damage)
+        for segment in segments[: whole + 1]:
+            if segment.frames or segment.ended:
+                self._found.append(segment.path)
+                self._sort(segment, lives, damage)
+        self._found_lives = {life.number for of_name in lives.values() for life in of_name}
         return lives, damage
 
+    def _find(self) -> Iterable[FoundSegment]:
+        for path in self._directory.iterdir():
+            if path.name.startswith(SPARE_PREFIX):
+                path.unlink()
+            elif path.name.isdecimal():
+                name = int(path.name)
+                number, frames, used_bytes, ended = read_segment(path.read_bytes())
+                if number < name:
+                    # nothing that was written since it got this name has reached the disk
+                    number, frames, ended = name, [], False
+                # if it is more, the name is older: the machine was lost before the new one was on the disk
+                yield FoundSegment(number, path, frames, used_bytes, ended)
+
+    def _cut(self, segments: list[FoundSegment], damage: list[str]) -> None:
+        """End the log in the first of these, where it breaks off.
+
+        The other ones go first, then the end is written: whatever this is interrupted by, the next start
+        finds the same.
+        """
+        if not segments:
+            return
+        broken, *others = segments
+        lost = [segment for segment in others if segment.frames]
+        for segment in reversed(others):
+            if segment.frames:
+                segment.path.rename(segment.path.with_name(f"{LOST_PREFIX}{segment.number}"))
+            else:
+                segment.path.unlink()
+        sync_directory(self._directory)
+        if broken.frames:
+            with broken.path.open("r+b") as file:
+                os.pwrite(file.fileno(), _end_of(broken.number), broken.used_bytes)
+        else:
+            broken.path.unlink()
+        if lost:
+            damage.append(
+                f"{broken.path} breaks off: what was logged after that is left out, and kept in "
+                f"{self._directory}/{LOST_PREFIX}* until somebody deletes it"
+            )
+
     @staticmethod
-    def _sort(frames: Iterable[tuple[int, int, int, bytes]], lives: dict[bytes, list[Life]]) -> None:
+    def _sort(segment: FoundSegment, lives: dict[bytes, list[Life]], damage: list[str]) -> None:
         entered: dict[int, Life] = {}
-        for kind, journal, change, payload in frames:
+        for kind, journal, change, payload in segment.frames:
             if kind == Change.ENTER:
                 number = int.from_bytes(payload[:8], "big")
                 of_name = lives.setdefault(payload[8:], [])
                 if not of_name or of_name[-1].number != number:
                     of_name.append(Life(number, []))
                 entered[journal] = of_name[-1]
-            else:
+            elif journal in entered:
                 entered[journal].changes.append((change, kind, payload))
+            else:
+                damage.append(f"{segment.path} has a change of a queue that it does not name, left out")
 
-    def begin(self, keep: Iterable[Hashable]) -> None:
-        """Begin to log; what `recover` read is kept until all in `keep` are unpinned.
+    def keep_found(self, pin: Hashable) -> None:
+        """Keep what `recover` read until `pin` is unpinned."""
+        self._found_pins.add(pin)
 
-        Raises OSError if there is no room.
+    def begin(self) -> None:
+        """Begin to log; what `recover` read is kept as long as it is pinned.
+
+        Raises OSError if that cannot be made sure of. Without room, nothing is taken in until there is some.
         """
-        self._found_pins = set(keep)
-        self._start(SegmentFile(self._spare_path()))
-        self._make_spare()
+        self._begun = True
+        if self._found_pins:
+            # what is logged from now on builds on it, as a sync promises
+            for path in self._found:
+                with path.open("r+b") as file:
+                    os.fdatasync(file.fileno())
+            sync_directory(self._directory)
         self._recycle()
+        try:
+            self.roll()
+        except JournalError as error:
+            self.segment.refusal = error
 
     # Logging
 
     def roll(self) -> None:
         """Go on in a new segment. Raises JournalError if there is none to be had."""
-        file, self._spare = self._spare, None
-        if file is None:
-            try:
-                file = SegmentFile(self._spare_path())
-            except OSError as error:
-                raise JournalError(f"no room for the log in {self._directory}: {error.strerror}") from error
-        self.segment.end()
-        self._files[-1].unmap()
-        self._start(file)
+        try:
+            if self._spare is None:
+                self._spare = SegmentFile(self._spare_path())
+            self._start(self._spare)
+        except OSError as error:
+            raise JournalError(
+                f"no room for the log in {self._directory}: {error.strerror or error}"
+            ) from error
+        self._spare = None
         self._recycle()
         self._make_spare()
         if len(self._files) > LONG_SEGMENTS:
             self.on_long(list(self._files[0].pins))
 
     def _start(self, file: SegmentFile) -> None:
+        memory = file.map()
+        file.rename(str(self._next))
         file.number = self._next
         self._next += 1
-        self.segment.begin(file.map(), file.number)
-        file.rename(str(file.number))
+        self.segment.begin(memory, file.number)
+        self.entered = 0
+        if self._files:
+            self._files[-1].unmap()
         self._files.append(file)
         self._unsynced.append(file)
 
-    def next_number(self) -> int:
-        """A number for a journal in the segment now written."""
-        self._numbers += 1
-        return self._numbers
+    def enter(self, journal: Hashable, life: int) -> int:
+        """`journal` has a number in the segment now written, which is returned, and needs it."""
+        self.entered += 1
+        file = self._files[-1]
+        file.pins.add(journal)
+        file.lives.add(life)
+        return self.entered
 
     def pin(self, journal: Hashable) -> None:
         """Keep the segment now written until `journal` is unpinned."""
-        if self._files:  # not yet, while what was found is read
+        if self._files:
             self._files[-1].pins.add(journal)
 
-    def unpin(self, journal: Hashable, below: int) -> None:
-        """`journal` needs no segment whose number is below this one."""
-        self._found_pins.discard(journal)
+    def outlast(self, life: int) -> None:
+        """The end of a life was logged: what says so stays as long as anything older that tells of it."""
+        last = self._files[-1]
+        last.pins.update(file for file in self._files[:-1] if life in file.lives)
+        if self._found and life in self._found_lives:
+            last.pins.add(FOUND)
+
+    def unpin(self, pin: Hashable, below: int | None = None) -> None:
+        """What pinned them needs no segment any more, or none whose number is below that given."""
+        self._found_pins.discard(pin)
         for file in self._files:
-            if file.number < below:
-                file.pins.discard(journal)
+            if below is None or file.number < below:
+                file.pins.discard(pin)
         self._recycle()
 
     def _recycle(self) -> None:
-        if not self._found_pins:
-            for path in self._found:
-                path.unlink(missing_ok=True)
-            self._found.clear()
+        if self._begun and not self._found_pins:
+            self._delete_found()
         for file in self._files[:-1]:
             if not file.pins:
-                self._files.remove(file)
-                self._unsynced = [other for other in self._unsynced if other is not file]
-                if self._spare is None:
-                    file.rename(self._spare_path().name)
-                    self._spare = file
-                else:
-                    file.delete()
+                self._drop(file)
+                self._reuse(file)
+
+    def _delete_found(self) -> None:
+        with contextlib.suppress(OSError):  # tried again when the next one goes
+            # the oldest first: an end must not go before what it ends
+            while self._found:
+                self._found[0].unlink(missing_ok=True)
+                del self._found[0]
+            for file in self._files:
+                file.pins.discard(FOUND)
+
+    def _drop(self, file: SegmentFile) -> None:
+        self._files.remove(file)
+        self._unsynced = [other for other in self._unsynced if other is not file]
+        for other in self._files:
+            other.pins.discard(file)
+
+    def _reuse(self, file: SegmentFile) -> None:
+        with contextlib.suppress(OSError):  # then the next start reads it, and finds nothing new in there
+            if self._spare is None and file not in self._doubtful:
+                file.lives.clear()
+                file.rename(self._spare_path().name)
+                self._spare = file
+            else:
+                file.delete()
+        self._doubtful = [other for other in self._doubtful if other is not file]
 
     # Room
 
     def _spare_path(self) -> Path:
         """The path of a segment that has no number yet; each has another."""
         self._spares += 1
-        return self._directory / f"spare-{self._spares}"
+        return self._directory / f"{SPARE_PREFIX}{self._spares}"
 
     def _make_spare(self) -> None:
         """Have a segment ready, made in another thread: the next one, and what room there is when the disk
@@ -253,25 +366,41 @@ class Log:
             self._making = False
             if error is not None:
                 self.segment.refusal = JournalError(f"no room for the log in {self._directory}: {error}")
+                for file in made:
+                    file.delete()
             elif self._spare is None:
                 self._spare = made[0]
             else:  # one came back meanwhile
                 made[0].delete()
 
-        self._offload(lambda: made.append(SegmentFile(path)), done)
+        def work() -> None:
+            made.append(SegmentFile(path))
+            made[0].map()
+
+        self._offload(work, done)
 
     def tick(self) -> None:
         """Look after the room there is; to be called a few times a second."""
-        doubtful = [file for file in self._doubtful if file in self._files]
-        self._doubtful = doubtful
-        if doubtful:
-            self.on_long([pin for file in doubtful for pin in file.pins])
+        self._make_spare()
+        if self._doubtful:
+            if self._files[-1] in self._doubtful:
+                with contextlib.suppress(JournalError):  # at the next tick, then
+                    self.roll()
+            self.on_long([pin for file in self._doubtful for pin in file.pins])
         elif self._spare is not None:
             self.segment.refusal = None
-        else:
-            self._make_spare()
 
     # Syncing
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where the next change will be logged; to be compared with `synced`."""
+        return self.segment.number, self.segment.used_bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done in another thread."""
+        return self._syncing or self._making
 
     def sync(self, client: Client, slot: int) -> None:
         """Have `client` hold its replies until all that is logged now is on the disk; `fail` tells it if
@@ -283,8 +412,12 @@ class Log:
 
     def _begin_sync(self) -> None:
         waiting, self._waiting = self._waiting, []
+        if self._doubtful:
+            self._tell(waiting, JournalError(str(self.segment.refusal)))
+            return
         files = list(self._unsynced)
-        place = files[-1] is not self._placed
+        number, position = self.position
+        place = number != self._placed
         self._syncing = True
         for file in files:
             file.pins.add(self)
@@ -297,41 +430,55 @@ class Log:
 
         def done(error: Exception | None) -> None:
             self._syncing = False
-            if error is None:
-                self._placed = files[-1]
-                self._unsynced = [file for file in self._unsynced if file.number >= files[-1].number]
+            failure = None if error is None else JournalError(f"cannot sync the log: {error}")
+            if failure is None:
+                self._placed = number
+                self.synced = (number, position)
+                self._unsynced = [file for file in self._unsynced if file.number >= number]
             else:
-                self._doubt(files, error)
-            for file in files:
-                file.pins.discard(self)
-            self._recycle()
-            for client, slot in waiting:
-                if error is not None:
-                    client.fail(slot, JournalError(f"cannot sync the log: {error}"))
-                client.release()
+                self._doubt(files, failure)
+            self.unpin(self)
+            self._tell(waiting, failure)
             if self._waiting:
                 self._begin_sync()
 
         self._offload(work, done)
 
-    def _doubt(self, files: list[SegmentFile], error: Exception) -> None:
+    @staticmethod
+    def _tell(waiting: Iterable[tuple[Client, int]], failure: JournalError | None) -> None:
+        for client, slot in waiting:
+            if failure is not None:
+                client.fail(slot, failure)
+            client.release()
+
+    def _doubt(self, files: list[SegmentFile], failure: JournalError) -> None:
         """After a sync that failed the system takes for written what is not, and a later sync would not
         tell: nothing is taken in until the journals have all that is in these files."""
-        self.segment.refusal = JournalError(f"cannot sync the log: {error}")
+        self.segment.refusal = failure
         self._doubtful += files
-        self._unsynced = []
-        with contextlib.suppress(JournalError):  # then what comes next meets it
+        self._unsynced = [file for file in self._unsynced if file not in files]
+        with contextlib.suppress(JournalError):  # tried again at the next tick
             self.roll()
 
     def close(self) -> None:
         """Let go of all files. What no journal needs any more is deleted."""
         self.segment.end()
-        for file in self._files:
+        for file in list(self._files):
             if file.pins:
-                file.unmap()
-                os.close(file.descriptor)
+                file.close()
             else:
-                file.delete()
+                self._drop(file)
+                with contextlib.suppress(OSError):  # then the next start reads it, and finds nothing new
+                    file.delete()
         if self._spare is not None:
             with contextlib.suppress(OSError):
                 self._spare.delete()
+
+
+def _end_of(number: int) -> bytes:
+    """The frame that ends the segment of this number."""
+    memory, segment = bytearray(64), Segment()
+    segment.begin(memory, number)
+    start = segment.used_bytes
+    segment.append(Change.END, 0, 0, b"")
+    return bytes(memory[start : segment.used_bytes])

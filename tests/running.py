@@ -117,10 +117,9 @@ class Wire:
 class Server:
     """The console script `darner`, running."""
 
-    program = (DARNER,)
-
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(self, data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> None:
         self.data = data
+        self.command = command
         self.options = options
         self.log = ""
         self.start()
@@ -128,7 +127,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it says that it listens."""
         self.process = subprocess.Popen(
-            [*self.program, "--data", str(self.data), "--port", "0", *self.options],
+            [*self.command, "--data", str(self.data), "--port", "0", *self.options],
             stderr=subprocess.PIPE,
             bufsize=0,
         )
@@ -182,11 +181,18 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data: Path, *options: str) -> Iterator[Server]:
+def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> Iterator[Server]:
     """A server, and its end whatever happens."""
-    server = Server(data, *options)
+    server = Server(data, *options, command=command)
     try:
         yield server
     finally:
         if server.process.poll() is None:
             server.kill()
+
+
+def configured(directory: Path, text: str) -> contextlib.AbstractContextManager[Server]:
+    """A server with this configuration, its data in the directory too."""
+    path = directory / "darner.toml"
+    path.write_text(text)
+    return running(directory / "data", "--config", str(path))

@@ -118,6 +118,32 @@ class TestHalfARequest:
         other.ask(b"get nothing/t=500\r\n")
         assert processor_s(server) - before < 0.2
 
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            b"set q 0 0 %d\r\n" % (64 * MIB) + bytes(4 * MIB),
+            b"set q/refused 0 0 %d\r\n" % (64 * MIB) + bytes(4 * MIB),
+            b"set q 0 0 %d\r\n" % CHUNK_BYTES + bytes(CHUNK_BYTES - 1),
+            b"get q/t=60000\r\n" + b"version\r\n" * 500_000,
+            b"get q/peek/t=60000\r\n" + b"set q 0 0 1000\r\n" + bytes(4 * MIB),
+        ],
+        ids=["large", "refused", "small", "behind-a-wait", "data-behind-a-wait"],
+    )
+    def test_holds_a_bounded_buffer(self, server, wire, request_):
+        before = server.resident_bytes
+        clients = [server.connect() for _ in range(40)]
+        for client in clients:
+            client.socket.settimeout(0.05)
+            # who waits is not read from: what the system does not take stays with the sender
+            with contextlib.suppress(TimeoutError):
+                client.send(request_)
+        wire.ask(b"get nothing/t=100\r\n")
+        # a quarter of what was sent, or less
+        assert server.resident_bytes - before < 40 * MIB
+        for client in clients:
+            client.reset()
+        until(lambda: server.stat("curr_connections") == 2)
+
     def test_of_many_clients_is_no_hindrance(self, standing, client, queue):
         halves = [standing.connect() for _ in range(200)]
         for half in halves:

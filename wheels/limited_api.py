@@ -36,7 +36,7 @@ from darner import _proto as p
 
 data = b"x" * 64
 stream = (b"set work 0 0 64\\r\\n" + data + b"\\r\\n" + b"get work/open/close/t=100\\r\\n") * 250
-state = p.State(1)
+state = p.State(1, 1)
 items = [p.Item(id, 0, 0, 1_700_000_000_000, data) for id in range(1000)]
 parser = p.Parser()
 
@@ -47,7 +47,7 @@ def parse():
 
 def reply():
     for item in items:
-        p.value(b"work", item.flags, item.data, item.id, True)
+        p.value(b"work", item, True, True)
 
 def record():
     for item in items:
@@ -75,7 +75,8 @@ def build(where: Path, kind: str) -> Path:
     package = where / kind / "darner"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "_proto.pyx").write_bytes(SOURCE.read_bytes())
+    for source in (SOURCE, SOURCE.with_suffix(".pxd")):
+        (package / source.name).write_bytes(source.read_bytes())
     setup = SETUP.format(macros=MACROS[kind], limited=kind == "limited")
     (where / kind / "setup.py").write_text(setup)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]

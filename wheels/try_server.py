@@ -1,10 +1,12 @@
-"""Whether the darner that is installed works: its version, a server, and an item that outlives a kill -9."""
+"""Whether the darner that is installed works: its version, a server with metrics, and an item that outlives
+a kill -9."""
 
 import importlib.metadata
 import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from pymemcache.client.base import Client
@@ -14,12 +16,19 @@ import darner
 DARNER = Path(sys.executable).with_name("darner")
 
 
-def start(data: str) -> tuple[subprocess.Popen[str], Client]:
-    """A server, and a client of it."""
-    process = subprocess.Popen([DARNER, "--data", data, "--port", "0"], stderr=subprocess.PIPE, text=True)
+def start(data: str) -> tuple[subprocess.Popen[str], Client, str]:
+    """A server, a client of it, and where its metrics are."""
+    config = Path(data, "darner.toml")
+    config.write_text("metrics_port = 0\n")
+    command = [DARNER, "--data", f"{data}/queues", "--port", "0", "--config", config]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    ports = []
     for line in process.stderr:
-        if found := re.search(r"event=listening host=\S+ port=(\d+)", line):
-            return process, Client(("127.0.0.1", int(found[1])), default_noreply=False, timeout=10)
+        if found := re.search(r'event=(?:listening|"serving metrics") host=\S+ port=(\d+)', line):
+            ports.append(int(found[1]))
+        if len(ports) == 2:
+            client = Client(("127.0.0.1", ports[1]), default_noreply=False, timeout=10)
+            return process, client, f"http://127.0.0.1:{ports[0]}/metrics"
     raise SystemExit("the server did not start")
 
 
@@ -30,11 +39,13 @@ def main() -> None:
     assert version == darner.__version__ == importlib.metadata.version("darner")
     items = [b"hello", bytes(1 << 20)]
     with tempfile.TemporaryDirectory() as data:
-        process, client = start(data)
+        process, client, _ = start(data)
         assert all(client.set("work", item) for item in items)
         process.kill()
         process.communicate()
-        process, client = start(data)
+        process, client, metrics = start(data)
+        with urllib.request.urlopen(metrics, timeout=10) as response:
+            assert b'darner_queue_items{queue="work"} 2.0\n' in response.read()
         assert [client.get("work") for _ in range(3)] == [*items, None]
         process.terminate()
         process.communicate(timeout=20)

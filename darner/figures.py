@@ -1,0 +1,180 @@
+"""The figures the server gives of itself and of each queue: `stats` says them over the wire, metrics.py to
+Prometheus."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from darner._proto import ITEM_BYTES
+from darner._version import __version__
+
+if TYPE_CHECKING:
+    from darner.connection import Clients
+    from darner.queue import Queue
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure(Generic[Source]):
+    """One figure, and how to read it, which must not take long."""
+
+    # the name it has in `stats`, after Kestrel and memcached
+    name: str
+    read: Callable[[Source], int | str]
+    # the name it has among the metrics, a counter's ending in `_total`; "" if it is none of them
+    metric: str = ""
+    help: str = ""
+    # metrics are in seconds and bytes, `stats` has milliseconds too
+    scale: float = 1
+
+
+def read(figures: Sequence[Figure[Source]], source: Source) -> Iterator[tuple[str, int | str]]:
+    """The name and value of each of these figures."""
+    for figure in figures:
+        yield figure.name, figure.read(source)
+
+
+SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
+    Figure("pid", lambda _: os.getpid()),
+    Figure(
+        "uptime", lambda clients: int(clients.uptime_s()),
+        "darner_uptime_seconds", "How long the server has been up.",
+    ),
+    Figure(
+        "time", lambda _: int(time.time()),
+        "darner_time_seconds", "The server's clock, since the Unix epoch.",
+    ),
+    Figure("version", lambda _: __version__),
+    Figure(
+        "curr_items", lambda clients: clients.broker.totals()[1],
+        "darner_items", "Items that wait in all queues; reserved ones do not.",
+    ),
+    Figure(
+        "total_items", lambda clients: clients.broker.total_items,
+        "darner_stored_items_total", "Items stored in all queues, those deleted since too.",
+    ),
+    Figure(
+        "bytes", lambda clients: clients.broker.totals()[2],
+        "darner_item_bytes", "Bytes of the items that wait in all queues.",
+    ),
+    Figure(
+        "curr_connections", lambda clients: len(clients.connections),
+        "darner_connections", "Clients that are connected.",
+    ),
+    Figure(
+        "total_connections", lambda clients: clients.counters.total_connections,
+        "darner_accepted_connections_total", "Clients that have connected.",
+    ),
+    Figure(
+        "cmd_get", lambda clients: clients.counters.cmd_get,
+        "darner_gets_total", "Fetches that were answered, with an item or without.",
+    ),
+    Figure(
+        "cmd_set", lambda clients: clients.counters.cmd_set,
+        "darner_sets_total", "Sets, refused ones too.",
+    ),
+    Figure(
+        "cmd_peek", lambda clients: clients.counters.cmd_peek,
+        "darner_peeks_total", "Looks at the head of a queue.",
+    ),
+    Figure(
+        "get_hits", lambda clients: clients.counters.get_hits,
+        "darner_get_hits_total", "Fetches that were answered with an item.",
+    ),
+    Figure(
+        "get_misses", lambda clients: clients.counters.get_misses,
+        "darner_get_misses_total", "Fetches that were answered without an item.",
+    ),
+    Figure(
+        "bytes_read", lambda clients: clients.counters.bytes_read,
+        "darner_read_bytes_total", "Bytes received from clients.",
+    ),
+    Figure(
+        "bytes_written", lambda clients: clients.counters.bytes_written,
+        "darner_written_bytes_total", "Bytes sent to clients.",
+    ),
+    Figure(
+        "queue_creates", lambda clients: clients.broker.queue_creates,
+        "darner_queues_created_total", "Queues made.",
+    ),
+    Figure(
+        "queue_deletes", lambda clients: clients.broker.queue_deletes,
+        "darner_queues_deleted_total", "Queues deleted.",
+    ),
+    Figure(
+        "queue_expires", lambda clients: clients.broker.queue_expires,
+        "darner_queues_expired_total", "Queues that ended by their max_queue_age.",
+    ),
+    Figure(
+        "noreply_errors", lambda clients: clients.counters.noreply_errors,
+        "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
+    ),
+)  # fmt: skip
+
+QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
+    Figure(
+        "items", lambda queue: queue.items,
+        "darner_queue_items", "Items that wait; reserved ones do not.",
+    ),
+    Figure(
+        "bytes", lambda queue: queue.waiting_bytes,
+        "darner_queue_item_bytes", "Bytes of the items that wait.",
+    ),
+    Figure(
+        "total_items", lambda queue: queue.total_items,
+        "darner_queue_stored_items_total", "Items stored.",
+    ),
+    # it looks at a directory: too slow to be a metric
+    Figure("logsize", lambda queue: queue.journal.disk_bytes),
+    Figure(
+        "expired_items", lambda queue: queue.expired_items,
+        "darner_queue_expired_items_total", "Items that expired before they were fetched.",
+    ),
+    Figure(
+        "mem_items", lambda queue: len(queue.window),
+        "darner_queue_memory_items", "Items that wait in memory, too.",
+    ),
+    Figure(
+        "mem_bytes", lambda queue: queue.window_bytes - len(queue.window) * ITEM_BYTES,
+        "darner_queue_memory_bytes", "Bytes of the items that wait in memory, too.",
+    ),
+    Figure(
+        "age", lambda queue: queue.age_ms,
+        "darner_queue_age_seconds", "How long the item fetched last had waited; 0 if none waits.", 1e-3,
+    ),
+    Figure(
+        "discarded", lambda queue: queue.discarded,
+        "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
+    ),
+    Figure(
+        "waiters", lambda queue: len(queue.waiters),
+        "darner_queue_waiters", "Clients that wait for an item.",
+    ),
+    Figure(
+        "open_transactions", lambda queue: len(queue.reserved),
+        "darner_queue_open_transactions", "Items that are reserved.",
+    ),
+    Figure(
+        "transactions", lambda queue: queue.transactions,
+        "darner_queue_transactions_total", "Fetches with /open.",
+    ),
+    Figure(
+        "canceled_transactions", lambda queue: queue.canceled_transactions,
+        "darner_queue_canceled_transactions_total", "Reserved items that came back.",
+    ),
+    Figure(
+        "total_flushes", lambda queue: queue.total_flushes,
+        "darner_queue_flushes_total", "Flushes.",
+    ),
+    Figure(
+        "create_time", lambda queue: queue.journal.state.created_ms,
+        "darner_queue_create_time_seconds", "When the queue was made, since the Unix epoch.", 1e-3,
+    ),
+    Figure(
+        "delayed_items", lambda queue: queue.delayed_items,
+        "darner_queue_delayed_items", "Items that are out of sight until they are due.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,19 @@
+#!/usr/bin/env python
+"""The harness $HARNESS of tests/test_corpus.py under libFuzzer; `fuzz/run` gives it what it needs.
+
+libFuzzer starts it again by itself when it merges: hence no argument of its own, and the line above.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import test_corpus
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, getattr(test_corpus, os.environ["HARNESS"]))
+    atheris.Fuzz()

@@ -1,0 +1,68 @@
+"""What the fuzzer has been through, again: the inputs in corpus/, which fuzz/ goes on from."""
+
+import itertools
+import random
+import zlib
+from pathlib import Path
+
+import pytest
+from test_proto_model import check
+
+from darner import _proto
+
+CORPUS = Path(__file__).with_name("corpus")
+# Inputs above this are not cut at every byte: that would be quadratic.
+SHORT_BYTES = 128
+
+
+def parser(data: bytes) -> None:
+    """Raise if `data`, as a client sends it, is not the same to the compiled parser and the slow one: as a
+    whole, byte by byte, and in two pieces cut at each byte or, of longer ones, at some."""
+    check(data)
+    check(data, *(data[at : at + 1] for at in range(len(data))))
+    if len(data) <= SHORT_BYTES:
+        cuts = [[at] for at in range(1, len(data))]
+    else:
+        dice = random.Random(zlib.crc32(data))
+        cuts = [sorted(dice.choices(range(len(data)), k=dice.randint(1, 5))) for _ in range(20)]
+    for marks in cuts:
+        check(data, *(data[start:stop] for start, stop in itertools.pairwise([0, *marks, len(data)])))
+
+
+def records(data: bytes) -> None:
+    """Raise if a record as it may lie on a damaged disk is not read or refused with ValueError. The checksum
+    is made right, so that it is not always that which refuses: of an id and a number whose low half is 0, it
+    is that of the bytes alone."""
+    zero = 1 << 32
+    record = _proto.checksum(data).to_bytes(4, "big") + data
+    for read, arguments in (
+        (_proto.decode_item, (_proto.item_key(zero), record)),
+        (_proto.decode_item, (data[:9], record)),
+        (_proto.blob_of, (_proto.item_key(zero), record)),
+        (_proto.decode_chunk, (record,)),
+        (_proto.decode_state, (record,)),
+        (_proto.decode_ids, (record,)),
+        (_proto.decode_ids, (data,)),
+    ):
+        try:
+            read(*arguments)
+        except ValueError:
+            continue
+    # of a frame that holds a record the checksum is that of its start
+    for checked in (len(data), 29):
+        frame = _proto.checksum(data[:checked]).to_bytes(4, "big") + data
+        _proto.read_segment(b"darner 1" + zero.to_bytes(8, "big") + frame + frame)
+
+
+def inputs(name: str) -> list:
+    return [pytest.param(path.read_bytes(), id=path.name) for path in sorted((CORPUS / name).iterdir())]
+
+
+@pytest.mark.parametrize("data", inputs("parser"))
+def test_stream_in_any_cut_is_parsed_as_the_contract_says(data):
+    parser(data)
+
+
+@pytest.mark.parametrize("data", inputs("records"))
+def test_record_is_read_or_refused(data):
+    records(data)
