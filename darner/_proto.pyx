@@ -13,9 +13,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser",
-    "RECORD_HEAD_BYTES", "Request", "Segment", "State", "Verb", "blob_of", "checksum", "copy_record", "decode_chunk",
-    "decode_ids", "decode_item", "decode_state", "encode_chunk",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
+    "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment",
     "valid_name", "value", "value_header",
 ]

@@ -161,17 +161,6 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_directory(path: Path) -> None:
-    """Have the names of the files in a directory on the disk."""
-    sync_file(path)
-
-
-def sync_name(directory: Path) -> None:
-    """Have the name of a queue's directory on the disk."""
-    for parent in directory.parents:
-        sync_directory(parent)
-        if not parent.name.endswith("%"):  # that goes on in a directory inside
-            break
 def read_whole(path: Path, size: int) -> bytes:
     """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
     be had."""
@@ -225,6 +214,17 @@ class MemoryWriter:
     def data(self) -> bytes:
         """The whole item."""
         return b"".join(self._chunks)
+def sync_directory(path: Path) -> None:
+    """Have the names of the files in a directory on the disk."""
+    sync_file(path)
+
+
+def sync_name(directory: Path) -> None:
+    """Have the name of a queue's directory on the disk."""
+    for parent in directory.parents:
+        sync_directory(parent)
+        if not parent.name.endswith("%"):  # that goes on in a directory inside
+            break
 
 
 class BlobReader:

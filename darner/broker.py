@@ -68,7 +68,7 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
-class _Reaper:
+class Reaper:
     """Waits for the log to be on the disk, so that what was deleted can go."""
 
     def __init__(self, bury: Callable[[], object]) -> None:
@@ -76,18 +76,21 @@ class _Reaper:
         self.waits = False
 
     def hold(self) -> None:
+        """Not to ask twice."""
         self.waits = True
 
     def fail(self, slot: int, error: JournalError) -> None:
         """Then at a later tick."""
 
     def release(self) -> None:
+        """It is there."""
         self.waits = False
         self._bury()
 
 
 class Quiet:
     """Waits for a sync that nobody else waits for."""
+
 
     def hold(self) -> None:
         """Nothing is held back."""
@@ -137,15 +140,15 @@ class Broker:
         self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
-        # journals of deleted queues whose files are still there, and where in the log it says so
-        self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
-        self._reaper = _Reaper(self._bury)
-        # those of which that could not be deleted, which was said
-        self._undying: set[Journal] = set()
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # when what was set is to be synced, if it is
         self._sync_ms: int | None = None
+        # journals of deleted queues whose files are still there, and where in the log it says so
+        self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
+        self._reaper = Reaper(self._bury)
+        # those of which that could not be deleted, which was said
+        self._undying: set[Journal] = set()
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -231,8 +234,8 @@ class Broker:
             self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
-            self.log.keep_found(name)
             self._note_child(name)
+            self.log.keep_found(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
     def _adopt(self, name: bytes) -> None:
@@ -254,16 +257,15 @@ class Broker:
         self._lives.pop(name, None)
 
     def _serve(self, journal: Journal) -> None:
-        name = journal.name
-        settings = self.settings_for(name)
+        settings = self.settings_for(journal.name)
         if not settings.durable:
             log.warning(
                 "queue is to be in memory, but lies on disk: it stays there",
-                queue=name.decode(errors="replace"),
+                queue=journal.name.decode(errors="replace"),
                 action="delete it, and it is in memory from then on",
             )
         try:
-            queue = Queue(name, journal, self._clock, settings)
+            queue = Queue(journal.name, journal, self._clock, settings)
         except JournalError:
             self._committer.discard(journal)
             self.log.unpin(journal)
@@ -330,12 +332,12 @@ class Broker:
         path = self._data / directory_of(name)
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
-        if name in self._retired:
-            journal, _ = self._retired[name]
-            journal.revive(self._clock())
-            del self._retired[name]
-            return journal
-        return Journal(name, path, self._committer, self.log, self._clock())
+        if name not in self._retired:
+            return Journal(name, path, self._committer, self.log, self._clock())
+        journal, _ = self._retired[name]
+        journal.revive(self._clock())
+        del self._retired[name]
+        return journal
 
     def delete(self, name: bytes) -> bool:
         """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
@@ -366,6 +368,11 @@ class Broker:
                         self._cursor(heir, label).wait(waiter)
         return True
 
+    def _expire(self, queue: Queue) -> None:
+        if self.delete(queue.name):
+            self.queue_expires += 1
+            log.info("queue expired", queue=queue.name.decode(errors="replace"))
+
     def _give_up(self, name: bytes) -> None:
         """Forget what the log has of a queue whose directory somebody has moved away."""
         del self.broken[name]
@@ -373,11 +380,6 @@ class Broker:
         self._unregister(name)
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
-
-    def _expire(self, queue: Queue) -> None:
-        if self.delete(queue.name):
-            self.queue_expires += 1
-            log.info("queue expired", queue=queue.name.decode(errors="replace"))
 
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""

@@ -120,7 +120,7 @@ def _sync(connection: "Connection", request: Request, queues: Sequence[Queue]) -
     """Hold the reply until what it says is on the disk itself, or see to it that it soon is, if that is asked for
     or set."""
     broker = connection.broker
-    intervals = [queue.settings.sync_ms or 0 for queue in queues if queue.syncs]
+    intervals = [ms for queue in queues if queue.syncs and (ms := queue.settings.sync_ms) is not None]
     if (request.sync and any(queue.is_durable for queue in queues)) or 0 in intervals:
         broker.log.sync(connection, len(connection.out) - 1)
     elif intervals:
@@ -616,8 +616,9 @@ def dump_stats(connection: "Connection", request: Request) -> None:
     broker = connection.broker
     for name in request.args or sorted({*broker.queues, *broker.aliases}):
         queue = broker.find(name) if name not in broker.broken else None
-        figures = read(QUEUE_FIGURES, queue) if queue is not None else ()
-        _dump(connection, request, name, figures, broker.children(name))
+        _dump(
+            connection, request, name, read(QUEUE_FIGURES, queue) if queue is not None else (), broker.children(name)
+        )
     connection.reply(request, END)
 
 

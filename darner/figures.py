@@ -175,6 +175,6 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
     ),
     Figure(
         "delayed_items", lambda queue: queue.delayed_items,
-        "darner_queue_delayed_items", "Items set with a delay that are not due yet.",
+        "darner_queue_delayed_items", "Items that are out of sight until they are due.",
     ),
 )  # fmt: skip

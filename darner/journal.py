@@ -157,8 +157,8 @@ class Journal:
         "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
         "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
         "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
-        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms",
-        "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
+        "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -378,18 +378,17 @@ class Journal:
     def _look_for_blobs(self) -> None:
         """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
         the machine, and the log alone did. And do not delete the blobs of the others."""
-        items = [item for item in self.batch.puts.values() if item.blob]
-        for item in items:
-            if not self._is_whole(item):
+        for item in list(self.batch.puts.values()):
+            if item.blob and not self._is_whole(item):
                 self._remove(item.id, item.size, item.blob)
                 self.lost += 1
         for key, item in list(self.batch.delayed.items()):
             if item.blob and not self._is_whole(item):
-                self._lift(key, item)
+                self._end_delay(key, item)
+                self._discount(item)
                 self._doom(item.blob)
                 self.lost += 1
-        items = list(self.batch.puts.values()) + list(self.batch.delayed.values())
-        live = {item.blob for item in items if item.blob}
+        live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
 
     def _is_whole(self, item: Item) -> bool:
@@ -405,13 +404,15 @@ class Journal:
             if kind == Change.REWRITE:
                 self._rewrite(item)
             elif item.id == self.state.next_id:
-                self._reclaim(item)
+                if item.expires_ms:
+                    self.note_expiring(expiring=True)
                 self._put(item)
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
         elif kind == Change.DELAY:
             item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
-            self._reclaim(item)
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
             self._delay(b"d" + payload[:16], item)
         elif kind == Change.JOIN:
             key = b"d" + payload[:16]
@@ -448,13 +449,6 @@ class Journal:
             self._revive(created_ms)
         else:
             raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
-
-    def _reclaim(self, item: Item) -> None:
-        """An item that the log has is to expire, and has its blob."""
-        if item.expires_ms:
-            self.note_expiring(expiring=True)
-        if item.blob:
-            self.doomed = [entry for entry in self.doomed if entry[0] != item.blob]
 
     def close(self) -> None:
         """Close the directory; nothing may be staged or being written."""
@@ -691,7 +685,8 @@ class Journal:
             self.expiring = expiring
             if self.log is not None:
                 self.batch.ops.append((EXPIRING_KEY, b"" if expiring else None))
-                self._mark()
+                if not self.dirty:
+                    self._mark()
 
     # Delayed items. Their ids are out of those of blobs, so that none is missing among the others'.
 
@@ -725,7 +720,8 @@ class Journal:
         self.delayed_bytes += item.size
         batch.recount = True
         batch.room -= item.memory_bytes
-        self._mark()
+        if not self.dirty:
+            self._mark()
         if batch.room < 0:
             self._fill()
 
@@ -737,12 +733,13 @@ class Journal:
         size = 0
         self.next_due_ms = math.inf
         try:
-            for key, item in self._delayed():
-                if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                    self.next_due_ms = _due_ms(key)
-                    break
-                (found if item.id >= self._live_from else flushed).append((key, item))
-                size += item.memory_bytes
+            with self._using:
+                for key, item in self._delayed():
+                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
+                        self.next_due_ms = _due_ms(key)
+                        break
+                    (found if item.id >= self._live_from else flushed).append((key, item))
+                    size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         for key, item in flushed:
@@ -760,8 +757,9 @@ class Journal:
         return self._join(key, item, now_ms)
 
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        self._lift(key, item)
+        self._end_delay(key, item)
         self._due_from_ms = _due_ms(key)
+        self._discount(item)
         joined = Item(
             self.state.next_id,
             item.flags,
@@ -772,13 +770,9 @@ class Journal:
             item.size,
             item.chunk_bytes,
         )
+        _proto.encode_item(joined)
         self._put(joined)
         return joined
-
-    def _lift(self, key: bytes, item: Item) -> None:
-        self._end_delay(key, item)
-        self.delayed_items -= 1
-        self.delayed_bytes -= item.size
 
     def _end_delay(self, key: bytes, item: Item) -> None:
         batch = self.batch
@@ -791,7 +785,12 @@ class Journal:
             self._trimmed_records += 1
             self._trimmed_bytes += item.memory_bytes
         batch.recount = True
-        self._mark()
+        if not self.dirty:
+            self._mark()
+
+    def _discount(self, item: Item) -> None:
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -810,8 +809,10 @@ class Journal:
         """The delayed items in the order in which they are due, those that were flushed among them."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
+        stored = (
+            (key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed()
+        )
         staged = [batch.in_order() for batch in batches]
-        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
             # what is being written may be in LevelDB, too
@@ -826,10 +827,11 @@ class Journal:
                 yield from records
 
     def _find_delayed(self, key: bytes) -> Item | None:
-        for batch in (self.batch, self.sealed):
-            if batch is not None and key in batch.delayed:
-                return batch.delayed[key]
-        record = self._opened().get(key) if self._exists else None
+        """As it is found when the log is read back."""
+        staged = self.batch.delayed.get(key)
+        if staged is not None or not self._exists:
+            return staged
+        record = self._opened().get(key, fill_cache=False)
         return None if record is None else _proto.decode_item(b"i" + key[9:], record)
 
     # Cursors
@@ -854,9 +856,7 @@ class Journal:
 
     def begin_blob(self) -> int:
         """Begin a blob, which belongs to no item yet; returns its id."""
-        refusal = self.failing or self._segment.refusal
-        if refusal is not None:
-            raise refusal
+        self.check()
         blob = self.state.next_blob
         self._log(Change.BLOB, blob.to_bytes(8, "big"))
         self._begin_blob(blob)
@@ -918,13 +918,15 @@ class Journal:
 
     def _delete_unknown_blobs(self) -> None:
         """Delete the files of blobs that were begun in a change that was lost with the machine."""
-        items = list(self.batch.puts.values()) + list(self.batch.delayed.values())
-        known = {item.blob for item in items} | {blob for blob, _ in self.doomed}
+        known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
             for file in (self.path / BLOBS_NAME).iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= self.state.next_blob or not (self._exists or blob in known):
                     file.unlink()
+
+    def _staged_items(self) -> list[Item]:
+        return [*self.batch.puts.values(), *self.batch.delayed.values()]
 
     # Reading
 
@@ -1007,11 +1009,12 @@ class Journal:
         items: list[Item] = []
         size = 0
         try:
-            for item in self._from(max(start, self.state.floor)):
-                items.append(item)
-                size += item.memory_bytes
-                if len(items) >= max_items or size >= max_bytes:
-                    return items, item.id + 1
+            with self._using:
+                for item in self._from(max(start, self.state.floor)):
+                    items.append(item)
+                    size += item.memory_bytes
+                    if len(items) >= max_items or size >= max_bytes:
+                        return items, item.id + 1
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         return items, self.state.next_id
@@ -1028,8 +1031,9 @@ class Journal:
             if id >= start and (item := self.live(id)) is not None:
                 return item
         try:
-            items = self._from(max(start, self.state.floor))
-            return next((item for item in items if item.id not in self.gone), None)
+            with self._using:
+                items = self._from(max(start, self.state.floor))
+                return next((item for item in items if item.id not in self.gone), None)
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
 
@@ -1096,14 +1100,14 @@ class Journal:
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
         batch.puts, batch.rewrites = puts, rewrites
+        batch.ops = sealed.ops + batch.ops
+        batch.removed += sealed.removed
+        batch.expunged |= sealed.expunged
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
-                insort(batch.due, key)
-        batch.ops = sealed.ops + batch.ops
+        batch.due = sorted(batch.delayed)
         batch.ended |= sealed.ended
-        batch.expunged |= sealed.expunged
-        batch.removed += sealed.removed
 
     def write(self) -> None:
         """Write what was sealed, and have it on the disk. JournalError if that failed.
@@ -1164,7 +1168,7 @@ class Journal:
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
-        blobs = [item.blob for item in batch.puts.values() if item.blob]
+        blobs = [item.blob for item in (*batch.puts.values(), *batch.delayed.values()) if item.blob]
         for blob in blobs:
             with contextlib.suppress(FileNotFoundError):  # found out when it is read
                 sync_file(self.blob_path(blob))

@@ -73,6 +73,9 @@ class Server:
         self._clients = Clients(
             self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
         )
+        self._clients.reload = self._reload
+        if settings.allow_shutdown:
+            self._clients.shutdown = self._shut_down
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
             self._clients,
@@ -81,9 +84,6 @@ class Server:
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
-        self._clients.reload = self._reload
-        if settings.allow_shutdown:
-            self._clients.shutdown = self._shut_down
         self._stop = asyncio.Event()
         self._offloaded = asyncio.Event()
 
@@ -115,7 +115,7 @@ class Server:
             ) from error
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
@@ -162,24 +162,24 @@ class Server:
         log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
         self._stop.set()
 
-    def _hang_up(self) -> None:
+    def _hung_up(self) -> None:
         with contextlib.suppress(ConfigError):  # said in the log
             self._reload()
 
     def _reload(self) -> None:
-        """Read the configuration again, and take what is for queues; and the certificates and the users, for
-        those who connect from now on. Users that are gone or changed are disconnected. ConfigError if
-        something is wrong; then nothing has changed."""
+        """Read the configuration, the certificates and the users again, and take what is for queues and for
+        those who connect from now on; users that are gone or changed are disconnected. ConfigError if
+        something of it is wrong; then nothing has changed."""
         try:
             settings = self._reread()
             context, users = read_access(self._settings)
         except ConfigError as error:
             log.error("configuration not reloaded, nothing has changed", reason=str(error))
             raise
-        changed = self._broker.reconfigure(settings.queue, settings.aliases)
         self._admission.change_users(users)
         if context is not None:
             self._listeners.change_tls(context)
+        changed = self._broker.reconfigure(settings.queue, settings.aliases)
         log.info(
             "configuration reloaded",
             changed=" ".join(sorted(name.decode(errors="replace") for name in changed)) or None,
