@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # Modules in Python that are compiled as well, by name; each has a .pxd beside it, which gives the types.
-PYTHON_MODULES = ("stats", "journal", "queue", "commands", "connection")
+PYTHON_MODULES = ("stats", "journal", "queue", "holds", "commands", "connection")
 
 SOURCES = {"_proto": "darner/_proto.pyx"} | {name: f"darner/{name}.py" for name in PYTHON_MODULES}
 

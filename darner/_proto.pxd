@@ -28,6 +28,7 @@ cdef class Request:
         readonly int64_t exptime
         readonly uint64_t size
         readonly uint64_t timeout_ms
+        readonly uint64_t delay_ms
         readonly bytes key
         readonly bytes queue
         readonly bytes record       # of SET: room for the head of an item's record, then the data
@@ -74,6 +75,8 @@ cdef class Item:
         readonly uint64_t blob
         readonly uint32_t chunk_bytes
 
+    cpdef Item copy(self)
+
 
 cdef class State:
     cdef:
@@ -109,5 +112,6 @@ cdef class Segment:
 
 
 cpdef bytes value(bytes key, Item item, bint with_cas, bint last)
+cpdef bytes copy_record(bytes record)
 cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms)
 cpdef bytes encode_item(Item item)

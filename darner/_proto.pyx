@@ -13,8 +13,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Segment", "State",
-    "Verb", "blob_of", "checksum", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
+    "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment",
     "valid_name", "value", "value_header",
 ]
@@ -37,6 +37,7 @@ MAX_LINE_BYTES = _MAX_LINE
 MAX_NAME_BYTES = _MAX_NAME
 CHUNK_BYTES = _CHUNK
 ITEM_BYTES = _ITEM_BYTES
+RECORD_HEAD_BYTES = _RECORD_HEAD
 
 
 cpdef enum Verb:
@@ -56,10 +57,19 @@ cpdef enum Verb:
     DELETE
     FLUSH
     FLUSH_ALL
+    FLUSH_EXPIRED
+    FLUSH_ALL_EXPIRED
     STATS
     VERSION
     VERBOSITY
     QUIT
+    DUMP_STATS
+    DUMP_CONFIG
+    STATUS
+    RELOAD
+    SHUTDOWN
+    MONITOR
+    CONFIRM
 
 
 cdef enum:
@@ -74,9 +84,10 @@ cdef bytes E_BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 cdef bytes E_BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 cdef bytes E_BAD_NAME = (
     b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n")
-cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
-cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync\r\n"
+cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
+cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
 cdef bytes E_TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
+cdef bytes E_DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 cdef bytes E_ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
 cdef bytes E_PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
 cdef bytes E_WAIT_MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
@@ -177,7 +188,7 @@ cdef int lower_verb(Word* word, char* out) noexcept:
     """The verb in lower case, and its length; 0 if it is longer than any verb there is."""
     cdef Py_ssize_t i
     cdef char c
-    if word.size > 15:
+    if word.size > 17:
         return 0
     for i in range(word.size):
         c = word.at[i]
@@ -193,6 +204,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         const char* slash = <const char*>memchr(at, c"/", word.size)
         Py_ssize_t size
         int options = 0
+        bytes cursor = None
         Word option
     request.key = word_bytes(word)
     size = word.size if slash == NULL else slash - at
@@ -222,8 +234,14 @@ cdef bytes parse_get_key(Request request, Word* word):
                 return E_TIMEOUT
             if request.timeout_ms > <uint64_t>_MAX_TIMEOUT_MS:
                 request.timeout_ms = _MAX_TIMEOUT_MS
+        elif (cursor is None and option.size > 7 and memcmp(option.at, b"cursor=", 7) == 0
+                and name_is_valid(option.at + 7, option.size - 7)):
+            cursor = word_bytes(&option)
         else:
             return E_GET_OPTION
+    if cursor is not None:
+        # what is held of a cursor is not held of the queue
+        request.queue += b"/" + cursor
     if options & _ABORT and (options != _ABORT or request.waits):
         return E_ABORT
     if options & _OPEN and options & _PEEK:
@@ -237,21 +255,27 @@ cdef bytes parse_get_key(Request request, Word* word):
 
 
 cdef bytes parse_set_key(Request request, Word* word):
-    """Fill in queue and options from `queue[/sync]`; returns an error or None."""
+    """Fill in queue and options from `queue[/sync][/delay=<ms>]`; returns an error or None."""
     cdef:
         const char* at = word.at
+        const char* end = word.at + word.size
         const char* slash = <const char*>memchr(at, c"/", word.size)
         Py_ssize_t size = word.size if slash == NULL else slash - at
-        Py_ssize_t left = word.size - size
+        Word option
     if not name_is_valid(at, size):
         return E_BAD_NAME
     request.queue = PyBytes_FromStringAndSize(at, size)
-    while left:
-        if left < 5 or memcmp(slash, b"/sync", 5) != 0 or (left > 5 and slash[5] != c"/"):
+    while slash != NULL:
+        option.at = slash + 1
+        slash = <const char*>memchr(option.at, c"/", end - option.at)
+        option.size = (end if slash == NULL else slash) - option.at
+        if word_is(&option, b"sync", 4):
+            request.sync = True
+        elif option.size >= 6 and memcmp(option.at, b"delay=", 6) == 0:
+            if not read_u64(option.at + 6, option.size - 6, &request.delay_ms):
+                return E_DELAY
+        else:
             return E_SET_OPTION
-        request.sync = True
-        slash += 5
-        left -= 5
     return None
 
 
@@ -307,6 +331,9 @@ cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_
     request.args = []
     for i in range(1, n):
         request.args.append(word_bytes(&words[i]))
+    if verb == MONITOR and n > 1:
+        # it is answered as a get
+        request.key = request.queue = request.args[0]
     return request
 
 
@@ -330,8 +357,11 @@ cdef dict UNSUPPORTED = {
 
 cdef dict COLD = {
     # verb: (its number, how many words come before a noreply; 0 if it has none)
-    b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1), b"stats": (STATS, 0),
+    b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1),
+    b"flush_expired": (FLUSH_EXPIRED, 0), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0), b"stats": (STATS, 0),
     b"version": (VERSION, 0), b"verbosity": (VERBOSITY, 2), b"quit": (QUIT, 0),
+    b"dump_stats": (DUMP_STATS, 0), b"dump_config": (DUMP_CONFIG, 0), b"status": (STATUS, 0),
+    b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0), b"monitor": (MONITOR, 0), b"confirm": (CONFIRM, 0),
 }
 
 
@@ -425,7 +455,7 @@ cdef class Parser:
     cdef Request parse_line(self, const char* at, Py_ssize_t size):
         cdef:
             Word words[_MAX_WORDS]
-            char verb[16]
+            char verb[18]
             Py_ssize_t n = split_words(at, size, words)
             int length
             bytes name
@@ -783,6 +813,22 @@ cdef class Item:
         self.chunk_bytes = chunk_bytes
         self.attempts = attempts
 
+    cpdef Item copy(self):
+        """Another one with the same in it, in memory of its own."""
+        cdef Item item = Item.__new__(Item)
+        item.id = self.id
+        item.flags = self.flags
+        item.expires_ms = self.expires_ms
+        item.enqueued_ms = self.enqueued_ms
+        item.attempts = self.attempts
+        item.size = self.size
+        item.memory_bytes = self.memory_bytes
+        item.blob = self.blob
+        item.chunk_bytes = self.chunk_bytes
+        if self.record is not None:
+            item.record = copy_record(self.record)
+        return item
+
     @property
     def data(self):
         """The item's bytes, or None if they lie in a blob."""
@@ -792,6 +838,11 @@ cdef class Item:
     def chunks(self):
         """How many chunks hold its bytes."""
         return (self.size + self.chunk_bytes - 1) // self.chunk_bytes if self.blob else 0
+
+
+cpdef bytes copy_record(bytes record):
+    """The same bytes in memory of their own, for another item: `encode_item` writes to them."""
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(record), PyBytes_GET_SIZE(record))
 
 
 cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms):
@@ -1004,9 +1055,10 @@ cpdef enum Change:
     BLOB = 6        # blob
     RETIRE = 7
     REVIVE = 8      # when, in ms
-    STAGE = 9       # a key's size, the key, then its value; no value if it is deleted
-    UNSTAGE = 10
+    DELAY = 9       # when it is due, in ms, id, then the item's record: it is out of sight
+    JOIN = 10       # the first two of a DELAY, and when, in ms: that item is put, as the last
     END = 11        # nothing follows in this segment
+    CURSOR = 12     # the size of its label, in a byte, the label, then its place; no place if it is dropped
 
 
 cdef enum:

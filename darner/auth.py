@@ -234,8 +234,8 @@ class Guard:
             return None
         verb = request.verb
         if verb in (Verb.GET, Verb.GETS):
-            allowed = _allows(self._reads, request.queue) and (
-                request.rest is None or all(_allows(self._reads, key.queue) for key in request.rest)
+            allowed = _allows_part(self._reads, request.queue) and (
+                request.rest is None or all(_allows_part(self._reads, key.queue) for key in request.rest)
             )
             return None if allowed else READ
         if verb in (Verb.SET, Verb.SET_BEGIN):
@@ -248,7 +248,9 @@ class Guard:
                 return None
             self._refuses_item = verb == Verb.SET_CHUNK
             return b"" if self._refuses_item else WRITE
-        if verb in (Verb.DELETE, Verb.FLUSH):
+        if verb in (Verb.MONITOR, Verb.CONFIRM):
+            return None if _allows_args(self._reads, request.args) else READ
+        if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED):
             return None if _allows_args(self._manages, request.args) else MANAGE
         if verb in OPEN_TO_ALL or (verb == Verb.STATS and not request.args):
             return None
@@ -265,6 +267,11 @@ def _allows(pattern: re.Pattern[bytes], queue: bytes) -> bool:
     return pattern.fullmatch(queue) is not None
 
 
+def _allows_part(pattern: re.Pattern[bytes], name: bytes) -> bool:
+    # what is behind a slash is a part of the queue
+    return _allows(pattern, name.partition(b"/")[0])
+
+
 def _allows_args(pattern: re.Pattern[bytes], args: list[bytes]) -> bool:
-    # what is behind a slash is a part of the queue; without a name, the command says what is missing
-    return not args or _allows(pattern, args[0].partition(b"/")[0])
+    # without a name, the command says what is missing
+    return not args or _allows_part(pattern, args[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from darner import _proto
-from darner._proto import Item
+from darner._proto import CHUNK_BYTES, Item
 from darner.errors import JournalError
 
 # How many bytes a sender may have waiting to be written before it has to wait.
@@ -161,6 +161,59 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_whole(path: Path, size: int) -> bytes:
+    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
+    be had."""
+    try:
+        with path.open("rb") as file:
+            return b"".join(
+                _proto.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
+                for left in range(size, 0, -CHUNK_BYTES)
+            )
+    except (OSError, ValueError) as error:
+        raise JournalError(f"cannot read {path}: {error}") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a blob in one go. Raises JournalError if that fails."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for at in range(0, len(data), CHUNK_BYTES):
+                file.write(_proto.encode_chunk(data[at : at + CHUNK_BYTES]))
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error}") from error
+
+
+class MemoryWriter:
+    """Takes in an item that comes chunk by chunk, for a queue in memory; has what a `BlobWriter` has."""
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next chunk."""
+        self._chunks.append(chunk)
+
+    def crowded(self, room: Callable[[], None]) -> bool:  # noqa: ARG002
+        """The sender never has to wait."""
+        return False
+
+    def finish(self, done: Callable[[None], None], *, sync: bool) -> None:  # noqa: ARG002
+        """All chunks have come."""
+        done(None)
+
+    def abandon(self, done: Callable[[], None]) -> None:
+        """Forget the item."""
+        self._chunks.clear()
+        done()
+
+    @property
+    def data(self) -> bytes:
+        """The whole item."""
+        return b"".join(self._chunks)
 def sync_directory(path: Path) -> None:
     """Have the names of the files in a directory on the disk."""
     sync_file(path)

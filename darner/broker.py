@@ -10,24 +10,32 @@ import functools
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
-from darner._proto import valid_name
+from darner._proto import Item, valid_name
 from darner.blob import Offload, sync_name
 from darner.commit import Committer
+from darner.config import QueueSettings
+from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
+from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
-from darner.queue import Clock, Queue
+from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Log
 
 log = structlog.get_logger()
 
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
+# How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
+SLICE_MS = 5
+REST_MS = 10
 LOCK_NAME = ".lock"
 LOG_NAME = ".log"
 TRASH_NAME = ".trash"
@@ -60,7 +68,7 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
-class _Reaper:
+class Reaper:
     """Waits for the log to be on the disk, so that what was deleted can go."""
 
     def __init__(self, bury: Callable[[], object]) -> None:
@@ -68,33 +76,86 @@ class _Reaper:
         self.waits = False
 
     def hold(self) -> None:
+        """Not to ask twice."""
         self.waits = True
 
     def fail(self, slot: int, error: JournalError) -> None:
         """Then at a later tick."""
 
     def release(self) -> None:
+        """It is there."""
         self.waits = False
         self._bury()
 
 
-class Broker:
-    """All queues of a data directory."""
+class Quiet:
+    """Waits for a sync that nobody else waits for."""
 
-    def __init__(self, data: Path, clock: Clock, offload: Offload) -> None:
+
+    def hold(self) -> None:
+        """Nothing is held back."""
+
+    def release(self) -> None:
+        """Nothing was held back."""
+
+    def fail(self, slot: int, error: JournalError) -> None:  # noqa: ARG002
+        """The sync failed."""
+        log.error("what was set is not synced", reason=str(error))
+
+
+class Broker:
+    """All queues of a data directory.
+
+    A set looks in `sinks` for the queue it goes to, and a fetch in `sources` for the one it comes from; what
+    is not there, since it is new, or more than a queue by itself, or refused now, is for the methods `sink`
+    and `source`. So nobody pays for fanout, aliases and status but who uses them.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        clock: Clock,
+        offload: Offload,
+        settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
+        aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
+        grace_ms: int = 0,
+    ) -> None:
+        """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
+        that is one; `grace_ms` is the grace period of a stricter status."""
         self._data = data
+        self.settings_for = settings_for
+        self.status = Status(data, grace_ms)
         self._clock = clock
         self._offload = offload
         self.log: Log
         self._committer: Committer
         self.queues: dict[bytes, Queue] = {}
+        self.sinks: dict[bytes, Queue] = {}
+        self.sources: dict[bytes, Queue] = self.queues
+        # the names set to that go to several queues, or to another one
+        self._fanouts: dict[bytes, Fanout] = {}
+        # the names of the children, by their parent's
+        self._children: dict[bytes, set[bytes]] = {}
+        self.aliases: dict[bytes, tuple[bytes, ...]] = {}
+        self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
+        # has a function called in so many ms
+        self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
+        # when what was set is to be synced, if it is
+        self._sync_ms: int | None = None
         # journals of deleted queues whose files are still there, and where in the log it says so
         self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
-        self._reaper = _Reaper(self._bury)
+        self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # the queues for which time may bring something to do
+        self._stirring: dict[Queue, None] = {}
+        # of these, the ones whose turn is to come, and whether that is arranged for
+        self._unswept: deque[Queue] = deque()
+        self._resting = False
+        # queues whose items cannot be moved now, for the log
+        self._stuck: set[bytes] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -129,6 +190,7 @@ class Broker:
             self._committer = Committer(self.log, self._offload)
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self.status.load()
             self._empty_trash()
             self._recover()
         except OSError as error:
@@ -136,6 +198,7 @@ class Broker:
             raise StartError(
                 f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
             ) from error
+        self._route_anew()
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
@@ -171,6 +234,7 @@ class Broker:
             self._adopt(name)
         except JournalError as error:
             self.broken[name] = error
+            self._note_child(name)
             self.log.keep_found(name)
             log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
 
@@ -182,6 +246,7 @@ class Broker:
             if not journal.state.deleted:
                 self._serve(journal)
                 break
+            self._unregister(name)
             if not lives or journal.state.life == lives[-1].number:
                 self._retired[name] = (journal, self.log.synced)
                 break
@@ -192,13 +257,21 @@ class Broker:
         self._lives.pop(name, None)
 
     def _serve(self, journal: Journal) -> None:
+        settings = self.settings_for(journal.name)
+        if not settings.durable:
+            log.warning(
+                "queue is to be in memory, but lies on disk: it stays there",
+                queue=journal.name.decode(errors="replace"),
+                action="delete it, and it is in memory from then on",
+            )
         try:
-            self.queues[journal.name] = Queue(journal.name, journal, self._clock)
+            queue = Queue(journal.name, journal, self._clock, settings)
         except JournalError:
             self._committer.discard(journal)
             self.log.unpin(journal)
             journal.close()
             raise
+        self._register(queue)
         if journal.lost:
             log.error(
                 "large items lost with the machine: the log had them, but their bytes were not on the disk",
@@ -232,29 +305,46 @@ class Broker:
         return queue if queue is not None else self._create(name)
 
     def find(self, name: bytes) -> Queue | None:
-        """Return the queue of this name if it is there. JournalError if its directory is damaged."""
+        """Return the queue of this name if it is there, and no alias. JournalError if its directory is
+        damaged."""
+        if name in self.aliases:
+            return None
         if name in self.broken:
             raise self.broken[name]
         return self.queues.get(name)
 
+    def settings(self, name: bytes) -> QueueSettings:
+        """Return the settings of the queue of this name, whether it is there or not."""
+        queue = self.queues.get(name)
+        return queue.settings if queue is not None else self.settings_for(name.partition(MARK)[0])
+
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
-        if name in self._retired:
-            journal, _ = self._retired[name]
-            journal.revive(self._clock())
-            del self._retired[name]
-        else:
-            path = self._data / directory_of(name)
-            journal = Journal(name, path, self._committer, self.log, self._clock())
-        queue = self.queues[name] = Queue(name, journal, self._clock)
+        settings = self.settings_for(name)
+        queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
+        self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
         return queue
 
+    def _journal(self, name: bytes, *, durable: bool) -> Journal:
+        path = self._data / directory_of(name)
+        if not durable:
+            return Journal(name, path, self._committer, None, self._clock())
+        if name not in self._retired:
+            return Journal(name, path, self._committer, self.log, self._clock())
+        journal, _ = self._retired[name]
+        journal.revive(self._clock())
+        del self._retired[name]
+        return journal
+
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files; returns whether there was one. Who holds its items is
-        not hurt, and who waits goes on waiting, for a new queue."""
+        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
+        its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on, and get
+        what is set on a queue of its name later."""
+        if MARK in name:
+            return self._delete_cursor(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
             self._give_up(name)
             return True
@@ -262,21 +352,32 @@ class Broker:
         if queue is None:
             return False
         queue.retire()
-        del self.queues[name]
-        self._retired[name] = (queue.journal, self.log.position)
+        self._unregister(name)
+        self._stuck.discard(name)
+        if queue.is_durable:
+            self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
         self._past_items += queue.total_items
-        if queue.waiters:
+        if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
             with contextlib.suppress(JournalError):  # there is no room for a new queue: they wait in vain
                 heir = self._create(name)
                 for waiter in queue.waiters:
                     heir.wait(waiter)
+                for label, cursor in queue.cursors.items():
+                    for waiter in cursor.waiters:
+                        self._cursor(heir, label).wait(waiter)
         return True
+
+    def _expire(self, queue: Queue) -> None:
+        if self.delete(queue.name):
+            self.queue_expires += 1
+            log.info("queue expired", queue=queue.name.decode(errors="replace"))
 
     def _give_up(self, name: bytes) -> None:
         """Forget what the log has of a queue whose directory somebody has moved away."""
         del self.broken[name]
         self._lives.pop(name, None)
+        self._unregister(name)
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
@@ -289,6 +390,156 @@ class Broker:
             except JournalError as error:
                 errors.append(error)
         return errors
+
+    # Where sets go, and fetches come from
+
+    def sink(self, name: bytes) -> Queue | Fanout:
+        """Return what a set to this name is pushed to: the queue, made if it is not there, or several.
+
+        Raises JournalError if one of them cannot be had, StatusError if sets are refused.
+        """
+        self.status.check_sets()
+        fanout = self._fanouts.get(name)
+        if fanout is not None:
+            return fanout
+        targets = self._targets(name)
+        if len(targets) == 1:
+            queue = self.sinks[name] = targets[0]
+            return queue
+        fanout = self._fanouts[name] = Fanout(targets)
+        return fanout
+
+    def upload(self, name: bytes, size: int) -> Upload:
+        """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
+        `Queue.upload` of any of its queues."""
+        self.status.check_sets()
+        targets = self._targets(name)
+        # in a file if it is for one queue on disk at least
+        stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
+        for target in targets:
+            target.check(size)
+        return Upload(stores[0], lambda: self._targets(name))
+
+    def source(self, name: bytes, *, make: bool) -> Source | None:
+        """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
+        if it is not there and need not be made.
+
+        Raises JournalError if it cannot be had, StatusError if fetching is refused.
+        """
+        self.status.check_gets()
+        if MARK in name:
+            return self._cursor_source(name, make=make)
+        if name in self.aliases:
+            return None
+        return self.queue(name) if make or name in self.broken else self.queues.get(name)
+
+    def _cursor_source(self, name: bytes, *, make: bool) -> Source | None:
+        parent, _, label = name.partition(MARK)
+        if parent in self.aliases:
+            return None
+        queue = self.queue(parent) if make or parent in self.broken else self.queues.get(parent)
+        return None if queue is None else self._cursor(queue, label)
+
+    def _cursor(self, queue: Queue, label: bytes) -> Reader:
+        cursor = queue.cursors.get(label)
+        if cursor is None:
+            cursor = queue.cursors[label] = Cursor(queue, label)
+        return cursor
+
+    def _delete_cursor(self, name: bytes) -> bool:
+        parent, _, label = name.partition(MARK)
+        queue = self.find(parent)
+        if queue is None:
+            return False
+        self._cursor(queue, label).reset()
+        return True
+
+    def _targets(self, name: bytes) -> list[Queue]:
+        """All queues that a set to this name goes to."""
+        found = {}
+        for target in self.aliases.get(name, (name,)):
+            queue = self.queue(target)
+            if not queue.settings.fanout_only or parent_of(target):
+                found[target] = queue
+            for child in self.children(target):
+                found[child] = self.queue(child)
+        return list(found.values())
+
+    def children(self, name: bytes) -> Sequence[bytes]:
+        """Return the names that a set to this one goes to besides."""
+        return self.aliases.get(name) or sorted(self._children.get(name, ()))
+
+    def set_aliases(self, aliases: Mapping[bytes, tuple[bytes, ...]]) -> None:
+        """Have other aliases from now on; what they name are queues."""
+        self.aliases = dict(aliases)
+        self._route_anew()
+
+    def reconfigure(
+        self,
+        settings_for: Callable[[bytes], QueueSettings],
+        aliases: Mapping[bytes, tuple[bytes, ...]],
+    ) -> list[bytes]:
+        """Have other settings and aliases from now on; returns the queues and aliases for which something
+        changed. A queue is in memory or on disk as it was made: `durable` counts when it is made anew."""
+        changed = [
+            name for name in {**self.aliases, **aliases} if self.aliases.get(name) != aliases.get(name)
+        ]
+        self.settings_for = settings_for
+        for name, queue in self.queues.items():
+            settings = settings_for(name)
+            if settings != queue.settings:
+                queue.configure(settings)
+                changed.append(name)
+        self.set_aliases(aliases)
+        return changed
+
+    def set_status(self, level: int) -> None:
+        """Have another status: see `Status.change`."""
+        self.status.change(level, self._clock())
+        log.warning("status changed", status=self.status.name, grace_ms=self.status.grace_ms)
+        self._enforce_status()
+        self._route_anew()
+
+    def _enforce_status(self) -> None:
+        if self.status.enforce(self._clock()):
+            log.warning("status in force", status=STATUSES[self.status.in_force])
+            self._route_anew()
+
+    def _route_anew(self) -> None:
+        self.sinks.clear()
+        self._fanouts.clear()
+        refuses = self.status.in_force >= QUIESCENT
+        self.sources = {} if refuses or not self.aliases.keys().isdisjoint(self.queues) else self.queues
+
+    def _register(self, queue: Queue) -> None:
+        """A queue is there."""
+        self.queues[queue.name] = queue
+        queue.on_move = self._move
+        queue.on_stir = self._stir
+        if queue.stirs:
+            self._stir(queue)
+        self._note_child(queue.name)
+        self._reroute(queue.name)
+
+    def _note_child(self, name: bytes) -> None:
+        if parent := parent_of(name):
+            self._children.setdefault(parent, set()).add(name)
+
+    def _unregister(self, name: bytes) -> None:
+        """The queue of this name is no more."""
+        queue = self.queues.pop(name, None)
+        if queue is not None:
+            self._stirring.pop(queue, None)
+        if parent := parent_of(name):
+            self._children.get(parent, set()).discard(name)
+        self._reroute(name)
+
+    def _reroute(self, name: bytes) -> None:
+        for changed in (name, parent_of(name), *self.aliases):
+            self.sinks.pop(changed, None)
+            self._fanouts.pop(changed, None)
+        if name in self.aliases:
+            self._route_anew()
 
     def _destroy(self, journal: Journal) -> bool:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
@@ -358,11 +609,92 @@ class Broker:
         return waits
 
     def tick(self) -> None:
-        """Do a slice of the work that waits for nobody; to be called a few times a second."""
+        """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
+        second."""
+        self._enforce_status()
         self.log.tick()
         self._committer.tick()
         self._retry_broken()
         self.reap()
+        if not self._unswept:
+            self._unswept.extend(self._stirring)
+        self._sweep()
+
+    def _stir(self, queue: Queue) -> None:
+        """Look after `queue` from now on."""
+        if queue is self.queues.get(queue.name):
+            self._stirring[queue] = None
+
+    def _sweep(self) -> None:
+        """Sweep queues in turn, for so long as others can wait; those that have more to do once more."""
+        begun = self._clock()
+        restless = []
+        while self._unswept:
+            queue = self._unswept.popleft()
+            if queue in self._stirring:  # not deleted since
+                self._look_after(queue)
+                if queue.restless:
+                    restless.append(queue)
+            if self._clock() - begun >= SLICE_MS:
+                break
+        self._unswept.extend(restless)
+        if self._unswept and not self._resting:
+            self._resting = True
+            self.call_later(REST_MS, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._sweep()
+
+    def _look_after(self, queue: Queue) -> None:
+        if queue.is_outdated(self._clock()):
+            self._expire(queue)
+            return
+        try:
+            queue.sweep()
+        except JournalError as error:
+            # why a move fails is said already
+            if queue.name not in self._stuck:
+                self._say_failure(queue.journal, error)
+        if not queue.stirs:
+            self._stirring.pop(queue, None)
+
+    def _move(self, source: Queue, item: Item, name: bytes) -> None:
+        """Put an item that leaves `source` into what `name` is the name of. JournalError if that cannot be."""
+        try:
+            targets = self._targets(name)
+            for target in targets:
+                target.journal.check()
+            for target in targets:
+                target.adopt(item, source.journal)
+        except JournalError as error:
+            if source.name not in self._stuck:
+                self._stuck.add(source.name)
+                log.error(
+                    "items cannot be moved, they stay where they are and are tried again",
+                    queue=source.name.decode(errors="replace"),
+                    to=name.decode(errors="replace"),
+                    reason=str(error),
+                )
+            raise
+        self._stuck.discard(source.name)
+
+    def sync_within(self, delay_ms: int) -> None:
+        """Have all that is logged now on the disk in so many ms: half of that is left for the sync."""
+        due_ms = self._clock() + delay_ms // 2
+        if self._sync_ms is None or due_ms < self._sync_ms:
+            self._sync_ms = due_ms
+            self.call_later(delay_ms // 2, self._sync)
+
+    def _sync(self) -> None:
+        if self._sync_ms is None:
+            return
+        left_ms = self._sync_ms - self._clock()
+        if left_ms > 0:  # it was called for a later time, or the clock was set back
+            self.call_later(left_ms, self._sync)
+        else:
+            self._sync_ms = None
+            self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
         """Try directories that could not be opened, up to the first that still cannot: the disk may have room

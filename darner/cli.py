@@ -60,15 +60,16 @@ def main(
         return
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
-    given = {"data": data, "host": host, "port": port, "debug": debug}
+    options = {"data": data, "host": host, "port": port, "debug": debug}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
-        settings = config.load(config_path, {key: value for key, value in given.items() if value is not None})
+        settings = config.load(config_path, given)
         if check_config:
             read_access(settings)
             click.echo(f"{config_path} is fine: {settings.summary()}")
             return
         set_up_log(debug=settings.debug)
-        serve(settings)
+        serve(settings, lambda: config.load(config_path, given))
     except DarnerError as error:
         click.echo(f"darner: {error}", err=True)
         sys.exit(1)

@@ -7,31 +7,53 @@ log is on the disk.
 """
 
 import logging
-from collections.abc import Callable, Container, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from darner import _proto
 from darner._proto import Item, Request, Verb, value
 from darner._version import __version__
-from darner.errors import JournalError
+from darner.config import QueueSettings
+from darner.cursor import MARK
+from darner.errors import (
+    ConfigError,
+    DarnerError,
+    ItemTooLargeError,
+    JournalError,
+    QueueFullError,
+    StatusError,
+    UnavailableError,
+)
+from darner.fanout import Fanout
 from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
-from darner.queue import Queue, Upload, Waiter
+from darner.queue import Queue, Source, Upload, Waiter
+from darner.status import STATUSES
 
 if TYPE_CHECKING:
     from darner.connection import Connection
 
 END = b"END\r\n"
 STORED = b"STORED\r\n"
+NOT_STORED = b"NOT_STORED\r\n"
+TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
+BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
+NOTHING_RESERVED = b"ERROR\r\n"
+NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
+
+# How many items one `monitor` takes before others have their turn.
+MONITORED_PER_TURN = 256
 
 # memcached knows more levels; these are what a log has
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 
 
-def server_error(error: JournalError) -> bytes:
+def server_error(error: DarnerError) -> bytes:
     """The reply to a client whose request failed through no fault of its own."""
     return b"SERVER_ERROR " + " ".join(str(error).split()).encode(errors="replace") + b"\r\n"
 
@@ -39,35 +61,83 @@ def server_error(error: JournalError) -> bytes:
 # Storing
 
 
+def _not_stored(error: DarnerError) -> bytes:
+    if isinstance(error, ItemTooLargeError):
+        return TOO_LARGE
+    return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)
+
+
 def set_(connection: "Connection", request: Request) -> None:
-    """`set <queue>[/sync] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
+    """`set <queue>[/sync][/delay=<ms>] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
     connection.counters.cmd_set += 1
-    broker = connection.broker
-    try:
-        queues = broker.queues
-        queue = queues.get(request.queue) or broker.queue(request.queue)
-        queue.push(request.record, request.flags, request.exptime)
-    except JournalError as error:
-        connection.reply(request, server_error(error), is_error=True)
+    sinks = connection.broker.sinks
+    queue = sinks.get(request.queue)
+    if queue is None or request.delay_ms:
+        _set_elsewhere(connection, request)
         return
-    _stored(connection, queue, request)
-
-
-def _stored(connection: "Connection", queue: Queue, request: Request) -> None:
+    try:
+        queue.push(request.record, request.flags, request.exptime)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
+        return
     connection.out.append(b"" if request.noreply else STORED)
-    if request.sync:
-        connection.broker.log.sync(connection, len(connection.out) - 1)
+    if request.sync or queue.syncs:
+        _sync(connection, request, (queue,))
     if queue.journal.crowded:
-        queue.journal.crowding.append(connection)
-        connection.hold()
+        _wait_for_room(connection, queue)
+
+
+def _set_elsewhere(connection: "Connection", request: Request) -> None:
+    """A set to a new queue, or to several, or for later."""
+    record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
+    try:
+        sink = connection.broker.sink(request.queue)
+        if isinstance(sink, Fanout):
+            sink.push(record, flags, exptime, delay_ms)
+            queues = sink.queues
+        else:
+            queues = (sink,)
+            if delay_ms:
+                sink.push_delayed(record, flags, exptime, delay_ms)
+            else:
+                sink.push(record, flags, exptime)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
+        return
+    _stored(connection, request, queues)
+
+
+def _stored(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
+    """Say that an item is in each of these queues."""
+    connection.out.append(b"" if request.noreply else STORED)
+    _sync(connection, request, queues)
+    for queue in queues:
+        if queue.journal.crowded:
+            _wait_for_room(connection, queue)
+
+
+def _sync(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
+    """Hold the reply until what it says is on the disk itself, or see to it that it soon is, if that is asked for
+    or set."""
+    broker = connection.broker
+    intervals = [ms for queue in queues if queue.syncs and (ms := queue.settings.sync_ms) is not None]
+    if (request.sync and any(queue.is_durable for queue in queues)) or 0 in intervals:
+        broker.log.sync(connection, len(connection.out) - 1)
+    elif intervals:
+        broker.sync_within(min(intervals))
+
+
+def _wait_for_room(connection: "Connection", queue: Queue) -> None:
+    queue.journal.crowding.append(connection)
+    connection.hold()
 
 
 def set_begin(connection: "Connection", request: Request) -> None:
     """As `set`, of an item too large for memory: its chunks follow."""
     connection.counters.cmd_set += 1
     try:
-        connection.begin_upload(request, connection.broker.queue(request.queue).upload())
-    except JournalError as error:
+        connection.begin_upload(request, connection.broker.upload(request.queue, request.size))
+    except DarnerError as error:
         connection.begin_upload(request, error)
 
 
@@ -87,19 +157,19 @@ def set_chunk(connection: "Connection", request: Request) -> None:
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
     begin, upload = connection.end_upload()
-    if isinstance(upload, JournalError):
-        connection.reply(request, server_error(upload), is_error=True)
+    if isinstance(upload, DarnerError):
+        connection.reply(request, _not_stored(upload), is_error=True)
         return
 
-    def done(error: JournalError | None) -> None:
+    def done(error: DarnerError | None) -> None:
         if error is None:
-            _stored(connection, upload.queue, begin)
+            _stored(connection, begin, upload.queues)
         else:
-            connection.reply(begin, server_error(error), is_error=True)
+            connection.reply(begin, _not_stored(error), is_error=True)
         connection.end_finish()
 
     connection.begin_finish()
-    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync)
+    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync, delay_ms=begin.delay_ms)
 
 
 # Fetching
@@ -110,64 +180,88 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest])
         return
-    if connection.holds and _must_close_first(request, connection.holds):
+    holds = connection.holds
+    if holds.held and _must_close_first(connection, request, holds.count(request.queue)):
         connection.out.append(CLOSE_FIRST)
         return
-    broker = connection.broker
+    sources = connection.broker.sources
+    queue = sources.get(request.queue)
+    if queue is None or request.has_options:
+        _get_otherwise(connection, request, queue)
+        return
     try:
-        queues = broker.queues
-        queue = queues.get(request.queue) or _queue(connection, request)
-        if queue is None:
-            connection.counters.cmd_peek += 1
-            connection.out.append(END)
-            return
-        item = _fetch(connection, request, queue) if request.has_options else queue.pop()
+        item = queue.pop()
     except JournalError as error:
         connection.out.append(server_error(error))
         return
-    if item is None and request.timeout_ms and request.fetches:
+    _answer(connection, request, queue, item)
+
+
+def _get_otherwise(connection: "Connection", request: Request, queue: Source | None) -> None:
+    """A get with options, or of what is no queue yet, or more than that."""
+    try:
+        if queue is None:
+            queue = _queue(connection, request)
+        item = _fetch(connection, request, queue) if queue is not None else None
+    except UnavailableError as error:
+        connection.out.append(server_error(error))
+        return
+    if item is None and queue is not None and request.timeout_ms and request.fetches:
         _wait(connection, request, queue)
     else:
         _answer(connection, request, queue, item)
 
 
-def _must_close_first(request: Request, held: Container[bytes]) -> bool:
-    return request.queue in held and not (request.close or request.abort or request.peek)
+def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
+    """Whether `held` items of its queue stand in the way of a `get`."""
+    if not held or request.close or request.abort or request.peek:
+        return False
+    return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
 
 
-def _queue(connection: "Connection", request: Request) -> Queue | None:
-    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it."""
-    broker = connection.broker
-    queue = broker.queues.get(request.queue)
-    if queue is None and (request.timeout_ms or not request.peek or request.queue in broker.broken):
-        queue = broker.queue(request.queue)
+def _queue(connection: "Connection", request: Request) -> Source | None:
+    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
+    the name is an alias. What is held may be closed or aborted whatever the server's status."""
+    try:
+        make = bool(request.timeout_ms) or not request.peek
+        queue = connection.broker.source(request.queue, make=make)
+    except StatusError:
+        _release(connection, request)
+        if request.fetches:
+            raise
+        return None
+    if queue is None:
+        _release(connection, request)
     return queue
 
 
-def _fetch(connection: "Connection", request: Request, queue: Queue) -> Item | None:
+def _release(connection: "Connection", request: Request) -> None:
+    """Close or abort what is held, as the options say."""
+    if request.close:
+        connection.holds.close(request.queue)
+    elif request.abort:
+        connection.holds.abort(request.queue)
+
+
+def _fetch(connection: "Connection", request: Request, queue: Source) -> Item | None:
     """Close or abort what is held, then fetch, as the options say."""
-    if (request.close or request.abort) and request.queue in connection.holds:
-        held_queue, held = connection.holds[request.queue]
-        if request.close:
-            held_queue.close(held)
-        else:
-            held_queue.abort(held)
-        del connection.holds[request.queue]
+    _release(connection, request)
     if request.open:
         queue.transactions += 1
-    return _fetcher(request)(queue) if request.fetches else None
+    return _fetcher(request, queue)(queue) if request.fetches else None
 
 
-def _fetcher(request: Request) -> Callable[[Queue], Item | None]:
-    return Queue.reserve if request.open else Queue.peek if request.peek else Queue.pop
+def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:
+    kind = type(queue)
+    return kind.reserve if request.open else kind.peek if request.peek else kind.pop
 
 
-def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
-    def end(queue: Queue, item: Item | None) -> None:
+def _wait(connection: "Connection", request: Request, queue: Source) -> None:
+    def end(queue: Source, item: Item | None) -> None:
         _answer(connection, request, queue, item)
         connection.end_wait()
 
-    waiter = Waiter(_fetcher(request), end, connection.has_gone)
+    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone)
     queue.wait(waiter)
 
     def time_out() -> None:
@@ -178,7 +272,12 @@ def _wait(connection: "Connection", request: Request, queue: Queue) -> None:
 
 
 def _answer(
-    connection: "Connection", request: Request, queue: Queue, item: Item | None, *, one_of_many: bool = False
+    connection: "Connection",
+    request: Request,
+    queue: Source | None,
+    item: Item | None,
+    *,
+    one_of_many: bool = False,
 ) -> None:
     """Count and send what a fetch came to: the item and `END`, or `END` alone; no `END` if one of many."""
     counters = connection.counters
@@ -190,39 +289,43 @@ def _answer(
             counters.get_misses += 1
         else:
             counters.get_hits += 1
-    if item is None:
+    if item is None or queue is None:
         if not one_of_many:
             connection.out.append(END)
         return
     if request.open:
-        connection.holds[request.queue] = (queue, item)
+        connection.holds.add(queue, item)
     send_item(connection, request, queue, item, one_of_many=one_of_many)
 
 
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
     """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
     error among values cannot be told from the data behind it; the log has it."""
-    held = set(connection.holds)
+    held: dict[bytes, int] = {}
     for request in requests:
-        if _must_close_first(request, held):
+        count = held.get(request.queue)
+        if count is None:
+            count = connection.holds.count(request.queue)
+        if _must_close_first(connection, request, count):
             connection.out.append(CLOSE_FIRST)
             return
-        if request.close or request.abort:
-            held.discard(request.queue)
-        if request.open:
-            held.add(request.queue)
+        ends = (request.close or request.abort) and count > 0
+        held[request.queue] = count - ends + request.open
+    if any(request.fetches for request in requests):
+        try:
+            connection.broker.status.check_gets()
+        except StatusError as error:
+            connection.out.append(server_error(error))
+            return
     _get_on(connection, iter(requests))
 
 
 def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     for request in requests:
         try:
-            queue = _queue(connection, request)
+            queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
             item = _fetch(connection, request, queue) if queue is not None else None
         except JournalError:
-            continue
-        if queue is None:
-            connection.counters.cmd_peek += 1
             continue
         _answer(connection, request, queue, item, one_of_many=True)
         if connection.has_much_to_send:
@@ -232,11 +335,11 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
 
 
 def send_item(
-    connection: "Connection", request: Request, queue: Queue, item: Item, *, one_of_many: bool = False
+    connection: "Connection", request: Request, queue: Source, item: Item, *, one_of_many: bool = False
 ) -> None:
     """Reply with an item, `END` behind it unless it is one of many."""
     out = connection.out
-    key = request.queue if connection.bare_keys else request.key
+    key = request.queue.partition(b"/")[0] if connection.bare_keys else request.key
     if item.record is None:
         header = _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
         out.append(connection.stream(queue.open_blob(item), header))
@@ -248,6 +351,108 @@ def send_item(
         connection.out_bytes += len(reply)
 
 
+# Reserving several
+
+
+def monitor(connection: "Connection", request: Request) -> None:
+    """`monitor <queue> <seconds> [<max>]`: reserve items as they come."""
+    name, *numbers = request.args or [b""]
+    if not 1 <= len(numbers) <= 2 or not all(number.isdigit() and len(number) < 10 for number in numbers):
+        connection.out.append(BAD_FORMAT)
+        return
+    if not _proto.valid_name(name):
+        connection.out.append(BAD_NAME)
+        return
+    seconds, *given = map(int, numbers)
+    max_open_reads = connection.broker.settings(name).max_open_reads
+    most = given[0] if given else max_open_reads
+    left = min(most, max(most, max_open_reads) - connection.holds.count(name))
+    Monitor(connection, request, seconds, left).go_on()
+
+
+class Monitor:
+    """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
+
+    __slots__ = ("_connection", "_deadline", "_left", "_request", "_waiter")
+
+    def __init__(self, connection: "Connection", request: Request, seconds: int, left: int) -> None:
+        self._connection = connection
+        self._request = request
+        self._deadline = connection.clients.loop.time() + seconds
+        # how many more items may come
+        self._left = left
+        self._waiter = Waiter(Queue.reserve, self._deliver, connection.has_gone)
+
+    def go_on(self) -> None:
+        """Send what is there; then wait for more, or end."""
+        connection = self._connection
+        out = connection.out
+        try:
+            given = 0
+            while self._left > 0 and connection.clients.loop.time() < self._deadline:
+                queue = connection.broker.source(self._request.queue, make=True)
+                if queue is None:
+                    break
+                item = queue.reserve()
+                if item is None:
+                    self._wait(queue)
+                    return
+                given += 1
+                if self._send(queue, item) or given == MONITORED_PER_TURN:
+                    connection.go_on(self.go_on)
+                    return
+        except UnavailableError as error:
+            out.append(server_error(error))
+        else:
+            out.append(END)
+
+    def _wait(self, queue: Source) -> None:
+        queue.wait(self._waiter)
+        timeout_ms = max(0, int((self._deadline - self._connection.clients.loop.time()) * 1000))
+        self._connection.begin_wait(self._waiter, timeout_ms, self._time_out)
+
+    def _time_out(self) -> None:
+        self._waiter.cancel()
+        self._connection.out.append(END)
+        self._connection.end_wait()
+
+    def _deliver(self, queue: Source, item: Item) -> None:
+        connection = self._connection
+        connection.end_wait()
+        if self._send(queue, item):
+            connection.go_on(self.go_on)
+        elif self._left > 0:
+            self._wait(queue)
+        else:
+            connection.out.append(END)
+
+    def _send(self, queue: Source, item: Item) -> bool:
+        """Send an item just reserved; returns whether that should go out before more is taken."""
+        connection = self._connection
+        counters = connection.counters
+        counters.cmd_get += 1
+        counters.get_hits += 1
+        queue.transactions += 1
+        connection.holds.add(queue, item)
+        self._left -= 1
+        send_item(connection, self._request, queue, item)
+        return item.record is None or connection.has_much_to_send
+
+
+def confirm(connection: "Connection", request: Request) -> None:
+    """`confirm <queue> <count>`: remove those of the reserved items that were reserved first."""
+    args = request.args
+    if len(args) != 2 or not args[1].isdigit() or len(args[1]) > 9:
+        connection.out.append(BAD_FORMAT)
+        return
+    try:
+        closed = connection.holds.close(args[0], int(args[1]))
+    except JournalError as error:
+        connection.out.append(server_error(error))
+        return
+    connection.out.append(END if closed else NOTHING_RESERVED)
+
+
 # Managing
 
 
@@ -256,12 +461,13 @@ def delete(connection: "Connection", request: Request) -> None:
     args = request.args
     if not 1 <= len(args) <= 2 or args[1:] not in ([], [b"0"]):
         connection.reply(request, BAD_FORMAT, is_error=True)
-    elif not _proto.valid_name(args[0]):
+    elif not all(map(_proto.valid_name, args[0].split(MARK, 1))):
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
+            connection.broker.status.check_sets()
             connection.broker.delete(args[0])
-        except JournalError as error:
+        except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, b"DELETED\r\n")
@@ -277,10 +483,11 @@ def flush(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_NAME, is_error=True)
     else:
         try:
+            connection.broker.status.check_sets()
             queue = connection.broker.find(args[0])
             if queue is not None:
                 queue.flush()
-        except JournalError as error:
+        except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, END)
@@ -291,6 +498,11 @@ def flush_all(connection: "Connection", request: Request) -> None:
     args = request.args
     if len(args) > 1 or not all(arg.isdigit() and len(arg) < 10 for arg in args):
         connection.reply(request, BAD_FORMAT, is_error=True)
+        return
+    try:
+        connection.broker.status.check_sets()
+    except StatusError as error:
+        connection.reply(request, server_error(error), is_error=True)
         return
     delay_s = int(args[0]) if args else 0
     reply = b"Flushed all queues.\r\n" if connection.bare_keys else OK
@@ -304,6 +516,64 @@ def flush_all(connection: "Connection", request: Request) -> None:
         connection.reply(request, server_error(failures[0]), is_error=True)
         return
     connection.reply(request, reply)
+
+
+def flush_expired(connection: "Connection", request: Request) -> None:
+    """`flush_expired <queue>`: the reply is how many items had expired."""
+    args = request.args
+    if len(args) != 1:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+    elif not _proto.valid_name(args[0]):
+        connection.reply(request, BAD_NAME, is_error=True)
+    else:
+        try:
+            connection.broker.status.check_sets()
+            queue = connection.broker.find(args[0])
+        except UnavailableError as error:
+            connection.reply(request, server_error(error), is_error=True)
+            return
+        _flush_expired(connection, request, [queue] if queue is not None else [], [])
+
+
+def flush_all_expired(connection: "Connection", request: Request) -> None:
+    """`flush_all_expired`: as `flush_expired`, of all queues."""
+    if request.args:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+        return
+    broker = connection.broker
+    try:
+        broker.status.check_sets()
+    except StatusError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    _flush_expired(connection, request, list(broker.queues.values()), list(broker.broken.values()))
+
+
+def _flush_expired(
+    connection: "Connection", request: Request, queues: list[Queue], failures: list[JournalError]
+) -> None:
+    total = 0
+
+    def slices() -> Iterator[int]:
+        for queue in queues:
+            try:
+                yield from queue.flush_expired()
+            except JournalError as error:
+                failures.append(error)
+
+    def go_on() -> None:
+        nonlocal total
+        count = next(counts, None)
+        if count is not None:
+            total += count
+            connection.go_on(go_on)
+        elif failures:
+            connection.reply(request, server_error(failures[0]), is_error=True)
+        else:
+            connection.reply(request, b"%d\r\n" % total)
+
+    counts = slices()
+    go_on()
 
 
 def version(connection: "Connection", request: Request) -> None:
@@ -341,6 +611,93 @@ def stats(connection: "Connection", request: Request) -> None:
 # The connection's own
 
 
+def dump_stats(connection: "Connection", request: Request) -> None:
+    """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
+    broker = connection.broker
+    for name in request.args or sorted({*broker.queues, *broker.aliases}):
+        queue = broker.find(name) if name not in broker.broken else None
+        _dump(
+            connection, request, name, read(QUEUE_FIGURES, queue) if queue is not None else (), broker.children(name)
+        )
+    connection.reply(request, END)
+
+
+def dump_config(connection: "Connection", request: Request) -> None:
+    """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
+    broker = connection.broker
+    for name in request.args or sorted(broker.queues):
+        settings = broker.settings(name)
+        if name in broker.queues:
+            settings = msgspec.structs.replace(settings, durable=broker.queues[name].is_durable)
+        _dump(connection, request, name, _describe(settings))
+    connection.reply(request, END)
+
+
+def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
+    """The settings of a queue as they may stand in the configuration."""
+    for field, value in msgspec.structs.asdict(settings).items():
+        key = field.removesuffix("_ms")
+        if key == "sync" and not value:
+            yield key, "never" if value is None else "always"
+        elif value is None:
+            yield key, "none"
+        elif isinstance(value, bool):
+            yield key, str(value).lower()
+        else:
+            yield key, f"{value}ms" if key != field else str(value)
+
+
+def _dump(
+    connection: "Connection",
+    request: Request,
+    name: bytes,
+    lines: Iterable[tuple[str, object]],
+    children: Sequence[bytes] = (),
+) -> None:
+    reply = b"queue '%s' {\r\n" % name + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
+    if children:
+        reply += b"  children=%s\r\n" % b",".join(children)
+    connection.reply(request, reply + b"}\r\n")
+
+
+def status(connection: "Connection", request: Request) -> None:
+    """`status [up|readonly|quiescent]`: say or change what the server lets clients do."""
+    args = request.args
+    broker = connection.broker
+    if not args:
+        connection.reply(request, broker.status.name.upper().encode() + b"\r\n")
+        return
+    name = args[0].lower().decode(errors="replace")
+    if len(args) > 1 or name not in STATUSES:
+        connection.reply(request, BAD_STATUS, is_error=True)
+        return
+    try:
+        broker.set_status(STATUSES.index(name))
+    except JournalError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.reply(request, END)
+
+
+def reload(connection: "Connection", request: Request) -> None:
+    """`reload`: read the configuration again."""
+    try:
+        connection.clients.reload()
+    except ConfigError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.reply(request, b"Reloaded config.\r\n")
+
+
+def shutdown(connection: "Connection", request: Request) -> None:
+    """`shutdown`: end the server as SIGTERM does, if that is allowed."""
+    if connection.clients.shutdown is None:
+        connection.reply(request, NO_SHUTDOWN, is_error=True)
+        return
+    connection.finish()
+    connection.clients.shutdown()
+
+
 def quit_(connection: "Connection", _: Request) -> None:
     """`quit`."""
     connection.finish()
@@ -376,9 +733,18 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.DELETE: delete,
     Verb.FLUSH: flush,
     Verb.FLUSH_ALL: flush_all,
+    Verb.FLUSH_EXPIRED: flush_expired,
+    Verb.FLUSH_ALL_EXPIRED: flush_all_expired,
     Verb.STATS: stats,
     Verb.VERSION: version,
     Verb.VERBOSITY: verbosity,
+    Verb.DUMP_STATS: dump_stats,
+    Verb.DUMP_CONFIG: dump_config,
+    Verb.STATUS: status,
+    Verb.RELOAD: reload,
+    Verb.SHUTDOWN: shutdown,
+    Verb.MONITOR: monitor,
+    Verb.CONFIRM: confirm,
     Verb.QUIT: quit_,
 }
 # by number, which is what a request has

@@ -5,6 +5,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from darner._proto cimport Parser, Request
+from darner.holds cimport Holds
 from darner.stats cimport Counters
 
 
@@ -25,7 +26,7 @@ cdef class Connection:
         bint bare_keys
         list out
         Py_ssize_t out_bytes
-        dict holds
+        Holds holds
         object upload
         object guard
         long idle_sweeps

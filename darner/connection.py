@@ -16,13 +16,14 @@ from typing import cast
 
 import structlog
 
-from darner._proto import Item, Parser, Request
+from darner._proto import Parser, Request
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.commands import TABLE, server_error
-from darner.errors import JournalError
-from darner.queue import Queue, Upload, Waiter
+from darner.errors import DarnerError, JournalError
+from darner.holds import Holds
+from darner.queue import Upload, Waiter
 from darner.stats import Counters
 
 log = structlog.get_logger()
@@ -71,6 +72,9 @@ class Clients:
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive
         self._started = time.monotonic()
+        # what `reload` and `shutdown` do, which is the server's; None is not allowed
+        self.reload: Callable[[], None] = lambda: None
+        self.shutdown: Callable[[], None] | None = None
         self._flush_all: asyncio.TimerHandle | None = None
         self._binary_seen = False
         self._emptied = asyncio.Event()
@@ -172,10 +176,10 @@ class Connection:
         self.out: list[bytes | Stream] = []
         # an estimate of their bytes: of the items among them
         self.out_bytes = 0
-        # what this client has reserved, by queue
-        self.holds: dict[bytes, tuple[Queue, Item]] = {}
+        # what this client has reserved
+        self.holds = Holds()
         # the item it is sending in chunks, or why that came to nothing
-        self.upload: Upload | JournalError | None = None
+        self.upload: Upload | DarnerError | None = None
         self._upload_request: Request | None = None
         self._parser = Parser()
         self._blocked = 0
@@ -266,9 +270,7 @@ class Connection:
         for reply in self.out:
             if isinstance(reply, Stream):
                 reply.blob.close()
-        for queue, item in reversed(self.holds.values()):
-            queue.abort(item)
-        self.holds.clear()
+        self.holds.release()
         self.clients.leave(self)
 
     def pause_writing(self) -> None:
@@ -479,16 +481,16 @@ class Connection:
             self._timer.cancel()
         self._waiter = self._timer = None
 
-    def begin_upload(self, request: Request, upload: Upload | JournalError) -> None:
+    def begin_upload(self, request: Request, upload: Upload | DarnerError) -> None:
         """The chunks of an item follow, for `upload`; they are swallowed if that is an error."""
         self._upload_request = request
         self.upload = upload
 
-    def end_upload(self) -> tuple[Request, Upload | JournalError]:
+    def end_upload(self) -> tuple[Request, Upload | DarnerError]:
         """The chunks have come; returns what `begin_upload` was given."""
         request, upload = self._upload_request, self.upload
         self._upload_request = self.upload = None
-        return cast("Request", request), cast("Upload | JournalError", upload)
+        return cast("Request", request), cast("Upload | DarnerError", upload)
 
     def wait_for_room(self, upload: Upload) -> None:
         """Take in no more chunks while enough of them wait to be written."""

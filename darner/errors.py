@@ -13,5 +13,25 @@ class StartError(DarnerError):
     """The server cannot start: the text says why and what to do."""
 
 
-class JournalError(DarnerError):
+class UnavailableError(DarnerError):
+    """The server cannot do now what a client asked for, through no fault of the client."""
+
+
+class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+
+class StatusError(UnavailableError):
+    """The server's status forbids the operation."""
+
+
+class RefusedError(DarnerError):
+    """The settings of the queue do not let an item in."""
+
+
+class QueueFullError(RefusedError):
+    """The queue has as many items or bytes as it may have."""
+
+
+class ItemTooLargeError(RefusedError):
+    """The item is larger than the queue takes."""

@@ -173,4 +173,8 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "create_time", lambda queue: queue.journal.state.created_ms,
         "darner_queue_create_time_seconds", "When the queue was made, since the Unix epoch.", 1e-3,
     ),
+    Figure(
+        "delayed_items", lambda queue: queue.delayed_items,
+        "darner_queue_delayed_items", "Items that are out of sight until they are due.",
+    ),
 )  # fmt: skip

@@ -16,6 +16,12 @@ cdef class Batch:
         dict rewrites
         list ops
         Py_ssize_t removed
+        set expunged
+        dict delayed
+        list due
+        set ended
+        bint recount
+        set cursors
         Py_ssize_t room
         State state
         frozenset kept
@@ -41,6 +47,12 @@ cdef class Journal:
         uint64_t generation
         set gone
         set kept
+        uint64_t reads
+        bint expiring
+        Py_ssize_t delayed_items
+        uint64_t delayed_bytes
+        double next_due_ms
+        dict cursors
         list doomed
         Py_ssize_t lost
         State state
@@ -61,6 +73,9 @@ cdef class Journal:
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes
         object _last_looked_at
+        uint64_t _due_from_ms
+        uint64_t _live_from
+        uint64_t _expunged_to
 
     @cython.locals(log=object, state=State)
     cpdef put(self, Item item)
@@ -70,3 +85,5 @@ cdef class Journal:
     cdef _put(self, Item item)
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
+    cdef _fill(self)
+    cdef _delete(self, uint64_t id)

@@ -9,19 +9,28 @@ meanwhile is never written. Until then `read` finds items in memory. Records in 
     i<id>        an item, with its bytes or with the blob that holds them
     k            the kept ids: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
+    x            there if an item may have an expiry of its own
+    d<due><id>   a delayed item: as an item, but out of sight and not among those counted in the state
+    c            how many delayed items there are, and where their records begin
+    r<cursor>    the place of a cursor: the id it reads next, and the ids before that it has still to read
 
 A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
 
 An item is live if its record is there and its id is at or above the floor, or kept. So taking the
 oldest item writes no deletion, only the floor with the state; its record is deleted later, many at
-once (`_trim`). An item taken out of turn is deleted with the next batch. Nothing ever seeks from the start of
+once (`_trim`). An item taken out of turn is deleted with the next batch: its id is known as gone if a `read`
+has come past it, and otherwise found missing by the one that does. Nothing ever seeks from the start of
 the keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 """
 
 import contextlib
+import heapq
 import itertools
+import math
 import os
 import secrets
+import sys
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
@@ -35,6 +44,9 @@ from darner.wal import Client, Life, Log
 
 STATE_KEY = b"s"
 KEPT_KEY = b"k"
+EXPIRING_KEY = b"x"
+DELAYED_KEY = b"c"
+CURSOR_PREFIX = b"r"
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
@@ -71,12 +83,20 @@ def _is_unborn(file: Path) -> bool:
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
+def _delayed_key(due_ms: int, id: int) -> bytes:
+    return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
+
+
+def _due_ms(key: bytes) -> int:
+    return int.from_bytes(key[1:9], "big")
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "doomed", "kept", "ops", "puts", "removed", "rewrites", "room", "segment", "state",
-        "trimmed_bytes", "trimmed_records",
+        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount", "removed",
+        "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -87,6 +107,16 @@ class Batch:
         self.ops: list[tuple[bytes, bytes | None]] = []
         # how many items that were put in an earlier batch were removed
         self.removed = 0
+        # of those, the ones that no `read` has come to
+        self.expunged: set[int] = set()
+        # the delayed items by their keys, these keys in order, and those of an earlier batch that are no more
+        self.delayed: dict[bytes, Item] = {}
+        self.due: list[bytes] = []
+        self.ended: set[bytes] = set()
+        # whether how many there are is to be written
+        self.recount = False
+        # the cursors that moved
+        self.cursors: set[bytes] = set()
         # how many bytes of memory the items in `puts` may take yet
         self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
@@ -97,6 +127,11 @@ class Batch:
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
+
+    def in_order(self) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items, in the order in which they are due."""
+        for key in self.due:
+            yield key, self.delayed[key]
 
 
 class Writes(Protocol):
@@ -119,10 +154,11 @@ class Journal:
     """
 
     __slots__ = (
-        "_compact_from", "_compacting", "_db", "_doubtful", "_entered", "_exists", "_last_looked_at",
-        "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "crowded",
-        "crowding", "dirty", "doomed", "failing", "generation", "gone", "kept", "log", "lost", "name", "offload",
-        "path", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
+        "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
+        "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
+        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
+        "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -164,6 +200,19 @@ class Journal:
         # ids above the floor that are not live, and ids below it that are
         self.gone: set[int] = set()
         self.kept: set[int] = set()
+        # the id of the next item to `read`; for the queue to say, which may hold an item that it has put
+        self.reads = 1
+        # whether an item may have an expiry of its own
+        self.expiring = False
+        # what is delayed, and when the first of it is due
+        self.delayed_items = 0
+        self.delayed_bytes = 0
+        self.next_due_ms = math.inf
+        # when the first record of a delayed item may be due, and the id below which they were flushed
+        self._due_from_ms = 0
+        self._live_from = 0
+        # the places of the cursors
+        self.cursors: dict[bytes, list[int]] = {}
         # blobs to delete, each once the change of that number is in LevelDB
         self.doomed: list[tuple[int, int]] = []
         # how many items were in the log whose blobs were lost with the machine
@@ -181,22 +230,26 @@ class Journal:
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is not None:
-            if self._is_new():
-                self._make_directory()
-            else:
-                self._load()
+        if log is None:
+            self.batch.room = sys.maxsize
+        elif self._is_new():
+            self._make_directory()
+        else:
+            self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
         self.stored_change = self.state.change
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        # behind the last item expunged since then
+        self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
         if lives:
             self._catch_up(lives)
         self._delete_unknown_blobs()
+        self.reads = self.state.floor
         if self.untidy or self.doomed:
             writes.add(self)
 
@@ -271,6 +324,15 @@ class Journal:
                 }
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
                 self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+            self.expiring = db.get(EXPIRING_KEY) is not None
+            for key, place in db.iterator(start=CURSOR_PREFIX, stop=STATE_KEY):
+                self.cursors[key[1:]] = _proto.decode_ids(place)
+            if delayed := db.get(DELAYED_KEY):
+                counts = _proto.decode_ids(delayed)
+                self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
+                first = next(self._stored_delayed(include_value=False), None)
+                if first is not None:
+                    self.next_due_ms = _due_ms(first)
         except (leveldb.Error, OSError, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot read {self.path}: {error}") from error
@@ -319,12 +381,17 @@ class Journal:
     def _look_for_blobs(self) -> None:
         """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
         the machine, and the log alone did. And do not delete the blobs of the others."""
-        items = [item for item in self.batch.puts.values() if item.blob]
-        for item in items:
-            if not self._is_whole(item):
+        for item in list(self.batch.puts.values()):
+            if item.blob and not self._is_whole(item):
                 self._remove(item.id, item.size, item.blob)
                 self.lost += 1
-        live = {item.blob for item in self.batch.puts.values() if item.blob}
+        for key, item in list(self.batch.delayed.items()):
+            if item.blob and not self._is_whole(item):
+                self._end_delay(key, item)
+                self._discount(item)
+                self._doom(item.blob)
+                self.lost += 1
+        live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
 
     def _is_whole(self, item: Item) -> bool:
@@ -340,9 +407,27 @@ class Journal:
             if kind == Change.REWRITE:
                 self._rewrite(item)
             elif item.id == self.state.next_id:
+                if item.expires_ms:
+                    self.note_expiring(expiring=True)
                 self._put(item)
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+        elif kind == Change.DELAY:
+            item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._delay(b"d" + payload[:16], item)
+        elif kind == Change.JOIN:
+            key = b"d" + payload[:16]
+            delayed = self._find_delayed(key)
+            if delayed is None:
+                raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
+            self._join(key, delayed, numbers[2])
+        elif kind == Change.CURSOR:
+            ends = range(1 + payload[0], len(payload), 8)
+            self._keep_cursor(
+                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
+            )
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._remove(id, size, blob)
@@ -433,10 +518,13 @@ class Journal:
         if not self.dirty:
             self._mark()
         if batch.room < 0:
-            if self.writing:
-                self.crowded = True
-            else:
-                self._writes.checkpoint(self)
+            self._fill()
+
+    def _fill(self) -> None:
+        if self.writing:
+            self.crowded = True
+        else:
+            self._writes.checkpoint(self)
 
     def rewrite(self, item: Item) -> None:
         """Put down a change to a live item."""
@@ -485,7 +573,7 @@ class Journal:
                 batch.rewrites.pop(id, None)
             # A blob goes with its item, so that `_trim` has only flushed ones to look for.
             if not was_oldest or blob:
-                batch.ops.append((_proto.item_key(id), None))
+                self._delete(id)
         if blob:
             self._doom(blob)
         if was_oldest:
@@ -493,12 +581,21 @@ class Journal:
                 self._advance()
         elif id < state.floor:
             self.kept.discard(id)
-        else:
+        elif id < self.reads:
             self.gone.add(id)
             if len(self.gone) > MAX_GONE:
                 self._checkpoint()
+        elif staged is None:
+            batch.expunged.add(id)
+            self._expunged_to = max(self._expunged_to, id + 1)
+            self._trimmed_records += 1
+            self._trimmed_bytes += size
         if not self.dirty:
             self._mark()
+
+    def _delete(self, id: int) -> None:
+        if self.log is not None:
+            self.batch.ops.append((_proto.item_key(id), None))
 
     def _advance(self) -> None:
         floor = self.state.floor
@@ -517,7 +614,8 @@ class Journal:
     def _keep(self, floor: int) -> None:
         self.state.floor = floor
         self.gone.clear()
-        self.batch.ops.append((KEPT_KEY, _proto.encode_ids(sorted(self.kept))))
+        if self.log is not None:
+            self.batch.ops.append((KEPT_KEY, _proto.encode_ids(sorted(self.kept))))
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -542,6 +640,9 @@ class Journal:
         state.items = len(stay)
         state.bytes = sum(stay.values())
         self._keep(state.next_id)
+        self.reads = state.next_id
+        if self.delayed_items:
+            self._flush_delayed()
         if not self.dirty:
             self._mark()
 
@@ -551,7 +652,7 @@ class Journal:
             item = self.find(id)
             if item is not None and item.blob:
                 self._doom(item.blob)
-        self.batch.ops.append((_proto.item_key(id), None))
+        self._delete(id)
 
     def retire(self) -> None:
         """All items go, and with them the journal: it is deleted at the next start if it was not before.
@@ -563,6 +664,9 @@ class Journal:
 
     def _retire(self) -> None:
         self._flush({})
+        for label in list(self.cursors):
+            self._keep_cursor(label, [])
+        self.note_expiring(expiring=False)
         self.state.deleted = True
         self.generation += 1
 
@@ -577,13 +681,185 @@ class Journal:
         if not self.dirty:
             self._mark()
 
+    def note_expiring(self, *, expiring: bool) -> None:
+        """Take note of whether an item may have an expiry of its own: if not, nobody need look for one. That
+        one has is in the log with the item."""
+        if expiring != self.expiring:
+            self.expiring = expiring
+            if self.log is not None:
+                self.batch.ops.append((EXPIRING_KEY, b"" if expiring else None))
+                if not self.dirty:
+                    self._mark()
+
+    # Delayed items. Their ids are out of those of blobs, so that none is missing among the others'.
+
+    def check(self) -> None:
+        """Raises JournalError if nothing is taken in."""
+        if self.failing is not None:
+            raise self.failing
+        if self._segment.refusal is not None:
+            raise self._segment.refusal
+
+    def delay(self, item: Item, due_ms: int) -> None:
+        """Take in a new item that is out of sight until it is due, and then is to `join` the others; gives it
+        an id."""
+        self.check()
+        item.id = self.state.next_blob
+        key = _delayed_key(due_ms, item.id)
+        self._log(Change.DELAY, b"" if self.log is None else key[1:] + _proto.encode_item(item))
+        self._delay(key, item)
+
+    def _delay(self, key: bytes, item: Item) -> None:
+        batch = self.batch
+        self.state.next_blob = item.id + 1
+        batch.delayed[key] = item
+        insort(batch.due, key)
+        if item.blob:
+            batch.ops.append((_proto.marker_key(item.blob), None))
+        due_ms = _due_ms(key)
+        self.next_due_ms = min(self.next_due_ms, due_ms)
+        self._due_from_ms = min(self._due_from_ms, due_ms)
+        self.delayed_items += 1
+        self.delayed_bytes += item.size
+        batch.recount = True
+        batch.room -= item.memory_bytes
+        if not self.dirty:
+            self._mark()
+        if batch.room < 0:
+            self._fill()
+
+    def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
+        """Return delayed items that are due, in the order of their times, each with the key that `join` takes;
+        sets `next_due_ms` to when the first of the others is."""
+        found: list[tuple[bytes, Item]] = []
+        flushed: list[tuple[bytes, Item]] = []
+        size = 0
+        self.next_due_ms = math.inf
+        try:
+            with self._using:
+                for key, item in self._delayed():
+                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
+                        self.next_due_ms = _due_ms(key)
+                        break
+                    (found if item.id >= self._live_from else flushed).append((key, item))
+                    size += item.memory_bytes
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        for key, item in flushed:
+            self._end_delay(key, item)
+            if item.blob:
+                self._doom(item.blob)
+        if flushed:
+            self._due_from_ms = _due_ms(found[0][0] if found else flushed[-1][0])
+        return found
+
+    def join(self, key: bytes, item: Item, now_ms: int) -> Item:
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
+        self.check()
+        self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
+        return self._join(key, item, now_ms)
+
+    def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
+        self._end_delay(key, item)
+        self._due_from_ms = _due_ms(key)
+        self._discount(item)
+        joined = Item(
+            self.state.next_id,
+            item.flags,
+            item.expires_ms,
+            now_ms,
+            item.data,
+            item.blob,
+            item.size,
+            item.chunk_bytes,
+        )
+        _proto.encode_item(joined)
+        self._put(joined)
+        return joined
+
+    def _end_delay(self, key: bytes, item: Item) -> None:
+        batch = self.batch
+        if batch.delayed.pop(key, None) is not None:
+            del batch.due[bisect_left(batch.due, key)]
+            batch.room += item.memory_bytes
+        else:
+            batch.ended.add(key)
+            batch.ops.append((key, None))
+            self._trimmed_records += 1
+            self._trimmed_bytes += item.memory_bytes
+        batch.recount = True
+        if not self.dirty:
+            self._mark()
+
+    def _discount(self, item: Item) -> None:
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
+
+    def _flush_delayed(self) -> None:
+        """Forget what is delayed; records in LevelDB go when it would have been due."""
+        batch = self.batch
+        for item in batch.delayed.values():
+            batch.room += item.memory_bytes
+            if item.blob:
+                self._doom(item.blob)
+        batch.delayed.clear()
+        batch.due.clear()
+        self.delayed_items = self.delayed_bytes = 0
+        self._live_from = self.state.next_blob
+        batch.recount = True
+
+    def _delayed(self) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items in the order in which they are due, those that were flushed among them."""
+        batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
+        ended = set().union(*(batch.ended for batch in batches))
+        stored = (
+            (key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed()
+        )
+        staged = [batch.in_order() for batch in batches]
+        last = b""
+        for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
+            # what is being written may be in LevelDB, too
+            if key != last and key not in ended:
+                yield key, item
+            last = key
+
+    def _stored_delayed(self, **options: bool) -> Iterator[Any]:
+        if self._exists:
+            start = _delayed_key(self._due_from_ms, 0)
+            with self._opened().iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
+                yield from records
+
+    def _find_delayed(self, key: bytes) -> Item | None:
+        """As it is found when the log is read back."""
+        staged = self.batch.delayed.get(key)
+        if staged is not None or not self._exists:
+            return staged
+        record = self._opened().get(key, fill_cache=False)
+        return None if record is None else _proto.decode_item(b"i" + key[9:], record)
+
+    # Cursors
+
+    def keep_cursor(self, label: bytes, place: list[int]) -> None:
+        """Keep the place of a cursor, ids; none at all is the end of it."""
+        ids = b"".join(id.to_bytes(8, "big") for id in place)
+        self._log(Change.CURSOR, bytes([len(label)]) + label + ids)
+        self._keep_cursor(label, place)
+
+    def _keep_cursor(self, label: bytes, place: list[int]) -> None:
+        if place:
+            self.cursors[label] = place
+        else:
+            self.cursors.pop(label, None)
+        if self.log is not None:
+            self.batch.cursors.add(label)
+            if not self.dirty:
+                self._mark()
+
     # Blobs
 
     def begin_blob(self) -> int:
         """Begin a blob, which belongs to no item yet; returns its id."""
-        refusal = self.failing or self._segment.refusal
-        if refusal is not None:
-            raise refusal
+        self.check()
         blob = self.state.next_blob
         self._log(Change.BLOB, blob.to_bytes(8, "big"))
         self._begin_blob(blob)
@@ -594,6 +870,21 @@ class Journal:
         self.batch.ops.append((_proto.marker_key(blob), b""))
         if not self.dirty:
             self._mark()
+
+    def link_blob(self, file: Path) -> int:
+        """Begin a blob with the bytes of another one, in `file`; returns its id.
+
+        Raises JournalError if that cannot be: then `file` is as it was.
+        """
+        blob = self.begin_blob()
+        path = self.blob_path(blob)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.hardlink_to(file)
+        except OSError as error:
+            self.abandon_blob(blob)
+            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+        return blob
 
     def blob_path(self, blob: int) -> Path:
         """Return the file of a blob."""
@@ -630,12 +921,15 @@ class Journal:
 
     def _delete_unknown_blobs(self) -> None:
         """Delete the files of blobs that were begun in a change that was lost with the machine."""
-        known = {item.blob for item in self.batch.puts.values()} | {blob for blob, _ in self.doomed}
+        known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
             for file in (self.path / BLOBS_NAME).iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= self.state.next_blob or not (self._exists or blob in known):
                     file.unlink()
+
+    def _staged_items(self) -> list[Item]:
+        return [*self.batch.puts.values(), *self.batch.delayed.values()]
 
     # Reading
 
@@ -659,13 +953,16 @@ class Journal:
                     items.append(item)
                     size += item.memory_bytes
                     if len(items) >= max_items or size >= max_bytes:
+                        self.reads = start
                         return items, start
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         self._skip(start, self.state.next_id)
+        self.reads = self.state.next_id
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:
+        expunged = self._expunged()
         if start < self.stored_id:
             stop = _proto.item_key(self.stored_id)
             rewrites = self.batch.rewrites
@@ -676,12 +973,18 @@ class Journal:
             ) as records:
                 for key, record in records:
                     item = _proto.decode_item(key, record)
-                    yield rewrites.get(item.id, item) if rewrites else item
+                    if item.id not in expunged:
+                        yield rewrites.get(item.id, item) if rewrites else item
             start = self.stored_id
         for id in range(start, self.state.next_id):
             staged = self._staged(id)
-            if staged is not None:
+            if staged is not None and id not in expunged:
                 yield staged
+
+    def _expunged(self) -> set[int]:
+        """The ids of what was removed and may still be found."""
+        expunged = self.batch.expunged
+        return expunged if self.sealed is None else expunged | self.sealed.expunged
 
     def _staged(self, id: int) -> Item | None:
         batch, sealed = self.batch, self.sealed
@@ -692,9 +995,50 @@ class Journal:
 
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
-        if start < stop:
+        if start >= stop:
+            return
+        if start == self.state.floor:
+            # not one by one: a sweep may have left a wide gap
+            self.state.floor = stop
+            self.gone = {id for id in self.gone if id >= stop}
+        else:
             self.gone.update(range(start, stop))
-            self._advance()
+        self._advance()
+        if len(self.gone) > MAX_GONE:
+            self._checkpoint()
+
+    def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
+        """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
+        items: list[Item] = []
+        size = 0
+        try:
+            with self._using:
+                for item in self._from(max(start, self.state.floor)):
+                    items.append(item)
+                    size += item.memory_bytes
+                    if len(items) >= max_items or size >= max_bytes:
+                        return items, item.id + 1
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
+        return items, self.state.next_id
+
+    def live(self, id: int) -> Item | None:
+        """Return the item with this id if it is live."""
+        if id in self.gone or (id < self.state.floor and id not in self.kept) or id in self._expunged():
+            return None
+        return self.find(id)
+
+    def next_live(self, start: int) -> Item | None:
+        """Return the first live item from id `start` on."""
+        for id in sorted(self.kept):
+            if id >= start and (item := self.live(id)) is not None:
+                return item
+        try:
+            with self._using:
+                items = self._from(max(start, self.state.floor))
+                return next((item for item in items if item.id not in self.gone), None)
+        except (leveldb.Error, ValueError) as error:
+            raise JournalError(f"cannot read {self.path}: {error}") from error
 
     def kept_items(self) -> list[Item]:
         """Return the live items below the floor, oldest first."""
@@ -735,6 +1079,12 @@ class Journal:
         batch.state = _proto.decode_state(_proto.encode_state(self.state))
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
+        for label in batch.cursors:
+            place = self.cursors.get(label)
+            batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
+        if batch.recount:
+            counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
+            batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
         self.sealed = batch
         self.writing = True
         self.dirty = False
@@ -755,6 +1105,12 @@ class Journal:
         batch.puts, batch.rewrites = puts, rewrites
         batch.ops = sealed.ops + batch.ops
         batch.removed += sealed.removed
+        batch.expunged |= sealed.expunged
+        for key, item in sealed.delayed.items():
+            if key not in batch.ended:
+                batch.delayed[key] = item
+        batch.due = sorted(batch.delayed)
+        batch.ended |= sealed.ended
 
     def write(self) -> None:
         """Write what was sealed, and have it on the disk. JournalError if that failed.
@@ -782,6 +1138,8 @@ class Journal:
             for items in (batch.puts, batch.rewrites):
                 for id, item in items.items():
                     write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+            for key, item in batch.delayed.items():
+                write.put(key, item.record or _proto.encode_item(item))
             for key, value in batch.ops:
                 if value is None:
                     write.delete(key)
@@ -813,7 +1171,7 @@ class Journal:
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
-        blobs = [item.blob for item in batch.puts.values() if item.blob]
+        blobs = [item.blob for item in (*batch.puts.values(), *batch.delayed.values()) if item.blob]
         for blob in blobs:
             with contextlib.suppress(FileNotFoundError):  # found out when it is read
                 sync_file(self.blob_path(blob))
@@ -886,11 +1244,11 @@ class Journal:
         return self._trimmed_bytes >= IDLE_COMPACT_BYTES
 
     def begin_compaction(self) -> tuple[int, int]:
-        """Return what `compact` takes: the ids between which records were trimmed since the last time.
-        Not more, for a compaction rewrites what is alive in its range."""
-        span = self._compact_from, self.state.trimmed
+        """Return what `compact` takes: the ids between which records were trimmed or expunged since the
+        last time. Not more, for a compaction rewrites what is alive in its range."""
+        span = self._compact_from, max(self.state.trimmed, self._expunged_to)
         self._compact_from = self.state.trimmed
-        self._trimmed_records = self._trimmed_bytes = 0
+        self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
@@ -900,6 +1258,8 @@ class Journal:
             if db is not None:
                 start, stop = map(_proto.item_key, span)
                 db.compact_range(start=start, stop=stop)
+                if self._due_from_ms:
+                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
 
     @property
     def busy(self) -> bool:

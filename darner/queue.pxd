@@ -16,10 +16,17 @@ cdef class Queue:
         bytes name
         Journal journal
         object clock
+        bint is_durable
+        bint syncs
+        object settings
+        object on_move
+        object on_stir
         dict reserved
         object waiters
+        dict cursors
         object window
         Py_ssize_t window_bytes
+        bint restless
         uint64_t total_items
         uint64_t expired_items
         uint64_t discarded
@@ -29,19 +36,41 @@ cdef class Queue:
     cdef:
         int64_t _age_ms
         object _opened
-        uint64_t _reads
         Py_ssize_t _most_bytes
+        uint64_t _reserved_bytes
+        object _reserved_ms
+        bint _limited
+        int64_t _max_age_ms
+        int _max_attempts
+        int64_t _open_timeout_ms
+        object _expire_to
+        object _dead_letter_to
+        bint _moving
+        bint _serving
+        double _soonest_ms
+        double _due_ms
+        uint64_t _swept
+        object _idle_ms
+        uint64_t _idle_id
 
     @cython.locals(now=int64_t)
     cpdef push(self, bytes record, uint32_t flags, int64_t exptime)
-    @cython.locals(journal=Journal)
     cpdef append(self, Item item)
+    @cython.locals(journal=Journal)
+    cdef _come(self, Item item)
     @cython.locals(item=Item)
     cpdef Item pop(self)
+    @cython.locals(item=Item)
     cpdef Item reserve(self)
     cpdef Item peek(self)
     @cython.locals(item=Item)
     cdef Item _head(self)
     @cython.locals(item=Item)
+    cdef _expire_first(self)
+    @cython.locals(item=Item)
     cdef _shift(self)
+    cdef _unshift(self, Item item)
     cdef _take(self, Item item)
+    cpdef close(self, Item item)
+    cpdef bint is_reserved(self, Item item)
+    cdef _release(self, Item item)

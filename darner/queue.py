@@ -2,17 +2,22 @@
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
 Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
-when it returns, and what it changed is in the journal's log. The oldest waiting items are held in memory (the window); those behind them are read from the journal when the
-window runs dry.
+when it returns, and what it changed is in the journal's log. The oldest waiting items are held in memory (the
+window); those behind them are read from the journal when the window runs dry.
 """
 
 import contextlib
+import itertools
+import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from darner._proto import CHUNK_BYTES, Item, new_item
-from darner.blob import BlobReader, BlobWriter
-from darner.errors import JournalError
+from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, write_whole
+from darner.config import QueueSettings
+from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Journal
 
 # How much of a queue is held in memory; more is left on disk.
@@ -21,11 +26,19 @@ WINDOW_BYTES = 1 << 20
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
 
+# How many delayed items join the end of a queue in one go.
+JOIN_ITEMS = 256
+# How much a slice of a sweep reads from the journal at most.
+SWEEP_BYTES = 1 << 20
+
 # memcached's rule: a larger expiry is a date, in seconds of the Unix epoch.
 MAX_RELATIVE_S = 60 * 60 * 24 * 30
 
 # What later dates are taken for, in ms of the Unix epoch: the year 287,396.
 MAX_DATE_MS = 1 << 53
+
+# Of a queue for which nothing is set.
+DEFAULTS = QueueSettings()
 
 # Milliseconds of the Unix epoch.
 Clock = Callable[[], int]
@@ -41,18 +54,48 @@ def expires_ms(exptime: int, now_ms: int) -> int:
     return min(date_ms, MAX_DATE_MS)
 
 
+class Source(Protocol):
+    """What is fetched from: a `Queue`, or a cursor over one. See there."""
+
+    name: bytes
+    waiters: OrderedDict["Waiter", None]
+    transactions: int
+
+    def pop(self) -> Item | None: ...  # noqa: D102
+    def reserve(self) -> Item | None: ...  # noqa: D102
+    def peek(self) -> Item | None: ...  # noqa: D102
+    def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
+    def close(self, item: Item) -> None: ...  # noqa: D102
+    def abort(self, item: Item) -> None: ...  # noqa: D102
+    def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
+    def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
+
+
+class Reader(Source, Protocol):
+    """A cursor, as its queue and the broker know it."""
+
+    def reset(self) -> None:
+        """Drop the place: the next item is the oldest."""
+
+    def clear(self) -> None:
+        """The queue is deleted, and the place with it."""
+
+    def serve(self) -> None:
+        """There may be an item: give it to who waits."""
+
+
 class Waiter:
     """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
     to deliver it, and whether they have gone without a word. `queue` is where they wait."""
 
     __slots__ = ("deliver", "fetch", "has_gone", "queue")
 
-    queue: "Queue"
+    queue: Source
 
     def __init__(
         self,
-        fetch: Callable[["Queue"], Item | None],
-        deliver: Callable[["Queue", Item], None],
+        fetch: Callable[[Any], Item | None],
+        deliver: Callable[[Any, Item], None],
         has_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fetch = fetch
@@ -65,21 +108,61 @@ class Waiter:
 
 
 class Upload:
-    """An item too large for memory on its way into a queue, chunk by chunk."""
+    """An item too large for memory on its way into a queue, or several, chunk by chunk.
 
-    __slots__ = ("_blob", "_generation", "_size", "_writer", "queue")
+    Its bytes are written once, among the blobs of `queue`. When they are whole, each other queue the item
+    is for gets a hard link to that file: a name of its own, which it deletes as any blob. A queue that is
+    in memory alone has them there.
+    """
 
-    def __init__(self, queue: "Queue") -> None:
+    __slots__ = (
+        "_blob",
+        "_data",
+        "_generation",
+        "_is_put",
+        "_links",
+        "_size",
+        "_targets",
+        "_writer",
+        "queue",
+        "queues",
+    )
+
+    _writer: BlobWriter | MemoryWriter
+
+    def __init__(self, queue: "Queue", targets: Callable[[], Sequence["Queue"]] | None = None) -> None:
+        """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
+
+        Raises JournalError if its file cannot be made.
+        """
         journal = queue.journal
         self.queue = queue
-        self._blob = journal.begin_blob()
+        # where the item is, once it is whole
+        self.queues: Sequence[Queue] = ()
+        self._targets = targets or (lambda: (queue,))
         self._generation = journal.generation
+        self._size = 0
+        # 0 if the item is in memory
+        self._blob = 0
+        # whether the file is an item's
+        self._is_put = False
+        # the names of the file with other queues: the journal's generation then, and the blob there
+        self._links: dict[Queue, tuple[int, int]] = {}
+        # the whole item, if a queue in memory needs it
+        self._data: bytes | None = None
+        if not queue.is_durable:
+            self._writer = MemoryWriter()
+            return
+        self._blob = journal.begin_blob()
         try:
-            self._writer = BlobWriter(journal.blob_path(self._blob), journal.offload)
+            self._writer = BlobWriter(self._path, journal.offload)
         except JournalError:
             journal.abandon_blob(self._blob)
             raise
-        self._size = 0
+
+    @property
+    def _path(self) -> Path:
+        return self.queue.journal.blob_path(self._blob)
 
     def _check(self) -> None:
         if self._generation != self.queue.journal.generation:
@@ -96,74 +179,200 @@ class Upload:
         return self._writer.crowded(room)
 
     def finish(
-        self, flags: int, exptime: int, done: Callable[[JournalError | None], None], *, sync: bool
+        self,
+        flags: int,
+        exptime: int,
+        done: Callable[[DarnerError | None], None],
+        *,
+        sync: bool,
+        delay_ms: int = 0,
     ) -> None:
-        """All chunks have come: when they are written, with `sync` to the disk itself, put the item at the
-        end of the queue and call `done` with None; or with the error, and nothing of the item stays."""
+        """All chunks have come: when they are written, put the item at the end of each queue, or let it
+        come there in `delay_ms`, and call `done` with None; or with the error, and nothing of the item
+        stays. With `sync`, or if a queue is synced, its file is on the disk by then."""
 
-        def written(error: JournalError | None) -> None:
+        def written(error: Exception | None) -> None:
             try:
                 if error is not None:
-                    raise error
+                    raise error if isinstance(error, DarnerError) else JournalError(str(error))
                 self._check()
-                now = self.queue.clock()
-                expires = expires_ms(exptime, now)
-                self.queue.append(Item(0, flags, expires, now, None, self._blob, self._size, CHUNK_BYTES))
-            except JournalError as failure:
+                targets = self._targets()
+                work = self._prepare(targets, sync=sync_file)
+                if work is not None:
+                    # queues may come and go meanwhile, so all is looked at again
+                    self.queue.journal.offload(work, written)
+                    return
+                self._put(targets, flags, exptime, delay_ms)
+            except DarnerError as failure:
                 self.abandon()
                 done(failure)
             else:
                 done(None)
 
-        self._writer.finish(written, sync=sync)
+        try:
+            # a file is not synced later, when the log is
+            sync_file = sync or any(queue.syncs for queue in self._targets())
+        except JournalError as failure:
+            self.abandon()
+            done(failure)
+        else:
+            self._writer.finish(written, sync=sync_file)
+
+    def _prepare(self, targets: Sequence["Queue"], *, sync: bool) -> Callable[[], None] | None:
+        """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
+        thread, or None."""
+        if isinstance(self._writer, MemoryWriter):
+            self._data = self._writer.data
+            return None
+        links = []
+        reads = False
+        for queue in targets:
+            if not queue.is_durable:
+                reads = self._data is None
+            elif queue is not self.queue and not self._is_linked(queue):
+                journal = queue.journal
+                blob = journal.link_blob(self._path)
+                self._links[queue] = journal.generation, blob
+                links.append(journal.blob_path(blob))
+
+        def work() -> None:
+            if sync:
+                for link in links:
+                    sync_directory(link.parent)
+                    sync_directory(link.parent.parent)
+            if reads:
+                self._data = read_whole(self._path, self._size)
+
+        return work if reads or (links and sync) else None
+
+    def _is_linked(self, queue: "Queue") -> bool:
+        return self._links.get(queue, (-1, 0))[0] == queue.journal.generation
+
+    def _put(self, targets: Sequence["Queue"], flags: int, exptime: int, delay_ms: int) -> None:
+        now = self.queue.clock()
+        expires = expires_ms(exptime, now)
+        for queue in targets:
+            queue.check(self._size)
+        for queue in targets:
+            if not queue.is_durable:
+                item = Item(0, flags, expires, now, self._data)
+            else:
+                blob = self._blob if queue is self.queue else self._links[queue][1]
+                item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
+            if delay_ms:
+                queue.delay(item, delay_ms)
+            else:
+                queue.append(item)
+            self._is_put |= queue is self.queue
+            self._links.pop(queue, None)
+        self.queues = targets
+        if not self._is_put:
+            self.abandon()
+        self._abandon_links()
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
-        self._writer.abandon(lambda: self.queue.journal.abandon_blob(self._blob))
+
+        def gone() -> None:
+            if self._blob:
+                self.queue.journal.abandon_blob(self._blob)
+
+        self._abandon_links()
+        if not self._is_put:
+            self._writer.abandon(gone)
+
+    def _abandon_links(self) -> None:
+        for queue, (generation, blob) in self._links.items():
+            if generation == queue.journal.generation:
+                queue.journal.abandon_blob(blob)
+        self._links.clear()
 
 
 class Queue:
     """A strict FIFO of items.
 
-    Every method that touches items raises JournalError if the journal refuses.
+    Every method that touches items raises JournalError if the journal refuses. What moves on to another queue
+    is put there by `on_move`, which the broker has set.
     """
 
     __slots__ = (
-        "_age_ms",
-        "_most_bytes",
-        "_opened",
-        "_reads",
-        "canceled_transactions",
-        "clock",
-        "discarded",
-        "expired_items",
-        "journal",
-        "name",
-        "reserved",
-        "total_flushes",
-        "total_items",
-        "transactions",
-        "waiters",
-        "window",
-        "window_bytes",
-    )
+        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited", "_max_age_ms",
+        "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened", "_reserved_bytes", "_reserved_ms",
+        "_serving", "_soonest_ms", "_swept", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
+        "is_durable", "journal", "name", "on_move", "on_stir", "reserved", "restless", "settings", "syncs",
+        "total_flushes", "total_items", "transactions", "waiters", "window", "window_bytes",
+    )  # fmt: skip
 
-    def __init__(self, name: bytes, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, name: bytes, journal: Journal, clock: Clock, settings: QueueSettings = DEFAULTS
+    ) -> None:
         self.name = name
         self.journal = journal
         self.clock = clock
+        # whether its items are on disk
+        self.is_durable = journal.log is not None
         # what the window may take
         self._most_bytes = WINDOW_BYTES
         self.reserved: dict[int, Item] = {}
+        self._reserved_bytes = 0
+        # when each was reserved, if that matters; the one that has been so longest comes first
+        self._reserved_ms: OrderedDict[int, int] = OrderedDict()
+        # whether `sweep` has more to do
+        self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # those in use, by what is behind `cursor=`
+        self.cursors: dict[bytes, Reader] = {}
+        # puts an item of this queue into the one of a name; JournalError if that cannot be
+        self.on_move: Callable[[Queue, Item, bytes], None] = lambda *_: None
+        # Whether that is going on, and whether those who wait are being served: it may come back here, for
+        # two queues may move their items to each other.
+        self._moving = False
+        self._serving = False
+        # told when `sweep` is to be called from now on
+        self.on_stir: Callable[[Queue], None] = lambda _: None
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
+        # since when it is empty, and the id of the next item then
+        self._idle_ms: int | None = None
+        self._idle_id = 0
+        # No item's own expiry is before this. 0 if that is not known.
+        self._soonest_ms: float = 0 if journal.expiring else math.inf
+        # when the first delayed item is due
+        self._due_ms: float = journal.next_due_ms
+        # the id up to which `sweep` has looked for expired items; 0 if it is not about to
+        self._swept = 0
+        self.configure(settings)
         self.reset_stats()
         self.window: deque[Item] = deque(journal.kept_items())
         self._measure()
-        # the id from which on items are not in the window
-        self._reads = journal.state.floor
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Take these settings from now on."""
+        self.settings = settings
+        # whether what is set is synced to the disk, sooner or later
+        self.syncs = self.is_durable and settings.sync_ms is not None
+        self._limited = not (
+            settings.max_items is None and settings.max_bytes is None and settings.max_item_size is None
+        )
+        # 0 is none
+        self._max_age_ms = settings.max_age_ms or 0
+        self._max_attempts = settings.max_attempts or 0
+        self._open_timeout_ms = settings.open_timeout_ms or 0
+        self._expire_to = self._other(settings.expire_to_queue)
+        self._dead_letter_to = self._other(settings.dead_letter_queue)
+        if not self._open_timeout_ms:
+            self._reserved_ms.clear()
+        else:
+            now = self.clock()
+            for id in self.reserved:
+                self._reserved_ms.setdefault(id, now)
+        if self.stirs:
+            self.on_stir(self)
+
+    def _other(self, name: str | None) -> bytes | None:
+        # a queue that moves its items to itself would never get rid of them
+        return name.encode() if name is not None and name.encode() != self.name else None
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
@@ -175,6 +384,18 @@ class Queue:
         self.total_flushes = 0
 
     @property
+    def stirs(self) -> bool:
+        """Whether time may bring something for `sweep` to do, or `is_outdated` to see."""
+        return bool(
+            self._max_age_ms
+            or self._reserved_ms
+            or self._swept
+            or self._soonest_ms < math.inf
+            or self._due_ms < math.inf
+            or self.settings.max_queue_age_ms is not None
+        )
+
+    @property
     def items(self) -> int:
         """How many items wait; reserved ones do not."""
         return self.journal.state.items - len(self.reserved)
@@ -182,7 +403,12 @@ class Queue:
     @property
     def waiting_bytes(self) -> int:
         """How many bytes the waiting items have."""
-        return self.journal.state.bytes - sum(item.size for item in self.reserved.values())
+        return self.journal.state.bytes - self._reserved_bytes
+
+    @property
+    def delayed_items(self) -> int:
+        """How many items are out of sight until they are due."""
+        return self.journal.delayed_items
 
     @property
     def age_ms(self) -> int:
@@ -193,48 +419,157 @@ class Queue:
 
     def push(self, record: bytes, flags: int, exptime: int) -> None:
         """Put an item at the end. `record` is its data with room before it, as the parser gives it, `exptime`
-        is memcache's."""
+        is memcache's.
+
+        Raises QueueFullError or ItemTooLargeError if the settings do not let it in.
+        """
         now = self.clock()
         self.append(new_item(record, flags, expires_ms(exptime, now) if exptime else 0, now))
 
     def append(self, item: Item) -> None:
-        """Put `item` at the end."""
+        """Put `item` at the end. Raises as `push` does."""
+        if self._limited:
+            self._make_room(item.size)
+        if item.expires_ms:
+            self._expect(item)
         self.journal.put(item)
+        self._come(item)
+
+    def _come(self, item: Item) -> None:
+        """An item was put in the journal."""
+        journal = self.journal
         self.total_items += 1
-        if self._reads == item.id and self.window_bytes < self._most_bytes:
-            self._reads += 1
+        if journal.reads == item.id and self.window_bytes < self._most_bytes:
+            journal.reads += 1
             self.window.append(item)
             self.window_bytes += item.memory_bytes
         if self.waiters:
             self._serve()
+        if self.cursors:
+            self._show()
 
-    def upload(self) -> Upload:
-        """Begin an item that comes in chunks."""
-        return Upload(self)
+    def _show(self) -> None:
+        for cursor in list(self.cursors.values()):
+            cursor.serve()
+
+    def push_delayed(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
+        """As `push`, but the item is out of sight for `delay_ms`, and joins the end then."""
+        now = self.clock()
+        self.delay(new_item(record, flags, expires_ms(exptime, now), now), delay_ms)
+
+    def delay(self, item: Item, delay_ms: int) -> None:
+        """Have `item` join the end in `delay_ms`."""
+        if self._limited:
+            self._make_room(item.size)
+        due_ms = min(self.clock() + delay_ms, MAX_DATE_MS)
+        self.journal.delay(item, due_ms)
+        if due_ms < self._due_ms:
+            self._due_ms = due_ms
+            self.on_stir(self)
+
+    def _join(self, now: int) -> bool:
+        """Have delayed items that are due join the end, as if they were set now; whether any did."""
+        journal = self.journal
+        # who waits is served on the way, and must not have later ones join before these
+        self._due_ms = math.inf
+        due = iter(journal.due(now, JOIN_ITEMS, READ_BYTES))
+        joined = False
+        try:
+            for key, item in due:
+                if item.expires_ms:
+                    self._expect(item)
+                self._come(journal.join(key, item, now))
+                joined = True
+        except JournalError:
+            journal.next_due_ms = now
+            raise
+        finally:
+            self._due_ms = journal.next_due_ms
+        return joined
+
+    def _join_in_time(self) -> bool:
+        """Do not have a reader who finds nothing wait for the sweep; whether there is an item now."""
+        now = self.clock()
+        return self._due_ms <= now and self._join(now) and (bool(self.window) or self._read_ahead())
+
+    def check(self, size: int) -> None:
+        """Raises what `append` of an item of `size` bytes would raise now."""
+        self.journal.check()
+        if self._limited:
+            self._make_room(size, discard=False)
+
+    def upload(self, size: int, targets: Callable[[], Sequence["Queue"]] | None = None) -> Upload:
+        """Begin an item of `size` bytes that comes in chunks, for this queue or for `targets`: see `Upload`.
+
+        Raises QueueFullError or ItemTooLargeError if the settings do not let it in as things stand; they
+        are asked again when it is whole.
+        """
+        self.check(size)
+        return Upload(self, targets)
+
+    # Limits
+
+    def _make_room(self, size: int, *, discard: bool = True) -> None:
+        """Have room for an item of `size` bytes, at the cost of expired items and, if the settings say so,
+        of the oldest; unless `discard`, those are only known to be there."""
+        settings = self.settings
+        if settings.max_item_size is not None and size > settings.max_item_size:
+            raise ItemTooLargeError(f"{size} bytes, and at most {settings.max_item_size} are taken")
+        if not self._is_full(size):
+            return
+        if self._is_over(self.journal.delayed_items, self.journal.delayed_bytes + size):
+            raise QueueFullError("no room even if nothing waited")
+        self.journal.check()
+        if not self._moving:
+            with contextlib.suppress(JournalError):  # then they stay, and there is less room
+                self._expire_head(self.clock(), settings.max_expire_sweep)
+        if settings.discard_old_when_full:
+            while discard and self._is_full(size) and (self.window or self._read_ahead()):
+                self.journal.remove(self.window[0])
+                self._shift()
+                self.discarded += 1
+        elif self._is_full(size):
+            raise QueueFullError("the queue is full")
+
+    def _is_full(self, size: int) -> bool:
+        # what is reserved does not count, as in Kestrel
+        journal = self.journal
+        return self._is_over(
+            self.items + journal.delayed_items, self.waiting_bytes + journal.delayed_bytes + size
+        )
+
+    def _is_over(self, items: int, size: int) -> bool:
+        """Whether one more than so many items, with so many bytes in all, are too much."""
+        settings = self.settings
+        return (settings.max_items is not None and items >= settings.max_items) or (
+            settings.max_bytes is not None and size > settings.max_bytes
+        )
 
     # Out
 
     def _head(self) -> Item | None:
         """Return the oldest waiting item that has not expired, still in the window."""
-        while self.window or self._read_ahead():
+        while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
-            if not item.expires_ms or item.expires_ms > self.clock():
+            if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
                 if item.blob:
                     self._opened = self.open_blob(item)
                 return item
-            self.journal.remove(item)
-            self._shift()
-            self.expired_items += 1
+            self._expire_first()
         return None
 
     def _shift(self) -> None:
         item = self.window.popleft()
         self.window_bytes -= item.memory_bytes
 
+    def _unshift(self, item: Item) -> None:
+        self.window.appendleft(item)
+        self.window_bytes += item.memory_bytes
+
     def _read_ahead(self) -> bool:
         journal = self.journal
-        while self._reads < journal.state.next_id:
-            items, self._reads = journal.read(self._reads, READ_ITEMS, READ_BYTES)
+        while journal.reads < journal.state.next_id:
+            items, _ = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
@@ -262,6 +597,10 @@ class Queue:
         if item is not None:
             self._take(item)
             self.reserved[item.id] = item
+            self._reserved_bytes += item.size
+            if self._open_timeout_ms:
+                self._reserved_ms[item.id] = self.clock()
+                self.on_stir(self)
         return item
 
     def peek(self) -> Item | None:
@@ -283,26 +622,231 @@ class Queue:
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
-        if self._is_reserved(item):
+        if self.is_reserved(item):
             self.journal.remove(item)
-            del self.reserved[item.id]
+            self._release(item)
 
     def abort(self, item: Item) -> None:
-        """Put a reserved item back at the head: it is the next one fetched."""
-        if not self._is_reserved(item):
+        """Put a reserved item back at the head: it is the next one fetched. One that has come back
+        `max_attempts` times goes to `dead_letter_queue`, or is dropped."""
+        if not self.is_reserved(item):
             return
-        del self.reserved[item.id]
+        self._release(item)
         self.canceled_transactions += 1
+        # a copy, so that whoever held it cannot take it for theirs when another has it
+        item = item.copy()
         item.attempts = min(item.attempts + 1, 0xFFFF)
+        if self._max_attempts and item.attempts >= self._max_attempts and self._bury(item):
+            return
         with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
             self.journal.rewrite(item)
-        self.window.appendleft(item)
-        self.window_bytes += item.memory_bytes
+        self._unshift(item)
+        if item.expires_ms:
+            self._expect(item)
         self._serve()
 
-    def _is_reserved(self, item: Item) -> bool:
+    def _bury(self, item: Item) -> bool:
+        """Be rid of an item that came back too often; whether that was possible."""
+        try:
+            self._dispose(item, self._dead_letter_to)
+        except JournalError:
+            return False
+        if self._dead_letter_to is None:
+            self.discarded += 1
+        return True
+
+    def _release(self, item: Item) -> None:
+        del self.reserved[item.id]
+        self._reserved_bytes -= item.size
+        if self._reserved_ms:
+            self._reserved_ms.pop(item.id, None)
+
+    def _take_back(self, now: int) -> None:
+        """Put back what has been reserved for longer than `open_timeout`."""
+        overdue = []
+        for id, reserved_ms in self._reserved_ms.items():
+            if now - reserved_ms < self._open_timeout_ms:
+                break
+            overdue.append(id)
+        # the oldest comes to lie at the head
+        for id in sorted(overdue, reverse=True):
+            self.abort(self.reserved[id])
+
+    def is_reserved(self, item: Item) -> bool:
+        """Whether an item that was reserved still is."""
         # not if it went with the queue; its id may be another's by now
         return self.reserved.get(item.id) is item
+
+    # Expiry, and other ends
+
+    def has_expired(self, item: Item) -> bool:
+        """Whether the life of an item is over."""
+        return self._has_expired(item, self.clock())
+
+    def _has_expired(self, item: Item, now: int) -> bool:
+        return 0 < item.expires_ms <= now or 0 < self._max_age_ms <= now - item.enqueued_ms
+
+    def _expect(self, item: Item) -> None:
+        """Take note of when an item expires."""
+        if item.expires_ms < self._soonest_ms:
+            self._soonest_ms = item.expires_ms
+            self.journal.note_expiring(expiring=True)
+            self.on_stir(self)
+
+    def _expire_first(self) -> None:
+        """Be rid of the item at the head, which has expired; JournalError if it has to stay."""
+        item = self.window[0]
+        self._shift()
+        try:
+            self._dispose(item, self._expire_to)
+        except JournalError:
+            self._unshift(item)
+            raise
+        self.expired_items += 1
+
+    def _dispose(self, item: Item, heir: bytes | None) -> None:
+        """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is put
+        there first, so a crash in between leaves it in both."""
+        if heir is not None:
+            moving, self._moving = self._moving, True
+            try:
+                self.on_move(self, item, heir)
+            finally:
+                self._moving = moving
+        self.journal.remove(item)
+
+    def adopt(self, item: Item, home: Journal) -> None:
+        """Put an item that leaves its queue, whose journal is `home`, at the end, as if it were set now, never
+        to expire by itself. It is not refused for its size, but may take the queue over its limits."""
+        journal = self.journal
+        journal.check()
+        if self._limited and self.settings.discard_old_when_full:
+            with contextlib.suppress(RefusedError):
+                self._make_room(item.size)
+        now = self.clock()
+        blob, data = 0, None
+        if item.blob:
+            file = home.blob_path(item.blob)
+            if self.is_durable:
+                blob = journal.link_blob(file)
+            else:
+                data = read_whole(file, item.size)
+        elif self.is_durable and item.size > CHUNK_BYTES:
+            blob = journal.begin_blob()
+            try:
+                write_whole(journal.blob_path(blob), item.data or b"")
+            except JournalError:
+                journal.abandon_blob(blob)
+                raise
+        else:
+            data = item.data
+        mine = Item(0, item.flags, 0, now, data, blob, item.size, CHUNK_BYTES if blob else 0)
+        try:
+            journal.put(mine)
+        except JournalError:
+            if blob:
+                journal.abandon_blob(blob)
+            raise
+        self._come(mine)
+
+    def sweep(self) -> None:
+        """Take back what has been reserved for too long, have what is due join, and be rid of some of what has
+        expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
+        `restless` if there is more to do at once."""
+        self.restless = False
+        now = self.clock()
+        if self._reserved_ms:
+            self._take_back(now)
+        if self._due_ms <= now:
+            self.restless = self._join(now)
+        limit = self.settings.max_expire_sweep
+        if self._swept or self._soonest_ms <= now:
+            self._sweep(now)
+        elif self._max_age_ms:
+            self.restless |= self._expire_head(now, limit) == limit
+        if self.waiters and self.items:
+            self._serve()
+
+    def _sweep(self, now: int) -> None:
+        if not self._swept:
+            # what is met from now on, on the way or coming in, says when to look again
+            self._soonest_ms = math.inf
+            self._swept = 1
+        _, self._swept = self._expire_slice(now, self._swept)
+        self.restless |= self._swept > 0
+        if not self._swept and self._soonest_ms == math.inf:
+            self.journal.note_expiring(expiring=False)
+
+    def flush_expired(self) -> Iterator[int]:
+        """Be rid of all that has expired, in slices; gives how many items went with each."""
+        now, at = self.clock(), 1
+        while at:
+            count, at = self._expire_slice(now, at)
+            yield count
+
+    def _expire_slice(self, now: int, start: int) -> tuple[int, int]:
+        """Be rid of what has expired at the head; then among some items from id `start` on that are not
+        in the window; and, when those are through, in the window. Returns how many items went, and the id
+        to go on from, or 0 at the end."""
+        limit = self.settings.max_expire_sweep
+        count = self._expire_head(now, limit)
+        if count < limit:
+            went, start = self._expire_unread(now, start, limit - count)
+            count += went
+        if count < limit and start >= self.journal.state.next_id:
+            went = self._expire_window(now, limit - count)
+            count += went
+            if count < limit:
+                return count, 0
+        return count, start
+
+    def _expire_unread(self, now: int, start: int, limit: int) -> tuple[int, int]:
+        journal = self.journal
+        items, start = journal.scan(max(start, journal.reads), limit, SWEEP_BYTES)
+        count = 0
+        for item in items:
+            if item.id < journal.reads:
+                continue  # read meanwhile, by who waited for what was moved
+            if self._has_expired(item, now):
+                self._dispose(item, self._expire_to)
+                self.expired_items += 1
+                count += 1
+            elif item.expires_ms:
+                self._expect(item)
+        return count, start
+
+    def _expire_window(self, now: int, limit: int) -> int:
+        expired = deque(
+            itertools.islice((item for item in self.window if self._has_expired(item, now)), limit)
+        )
+        count = len(expired)
+        if expired:
+            dead = {item.id for item in expired}
+            self.window = deque(item for item in self.window if item.id not in dead)
+            self._measure()
+        try:
+            while expired:
+                self._dispose(expired[0], self._expire_to)
+                self.expired_items += 1
+                expired.popleft()
+        finally:
+            # where they are does not matter: nobody fetches them
+            for item in expired:
+                self._unshift(item)
+        for item in (*self.window, *self.reserved.values()):
+            if item.expires_ms:
+                self._expect(item)
+        return count
+
+    def _expire_head(self, now: int, limit: int) -> int:
+        """Be rid of up to `limit` expired items at the head; returns how many went."""
+        count = 0
+        while (
+            count < limit and (self.window or self._read_ahead()) and self._has_expired(self.window[0], now)
+        ):
+            self._expire_first()
+            count += 1
+        return count
 
     # Waiting
 
@@ -312,6 +856,15 @@ class Queue:
         self.waiters[waiter] = None
 
     def _serve(self) -> None:
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            self._serve_all()
+        finally:
+            self._serving = False
+
+    def _serve_all(self) -> None:
         while self.waiters:
             waiter = next(iter(self.waiters))
             if waiter.has_gone():
@@ -328,16 +881,37 @@ class Queue:
 
     # The rest
 
+    def is_outdated(self, now_ms: int) -> bool:
+        """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
+        was seen when this was asked; so ask a few times a second."""
+        state = self.journal.state
+        if state.items or self.journal.delayed_items or self._is_awaited:
+            self._idle_ms = None
+            return False
+        # an item may have come and gone unseen
+        if self._idle_ms is None or self._idle_id != state.next_id:
+            self._idle_ms, self._idle_id = now_ms, state.next_id
+        max_age_ms = self.settings.max_queue_age_ms
+        return max_age_ms is not None and now_ms - self._idle_ms >= max_age_ms
+
+    @property
+    def _is_awaited(self) -> bool:
+        return bool(self.waiters) or any(cursor.waiters for cursor in self.cursors.values())
+
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""
         self.journal.flush(self.reserved.values())
         self.window.clear()
         self.window_bytes = 0
-        self._reads = self.journal.state.next_id
         self.total_flushes += 1
 
     def retire(self) -> None:
         """Give up the journal: nothing is waiting, nothing is reserved, and nothing will be."""
         self.journal.retire()
         self.reserved.clear()
+        self._reserved_bytes = 0
+        self._reserved_ms.clear()
         self.window.clear()
+        self.window_bytes = 0
+        for cursor in self.cursors.values():
+            cursor.clear()

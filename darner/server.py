@@ -20,7 +20,7 @@ from darner import auth, systemd, tls
 from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
-from darner.config import Settings
+from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
@@ -54,15 +54,28 @@ def read_access(settings: Settings) -> tuple[ssl.SSLContext | None, auth.Users |
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
+        """`reread` reads the configuration again; ConfigError if it is wrong."""
         self._settings = settings
+        self._reread = reread
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "darner")
-        self._broker = Broker(self._data, now_ms, self._offload)
+        self._broker = Broker(
+            self._data,
+            now_ms,
+            self._offload,
+            settings.queue,
+            settings.aliases,
+            settings.status_change_grace_period_ms,
+        )
+        self._broker.call_later = self._call_later
         self._clients = Clients(
             self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
         )
+        self._clients.reload = self._reload
+        if settings.allow_shutdown:
+            self._clients.shutdown = self._shut_down
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
             self._clients,
@@ -81,6 +94,9 @@ class Server:
             self._loop.call_soon_threadsafe(self._offloaded.set)
 
         self._threads.submit(work).add_done_callback(finished)
+
+    def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
+        self._loop.call_later(max(0, delay_ms) / 1000, work)
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError or ConfigError if the server cannot start."""
@@ -122,22 +138,6 @@ class Server:
         self._broker.close()
         log.info("closed")
 
-    def reload_access(self) -> None:
-        """Read the certificates and the users again, for those who connect from now on; users that are gone
-        or changed are disconnected. Raises ConfigError, and then nothing has changed."""
-        context, users = read_access(self._settings)
-        self._admission.change_users(users)
-        if context is not None:
-            self._listeners.change_tls(context)
-
-    def _hung_up(self) -> None:
-        try:
-            self.reload_access()
-        except ConfigError as error:
-            log.error("nothing reloaded, everything stays as it was", reason=str(error))
-        else:
-            log.info("reloaded")
-
     def _serve_metrics(self) -> "Metrics | None":
         settings = self._settings
         if settings.metrics_port is None:
@@ -157,6 +157,34 @@ class Server:
             os._exit(1)
         log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
         self._stop.set()
+
+    def _shut_down(self) -> None:
+        log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
+        self._stop.set()
+
+    def _hung_up(self) -> None:
+        with contextlib.suppress(ConfigError):  # said in the log
+            self._reload()
+
+    def _reload(self) -> None:
+        """Read the configuration, the certificates and the users again, and take what is for queues and for
+        those who connect from now on; users that are gone or changed are disconnected. ConfigError if
+        something of it is wrong; then nothing has changed."""
+        try:
+            settings = self._reread()
+            context, users = read_access(self._settings)
+        except ConfigError as error:
+            log.error("configuration not reloaded, nothing has changed", reason=str(error))
+            raise
+        self._admission.change_users(users)
+        if context is not None:
+            self._listeners.change_tls(context)
+        changed = self._broker.reconfigure(settings.queue, settings.aliases)
+        log.info(
+            "configuration reloaded",
+            changed=" ".join(sorted(name.decode(errors="replace") for name in changed)) or None,
+            needs_restart=" ".join(needs_restart(self._settings, settings)) or None,
+        )
 
     async def _upkeep(self) -> None:
         while True:
@@ -187,11 +215,12 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings) -> None:
-    """Run a server until a signal says stop. Raises StartError if it cannot start."""
+def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
+    """Run a server until a signal says stop; `reread` reads its configuration again when a client or SIGHUP
+    asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
-        await Server(settings).run()
+        await Server(settings, reread).run()
 
     os.umask(0o077)
     raise_descriptor_limit()

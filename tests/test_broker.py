@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from brokers import Data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,41 +31,6 @@ names = (
 
 # the last piece of what they are on disk would be ".", "..", or start with a dot
 DOTTED = [b"\xff" * 5 + b"a" * 239 + tail for tail in (b".", b"..", b".a", b"...", b"....")]
-
-
-class Data:
-    """A data directory and the broker that has it."""
-
-    def __init__(self, path):
-        self.path = path
-        self.now = 1000
-        self.open()
-
-    def open(self):
-        self.tasks = []
-        self.broker = Broker(self.path, lambda: self.now, lambda *task: self.tasks.append(task))
-        self.broker.open()
-
-    def settle(self):
-        """Commit, and let the threads run."""
-        self.broker.committer.commit()
-        while self.tasks:
-            work, done = self.tasks.pop(0)
-            work()
-            done(None)
-
-    def restart(self):
-        self.settle()
-        self.broker.close()
-        self.open()
-        return self.broker
-
-    def push(self, name, *datas):
-        for data in datas:
-            self.broker.queue(name).push(data, 0, 0, sync=False)
-
-    def directories(self):
-        return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
 
 
 @pytest.fixture
@@ -297,7 +263,7 @@ class TestLargeItem:
 
     @staticmethod
     def upload(data, *chunks):
-        upload = data.broker.queue(b"work").upload()
+        upload = data.broker.queue(b"work").upload(CHUNK_BYTES)
         for chunk in chunks:
             upload.write(chunk)
         return upload

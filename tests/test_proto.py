@@ -39,6 +39,8 @@ class TestLine:
             (b"delete a", Verb.DELETE),
             (b"flush a", Verb.FLUSH),
             (b"flush_all", Verb.FLUSH_ALL),
+            (b"flush_expired a", Verb.FLUSH_EXPIRED),
+            (b"flush_all_expired", Verb.FLUSH_ALL_EXPIRED),
             (b"stats", Verb.STATS),
             (b"version", Verb.VERSION),
             (b"verbosity 1", Verb.VERBOSITY),
@@ -241,11 +243,32 @@ class TestSet:
         assert (request.verb, request.error) == (Verb.REFUSED, BAD_FORMAT)
         assert after.verb == Verb.VERSION
 
-    @pytest.mark.parametrize("key", [b"a/open", b"a/", b"a/syncs", b"a/sync/x", b"a/SYNC", b"a/b"])
+    @pytest.mark.parametrize(
+        "key", [b"a/open", b"a/", b"a/syncs", b"a/sync/x", b"a/SYNC", b"a/b", b"a/delay"]
+    )
     def test_with_another_option_is_refused_and_its_block_swallowed(self, key):
         request, after = parse(b"set " + key + b" 0 0 5 noreply\r\nget a\r\nversion\r\n")
         assert (request.verb, request.noreply) == (Verb.REFUSED, True)
         assert request.error.startswith(b"CLIENT_ERROR unknown option")
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize(
+        ("key", "sync", "delay_ms"),
+        [
+            (b"a/delay=5", False, 5),
+            (b"a/delay=0/sync", True, 0),
+            (b"a/sync/delay=86400000", True, 86_400_000),
+        ],
+    )
+    def test_may_be_delayed_by_milliseconds(self, key, sync, delay_ms):
+        request = parse_one(b"set " + key + b" 0 0 0\r\n\r\n")
+        assert (request.queue, request.sync, request.delay_ms) == (b"a", sync, delay_ms)
+
+    @pytest.mark.parametrize("delay", [b"", b"-1", b"1s", b"1.5", b"9" * 19])
+    def test_with_a_bad_delay_is_refused_and_its_block_swallowed(self, delay):
+        request, after = parse(b"set a/delay=" + delay + b" 0 0 5\r\nget a\r\nversion\r\n")
+        assert request.verb == Verb.REFUSED
+        assert request.error.startswith(b"CLIENT_ERROR bad delay")
         assert after.verb == Verb.VERSION
 
     @pytest.mark.parametrize("size", [b"-1", b"x", b"1x", b"+1", b"", b"0x10", b"9999999999999999999"])

@@ -15,13 +15,14 @@ from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, Parser, Verb
 
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
-GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek\r\n"
-SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync\r\n"
+GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
+SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
 TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
 ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
 PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
 MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
 TOO_LONG = b"CLIENT_ERROR line too long\r\n"
+DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 
 STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
@@ -30,6 +31,8 @@ COLD = {
     b"flush": 2,
     b"flush_all": 1,
     b"verbosity": 2,
+    b"flush_expired": 99,
+    b"flush_all_expired": 99,
     b"stats": 99,
     b"version": 99,
     b"quit": 99,
@@ -49,7 +52,7 @@ def shown(request):
     if verb in (Verb.SET, Verb.SET_BEGIN):
         data = request.data if verb == Verb.SET else None
         meta = (request.flags, request.exptime, request.size, request.noreply)
-        return verb, request.queue, request.sync, *meta, data
+        return verb, request.queue, request.sync, request.delay_ms, *meta, data
     if verb == Verb.SET_CHUNK:
         return verb, request.data
     if verb == Verb.SET_END:
@@ -178,12 +181,14 @@ def slow_storage(verb, words, data):
     else:
         found = {
             NAME: name_is_bad(queue),
-            SET_OPTION: any(option != b"sync" for option in given),
+            SET_OPTION: any(option != b"sync" and not option.startswith(b"delay=") for option in given),
+            DELAY: any(option.startswith(b"delay=") and not NUMBER.fullmatch(option[6:]) for option in given),
             FORMAT: None in (flags, exptime) or not 0 <= flags < 2**32 or len(words) > 5 + noreply,
         }
         wrong = {error for error, is_so in found.items() if is_so}
         noreply = noreply and len(words) == 6
-    meta = (queue, bool(given), flags, exptime, size, noreply)
+    delays = [int(option[6:]) for option in given if not wrong and option != b"sync"]
+    meta = (queue, b"sync" in given, delays[-1] if delays else 0, flags, exptime, size, noreply)
     block, end = data[:size], data[size : size + 2]
     if not wrong and size > CHUNK_BYTES:
         yield Verb.SET_BEGIN, *meta, None
@@ -263,7 +268,20 @@ words = st.one_of(
         [b"a", b"work", b"noreply", b"0", b"1", b"-1", b"3", b"+1", b"4294967295", b"4294967296"]
     ),
     st.sampled_from([b"a/open", b"a/close/open/t=1", b"a/abort", b"a/abort/peek", b"a/peek/open", b"a/t=x"]),
-    st.sampled_from([b"a/t=", b"a/t=99999999999", b"a/", b"/", b"//", b"a/sync", b"a/sync/sync", b"a/syncs"]),
+    st.sampled_from(
+        [
+            b"a/t=",
+            b"a/t=99999999999",
+            b"a/",
+            b"/",
+            b"//",
+            b"a/sync",
+            b"a/sync/sync",
+            b"a/syncs",
+            b"a/delay=",
+            b"a/delay=5/sync/delay=60",
+        ]
+    ),
     st.sampled_from([b"a/OPEN", b"\r", b"a\x00b", b"a\x7f", b"\xff", b"\x80", b"tab\tbed", b"n" * 250]),
     st.sampled_from([b"n" * 251, b"9" * 18, b"9" * 19, b"0x1", b"1.5"]),
     st.binary(max_size=6),

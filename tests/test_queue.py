@@ -432,7 +432,7 @@ class TestFailure:
             it.queue.reserve,
             it.queue.peek,
             it.queue.flush,
-            it.queue.upload,
+            lambda: it.queue.upload(1),
             lambda: it.queue.close(held),
         ):
             with pytest.raises(JournalError, match="disk full"):
@@ -460,7 +460,7 @@ class TestUpload:
     CONTENT = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
     def begin(self, it, content=CONTENT):
-        upload = it.queue.upload()
+        upload = it.queue.upload(len(content))
         for at in range(0, len(content), CHUNK_BYTES):
             upload.write(content[at : at + CHUNK_BYTES])
         return upload
@@ -620,7 +620,7 @@ class TestUpload:
         assert self.leftovers(it) == []
 
     def test_written_whole_after_the_queue_was_reopened_leaves_nothing(self, it, monkeypatch):
-        upload = it.queue.upload()
+        upload = it.queue.upload(4)
         it.commit()
         it.push(b"lost")
         it.fail(monkeypatch)
@@ -643,7 +643,7 @@ class TestUpload:
     def test_whose_file_cannot_be_made_is_refused(self, it):
         (it.path / "blobs").touch()
         with pytest.raises(JournalError, match="cannot write"):
-            it.queue.upload()
+            it.queue.upload(4)
         (it.path / "blobs").unlink()
         assert self.leftovers(it) == []
 

@@ -77,6 +77,34 @@ class TestExpiry:
         assert client.get(queue) == b"x"
 
 
+class TestDelay:
+    def test_keeps_an_item_out_of_sight_until_it_has_passed(self, client, queue):
+        assert client.ask(b"set %s/delay=300 7 0 1\r\na\r\n" % queue) == b"STORED\r\n"
+        client.set(queue, b"b")
+        assert [client.get(queue), client.get(queue)] == [b"b", None]
+        assert client.values(b"get %s/t=5000" % queue) == [(b"%s/t=5000" % queue, 7, None, b"a")]
+
+    def test_holds_over_a_kill_for_items_of_any_size(self, server, wire):
+        large = b"x" * (CHUNK_BYTES + 1)
+        wire.send(b"set work/sync/delay=60000 0 0 %d\r\n%s\r\n" % (len(large), large))
+        assert wire.line() == b"STORED\r\n"
+        wire.send(b"set work/delay=1 0 0 %d\r\n%s\r\n" % (len(large), large))
+        assert wire.line() == b"STORED\r\n"
+        wire.send(b"set work/delay=2/sync 0 0 1 noreply\r\na\r\n")
+        wire.ask(b"version\r\n")
+        server.restart()
+        again = server.connect()
+        assert [again.get(b"work/t=5000") for _ in range(2)] == [large, b"a"]
+        assert again.get(b"work") is None
+        stats = again.stats()
+        assert (stats["queue_work_items"], stats["queue_work_delayed_items"]) == ("0", "1")
+        again.close()
+
+    def test_that_is_no_number_is_refused(self, client, queue):
+        assert client.ask(b"set %s/delay=x 0 0 3\r\nget\r\n" % queue).startswith(b"CLIENT_ERROR bad delay")
+        assert client.get(queue) is None
+
+
 class TestSize:
     @pytest.mark.parametrize(
         "size",

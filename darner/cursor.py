@@ -1,0 +1,146 @@
+"""A durable place in a queue: reads its items in order and removes none.
+
+What a cursor has read is its own affair: the queue's readers see nothing of it, and what they remove before
+the cursor comes to it is skipped. The place is in the queue's journal.
+"""
+
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from darner._proto import Item
+from darner.blob import BlobReader
+from darner.errors import JournalError
+from darner.queue import Queue, Waiter
+
+# between the name of a queue and that of a cursor, in a request
+MARK = b"/cursor="
+
+
+class Cursor:
+    """Fetched from like a `Queue`. Methods that touch items raise JournalError if the journal refuses."""
+
+    __slots__ = ("_back", "_label", "_next", "_opened", "name", "queue", "reserved", "waiters")
+
+    def __init__(self, queue: Queue, label: bytes) -> None:
+        """Take up the place that the journal has for `label`, or begin with the oldest item."""
+        self.queue = queue
+        self.name = queue.name + MARK + label
+        self._label = label
+        self.reserved: dict[int, Item] = {}
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._opened: BlobReader | None = None
+        # the id that is read next, and those before it that came back
+        self._next, *self._back = queue.journal.cursors.get(label, [0])
+
+    def reset(self) -> None:
+        """Drop the place: the next item is the oldest."""
+        self.queue.journal.keep_cursor(self._label, [])
+        self.clear()
+
+    def clear(self) -> None:
+        """The queue is deleted, and the place with it."""
+        self._next = 0
+        self._back.clear()
+        self.reserved.clear()
+
+    def _keep(self, next: int, back: Iterable[int], reserved: Iterable[int]) -> None:
+        # what is reserved counts as not read, for a crash may take its reader along
+        self.queue.journal.keep_cursor(self._label, [next, *sorted([*back, *reserved])])
+
+    @property
+    def transactions(self) -> int:
+        """How many `/open` there were, on the queue itself, too."""
+        return self.queue.transactions
+
+    @transactions.setter
+    def transactions(self, count: int) -> None:
+        self.queue.transactions = count
+
+    # Out
+
+    def peek(self) -> Item | None:
+        """Return the next item and leave the cursor where it is."""
+        queue = self.queue
+        item = self._come_back()
+        while item is None and (item := queue.journal.next_live(self._next)) is not None:
+            self._next = item.id
+            if queue.has_expired(item):
+                self._next += 1
+                item = None
+        if item is not None and item.blob:
+            self._opened = queue.open_blob(item)
+        return item
+
+    def _come_back(self) -> Item | None:
+        while self._back:
+            item = self.queue.journal.live(self._back[0])
+            if item is not None and not self.queue.has_expired(item):
+                return item
+            del self._back[0]
+        return None
+
+    def pop(self) -> Item | None:
+        """Return the next item and move on."""
+        item = self.peek()
+        if item is not None:
+            self._move_past(item, self.reserved)
+        return item
+
+    def reserve(self) -> Item | None:
+        """Return the next item, which counts as read when it is closed."""
+        item = self.peek()
+        if item is not None:
+            self._move_past(item, [*self.reserved, item.id])
+            self.reserved[item.id] = item
+        return item
+
+    def _move_past(self, item: Item, reserved: Iterable[int]) -> None:
+        next, back = (self._next, self._back[1:]) if self._back else (item.id + 1, self._back)
+        self._keep(next, back, reserved)
+        self._next, self._back = next, back
+
+    def open_blob(self, item: Item) -> BlobReader:
+        """Return the bytes of the item just fetched, whose data is None: see `Queue.open_blob`."""
+        opened, self._opened = self._opened, None
+        return opened if opened is not None else self.queue.open_blob(item)
+
+    def is_reserved(self, item: Item) -> bool:
+        """Whether an item that was reserved still is."""
+        return self.reserved.get(item.id) is item
+
+    def close(self, item: Item) -> None:
+        """Count a reserved item as read."""
+        if self.is_reserved(item):
+            self._keep(self._next, self._back, self.reserved.keys() - {item.id})
+            del self.reserved[item.id]
+
+    def abort(self, item: Item) -> None:
+        """Have a reserved item read again, before those that come after it."""
+        if self.is_reserved(item):
+            del self.reserved[item.id]
+            insort(self._back, item.id)
+            self.serve()
+
+    # Waiting
+
+    def wait(self, waiter: Waiter) -> None:
+        """Have `waiter` served when there is an item to read, first come, first served."""
+        waiter.queue = self
+        self.waiters[waiter] = None
+
+    def serve(self) -> None:
+        """There may be an item: give it to who waits."""
+        while self.waiters:
+            waiter = next(iter(self.waiters))
+            if waiter.has_gone():
+                waiter.cancel()
+                continue
+            try:
+                item = waiter.fetch(self)
+            except JournalError:
+                return  # they go on waiting: the queue may recover
+            if item is None:
+                return
+            del self.waiters[waiter]
+            waiter.deliver(self, item)

@@ -1,0 +1,38 @@
+"""Where a set goes that is for several queues at once: a queue and its children, or an alias.
+
+All of them get the item in one turn, or none does. A queue that is by itself never comes here.
+"""
+
+from collections.abc import Sequence
+
+from darner._proto import RECORD_HEAD_BYTES, copy_record
+from darner.queue import Queue
+
+
+class Fanout:
+    """Several queues that are set to as one."""
+
+    __slots__ = ("queues",)
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self.queues = queues
+
+    def push(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
+        """Put an item at the end of each queue, or have it come there in `delay_ms`: see `Queue.push` and
+        `Queue.push_delayed`. If one of them cannot take it, it is in none."""
+        size = len(record) - RECORD_HEAD_BYTES
+        for queue in self.queues:
+            queue.check(size)
+        for queue in self.queues:
+            # each item writes the head of its own
+            copy = copy_record(record)
+            if delay_ms:
+                queue.push_delayed(copy, flags, exptime, delay_ms)
+            else:
+                queue.push(copy, flags, exptime)
+
+
+def parent_of(name: bytes) -> bytes:
+    """The name of the queue whose child this is, by its name; b"" if it is no child."""
+    parent, plus, _ = name.partition(b"+")
+    return parent if plus else b""

@@ -1,0 +1,335 @@
+"""Sets that go to several queues: children of a queue, and aliases."""
+
+import pytest
+from brokers import Data
+
+from darner._proto import CHUNK_BYTES
+from darner.config import QueueSettings
+from darner.errors import JournalError, QueueFullError
+from darner.journal import Journal
+from darner.queue import Queue, Upload, Waiter
+
+LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
+
+
+@pytest.fixture
+def data(tmp_path):
+    data = Data(tmp_path / "data")
+    yield data
+    data.settle()
+    data.broker.close()
+
+
+class TestChild:
+    def test_gets_what_is_set_on_its_parent_once_it_is_there(self, data):
+        data.set(b"orders", b"before")
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"after")
+        data.broker.queue(b"orders+late")
+        data.set(b"orders", b"last")
+        assert data.read_all(b"orders") == [b"before", b"after", b"last"]
+        assert data.read_all(b"orders+audit") == [b"after", b"last"]
+        assert data.read_all(b"orders+late") == [b"last"]
+
+    def test_is_a_queue_like_any(self, data):
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders+audit", b"its own")
+        data.set(b"orders", b"flushed")
+        data.broker.queue(b"orders+audit").flush()
+        data.set(b"orders+audit", b"its own again")
+        assert data.read_all(b"orders+audit") == [b"its own again"]
+        assert data.read_all(b"orders") == [b"flushed"]
+
+    def test_is_one_of_the_first_name_alone(self, data):
+        for name in (b"a+b", b"a+b+c", b"+x", b"ab"):
+            data.broker.queue(name)
+        data.set(b"a", b"1")
+        data.set(b"a+b", b"2")
+        data.set(b"+x", b"3")
+        assert data.read_all(b"a+b") == [b"1", b"2"]
+        assert data.read_all(b"a+b+c") == [b"1"]
+        assert data.read_all(b"+x") == [b"3"]
+        assert data.read_all(b"ab") == []
+
+    def test_is_found_again_after_a_restart(self, data):
+        data.broker.queue(b"orders+audit")
+        data.restart()
+        data.set(b"orders", b"1")
+        assert data.read_all(b"orders+audit") == [b"1"]
+
+    def test_that_is_deleted_gets_nothing_more_and_lets_its_parent_be_alone(self, data):
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"1")
+        data.broker.delete(b"orders+audit")
+        data.set(b"orders", b"2")
+        assert b"orders+audit" not in data.broker.queues
+        assert data.broker.sinks[b"orders"] is data.broker.queues[b"orders"]
+
+    def test_lives_on_without_its_parent_and_is_set_to_when_that_comes_back(self, data):
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"1")
+        data.broker.delete(b"orders")
+        assert b"orders" not in data.broker.queues
+        data.set(b"orders", b"2")
+        assert data.read_all(b"orders") == [b"2"]
+        assert data.read_all(b"orders+audit") == [b"1", b"2"]
+
+    def test_serves_who_waits_for_an_item(self, data):
+        delivered = []
+        waiter = Waiter(Queue.pop, lambda queue, item: delivered.append((queue.name, item.data)))
+        data.broker.queue(b"orders+audit").wait(waiter)
+        data.set(b"orders", b"1")
+        assert delivered == [(b"orders+audit", b"1")]
+        assert data.broker.queues[b"orders"].items == 1
+
+    def test_out_of_service_has_no_queue_take_the_item(self, data):
+        audit = data.broker.queue(b"orders+audit")
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        audit.failure = JournalError("the disk is gone")
+        with pytest.raises(JournalError, match="the disk is gone"):
+            data.set(b"orders", b"1")
+        assert data.finish(upload) == [audit.failure]
+        data.broker.queues[b"orders+audit"].failure = None
+        assert data.read_all(b"orders") == data.read_all(b"orders+audit") == []
+        assert data.blobs() == []
+
+    def test_that_cannot_be_opened_has_no_queue_take_the_item(self, data):
+        data.broker.queue(b"orders+audit")
+        data.settle()
+        data.broker.close()
+        (data.path / "orders+audit" / "CURRENT").unlink()
+        data.open()
+        with pytest.raises(JournalError, match="CURRENT"):
+            data.set(b"orders", b"1")
+        assert data.read_all(b"orders") == []
+
+    @pytest.mark.parametrize("full", [b"orders", b"orders+audit"])
+    def test_has_an_item_or_none_of_them_has(self, data, full):
+        data.settings[b"orders"] = QueueSettings(max_items=9)
+        data.settings[full] = QueueSettings(max_items=1)
+        data.settings[b"orders+other"] = QueueSettings(max_items=1, discard_old_when_full=True)
+        for child in (b"orders+audit", b"orders+other"):
+            data.broker.queue(child)
+        data.set(b"orders", b"1")
+        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.sinks[b"orders"].queues)
+        data.write(upload, LARGE)
+        with pytest.raises(QueueFullError):
+            data.set(b"orders", b"2")
+        with pytest.raises(QueueFullError):
+            data.broker.upload(b"orders", len(LARGE))
+        (error,) = data.finish(upload)
+        assert isinstance(error, QueueFullError)
+        for name in (b"orders", b"orders+audit", b"orders+other"):
+            assert data.read_all(name) == [b"1"]
+        assert data.blobs() == []
+        data.set(b"orders", b"3")
+        assert data.read_all(b"orders+other") == [b"3"]
+
+    def test_gets_a_delayed_item_when_its_parent_does(self, data):
+        data.broker.queue(b"orders+audit")
+        data.broker.sink(b"orders").push_delayed(b"1", 0, 0, 10, sync=False)
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        told = []
+        upload.finish(0, 0, told.append, sync=False, delay_ms=10)
+        data.settle()
+        assert told == [None]
+        for name in (b"orders", b"orders+audit"):
+            assert data.read(name) is None
+        data.now += 10
+        for name in (b"orders", b"orders+audit"):
+            assert data.read_all(name) == [b"1", LARGE]
+        assert data.blobs() == []
+
+    def test_gets_what_is_moved_to_its_parent(self, data):
+        data.settings[b"work"] = QueueSettings(max_age_ms=10, expire_to_queue="orders")
+        data.settings[b"orders+memory"] = QueueSettings(durable=False)
+        for child in (b"orders+audit", b"orders+memory"):
+            data.broker.queue(child)
+        data.set(b"work", b"1")
+        assert data.upload(b"work", LARGE) == [None]
+        data.now += 10
+        data.broker.tidy()
+        data.settle()
+        for name in (b"orders", b"orders+audit", b"orders+memory"):
+            assert data.read_all(name) == [b"1", LARGE]
+        data.broker.tidy()
+        assert data.broker.queues[b"work"].journal.state.items == 0
+        assert data.blobs() == []
+
+    def test_is_told_of_by_the_reply(self, data, monkeypatch):
+        """A set is acknowledged only if it is written in every queue."""
+        failed = []
+
+        class Client:
+            hold = release = lambda self: None
+
+            def fail(self, slot, error):
+                failed.append(slot)
+
+        data.broker.queue(b"orders+audit")
+        data.settle()
+        write = Journal.write
+
+        def refuse(journal, batch):
+            if journal.path.name == "orders+audit":
+                raise JournalError("disk full")
+            write(journal, batch)
+
+        monkeypatch.setattr(Journal, "write", refuse)
+        data.set(b"orders", b"1")
+        data.broker.sinks[b"orders"].acknowledge(Client(), 5)
+        data.settle()
+        assert failed == [5]
+
+
+class TestFanoutOnly:
+    def test_stores_nothing_in_the_parent(self, data):
+        data.settings[b"orders"] = QueueSettings(fanout_only=True)
+        data.set(b"orders", b"into the void")
+        assert data.upload(b"orders", LARGE) == [None]
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"1")
+        data.set(b"orders+audit", b"2")
+        assert data.upload(b"orders", LARGE) == [None]
+        assert data.read_all(b"orders") == []
+        assert data.read_all(b"orders+audit") == [b"1", b"2", LARGE]
+        assert data.blobs() == []
+
+
+class TestLargeItem:
+    """It is sent in chunks, and on disk once whatever the number of its queues."""
+
+    def test_comes_to_each_queue_and_goes_from_each_by_itself(self, data):
+        for name in (b"orders+audit", b"orders+billing"):
+            data.broker.queue(name)
+        assert data.upload(b"orders", LARGE) == [None]
+        data.restart()
+        assert data.blobs() == ["orders", "orders+audit", "orders+billing"]
+        assert len({file.stat().st_ino for file in data.path.glob("*/blobs/*")}) == 1
+        assert data.read_all(b"orders") == [LARGE]
+        assert data.blobs() == ["orders+audit", "orders+billing"]
+        data.broker.delete(b"orders+audit")
+        data.broker.reap()
+        data.restart()
+        assert data.read_all(b"orders+billing") == [LARGE]
+        assert data.blobs() == []
+
+    @pytest.mark.parametrize("sync", [False, True])
+    def test_is_for_the_queues_that_are_there_when_it_is_whole(self, data, sync):
+        data.broker.queue(b"orders+early")
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        data.broker.delete(b"orders+early")
+        data.broker.queue(b"orders+late")
+        assert data.finish(upload, sync=sync) == [None]
+        assert data.read_all(b"orders+late") == [LARGE]
+        assert data.read_all(b"orders") == [LARGE]
+        assert b"orders+early" not in data.broker.queues
+        assert data.blobs() == []
+
+    def test_finds_the_queues_that_come_and_go_while_it_is_synced(self, data):
+        data.broker.queue(b"orders+early")
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        told = []
+        upload.finish(0, 0, told.append, sync=True)
+        while not data.broker.queues[b"orders+early"].journal.dirty:
+            work, done = data.tasks.pop(0)
+            work()
+            done(None)
+        data.broker.delete(b"orders+early")
+        data.broker.queue(b"orders+late")
+        data.settle()
+        assert told == [None]
+        assert data.read_all(b"orders+late") == data.read_all(b"orders") == [LARGE]
+        data.restart()
+        assert data.blobs() == []
+
+    def test_that_cannot_get_its_other_name_is_in_no_queue(self, data):
+        data.broker.queue(b"orders+audit")
+        data.settle()
+        (data.path / "orders+audit" / "blobs").write_bytes(b"in the way")
+        (error,) = data.upload(b"orders", LARGE)
+        assert "blobs" in str(error)
+        assert data.read_all(b"orders") == data.read_all(b"orders+audit") == []
+        (data.path / "orders+audit" / "blobs").unlink()
+        assert data.blobs() == []
+
+    def test_given_up_leaves_nothing(self, data):
+        data.broker.queue(b"orders+audit")
+        upload = data.broker.upload(b"orders", len(LARGE))
+        data.write(upload, LARGE)
+        upload.abandon()
+        data.settle()
+        assert data.blobs() == []
+
+
+class TestAlias:
+    @pytest.fixture
+    def data(self, tmp_path):
+        data = Data(tmp_path / "data", aliases={b"all": (b"one", b"two"), b"one-only": (b"one",)})
+        yield data
+        data.settle()
+        data.broker.close()
+
+    def test_sets_to_each_of_its_queues_and_is_none_itself(self, data):
+        data.set(b"all", b"1")
+        assert data.upload(b"all", LARGE) == [None]
+        data.set(b"one-only", b"2")
+        assert data.read_all(b"one") == [b"1", LARGE, b"2"]
+        assert data.read_all(b"two") == [b"1", LARGE]
+        assert data.broker.source(b"all", make=True) is None
+        assert data.directories() == ["one", "two"]
+
+    def test_sets_to_the_children_of_its_queues_too(self, data):
+        data.set(b"all", b"1")
+        data.broker.queue(b"two+audit")
+        data.set(b"all", b"2")
+        assert data.read_all(b"two+audit") == [b"2"]
+
+    def test_is_not_hurt_by_delete_or_flush(self, data):
+        data.set(b"all", b"1")
+        assert data.broker.delete(b"all") is None
+        assert data.broker.find(b"all") is None
+        data.set(b"all", b"2")
+        assert data.read_all(b"one") == [b"1", b"2"]
+
+    def test_finds_its_queues_anew_when_they_were_deleted(self, data):
+        data.set(b"all", b"1")
+        data.broker.delete(b"two")
+        data.set(b"all", b"2")
+        assert data.read_all(b"two") == [b"2"]
+
+    def test_hides_a_queue_of_its_name_until_it_is_taken_away(self, data):
+        data.set(b"three", b"hidden")
+        data.broker.set_aliases({b"three": (b"four",)})
+        assert b"three" not in data.broker.sources
+        assert data.broker.source(b"three", make=True) is None
+        assert data.broker.delete(b"three") is None
+        data.set(b"three", b"1")
+        assert data.read_all(b"four") == [b"1"]
+        data.broker.set_aliases({})
+        assert data.broker.sources[b"three"].pop().data == b"hidden"
+        data.set(b"all", b"a queue now")
+        assert data.read_all(b"all") == [b"a queue now"]
+
+    def test_may_be_changed_with_the_settings_of_queues(self, data):
+        data.set(b"all", b"1")
+        data.settings[b"one"] = QueueSettings(fanout_only=True)
+        aliases = {b"one-only": (b"one",), b"new": (b"two",)}
+        changed = data.broker.reconfigure(data.settings_for, aliases)
+        assert sorted(changed) == [b"all", b"new", b"one"]
+        data.set(b"new", b"2")
+        data.set(b"one-only", b"into the void")
+        assert data.read_all(b"one") == [b"1"]
+        assert data.read_all(b"two") == [b"1", b"2"]
+        assert data.broker.reconfigure(data.settings_for, aliases) == []
+
+
+def test_a_queue_by_itself_is_its_own_sink(data):
+    """Fanout costs nothing where there is none."""
+    data.set(b"work", b"1")
+    assert data.broker.sinks[b"work"] is data.broker.queues[b"work"]
+    assert data.broker.sources is data.broker.queues
