@@ -356,7 +356,7 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except ValueError as error:
+        except (leveldb.Error, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
         self._look_for_blobs()
