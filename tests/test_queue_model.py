@@ -1,7 +1,7 @@
-"""Queues on a log and on journals against plain lists, through full disks, failing writes, kills and power cuts.
+"""Queues on real journals against plain lists, through full disks, failing writes, kills and power cuts.
 
-A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what it
-has held: a kill must leave the last of these, a power cut one that is not older than the last sync.
+A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what
+it has held: a kill must leave the last of these, a power cut one that is not older than the last sync.
 """
 
 import errno
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from doubles import Client, Disk, Offload, Silence, at_once, record
+from doubles import Client, Disk, Offload, Silence, record
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class System:
-    """The system's calls, which may be the last thing a process does, and what of its files is on the disk."""
+    """The system's calls, any of which may be a process's last, and what of its files is on the disk."""
 
     CALLS = (
         "open", "mkdir", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite", "posix_fallocate",
@@ -79,21 +79,24 @@ class System:
             before[page] if lost[page] == content[page] else content[page] for page in pages(content)
         )
 
+    def _pwrite(self, descriptor, *_):
+        self.lost.pop(os.fstat(descriptor).st_ino, None)
+
     def _fsync(self, descriptor):
-        self.on_disk[os.readlink(f"/proc/self/fd/{descriptor}")] = True
+        self.on_disk[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = True
 
     def before(self, inode, content):
         return self.on_disk.get(inode, b"").ljust(len(content), b"\0")
 
     def lose_power(self, data, chance):
         """Cut the files of a data directory back to what is on the disk, and some of the rest."""
-        for path in (data / ".log").iterdir():
+        for path in sorted((data / ".log").iterdir()):
             content, share = path.read_bytes(), chance.choice((0, 0.5, 1))
             before = self.before(path.stat().st_ino, content)
             with path.open("r+b") as file:
                 for page in pages(content):
                     file.write(content[page] if chance.random() < share else before[page])
-        for path in data.glob("*/blobs/*"):
+        for path in sorted(data.glob("*/blobs/*"), key=lambda path: path.stat().st_ino):
             if str(path) not in self.on_disk:
                 with path.open("r+b") as file:
                     file.truncate(chance.randrange(path.stat().st_size + 1))
@@ -123,12 +126,13 @@ class Twin:
         self.waiting = []
         self.reserved = {}
         self.exists = False
-        # what it has held since the start, None if it was not there
+        # what it has held since the last power cut, None if it was not there
         self.history = [None]
-        # the oldest of these that may be found after a power cut
+        # the oldest of these that may be found after the next
         self.promised = 0
+        # while it is out of service, what may be found once it is back
+        self.unsure = []
         self.generation = 0
-        self.out_of_service = False
 
     def changed(self):
         self.history.append(self.held)
@@ -138,19 +142,18 @@ class Twin:
         return frozenset((*self.waiting, *self.reserved)) if self.exists else None
 
     def may_hold(self, *, power_cut):
-        if self.out_of_service:
-            return self.history
-        return self.history[self.promised :] if power_cut else self.history[-1:]
+        if power_cut:
+            return self.history[self.promised :] + self.unsure
+        return self.unsure or self.history[-1:]
 
     def found(self, numbers):
-        """A start has found these, in order; None if there is no queue."""
+        """These are there, in order; None if there is no queue."""
         self.exists = numbers is not None
         self.waiting = list(numbers or ())
         self.reserved = {}
-        self.history = [self.held]
-        self.promised = 0
+        self.unsure = []
         self.generation += 1
-        self.out_of_service = False
+        self.changed()
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -176,6 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.order = {}  # number: its place among all, in the order of setting
         self.attempts = {}  # number: how often it came back, if that is known for sure
         self.unsynced = set()  # large items that nobody has synced
+        self.may_miss = set()  # of these, those that were there when the power went
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
         self._start()
@@ -213,24 +217,24 @@ class QueueMachine(RuleBasedStateMachine):
         if hasattr(self.broker, "_lock"):
             self.broker._lock.close()
 
-    def _restart(self, may_hold, calls=0, may_miss=frozenset()):
+    def _restart(self, may_hold, calls=0):
         self._start(calls)
         for name, twin in self.twins.items():
-            twin.history = may_hold[name]
-            self._find(name, twin, may_miss)
+            twin.unsure = may_hold[name]
+            if name in self.broker.broken:
+                assert self.disk.refuses, self.broker.broken[name]
+            else:
+                self._find(name, twin)
 
-    def _find(self, name, twin, may_miss=frozenset()):
+    def _find(self, name, twin):
         """What is there must be something that may be there."""
-        if name in self.broker.broken:
-            assert self.disk.refuses, self.broker.broken[name]
-            twin.out_of_service = True
-            return
         numbers = self._numbers(self.broker.queues[name]) if name in self.broker.queues else None
         if numbers is None:
             # a queue of which nothing was logged is none
-            assert any(not may for may in twin.history)
+            assert any(not may for may in twin.unsure)
         else:
-            assert any(may is not None and may - may_miss <= set(numbers) <= may for may in twin.history)
+            held = frozenset(numbers)
+            assert any(may is not None and may - self.may_miss <= held <= may for may in twin.unsure)
         twin.found(numbers)
 
     def _numbers(self, queue):
@@ -265,9 +269,9 @@ class QueueMachine(RuleBasedStateMachine):
         try:
             queue = self.broker.queue(name)
         except JournalError:
-            assert twin.out_of_service or (self._is_troubled and not twin.exists)
+            assert twin.unsure or (self._is_troubled and not twin.exists)
             return None, twin
-        assert not twin.out_of_service
+        assert not twin.unsure
         if not twin.exists:
             twin.exists = True
             twin.changed()
@@ -436,10 +440,30 @@ class QueueMachine(RuleBasedStateMachine):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
 
+    @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
+    def work_off(self, name, count, seed):
+        """Some items are reserved, and most of them closed, in any order, some before all is written."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        taken = list(range(before, len(self.holds)))
+        chance = random.Random(seed)
+        chance.shuffle(taken)
+        holds = [self.holds[index] for index in taken[: chance.randrange(len(taken) + 1)]]
+        written = chance.randrange(len(holds) + 1)
+        for hold in holds[:written]:
+            self._end_hold(self.holds.index(hold), "close")
+        self.tick(count=5)
+        self.threads_run()
+        for hold in holds[written:]:
+            self._end_hold(self.holds.index(hold), "close")
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), how=st.sampled_from(["close", "abort"]))
     def end_hold(self, data, how):
-        index = data.draw(st.integers(0, len(self.holds) - 1))
+        self._end_hold(data.draw(st.integers(0, len(self.holds) - 1)), how)
+
+    def _end_hold(self, index, how):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
         if how == "abort":
@@ -480,7 +504,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(name=names)
     def delete(self, name):
         twin = self.twins[name]
-        if twin.exists and not twin.out_of_service and self._tried(self.broker.delete, name):
+        if twin.exists and not twin.unsure and self._tried(self.broker.delete, name):
             twin.waiting.clear()
             twin.reserved.clear()
             twin.exists = False
@@ -517,7 +541,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.broker.tick()
             self._told()
         for name, twin in self.twins.items():
-            if twin.out_of_service and name not in self.broker.broken:
+            if twin.unsure and name not in self.broker.broken:
                 self._find(name, twin)
 
     @precondition(lambda self: self.offload.tasks)
@@ -533,7 +557,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def all_is_written(self):
-        """Once there is no trouble, the directories have just what is live, and the log nothing that is needed."""
+        """Without trouble, the directories come to have just what is live, and the log nothing."""
         self.heal()
         for upload, *_ in self.uploads:
             upload.abandon()
@@ -548,8 +572,9 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             raise AssertionError("it does not come to rest")
         assert not self.clients
-        for name, queue in self.broker.queues.items():
-            self._holds_nothing_else(queue, self.twins[name])
+        for name, twin in self.twins.items():
+            if twin.exists:
+                self._holds_nothing_else(self.broker.queues[name], twin)
         self.broker.log.roll()
         self.threads_run()
         assert len(list((self.data / ".log").glob("[0-9]*"))) == 1
@@ -631,10 +656,10 @@ class QueueMachine(RuleBasedStateMachine):
         after = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
         self._die()
         may_hold = {name: before[name] + after[name] for name in self.twins}
-        if what == "push" and not twin.out_of_service:
+        if what == "push" and not twin.unsure:
             last = len(self.items)
             may_hold[name] = [*may_hold[name], (before[name][-1] or frozenset()) | {last}]
-        elif what == "flush" and not twin.out_of_service:
+        elif what == "flush" and not twin.unsure:
             may_hold[name] = [*may_hold[name], frozenset(twin.reserved)]
         elif what == "delete":
             may_hold[name] = [*may_hold[name], None]
@@ -645,13 +670,19 @@ class QueueMachine(RuleBasedStateMachine):
         self._kill(tasks)
         self.system.lose_power(self.data, random.Random(seed))
         self.attempts.clear()
+        self.may_miss |= self.unsynced
         may_hold = {name: twin.may_hold(power_cut=True) for name, twin in self.twins.items()}
-        self._restart(may_hold, calls, self.unsynced)
+        for name, twin in self.twins.items():
+            twin.history, twin.promised = list(may_hold[name]), 0
+        self._restart(may_hold, calls)
+        for twin in self.twins.values():
+            if not twin.unsure:  # what it holds is on the disk
+                del twin.history[:-1]
 
     @invariant()
     def counts_are_exact(self):
         for name, twin in self.twins.items():
-            assert (name in self.broker.queues) == (twin.exists and not twin.out_of_service)
+            assert (name in self.broker.queues) == (twin.exists and not twin.unsure)
             if name in self.broker.queues:
                 queue = self.broker.queues[name]
                 assert queue.items == len(twin.waiting)
@@ -676,7 +707,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
     report_multiple_bugs=False,
-    max_examples=int(os.environ.get("EXAMPLES", 60)),
+    max_examples=int(os.environ.get("EXAMPLES", "100")),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
