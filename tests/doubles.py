@@ -1,0 +1,137 @@
+"""What stands in for a thread, a client, a disk and a log in tests that drive the queues themselves."""
+
+from darner import leveldb
+
+RECORD_HEAD_BYTES = 28
+
+
+def record(data):
+    """An item's bytes, as the parser gives them: with room for the record's head before them."""
+    return bytes(RECORD_HEAD_BYTES) + data
+
+
+class Silence:
+    """A logger that keeps what it was told, and says nothing."""
+
+    def __init__(self):
+        self.lines = []
+
+    def debug(self, event, **fields):
+        self.lines.append((event, fields))
+
+    info = warning = error = exception = debug
+
+
+class Client:
+    """A client whose replies may have to wait."""
+
+    def __init__(self):
+        self.held = 0
+        self.failed = []
+
+    def hold(self):
+        self.held += 1
+
+    def release(self):
+        assert self.held
+        self.held -= 1
+
+    def fail(self, slot, error):
+        assert self.held
+        self.failed.append(slot)
+
+
+class Offload:
+    """A thread that runs when told to."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def __call__(self, work, done):
+        self.tasks.append((work, done))
+
+    def run(self):
+        """Do the oldest task."""
+        work, done = self.tasks.pop(0)
+        try:
+            work()
+        except Exception as error:
+            done(error)
+        else:
+            done(None)
+
+    def run_all(self):
+        """Do all tasks, and those that come of them."""
+        while self.tasks:
+            self.run()
+
+
+def at_once(work, done):
+    """Offload to nowhere."""
+    offload = Offload()
+    offload(work, done)
+    offload.run()
+
+
+class Disk:
+    """LevelDB on a disk that fails when told to.
+
+    `failures`: of the next writes, whether each fails "before" or "after" it is done, or None. `refuses`:
+    whether it can not be opened. A handle that has failed must not be written to again: LevelDB would lose
+    what it accepts.
+    """
+
+    def __init__(self, monkeypatch):
+        self.failures = []
+        self.refuses = False
+        self.writes = 0
+        self.handles = []
+        self._open = leveldb.DB
+        monkeypatch.setattr(leveldb, "DB", self.open)
+
+    def open(self, *args, **options):
+        if self.refuses:
+            raise leveldb.Error("no space left to open it")
+        handle = Handle(self, self._open(*args, **options))
+        self.handles.append(handle)
+        return handle
+
+    def drop(self):
+        """The process is no more."""
+        for handle in self.handles:
+            handle.close()
+        self.handles.clear()
+
+
+class Handle:
+    def __init__(self, disk, db):
+        self.disk = disk
+        self.failed = False
+        self._db = db
+
+    def __getattr__(self, name):
+        return getattr(self._db, name)
+
+    def write_batch(self, *, sync):
+        assert sync
+        assert not self.failed
+        return WriteBatch(self, self._db.write_batch(sync=True))
+
+
+class WriteBatch:
+    def __init__(self, handle, batch):
+        self._handle = handle
+        self._batch = batch
+
+    def __getattr__(self, name):
+        return getattr(self._batch, name)
+
+    def write(self):
+        disk = self._handle.disk
+        failure = disk.failures.pop(0) if disk.failures else None
+        if failure != "before":
+            self._batch.write()
+            disk.writes += 1
+        if failure is not None:
+            self._handle.failed = True
+            raise leveldb.Error("no space left")
