@@ -38,7 +38,7 @@ from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
-from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name
+from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
 from darner.wal import Client, Life, Log
 
@@ -881,6 +881,16 @@ class Journal:
         except OSError as error:
             self.abandon_blob(blob)
             raise JournalError(f"cannot link {path} to {file}: {error}") from error
+        return blob
+
+    def write_blob(self, data: bytes) -> int:
+        """Begin a blob with these bytes; returns its id. Raises JournalError if that cannot be."""
+        blob = self.begin_blob()
+        try:
+            write_whole(self.blob_path(blob), data)
+        except JournalError:
+            self.abandon_blob(blob)
+            raise
         return blob
 
     def blob_path(self, blob: int) -> Path:

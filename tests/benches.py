@@ -2,13 +2,25 @@
 
 from doubles import Offload, record
 
+from darner import leveldb
 from darner.commit import Committer
 from darner.config import QueueSettings
+from darner.errors import JournalError
 from darner.journal import Journal
 from darner.queue import Queue
 from darner.wal import Log
 
 NOW = 1_700_000_000_000
+
+
+class Watched(Journal):
+    """A journal that counts how often it is looked through."""
+
+    scans = 0
+
+    def scan(self, *args):
+        self.scans += 1
+        return super().scan(*args)
 
 
 class Bench:
@@ -18,6 +30,9 @@ class Bench:
         self.path = path
         self.now = NOW
         self.settings = settings or QueueSettings()
+        # what was moved and where to, and how many more are to be taken there; None is all
+        self.moved = []
+        self.moves_left = None
         path.mkdir()
         self.open()
 
@@ -27,11 +42,19 @@ class Bench:
         lives, damage = self.log.recover()
         assert not damage
         self.committer = Committer(self.log, self.threads)
-        self.journal = Journal(
+        self.journal = Watched(
             b"work", self.path / "work", self.committer, self.log, self.now, lives.get(b"work", ())
         )
         self.log.begin()
         self.queue = Queue(b"work", self.journal, lambda: self.now, self.settings)
+        self.queue.on_move = self.move
+
+    def move(self, _, item, name):
+        if self.moves_left == 0:
+            raise JournalError("no room there")
+        if self.moves_left is not None:
+            self.moves_left -= 1
+        self.moved.append((item.data, name))
 
     def set(self, **settings):
         self.settings = QueueSettings(**settings)
@@ -47,6 +70,13 @@ class Bench:
         for _ in range(8):
             self.committer.tick()
             self.threads.run_all()
+
+    def records(self, kind):
+        """The keys of one kind that LevelDB has."""
+        self.commit()
+        self.journal.close()
+        with leveldb.DB(str(self.journal.path)) as db:
+            return [key for key, _ in db if key.startswith(kind)]
 
     def close(self):
         self.threads.run_all()

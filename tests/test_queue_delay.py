@@ -2,10 +2,10 @@
 
 import pytest
 from benches import Bench
+from doubles import Disk
 
 from darner import queue
 from darner.errors import JournalError, QueueFullError
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 
@@ -127,46 +127,75 @@ def test_is_flushed_with_the_queue_and_leaves_nothing(it):
     it.now += 1000
     it.sweep()
     assert it.waiting() == [b"b"]
-    it.commit()
-    assert not list(it.journal._db.iterator(start=b"d", stop=b"e"))
+    assert it.records(b"d") == []
 
 
-def test_joins_once_while_its_end_is_being_written(it, monkeypatch):
+@pytest.mark.parametrize("written", ["while it joins", "while it is delayed"])
+def test_joins_once_while_that_is_being_written(it, written):
     it.delay(1000, b"a")
-    it.commit()
-    it.queue.push(b"synced", 0, 0, sync=True)
-    it.committer.commit()
+    if written == "while it joins":
+        it.commit()
+    it.committer.checkpoint(it.journal)
     it.now += 1000
     for _ in range(3):
         it.queue.sweep()
-        it.committer.commit()
-    assert it.queue.items == 2
+        it.committer.checkpoint(it.journal)
+    assert it.queue.items == 1
     it.restart()
-    assert it.waiting() == [b"synced", b"a"]
+    assert it.waiting() == [b"a"]
+    assert it.records(b"d") == []
 
 
-def test_that_is_still_being_written_joins_later(it):
-    it.delay(1000, b"a", sync=True)
-    it.committer.commit()
+@pytest.mark.parametrize("committed", [False, True])
+def test_survives_a_kill_and_joins_once(it, committed, monkeypatch):
+    monkeypatch.setattr(queue, "JOIN_ITEMS", 2)
+    it.delay(1000, b"a", b"b", b"c")
+    if committed:
+        it.commit()
+    it.kill()
     it.now += 1000
     it.queue.sweep()
-    assert it.queue.pop() is None
-    it.commit()
-    assert it.waiting() == [b"a"]
+    it.kill()
+    assert (it.queue.items, it.queue.delayed_items) == (2, 1)
+    it.sweep()
+    it.kill()
+    assert it.waiting() == [b"a", b"b", b"c"]
+    assert it.records(b"d") == []
 
 
-def test_whose_write_failed_is_not_there(it, monkeypatch):
-    def refuse(*_):
-        raise JournalError("disk full")
-
-    it.commit()
+def test_that_was_flushed_does_not_come_back_with_a_kill(it):
     it.delay(1000, b"a")
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", refuse)
-        it.commit()
+    it.commit()
+    it.queue.flush()
+    it.delay(500, b"b")
+    it.kill()
     it.now += 1000
     it.sweep()
-    assert (it.queue.items, it.queue.delayed_items) == (0, 0)
+    assert it.waiting() == [b"b"]
+
+
+def test_comes_in_its_order_out_of_memory_and_from_the_disk(it):
+    it.delay(3000, b"c")
+    it.delay(1000, b"a")
+    it.commit()
+    it.delay(2000, b"b")
+    it.committer.checkpoint(it.journal)
+    it.delay(4000, b"d")
+    it.now += 4000
+    assert it.waiting() == [b"a", b"b", b"c", b"d"]
+
+
+def test_is_written_again_after_a_write_that_failed(it, monkeypatch):
+    disk = Disk(monkeypatch)
+    it.restart()
+    it.delay(1000, b"a")
+    disk.failures = ["before"]
+    it.commit()
+    it.now += 1000
+    with pytest.raises(JournalError, match="no space"):
+        it.queue.sweep()
+    it.commit()
+    assert it.waiting() == [b"a"]
 
 
 def test_of_any_size_comes_with_its_bytes(it):

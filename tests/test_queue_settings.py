@@ -133,8 +133,8 @@ class TestLimit:
         else:
             assert isinstance(told[0], QueueFullError)
             assert it.waiting() == [b"a"]
-            it.commit()
-            assert not list((it.path / "blobs").iterdir())
+            it.tick()
+            assert not list((it.path / "work" / "blobs").iterdir())
 
 
 class TestMaxAge:
@@ -190,27 +190,29 @@ class TestSweep:
             assert it.queue.restless or it.queue.items == 1
         assert it.waiting() == [b"head"]
 
-    def test_looks_at_nothing_before_an_item_may_have_expired(self, small, it, monkeypatch):
+    def test_looks_at_nothing_before_an_item_may_have_expired(self, small, it):
         it.push(b"head")
         it.push(*[b"x"] * 20, exptime=60)
         it.commit()
         it.sweep()
-        scans = []
-        monkeypatch.setattr(Journal, "scan", lambda *args: scans.append(args))
+        before = it.journal.scans
         it.now += 59_000
         it.sweep()
-        assert not scans
+        assert it.journal.scans == before
+        it.now += 1000
+        it.sweep()
+        assert it.journal.scans > before
 
-    def test_of_a_queue_without_expiry_looks_at_nothing_after_a_restart_either(self, it, monkeypatch):
+    def test_of_a_queue_without_expiry_looks_at_nothing_after_a_restart_either(self, it):
         it.push(*[b"x"] * 20)
         it.push(b"y", exptime=1)
         it.commit()
         it.now += 1000
         it.sweep()
         it.restart()
-        monkeypatch.setattr(Journal, "scan", None)
         it.sweep()
-        assert it.queue.items == 20
+        assert (it.queue.items, it.journal.scans) == (20, 0)
+        assert not it.queue.stirs
 
     def test_remembers_over_a_restart_that_items_expire(self, small, it):
         it.push(b"head")
@@ -241,13 +243,16 @@ class TestSweep:
         assert it.queue.expired_items == 1
         assert it.waiting() == [b"b"]
 
-    def test_may_come_while_the_queue_is_being_synced(self, small, it):
+    def test_may_come_while_the_queue_is_being_written(self, small, it):
         it.push(b"head", b"second")
         for number in range(20):
             it.push(b"%d" % number, exptime=5 * (number % 2))
-        it.commit()
-        it.queue.push(b"synced", 0, 5, sync=True)
-        it.committer.commit()
+        it.committer.checkpoint(it.journal)
+        it.now += 5000
+        it.queue.sweep()
+        it.threads.run_all()
+        it.push(b"x", exptime=5)
+        it.committer.checkpoint(it.journal)
         it.now += 5000
         for _ in range(3):
             it.queue.sweep()
@@ -273,20 +278,6 @@ class TestSweep:
             it.restart()
             assert it.waiting() == [b"first"]
 
-    def test_counts_once_what_was_put_back_after_a_reload(self, small, it):
-        it.push(b"head")
-        it.push(b"x", exptime=5)
-        it.push(*[b"%d" % number for number in range(8)])
-        it.commit()
-        held = [it.queue.reserve() for _ in range(2)]
-        it.queue.reload()
-        for item in reversed(held):
-            it.queue.abort(item)
-        it.now += 5000
-        it.sweep()
-        assert (it.queue.items, it.queue.expired_items) == (9, 1)
-        assert it.waiting() == [b"head", *(b"%d" % number for number in range(8))]
-
     def test_drops_large_items_with_their_files(self, it):
         it.push(b"head")
         upload = it.queue.upload(3)
@@ -295,10 +286,8 @@ class TestSweep:
         it.commit()
         it.now += 5000
         it.sweep()
-        doomed = it.journal.take_doomed()
-        assert len(doomed) == 1
-        it.journal.delete_blobs(doomed)
-        assert not list((it.path / "blobs").iterdir())
+        it.tick()
+        assert not list((it.path / "work" / "blobs").iterdir())
 
     def test_lets_who_waits_go_on_waiting(self, it):
         got = []
@@ -308,15 +297,6 @@ class TestSweep:
         assert not got
         it.push(b"a")
         assert got == [b"a"]
-
-    def test_is_skipped_while_the_queue_is_out_of_service(self, it):
-        it.push(b"a", exptime=1)
-        it.commit()
-        it.now += 1000
-        it.queue.failure = JournalError("disk full")
-        it.queue.sweep()
-        assert it.queue.expired_items == 0
-        it.queue.failure = None
 
 
 class TestFlushExpired:
@@ -353,10 +333,10 @@ class TestOpenTimeout:
         it.queue.reserve()
         it.now += 999
         it.sweep()
-        assert it.queue.open_transactions == 2
+        assert len(it.queue.reserved) == 2
         it.now += 1
         it.sweep()
-        assert (it.queue.open_transactions, it.queue.canceled_transactions) == (0, 2)
+        assert (len(it.queue.reserved), it.queue.canceled_transactions) == (0, 2)
         assert it.waiting() == [b"a", b"b", b"c"]
 
     def test_gives_it_to_who_waits_and_leaves_the_old_holder_nothing_to_close(self, it):
@@ -387,7 +367,7 @@ class TestOpenTimeout:
         it.now += 5000
         it.set(open_timeout_ms=1000)
         it.sweep()
-        assert it.queue.open_transactions == 1
+        assert len(it.queue.reserved) == 1
         it.now += 1000
         it.sweep()
         assert it.waiting() == [b"a"]
@@ -414,28 +394,37 @@ class TestMaxAttempts:
         it.restart()
         assert it.waiting() == [b"b"]
 
-    def test_sets_it_aside_for_the_dead_letter_queue(self, it):
+    def test_moves_it_to_the_dead_letter_queue(self, it):
         it.set(max_attempts=1, dead_letter_queue="dead")
         it.push(b"poison", b"b")
         it.queue.abort(it.queue.reserve())
-        ((item, name),) = it.queue.leaving
-        assert (item.data, name) == (b"poison", b"dead")
-        assert (it.queue.discarded, it.queue.open_transactions, it.queue.items) == (0, 0, 1)
+        assert it.moved == [(b"poison", b"dead")]
+        assert (it.queue.discarded, len(it.queue.reserved), it.queue.items) == (0, 0, 1)
 
 
 class TestExpireToQueue:
-    def test_holds_no_more_than_some_in_memory(self, small, it, monkeypatch):
-        monkeypatch.setattr(queue, "MAX_LEAVING", 5)
-        it.set(expire_to_queue="late")
-        it.push(*[b"x"] * 50, exptime=1)
+    @pytest.mark.parametrize("expire", ["pop", "sweep", "flush_expired", "push"])
+    def test_that_takes_nothing_has_all_stay_and_lose_nothing(self, small, it, expire):
+        it.set(expire_to_queue="late", max_items=60)
+        it.push(b"held")
+        it.push(*[b"%d" % number for number in range(50)], exptime=1)
+        it.queue.reserve()
         it.push(b"tail")
         it.now += 1000
-        assert it.queue.pop() is None
+        it.moves_left = 7
+        do = {"flush_expired": lambda: list(it.queue.flush_expired()), "push": lambda: it.push(*[b"x"] * 20)}
+        for _ in range(3):
+            with pytest.raises((JournalError, QueueFullError)):
+                do.get(expire, getattr(it.queue, expire))()
+        it.kill()
+        it.moves_left = None
         it.sweep()
-        assert len(it.queue.leaving) == 5
+        assert sorted(it.moved) == sorted((b"%d" % number, b"late") for number in range(50))
+        left = it.waiting()
+        assert left[:2] == [b"held", b"tail"]
 
     def test_that_is_the_queue_itself_only_drops(self, it):
         it.set(expire_to_queue="work")
         it.push(b"a", exptime=-1)
         assert it.queue.pop() is None
-        assert not it.queue.leaving
+        assert not it.moved
