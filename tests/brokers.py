@@ -43,6 +43,12 @@ class Data:
             self.settle()
             self.run_timers()
 
+    def write_out_once(self):
+        """Have LevelDB written, or try to."""
+        for queue in self.broker.queues.values():
+            self.broker._committer.checkpoint(queue.journal)
+        self.settle()
+
     def write_out(self):
         """Have LevelDB written, and files deleted that are not needed any more."""
         self.tick(8)

@@ -93,7 +93,8 @@ class TestChild:
         assert data.blobs() == []
 
     def test_that_cannot_be_opened_has_no_queue_take_the_item(self, data):
-        data.broker.queue(b"orders+audit")
+        data.set(b"orders+audit", b"0")
+        data.write_out()
         data.close()
         (data.path / "orders+audit" / "CURRENT").unlink()
         data.open()
