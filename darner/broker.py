@@ -91,7 +91,6 @@ class Reaper:
 class Quiet:
     """Waits for a sync that nobody else waits for."""
 
-
     def hold(self) -> None:
         """Nothing is held back."""
 

@@ -606,7 +606,11 @@ def dump_stats(connection: "Connection", request: Request) -> None:
     for name in request.args or sorted({*broker.queues, *broker.aliases}):
         queue = broker.find(name) if name not in broker.broken else None
         _dump(
-            connection, request, name, read(QUEUE_FIGURES, queue) if queue is not None else (), broker.children(name)
+            connection,
+            request,
+            name,
+            read(QUEUE_FIGURES, queue) if queue is not None else (),
+            broker.children(name),
         )
     connection.reply(request, END)
 

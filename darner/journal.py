@@ -809,9 +809,7 @@ class Journal:
         """The delayed items in the order in which they are due, those that were flushed among them."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = (
-            (key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed()
-        )
+        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
         staged = [batch.in_order() for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):

@@ -2,7 +2,6 @@
 
 import pytest
 from benches import Bench
-from doubles import record
 
 from darner.holds import Holds
 from darner.queue import Queue, Waiter

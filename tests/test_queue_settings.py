@@ -1,7 +1,7 @@
 """What the settings of a queue do: limits, expiry, reserved items that come back. The clock is a number."""
 
 import pytest
-from benches import NOW, Bench
+from benches import Bench
 
 from darner import journal, queue
 from darner._proto import CHUNK_BYTES, ITEM_BYTES
