@@ -90,7 +90,7 @@ class Admission:
         self.lingering: set[Arrival] = set()
         self._offload = offload
         # passwords to be checked when there is a thread for it
-        self._checks: deque[Callable[[], None]] = deque()
+        self._checks: deque[tuple[Arrival, auth.User | None, bytes, Callable[[bool], None]]] = deque()
         self._checking = 0
 
     def __call__(self) -> "Arrival":
@@ -111,31 +111,36 @@ class Admission:
         )
         return False
 
-    def check(self, user: auth.User | None, password: bytes, done: Callable[[bool], None]) -> None:
-        """Check a password in a thread, in its turn, and call `done` with what came of it."""
+    def check(
+        self, arrival: "Arrival", user: auth.User | None, password: bytes, done: Callable[[bool], None]
+    ) -> None:
+        """Check a password in a thread, in its turn, and call `done` with what came of it; not if `arrival`
+        has gone by then."""
+        self._checks.append((arrival, user, password, done))
+        self._check_next()
 
-        def start() -> None:
-            result = [False]
+    def _check_next(self) -> None:
+        while self._checks and self._checking < CHECKS:
+            arrival, user, password, done = self._checks.popleft()
+            if arrival in self.arriving:
+                self._checking += 1
+                self._check(arrival, user, password, done)
 
-            def work() -> None:
-                result[0] = auth.check(user, password)
+    def _check(
+        self, arrival: "Arrival", user: auth.User | None, password: bytes, done: Callable[[bool], None]
+    ) -> None:
+        is_right = [False]
 
-            def finished(_: Exception | None) -> None:
-                self._checking -= 1
-                if self._checks:
-                    self._start(self._checks.popleft())
-                done(result[0])
+        def work() -> None:
+            is_right[0] = auth.check(user, password)
 
-            self._offload(work, finished)
+        def finished(_: Exception | None) -> None:
+            self._checking -= 1
+            self._check_next()
+            if arrival in self.arriving:
+                done(is_right[0])
 
-        if self._checking < CHECKS:
-            self._start(start)
-        else:
-            self._checks.append(start)
-
-    def _start(self, check: Callable[[], None]) -> None:
-        self._checking += 1
-        check()
+        self._offload(work, finished)
 
     def change_users(self, users: auth.Users | None) -> None:
         """Go by these users from now on, None letting everybody in. Closes the connections of those that
@@ -238,8 +243,6 @@ class Arrival(asyncio.Protocol):
         user = users.get(name)
 
         def done(is_right: bool) -> None:
-            if self not in self._admission.arriving:
-                return
             if user is None or not is_right:
                 self._fail("wrong user or password", reply=b"" if noreply else FAILED, user=name[:64])
             elif self._admission.users is None or self._admission.users.get(name) == user:
@@ -248,7 +251,7 @@ class Arrival(asyncio.Protocol):
             else:
                 self._fail("user changed meanwhile")
 
-        self._admission.check(user, password, done)
+        self._admission.check(self, user, password, done)
 
     def _let_in(self, guard: auth.Guard | None, *, reply: bytes = b"") -> None:
         self._leave()

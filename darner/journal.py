@@ -898,7 +898,8 @@ class Journal:
     def abandon_blob(self, blob: int) -> None:
         """A blob that was begun will not be finished."""
         self.doomed.append((blob, self.state.change))
-        self._writes.add(self)
+        if not self.state.deleted:
+            self._writes.add(self)
 
     def _doom(self, blob: int) -> None:
         self.batch.ops.append((_proto.marker_key(blob), b""))
@@ -919,10 +920,9 @@ class Journal:
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
         a crash does no harm."""
-        if not self.state.deleted:
-            self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
-            if not self.dirty:
-                self._mark()
+        self.batch.ops.extend((_proto.marker_key(blob), None) for blob in blobs)
+        if not (self.dirty or self.state.deleted):
+            self._mark()
 
     def _delete_unknown_blobs(self) -> None:
         """Delete the files of blobs that were begun in a change that was lost with the machine."""

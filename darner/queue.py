@@ -275,8 +275,7 @@ class Upload:
         """Forget the item: nothing of it stays."""
 
         def gone() -> None:
-            # otherwise all its files go
-            if self._blob and self._generation == self.queue.journal.generation:
+            if self._blob:
                 self.queue.journal.abandon_blob(self._blob)
 
         self._abandon_links()

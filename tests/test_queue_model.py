@@ -1,78 +1,112 @@
-"""Queues on real journals against plain lists, through failing writes, restarts and kills.
+"""Queues on a log and on journals against plain lists, through full disks, failing writes, kills and power cuts.
 
-A number stands for an item; it travels as the item's flags. The model knows of
-each journal what is on disk, what is being written and what is staged on top of that.
+A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what it
+has held: a kill must leave the last of these, a power cut one that is not older than the last sync.
 """
 
-import contextlib
+import errno
 import itertools
+import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+from doubles import Client, Disk, Offload, Silence, at_once, record
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from darner import _proto, broker, commit, journal, queue
+from darner import _proto, broker, journal, queue, wal
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.config import QueueSettings
-from darner.errors import ItemTooLargeError, JournalError, QueueFullError
-from darner.journal import Journal
+from darner.errors import JournalError, StartError
+from darner.queue import Queue
 
 NAMES = (b"work", b"play")
 CHUNK_BYTES = 16
-SETTINGS = (
-    QueueSettings(),
-    QueueSettings(max_items=3),
-    QueueSettings(max_bytes=20, max_item_size=30, discard_old_when_full=True),
-    QueueSettings(max_items=2, max_age_ms=4000, discard_old_when_full=True),
-)
+SEGMENT_BYTES = 1024
+PAGE_BYTES = 256
 
 
-class Silence:
-    def debug(self, *_, **__):
-        pass
-
-    warning = error = debug
+class Killed(BaseException):
+    """The process is no more."""
 
 
-class Offload:
-    """A thread that runs when told to."""
+class System:
+    """The system's calls, which may be the last thing a process does, and what of its files is on the disk."""
 
-    def __init__(self):
-        self.tasks = []
+    CALLS = (
+        "open", "mkdir", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite", "posix_fallocate",
+    )  # fmt: skip
 
-    def __call__(self, work, done):
-        self.tasks.append((work, done))
+    def __init__(self, patch):
+        self.calls_left = 0  # until the process is killed; 0 is never
+        self.full = False
+        self.sync_fails = False
+        self.on_disk = {}  # of segments by inode, of blobs by path
+        self.lost = {}  # of segments, what was in memory when a sync failed
+        for name in self.CALLS:
+            patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
 
-    def run(self):
-        work, done = self.tasks.pop(0)
-        try:
-            work()
-        except Exception as error:
-            done(error)
-        else:
-            done(None)
+    def _wrapped(self, name, call):
+        before = getattr(self, "_" + name, lambda *_: None)
+
+        def wrapped(*args, **options):
+            if self.calls_left:
+                self.calls_left -= 1
+                if not self.calls_left:
+                    raise Killed
+            before(*args)
+            return call(*args, **options)
+
+        return wrapped
+
+    def _posix_fallocate(self, *_):
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    def _fdatasync(self, descriptor):
+        inode = os.fstat(descriptor).st_ino
+        content = os.pread(descriptor, 2 * SEGMENT_BYTES, 0)
+        if self.sync_fails:
+            self.lost[inode] = content
+            raise OSError(errno.EIO, "cannot write")
+        # what was lost once is not written again unless it changes
+        lost, before = self.lost.get(inode, b""), self.before(inode, content)
+        self.on_disk[inode] = b"".join(
+            before[page] if lost[page] == content[page] else content[page] for page in pages(content)
+        )
+
+    def _fsync(self, descriptor):
+        self.on_disk[os.readlink(f"/proc/self/fd/{descriptor}")] = True
+
+    def before(self, inode, content):
+        return self.on_disk.get(inode, b"").ljust(len(content), b"\0")
+
+    def lose_power(self, data, chance):
+        """Cut the files of a data directory back to what is on the disk, and some of the rest."""
+        for path in (data / ".log").iterdir():
+            content, share = path.read_bytes(), chance.choice((0, 0.5, 1))
+            before = self.before(path.stat().st_ino, content)
+            with path.open("r+b") as file:
+                for page in pages(content):
+                    file.write(content[page] if chance.random() < share else before[page])
+        for path in data.glob("*/blobs/*"):
+            if str(path) not in self.on_disk:
+                with path.open("r+b") as file:
+                    file.truncate(chance.randrange(path.stat().st_size + 1))
+        self.on_disk.clear()
+        self.lost.clear()
+        for path in (data / ".log").iterdir():
+            self.on_disk[path.stat().st_ino] = path.read_bytes()
+        for path in data.glob("*/blobs/*"):
+            self.on_disk[str(path)] = True
 
 
-class Reply:
-    """A client that waits for one reply."""
-
-    def __init__(self):
-        self.held = 0
-        self.failed = 0
-
-    def hold(self):
-        self.held += 1
-
-    def release(self):
-        self.held -= 1
-
-    def fail(self, slot, error):
-        self.failed += 1
+def pages(content):
+    return [slice(at, at + PAGE_BYTES) for at in range(0, len(content), PAGE_BYTES)]
 
 
 class Hold:
@@ -82,230 +116,190 @@ class Hold:
         self.queue, self.item, self.number = queue, item, number
 
 
-class First:
-    """Draws the first of each."""
-
-    @staticmethod
-    def draw(strategy):
-        return 0
-
-
 class Twin:
-    """What a journal should hold."""
+    """What a queue should hold."""
 
-    def __init__(self, name, journal, order):
-        self.name = name
-        self.journal = journal
-        self.order = order
-        # its numbers, those of delayed items negative, and whether it is deleted
-        self.on_disk = (frozenset(), False)
-        self.in_thread = None  # likewise
+    def __init__(self):
         self.waiting = []
-        self.delayed = []
         self.reserved = {}
-        self.deleted = False
-        self.out_of_service = False
+        self.exists = False
+        # what it has held since the start, None if it was not there
+        self.history = [None]
+        # the oldest of these that may be found after a power cut
+        self.promised = 0
         self.generation = 0
-        self.replies = []  # that stand on what is staged
-        self.replies_in_thread = []
+        self.out_of_service = False
+
+    def changed(self):
+        self.history.append(self.held)
 
     @property
-    def staged(self):
-        delayed = {-number for number in self.delayed}
-        return (frozenset(self.waiting) | frozenset(self.reserved) | delayed, self.deleted)
+    def held(self):
+        return frozenset((*self.waiting, *self.reserved)) if self.exists else None
 
-    def forget_staged(self):
-        """What the disk has is all there is."""
-        numbers, self.deleted = self.on_disk
-        self.reserved = {n: hold for n, hold in self.reserved.items() if n in numbers}
-        self.live(numbers - self.reserved.keys())
+    def may_hold(self, *, power_cut):
+        if self.out_of_service:
+            return self.history
+        return self.history[self.promised :] if power_cut else self.history[-1:]
+
+    def found(self, numbers):
+        """A start has found these, in order; None if there is no queue."""
+        self.exists = numbers is not None
+        self.waiting = list(numbers or ())
+        self.reserved = {}
+        self.history = [self.held]
+        self.promised = 0
         self.generation += 1
-
-    def live(self, numbers):
-        self.waiting = sorted((n for n in numbers if n > 0), key=self.order.get)
-        self.delayed = [-n for n in numbers if n < 0]
+        self.out_of_service = False
 
 
 class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = patch = pytest.MonkeyPatch()
-        patch.setattr(queue, "WINDOW_BYTES", 3 * queue.ITEM_BYTES)
+        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(wal, "LONG_SEGMENTS", 3)
+        patch.setattr(queue, "WINDOW_BYTES", 3 * _proto.ITEM_BYTES)
         patch.setattr(queue, "READ_ITEMS", 2)
         patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(journal, "STAGED_BYTES", 8 * _proto.ITEM_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
-        patch.setattr(commit, "INLINE_BYTES", 40)
         patch.setattr(broker, "log", Silence())
-        really_write, really_open = Journal.write, Journal._open
-
-        def write(journal, batch):
-            mode = self.failing.pop(journal, None)
-            if mode != "before" and mode != "for long":
-                really_write(journal, batch)
-            if mode:
-                self.failed[journal] = mode
-                raise JournalError("no space left")
-
-        def open_(journal, *args):
-            if self.failed.get(journal) == "for long":
-                raise JournalError("still no space left")
-            really_open(journal, *args)
-
-        patch.setattr(Journal, "write", write)
-        patch.setattr(Journal, "_open", open_)
-        self.failing, self.failed = {}, {}
-        self.data = Path(tempfile.mkdtemp(prefix="darner-model"))
+        self.disk = Disk(patch)
+        self.system = System(patch)
+        memory = Path("/dev/shm")
+        self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
         self.now = 1_000_000
-        # number: data, or a list of it if in chunks, when it expires by itself, and when it was set
-        self.items = {}
+        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
         self.order = {}  # number: its place among all, in the order of setting
-        self.due = {}  # number of an item that was delayed: when it is due, and its place among those
+        self.attempts = {}  # number: how often it came back, if that is known for sure
+        self.unsynced = set()  # large items that nobody has synced
         self.places = itertools.count()
-        self.twins = {}  # of queues, by name
-        self.retired = {}  # of deleted queues whose journal is still there
-        self.settings = dict.fromkeys(NAMES, SETTINGS[0])
+        self.twins = {name: Twin() for name in NAMES}
         self._start()
 
-    def _start(self):
-        self.offload = Offload()
-        self.broker = Broker(self.data, lambda: self.now, self.offload, self.settings.__getitem__)
-        self.broker.open()
-        self.holds, self.uploads, self.readers = [], [], []
+    # The process
+
+    def _start(self, calls=0):
+        while True:
+            self.offload = Offload()
+            self.broker = Broker(self.data, lambda: self.now, self.offload)
+            self.holds, self.uploads, self.readers, self.clients = [], [], [], []
+            self.system.calls_left = calls
+            try:
+                self.broker.open()
+                return
+            except Killed:
+                self._die()
+                calls = 0
+            except StartError:
+                assert self.system.sync_fails
+                self.system.sync_fails = False
+                self._die()
+            finally:
+                self.system.calls_left = 0
+
+    def _die(self):
+        self.system.calls_left = 0
+        self.disk.failures.clear()
+        self.disk.drop()
+        log = getattr(self.broker, "log", None)
+        if log is not None:
+            for file in [*log._files, log._spare]:
+                if file is not None:
+                    os.close(file.descriptor)
+        if hasattr(self.broker, "_lock"):
+            self.broker._lock.close()
+
+    def _restart(self, may_hold, calls=0, may_miss=frozenset()):
+        self._start(calls)
+        for name, twin in self.twins.items():
+            twin.history = may_hold[name]
+            self._find(name, twin, may_miss)
+
+    def _find(self, name, twin, may_miss=frozenset()):
+        """What is there must be something that may be there."""
+        if name in self.broker.broken:
+            assert self.disk.refuses, self.broker.broken[name]
+            twin.out_of_service = True
+            return
+        numbers = self._numbers(self.broker.queues[name]) if name in self.broker.queues else None
+        if numbers is None:
+            # a queue of which nothing was logged is none
+            assert any(not may for may in twin.history)
+        else:
+            assert any(may is not None and may - may_miss <= set(numbers) <= may for may in twin.history)
+        twin.found(numbers)
+
+    def _numbers(self, queue):
+        journal = queue.journal
+        items, _ = journal.read(journal.state.floor, 1 << 20, 1 << 30)
+        items = journal.kept_items() + items
+        for item in items:
+            self._is_item(item, item.flags)
+            if item.flags in self.attempts:
+                assert item.attempts == self.attempts[item.flags]
+        numbers = [item.flags for item in items]
+        assert numbers == sorted(numbers, key=self.order.get)
+        assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
+        return numbers
+
+    def _is_item(self, item, number):
+        data, expires = self.items[number]
+        assert item.flags == number
+        assert item.expires_ms == expires
+        assert item.data == (None if isinstance(data, list) else data)
+        assert item.size == self._size(number)
+
+    def _size(self, number):
+        data = self.items[number][0]
+        return len(data[0] if isinstance(data, list) else data)
 
     # The model
 
     def _queue(self, name):
-        queue = self.broker.queue(name)
-        if name not in self.twins:
-            twin = self.retired.pop(name, None) or Twin(name, queue.journal, self.order)
-            twin.deleted = False
-            self.twins[name] = twin
-        assert queue.journal is self.twins[name].journal
-        return queue, self.twins[name]
-
-    def _promise(self, twin):
-        """Somebody has done something, and waits to hear that it is so."""
-        if not twin.journal.settled:
-            reply = Reply()
-            twin.journal.acknowledge(reply, 0)
-            twin.replies.append(reply)
-
-    def _head(self, twin):
-        self._drop_expired_head(twin)
-        while not twin.waiting and self._join(twin):
-            self._drop_expired_head(twin)
-        return twin.waiting[0] if twin.waiting else None
-
-    def _drop_expired_head(self, twin):
-        while twin.waiting and self._has_expired(twin.waiting[0], twin):
-            twin.waiting.pop(0)
-
-    def _join(self, twin):
-        """What is delayed joins if it is due, and on disk; returns whether anything did."""
-        due = [n for n in twin.delayed if self.due[n][0] <= self.now and -n in twin.on_disk[0]]
-        for number in sorted(due, key=self.due.get):
-            twin.delayed.remove(number)
-            twin.waiting.append(number)
-            self.order[number] = next(self.places)
-            data, expires, _ = self.items[number]
-            self.items[number] = (data, expires, self.now)
-        return bool(due)
-
-    def _has_expired(self, number, twin):
-        _, expires, since = self.items[number]
-        max_age = self.settings[twin.name].max_age_ms
-        return 0 < expires <= self.now or (max_age is not None and self.now - since >= max_age)
-
-    def _refusal(self, twin, size, *, discard=True):
-        """What a set of an item of so many bytes raises, or None if there is room, now."""
-        settings = self.settings[twin.name]
-        if settings.max_item_size is not None and size > settings.max_item_size:
-            return ItemTooLargeError
-        if self._is_full(twin, size):
-            if self._is_over(twin, twin.delayed, size):
-                return QueueFullError
-            self._drop_expired_head(twin)
-            if not settings.discard_old_when_full and self._is_full(twin, size):
-                return QueueFullError
-            while discard and self._is_full(twin, size):
-                twin.waiting.pop(0)
-        return None
-
-    def _is_full(self, twin, size):
-        return self._is_over(twin, twin.waiting + twin.delayed, size)
-
-    def _is_over(self, twin, numbers, size):
-        settings = self.settings[twin.name]
-        held = sum(self._size(number) for number in numbers)
-        return (settings.max_items is not None and len(numbers) >= settings.max_items) or (
-            settings.max_bytes is not None and held + size > settings.max_bytes
-        )
-
-    def _drop_expired(self, twin):
-        """Returns how many."""
-        live = [number for number in twin.waiting if not self._has_expired(number, twin)]
-        count = len(twin.waiting) - len(live)
-        twin.waiting = live
-        return count
+        """The queue and its twin; no queue if there is no room for one."""
+        twin = self.twins[name]
+        try:
+            queue = self.broker.queue(name)
+        except JournalError:
+            assert twin.out_of_service or (self._is_troubled and not twin.exists)
+            return None, twin
+        assert not twin.out_of_service
+        if not twin.exists:
+            twin.exists = True
+            twin.changed()
+        return queue, twin
 
     @property
-    def all_twins(self):
-        return [*self.twins.values(), *self.retired.values()]
+    def _is_troubled(self):
+        queues = self.broker.queues.values()
+        return (
+            self.system.full
+            or self.disk.refuses
+            or self.broker.log.segment.refusal is not None
+            or any(queue.journal.failing is not None for queue in queues)
+        )
 
-    def _committed(self, twins=None):
-        """A commit of these, or all, has taken place: bring the twins to where their journals are."""
-        for twin in self.all_twins if twins is None else twins:
-            if twin.journal in self.failed:
-                self._lost(twin)
-            elif twin.journal.writing is None:
-                self._all_written(twin)
-            elif twin.in_thread is None:
-                twin.in_thread = twin.staged
-                twin.replies_in_thread, twin.replies = twin.replies, []
-                assert all(reply.held == 1 for reply in twin.replies_in_thread)
+    def _tried(self, do, *args):
+        """Whether that could be done; it must be, but for a disk in trouble."""
+        try:
+            do(*args)
+        except JournalError:
+            assert self._is_troubled
+            return False
+        return True
 
-    def _all_written(self, twin):
-        if not twin.out_of_service:
-            twin.on_disk = twin.staged
-        self._settled(twin.replies, failed=False)
-
-    def _lost(self, twin):
-        mode = self.failed[twin.journal]
-        twin.out_of_service = mode == "for long"
-        if mode == "after":  # it was written after all, but for what was staged behind it
-            if twin.in_thread is None:
-                twin.on_disk = twin.staged
-                self._settled(twin.replies, failed=False)
-            else:
-                twin.on_disk = twin.in_thread
-        self._settled(twin.replies_in_thread, failed=mode != "after")
-        self._settled(twin.replies, failed=True)
-        twin.in_thread = None
-        if not twin.out_of_service:
-            del self.failed[twin.journal]
-            twin.forget_staged()
-
-    def _settled(self, replies, *, failed):
-        assert all((reply.held, reply.failed) == (0, failed) for reply in replies)
-        replies.clear()
-
-    def _is_item(self, item, number, twin):
-        data, expires, since = self.items[number]
-        assert item.flags == number
-        assert item.expires_ms == expires
-        assert item.enqueued_ms == since
-        assert item.data == (None if isinstance(data, list) else data)
-        assert item.size == len(data[0] if isinstance(data, list) else data)
-
-    # Operations
-
-    names = st.sampled_from(NAMES)
-
-    def _delay(self, number, twin, delay_ms):
-        self.due[number] = (self.now + delay_ms, next(self.places))
-        twin.delayed.append(number)
+    def _head(self, twin):
+        while twin.waiting:
+            expires = self.items[twin.waiting[0]][1]
+            if not expires or expires > self.now:
+                return twin.waiting[0]
+            twin.waiting.pop(0)
+            twin.changed()
+        return None
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
@@ -314,127 +308,125 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _set(self, number, data, exptime):
         expires = self.now + exptime * 1000 if exptime > 0 else -exptime
-        self.items[number] = (data, expires, self.now)
+        self.items[number] = (data, expires)
         self.order[number] = next(self.places)
+        self.attempts[number] = 0
+
+    def _sync(self):
+        """Somebody waits for the log."""
+        client = Client()
+        marks = {name: (twin, twin.history, len(twin.history) - 1) for name, twin in self.twins.items()}
+        self.clients.append((client, marks))
+        self.broker.log.sync(client, 0)
+        self._told()
+
+    def _told(self):
+        waiting = []
+        for client, marks in self.clients:
+            if client.held:
+                waiting.append((client, marks))
+            elif not client.failed:
+                for twin, history, mark in marks.values():
+                    if twin.history is history:
+                        twin.promised = max(twin.promised, mark)
+        self.clients = waiting
+
+    # Operations
+
+    names = st.sampled_from(NAMES)
 
     @rule(name=names, size=st.integers(0, 9), exptime=st.sampled_from([0, 0, 0, 5, -1]), sync=st.booleans())
     def push(self, name, size, exptime, sync):
         queue, twin = self._queue(name)
+        if queue is None:
+            return
         number = self._number(b"x" * size, exptime)
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                queue.push(b"x" * size, number, exptime, sync=sync)
-            return
-        refusal = self._refusal(twin, size)
-        if refusal is not None:
-            with pytest.raises(refusal):
-                queue.push(b"x" * size, number, exptime, sync=sync)
-            return
-        queue.push(b"x" * size, number, exptime, sync=sync)
-        twin.waiting.append(number)
-        self._promise(twin)
+        if self._tried(queue.push, record(b"x" * size), number, exptime):
+            twin.waiting.append(number)
+            twin.changed()
+            if queue.journal.crowded:
+                client = Client()
+                client.hold()
+                queue.journal.crowding.append(client)
+                self.clients.append((client, {}))
+            if sync:
+                self._sync()
 
-    @rule(name=names, delay_ms=st.integers(1, 9).map((1000).__mul__), exptime=st.sampled_from([0, 0, 5]))
-    def push_delayed(self, name, delay_ms, exptime):
+    @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
+    def push_many(self, name, count, size):
+        for _ in range(count):
+            self.push(name=name, size=size, exptime=0, sync=False)
+
+    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), run=st.booleans())
+    def begin_upload(self, name, sizes, run):
         queue, twin = self._queue(name)
-        number = self._number(b"delayed", exptime)
-        refusal = JournalError if twin.out_of_service else self._refusal(twin, 7)
-        if refusal is not None:
-            with pytest.raises(refusal):
-                queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
+        if queue is None:
             return
-        queue.push_delayed(b"delayed", number, exptime, delay_ms, sync=False)
-        self._delay(number, twin, delay_ms)
-        self._promise(twin)
-
-    @rule(name=names, count=st.integers(2, 12), living=st.sampled_from([1, 1, 2, 3]))
-    def push_many(self, name, count, living):
-        for number in range(count):
-            self.push(name=name, size=3, exptime=5 if number % living else 0, sync=False)
-
-    @rule(
-        name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), commit=st.booleans()
-    )
-    def begin_upload(self, name, sizes, commit):
-        queue, twin = self._queue(name)
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                queue.upload(sum(sizes))
+        try:
+            upload = queue.upload()
+        except JournalError:
+            assert self._is_troubled
             return
         number = self._number([b""])
         chunks = [b"%-16d" % number] * len(sizes[1:]) + [b"y" * sizes[0]]
-        size = sum(map(len, chunks))
-        refusal = self._refusal(twin, size, discard=False)
-        if refusal is not None:
-            with pytest.raises(refusal):
-                queue.upload(size)
-            return
-        upload = queue.upload(size)
         for chunk in chunks:
             upload.write(chunk)
-            if commit:
-                self.commit()
+            if run:
+                self.threads_run()
         self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
 
     @precondition(lambda self: self.uploads)
-    @rule(
-        data=st.data(),
-        abandon=st.booleans(),
-        exptime=st.sampled_from([0, 0, 5]),
-        sync=st.booleans(),
-        delay_ms=st.sampled_from([0, 0, 3000]),
-    )
-    def end_upload(self, data, abandon, exptime, sync, delay_ms=0):
-        index = data.draw(st.integers(0, len(self.uploads) - 1))
+    @rule(data=st.data(), abandon=st.booleans(), sync=st.booleans())
+    def end_upload(self, data, abandon, sync):
+        self._end_upload(data.draw(st.integers(0, len(self.uploads) - 1)), abandon=abandon, sync=sync)
+
+    def _end_upload(self, index, *, abandon, sync):
         upload, twin, generation, number, content = self.uploads.pop(index)
         if abandon:
             upload.abandon()
             return
 
         def done(error):
-            if not isinstance(error, JournalError):
-                refusal = self._refusal(twin, len(content))
-                assert error is None if refusal is None else isinstance(error, refusal)
-                if refusal is not None:
-                    return
             if error is not None:
-                assert twin.out_of_service or twin.generation != generation
+                assert self._is_troubled or twin.generation != generation
                 return
-            assert not twin.out_of_service
             assert twin.generation == generation
-            self._set(number, [content], exptime)
-            if delay_ms:
-                self._delay(number, twin, delay_ms)
-            else:
-                twin.waiting.append(number)
-            self._promise(twin)
+            self._set(number, [content], 0)
+            if not sync:
+                self.unsynced.add(number)
+            twin.waiting.append(number)
+            twin.changed()
+            if sync:
+                self._sync()
 
-        upload.finish(number, exptime, done, sync=sync, delay_ms=delay_ms)
+        upload.finish(number, 0, done, sync=sync)
 
-    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3))
-    def push_large(self, name, sizes):
-        _, twin = self._queue(name)
-        if not twin.out_of_service:
-            uploads, self.uploads = self.uploads, []
-            self.begin_upload(name=name, sizes=sizes, commit=False)
-            if self.uploads:
-                self.end_upload(data=First(), abandon=False, exptime=0, sync=False)
-                self.threads_run()
-            self.uploads = uploads
+    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3), sync=st.booleans())
+    def push_large(self, name, sizes, sync):
+        before = len(self.uploads)
+        self.begin_upload(name=name, sizes=sizes, run=False)
+        if len(self.uploads) > before:
+            self._end_upload(before, abandon=False, sync=sync)
+            self.threads_run()
 
     @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), read=st.booleans())
     def fetch(self, name, how, read):
         queue, twin = self._queue(name)
-        fetch = getattr(queue, how)
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                fetch()
+        if queue is None:
             return
-        item, number = fetch(), self._head(twin)
+        try:
+            item = getattr(Queue, how)(queue)
+        except JournalError:
+            assert self._is_troubled
+            while len(twin.waiting) > queue.items:  # expired, and dropped before
+                assert 0 < self.items[twin.waiting.pop(0)][1] <= self.now
+                twin.changed()
+            return
+        number = self._head(twin)
         if number is None:
             assert item is None
             return
-        self._is_item(item, number, twin)
+        self._is_item(item, number)
         if how != "peek":
             twin.waiting.pop(0)
         if how == "reserve":
@@ -442,16 +434,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.holds.append((hold, twin))
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))
-        self._promise(twin)
-
-    @rule(name=names)
-    def lose_a_reserved_item(self, name):
-        """Its id will be another's, and its holder is still there."""
-        _, twin = self._queue(name)
-        if not twin.out_of_service and not twin.in_thread and not twin.waiting:
-            self.push(name=name, size=3, exptime=0, sync=False)
-            self.fetch(name=name, how="reserve", read=False)
-            self.commit_and_fail(name=name, mode="before")
+        twin.changed()
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), how=st.sampled_from(["close", "abort"]))
@@ -459,17 +442,20 @@ class QueueMachine(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.holds) - 1))
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
-        if how == "close" and is_held and twin.out_of_service:
-            with pytest.raises(JournalError):
-                hold.queue.close(hold.item)
+        if how == "abort":
+            if is_held and self._is_troubled:
+                self.attempts.pop(hold.number, None)
+            hold.queue.abort(hold.item)
+        elif not self._tried(hold.queue.close, hold.item):
             return
-        getattr(hold.queue, how)(hold.item)
         del self.holds[index]
         if is_held:
             del twin.reserved[hold.number]
-            if how == "abort" and not twin.out_of_service:
+            if how == "abort":
                 twin.waiting.insert(0, hold.number)
-            self._promise(twin)
+                if hold.number in self.attempts:
+                    self.attempts[hold.number] += 1
+            twin.changed()
 
     @precondition(lambda self: self.readers)
     @rule()
@@ -487,49 +473,19 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(name=names)
     def flush(self, name):
         queue, twin = self._queue(name)
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                queue.flush()
-            return
-        queue.flush()
-        twin.waiting.clear()
-        twin.delayed.clear()
-        self._promise(twin)
+        if queue is not None and self._tried(queue.flush):
+            twin.waiting.clear()
+            twin.changed()
 
     @rule(name=names)
-    def flush_expired(self, name):
-        queue, twin = self._queue(name)
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                next(queue.flush_expired())
-            return
-        assert sum(queue.flush_expired()) == self._drop_expired(twin)
-        self._promise(twin)
-
-    @rule(name=names, settings=st.sampled_from(SETTINGS))
-    def configure(self, name, settings):
-        self.settings[name] = settings
-        if name in self.broker.queues:
-            self.broker.queues[name].configure(settings)
-
-    @precondition(lambda self: self.twins)
-    @rule(data=st.data())
-    def delete(self, data):
-        name = data.draw(st.sampled_from(sorted(self.twins)))
+    def delete(self, name):
         twin = self.twins[name]
-        if twin.out_of_service:
-            with pytest.raises(JournalError):
-                self.broker.delete(name)
-            return
-        assert self.broker.delete(name) is twin.journal
-        del self.twins[name]
-        self.retired[name] = twin
-        twin.waiting.clear()
-        twin.delayed.clear()
-        twin.reserved.clear()
-        twin.deleted = True
-        twin.generation += 1
-        self._promise(twin)
+        if twin.exists and not twin.out_of_service and self._tried(self.broker.delete, name):
+            twin.waiting.clear()
+            twin.reserved.clear()
+            twin.exists = False
+            twin.generation += 1
+            twin.changed()
 
     @rule(seconds=st.integers(1, 6))
     def time_passes(self, seconds):
@@ -538,63 +494,94 @@ class QueueMachine(RuleBasedStateMachine):
     # The disk
 
     @rule()
-    def commit(self):
-        self.broker.committer.commit()
-        self._committed()
+    def sync(self):
+        self._sync()
 
-    @rule(name=names, mode=st.sampled_from(["before", "after", "for long"]))
-    def commit_and_fail(self, name, mode):
-        twin = self.twins.get(name) or self.retired.get(name)
-        if twin is None or (twin.deleted and mode == "for long"):
-            return
-        if twin.in_thread is None:
-            self.failing[twin.journal] = mode
-        self.commit()
-        self.failing = {}  # there was nothing to write, or a thread writes it later
+    @rule(
+        failures=st.lists(st.sampled_from(["before", "after", None]), max_size=3),
+        refuses=st.booleans(),
+        full=st.booleans(),
+        sync_fails=st.booleans(),
+    )
+    def trouble(self, failures, refuses, full, sync_fails):
+        self.disk.failures[:] = failures
+        self.disk.refuses, self.system.full, self.system.sync_fails = refuses, full, sync_fails
+
+    @rule()
+    def heal(self):
+        self.trouble([], refuses=False, full=False, sync_fails=False)
+
+    @rule(count=st.integers(1, 6))
+    def tick(self, count):
+        for _ in range(count):
+            self.broker.tick()
+            self._told()
+        for name, twin in self.twins.items():
+            if twin.out_of_service and name not in self.broker.broken:
+                self._find(name, twin)
 
     @precondition(lambda self: self.offload.tasks)
-    @rule(mode=st.sampled_from([None, None, "before", "after", "for long"]))
-    def thread_runs(self, mode):
-        if mode and not any(twin.deleted for twin in self.all_twins):
-            self.failing = {twin.journal: mode for twin in self.all_twins if twin.in_thread}
-        self._thread_runs()
-
-    def _thread_runs(self):
-        work, done = self.offload.tasks[0]
-        written = {twin: twin.journal.writing for twin in self.all_twins if twin.in_thread}
-        self.offload.tasks[0] = (lambda: self._once(work), done)
+    @rule()
+    def thread_runs(self):
         self.offload.run()
-        settled = [twin for twin in written if twin.journal.writing is not written[twin]]
-        for twin in settled:
-            if twin.journal not in self.failed:
-                twin.on_disk, twin.in_thread = twin.in_thread, None
-                self._settled(twin.replies_in_thread, failed=False)
-        self._committed(settled)
-
-    def _once(self, work):
-        try:
-            work()
-        finally:
-            self.failing = {}
+        self._told()
 
     @rule()
     def threads_run(self):
         while self.offload.tasks:
-            self._thread_runs()
+            self.thread_runs()
 
     @rule()
-    def tidy(self):
-        out = [twin for twin in self.twins.values() if twin.out_of_service]
-        self.failed.clear()
-        self.broker.tidy()
-        for twin in out:
-            twin.out_of_service = False
-            twin.forget_staged()
-        for twin in self.twins.values():
-            self._join(twin)
-            self._drop_expired(twin)
-        self._committed()
-        self.retired = {name: twin for name, twin in self.retired.items() if name in self.broker._retired}
+    def all_is_written(self):
+        """Once there is no trouble, the directories have just what is live, and the log nothing that is needed."""
+        self.heal()
+        for upload, *_ in self.uploads:
+            upload.abandon()
+        self.uploads.clear()
+        for _ in range(200):
+            self.tick(count=1)
+            self.threads_run()
+            journals = [queue.journal for queue in self.broker.queues.values()]
+            busy = any(j.dirty or j.failing or j.untidy or j.doomed for j in journals)
+            if not (busy or self.broker.broken or self.broker._retired or self.broker.log.segment.refusal):
+                break
+        else:
+            raise AssertionError("it does not come to rest")
+        assert not self.clients
+        for name, queue in self.broker.queues.items():
+            self._holds_nothing_else(queue, self.twins[name])
+        self.broker.log.roll()
+        self.threads_run()
+        assert len(list((self.data / ".log").glob("[0-9]*"))) == 1
+        assert {path.name for path in self.data.iterdir() if path.name[0] != "."} <= {
+            name.decode() for name in self.broker.queues
+        }
+
+    def _holds_nothing_else(self, queue, twin):
+        journal = queue.journal
+        files = set()
+        live = set()
+        if not journal.path.exists():
+            assert not twin.held
+            return
+        for key, stored in journal._opened().iterator():
+            assert key[:1] in b"sik"
+            if key[:1] == b"i":
+                item = _proto.decode_item(key, stored)
+                live.add(item.flags)
+                if item.blob:
+                    files.add(journal.blob_path(item.blob))
+                    self._reads_whole(journal, item)
+        assert live == twin.held
+        assert set((journal.path / "blobs").glob("*")) == files
+
+    def _reads_whole(self, journal, item):
+        offload = Offload()
+        reader = BlobReader(journal.blob_path(item.blob), item, offload)
+        assert reader.read(lambda: None) is None
+        offload.run()
+        assert reader.read(lambda: None) == self.items[item.flags][0][0]
+        reader.close()
 
     # The end of the process
 
@@ -602,98 +589,83 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self):
         for upload, *_ in self.uploads:
             upload.abandon()
-        self.commit()
         self.threads_run()
-        self.commit()
-        self.threads_run()
-        self.broker.close()
-        self._committed()
-        self._restarted()
-
-    @rule(data=st.data())
-    def kill(self, data):
-        for work, _ in self.offload.tasks[: data.draw(st.integers(0, 5))]:
-            written = [twin for twin in self.all_twins if twin.in_thread]
-            seen = {twin: twin.journal._db.get(b"s") for twin in written}
-            with contextlib.suppress(OSError):  # its queue was deleted meanwhile
-                work()
-            for twin in written:
-                if twin.journal._db.get(b"s") != seen[twin]:
-                    twin.on_disk = twin.in_thread
-        for twin in self.all_twins:
-            twin.journal._db.close()
-        self.broker._lock.close()
-        self._restarted()
-
-    def _restarted(self):
-        twins = self.twins | self.retired
-        self.twins, self.retired, self.failed = {}, {}, {}
-        self._start()
-        for name, last in twins.items():
-            numbers, deleted = last.on_disk
-            if not deleted:
-                twin = self.twins[name] = Twin(name, self.broker.queues[name].journal, self.order)
-                twin.live(numbers)
-                twin.on_disk = (numbers, False)
-        assert set(self.broker.queues) == set(self.twins)
-        while any(twin.journal.untidy or twin.journal.doomed for twin in self.twins.values()):
-            self.tidy()
+        while self.broker.busy:
             self.threads_run()
-        self.commit()
-        for twin in self.twins.values():
-            self._holds_nothing_else(twin)
+        self.broker.close()
+        self.disk.failures.clear()
+        self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()})
 
-    def _holds_nothing_else(self, twin):
-        files = set()
-        for key, record in twin.journal._db.iterator():
-            assert key[:1] in b"sikxdc"
-            if key[:1] in b"id":
-                item = _proto.decode_item(b"i" + key[-8:], record)
-                is_flushed = key[:1] == b"d" and item.id < twin.journal._live_from
-                assert is_flushed or (item.flags if key[:1] == b"i" else -item.flags) in twin.on_disk[0]
-                if item.blob:
-                    files.add(twin.journal.blob_path(item.blob))
-                    content = self.items[item.flags][0][0]
-                    offload = Offload()
-                    reader = BlobReader(twin.journal.blob_path(item.blob), item, offload)
-                    assert reader.read(lambda: None) is None
-                    offload.run()
-                    assert reader.read(lambda: None) == content
-                    reader.close()
-        assert set((twin.journal.path / "blobs").glob("*")) == files
+    @rule(tasks=st.integers(0, 3), calls=st.integers(0, 25))
+    def kill(self, tasks, calls):
+        """Between two operations; perhaps again while it starts."""
+        self._kill(tasks)
+        self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}, calls)
+
+    def _kill(self, tasks):
+        for work, _ in self.offload.tasks[:tasks]:
+            try:
+                work()
+            except Exception:
+                break
+        self._die()
+
+    @rule(name=names, what=st.sampled_from(["push", "flush", "delete", "tick"]), calls=st.integers(1, 6))
+    def kill_amid(self, name, what, calls):
+        """While it does something: that is done then, or it is not."""
+        before = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
+        self.system.calls_left = calls
+        try:
+            if what == "push":
+                self.push(name=name, size=300, exptime=0, sync=False)
+            elif what == "tick":
+                self.tick(count=5)
+                self.threads_run()
+            else:
+                getattr(self, what)(name=name)
+        except Killed:
+            pass
+        finally:
+            self.system.calls_left = 0
+        twin = self.twins[name]
+        after = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
+        self._die()
+        may_hold = {name: before[name] + after[name] for name in self.twins}
+        if what == "push" and not twin.out_of_service:
+            last = len(self.items)
+            may_hold[name] = [*may_hold[name], (before[name][-1] or frozenset()) | {last}]
+        elif what == "flush" and not twin.out_of_service:
+            may_hold[name] = [*may_hold[name], frozenset(twin.reserved)]
+        elif what == "delete":
+            may_hold[name] = [*may_hold[name], None]
+        self._restart(may_hold)
+
+    @rule(seed=st.integers(0, 1 << 16), tasks=st.integers(0, 3), calls=st.integers(0, 25))
+    def power_cut(self, seed, tasks, calls):
+        self._kill(tasks)
+        self.system.lose_power(self.data, random.Random(seed))
+        self.attempts.clear()
+        may_hold = {name: twin.may_hold(power_cut=True) for name, twin in self.twins.items()}
+        self._restart(may_hold, calls, self.unsynced)
 
     @invariant()
     def counts_are_exact(self):
         for name, twin in self.twins.items():
-            if twin.out_of_service:
-                continue
-            queue = self.broker.queues[name]
-            state = twin.journal.state
-            assert queue.items == len(twin.waiting)
-            assert queue.waiting_bytes == sum(self._size(n) for n in twin.waiting)
-            assert len(queue.reserved) == len(twin.reserved)
-            assert queue.delayed_items == len(twin.delayed)
-            assert twin.journal.delayed_bytes == sum(self._size(n) for n in twin.delayed)
-            if twin.journal.settled:
-                live = {}
-                for key, record in twin.journal._db.iterator(start=b"i", stop=b"j"):
-                    item = _proto.decode_item(key, record)
-                    if item.id >= state.floor or item.id in twin.journal.kept:
-                        live[item.flags] = item.size
-                assert live == {n: self._size(n) for n in (*twin.waiting, *twin.reserved)}
-                assert (state.items, state.bytes) == (len(live), sum(live.values()))
-
-    def _size(self, number):
-        data = self.items[number][0]
-        return len(data[0] if isinstance(data, list) else data)
+            assert (name in self.broker.queues) == (twin.exists and not twin.out_of_service)
+            if name in self.broker.queues:
+                queue = self.broker.queues[name]
+                assert queue.items == len(twin.waiting)
+                assert queue.waiting_bytes == sum(map(self._size, twin.waiting))
+                assert len(queue.reserved) == len(twin.reserved)
 
     def teardown(self):
         try:
+            self.all_is_written()
             self.restart()
-            for name in list(self.twins):
-                while self._head(self.twins[name]):
+            for name, twin in self.twins.items():
+                while twin.exists and self._head(twin):
                     self.fetch(name=name, how="pop", read=False)
-                assert self.broker.queues[name].pop() is None
+                assert self.broker.queue(name).pop() is None
             self.broker.close()
         finally:
             self.patch.undo()
@@ -704,7 +676,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
     report_multiple_bugs=False,
-    max_examples=150,
+    max_examples=int(os.environ.get("EXAMPLES", 60)),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
