@@ -136,7 +136,10 @@ class Connection:
     """The protocol of one client's connection: an `asyncio.Protocol`, but for its base, for it is compiled."""
 
     __slots__ = (
+        "_awake",
         "_blocked",
+        "_buffered",
+        "_descriptor",
         "_draining",
         "_ended",
         "_held",
@@ -148,9 +151,6 @@ class Connection:
         "_rest",
         "_streams",
         "_timer",
-        "_awake",
-        "_buffered",
-        "_descriptor",
         "_transport",
         "_upload_request",
         "_waiter",
