@@ -250,8 +250,8 @@ class Broker:
                 self._retired[name] = (journal, self.log.synced)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
-            self.log.keep_found(journal)
             if not self._destroy(journal):
+                self.log.unpin(journal)
                 raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
         self._lives.pop(name, None)
 

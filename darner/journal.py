@@ -339,26 +339,29 @@ class Journal:
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
+        assert self.log is not None
         last, state = lives[-1], self.state
+        over = self._exists and state.life in {life.number for life in lives[:-1]}
         if not self._exists:
             state.life = last.number
-        elif state.life in {life.number for life in lives[:-1]}:
-            state.deleted = True  # for another has begun
-            return
+            over = last.retired
         elif state.life != last.number and last.retired:
             return  # this one began after that
+        if over:
+            state.deleted = True
+            self.log.keep_found(self)
+            return
         # no batch is to be sealed or marked before all is done
         self.dirty = self.writing = True
         change = state.change
         try:
             self._replay(last)
-        except ValueError as error:
+        except (leveldb.Error, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
-            assert self.log is not None
             self.log.keep_found(self)
             self._mark()
 
@@ -953,7 +956,7 @@ class Journal:
                     if item.id != start:
                         self._skip(start, item.id)
                     start = item.id + 1
-                    if item.id in self.gone:
+                    if item.id in self.gone or item.id < self.state.floor:
                         continue  # its record goes with the next batch
                     items.append(item)
                     size += item.memory_bytes
