@@ -356,7 +356,7 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except ValueError as error:
+        except (leveldb.Error, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
         self._look_for_blobs()
@@ -961,12 +961,10 @@ class Journal:
                     items.append(item)
                     size += item.memory_bytes
                     if len(items) >= max_items or size >= max_bytes:
-                        self.reads = start
                         return items, start
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         self._skip(start, self.state.next_id)
-        self.reads = self.state.next_id
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:

@@ -570,7 +570,7 @@ class Queue:
     def _read_ahead(self) -> bool:
         journal = self.journal
         while journal.reads < journal.state.next_id:
-            items, _ = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
+            items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
