@@ -72,9 +72,7 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
             await asyncio.sleep(0)
         figures.append((time.thread_time() - begun) / (TURNS * connections * pipeline) * 1e6)
         broker.tick()
-    while broker.busy:
-        await asyncio.sleep(0.01)
-    broker.close()
+    threads.shutdown()
     return figures
 
 
