@@ -134,3 +134,4 @@ class Committer:
                 except JournalError as failure:
                     error = failure
                 self._settle(journal, error)
+            journal.close(journal.resting_state())
