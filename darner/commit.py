@@ -19,6 +19,8 @@ MAX_TICKS = 4
 REST_TICKS = 20
 # How many journals are begun to be written in one tick: each costs an fsync.
 WRITES_PER_TICK = 64
+# And how many when the server closes.
+WRITES_AT_CLOSE = 500
 
 
 class Committer:
@@ -120,13 +122,16 @@ class Committer:
         self.offload(lambda: journal.compact(span), done)
 
     def close(self) -> None:
-        """Write all that is staged, on this thread; nothing may be being written."""
+        """Write what is staged, on this thread, of as many journals as that does not take long for: of the others
+        the log has it. Nothing may be being written."""
+        left = WRITES_AT_CLOSE
         for journal in list(self._active):
             if blobs := journal.take_doomed():
                 with contextlib.suppress(OSError):  # then after the next start
                     journal.delete_blobs(blobs)
                     journal.forget(blobs)
-            if journal.dirty or journal.sealed is not None:
+            if left and (journal.dirty or journal.sealed is not None):
+                left -= 1
                 journal.seal()
                 error = None
                 try:
