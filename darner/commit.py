@@ -42,6 +42,8 @@ class Committer:
     def discard(self, journal: Journal) -> None:
         """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
+        # it may be asked for yet, as long as the log is needed for it
+        journal.log = None
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
@@ -111,15 +113,20 @@ class Committer:
     def close(self) -> None:
         """Write all that is staged, on this thread; nothing may be being written."""
         for journal in list(self._active):
+            self._write_now(journal)
             if blobs := journal.take_doomed():
                 with contextlib.suppress(OSError):  # then after the next start
                     journal.delete_blobs(blobs)
                     journal.forget(blobs)
-            if journal.dirty or journal.sealed is not None:
-                journal.seal()
-                error = None
-                try:
-                    journal.write()
-                except JournalError as failure:
-                    error = failure
-                self._settle(journal, error)
+                self._write_now(journal)
+
+    def _write_now(self, journal: Journal) -> None:
+        if journal.log is None or not (journal.dirty or journal.sealed is not None):
+            return
+        journal.seal()
+        error = None
+        try:
+            journal.write()
+        except JournalError as failure:
+            error = failure
+        self._settle(journal, error)
