@@ -31,6 +31,8 @@ from darner.wal import Client, Log
 
 log = structlog.get_logger()
 
+# How many queues' LevelDB are left open at start: each has four descriptors and 200 KB.
+MAX_OPEN = 500
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
@@ -207,6 +209,9 @@ class Broker:
         found = [name_of(directory) for directory in self._directories(self._data)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
+            if len(self.queues) > MAX_OPEN and name in self.queues:
+                journal = self.queues[name].journal
+                journal.close(journal.resting_state())
         self.log.begin()
         self.reap()
 
@@ -292,7 +297,7 @@ class Broker:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close()
+            journal.close(journal.resting_state())
         self.log.close()
         self._lock.close()
 
