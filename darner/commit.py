@@ -46,6 +46,8 @@ class Committer:
     def discard(self, journal: Journal) -> None:
         """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
+        # it may be asked for yet, as long as the log is needed for it
+        journal.log = None
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
@@ -124,19 +126,23 @@ class Committer:
     def close(self) -> None:
         """Write what is staged, on this thread, of as many journals as that does not take long for: of the others
         the log has it. Nothing may be being written."""
-        left = WRITES_AT_CLOSE
-        for journal in list(self._active):
-            if blobs := journal.take_doomed():
-                with contextlib.suppress(OSError):  # then after the next start
-                    journal.delete_blobs(blobs)
-                    journal.forget(blobs)
-            if left and (journal.dirty or journal.sealed is not None):
-                left -= 1
-                journal.seal()
-                error = None
-                try:
-                    journal.write()
-                except JournalError as failure:
-                    error = failure
-                self._settle(journal, error)
+        for at, journal in enumerate(list(self._active)):
+            if at < WRITES_AT_CLOSE:
+                self._write_now(journal)
+                if blobs := journal.take_doomed():
+                    with contextlib.suppress(OSError):  # then after the next start
+                        journal.delete_blobs(blobs)
+                        journal.forget(blobs)
+                    self._write_now(journal)
             journal.close(journal.resting_state())
+
+    def _write_now(self, journal: Journal) -> None:
+        if journal.log is None or not (journal.dirty or journal.sealed is not None):
+            return
+        journal.seal()
+        error = None
+        try:
+            journal.write()
+        except JournalError as failure:
+            error = failure
+        self._settle(journal, error)
