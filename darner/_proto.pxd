@@ -113,5 +113,6 @@ cdef class Segment:
 
 cpdef bytes value(bytes key, Item item, bint with_cas, bint last)
 cpdef bytes copy_record(bytes record)
+cpdef Py_ssize_t send(int descriptor, bytes data) except -1
 cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms)
 cpdef bytes encode_item(Item item)

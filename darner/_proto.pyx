@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The compiled hot paths: bytes to requests, items to replies, keys and records to bytes and back.
 
-No socket, no queue and no clock in here. A `Parser` is fed whatever the network delivered and is
+No queue and no clock in here, and of sockets but the write of replies. A `Parser` is fed whatever the network delivered and is
 then iterated: each step gives one `Request`, and stops where the bytes end. What a request means is
 decided in commands.py; what is a request, and where the next one begins, is decided here alone.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_SetFromErrno
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -15,7 +16,7 @@ from libc.string cimport memchr, memcmp, memcpy
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
-    "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment",
+    "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "read_segment", "send",
     "valid_name", "value", "value_header",
 ]
 
@@ -658,6 +659,23 @@ cpdef bytes value(bytes key, Item item, bint with_cas, bint last):
     return reply
 
 
+cdef extern from "<sys/socket.h>":
+    ssize_t c_send "send"(int descriptor, const void* data, size_t size, int flags)
+    int MSG_NOSIGNAL
+
+
+cpdef Py_ssize_t send(int descriptor, bytes data) except -1:
+    """Write to a socket that does not block; returns how many bytes it took. BlockingIOError if none,
+    OSError if the other end is gone.
+
+    Unlike os.write it keeps the GIL: to let go of it and take it back costs more than the call gives away.
+    """
+    cdef ssize_t sent = c_send(descriptor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL)
+    if sent < 0:
+        PyErr_SetFromErrno(OSError)
+    return sent
+
+
 # Keys and records. All numbers are big-endian, so that LevelDB's bytewise order is their order.
 # docs/design.md draws each record.
 
@@ -1137,6 +1155,9 @@ cdef class Segment:
 
     cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item):
         """Write a PUT or a REWRITE."""
+        if kind == REWRITE and item.record is not None:
+            # another thread may be copying the one it had
+            item.record = copy_record(item.record)
         cdef bytes record = encode_item(item)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
         cdef char* at = self.frame(8 + size)

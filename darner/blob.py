@@ -214,6 +214,8 @@ class MemoryWriter:
     def data(self) -> bytes:
         """The whole item."""
         return b"".join(self._chunks)
+
+
 def sync_directory(path: Path) -> None:
     """Have the names of the files in a directory on the disk."""
     sync_file(path)

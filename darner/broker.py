@@ -27,7 +27,7 @@ from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
 from darner.status import QUIESCENT, STATUSES, Status
-from darner.wal import Log
+from darner.wal import Client, Log
 
 log = structlog.get_logger()
 
@@ -90,7 +90,6 @@ class Reaper:
 
 class Quiet:
     """Waits for a sync that nobody else waits for."""
-
 
     def hold(self) -> None:
         """Nothing is held back."""
@@ -259,8 +258,8 @@ class Broker:
                 self._retired[name] = (journal, self.log.synced)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
-            self.log.keep_found(journal)
             if not self._destroy(journal):
+                self.log.unpin(journal)
                 raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
         self._lives.pop(name, None)
 
@@ -714,12 +713,20 @@ class Broker:
             raise
         self._stuck.discard(source.name)
 
-    def sync_within(self, delay_ms: int) -> None:
-        """Have all that is logged now on the disk in so many ms: half of that is left for the sync."""
-        due_ms = self._clock() + delay_ms // 2
-        if self._sync_ms is None or due_ms < self._sync_ms:
-            self._sync_ms = due_ms
-            self.call_later(delay_ms // 2, self._sync)
+    def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
+        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk itself
+        if that was `asked` for or is set, or see to a sync within the interval that is set."""
+        durable = [queue for queue in queues if queue.is_durable]
+        intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
+        if durable and (asked or 0 in intervals):
+            self.log.sync(client, slot)
+        elif intervals:
+            # half of it is left for the sync
+            delay_ms = min(intervals) // 2
+            due_ms = self._clock() + delay_ms
+            if self._sync_ms is None or due_ms < self._sync_ms:
+                self._sync_ms = due_ms
+                self.call_later(delay_ms, self._sync)
 
     def _sync(self) -> None:
         if self._sync_ms is None:

@@ -82,7 +82,7 @@ def set_(connection: "Connection", request: Request) -> None:
         return
     connection.out.append(b"" if request.noreply else STORED)
     if request.sync or queue.syncs:
-        _sync(connection, request, (queue,))
+        connection.broker.sync((queue,), connection, len(connection.out) - 1, asked=request.sync)
     if queue.journal.crowded:
         _wait_for_room(connection, queue)
 
@@ -110,21 +110,10 @@ def _set_elsewhere(connection: "Connection", request: Request) -> None:
 def _stored(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
     """Say that an item is in each of these queues."""
     connection.out.append(b"" if request.noreply else STORED)
-    _sync(connection, request, queues)
+    connection.broker.sync(queues, connection, len(connection.out) - 1, asked=request.sync)
     for queue in queues:
         if queue.journal.crowded:
             _wait_for_room(connection, queue)
-
-
-def _sync(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
-    """Hold the reply until what it says is on the disk itself, or see to it that it soon is, if that is asked for
-    or set."""
-    broker = connection.broker
-    intervals = [ms for queue in queues if queue.syncs and (ms := queue.settings.sync_ms) is not None]
-    if (request.sync and any(queue.is_durable for queue in queues)) or 0 in intervals:
-        broker.log.sync(connection, len(connection.out) - 1)
-    elif intervals:
-        broker.sync_within(min(intervals))
 
 
 def _wait_for_room(connection: "Connection", queue: Queue) -> None:
@@ -617,7 +606,11 @@ def dump_stats(connection: "Connection", request: Request) -> None:
     for name in request.args or sorted({*broker.queues, *broker.aliases}):
         queue = broker.find(name) if name not in broker.broken else None
         _dump(
-            connection, request, name, read(QUEUE_FIGURES, queue) if queue is not None else (), broker.children(name)
+            connection,
+            request,
+            name,
+            read(QUEUE_FIGURES, queue) if queue is not None else (),
+            broker.children(name),
         )
     connection.reply(request, END)
 

@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-from darner._proto cimport Parser, Request
+from darner._proto cimport Parser, Request, send
 from darner.holds cimport Holds
 from darner.stats cimport Counters
 

@@ -10,13 +10,12 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from os import write
 from time import time_ns
 from typing import cast
 
 import structlog
 
-from darner._proto import Parser, Request
+from darner._proto import Parser, Request, send
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
@@ -137,7 +136,10 @@ class Connection:
     """The protocol of one client's connection: an `asyncio.Protocol`, but for its base, for it is compiled."""
 
     __slots__ = (
+        "_awake",
         "_blocked",
+        "_buffered",
+        "_descriptor",
         "_draining",
         "_ended",
         "_held",
@@ -149,9 +151,6 @@ class Connection:
         "_rest",
         "_streams",
         "_timer",
-        "_awake",
-        "_buffered",
-        "_descriptor",
         "_transport",
         "_upload_request",
         "_waiter",
@@ -365,7 +364,7 @@ class Connection:
             self._buffered = self._transport.get_write_buffer_size() > 0
         if self._descriptor >= 0 and not self._buffered:
             try:
-                sent = write(self._descriptor, data)
+                sent = send(self._descriptor, data)
             except BlockingIOError:
                 sent = 0
             except OSError:  # it has gone: the transport will hear of that, too

@@ -38,7 +38,7 @@ from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
-from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name
+from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
 from darner.wal import Client, Life, Log
 
@@ -339,26 +339,29 @@ class Journal:
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
+        assert self.log is not None
         last, state = lives[-1], self.state
+        over = self._exists and state.life in {life.number for life in lives[:-1]}
         if not self._exists:
             state.life = last.number
-        elif state.life in {life.number for life in lives[:-1]}:
-            state.deleted = True  # for another has begun
-            return
+            over = last.retired
         elif state.life != last.number and last.retired:
             return  # this one began after that
+        if over:
+            state.deleted = True
+            self.log.keep_found(self)
+            return
         # no batch is to be sealed or marked before all is done
         self.dirty = self.writing = True
         change = state.change
         try:
             self._replay(last)
-        except ValueError as error:
+        except (leveldb.Error, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
-            assert self.log is not None
             self.log.keep_found(self)
             self._mark()
 
@@ -809,9 +812,7 @@ class Journal:
         """The delayed items in the order in which they are due, those that were flushed among them."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = (
-            (key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed()
-        )
+        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
         staged = [batch.in_order() for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
@@ -883,6 +884,16 @@ class Journal:
             raise JournalError(f"cannot link {path} to {file}: {error}") from error
         return blob
 
+    def write_blob(self, data: bytes) -> int:
+        """Begin a blob with these bytes; returns its id. Raises JournalError if that cannot be."""
+        blob = self.begin_blob()
+        try:
+            write_whole(self.blob_path(blob), data)
+        except JournalError:
+            self.abandon_blob(blob)
+            raise
+        return blob
+
     def blob_path(self, blob: int) -> Path:
         """Return the file of a blob."""
         return self.path / BLOBS_NAME / str(blob)
@@ -945,17 +956,15 @@ class Journal:
                     if item.id != start:
                         self._skip(start, item.id)
                     start = item.id + 1
-                    if item.id in self.gone:
+                    if item.id in self.gone or item.id < self.state.floor:
                         continue  # its record goes with the next batch
                     items.append(item)
                     size += item.memory_bytes
                     if len(items) >= max_items or size >= max_bytes:
-                        self.reads = start
                         return items, start
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
         self._skip(start, self.state.next_id)
-        self.reads = self.state.next_id
         return items, self.state.next_id
 
     def _from(self, start: int) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darner._proto import CHUNK_BYTES, Item, new_item
-from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, write_whole
+from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file
 from darner.config import QueueSettings
 from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Journal
@@ -112,7 +112,8 @@ class Upload:
 
     Its bytes are written once, among the blobs of `queue`. When they are whole, each other queue the item
     is for gets a hard link to that file: a name of its own, which it deletes as any blob. A queue that is
-    in memory alone has them there.
+    in memory alone has them there; if there was no other when the item was begun, they are written when it is
+    whole.
     """
 
     __slots__ = (
@@ -206,7 +207,7 @@ class Upload:
                     raise error if isinstance(error, DarnerError) else JournalError(str(error))
                 self._check()
                 targets = self._targets()
-                work = self._prepare(targets, sync=sync_file)
+                work = self._prepare(targets, sync=sync)
                 if work is not None:
                     # queues may come and go meanwhile, so all is looked at again
                     self.queue.journal.offload(work, written)
@@ -220,33 +221,33 @@ class Upload:
 
         try:
             # a file is not synced later, when the log is
-            sync_file = sync or any(queue.syncs for queue in self._targets())
+            sync = sync or any(queue.syncs for queue in self._targets())
         except JournalError as failure:
             self.abandon()
             done(failure)
         else:
-            self._writer.finish(written, sync=sync_file)
+            self._writer.finish(written, sync=sync)
 
     def _prepare(self, targets: Sequence["Queue"], *, sync: bool) -> Callable[[], None] | None:
         """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
         thread, or None."""
         if isinstance(self._writer, MemoryWriter):
             self._data = self._writer.data
-            return None
         links = []
         reads = False
         for queue in targets:
+            journal = queue.journal
             if not queue.is_durable:
                 reads = self._data is None
             elif queue is not self.queue and not self._is_linked(queue):
-                journal = queue.journal
-                blob = journal.link_blob(self._path)
+                blob = journal.link_blob(self._path) if self._blob else journal.write_blob(self._data or b"")
                 self._links[queue] = journal.generation, blob
                 links.append(journal.blob_path(blob))
 
         def work() -> None:
             if sync:
                 for link in links:
+                    sync_file(link)
                     sync_directory(link.parent)
                     sync_directory(link.parent.parent)
             if reads:
@@ -578,7 +579,7 @@ class Queue:
     def _read_ahead(self) -> bool:
         journal = self.journal
         while journal.reads < journal.state.next_id:
-            items, _ = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
+            items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
@@ -741,12 +742,7 @@ class Queue:
             else:
                 data = read_whole(file, item.size)
         elif self.is_durable and item.size > CHUNK_BYTES:
-            blob = journal.begin_blob()
-            try:
-                write_whole(journal.blob_path(blob), item.data or b"")
-            except JournalError:
-                journal.abandon_blob(blob)
-                raise
+            blob = journal.write_blob(item.data or b"")
         else:
             data = item.data
         mine = Item(0, item.flags, 0, now, data, blob, item.size, CHUNK_BYTES if blob else 0)

@@ -177,7 +177,7 @@ class Server:
             settings = self._reread()
             context, users = read_access(self._settings)
         except ConfigError as error:
-            log.error("configuration not reloaded, nothing has changed", reason=str(error))
+            log.error("nothing reloaded, everything stays as it was", reason=str(error))
             raise
         self._admission.change_users(users)
         if context is not None:

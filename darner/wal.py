@@ -71,7 +71,7 @@ class SegmentFile:
         """Make it, with all its room. Raises OSError if there is none."""
         self.path = path
         self.number = 0
-        self.pins: set[Hashable] = set()
+        self.pins: dict[Hashable, None] = {}
         self.lives: set[int] = set()
         self._memory: mmap.mmap | None = None
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -244,9 +244,11 @@ class Log:
         """
         self._begun = True
         if self._found_pins:
-            # what is logged from now on builds on it, as a sync promises
+            # What is logged from now on builds on it. It is written again, for if an earlier process had a
+            # sync fail, the system takes for written what is not.
             for path in self._found:
                 with path.open("r+b") as file:
+                    os.pwrite(file.fileno(), file.read(), 0)
                     os.fdatasync(file.fileno())
             sync_directory(self._directory)
         self._recycle()
@@ -289,28 +291,28 @@ class Log:
         """`journal` has a number in the segment now written, which is returned, and needs it."""
         self.entered += 1
         file = self._files[-1]
-        file.pins.add(journal)
+        file.pins[journal] = None
         file.lives.add(life)
         return self.entered
 
     def pin(self, journal: Hashable) -> None:
         """Keep the segment now written until `journal` is unpinned."""
         if self._files:
-            self._files[-1].pins.add(journal)
+            self._files[-1].pins[journal] = None
 
     def outlast(self, life: int) -> None:
         """The end of a life was logged: what says so stays as long as anything older that tells of it."""
         last = self._files[-1]
-        last.pins.update(file for file in self._files[:-1] if life in file.lives)
+        last.pins.update((file, None) for file in self._files[:-1] if life in file.lives)
         if self._found and life in self._found_lives:
-            last.pins.add(FOUND)
+            last.pins[FOUND] = None
 
     def unpin(self, pin: Hashable, below: int | None = None) -> None:
         """What pinned them needs no segment any more, or none whose number is below that given."""
         self._found_pins.discard(pin)
         for file in self._files:
             if below is None or file.number < below:
-                file.pins.discard(pin)
+                file.pins.pop(pin, None)
         self._recycle()
 
     def _recycle(self) -> None:
@@ -328,13 +330,13 @@ class Log:
                 self._found[0].unlink(missing_ok=True)
                 del self._found[0]
             for file in self._files:
-                file.pins.discard(FOUND)
+                file.pins.pop(FOUND, None)
 
     def _drop(self, file: SegmentFile) -> None:
         self._files.remove(file)
         self._unsynced = [other for other in self._unsynced if other is not file]
         for other in self._files:
-            other.pins.discard(file)
+            other.pins.pop(file, None)
 
     def _reuse(self, file: SegmentFile) -> None:
         with contextlib.suppress(OSError):  # then the next start reads it, and finds nothing new in there
@@ -420,7 +422,7 @@ class Log:
         place = number != self._placed
         self._syncing = True
         for file in files:
-            file.pins.add(self)
+            file.pins[self] = None
 
         def work() -> None:
             for file in files:

@@ -1,9 +1,11 @@
 """A broker to be driven by hand: its clock is a number, and its threads run when they are told to."""
 
+from doubles import Offload, record
+
 from darner._proto import CHUNK_BYTES
 from darner.broker import Broker
 from darner.config import QueueSettings
-from darner.fanout import parent_of
+from darner.fanout import Fanout, parent_of
 
 
 class Data:
@@ -21,42 +23,78 @@ class Data:
         return self.settings.get(name) or self.settings.get(parent_of(name)) or QueueSettings()
 
     def open(self):
-        self.tasks = []
+        self.threads = Offload()
+        # what is to be called, and when
+        self.timers = []
         self.broker = Broker(
-            self.path,
-            lambda: self.now,
-            lambda *task: self.tasks.append(task),
-            settings_for=self.settings_for,
-            **self.options,
+            self.path, lambda: self.now, self.threads, settings_for=self.settings_for, **self.options
         )
+        self.broker.call_later = lambda ms, work: self.timers.append((self.now + ms, work))
         self.broker.open()
 
     def settle(self):
-        """Commit, and let the threads run."""
-        self.broker.committer.commit()
-        while self.tasks:
-            work, done = self.tasks.pop(0)
-            try:
-                work()
-            except Exception as error:
-                done(error)
-            else:
-                done(None)
-            self.broker.committer.commit()
+        """Let the threads run."""
+        self.threads.run_all()
 
-    def restart(self):
+    def tick(self, times=1):
+        """As the server does it, and what comes of that."""
+        for _ in range(times):
+            self.broker.tick()
+            self.settle()
+            self.run_timers()
+
+    def write_out_once(self):
+        """Have LevelDB written, or try to."""
+        for queue in self.broker.queues.values():
+            self.broker._committer.checkpoint(queue.journal)
+        self.settle()
+
+    def write_out(self):
+        """Have LevelDB written, and files deleted that are not needed any more."""
+        self.tick(8)
+
+    def run_timers(self):
+        """Do what is to be done soon."""
+        while self.timers:
+            _, work = self.timers.pop(0)
+            work()
+            self.settle()
+
+    def close(self):
         self.settle()
         self.broker.close()
+
+    def restart(self):
+        self.close()
         self.open()
         return self.broker
 
-    def push(self, name, *datas):
-        for data in datas:
-            self.broker.queue(name).push(data, 0, 0, sync=False)
+    def kill(self):
+        """The end of the process: the log has everything, LevelDB what it had."""
+        for each in self.broker.queues.values():
+            each.journal.close()
+        self.broker._lock.close()
+        self.open()
+        return self.broker
 
-    def set(self, name, data, *, sync=False):
+    def push(self, name, *datas, exptime=0):
+        for data in datas:
+            self.broker.queue(name).push(record(data), 7, exptime)
+
+    def set(self, name, data, delay_ms=0):
         """As a `set` does it."""
-        self.broker.sink(name).push(data, 0, 0, sync=sync)
+        sink = self.broker.sink(name)
+        if isinstance(sink, Fanout):
+            sink.push(record(data), 0, 0, delay_ms)
+        elif delay_ms:
+            sink.push_delayed(record(data), 0, 0, delay_ms)
+        else:
+            sink.push(record(data), 0, 0)
+
+    def targets(self, name):
+        """The queues a `set` goes to."""
+        sink = self.broker.sink(name)
+        return sink.queues if isinstance(sink, Fanout) else (sink,)
 
     def upload(self, name, content, *, sync=False):
         """As a `set` of a large item does it; returns what it came to."""
@@ -96,9 +134,7 @@ class Data:
 
     def blobs(self):
         """The files of large items there are, once all is tidied up."""
-        self.settle()
-        self.broker.tidy()
-        self.settle()
+        self.write_out()
         return sorted(str(file.relative_to(self.path).parent.parent) for file in self.path.glob("*/blobs/*"))
 
     def directories(self):

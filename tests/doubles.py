@@ -128,6 +128,7 @@ class WriteBatch:
 
     def write(self):
         disk = self._handle.disk
+        assert not self._handle.failed
         failure = disk.failures.pop(0) if disk.failures else None
         if failure != "before":
             self._batch.write()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from brokers import Data
+from doubles import Disk, Silence
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from darner import broker
 from darner._proto import CHUNK_BYTES, valid_name
 from darner.broker import Broker, directory_of, name_of
 from darner.errors import JournalError, StartError
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 NOT_IN_NAMES = [*range(33), 127, ord("/")]
@@ -37,8 +37,7 @@ DOTTED = [b"\xff" * 5 + b"a" * 239 + tail for tail in (b".", b"..", b".a", b"...
 def data(tmp_path):
     data = Data(tmp_path / "data")
     yield data
-    data.settle()
-    data.broker.close()
+    data.close()
 
 
 class TestName:
@@ -98,9 +97,7 @@ class TestName:
         data.push(name, b"a")
         assert data.restart().queue(name).pop().data == b"a"
         data.broker.delete(name)
-        data.broker.committer.commit()
-        data.broker.reap()
-        data.settle()
+        data.tick()
         assert data.directories() == []
         assert data.restart().queues == {}
 
@@ -109,8 +106,7 @@ class TestName:
         data.push(one, b"one")
         data.push(other, b"other")
         data.broker.delete(one)
-        data.settle()
-        data.broker.reap()
+        data.tick()
         assert set(data.restart().queues) == {other}
         assert data.broker.queue(other).pop().data == b"other"
 
@@ -126,7 +122,7 @@ class TestQueue:
 
     def test_that_is_not_there_is_not_found_or_deleted(self, data):
         assert data.broker.find(b"work") is None
-        assert data.broker.delete(b"work") is None
+        assert not data.broker.delete(b"work")
         assert data.broker.queue_deletes == 0
         assert data.directories() == []
 
@@ -142,19 +138,17 @@ class TestQueue:
         data.broker.delete(b"work")
         assert data.broker.find(b"work") is None
         data.broker.reap()
-        assert data.directories() == ["work"]  # its end is not committed yet
-        data.broker.committer.commit()
-        data.broker.reap()
-        assert data.directories() == []
+        assert data.directories() == ["work"]  # the log does not have its end on the disk yet
         data.settle()
+        assert data.directories() == []
         assert list((data.path / ".trash").iterdir()) == []
         assert (data.broker.queue_creates, data.broker.queue_deletes) == (1, 1)
 
     def test_once_deleted_is_gone_even_if_the_process_ends_before_its_files_are(self, data):
         data.push(b"work", b"a")
         data.broker.delete(b"work")
-        assert data.restart().queues == {}
-        data.settle()
+        assert data.kill().queues == {}
+        data.tick()
         assert data.directories() == []
 
     def test_deleted_and_named_again_is_new_and_empty(self, data):
@@ -163,7 +157,7 @@ class TestQueue:
         data.now = 2000
         data.broker.delete(b"work")
         data.push(b"work", b"b")
-        data.broker.tidy()
+        data.tick()
         data.restart()
         assert data.broker.queue(b"work").pop().data == b"b"
         assert data.broker.queue(b"work").pop() is None
@@ -196,33 +190,11 @@ class TestQueue:
         assert data.broker.queue(b"work").items == 1
         assert data.broker.queue(b"work").pop().data == b"new"
 
-    def test_whose_deletion_cannot_be_written_harms_nobody(self, data, monkeypatch):
-        data.push(b"work", b"a")
-        data.push(b"other", b"b")
-        data.settle()
-        told = []
-
-        class Client:
-            def fail(self, slot, error):
-                told.append(slot)
-
-        def refuse(*_):
-            raise JournalError("disk full")
-
-        with monkeypatch.context() as full:
-            full.setattr(Journal, "write", refuse)
-            data.broker.delete(b"work").acknowledge(Client(), 7)
-            data.broker.committer.commit()
-        assert told == [7]
-        data.broker.reap()
-        assert data.broker.queue(b"other").pop().data == b"b"
-
     def test_deleted_whose_files_cannot_be_deleted_can_be_made_again(self, data):
         (data.path / ".trash").write_text("in the way")
         data.push(b"work", b"a")
         data.broker.delete(b"work")
-        data.settle()
-        data.broker.reap()
+        data.tick()
         assert data.broker.queue(b"work").pop() is None
         data.push(b"work", b"b")
         (data.path / ".trash").unlink()
@@ -235,27 +207,22 @@ class TestQueue:
         data.restart()
         assert data.broker.totals() == (2, 0, 0)
 
-    def test_out_of_service_comes_back_by_itself(self, data, monkeypatch):
-        data.push(b"work", b"a")
-        data.settle()
-
-        def refuse(*_):
-            raise JournalError("disk full")
-
-        with monkeypatch.context() as full:
-            full.setattr(Journal, "write", refuse)
-            full.setattr(Journal, "_open", refuse)
-            data.push(b"work", b"lost")
-            data.broker.committer.commit()
-            data.broker.tidy()
-            with pytest.raises(JournalError):
-                data.broker.queue(b"work").pop()
-            with pytest.raises(JournalError):
-                data.broker.delete(b"work")
-            assert len(data.broker.flush_all()) == 1
-        data.broker.tidy()
+    def test_that_cannot_be_written_takes_nothing_and_comes_back_by_itself(self, data, monkeypatch):
+        silence = Silence()
+        monkeypatch.setattr(broker, "log", silence)
+        disk = Disk(monkeypatch)
+        data.restart()
+        data.push(b"work", b"a", b"b")
+        disk.failures = ["before", "after"]
+        data.write_out_once()
+        with pytest.raises(JournalError):
+            data.push(b"work", b"c")
         assert data.broker.queue(b"work").pop().data == b"a"
-        assert data.broker.queue(b"work").pop() is None
+        data.write_out()
+        assert ["failure" in event or "back" in event for event, _ in silence.lines].count(True) == 2
+        data.push(b"work", b"d")
+        data.kill()
+        assert data.read_all(b"work") == [b"b", b"d"]
 
 
 class TestLargeItem:
@@ -281,7 +248,6 @@ class TestLargeItem:
 
     def delete_queue(self, data):
         data.broker.delete(b"work")
-        data.broker.committer.commit()
         data.broker.reap()
         data.now += 1
 
@@ -301,12 +267,18 @@ class TestLargeItem:
     def test_deleted_late_does_not_harm_a_later_queue_of_this_name(self, data):
         assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
         data.broker.queue(b"work").pop()
-        data.broker.committer.commit()
-        data.broker.tidy()
-        late, data.tasks = data.tasks, []
+        late = []
+        for _ in range(8):
+            data.broker.tick()
+            while data.threads.tasks:
+                if "delete_blobs" in data.threads.tasks[0][0].__qualname__:
+                    late.append(data.threads.tasks.pop(0))
+                else:
+                    data.threads.run()
+        assert late
         self.delete_queue(data)
         assert self.finish(data, self.upload(data, b"y" * CHUNK_BYTES)) == [None]
-        data.tasks += late
+        data.threads.tasks += late
         data.settle()
         assert len(self.files(data)) == 1
         data.push(b"work", b"z")
@@ -316,13 +288,18 @@ class TestLargeItem:
     def test_deleted_late_does_not_bring_its_deleted_queue_back(self, data):
         assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
         data.broker.queue(b"work").pop()
-        data.broker.committer.commit()
-        data.broker.tidy()
-        late, data.tasks = data.tasks, []
+        late = []
+        for _ in range(8):
+            data.broker.tick()
+            while data.threads.tasks:
+                if "delete_blobs" in data.threads.tasks[0][0].__qualname__:
+                    late.append(data.threads.tasks.pop(0))
+                else:
+                    data.threads.run()
+        assert late
         self.delete_queue(data)
-        data.tasks += late
-        data.settle()
-        data.broker.committer.commit()
+        data.threads.tasks += late
+        data.tick()
         assert data.directories() == []
         data.push(b"work", b"a")
         assert data.restart().queue(b"work").pop().data == b"a"
@@ -373,8 +350,7 @@ class TestDirectory:
     def test_with_a_damaged_queue_serves_the_others(self, data):
         data.push(b"bad", b"a")
         data.push(b"good", b"b")
-        data.settle()
-        data.broker.close()
+        data.close()
         current = data.path / "bad" / "CURRENT"
         content = current.read_bytes()
         current.unlink()
@@ -386,7 +362,7 @@ class TestDirectory:
         assert [str(error) for error in data.broker.flush_all()] == [str(data.broker.broken[b"bad"])]
         data.push(b"good", b"c")
         current.write_bytes(content)
-        data.broker.tidy()
+        data.tick()
         assert data.broker.queue(b"bad").pop().data == b"a"
 
     def test_left_with_trash_is_emptied(self, data):

@@ -9,7 +9,6 @@ from darner.config import QueueSettings
 from darner.cursor import Cursor
 from darner.errors import JournalError
 from darner.holds import Holds
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -21,8 +20,7 @@ def data(tmp_path, request):
     data = Data(tmp_path / "data")
     data.settings[b"orders"] = QueueSettings(durable=request.param)
     yield data
-    data.settle()
-    data.broker.close()
+    data.close()
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ class TestCursor:
         assert read_all(durable) == [b"0"] + [b"%d" % n for n in range(10, 20)]
 
     def test_skips_what_has_expired(self, data):
-        data.broker.queue(b"orders").push(b"old", 0, 1, sync=False)
+        data.push(b"orders", b"old", exptime=1)
         data.set(b"orders", b"new")
         data.now += 1000
         assert read_all(data) == [b"new"]
@@ -117,7 +115,7 @@ class TestCursor:
         data.settle()
         assert read_all(data) == [b"1"]
         assert held is cursor(data)
-        assert data.broker.delete(b"nobody/cursor=x") is None
+        assert not data.broker.delete(b"nobody/cursor=x")
 
     def test_ends_with_its_queue(self, data):
         data.set(b"orders", b"1")
@@ -131,21 +129,38 @@ class TestCursor:
         data.set(b"orders", b"4")
         assert read_all(data) == read_all(data, b"orders/cursor=unused") == [b"3", b"4"]
 
-    def test_goes_back_to_what_is_on_disk_when_a_write_fails(self, durable, monkeypatch):
+    def test_stays_where_it_is_if_that_cannot_be_logged(self, durable, monkeypatch):
         data = durable
         data.set(b"orders", b"1")
         data.set(b"orders", b"2")
-        assert cursor(data).pop().data == b"1"
-        data.settle()
+        held = cursor(data).reserve()
+
+        def refuse(*_):
+            raise JournalError("no room")
+
         with monkeypatch.context() as patch:
+            patch.setattr(Cursor, "_keep", refuse)
+            for use in (cursor(data).pop, cursor(data).reserve, lambda: cursor(data).close(held)):
+                with pytest.raises(JournalError):
+                    use()
+        cursor(data).abort(held)
+        assert read_all(data) == [b"1", b"2"]
 
-            def refuse(*_):
-                raise JournalError("disk full")
-
-            patch.setattr(Journal, "write", refuse)
-            assert cursor(data).pop().data == b"2"
-            data.settle()
-        assert read_all(data) == [b"2"]
+    def test_keeps_its_place_over_a_kill(self, durable):
+        data = durable
+        for n in range(6):
+            data.set(b"orders", b"%d" % n)
+        assert cursor(data).pop().data == b"0"
+        data.write_out()
+        assert cursor(data).reserve().data == b"1"
+        assert cursor(data).pop().data == b"2"
+        data.kill()
+        assert cursor(data).pop().data == b"1"
+        data.kill()
+        assert read_all(data) == [b"3", b"4", b"5"]
+        data.broker.delete(BILLING)
+        data.kill()
+        assert cursor(data).peek().data == b"0"
 
 
 class TestReserved:

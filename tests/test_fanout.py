@@ -6,7 +6,6 @@ from brokers import Data
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.journal import Journal
 from darner.queue import Queue, Upload, Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -16,8 +15,7 @@ LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 def data(tmp_path):
     data = Data(tmp_path / "data")
     yield data
-    data.settle()
-    data.broker.close()
+    data.close()
 
 
 class TestChild:
@@ -82,22 +80,22 @@ class TestChild:
         assert delivered == [(b"orders+audit", b"1")]
         assert data.broker.queues[b"orders"].items == 1
 
-    def test_out_of_service_has_no_queue_take_the_item(self, data):
+    def test_that_takes_nothing_in_has_no_queue_take_the_item(self, data):
         audit = data.broker.queue(b"orders+audit")
         upload = data.broker.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
-        audit.failure = JournalError("the disk is gone")
+        audit.journal.failing = JournalError("the disk is gone")
         with pytest.raises(JournalError, match="the disk is gone"):
             data.set(b"orders", b"1")
-        assert data.finish(upload) == [audit.failure]
-        data.broker.queues[b"orders+audit"].failure = None
+        assert data.finish(upload) == [audit.journal.failing]
+        data.write_out()
         assert data.read_all(b"orders") == data.read_all(b"orders+audit") == []
         assert data.blobs() == []
 
     def test_that_cannot_be_opened_has_no_queue_take_the_item(self, data):
-        data.broker.queue(b"orders+audit")
-        data.settle()
-        data.broker.close()
+        data.set(b"orders+audit", b"0")
+        data.write_out()
+        data.close()
         (data.path / "orders+audit" / "CURRENT").unlink()
         data.open()
         with pytest.raises(JournalError, match="CURRENT"):
@@ -112,7 +110,7 @@ class TestChild:
         for child in (b"orders+audit", b"orders+other"):
             data.broker.queue(child)
         data.set(b"orders", b"1")
-        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.sinks[b"orders"].queues)
+        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.sink(b"orders").queues)
         data.write(upload, LARGE)
         with pytest.raises(QueueFullError):
             data.set(b"orders", b"2")
@@ -128,7 +126,7 @@ class TestChild:
 
     def test_gets_a_delayed_item_when_its_parent_does(self, data):
         data.broker.queue(b"orders+audit")
-        data.broker.sink(b"orders").push_delayed(b"1", 0, 0, 10, sync=False)
+        data.set(b"orders", b"1", delay_ms=10)
         upload = data.broker.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         told = []
@@ -150,38 +148,31 @@ class TestChild:
         data.set(b"work", b"1")
         assert data.upload(b"work", LARGE) == [None]
         data.now += 10
-        data.broker.tidy()
+        data.tick()
         data.settle()
         for name in (b"orders", b"orders+audit", b"orders+memory"):
             assert data.read_all(name) == [b"1", LARGE]
-        data.broker.tidy()
+        data.tick()
         assert data.broker.queues[b"work"].journal.state.items == 0
         assert data.blobs() == []
 
-    def test_is_told_of_by_the_reply(self, data, monkeypatch):
-        """A set is acknowledged only if it is written in every queue."""
-        failed = []
-
-        class Client:
-            hold = release = lambda self: None
-
-            def fail(self, slot, error):
-                failed.append(slot)
-
+    def test_has_an_item_after_a_kill_if_its_parent_has(self, data):
         data.broker.queue(b"orders+audit")
-        data.settle()
-        write = Journal.write
-
-        def refuse(journal, batch):
-            if journal.path.name == "orders+audit":
-                raise JournalError("disk full")
-            write(journal, batch)
-
-        monkeypatch.setattr(Journal, "write", refuse)
         data.set(b"orders", b"1")
-        data.broker.sinks[b"orders"].acknowledge(Client(), 5)
-        data.settle()
-        assert failed == [5]
+        assert data.upload(b"orders", LARGE) == [None]
+        data.kill()
+        data.write_out()
+        for name in (b"orders", b"orders+audit"):
+            assert data.read_all(name) == [b"1", LARGE]
+
+    def test_has_an_item_of_its_own(self, data):
+        """Not the memory of its parent's."""
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders+audit", b"0")
+        data.set(b"orders", b"1")
+        data.restart()
+        assert data.read_all(b"orders+audit") == [b"0", b"1"]
+        assert data.read_all(b"orders") == [b"1"]
 
 
 class TestFanoutOnly:
@@ -211,7 +202,6 @@ class TestLargeItem:
         assert data.read_all(b"orders") == [LARGE]
         assert data.blobs() == ["orders+audit", "orders+billing"]
         data.broker.delete(b"orders+audit")
-        data.broker.reap()
         data.restart()
         assert data.read_all(b"orders+billing") == [LARGE]
         assert data.blobs() == []
@@ -236,7 +226,7 @@ class TestLargeItem:
         told = []
         upload.finish(0, 0, told.append, sync=True)
         while not data.broker.queues[b"orders+early"].journal.dirty:
-            work, done = data.tasks.pop(0)
+            work, done = data.threads.tasks.pop(0)
             work()
             done(None)
         data.broker.delete(b"orders+early")
@@ -271,8 +261,7 @@ class TestAlias:
     def data(self, tmp_path):
         data = Data(tmp_path / "data", aliases={b"all": (b"one", b"two"), b"one-only": (b"one",)})
         yield data
-        data.settle()
-        data.broker.close()
+        data.close()
 
     def test_sets_to_each_of_its_queues_and_is_none_itself(self, data):
         data.set(b"all", b"1")
@@ -291,7 +280,7 @@ class TestAlias:
 
     def test_is_not_hurt_by_delete_or_flush(self, data):
         data.set(b"all", b"1")
-        assert data.broker.delete(b"all") is None
+        assert not data.broker.delete(b"all")
         assert data.broker.find(b"all") is None
         data.set(b"all", b"2")
         assert data.read_all(b"one") == [b"1", b"2"]
@@ -307,7 +296,7 @@ class TestAlias:
         data.broker.set_aliases({b"three": (b"four",)})
         assert b"three" not in data.broker.sources
         assert data.broker.source(b"three", make=True) is None
-        assert data.broker.delete(b"three") is None
+        assert not data.broker.delete(b"three")
         data.set(b"three", b"1")
         assert data.read_all(b"four") == [b"1"]
         data.broker.set_aliases({})

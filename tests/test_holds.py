@@ -1,21 +1,18 @@
 """What one client holds reserved."""
 
 import pytest
+from benches import Bench
 
-from darner.commit import Committer
 from darner.holds import Holds
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 
 @pytest.fixture
 def queue(tmp_path):
-    journal = Journal(tmp_path / "work", Committer(None), 1)
-    queue = Queue(b"work", journal, lambda: 1_000)
-    for number in range(6):
-        queue.push(b"%d" % number, 0, 0, sync=False)
-    yield queue
-    journal.close()
+    it = Bench(tmp_path / "data")
+    it.push(*[b"%d" % number for number in range(6)])
+    yield it.queue
+    it.close()
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def test_closes_what_was_reserved_longest(holds, queue):
     assert next(iter(queue.reserved.values())).data == b"2"
     assert holds.close(b"work", 9) == 2
     assert holds.close(b"work") == 0
-    assert not holds
+    assert not holds.held
     assert drained(queue) == [b"4", b"5"]
 
 
@@ -57,7 +54,7 @@ def test_releases_everything_in_the_order_it_was_set(holds, queue):
     holds.abort(b"work")
     holds.reserve(queue, 2)  # now the second one has been held longest
     holds.release()
-    assert not holds
+    assert not holds.held
     assert drained(queue) == [b"%d" % number for number in range(6)]
 
 
@@ -66,7 +63,7 @@ def test_forgets_what_the_queue_took_back(holds, queue):
     queue.abort(first)
     assert holds.count(b"work") == 1
     assert holds.close(b"work", 2) == 1
-    assert not holds
+    assert not holds.held
     assert queue.peek().data == b"0"
 
 
@@ -74,7 +71,7 @@ def test_forgets_the_items_of_a_deleted_queue(holds, queue):
     holds.reserve(queue, 2)
     queue.retire()
     assert holds.close(b"work") == 0
-    assert not holds
+    assert not holds.held
 
 
 def test_can_be_used_while_an_item_put_back_goes_to_a_waiter(holds, queue):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from brokers import Data
+from doubles import Client, Silence
 
-from darner import queue
-from darner._proto import CHUNK_BYTES
+from darner import broker, queue
+from darner._proto import CHUNK_BYTES, ITEM_BYTES
 from darner.config import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -20,102 +20,118 @@ LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 def data(tmp_path):
     data = Data(tmp_path / "data")
     yield data
-    data.settle()
-    data.broker.close()
+    data.close()
 
 
 class TestSync:
     @pytest.fixture
-    def synced(self, monkeypatch):
-        """The queues whose batches were synced, in order."""
-        names = []
-        seal = Journal.seal
+    def synced(self, data, monkeypatch):
+        """Who had the log synced."""
+        clients = []
+        sync = data.broker.log.sync
 
-        def note(journal, *, held):
-            if journal.batch.sync:
-                names.append(journal.path.name)
-            return seal(journal, held=held)
+        def note(client, slot):
+            clients.append(client)
+            sync(client, slot)
 
-        monkeypatch.setattr(Journal, "seal", note)
-        return names
+        monkeypatch.setattr(data.broker.log, "sync", note)
+        return clients
 
-    @pytest.fixture
-    def timers(self, data):
-        """What is to be called, and when."""
-        timers = []
-        data.broker.call_later = lambda ms, work: timers.append((data.now + ms, work))
-        return timers
-
-    def test_is_left_to_the_system_by_default(self, data, synced, timers):
-        data.set(b"work", b"1")
+    def set(self, data, name=b"work", *, asked=False):
+        """As a `set` does it; returns whether its client waits for the disk."""
+        data.set(name, b"1")
+        client = Client()
+        data.broker.sync(data.targets(name), client, 0, asked=asked)
+        waits = client.held > 0
         data.settle()
-        assert synced == timers == []
+        assert client.held == 0
+        return waits
 
-    def test_is_with_each_set_if_it_is_always(self, data, synced, timers):
+    def test_is_left_to_the_system_unless_it_is_asked_for(self, data, synced):
+        assert not self.set(data)
+        assert not data.broker.queues[b"work"].syncs
+        assert synced == data.timers == []
+        assert self.set(data, asked=True)
+        assert len(synced) == 1
+
+    def test_is_with_each_set_if_it_is_always(self, data, synced):
         data.settings[b"work"] = QueueSettings(sync_ms=0)
-        for _ in range(2):
-            data.set(b"work", b"1")
-            data.settle()
-        data.upload(b"work", LARGE)
-        assert synced == ["work"] * 3
-        data.broker.queues[b"work"].pop()
-        data.settle()
-        assert len(synced) == 3
-        assert timers == []
+        assert self.set(data)
+        assert self.set(data)
+        assert data.broker.queues[b"work"].syncs
+        assert data.timers == []
 
-    def test_of_a_child_alone_is_for_the_child_alone(self, data, synced):
+    def test_of_a_child_is_enough(self, data):
         data.settings[b"work+child"] = QueueSettings(sync_ms=0)
+        assert not self.set(data)
         data.broker.queue(b"work+child")
-        data.set(b"work", b"1")
-        data.settle()
-        assert synced == ["work+child"]
+        assert self.set(data)
 
-    def test_is_within_the_interval_of_the_first_set_that_was_not_synced(self, data, synced, timers):
-        data.settings[b"work"] = QueueSettings(sync_ms=100)
-        data.set(b"work", b"1")
-        data.settle()
-        data.now += 30
-        data.set(b"work", b"2")
-        data.settle()
+    def test_of_a_queue_in_memory_is_none(self, data, synced):
+        data.settings[b"work"] = QueueSettings(sync_ms=0, durable=False)
+        assert not self.set(data, asked=True)
+        assert not data.broker.queues[b"work"].syncs
         assert synced == []
-        ((due, sync),) = timers
-        timers.clear()
+
+    def test_is_within_the_interval_of_the_first_set_that_was_not_synced(self, data, synced):
+        data.settings[b"work"] = QueueSettings(sync_ms=100)
+        assert not self.set(data)
+        data.now += 30
+        assert not self.set(data)
+        assert synced == []
+        ((due, sync),) = data.timers
+        data.timers.clear()
         assert due <= 1000 + 100
         data.now = due - 1
         sync()
         data.settle()
         assert synced == []
-        ((again, sync),) = timers
-        timers.clear()
+        ((again, sync),) = data.timers
+        data.timers.clear()
         assert again == due
         data.now = due
         sync()
         data.settle()
-        assert synced == ["work"]
-        assert timers == []
-        data.set(b"work", b"3")
-        assert len(timers) == 1
+        assert len(synced) == 1
+        assert data.timers == []
+        self.set(data)
+        assert len(data.timers) == 1
 
-    def test_of_a_large_item_is_of_its_file_too(self, data, timers, monkeypatch):
+    def test_is_within_the_shortest_of_intervals_and_one_for_all_queues(self, data, synced):
+        data.settings[b"work"] = QueueSettings(sync_ms=1000)
+        data.settings[b"play"] = QueueSettings(sync_ms=100)
+        self.set(data)
+        self.set(data, b"play")
+        for due, sync in sorted(data.timers, key=lambda timer: timer[0]):
+            data.now = due
+            sync()
+        assert len(synced) == 1
+
+    def test_that_fails_within_an_interval_is_logged(self, data, monkeypatch):
+        silence = Silence()
+        monkeypatch.setattr(broker, "log", silence)
+        data.settings[b"work"] = QueueSettings(sync_ms=100)
+        self.set(data)
+
+        def refuse(_):
+            raise OSError(5, "cannot write")
+
+        ((data.now, sync),) = data.timers
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            sync()
+            data.settle()
+        assert [event for event, _ in silence.lines if "not synced" in event]
+
+    def test_of_a_large_item_is_of_its_file_too(self, data, monkeypatch):
         data.settings[b"work"] = QueueSettings(sync_ms=100)
         files = []
         monkeypatch.setattr(os, "fsync", lambda fd: files.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
         data.broker.queue(b"work+child")
         assert data.upload(b"work", LARGE) == [None]
-        assert len(timers) == 2
         for directory in ("work/blobs", "work+child/blobs"):
             assert str(data.path / directory) in files
         assert any(file.startswith(str(data.path / "work" / "blobs") + "/") for file in files)
-
-    def test_that_is_due_for_a_queue_deleted_since_is_nothing(self, data, synced, timers):
-        data.settings[b"work"] = QueueSettings(sync_ms=100)
-        data.set(b"work", b"1")
-        data.broker.delete(b"work")
-        data.settle()
-        data.now += 100
-        timers[0][1]()
-        data.settle()
-        assert synced == []
 
 
 class TestMaxQueueAge:
@@ -128,7 +144,7 @@ class TestMaxQueueAge:
 
     def sweep(self, data, ms=0):
         data.now += ms
-        data.broker.tidy()
+        data.tick()
         data.settle()
         return b"work" in data.broker.queues
 
@@ -165,7 +181,7 @@ class TestMaxQueueAge:
         assert not self.sweep(data, self.AGE_MS)
 
     def test_does_not_end_a_queue_with_a_delayed_item(self, data):
-        data.broker.queue(b"work").push_delayed(b"1", 0, 0, 2 * self.AGE_MS, sync=False)
+        data.set(b"work", b"1", delay_ms=2 * self.AGE_MS)
         self.sweep(data)
         assert self.sweep(data, self.AGE_MS)
         self.sweep(data, self.AGE_MS)
@@ -211,7 +227,7 @@ class TestInMemory:
         assert data.directories() == []
 
     def test_may_be_longer_than_the_window(self, data, monkeypatch):
-        monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
+        monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
         monkeypatch.setattr(queue, "READ_ITEMS", 3)
         work = data.broker.queue(b"work")
         for n in range(20):
@@ -236,18 +252,18 @@ class TestInMemory:
         with pytest.raises(QueueFullError):
             data.set(b"work", b"1")
         data.now += 10
-        data.broker.tidy()
+        data.tick()
         data.settle()
         data.set(b"work", b"2")
         assert data.read_all(b"old") == [LARGE]
         assert data.read_all(b"work") == [b"2"]
-        data.broker.tidy()
+        data.tick()
         assert data.broker.queues[b"work"].journal.state.items == 0
 
     def test_delays_items(self, data):
         work = data.broker.queue(b"work")
         for name, delay_ms in ((b"late", 20), (b"soon", 10), (b"never", 99)):
-            work.push_delayed(name, 0, 0, delay_ms, sync=False)
+            data.set(b"work", name, delay_ms)
         assert (work.journal.delayed_items, work.journal.delayed_bytes, work.pop()) == (3, 13, None)
         data.now += 20
         assert data.read_all(b"work") == [b"soon", b"late"]
@@ -258,9 +274,7 @@ class TestInMemory:
     def test_goes_on_for_who_waits_when_it_is_deleted(self, data):
         delivered = []
         data.broker.queue(b"work").wait(Waiter(Queue.pop, lambda _, item: delivered.append(item.data)))
-        held_by = data.broker.queue(b"work")
         data.broker.delete(b"work")
-        assert held_by.failure is not None
         data.set(b"work", b"1")
         assert delivered == [b"1"]
 
@@ -307,7 +321,6 @@ class TestInMemory:
         data.restart()
         assert data.read_all(b"work") == [b"1", b"2"]
         data.broker.delete(b"work")
-        data.settle()
-        data.broker.reap()
+        data.tick(2)
         data.set(b"work", b"3")
         assert data.directories() == []

@@ -1,82 +1,26 @@
 """One FIFO: order, reserved items, waiters, expiry, limits of memory, uploads. The clock is a number."""
 
 import pytest
+from benches import NOW, Bench
+from doubles import record
 
 from darner import journal, queue
-from darner._proto import CHUNK_BYTES
-from darner.commit import Committer
+from darner._proto import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import JournalError
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
-
-NOW = 1_700_000_000_000
-
-
-class Bench:
-    """A queue, its clock, and the disk beneath it."""
-
-    def __init__(self, path):
-        self.path = path
-        self.now = NOW
-        self.open()
-
-    def open(self):
-        self.threads = []
-        self.committer = Committer(lambda work, done: self.threads.append((work, done)))
-        self.journal = Journal(self.path, self.committer, self.now)
-        self.queue = Queue(b"work", self.journal, lambda: self.now)
-
-    def commit(self):
-        self.committer.commit()
-        while self.threads:
-            work, done = self.threads.pop(0)
-            try:
-                work()
-            except Exception as error:
-                done(error)
-            else:
-                done(None)
-
-    def restart(self):
-        self.commit()
-        self.journal.close()
-        self.open()
-        return self.queue
-
-    def push(self, *datas, exptime=0):
-        for data in datas:
-            self.queue.push(data, 0, exptime, sync=False)
-
-    def pop_all(self):
-        datas = []
-        while (item := self.queue.pop()) is not None:
-            datas.append(item.data)
-        return datas
-
-    def fail(self, monkeypatch, *, for_long=False):
-        """Have the next commit fail, and the queue be reloaded, or go out of service."""
-        with monkeypatch.context() as patch:
-
-            def refuse(*_):
-                raise JournalError("disk full")
-
-            patch.setattr(Journal, "write", refuse)
-            if for_long:
-                patch.setattr(Journal, "_open", refuse)
-            self.commit()
 
 
 @pytest.fixture
 def it(tmp_path):
-    bench = Bench(tmp_path / "work")
+    bench = Bench(tmp_path / "data")
     yield bench
-    bench.journal.close()
+    bench.close()
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
+    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
     monkeypatch.setattr(queue, "READ_ITEMS", 3)
     monkeypatch.setattr(journal, "MAX_GONE", 2)
 
@@ -84,17 +28,17 @@ def small(monkeypatch):
 class TestOrder:
     def test_is_first_in_first_out(self, it):
         it.push(b"a", b"b", b"c")
-        assert it.pop_all() == [b"a", b"b", b"c"]
+        assert it.waiting() == [b"a", b"b", b"c"]
         assert it.queue.pop() is None
 
-    def test_is_kept_when_most_of_the_queue_is_on_disk(self, it, small):
+    def test_is_kept_when_most_of_the_queue_is_on_disk(self, small, it):
         datas = [b"%d" % n for n in range(50)]
         it.push(*datas)
         assert len(it.queue.window) < 5
-        assert it.pop_all() == datas
+        assert it.waiting() == datas
 
     @pytest.mark.parametrize("commits", [False, True])
-    def test_is_kept_when_setting_and_fetching_alternate(self, it, small, commits):
+    def test_is_kept_when_setting_and_fetching_alternate(self, small, it, commits):
         got = []
         for n in range(60):
             it.push(b"%d" % n)
@@ -102,27 +46,28 @@ class TestOrder:
                 got += [it.queue.pop().data, it.queue.pop().data]
             if commits and n % 7 == 0:
                 it.commit()
-        assert got + it.pop_all() == [b"%d" % n for n in range(60)]
+        assert got + it.waiting() == [b"%d" % n for n in range(60)]
 
-    def test_is_kept_over_a_restart(self, it, small):
+    def test_is_kept_over_a_restart(self, small, it):
         it.push(*[b"%d" % n for n in range(20)])
         assert [it.queue.pop().data for _ in range(7)] == [b"%d" % n for n in range(7)]
         it.restart()
         assert it.queue.items == 13
-        assert it.pop_all() == [b"%d" % n for n in range(7, 20)]
+        assert it.waiting() == [b"%d" % n for n in range(7, 20)]
 
     def test_holds_no_more_than_the_window_in_memory(self, it, monkeypatch):
         monkeypatch.setattr(queue, "WINDOW_BYTES", 10_000)
         monkeypatch.setattr(queue, "READ_BYTES", 5_000)
+        it.restart()
         it.push(*[b"x" * 1000] * 100)
         assert sum(len(item.data) for item in it.queue.window) <= 10_000
         it.commit()
         while it.queue.pop():
             assert sum(len(item.data) for item in it.queue.window) <= 10_000
-            assert it.queue.window_bytes == sum(1000 + queue.ITEM_BYTES for _ in it.queue.window)
+            assert it.queue.window_bytes == sum(1000 + ITEM_BYTES for _ in it.queue.window)
 
     def test_items_come_as_they_were_set(self, it):
-        it.queue.push(b"a", 0xFFFFFFFF, 0, sync=False)
+        it.queue.push(record(b"a"), 0xFFFFFFFF, 0)
         for _ in range(2):
             item = it.queue.peek()
             assert (item.flags, item.data, item.enqueued_ms, item.expires_ms) == (0xFFFFFFFF, b"a", NOW, 0)
@@ -140,15 +85,15 @@ class TestReserved:
         it.push(b"a", b"b")
         it.queue.close(it.queue.reserve())
         it.restart()
-        assert it.pop_all() == [b"b"]
+        assert it.waiting() == [b"b"]
 
     def test_is_the_next_one_once_aborted(self, it):
         it.push(b"a", b"b")
         it.queue.abort(it.queue.reserve())
         assert (it.queue.items, it.queue.waiting_bytes) == (2, 2)
-        assert it.pop_all() == [b"a", b"b"]
+        assert it.waiting() == [b"a", b"b"]
 
-    def test_is_waiting_again_after_a_restart_where_it_was(self, it, small):
+    def test_is_waiting_again_after_a_restart_where_it_was(self, small, it):
         it.push(*[b"%d" % n for n in range(10)])
         it.queue.reserve()
         assert it.queue.pop().data == b"1"
@@ -157,22 +102,22 @@ class TestReserved:
             it.queue.pop()
         it.restart()
         assert it.queue.items == 5
-        assert it.pop_all() == [b"0", b"2", b"7", b"8", b"9"]
+        assert it.waiting() == [b"0", b"2", b"7", b"8", b"9"]
 
     def test_comes_back_in_the_original_order_if_the_last_is_aborted_first(self, it):
         it.push(b"a", b"b", b"c", b"d")
         held = [it.queue.reserve() for _ in range(3)]
         for item in reversed(held):
             it.queue.abort(item)
-        assert it.pop_all() == [b"a", b"b", b"c", b"d"]
+        assert it.waiting() == [b"a", b"b", b"c", b"d"]
 
-    def test_comes_back_to_the_head_whatever_went_before(self, it, small):
+    def test_comes_back_to_the_head_whatever_went_before(self, small, it):
         it.push(*[b"%d" % n for n in range(12)])
         first, second = it.queue.reserve(), it.queue.reserve()
         assert it.queue.pop().data == b"2"
         it.queue.abort(first)
         it.queue.abort(second)
-        assert it.pop_all() == [b"1", b"0"] + [b"%d" % n for n in range(3, 12)]
+        assert it.waiting() == [b"1", b"0"] + [b"%d" % n for n in range(3, 12)]
 
     def test_counts_how_often_it_came_back(self, it):
         it.push(b"a")
@@ -195,40 +140,7 @@ class TestReserved:
         it.queue.abort(item)
         it.queue.abort(item)
         it.queue.close(item)
-        assert it.pop_all() == [b"a", b"b"]
-
-    def test_stays_so_when_a_commit_fails(self, it, monkeypatch):
-        it.push(b"a", b"b")
-        it.commit()
-        item = it.queue.reserve()
-        it.push(b"c")
-        it.fail(monkeypatch)
-        assert it.queue.items == 1
-        assert it.queue.pop().data == b"b"
-        it.queue.close(item)
-        assert it.restart().items == 0
-
-    def test_and_closed_in_a_commit_that_fails_is_waiting_again(self, it, monkeypatch):
-        it.push(b"a", b"b")
-        it.commit()
-        it.queue.close(it.queue.reserve())
-        it.fail(monkeypatch)
-        assert it.queue.items == 2
-        assert it.pop_all() == [b"a", b"b"]
-
-    @pytest.mark.parametrize("end", ["close", "abort"])
-    def test_and_lost_with_a_commit_that_failed_does_not_end_the_one_with_its_id(self, it, monkeypatch, end):
-        it.push(b"lost")
-        lost = it.queue.reserve()
-        it.fail(monkeypatch)
-        it.push(b"new")
-        it.commit()
-        new = it.queue.reserve()
-        assert new.id == lost.id
-        getattr(it.queue, end)(lost)
-        assert it.queue.pop() is None
-        it.queue.abort(new)
-        assert it.pop_all() == [b"new"]
+        assert it.waiting() == [b"a", b"b"]
 
 
 class TestExpiry:
@@ -324,18 +236,6 @@ class TestWaiter:
         it.push(b"b")
         assert got == [(b"work", b"b")]
 
-    def test_goes_on_waiting_while_the_queue_is_out_of_service(self, it, monkeypatch):
-        it.push(b"a")
-        it.commit()
-        it.queue.pop()
-        it.fail(monkeypatch, for_long=True)
-        _, got = self.waiter(it.queue)
-        with pytest.raises(JournalError):
-            it.push(b"b")
-        it.journal.reopen()
-        it.queue.reload()
-        assert got == [(b"work", b"a")]
-
     def test_that_has_gone_without_a_word_is_passed_by(self, it):
         got = []
         it.queue.wait(Waiter(Queue.pop, lambda *_: got.append("gone"), lambda: True))
@@ -345,7 +245,7 @@ class TestWaiter:
 
 
 class TestFlush:
-    def test_discards_what_waits_and_spares_what_is_reserved(self, it, small):
+    def test_discards_what_waits_and_spares_what_is_reserved(self, small, it):
         it.push(*[b"%d" % n for n in range(9)])
         item = it.queue.reserve()
         it.commit()
@@ -356,7 +256,7 @@ class TestFlush:
         it.push(b"new")
         it.queue.abort(item)
         assert it.queue.items == 2
-        assert it.pop_all() == [b"0", b"new"]
+        assert it.waiting() == [b"0", b"new"]
 
     def test_holds_after_a_restart(self, it):
         it.push(b"a", b"b")
@@ -364,7 +264,7 @@ class TestFlush:
         it.queue.flush()
         it.push(b"c")
         it.restart()
-        assert it.pop_all() == [b"c"]
+        assert it.waiting() == [b"c"]
 
     def test_spares_a_reserved_item_over_a_restart(self, it):
         it.push(b"a", b"b", b"c")
@@ -374,7 +274,7 @@ class TestFlush:
         it.push(b"d")
         it.restart()
         assert it.queue.items == 2
-        assert it.pop_all() == [b"b", b"d"]
+        assert it.waiting() == [b"b", b"d"]
 
 
 class TestFigures:
@@ -382,7 +282,7 @@ class TestFigures:
         it.push(b"a", b"b", b"c")
         it.push(b"d", exptime=-1)
         it.queue.abort(it.queue.reserve())
-        it.pop_all()
+        it.waiting()
         it.queue.flush()
 
         def figures():
@@ -410,48 +310,49 @@ class TestFigures:
         assert it.queue.age_ms == 0
 
 
-class TestFailure:
-    def test_of_a_commit_leaves_what_was_there_before(self, it, monkeypatch, small):
-        it.push(*[b"%d" % n for n in range(8)])
-        it.commit()
-        it.queue.pop()
-        it.push(b"lost")
-        it.fail(monkeypatch)
-        assert it.queue.items == 8
-        assert it.pop_all() == [b"%d" % n for n in range(8)]
+class TestRefusal:
+    """The log has no room, or LevelDB cannot be written."""
 
-    def test_that_lasts_is_what_everything_answers(self, it, monkeypatch):
-        it.push(b"a")
-        it.commit()
-        held = it.queue.reserve()
-        it.push(b"b")
-        it.fail(monkeypatch, for_long=True)
-        for use in (
-            lambda: it.push(b"c"),
-            it.queue.pop,
-            it.queue.reserve,
-            it.queue.peek,
-            it.queue.flush,
-            lambda: it.queue.upload(1),
-            lambda: it.queue.close(held),
-        ):
-            with pytest.raises(JournalError, match="disk full"):
+    REFUSAL = JournalError("no room")
+
+    def test_takes_nothing_in_and_gives_out_what_there_is(self, it):
+        it.push(b"a", b"b")
+        it.log.segment.refusal = self.REFUSAL
+        for use in (lambda: it.push(b"c"), lambda: it.delay(1, b"c"), lambda: it.queue.upload(1)):
+            with pytest.raises(JournalError, match="no room"):
                 use()
-        it.journal.reopen()
-        it.queue.reload()
-        it.queue.close(held)
-        assert it.restart().items == 0
+        it.queue.abort(it.queue.reserve())
+        assert it.waiting() == [b"a", b"b"]
+        it.log.segment.refusal = None
+        it.push(b"d")
+        it.kill()
+        assert it.waiting() == [b"d"]
 
-    def test_of_a_deletion_harms_nobody(self, it, monkeypatch):
+    def test_leaves_a_delayed_item_where_it_is(self, it):
+        it.delay(1000, b"a")
+        it.now += 1000
+        it.log.segment.refusal = self.REFUSAL
+        with pytest.raises(JournalError):
+            it.queue.sweep()
+        it.log.segment.refusal = None
+        assert it.waiting() == [b"a"]
+
+    def test_of_an_item_full_queues_would_discard_for_discards_nothing(self, it):
+        it.set(max_items=1, discard_old_when_full=True)
         it.push(b"a")
-        it.commit()
-        held = it.queue.reserve()
-        it.queue.retire()
-        it.fail(monkeypatch)
-        it.queue.close(held)
-        it.queue.abort(held)
-        with pytest.raises(JournalError, match="deleted"):
-            it.queue.pop()
+        it.log.segment.refusal = self.REFUSAL
+        with pytest.raises(JournalError):
+            it.push(b"b")
+        assert it.waiting() == [b"a"]
+
+
+def test_a_deletion_harms_nobody_who_holds_an_item(it):
+    it.push(b"a")
+    held = it.queue.reserve()
+    it.queue.retire()
+    it.queue.close(held)
+    it.queue.abort(held)
+    assert it.waiting() == []
 
 
 class TestUpload:
@@ -468,7 +369,7 @@ class TestUpload:
     def finish(self, it, upload, *, exptime=0):
         told = []
         upload.finish(7, exptime, told.append, sync=False)
-        it.commit()
+        it.threads.run_all()
         return told
 
     def read(self, it, item):
@@ -476,19 +377,17 @@ class TestUpload:
         content = b""
         while (data := reader.read(lambda: None)) != b"":
             content += data or b""
-            it.commit()
+            it.threads.run_all()
         reader.close()
         return content
 
     def leftovers(self, it):
         """Files and markers of blobs, once all is tidied up after a restart."""
-        it.restart()
-        doomed = it.journal.take_doomed()
-        it.journal.delete_blobs(doomed)
-        it.journal.forget(doomed)
-        it.restart()
+        for _ in range(2):
+            it.restart()
+            it.tick()
         assert not it.journal.doomed
-        return [file.name for file in (it.path / "blobs").glob("*")]
+        return [file.name for file in (it.path / "work" / "blobs").glob("*")]
 
     def test_is_an_item_like_any_once_finished(self, it):
         it.push(b"before")
@@ -501,7 +400,7 @@ class TestUpload:
         assert it.queue.waiting_bytes == len(self.CONTENT) + len(b"beforebetweenafter")
         assert [it.queue.pop().data, it.queue.pop().data] == [b"before", b"between"]
         item = it.queue.reserve()
-        assert (item.data, item.size, item.flags, item.memory_bytes) == (None, len(self.CONTENT), 7, 0)
+        assert (item.data, item.size, item.flags) == (None, len(self.CONTENT), 7)
         assert self.read(it, item) == self.CONTENT
         assert it.queue.pop().data == b"after"
         it.queue.abort(item)
@@ -518,7 +417,7 @@ class TestUpload:
         content = b""
         while (data := reader.read(lambda: None)) != b"":
             content += data or b""
-            it.commit()
+            it.threads.run_all()
         reader.close()
         assert content == self.CONTENT * 9
 
@@ -544,45 +443,39 @@ class TestUpload:
         assert it.queue.items == 0
         assert self.leftovers(it) == []
 
-    @pytest.mark.parametrize("written", [False, True])
-    def test_cut_off_by_a_kill_leaves_nothing(self, it, written):
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_cut_off_by_a_kill_leaves_nothing(self, it, committed):
         self.begin(it)
-        if written:
+        it.threads.run_all()
+        if committed:
             it.commit()
-        else:  # the files are, the journal is not
-            while it.threads:
-                work, done = it.threads.pop(0)
-                work()
-                done(None)
-        it.journal.close()
-        it.open()
+        it.kill()
         assert it.queue.items == 0
+        assert self.leftovers(it) == []
+
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_finished_survives_a_kill(self, it, committed):
+        it.commit()
+        upload = self.begin(it)
+        if committed:
+            it.commit()
+        self.finish(it, upload)
+        it.kill()
+        it.tick()
+        it.tick()
+        assert self.read(it, it.queue.pop()) == self.CONTENT
         assert self.leftovers(it) == []
 
     @pytest.mark.parametrize("removal", ["pop", "flush"])
     def test_removed_leaves_nothing(self, it, removal):
         self.finish(it, self.begin(it))
         getattr(it.queue, removal)()
-        while it.journal.untidy:
-            it.journal.trim()
-            it.commit()
         assert self.leftovers(it) == []
 
     def test_staged_and_removed_in_one_turn_leaves_nothing(self, it):
         upload = self.begin(it)
         upload.finish(7, 0, lambda _: it.queue.pop(), sync=False)
-        it.commit()
-        assert it.queue.items == 0
-        assert self.leftovers(it) == []
-
-    def test_fails_if_the_queue_was_reopened_meanwhile(self, it, monkeypatch):
-        upload = self.begin(it)
-        it.push(b"lost")
-        it.fail(monkeypatch)
-        with pytest.raises(JournalError, match="reopened or deleted"):
-            upload.write(b"x")
-        (error,) = self.finish(it, upload)
-        assert isinstance(error, JournalError)
+        it.threads.run_all()
         assert it.queue.items == 0
         assert self.leftovers(it) == []
 
@@ -595,43 +488,6 @@ class TestUpload:
         assert "deleted" in str(error)
         upload.abandon()
 
-    def test_lost_with_a_commit_does_not_harm_a_later_one(self, it, monkeypatch):
-        lost = self.begin(it, b"lost")
-        while it.threads:
-            work, done = it.threads.pop(0)
-            work()
-            done(None)
-        it.fail(monkeypatch)
-        kept = self.begin(it)
-        assert self.finish(it, kept) == [None]
-        lost.abandon()
-        it.commit()
-        assert self.read(it, it.queue.peek()) == self.CONTENT
-
-    def test_lost_with_a_commit_and_written_late_leaves_nothing(self, it, monkeypatch):
-        self.begin(it)
-        late, it.threads = it.threads, []
-        it.fail(monkeypatch)
-        it.threads = late
-        it.push(b"a")
-        it.commit()
-        it.journal.close()
-        it.open()
-        assert self.leftovers(it) == []
-
-    def test_written_whole_after_the_queue_was_reopened_leaves_nothing(self, it, monkeypatch):
-        upload = it.queue.upload(4)
-        it.commit()
-        it.push(b"lost")
-        it.fail(monkeypatch)
-        doomed = it.journal.take_doomed()
-        it.journal.delete_blobs(doomed)
-        it.journal.forget(doomed)
-        it.commit()
-        upload._writer.write(b"late")  # as a thread that was slow to begin
-        assert isinstance(self.finish(it, upload)[0], JournalError)
-        assert self.leftovers(it) == []
-
     def test_that_cannot_be_written_is_not_set(self, it):
         upload = self.begin(it)
         upload._writer._file.close()
@@ -641,15 +497,15 @@ class TestUpload:
         assert self.leftovers(it) == []
 
     def test_whose_file_cannot_be_made_is_refused(self, it):
-        (it.path / "blobs").touch()
+        (it.path / "work" / "blobs").touch()
         with pytest.raises(JournalError, match="cannot write"):
             it.queue.upload(4)
-        (it.path / "blobs").unlink()
+        (it.path / "work" / "blobs").unlink()
         assert self.leftovers(it) == []
 
     def test_damaged_on_disk_is_an_error_and_not_removed(self, it):
         self.finish(it, self.begin(it))
-        (file,) = (it.path / "blobs").iterdir()
+        (file,) = (it.path / "work" / "blobs").iterdir()
         file.write_bytes(file.read_bytes()[:-1])
         for fetch in (it.queue.pop, it.queue.peek, it.queue.reserve):
             with pytest.raises(JournalError, match="damaged"):

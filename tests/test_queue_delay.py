@@ -1,29 +1,23 @@
 """Items that are out of sight until they are due. The clock is a number."""
 
 import pytest
-from test_queue_settings import Bench
+from benches import Bench
+from doubles import Disk
 
 from darner import queue
 from darner.errors import JournalError, QueueFullError
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
 
 
 @pytest.fixture
 def it(tmp_path):
-    bench = Bench(tmp_path / "work")
+    bench = Bench(tmp_path / "data")
     yield bench
-    bench.commit()
-    bench.journal.close()
-
-
-def delay(it, delay_ms, *datas, exptime=0, sync=False):
-    for data in datas:
-        it.queue.push_delayed(data, 7, exptime, delay_ms, sync=sync)
+    bench.close()
 
 
 def test_is_out_of_sight_until_it_is_due(it):
-    delay(it, 1000, b"a")
+    it.delay(1000, b"a")
     it.commit()
     assert (it.queue.items, it.queue.waiting_bytes, it.queue.delayed_items) == (0, 0, 1)
     it.now += 999
@@ -37,8 +31,8 @@ def test_is_out_of_sight_until_it_is_due(it):
 
 def test_joins_the_end_in_the_order_of_the_times(it, monkeypatch):
     monkeypatch.setattr(queue, "JOIN_ITEMS", 2)
-    delay(it, 3000, b"d")
-    delay(it, 1000, b"a", b"b", b"c")
+    it.delay(3000, b"d")
+    it.delay(1000, b"a", b"b", b"c")
     it.push(b"before")
     it.commit()
     it.now += 1000
@@ -52,7 +46,7 @@ def test_joins_the_end_in_the_order_of_the_times(it, monkeypatch):
 @pytest.mark.parametrize("restarts", ["before", "after"])
 def test_survives_a_restart(it, restarts, monkeypatch):
     monkeypatch.setattr(queue, "JOIN_ITEMS", 2)
-    delay(it, 1000, b"a", b"b", b"c")
+    it.delay(1000, b"a", b"b", b"c")
     if restarts == "before":
         it.restart()
     it.now += 1000
@@ -70,8 +64,8 @@ def test_goes_to_who_waits(it):
     got = []
     for _ in range(2):
         it.queue.wait(Waiter(Queue.pop, lambda _, item: got.append(item.data)))
-    delay(it, 1000, b"a")
-    delay(it, 1001, b"b")
+    it.delay(1000, b"a")
+    it.delay(1001, b"b")
     it.commit()
     it.sweep()
     assert not got
@@ -85,7 +79,7 @@ def test_goes_to_many_who_wait_in_its_order(it, monkeypatch):
     got = []
     for _ in range(4):
         it.queue.wait(Waiter(Queue.pop, lambda _, item: got.append(item.data)))
-    delay(it, 1000, b"a", b"b", b"c", b"d")
+    it.delay(1000, b"a", b"b", b"c", b"d")
     it.commit()
     it.now += 1000
     it.sweep()
@@ -95,10 +89,10 @@ def test_goes_to_many_who_wait_in_its_order(it, monkeypatch):
 def test_counts_against_the_limits_and_is_not_discarded(it):
     it.set(max_items=2, discard_old_when_full=True)
     it.push(b"old")
-    delay(it, 1000, b"a")
+    it.delay(1000, b"a")
     it.push(b"new")
     assert it.queue.peek().data == b"new"
-    delay(it, 1000, b"b")
+    it.delay(1000, b"b")
     with pytest.raises(QueueFullError):
         it.push(b"c")
     it.commit()
@@ -107,7 +101,7 @@ def test_counts_against_the_limits_and_is_not_discarded(it):
 
 
 def test_may_expire_before_it_is_due(it):
-    delay(it, 5000, b"a", exptime=1)
+    it.delay(5000, b"a", exptime=1)
     it.commit()
     it.now += 5000
     it.sweep()
@@ -116,7 +110,7 @@ def test_may_expire_before_it_is_due(it):
 
 def test_ages_from_the_time_it_joins(it):
     it.set(max_age_ms=1000)
-    delay(it, 5000, b"a")
+    it.delay(5000, b"a")
     it.commit()
     it.now += 5000
     it.sweep()
@@ -125,54 +119,83 @@ def test_ages_from_the_time_it_joins(it):
 
 
 def test_is_flushed_with_the_queue_and_leaves_nothing(it):
-    delay(it, 1000, b"a")
+    it.delay(1000, b"a")
     it.queue.flush()
-    delay(it, 1000, b"b")
+    it.delay(1000, b"b")
     assert it.queue.delayed_items == 1
     it.restart()
     it.now += 1000
     it.sweep()
     assert it.waiting() == [b"b"]
-    it.commit()
-    assert not list(it.journal._db.iterator(start=b"d", stop=b"e"))
+    assert it.records(b"d") == []
 
 
-def test_joins_once_while_its_end_is_being_written(it, monkeypatch):
-    delay(it, 1000, b"a")
-    it.commit()
-    it.queue.push(b"synced", 0, 0, sync=True)
-    it.committer.commit()
+@pytest.mark.parametrize("written", ["while it joins", "while it is delayed"])
+def test_joins_once_while_that_is_being_written(it, written):
+    it.delay(1000, b"a")
+    if written == "while it joins":
+        it.commit()
+    it.committer.checkpoint(it.journal)
     it.now += 1000
     for _ in range(3):
         it.queue.sweep()
-        it.committer.commit()
-    assert it.queue.items == 2
+        it.committer.checkpoint(it.journal)
+    assert it.queue.items == 1
     it.restart()
-    assert it.waiting() == [b"synced", b"a"]
+    assert it.waiting() == [b"a"]
+    assert it.records(b"d") == []
 
 
-def test_that_is_still_being_written_joins_later(it):
-    delay(it, 1000, b"a", sync=True)
-    it.committer.commit()
+@pytest.mark.parametrize("committed", [False, True])
+def test_survives_a_kill_and_joins_once(it, committed, monkeypatch):
+    monkeypatch.setattr(queue, "JOIN_ITEMS", 2)
+    it.delay(1000, b"a", b"b", b"c")
+    if committed:
+        it.commit()
+    it.kill()
     it.now += 1000
     it.queue.sweep()
-    assert it.queue.pop() is None
+    it.kill()
+    assert (it.queue.items, it.queue.delayed_items) == (2, 1)
+    it.sweep()
+    it.kill()
+    assert it.waiting() == [b"a", b"b", b"c"]
+    assert it.records(b"d") == []
+
+
+def test_that_was_flushed_does_not_come_back_with_a_kill(it):
+    it.delay(1000, b"a")
     it.commit()
-    assert it.waiting() == [b"a"]
-
-
-def test_whose_write_failed_is_not_there(it, monkeypatch):
-    def refuse(*_):
-        raise JournalError("disk full")
-
-    it.commit()
-    delay(it, 1000, b"a")
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", refuse)
-        it.commit()
+    it.queue.flush()
+    it.delay(500, b"b")
+    it.kill()
     it.now += 1000
     it.sweep()
-    assert (it.queue.items, it.queue.delayed_items) == (0, 0)
+    assert it.waiting() == [b"b"]
+
+
+def test_comes_in_its_order_out_of_memory_and_from_the_disk(it):
+    it.delay(3000, b"c")
+    it.delay(1000, b"a")
+    it.commit()
+    it.delay(2000, b"b")
+    it.committer.checkpoint(it.journal)
+    it.delay(4000, b"d")
+    it.now += 4000
+    assert it.waiting() == [b"a", b"b", b"c", b"d"]
+
+
+def test_is_written_again_after_a_write_that_failed(it, monkeypatch):
+    disk = Disk(monkeypatch)
+    it.restart()
+    it.delay(1000, b"a")
+    disk.failures = ["before"]
+    it.commit()
+    it.now += 1000
+    with pytest.raises(JournalError, match="no space"):
+        it.queue.sweep()
+    it.commit()
+    assert it.waiting() == [b"a"]
 
 
 def test_of_any_size_comes_with_its_bytes(it):
@@ -201,6 +224,6 @@ def test_that_is_large_and_flushed_goes_with_its_file(it):
 
 
 def test_costs_nobody_a_missing_id(it):
-    delay(it, 1000, b"a")
+    it.delay(1000, b"a")
     it.push(b"b")
     assert [item.id for item in it.queue.window] == [1]

@@ -1,82 +1,26 @@
 """What the settings of a queue do: limits, expiry, reserved items that come back. The clock is a number."""
 
 import pytest
+from benches import Bench
 
 from darner import journal, queue
-from darner._proto import CHUNK_BYTES
-from darner.commit import Committer
-from darner.config import QueueSettings
+from darner._proto import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.holds import Holds
-from darner.journal import Journal
 from darner.queue import Queue, Waiter
-
-NOW = 1_700_000_000_000
-
-
-class Bench:
-    """A queue with settings, its clock, and the disk beneath it."""
-
-    def __init__(self, path):
-        self.path = path
-        self.now = NOW
-        self.settings = QueueSettings()
-        self.open()
-
-    def open(self):
-        self.threads = []
-        self.committer = Committer(lambda work, done: self.threads.append((work, done)))
-        self.journal = Journal(self.path, self.committer, self.now)
-        self.queue = Queue(b"work", self.journal, lambda: self.now, self.settings)
-
-    def set(self, **settings):
-        self.settings = QueueSettings(**settings)
-        self.queue.configure(self.settings)
-
-    def commit(self):
-        self.committer.commit()
-        while self.threads:
-            work, done = self.threads.pop(0)
-            work()
-            done(None)
-            self.committer.commit()
-
-    def restart(self):
-        self.commit()
-        self.journal.close()
-        self.open()
-
-    def push(self, *datas, exptime=0):
-        for data in datas:
-            self.queue.push(data, 0, exptime, sync=False)
-
-    def sweep(self):
-        """As the broker does it; returns how many slices it took."""
-        slices = 0
-        while not slices or self.queue.restless:
-            self.queue.sweep()
-            self.commit()
-            slices += 1
-        return slices
-
-    def waiting(self):
-        datas = [item.data for item in iter(self.queue.pop, None)]
-        assert (self.queue.items, self.queue.waiting_bytes) == (0, 0)
-        return datas
 
 
 @pytest.fixture
 def it(tmp_path):
-    bench = Bench(tmp_path / "work")
+    bench = Bench(tmp_path / "data")
     yield bench
-    bench.commit()
-    bench.journal.close()
+    bench.close()
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * queue.ITEM_BYTES)
+    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
     monkeypatch.setattr(queue, "READ_ITEMS", 3)
     monkeypatch.setattr(journal, "MAX_GONE", 3)
 
@@ -109,7 +53,7 @@ class TestLimit:
         with pytest.raises(QueueFullError):
             it.push(b"e")
 
-    def test_discards_the_oldest_until_the_new_item_fits(self, it, small):
+    def test_discards_the_oldest_until_the_new_item_fits(self, small, it):
         it.set(max_bytes=6, discard_old_when_full=True)
         it.push(b"a", b"b", b"c", b"d", b"e")
         it.push(b"four")
@@ -189,8 +133,8 @@ class TestLimit:
         else:
             assert isinstance(told[0], QueueFullError)
             assert it.waiting() == [b"a"]
-            it.commit()
-            assert not list((it.path / "blobs").iterdir())
+            it.tick()
+            assert not list((it.path / "work" / "blobs").iterdir())
 
 
 class TestMaxAge:
@@ -211,7 +155,7 @@ class TestMaxAge:
         it.set(max_age_ms=1000)
         assert it.queue.peek() is None
 
-    def test_is_swept_without_anybody_fetching(self, it, small):
+    def test_is_swept_without_anybody_fetching(self, small, it):
         it.set(max_age_ms=1000)
         it.push(*[b"x"] * 50)
         it.commit()
@@ -221,7 +165,7 @@ class TestMaxAge:
 
 
 class TestSweep:
-    def test_finds_what_has_expired_behind_what_lives(self, it, small):
+    def test_finds_what_has_expired_behind_what_lives(self, small, it):
         it.push(b"head")
         for number in range(40):
             it.push(b"%d" % number, exptime=0 if number % 4 else 5)
@@ -232,7 +176,7 @@ class TestSweep:
         it.restart()
         assert it.waiting() == [b"head", *(b"%d" % number for number in range(40) if number % 4)]
 
-    def test_goes_in_slices_of_max_expire_sweep(self, it, small):
+    def test_goes_in_slices_of_max_expire_sweep(self, small, it):
         it.set(max_expire_sweep=10)
         it.push(b"head")
         it.push(*[b"x"] * 100, exptime=5)
@@ -246,29 +190,31 @@ class TestSweep:
             assert it.queue.restless or it.queue.items == 1
         assert it.waiting() == [b"head"]
 
-    def test_looks_at_nothing_before_an_item_may_have_expired(self, it, small, monkeypatch):
+    def test_looks_at_nothing_before_an_item_may_have_expired(self, small, it):
         it.push(b"head")
         it.push(*[b"x"] * 20, exptime=60)
         it.commit()
         it.sweep()
-        scans = []
-        monkeypatch.setattr(Journal, "scan", lambda *args: scans.append(args))
+        before = it.journal.scans
         it.now += 59_000
         it.sweep()
-        assert not scans
+        assert it.journal.scans == before
+        it.now += 1000
+        it.sweep()
+        assert it.journal.scans > before
 
-    def test_of_a_queue_without_expiry_looks_at_nothing_after_a_restart_either(self, it, monkeypatch):
+    def test_of_a_queue_without_expiry_looks_at_nothing_after_a_restart_either(self, it):
         it.push(*[b"x"] * 20)
         it.push(b"y", exptime=1)
         it.commit()
         it.now += 1000
         it.sweep()
         it.restart()
-        monkeypatch.setattr(Journal, "scan", None)
         it.sweep()
-        assert it.queue.items == 20
+        assert (it.queue.items, it.journal.scans) == (20, 0)
+        assert not it.queue.stirs
 
-    def test_remembers_over_a_restart_that_items_expire(self, it, small):
+    def test_remembers_over_a_restart_that_items_expire(self, small, it):
         it.push(b"head")
         it.push(b"a", exptime=5)
         it.push(b"b", exptime=9)
@@ -284,7 +230,7 @@ class TestSweep:
         it.sweep()
         assert it.waiting() == [b"head", b"tail"]
 
-    def test_spares_what_is_reserved_and_finds_it_once_it_is_put_back(self, it, small):
+    def test_spares_what_is_reserved_and_finds_it_once_it_is_put_back(self, small, it):
         it.push(b"a", exptime=5)
         it.push(b"b")
         held = it.queue.reserve()
@@ -297,13 +243,16 @@ class TestSweep:
         assert it.queue.expired_items == 1
         assert it.waiting() == [b"b"]
 
-    def test_may_come_while_the_queue_is_being_synced(self, it, small):
+    def test_may_come_while_the_queue_is_being_written(self, small, it):
         it.push(b"head", b"second")
         for number in range(20):
             it.push(b"%d" % number, exptime=5 * (number % 2))
-        it.commit()
-        it.queue.push(b"synced", 0, 5, sync=True)
-        it.committer.commit()
+        it.committer.checkpoint(it.journal)
+        it.now += 5000
+        it.queue.sweep()
+        it.threads.run_all()
+        it.push(b"x", exptime=5)
+        it.committer.checkpoint(it.journal)
         it.now += 5000
         for _ in range(3):
             it.queue.sweep()
@@ -314,7 +263,7 @@ class TestSweep:
         assert it.waiting() == []
 
     @pytest.mark.parametrize("holds", [False, True])
-    def test_leaves_a_gap_that_no_reader_has_to_remember(self, it, small, holds):
+    def test_leaves_a_gap_that_no_reader_has_to_remember(self, small, it, holds):
         it.push(b"first", b"second")
         it.push(*[b"x"] * 20, exptime=5)
         it.push(b"tail", b"last")
@@ -329,20 +278,6 @@ class TestSweep:
             it.restart()
             assert it.waiting() == [b"first"]
 
-    def test_counts_once_what_was_put_back_after_a_reload(self, it, small):
-        it.push(b"head")
-        it.push(b"x", exptime=5)
-        it.push(*[b"%d" % number for number in range(8)])
-        it.commit()
-        held = [it.queue.reserve() for _ in range(2)]
-        it.queue.reload()
-        for item in reversed(held):
-            it.queue.abort(item)
-        it.now += 5000
-        it.sweep()
-        assert (it.queue.items, it.queue.expired_items) == (9, 1)
-        assert it.waiting() == [b"head", *(b"%d" % number for number in range(8))]
-
     def test_drops_large_items_with_their_files(self, it):
         it.push(b"head")
         upload = it.queue.upload(3)
@@ -351,10 +286,8 @@ class TestSweep:
         it.commit()
         it.now += 5000
         it.sweep()
-        doomed = it.journal.take_doomed()
-        assert len(doomed) == 1
-        it.journal.delete_blobs(doomed)
-        assert not list((it.path / "blobs").iterdir())
+        it.tick()
+        assert not list((it.path / "work" / "blobs").iterdir())
 
     def test_lets_who_waits_go_on_waiting(self, it):
         got = []
@@ -365,18 +298,9 @@ class TestSweep:
         it.push(b"a")
         assert got == [b"a"]
 
-    def test_is_skipped_while_the_queue_is_out_of_service(self, it):
-        it.push(b"a", exptime=1)
-        it.commit()
-        it.now += 1000
-        it.queue.failure = JournalError("disk full")
-        it.queue.sweep()
-        assert it.queue.expired_items == 0
-        it.queue.failure = None
-
 
 class TestFlushExpired:
-    def test_drops_all_that_has_expired_and_says_how_many(self, it, small):
+    def test_drops_all_that_has_expired_and_says_how_many(self, small, it):
         it.set(max_expire_sweep=4)
         it.push(b"head")
         for number in range(30):
@@ -388,7 +312,7 @@ class TestFlushExpired:
         assert sum(it.queue.flush_expired()) == 0
         assert it.queue.items == 21
 
-    def test_may_run_twice_at_once(self, it, small):
+    def test_may_run_twice_at_once(self, small, it):
         it.set(max_expire_sweep=4)
         it.push(b"head")
         it.push(*[b"x"] * 30, exptime=5)
@@ -409,10 +333,10 @@ class TestOpenTimeout:
         it.queue.reserve()
         it.now += 999
         it.sweep()
-        assert it.queue.open_transactions == 2
+        assert len(it.queue.reserved) == 2
         it.now += 1
         it.sweep()
-        assert (it.queue.open_transactions, it.queue.canceled_transactions) == (0, 2)
+        assert (len(it.queue.reserved), it.queue.canceled_transactions) == (0, 2)
         assert it.waiting() == [b"a", b"b", b"c"]
 
     def test_gives_it_to_who_waits_and_leaves_the_old_holder_nothing_to_close(self, it):
@@ -443,7 +367,7 @@ class TestOpenTimeout:
         it.now += 5000
         it.set(open_timeout_ms=1000)
         it.sweep()
-        assert it.queue.open_transactions == 1
+        assert len(it.queue.reserved) == 1
         it.now += 1000
         it.sweep()
         assert it.waiting() == [b"a"]
@@ -470,28 +394,37 @@ class TestMaxAttempts:
         it.restart()
         assert it.waiting() == [b"b"]
 
-    def test_sets_it_aside_for_the_dead_letter_queue(self, it):
+    def test_moves_it_to_the_dead_letter_queue(self, it):
         it.set(max_attempts=1, dead_letter_queue="dead")
         it.push(b"poison", b"b")
         it.queue.abort(it.queue.reserve())
-        ((item, name),) = it.queue.leaving
-        assert (item.data, name) == (b"poison", b"dead")
-        assert (it.queue.discarded, it.queue.open_transactions, it.queue.items) == (0, 0, 1)
+        assert it.moved == [(b"poison", b"dead")]
+        assert (it.queue.discarded, len(it.queue.reserved), it.queue.items) == (0, 0, 1)
 
 
 class TestExpireToQueue:
-    def test_holds_no_more_than_some_in_memory(self, it, small, monkeypatch):
-        monkeypatch.setattr(queue, "MAX_LEAVING", 5)
-        it.set(expire_to_queue="late")
-        it.push(*[b"x"] * 50, exptime=1)
+    @pytest.mark.parametrize("expire", ["pop", "sweep", "flush_expired", "push"])
+    def test_that_takes_nothing_has_all_stay_and_lose_nothing(self, small, it, expire):
+        it.set(expire_to_queue="late", max_items=60)
+        it.push(b"held")
+        it.push(*[b"%d" % number for number in range(50)], exptime=1)
+        it.queue.reserve()
         it.push(b"tail")
         it.now += 1000
-        assert it.queue.pop() is None
+        it.moves_left = 7
+        do = {"flush_expired": lambda: list(it.queue.flush_expired()), "push": lambda: it.push(*[b"x"] * 20)}
+        for _ in range(3):
+            with pytest.raises((JournalError, QueueFullError)):
+                do.get(expire, getattr(it.queue, expire))()
+        it.kill()
+        it.moves_left = None
         it.sweep()
-        assert len(it.queue.leaving) == 5
+        assert sorted(it.moved) == sorted((b"%d" % number, b"late") for number in range(50))
+        left = it.waiting()
+        assert left[:2] == [b"held", b"tail"]
 
     def test_that_is_the_queue_itself_only_drops(self, it):
         it.set(expire_to_queue="work")
         it.push(b"a", exptime=-1)
         assert it.queue.pop() is None
-        assert not it.queue.leaving
+        assert not it.moved

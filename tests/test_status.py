@@ -13,8 +13,7 @@ GRACE_MS = 30_000
 def data(tmp_path):
     data = Data(tmp_path / "data", grace_ms=GRACE_MS)
     yield data
-    data.settle()
-    data.broker.close()
+    data.close()
 
 
 def lets(data):
@@ -40,22 +39,22 @@ class TestStatus:
         data.broker.set_status(level)
         assert data.broker.status.level == level
         data.now += GRACE_MS - 1
-        data.broker.tidy()
+        data.tick()
         assert lets(data) == (True, True)
         data.now += 1
-        data.broker.tidy()
+        data.tick()
         assert lets(data) == allowed
 
     def test_that_is_looser_is_in_force_at_once_and_ends_a_grace_period(self, data):
         data.broker.set_status(QUIESCENT)
         data.now += GRACE_MS
-        data.broker.tidy()
+        data.tick()
         data.broker.set_status(READONLY)
         assert lets(data) == (False, True)
         data.broker.set_status(QUIESCENT)
         data.broker.set_status(UP)
         data.now += GRACE_MS
-        data.broker.tidy()
+        data.tick()
         assert lets(data) == (True, True)
 
     def test_is_kept_over_a_restart_and_bites_at_once_then(self, data):
@@ -70,7 +69,7 @@ class TestStatus:
         assert b"work" in data.broker.sources
         data.broker.set_status(QUIESCENT)
         data.now += GRACE_MS
-        data.broker.tidy()
+        data.tick()
         assert b"work" not in data.broker.sinks
         assert b"work" not in data.broker.sources
         with pytest.raises(StatusError, match="refused: the server is quiescent"):

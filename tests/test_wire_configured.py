@@ -134,7 +134,7 @@ class TestReload:
         assert reply.startswith(b"SERVER_ERROR ")
         assert b"max_itms" in reply
         server.process.send_signal(signal.SIGHUP)
-        log = server.wait_for_log("not reloaded, nothing has changed")
+        log = server.wait_for_log("nothing reloaded, everything stays as it was")
         assert "max_itms" in log
         assert config_of(wire, b"work")["max_open_reads"] == "2"
 

@@ -1,49 +1,38 @@
 """What the settings of a queue look like to a client. A queue has those its name begins with."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from running import Server, Wire, until
 
 from darner._proto import CHUNK_BYTES
 
-PROGRAM = """
-from darner import cli, server
-from darner.config import QueueSettings
-
-SETTINGS = {
-    b"few": QueueSettings(max_items=2),
-    b"newest": QueueSettings(max_items=2, discard_old_when_full=True),
-    b"tiny": QueueSettings(max_item_size=10),
-    b"large": QueueSettings(max_item_size=100_000, max_bytes=150_000),
-    b"held": QueueSettings(max_open_reads=3),
-    b"impatient": QueueSettings(open_timeout_ms=50),
-    b"old": QueueSettings(expire_to_queue="late"),
-    b"poison": QueueSettings(max_attempts=2, dead_letter_queue="dead"),
-}
-
-
-class Broker(server.Broker):
-    def __init__(self, data, clock, offload, *_):
-        super().__init__(data, clock, offload, self.settings_for)
-
-    def settings_for(self, name):
-        return SETTINGS.get(name.split(b"-")[0], QueueSettings())
-
-
-server.Broker = Broker
-cli.main()
+SETTINGS = """
+[queues."few-*"]
+max_items = 2
+[queues."newest*"]
+max_items = 2
+discard_old_when_full = true
+[queues."tiny*"]
+max_item_size = 10
+[queues."large*"]
+max_item_size = 100_000
+max_bytes = 150_000
+[queues."held*"]
+max_open_reads = 3
+[queues."impatient*"]
+open_timeout = "50ms"
+[queues."old*"]
+expire_to_queue = "late"
+[queues."poison*"]
+max_attempts = 2
+dead_letter_queue = "dead"
 """
-
-
-class Configured(Server):
-    program = (sys.executable, "-c", PROGRAM)
 
 
 @pytest.fixture(scope="module")
 def configured(tmp_path_factory):
-    server = Configured(Path(tmp_path_factory.mktemp("configured")) / "data")
+    directory = tmp_path_factory.mktemp("configured")
+    (directory / "darner.toml").write_text(SETTINGS)
+    server = Server(directory / "data", "--config", str(directory / "darner.toml"))
     yield server
     code = server.stop()
     assert "Traceback" not in server.log
