@@ -403,7 +403,8 @@ class Broker:
     def sink(self, name: bytes) -> Queue | Fanout:
         """Return what a set to this name is pushed to: the queue, made if it is not there, or several.
 
-        Raises JournalError if one of them cannot be had or the disk is too full, StatusError if sets are refused.
+        Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
+        refused.
         """
         self.status.check_sets()
         self._check_space()
