@@ -53,6 +53,8 @@ CURSOR_PREFIX = b"r"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
+# The state of a journal that rests, so that a start need not open each LevelDB. Not there while it is written to.
+STATE_NAME = "state"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -155,6 +157,7 @@ class Journal:
 
     __slots__ = (
         "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
+        "_has_state",
         "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
         "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
         "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
@@ -224,8 +227,9 @@ class Journal:
         self._write: Any = None
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it
+        # whether LevelDB has anything of it, and whether its state is in a file besides
         self._exists = False
+        self._has_state = False
         self.state = State(created_ms, secrets.randbits(63))
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
@@ -234,7 +238,7 @@ class Journal:
             self.batch.room = sys.maxsize
         elif self._is_new():
             self._make_directory()
-        else:
+        elif not self._load_state():
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -250,7 +254,7 @@ class Journal:
             self._catch_up(lives)
         self._delete_unknown_blobs()
         self.reads = self.state.floor
-        if self.untidy or self.doomed:
+        if self._db is not None:
             writes.add(self)
 
     # LevelDB
@@ -305,6 +309,15 @@ class Journal:
             if self._db is not None:
                 self._db.close()
                 self._db = self._write = None
+
+    def _load_state(self) -> bool:
+        """Take the state that `close` left; returns whether there is one."""
+        try:
+            self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
+        except (OSError, ValueError):  # of a power cut
+            return False
+        self._exists = self._has_state = True
+        return True
 
     def _load(self) -> None:
         db = self._opened()
@@ -453,9 +466,20 @@ class Journal:
         else:
             raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
 
-    def close(self) -> None:
-        """Close the directory; nothing may be staged or being written."""
+    def resting_state(self) -> bytes:
+        """Return the state for `close`, if it says all that must be known at start; else b""."""
+        is_all = not (self.kept or self.doomed or self.delayed_items or self.cursors or self.expiring)
+        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
+        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+
+    def close(self, state: bytes = b"") -> None:
+        """Close the directory, from any thread; nothing may be being written. `state` was its `resting_state`,
+        and spares the next start opening it."""
         self._shut()
+        if state:
+            with contextlib.suppress(OSError):  # then the next start opens it
+                (self.path / STATE_NAME).write_bytes(state)
+                self._has_state = True
 
     # Logging
 
@@ -1135,6 +1159,10 @@ class Journal:
                 known = record is not None or self._exists
                 if known and _proto.decode_state(record or b"").life != batch.state.life:
                     raise JournalError("it is another journal than it was")
+            if self._has_state:
+                (self.path / STATE_NAME).unlink(missing_ok=True)
+                sync_directory(self.path)
+                self._has_state = False
             self._sync_blobs(batch)
             write = self._write
             if write is None:
@@ -1210,7 +1238,6 @@ class Journal:
 
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
-        self.writing = False
         self.failing = error
         if error is None:
             written, self.sealed = self.sealed, None
@@ -1223,6 +1250,11 @@ class Journal:
             self._trimmed_bytes += written.trimmed_bytes
             assert self.log is not None
             self.log.unpin(self, written.segment if self.dirty else written.segment + 1)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The thread that had the directory is done with it."""
+        self.writing = False
         self.crowded = False
         crowding, self.crowding = self.crowding, []
         for client in crowding:
