@@ -5,7 +5,7 @@ from doubles import Client, Disk, Offload
 
 from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
-from darner.commit import MAX_TICKS, Committer
+from darner.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal import Journal
 from darner.wal import Log
 
@@ -113,10 +113,30 @@ class TestTicks:
 
     def test_forget_journals_with_nothing_to_do(self, bench, work):
         bench.put(work, b"a")
-        for _ in range(MAX_TICKS + 2):
+        for _ in range(MAX_TICKS + REST_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
         assert bench.committer._active == {}
+
+    def test_close_the_leveldb_of_journals_at_rest_which_goes_on_when_it_is_used(self, bench, work, disk):
+        bench.put(work, b"a")
+        for _ in range(MAX_TICKS + REST_TICKS + 2):
+            bench.tick()
+            bench.threads.run_all()
+        bench.tick()
+        (rest,) = bench.threads.tasks
+        bench.put(work, b"b")
+        bench.tick(2 * MAX_TICKS)
+        assert bench.threads.tasks == [rest]
+        bench.threads.run_all()
+        assert (work.path / "state").exists()
+        with pytest.raises(RuntimeError, match="closed"):
+            disk.handles[0].get(b"s")
+        assert bench.datas(work) == [b"a", b"b"]
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert not (work.path / "state").exists()
+        assert bench.in_leveldb(work) == 2
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)

@@ -640,7 +640,7 @@ class TestFailure:
 
     def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
         it.put(b"a", b"b")
-        it.restart()
+        it.write()
         it.put(b"c")
         disk.refuses = True
         disk.failures = ["before"]
@@ -719,6 +719,87 @@ class TestFailure:
         assert it.datas() == [b"c"]
 
 
+class TestRest:
+    """A journal whose LevelDB need not be opened, for its state is in a file."""
+
+    def rest(self, it):
+        it.write()
+        it.journal.close(it.journal.resting_state())
+        return (it.path / "state").exists()
+
+    def test_spares_a_start_opening_leveldb(self, it, disk):
+        it.put(b"a", b"b")
+        it.remove(1)
+        assert self.rest(it)
+        it.start()
+        disk.refuses = True
+        assert counts(it.journal) == (1, 1)
+        it.put(b"c")
+        disk.refuses = False
+        assert it.datas() == [b"b", b"c"]
+
+    def test_ends_before_anything_is_written(self, it, disk):
+        it.put(b"a")
+        assert self.rest(it)
+        disk.failures = ["before"]
+        it.put(b"b")
+        it.write()
+        assert not (it.path / "state").exists()
+        it.write()
+        it.kill()
+        assert it.datas() == [b"a", b"b"]
+
+    @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[:-1] + b"x"])
+    def test_with_a_damaged_state_is_none_and_the_state_is_not_read_later(self, it, damage):
+        it.put(b"a")
+        assert self.rest(it)
+        state = (it.path / "state").read_bytes()
+        (it.path / "state").write_bytes(damage(state))
+        it.start()
+        assert it.datas() == [b"a"]
+        it.put(b"b")
+        it.write()
+        assert not (it.path / "state").exists()
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            lambda it: it.put(b"not written"),
+            lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
+            lambda it: it.journal.flush([it.journal.find(2)]),
+            lambda it: it.journal.delay(Item(0, 0, 0, 0, b"late"), 5),
+            lambda it: (it.journal.delay(Item(0, 0, 0, 0, b"late"), 5), it.write(), it.journal.flush(())),
+            lambda it: it.journal.keep_cursor(b"here", [1]),
+            lambda it: it.journal.note_expiring(expiring=True),
+        ],
+    )
+    def test_is_none_for_a_journal_of_which_more_must_be_known(self, it, more):
+        it.put(b"a", b"b", b"c")
+        it.write()
+        more(it)
+        assert it.journal.resting_state() == b""
+        it.write()
+        it.journal.close(it.journal.resting_state())
+        rests = (it.path / "state").exists()
+        assert rests == (it.journal.state.items == 4)
+
+    def test_does_not_bring_back_delayed_items_that_were_flushed(self, it):
+        it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
+        it.write()
+        it.journal.flush(())
+        it.restart()
+        it.journal.delay(Item(0, 0, 0, 0, b"late"), 6)
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"late"]
+
+    def test_leaves_no_dead_records_behind(self, it):
+        it.put_large()
+        it.write()
+        it.journal.flush(())
+        it.restart()
+        it.come_to_rest()
+        assert (it.files, it.records()) == (set(), [])
+
+
 class TestOpening:
     def files(self, path):
         return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "LOG"}
@@ -741,7 +822,7 @@ class TestOpening:
     def test_refuses_a_directory_without_current_and_deletes_nothing(self, it):
         it.put(b"a")
         it.restart()
-        it.restart()  # which makes a table
+        it.items()  # LevelDB makes a table when it is opened
         it.journal.close()
         (it.path / "CURRENT").unlink()
         before = self.files(it.path)
@@ -773,7 +854,7 @@ class TestOpening:
     @pytest.mark.parametrize("damage", [lambda record: record[:-1], lambda record: record[:-1] + b"\xff"])
     def test_refuses_a_damaged_state(self, it, damage):
         it.put(b"a")
-        it.restart()
+        it.write()
         it.journal.close()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
