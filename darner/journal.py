@@ -468,7 +468,9 @@ class Journal:
 
     def resting_state(self) -> bytes:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
-        is_all = not (self.kept or self.doomed or self.delayed_items or self.cursors or self.expiring)
+        # what was delayed and flushed has records until it would have been due
+        has_delayed = self.next_due_ms < math.inf
+        is_all = not (self.kept or self.doomed or has_delayed or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
