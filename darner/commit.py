@@ -19,6 +19,8 @@ MAX_TICKS = 4
 REST_TICKS = 20
 # How many journals are begun to be written in one tick: each costs an fsync.
 WRITES_PER_TICK = 64
+# And how many when the server closes.
+WRITES_AT_CLOSE = 500
 
 
 class Committer:
@@ -122,14 +124,17 @@ class Committer:
         self.offload(lambda: journal.compact(span), done)
 
     def close(self) -> None:
-        """Write all that is staged, on this thread; nothing may be being written."""
-        for journal in list(self._active):
-            self._write_now(journal)
-            if blobs := journal.take_doomed():
-                with contextlib.suppress(OSError):  # then after the next start
-                    journal.delete_blobs(blobs)
-                    journal.forget(blobs)
+        """Write what is staged, on this thread, of as many journals as that does not take long for: of the others
+        the log has it. Nothing may be being written."""
+        for at, journal in enumerate(list(self._active)):
+            if at < WRITES_AT_CLOSE:
                 self._write_now(journal)
+                if blobs := journal.take_doomed():
+                    with contextlib.suppress(OSError):  # then after the next start
+                        journal.delete_blobs(blobs)
+                        journal.forget(blobs)
+                    self._write_now(journal)
+            journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:
         if journal.log is None or not (journal.dirty or journal.sealed is not None):
