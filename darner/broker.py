@@ -344,9 +344,11 @@ class Broker:
         return journal
 
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
-        its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on, and get
-        what is set on a queue of its name later."""
+        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue.
+
+        Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on,
+        and get what is set on a queue of its name later.
+        """
         if MARK in name:
             return self._delete_cursor(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
@@ -546,8 +548,8 @@ class Broker:
             self._route_anew()
 
     def _destroy(self, journal: Journal) -> bool:
-        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
-        are out of the way."""
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
+        they are out of the way."""
         journal.close()
         if journal.path.exists():
             # not by the process's number: in a container it is the same at every start
@@ -602,8 +604,8 @@ class Broker:
             self.log.sync(self._reaper, 0)
 
     def _bury(self) -> bool:
-        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
-        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not
+        of some. If files went before that, and then the machine, the log would tell of changes to nothing."""
         waits = False
         for name, (journal, position) in list(self._retired.items()):
             if position > self.log.synced:
@@ -664,7 +666,7 @@ class Broker:
             self._stirring.pop(queue, None)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that cannot be."""
+        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
             targets = self._targets(name)
             for target in targets:
@@ -684,8 +686,8 @@ class Broker:
         self._stuck.discard(source.name)
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
-        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk itself
-        if that was `asked` for or is set, or see to a sync within the interval that is set."""
+        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
+        itself if that was `asked` for or is set, or see to a sync within the interval that is set."""
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
         if durable and (asked or 0 in intervals):

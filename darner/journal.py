@@ -97,8 +97,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount", "removed",
-        "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
+        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount",
+        "removed", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -156,12 +156,12 @@ class Journal:
     """
 
     __slots__ = (
-        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
-        "_has_state",
-        "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
-        "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
-        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
-        "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists",
+        "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment",
+        "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "crowded", "crowding",
+        "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "generation",
+        "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state",
+        "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -425,22 +425,6 @@ class Journal:
                 self._put(item)
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
-        elif kind == Change.DELAY:
-            item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
-            if item.expires_ms:
-                self.note_expiring(expiring=True)
-            self._delay(b"d" + payload[:16], item)
-        elif kind == Change.JOIN:
-            key = b"d" + payload[:16]
-            delayed = self._find_delayed(key)
-            if delayed is None:
-                raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
-            self._join(key, delayed, numbers[2])
-        elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._remove(id, size, blob)
@@ -463,6 +447,27 @@ class Journal:
         elif kind == Change.REVIVE:
             (created_ms,) = numbers
             self._revive(created_ms)
+        else:
+            self._redo_aside(kind, payload, numbers)
+
+    def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
+        """As `_redo`, of what is not among the items."""
+        if kind == Change.DELAY:
+            item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._delay(b"d" + payload[:16], item)
+        elif kind == Change.JOIN:
+            key = b"d" + payload[:16]
+            delayed = self._find_delayed(key)
+            if delayed is None:
+                raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
+            self._join(key, delayed, numbers[2])
+        elif kind == Change.CURSOR:
+            ends = range(1 + payload[0], len(payload), 8)
+            self._keep_cursor(
+                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
+            )
         else:
             raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
 
@@ -602,22 +607,26 @@ class Journal:
                 self._delete(id)
         if blob:
             self._doom(blob)
-        if was_oldest:
-            if self.gone:
-                self._advance()
-        elif id < state.floor:
+        if not was_oldest:
+            self._part_with(id, size, is_staged=staged is not None)
+        elif self.gone:
+            self._advance()
+        if not self.dirty:
+            self._mark()
+
+    def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
+        """An item was removed out of its turn."""
+        if id < self.state.floor:
             self.kept.discard(id)
         elif id < self.reads:
             self.gone.add(id)
             if len(self.gone) > MAX_GONE:
                 self._checkpoint()
-        elif staged is None:
-            batch.expunged.add(id)
+        elif not is_staged:
+            self.batch.expunged.add(id)
             self._expunged_to = max(self._expunged_to, id + 1)
             self._trimmed_records += 1
             self._trimmed_bytes += size
-        if not self.dirty:
-            self._mark()
 
     def _delete(self, id: int) -> None:
         if self.log is not None:
@@ -755,8 +764,8 @@ class Journal:
             self._fill()
 
     def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
-        """Return delayed items that are due, in the order of their times, each with the key that `join` takes;
-        sets `next_due_ms` to when the first of the others is."""
+        """Return delayed items that are due, in the order of their times, each with the key that `join`
+        takes; sets `next_due_ms` to when the first of the others is."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
         size = 0
