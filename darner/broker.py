@@ -120,9 +120,12 @@ class Broker:
         settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
         aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
         grace_ms: int = 0,
+        min_free_bytes: int = 0,
+        free_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
-        that is one; `grace_ms` is the grace period of a stricter status."""
+        that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
+        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -141,6 +144,10 @@ class Broker:
         self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
+        self._min_free_bytes = min_free_bytes
+        self._free_bytes = free_bytes
+        # why sets are refused, if the disk is too full
+        self._crammed: JournalError | None = None
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # when what was set is to be synced, if it is
@@ -200,6 +207,7 @@ class Broker:
                 f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
             ) from error
         self._route_anew()
+        self._look_for_space()
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
@@ -402,9 +410,11 @@ class Broker:
     def sink(self, name: bytes) -> Queue | Fanout:
         """Return what a set to this name is pushed to: the queue, made if it is not there, or several.
 
-        Raises JournalError if one of them cannot be had, StatusError if sets are refused.
+        Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
+        refused.
         """
         self.status.check_sets()
+        self._check_space()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -419,12 +429,13 @@ class Broker:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
         `Queue.upload` of any of its queues."""
         self.status.check_sets()
+        self._check_space()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name))
+        return Upload(stores[0], lambda: self._targets(name), self._check_space)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -618,6 +629,7 @@ class Broker:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
         self._enforce_status()
+        self._look_for_space()
         self.log.tick()
         self._committer.tick()
         self._retry_broken()
@@ -625,6 +637,30 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _check_space(self) -> None:
+        if self._crammed is not None:
+            raise self._crammed
+
+    def _look_for_space(self) -> None:
+        """Refuse sets from now on if the disk is too full, or take them again."""
+        if not self._min_free_bytes:
+            return
+        try:
+            free_bytes = self._free_bytes()
+        except OSError:  # whoever needs the disk finds that out, too
+            return
+        crammed = free_bytes < self._min_free_bytes
+        if crammed == (self._crammed is not None):
+            return
+        figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
+        if crammed:
+            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
+            log.error("disk too full, sets are refused", **figures, action="make room, or let clients get")
+        else:
+            self._crammed = None
+            log.warning("room on the disk again, sets are taken", **figures)
+        self._route_anew()
 
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""

@@ -118,6 +118,7 @@ class Upload:
 
     __slots__ = (
         "_blob",
+        "_check_room",
         "_data",
         "_generation",
         "_is_put",
@@ -131,8 +132,14 @@ class Upload:
 
     _writer: BlobWriter | MemoryWriter
 
-    def __init__(self, queue: "Queue", targets: Callable[[], Sequence["Queue"]] | None = None) -> None:
+    def __init__(
+        self,
+        queue: "Queue",
+        targets: Callable[[], Sequence["Queue"]] | None = None,
+        check_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
+        `check_room` raises JournalError when the item has become too much.
 
         Raises JournalError if its file cannot be made.
         """
@@ -141,6 +148,7 @@ class Upload:
         # where the item is, once it is whole
         self.queues: Sequence[Queue] = ()
         self._targets = targets or (lambda: (queue,))
+        self._check_room = check_room
         self._generation = journal.generation
         self._size = 0
         # 0 if the item is in memory
@@ -172,6 +180,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
         self._check()
+        self._check_room()
         self._writer.write(data)
         self._size += len(data)
 

@@ -349,3 +349,27 @@ def test_queues_whose_log_is_cut_serve_what_they_once_held(server, wire):
                 assert wire.get(queue) == b"next"
         server.kill()
     server.start()
+
+
+# A floor under what is free
+
+
+def test_sets_are_refused_before_the_disk_is_full_and_gets_go_on(tmp_path, disk):
+    disk.resize(LARGE_MIB)
+    config = tmp_path / "darner.toml"
+    config.write_text('min_free_space = "48 MiB"')
+    with (
+        running(disk.path / "data", "--config", str(config)) as server,
+        contextlib.closing(server.connect()) as wire,
+    ):
+        assert wire.set(b"work", b"one") == b"STORED\r\n"
+        ballast = disk.path / "ballast"
+        ballast.write_bytes(bytes(40 << 20))
+        refusal = b"SERVER_ERROR refused: less is free on the disk than min_free_space\r\n"
+        wait_until(lambda: wire.set(b"other", b"two") == refusal)
+        server.wait_for_log("disk too full")
+        assert wire.set(b"work", bytes(100_000)) == refusal
+        assert wire.get(b"work") == b"one"
+        ballast.unlink()
+        wait_until(lambda: wire.set(b"work", b"three") == b"STORED\r\n")
+        server.wait_for_log("room on the disk again")
