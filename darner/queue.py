@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darner._proto import CHUNK_BYTES, Item, new_item
-from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file
+from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
 from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Journal
@@ -250,6 +250,7 @@ class Upload:
                     sync_file(link)
                     sync_directory(link.parent)
                     sync_directory(link.parent.parent)
+                    sync_name(link.parent.parent)
             if reads:
                 self._data = read_whole(self._path, self._size)
 
