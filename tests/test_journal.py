@@ -641,6 +641,7 @@ class TestFailure:
     def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
         it.put(b"a", b"b")
         it.restart()
+        it.items()  # which opens it
         it.put(b"c")
         disk.refuses = True
         disk.failures = ["before"]
@@ -741,7 +742,7 @@ class TestOpening:
     def test_refuses_a_directory_without_current_and_deletes_nothing(self, it):
         it.put(b"a")
         it.restart()
-        it.restart()  # which makes a table
+        it.items()  # which opens it, and makes a table
         it.journal.close()
         (it.path / "CURRENT").unlink()
         before = self.files(it.path)
@@ -775,6 +776,7 @@ class TestOpening:
         it.put(b"a")
         it.restart()
         it.journal.close()
+        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))
