@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
+# How long one slice of the upkeep may take, over all queues: others wait for it.
+SLICE_MS = 5
 LOCK_NAME = ".lock"
 TRASH_NAME = ".trash"
 # What a file system has at its root, which a data directory may be.
@@ -517,7 +519,13 @@ class Broker:
         """Sweep each of these queues, and delete some of its dead records; returns those that have more."""
         # others may come to be on the way
         queues = list(queues)
-        for queue in queues:
+        begun = self._clock()
+        done = 0
+        while done < len(queues) and (not done or self._clock() - begun < SLICE_MS):
+            queue = queues[done]
+            done += 1
+            if queue.failure is not None:
+                continue  # deleted since, or out of service
             journal = queue.journal
             if isinstance(journal, MemoryJournal):
                 queue.sweep()
@@ -529,7 +537,8 @@ class Broker:
             except JournalError as error:
                 self._log_failure(journal, error)
         self.move(queues)
-        return [q for q in queues if q.failure is None and (q.journal.untidy or q.restless)]
+        again = [q for q in queues[:done] if q.failure is None and (q.journal.untidy or q.restless)]
+        return queues[done:] + again
 
     def move(self, queues: Iterable[Queue]) -> None:
         """Move what leaves these queues for others, and commit all that is staged."""

@@ -46,6 +46,9 @@ NOTHING_RESERVED = b"ERROR\r\n"
 NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
+# How many items one `monitor` takes before others have their turn.
+MONITORED_PER_TURN = 256
+
 # memcached knows more levels; these are what a log has
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 
@@ -337,6 +340,7 @@ class Monitor:
         connection = self._connection
         out = connection.out
         try:
+            given = 0
             while self._left > 0 and connection.turn.loop.time() < self._deadline:
                 queue = connection.broker.source(self._request.queue, make=True)
                 if queue is None:
@@ -345,7 +349,8 @@ class Monitor:
                 if item is None:
                     self._wait(queue)
                     return
-                if self._send(queue, item):
+                given += 1
+                if self._send(queue, item) or given == MONITORED_PER_TURN:
                     connection.go_on(self.go_on)
                     return
         except UnavailableError as error:

@@ -5,6 +5,8 @@ A queue may take an item back behind the client's back: its `open_timeout` has p
 a failed batch took the item along. Such an item no longer counts here, and closing it does nothing.
 """
 
+from collections import deque
+
 from darner._proto import Item
 from darner.queue import Source
 
@@ -19,7 +21,7 @@ class Holds:
 
     def __init__(self) -> None:
         # no queue is in here without items
-        self._held: dict[bytes, list[tuple[Source, Item]]] = {}
+        self._held: dict[bytes, deque[tuple[Source, Item]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -30,14 +32,14 @@ class Holds:
         if held is None:
             return 0
         if not all(queue.is_reserved(item) for queue, item in held):
-            held[:] = [(queue, item) for queue, item in held if queue.is_reserved(item)]
+            held = self._held[name] = deque(hold for hold in held if hold[0].is_reserved(hold[1]))
             if not held:
                 del self._held[name]
         return len(held)
 
     def add(self, queue: Source, item: Item) -> None:
         """Hold an item just reserved from `queue`."""
-        self._held.setdefault(queue.name, []).append((queue, item))
+        self._held.setdefault(queue.name, deque()).append((queue, item))
 
     def reserve(self, queue: Source, count: int) -> list[Item]:
         """Reserve and hold up to `count` items, oldest first; returns them."""
@@ -68,7 +70,7 @@ class Holds:
 
     def _drop_oldest(self, name: bytes) -> None:
         held = self._held[name]
-        del held[0]
+        held.popleft()
         if not held:
             del self._held[name]
 

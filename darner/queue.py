@@ -404,10 +404,13 @@ class Queue:
         self._open_timeout_ms = settings.open_timeout_ms or 0
         self._expire_to = self._other(settings.expire_to_queue)
         self._dead_letter_to = self._other(settings.dead_letter_queue)
-        self._reserved_ms.clear()
-        if self._open_timeout_ms:
-            now = self.clock()
-            self._reserved_ms.update((id, now) for id in self.reserved if id not in self._moving)
+        if not self._open_timeout_ms:
+            self._reserved_ms.clear()
+            return
+        now = self.clock()
+        for id in self.reserved:
+            if id not in self._moving:
+                self._reserved_ms.setdefault(id, now)
 
     def _other(self, name: str | None) -> bytes | None:
         # a queue that moves its items to itself would never get rid of them
@@ -689,7 +692,8 @@ class Queue:
         """Set the oldest waiting item aside until `close` or `abort`, and return it."""
         item = self._take()
         if item is not None:
-            self._set_aside(item)
+            self.reserved[item.id] = item
+            self._reserved_bytes += item.size
             if self._open_timeout_ms:
                 self._reserved_ms[item.id] = self.clock()
         return item
@@ -747,15 +751,13 @@ class Queue:
             self._expect(item)
         self._serve()
 
-    def _set_aside(self, item: Item) -> None:
-        self.reserved[item.id] = item
-        self._reserved_bytes += item.size
-
     def _release(self, item: Item) -> None:
         del self.reserved[item.id]
         self._reserved_bytes -= item.size
-        self._reserved_ms.pop(item.id, None)
-        self._moving.discard(item.id)
+        if self._reserved_ms:
+            self._reserved_ms.pop(item.id, None)
+        if self._moving:
+            self._moving.discard(item.id)
 
     def _take_back(self, now: int) -> None:
         """Put back what has been reserved for longer than `open_timeout`."""
@@ -796,7 +798,8 @@ class Queue:
     def _dispose(self, item: Item, heir: bytes | None) -> None:
         """Be rid of an item that is neither waiting nor reserved any more: drop it, or have it moved to
         the queue `heir`. Then it is here until it is known to be there."""
-        self._set_aside(item)
+        self.reserved[item.id] = item
+        self._reserved_bytes += item.size
         if heir is None:
             self.close(item)
         else:

@@ -202,6 +202,37 @@ def test_a_full_queue_that_discards_discards(data):
     assert data.waiting(b"late") == [b"a"]
 
 
+def test_many_queues_are_swept_in_slices_and_each_has_its_turn(data, monkeypatch):
+    names = [b"q%d" % number for number in range(30)]
+    for name in names:
+        data.push(name, b"x", exptime=1)
+    data.now += 1000
+
+    def clock():
+        data.now += 1  # each look at the clock takes so long
+        return data.now
+
+    data.broker._clock = clock
+    untidy = data.broker.tidy()
+    assert 20 < len(untidy) < 30
+    for _ in range(10):
+        untidy = data.broker.trim(untidy)
+    assert all(data.broker.queue(name).expired_items == 1 for name in names)
+
+
+def test_a_queue_deleted_between_two_slices_is_passed_by(data):
+    data.settings[b"work"] = QueueSettings(max_expire_sweep=1)
+    data.push(b"work", *[b"x"] * 5, exptime=1)
+    data.now += 1000
+    untidy = data.broker.tidy()
+    assert [queue.name for queue in untidy] == [b"work"]
+    data.broker.delete(b"work")
+    data.broker.committer.commit()
+    data.broker.reap()
+    assert data.broker.trim(untidy) == []
+    data.threads()
+
+
 def test_a_poisonous_item_goes_to_the_dead_letter_queue(data):
     data.push(b"work", b"poison", exptime=60)
     queue = data.broker.queue(b"work")

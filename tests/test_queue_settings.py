@@ -448,6 +448,16 @@ class TestOpenTimeout:
         it.sweep()
         assert it.waiting() == [b"a"]
 
+    def test_set_again_goes_on_counting(self, it):
+        it.set(open_timeout_ms=1000)
+        it.push(b"a")
+        it.queue.reserve()
+        it.now += 600
+        it.set(open_timeout_ms=1000)
+        it.now += 400
+        it.sweep()
+        assert it.waiting() == [b"a"]
+
 
 class TestMaxAttempts:
     def test_drops_an_item_that_came_back_so_often_and_counts_it(self, it):
