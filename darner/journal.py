@@ -482,9 +482,13 @@ class Journal:
                 size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
             raise JournalError(f"cannot read {self.path}: {error}") from error
-        writing_ms = math.inf if self.writing is None else self.writing.due_ms
-        self.next_due_ms = min(next_due_ms, self.batch.due_ms, writing_ms)
+        self.next_due_ms = min(next_due_ms, self._staged_due_ms)
         return self._end_delay(taken)
+
+    @property
+    def _staged_due_ms(self) -> float:
+        writing_ms = math.inf if self.writing is None else self.writing.due_ms
+        return min(self.batch.due_ms, writing_ms)
 
     def _end_delay(self, taken: list[tuple[bytes, Item]]) -> list[Item]:
         items = []
@@ -500,7 +504,9 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         if taken:
-            self._due_from_ms = int.from_bytes(taken[-1][0][1:9], "big")
+            # one that is still being written may be due before those that are on disk
+            last_ms = int.from_bytes(taken[-1][0][1:9], "big")
+            self._due_from_ms = int(min(last_ms, self._staged_due_ms))
             self._count_delayed()
         return items
 

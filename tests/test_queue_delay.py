@@ -204,3 +204,14 @@ def test_costs_nobody_a_missing_id(it):
     delay(it, 1000, b"a")
     it.push(b"b")
     assert [item.id for item in it.queue.window] == [1]
+
+
+def test_is_not_passed_over_when_a_later_one_is_on_disk_first(it):
+    delay(it, 3000, b"late")
+    it.commit()
+    delay(it, 2000, b"soon")
+    it.now += 3000
+    it.queue.sweep()
+    it.commit()
+    it.queue.sweep()
+    assert it.waiting() == [b"late", b"soon"]
