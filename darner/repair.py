@@ -512,7 +512,7 @@ class _Repair:
                 write.write()
                 if scan.state is None and not (scan.items or scan.delayed[0] or self._lives):
                     raise RepairError(
-                        f"there is nothing of darner in {self._source}; move it away and begin the queue anew"
+                        f"nothing of darner can be read in {self._source}; move it away, and begin anew"
                     )
                 self._losses += scan.problems
                 state = self._begin(scan, new)

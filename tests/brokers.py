@@ -69,11 +69,15 @@ class Data:
         self.open()
         return self.broker
 
-    def kill(self):
+    def end(self):
         """The end of the process: the log has everything, LevelDB what it had."""
         for each in self.broker.queues.values():
             each.journal.close()
         self.broker._lock.close()
+
+    def kill(self):
+        """The end of the process, and the next one."""
+        self.end()
         self.open()
         return self.broker
 
