@@ -221,6 +221,21 @@ def test_flood_measures_reports_and_draws(server, tmp_path):
     assert server.stat("curr_items") == 0
 
 
+def test_drain_starts_cold_and_gets_every_item(tmp_path):
+    file, png = tmp_path / "drain.json", tmp_path / "drain.png"
+    options = ["-n", "500,1000", "--rounds", "1", "--data-in", str(tmp_path)]
+    done = bench("drain.py", *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert [row["cell"] for row in found["rows"]] == [{"items": 500}, {"items": 1000}]
+    for row in found["rows"]:
+        assert row["error"] == ""
+        assert row["figures"]["hits"] >= row["cell"]["items"] - 1
+        assert row["figures"]["listening_s"] > 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("darner-bench-*"))
+
+
 def test_a_plot_is_drawn_from_a_json_file_alone(tmp_path):
     cells = [{"beside": "nothing"}, {"beside": "8 MiB"}]
     figures = {"rps": 100.0}
