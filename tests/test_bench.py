@@ -92,7 +92,7 @@ def test_every_command_line_refuses_other_hosts():
         result = CliRunner().invoke(command, ["-s", "10.0.0.1"])
         assert result.exit_code == 2
         assert "not a loopback address" in result.output
-    for script in ("flood", "fairness", "packing", "mem_rss", "sync", "many_queues"):
+    for script in ("flood", "fairness", "packing", "mem_rss", "sync", "many_queues", "stall"):
         result = CliRunner().invoke(__import__(script).main, ["far=10.0.0.1:22133"])
         assert result.exit_code == 2
         assert "not a loopback address" in result.output
@@ -234,6 +234,24 @@ def test_drain_starts_cold_and_gets_every_item(tmp_path):
         assert row["figures"]["listening_s"] > 0
     assert png.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("darner-bench-*"))
+
+
+def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(server, tmp_path):
+    file, png = tmp_path / "stall.json", tmp_path / "stall.png"
+    name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
+    options = ["--minutes", "0.03", "--backlog", "500", "--large", "1"]
+    done = bench("stall.py", name, *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    (row,) = found["rows"]
+    assert row["cell"] == {"minute": 1}
+    assert row["error"] == ""
+    assert row["figures"]["requests"] > 10
+    assert 0 < row["figures"]["p99_ms"] <= row["figures"]["p999_ms"] <= row["figures"]["max_ms"]
+    assert any(note.startswith("darner: longest ") for note in found["notes"])
+    assert not any("errors" in note for note in found["notes"])
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert server.stat("curr_items") == 0
 
 
 def test_a_plot_is_drawn_from_a_json_file_alone(tmp_path):
