@@ -53,7 +53,8 @@ CURSOR_PREFIX = b"r"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while it is written to.
+# The state of a journal that rests, so that a start need not open each LevelDB; not there while it is
+# written to.
 STATE_NAME = "state"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
@@ -480,8 +481,8 @@ class Journal:
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
     def close(self, state: bytes = b"") -> None:
-        """Close the directory, from any thread; nothing may be being written. `state` was its `resting_state`,
-        and spares the next start opening it."""
+        """Close the directory, from any thread; nothing may be being written. `state` was its
+        `resting_state`, and spares the next start opening it."""
         self._shut()
         if state:
             with contextlib.suppress(OSError):  # then the next start opens it
@@ -1175,30 +1176,34 @@ class Journal:
                 sync_directory(self.path)
                 self._has_state = False
             self._sync_blobs(batch)
-            write = self._write
-            if write is None:
-                # used again and again: growing to its size costs more than filling it
-                write = self._write = db.write_batch(sync=True)
-            write.clear()
-            for items in (batch.puts, batch.rewrites):
-                for id, item in items.items():
-                    write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
-            for key, item in batch.delayed.items():
-                write.put(key, item.record or _proto.encode_item(item))
-            for key, value in batch.ops:
-                if value is None:
-                    write.delete(key)
-                else:
-                    write.put(key, value)
-            self._trim(db, write, batch)
-            write.put(STATE_KEY, _proto.encode_state(batch.state))
-            write.write()
+            self._compose(db, batch).write()
             self._exists = True
             if fresh:  # LevelDB does not see to the name of its CURRENT
                 sync_directory(self.path)
         except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
             self._doubtful = True
             raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    def _compose(self, db: Any, batch: Batch) -> Any:
+        """Return what is to be written as one, dead records that go with it included."""
+        write = self._write
+        if write is None:
+            # used again and again: growing to its size costs more than filling it
+            write = self._write = db.write_batch(sync=True)
+        write.clear()
+        for items in (batch.puts, batch.rewrites):
+            for id, item in items.items():
+                write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+        for key, item in batch.delayed.items():
+            write.put(key, item.record or _proto.encode_item(item))
+        for key, value in batch.ops:
+            if value is None:
+                write.delete(key)
+            else:
+                write.put(key, value)
+        self._trim(db, write, batch)
+        write.put(STATE_KEY, _proto.encode_state(batch.state))
+        return write
 
     def _reopen(self) -> None:
         """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
