@@ -5,7 +5,7 @@ from doubles import Client, Disk, Offload
 
 from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
-from darner.commit import MAX_TICKS, Committer
+from darner.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal import Journal
 from darner.wal import Log
 
@@ -111,12 +111,21 @@ class TestTicks:
             bench.threads.run_all()
         assert bench.in_leveldb(work) == 0
 
-    def test_forget_journals_with_nothing_to_do(self, bench, work):
+    def test_close_the_leveldb_of_journals_with_nothing_to_do_for_a_while(self, bench, work, disk):
         bench.put(work, b"a")
-        for _ in range(MAX_TICKS + 2):
+        for _ in range(MAX_TICKS + REST_TICKS + 1):
             bench.tick()
             bench.threads.run_all()
+        assert not disk.handles[0].closed
+        bench.tick()
         assert bench.committer._active == {}
+        bench.put(work, b"b")
+        bench.threads.run_all()
+        assert disk.handles[0].closed
+        assert bench.datas(work) == [b"a", b"b"]
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert bench.in_leveldb(work) == 2
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
