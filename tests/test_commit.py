@@ -116,6 +116,8 @@ class TestTicks:
         for _ in range(MAX_TICKS + REST_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
+        assert not disk.handles[0].closed
+        bench.tick()
         assert bench.committer._active == {}
         assert (work.path / STATE_NAME).exists()
         leveldb.DB(str(work.path)).close()  # nobody else has it
