@@ -246,8 +246,7 @@ class Broker:
 
     @staticmethod
     def _say_stray(entry: Path) -> None:
-        what = "directory" if entry.is_dir() else "file"
-        log.warning(f"stray {what} in the data directory, left alone", **{what: str(entry)})
+        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
