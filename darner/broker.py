@@ -70,6 +70,27 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+def queue_directories(
+    data: Path, stray: Callable[[Path], None] = lambda _: None, inside: Path = Path()
+) -> Iterator[Path]:
+    """The directories of queues, relative to the data directory; `stray` is told what else there is."""
+    for entry in sorted((data / inside).iterdir()):
+        relative = entry.relative_to(data)
+        if entry.name.startswith("."):
+            continue
+        # not Path.exists: that raises where we may not look
+        if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
+            continue
+        if not entry.is_dir():
+            stray(entry)
+        elif entry.name.endswith("%"):
+            yield from queue_directories(data, stray, relative)
+        elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
+            stray(entry)
+        else:
+            yield relative
+
+
 class Reaper:
     """Waits for the log to be on the disk, so that what was deleted can go."""
 
@@ -214,7 +235,7 @@ class Broker:
         self._lives, damage = self.log.recover()
         for text in damage:
             log.error("log damaged", reason=text)
-        found = [name_of(directory) for directory in self._directories(self._data)]
+        found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
             if len(self.queues) > MAX_OPEN and name in self.queues:
@@ -223,23 +244,9 @@ class Broker:
         self.log.begin()
         self.reap()
 
-    def _directories(self, parent: Path) -> Iterator[Path]:
-        """Directories of queues, relative to the data directory."""
-        for entry in sorted(parent.iterdir()):
-            relative = entry.relative_to(self._data)
-            if entry.name.startswith("."):
-                continue
-            # not Path.exists: that raises where we may not look
-            if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
-                continue
-            if not entry.is_dir():
-                log.warning("stray file in the data directory, left alone", file=str(entry))
-            elif entry.name.endswith("%"):
-                yield from self._directories(entry)
-            elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
-                log.warning("stray directory in the data directory, left alone", directory=str(entry))
-            else:
-                yield relative
+    @staticmethod
+    def _say_stray(entry: Path) -> None:
+        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
@@ -248,7 +255,12 @@ class Broker:
             self.broken[name] = error
             self._note_child(name)
             self.log.keep_found(name)
-            log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
+            log.error(
+                "queue out of service",
+                queue=name.decode(errors="replace"),
+                reason=str(error),
+                action="stop the server; then darner check says more, and darner repair saves what is left",
+            )
 
     def _adopt(self, name: bytes) -> None:
         lives = self._lives.get(name, [])
@@ -352,9 +364,11 @@ class Broker:
         return journal
 
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
-        its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on, and get
-        what is set on a queue of its name later."""
+        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue.
+
+        Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on,
+        and get what is set on a queue of its name later.
+        """
         if MARK in name:
             return self._delete_cursor(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
@@ -557,8 +571,8 @@ class Broker:
             self._route_anew()
 
     def _destroy(self, journal: Journal) -> bool:
-        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
-        are out of the way."""
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
+        they are out of the way."""
         journal.close()
         if journal.path.exists():
             # not by the process's number: in a container it is the same at every start
@@ -613,8 +627,8 @@ class Broker:
             self.log.sync(self._reaper, 0)
 
     def _bury(self) -> bool:
-        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
-        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not
+        of some. If files went before that, and then the machine, the log would tell of changes to nothing."""
         waits = False
         for name, (journal, position) in list(self._retired.items()):
             if position > self.log.synced:
@@ -700,7 +714,7 @@ class Broker:
             self._stirring.pop(queue, None)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that cannot be."""
+        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
             targets = self._targets(name)
             for target in targets:
@@ -720,8 +734,8 @@ class Broker:
         self._stuck.discard(source.name)
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
-        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk itself
-        if that was `asked` for or is set, or see to a sync within the interval that is set."""
+        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
+        itself if that was `asked` for or is set, or see to a sync within the interval that is set."""
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
         if durable and (asked or 0 in intervals):

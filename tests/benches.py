@@ -81,7 +81,7 @@ class Bench:
     def close(self):
         self.threads.run_all()
         self.committer.close()
-        self.journal.close()
+        self.journal.close(self.journal.resting_state())
         self.log.close()
 
     def restart(self):

@@ -222,6 +222,8 @@ def test_a_queue_without_its_current_is_out_of_service_and_untouched(server, wir
     # twice, so that there is a table, and a log
     assert server.stop() == 0
     server.start()
+    with contextlib.closing(server.connect()) as wire:
+        assert wire.set(b"broken", b"two") == b"STORED\r\n"
     assert server.stop() == 0
     (server.data / "broken" / "CURRENT").unlink()
     before = files(server.data / "broken")

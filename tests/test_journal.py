@@ -640,7 +640,8 @@ class TestFailure:
 
     def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
         it.put(b"a", b"b")
-        it.write()
+        it.restart()
+        it.items()  # which opens it
         it.put(b"c")
         disk.refuses = True
         disk.failures = ["before"]
@@ -720,68 +721,57 @@ class TestFailure:
 
 
 class TestRest:
-    """A journal whose LevelDB need not be opened, for its state is in a file."""
-
-    def rest(self, it):
-        it.write()
-        it.journal.close(it.journal.resting_state())
-        return (it.path / "state").exists()
-
-    def test_spares_a_start_opening_leveldb(self, it, disk):
-        it.put(b"a", b"b")
-        it.remove(1)
-        assert self.rest(it)
-        it.start()
+    def test_spares_the_next_start_opening_leveldb(self, it, disk):
+        it.put(b"a", b"bb")
+        it.restart()
         disk.refuses = True
-        assert counts(it.journal) == (1, 1)
-        it.put(b"c")
+        it.kill()
+        assert counts(it.journal) == (2, 3)
         disk.refuses = False
-        assert it.datas() == [b"b", b"c"]
+        assert it.datas() == [b"a", b"bb"]
 
-    def test_ends_before_anything_is_written(self, it, disk):
+    @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[:-1] + b"\xff"])
+    def test_with_a_damaged_state_has_it_read_from_leveldb(self, it, damage):
         it.put(b"a")
-        assert self.rest(it)
-        disk.failures = ["before"]
+        it.restart()
+        file = it.path / journal.STATE_NAME
+        file.write_bytes(damage(file.read_bytes()))
+        it.kill()
+        assert (it.datas(), counts(it.journal)) == ([b"a"], (1, 1))
         it.put(b"b")
         it.write()
-        assert not (it.path / "state").exists()
-        it.write()
+        assert not file.exists()
+
+    @pytest.mark.parametrize("failures", [[], ["before"], ["after"]])
+    def test_ends_before_leveldb_is_written(self, it, disk, failures):
+        it.put(b"a")
+        it.restart()
+        assert (it.path / journal.STATE_NAME).exists()
+        it.put(b"b")
+        assert not it.journal.resting_state()
         it.kill()
         assert it.datas() == [b"a", b"b"]
-
-    @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[:-1] + b"x"])
-    def test_with_a_damaged_state_is_none_and_the_state_is_not_read_later(self, it, damage):
-        it.put(b"a")
-        assert self.rest(it)
-        state = (it.path / "state").read_bytes()
-        (it.path / "state").write_bytes(damage(state))
-        it.start()
-        assert it.datas() == [b"a"]
-        it.put(b"b")
+        disk.failures = failures
         it.write()
-        assert not (it.path / "state").exists()
+        assert not (it.path / journal.STATE_NAME).exists()
 
     @pytest.mark.parametrize(
-        "more",
+        "leave",
         [
-            lambda it: it.put(b"not written"),
-            lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
-            lambda it: it.journal.flush([it.journal.find(2)]),
-            lambda it: it.journal.delay(Item(0, 0, 0, 0, b"late"), 5),
-            lambda it: (it.journal.delay(Item(0, 0, 0, 0, b"late"), 5), it.write(), it.journal.flush(())),
-            lambda it: it.journal.keep_cursor(b"here", [1]),
+            lambda it: it.journal.flush([it.journal.find(1)]),
             lambda it: it.journal.note_expiring(expiring=True),
+            lambda it: it.journal.keep_cursor(b"label", [1]),
+            lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
+            lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
         ],
     )
-    def test_is_none_for_a_journal_of_which_more_must_be_known(self, it, more):
-        it.put(b"a", b"b", b"c")
+    def test_leaves_no_state_where_that_would_not_say_all(self, it, leave):
+        it.put(b"a", b"b")
         it.write()
-        more(it)
-        assert it.journal.resting_state() == b""
+        assert it.journal.resting_state()
+        leave(it)
         it.write()
-        it.journal.close(it.journal.resting_state())
-        rests = (it.path / "state").exists()
-        assert rests == (it.journal.state.items == 4)
+        assert not it.journal.resting_state()
 
     def test_does_not_bring_back_delayed_items_that_were_flushed(self, it):
         it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
@@ -822,7 +812,7 @@ class TestOpening:
     def test_refuses_a_directory_without_current_and_deletes_nothing(self, it):
         it.put(b"a")
         it.restart()
-        it.items()  # LevelDB makes a table when it is opened
+        it.items()  # which opens it, and makes a table
         it.journal.close()
         (it.path / "CURRENT").unlink()
         before = self.files(it.path)
@@ -856,6 +846,7 @@ class TestOpening:
         it.put(b"a")
         it.write()
         it.journal.close()
+        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))

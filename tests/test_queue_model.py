@@ -227,12 +227,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _restart(self, may_hold, calls=0):
         self._start(calls)
+        # a queue that was at rest has not been opened yet
+        refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
             if name in self.broker.broken:
-                assert self.disk.refuses, self.broker.broken[name]
+                assert refuses, self.broker.broken[name]
             else:
                 self._find(name, twin)
+        self.disk.refuses = refuses
 
     def _find(self, name, twin):
         """What is there must be something that may be there."""
