@@ -1160,6 +1160,9 @@ cdef class Segment:
 
     cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item):
         """Write a PUT or a REWRITE."""
+        if kind == REWRITE and item.record is not None:
+            # another thread may be copying the one it had
+            item.record = copy_record(item.record)
         cdef bytes record = encode_item(item)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
         cdef char* at = self.frame(8 + size)

@@ -31,6 +31,8 @@ from darner.wal import Client, Log
 
 log = structlog.get_logger()
 
+# How many queues' LevelDB are left open at start: each has four descriptors and 200 KB.
+MAX_OPEN = 500
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
@@ -118,9 +120,12 @@ class Broker:
         settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
         aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
         grace_ms: int = 0,
+        min_free_bytes: int = 0,
+        free_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
-        that is one; `grace_ms` is the grace period of a stricter status."""
+        that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
+        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -139,6 +144,10 @@ class Broker:
         self.set_aliases(aliases or {})
         # directories that cannot be opened as queues, and why
         self.broken: dict[bytes, JournalError] = {}
+        self._min_free_bytes = min_free_bytes
+        self._free_bytes = free_bytes
+        # why sets are refused, if the disk is too full
+        self._crammed: JournalError | None = None
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # when what was set is to be synced, if it is
@@ -198,6 +207,7 @@ class Broker:
                 f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
             ) from error
         self._route_anew()
+        self._look_for_space()
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
@@ -207,6 +217,9 @@ class Broker:
         found = [name_of(directory) for directory in self._directories(self._data)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
+            if len(self.queues) > MAX_OPEN and name in self.queues:
+                journal = self.queues[name].journal
+                journal.close(journal.resting_state())
         self.log.begin()
         self.reap()
 
@@ -292,7 +305,7 @@ class Broker:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close()
+            journal.close(journal.resting_state())
         self.log.close()
         self._lock.close()
 
@@ -339,9 +352,11 @@ class Broker:
         return journal
 
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
-        its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on, and get
-        what is set on a queue of its name later."""
+        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue.
+
+        Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on,
+        and get what is set on a queue of its name later.
+        """
         if MARK in name:
             return self._delete_cursor(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
@@ -395,9 +410,11 @@ class Broker:
     def sink(self, name: bytes) -> Queue | Fanout:
         """Return what a set to this name is pushed to: the queue, made if it is not there, or several.
 
-        Raises JournalError if one of them cannot be had, StatusError if sets are refused.
+        Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
+        refused.
         """
         self.status.check_sets()
+        self._check_space()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -412,12 +429,13 @@ class Broker:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
         `Queue.upload` of any of its queues."""
         self.status.check_sets()
+        self._check_space()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name))
+        return Upload(stores[0], lambda: self._targets(name), self._check_space)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -541,8 +559,8 @@ class Broker:
             self._route_anew()
 
     def _destroy(self, journal: Journal) -> bool:
-        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
-        are out of the way."""
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
+        they are out of the way."""
         journal.close()
         if journal.path.exists():
             # not by the process's number: in a container it is the same at every start
@@ -597,8 +615,8 @@ class Broker:
             self.log.sync(self._reaper, 0)
 
     def _bury(self) -> bool:
-        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
-        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not
+        of some. If files went before that, and then the machine, the log would tell of changes to nothing."""
         waits = False
         for name, (journal, position) in list(self._retired.items()):
             if position > self.log.synced:
@@ -611,6 +629,7 @@ class Broker:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
         self._enforce_status()
+        self._look_for_space()
         self.log.tick()
         self._committer.tick()
         self._retry_broken()
@@ -618,6 +637,30 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _check_space(self) -> None:
+        if self._crammed is not None:
+            raise self._crammed
+
+    def _look_for_space(self) -> None:
+        """Refuse sets from now on if the disk is too full, or take them again."""
+        if not self._min_free_bytes:
+            return
+        try:
+            free_bytes = self._free_bytes()
+        except OSError:  # whoever needs the disk finds that out, too
+            return
+        crammed = free_bytes < self._min_free_bytes
+        if crammed == (self._crammed is not None):
+            return
+        figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
+        if crammed:
+            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
+            log.error("disk too full, sets are refused", **figures, action="make room, or let clients get")
+        else:
+            self._crammed = None
+            log.warning("room on the disk again, sets are taken", **figures)
+        self._route_anew()
 
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
@@ -659,7 +702,7 @@ class Broker:
             self._stirring.pop(queue, None)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that cannot be."""
+        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
             targets = self._targets(name)
             for target in targets:
@@ -679,8 +722,8 @@ class Broker:
         self._stuck.discard(source.name)
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
-        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk itself
-        if that was `asked` for or is set, or see to a sync within the interval that is set."""
+        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
+        itself if that was `asked` for or is set, or see to a sync within the interval that is set."""
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
         if durable and (asked or 0 in intervals):

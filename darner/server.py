@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import resource
+import shutil
 import signal
 import ssl
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Server:
             settings.queue,
             settings.aliases,
             settings.status_change_grace_period_ms,
+            settings.min_free_space,
+            lambda: shutil.disk_usage(self._data).free,
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(

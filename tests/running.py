@@ -137,11 +137,13 @@ class Server:
     def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
         """Read the log until a line has `text` in it; returns what this start has logged so far."""
         deadline = time.monotonic() + seconds
+        # not `select`: that knows no descriptor above 1,023
+        log_comes = select.poll()
+        log_comes.register(self.process.stderr, select.POLLIN)
         log = ""
         while text not in log or not log.endswith("\n"):
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self.process.stderr], [], [], max(left, 0))
-            data = self.process.stderr.read(65536) if ready else b""
+            data = self.process.stderr.read(65536) if log_comes.poll(max(left, 0) * 1000) else b""
             if not data:
                 raise AssertionError(f"no {text!r} in the log within {seconds} s:\n{log}")
             log += data.decode()

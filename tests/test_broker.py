@@ -386,3 +386,75 @@ def test_totals_are_those_of_what_waits(data):
     data.broker.reset_stats()
     assert (data.broker.total_items, data.broker.queue_creates, data.broker.queue_deletes) == (0, 0, 0)
     assert data.restart().totals() == (1, 1, 4)
+
+
+class Free:
+    """How many bytes are free."""
+
+    def __init__(self):
+        self.bytes = 0
+
+    def __call__(self):
+        if self.bytes is None:
+            raise OSError("gone")
+        return self.bytes
+
+
+class TestMinFreeSpace:
+    @pytest.fixture
+    def free(self):
+        return Free()
+
+    @pytest.fixture
+    def data(self, tmp_path, free):
+        data = Data(tmp_path / "data", min_free_bytes=100, free_bytes=free)
+        free.bytes = 100
+        data.tick()
+        yield data
+        data.close()
+
+    def test_refuses_sets_while_less_is_free_and_nothing_else(self, data, free):
+        data.push(b"work", b"one", b"two")
+        free.bytes = 99
+        data.tick()
+        for request in (data.broker.sink, lambda name: data.broker.upload(name, 100_000)):
+            with pytest.raises(JournalError, match="min_free_space"):
+                request(b"work")
+        assert data.broker.sinks == {}
+        assert data.read(b"work") == b"one"
+        data.broker.queue(b"work").flush()
+        assert data.broker.delete(b"work")
+        free.bytes = 100
+        data.tick()
+        data.set(b"work", b"three")
+        assert data.read(b"work") == b"three"
+
+    def test_refuses_sets_from_the_start(self, data, free):
+        free.bytes = 0
+        data.restart()
+        with pytest.raises(JournalError, match="min_free_space"):
+            data.broker.sink(b"work")
+
+    def test_gives_up_a_large_item_on_its_way(self, data, free):
+        upload = data.broker.upload(b"work", 2 * CHUNK_BYTES)
+        upload.write(bytes(CHUNK_BYTES))
+        free.bytes = 99
+        data.tick()
+        with pytest.raises(JournalError, match="min_free_space"):
+            upload.write(bytes(CHUNK_BYTES))
+        upload.abandon()
+        data.write_out()
+        assert list(data.path.glob("*/blobs/*")) == []
+
+    def test_says_once_that_it_begins_and_once_that_it_ends(self, data, free, monkeypatch):
+        silence = Silence()
+        monkeypatch.setattr(broker, "log", silence)
+        for free.bytes in (99, 50, None, 99, 100, 200):
+            data.tick()
+        assert silence.lines == [
+            (
+                "disk too full, sets are refused",
+                {"free_bytes": 99, "min_free_bytes": 100, "action": "make room, or let clients get"},
+            ),
+            ("room on the disk again, sets are taken", {"free_bytes": 100, "min_free_bytes": 100}),
+        ]

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from darner import _proto, broker, journal, queue, wal
+from darner import _proto, journal, queue, wal
+from darner import broker as broker_module
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.errors import JournalError, StartError
@@ -125,6 +126,7 @@ class Twin:
     def __init__(self):
         self.waiting = []
         self.reserved = {}
+        self.delayed = {}  # when they are due
         self.exists = False
         # what it has held since the last power cut, None if it was not there
         self.history = [None]
@@ -139,18 +141,21 @@ class Twin:
 
     @property
     def held(self):
-        return frozenset((*self.waiting, *self.reserved)) if self.exists else None
+        """The numbers of its items, those of delayed ones below 0; None if there is no queue."""
+        delayed = (-number for number in self.delayed)
+        return frozenset((*self.waiting, *self.reserved, *delayed)) if self.exists else None
 
     def may_hold(self, *, power_cut):
         if power_cut:
             return self.history[self.promised :] + self.unsure
         return self.unsure or self.history[-1:]
 
-    def found(self, numbers):
+    def found(self, numbers, delayed):
         """These are there, in order; None if there is no queue."""
         self.exists = numbers is not None
         self.waiting = list(numbers or ())
         self.reserved = {}
+        self.delayed = dict(delayed)
         self.unsure = []
         self.generation += 1
         self.changed()
@@ -169,7 +174,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "MAX_GONE", 2)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
-        patch.setattr(broker, "log", Silence())
+        patch.setattr(broker_module, "log", Silence())
         self.disk = Disk(patch)
         self.system = System(patch)
         memory = Path("/dev/shm")
@@ -180,6 +185,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.attempts = {}  # number: how often it came back, if that is known for sure
         self.unsynced = set()  # large items that nobody has synced
         self.may_miss = set()  # of these, those that were there when the power went
+        self.due = {}  # number: when a delayed item is due, and the order in which they were set
+        self.due_place = {}
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
         self._start()
@@ -219,28 +226,45 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _restart(self, may_hold, calls=0):
         self._start(calls)
+        # a queue that was at rest has not been opened yet
+        refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
             if name in self.broker.broken:
-                assert self.disk.refuses, self.broker.broken[name]
+                assert refuses, self.broker.broken[name]
             else:
                 self._find(name, twin)
+        self.disk.refuses = refuses
 
     def _find(self, name, twin):
         """What is there must be something that may be there."""
-        numbers = self._numbers(self.broker.queues[name]) if name in self.broker.queues else None
-        if numbers is None:
+        if name not in self.broker.queues:
             # a queue of which nothing was logged is none
             assert any(not may for may in twin.unsure)
-        else:
-            held = frozenset(numbers)
-            assert any(may is not None and may - self.may_miss <= held <= may for may in twin.unsure)
-        twin.found(numbers)
+            twin.found(None, {})
+            return
+        journal = self.broker.queues[name].journal
+        numbers, delayed = self._numbers(journal), self._delayed(journal)
+        held = frozenset((*numbers, *(-number for number in delayed)))
+        missing = [may - held for may in twin.unsure if may is not None and held <= may]
+        assert any(self.may_miss.issuperset(map(abs, numbers)) for numbers in missing)
+        twin.found(numbers, delayed)
 
-    def _numbers(self, queue):
-        journal = queue.journal
-        items, _ = journal.read(journal.state.floor, 1 << 20, 1 << 30)
-        items = journal.kept_items() + items
+    def _delayed(self, journal):
+        """The delayed items, and when they are due."""
+        delayed = {}
+        entries = sorted(journal._delayed(), key=lambda entry: entry[1].id)
+        # the first ones may have been flushed
+        for key, item in entries[len(entries) - journal.delayed_items :]:
+            self._is_item(item, item.flags)
+            delayed[item.flags] = int.from_bytes(key[1:9], "big")
+            assert delayed[item.flags] == self.due[item.flags]
+        assert journal.delayed_items == len(delayed)
+        assert journal.delayed_bytes == sum(map(self._size, delayed))
+        return delayed
+
+    def _numbers(self, journal):
+        items = journal.kept_items() + self._unread(journal)
         for item in items:
             self._is_item(item, item.flags)
             if item.flags in self.attempts:
@@ -249,6 +273,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert numbers == sorted(numbers, key=self.order.get)
         assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
         return numbers
+
+    @staticmethod
+    def _unread(journal):
+        items, _ = journal.scan(journal.reads, 1 << 20, 1 << 30)
+        return items
 
     def _is_item(self, item, number):
         data, expires = self.items[number]
@@ -296,14 +325,39 @@ class QueueMachine(RuleBasedStateMachine):
             return False
         return True
 
+    def _expired(self, number):
+        return 0 < self.items[number][1] <= self.now
+
     def _head(self, twin):
-        while twin.waiting:
-            expires = self.items[twin.waiting[0]][1]
-            if not expires or expires > self.now:
-                return twin.waiting[0]
-            twin.waiting.pop(0)
-            twin.changed()
-        return None
+        """The number of what is fetched next."""
+        due = sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
+        joining = [number for number in due if twin.delayed[number] <= self.now]
+        return next((number for number in twin.waiting + joining if not self._expired(number)), None)
+
+    def _reconcile(self, name):
+        """Some of what had expired may be gone, and some of what was due may have joined the others."""
+        twin, queue = self.twins[name], self.broker.queues.get(name)
+        if queue is None or not (
+            any(map(self._expired, twin.waiting)) or any(due <= self.now for due in twin.delayed.values())
+        ):
+            return
+        refuses, self.disk.refuses = self.disk.refuses, False
+        journal = queue.journal
+        waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
+        delayed = {item.flags for _, item in journal._delayed()}
+        self.disk.refuses = refuses
+        for number in [number for number in twin.waiting if number not in waiting]:
+            assert self._expired(number)
+            twin.waiting.remove(number)
+        joined = [number for number in twin.delayed if number not in delayed]
+        for number in sorted(joined, key=lambda number: waiting.get(number, 0)):
+            assert twin.delayed.pop(number) <= self.now
+            if number in waiting:
+                self.order[number] = next(self.places)
+                twin.waiting.append(number)
+            else:
+                assert self._expired(number)
+        twin.changed()
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
@@ -356,6 +410,22 @@ class QueueMachine(RuleBasedStateMachine):
             if sync:
                 self._sync()
 
+    @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
+    def push_delayed(self, name, exptime, delay_s, sync):
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        number = self._number(b"later", exptime)
+        if self._tried(queue.push_delayed, record(b"later"), number, exptime, delay_s * 1000):
+            self._is_delayed(twin, number, delay_s)
+            if sync:
+                self._sync()
+
+    def _is_delayed(self, twin, number, delay_s):
+        twin.delayed[number] = self.due[number] = self.now + delay_s * 1000
+        self.due_place[number] = next(self.places)
+        twin.changed()
+
     @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
     def push_many(self, name, count, size):
         for _ in range(count):
@@ -367,7 +437,7 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is None:
             return
         try:
-            upload = queue.upload()
+            upload = queue.upload(sum(sizes))
         except JournalError:
             assert self._is_troubled
             return
@@ -380,11 +450,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
 
     @precondition(lambda self: self.uploads)
-    @rule(data=st.data(), abandon=st.booleans(), sync=st.booleans())
-    def end_upload(self, data, abandon, sync):
-        self._end_upload(data.draw(st.integers(0, len(self.uploads) - 1)), abandon=abandon, sync=sync)
+    @rule(data=st.data(), abandon=st.booleans(), delay_s=st.sampled_from([0, 0, 2]), sync=st.booleans())
+    def end_upload(self, data, abandon, delay_s, sync):
+        index = data.draw(st.integers(0, len(self.uploads) - 1))
+        self._end_upload(index, abandon=abandon, delay_s=delay_s, sync=sync)
 
-    def _end_upload(self, index, *, abandon, sync):
+    def _end_upload(self, index, *, abandon, delay_s=0, sync):
         upload, twin, generation, number, content = self.uploads.pop(index)
         if abandon:
             upload.abandon()
@@ -398,12 +469,15 @@ class QueueMachine(RuleBasedStateMachine):
             self._set(number, [content], 0)
             if not sync:
                 self.unsynced.add(number)
-            twin.waiting.append(number)
-            twin.changed()
+            if delay_s:
+                self._is_delayed(twin, number, delay_s)
+            else:
+                twin.waiting.append(number)
+                twin.changed()
             if sync:
                 self._sync()
 
-        upload.finish(number, 0, done, sync=sync)
+        upload.finish(number, 0, done, sync=sync, delay_ms=delay_s * 1000)
 
     @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3), sync=st.booleans())
     def push_large(self, name, sizes, sync):
@@ -418,27 +492,31 @@ class QueueMachine(RuleBasedStateMachine):
         queue, twin = self._queue(name)
         if queue is None:
             return
+        number = self._head(twin)
         try:
             item = getattr(Queue, how)(queue)
         except JournalError:
             assert self._is_troubled
-            while len(twin.waiting) > queue.items:  # expired, and dropped before
-                assert 0 < self.items[twin.waiting.pop(0)][1] <= self.now
-                twin.changed()
+            self._reconcile(name)
             return
-        number = self._head(twin)
         if number is None:
             assert item is None
+            self._reconcile(name)
             return
         self._is_item(item, number)
         if how != "peek":
-            twin.waiting.pop(0)
+            if number in twin.waiting:
+                twin.waiting.remove(number)
+            else:
+                del twin.delayed[number]
+                self.order[number] = next(self.places)
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
             self.holds.append((hold, twin))
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
+        self._reconcile(name)
 
     @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
     def work_off(self, name, count, seed):
@@ -499,6 +577,7 @@ class QueueMachine(RuleBasedStateMachine):
         queue, twin = self._queue(name)
         if queue is not None and self._tried(queue.flush):
             twin.waiting.clear()
+            twin.delayed.clear()
             twin.changed()
 
     @rule(name=names)
@@ -507,6 +586,7 @@ class QueueMachine(RuleBasedStateMachine):
         if twin.exists and not twin.unsure and self._tried(self.broker.delete, name):
             twin.waiting.clear()
             twin.reserved.clear()
+            twin.delayed.clear()
             twin.exists = False
             twin.generation += 1
             twin.changed()
@@ -538,11 +618,14 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def tick(self, count):
         for _ in range(count):
+            self.broker._retry_broken()
+            for name, twin in self.twins.items():
+                if twin.unsure and name not in self.broker.broken:
+                    self._find(name, twin)
             self.broker.tick()
             self._told()
-        for name, twin in self.twins.items():
-            if twin.unsure and name not in self.broker.broken:
-                self._find(name, twin)
+            for name in NAMES:
+                self._reconcile(name)
 
     @precondition(lambda self: self.offload.tasks)
     @rule()
@@ -565,9 +648,9 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(200):
             self.tick(count=1)
             self.threads_run()
-            journals = [queue.journal for queue in self.broker.queues.values()]
-            busy = any(j.dirty or j.failing or j.untidy or j.doomed for j in journals)
-            if not (busy or self.broker.broken or self.broker._retired or self.broker.log.segment.refusal):
+            broker = self.broker
+            busy = broker.busy or broker._committer._active or broker.broken or broker._retired
+            if not (busy or broker.log.segment.refusal):
                 break
         else:
             raise AssertionError("it does not come to rest")
@@ -586,18 +669,21 @@ class QueueMachine(RuleBasedStateMachine):
         journal = queue.journal
         files = set()
         live = set()
+        delayed = self._delayed(journal)
         if not journal.path.exists():
             assert not twin.held
             return
         for key, stored in journal._opened().iterator():
-            assert key[:1] in b"sik"
-            if key[:1] == b"i":
-                item = _proto.decode_item(key, stored)
-                live.add(item.flags)
+            assert key[:1] in b"sikxcd"
+            if key[:1] in b"id":
+                item = _proto.decode_item(b"i" + key[-8:], stored)
+                if key[:1] == b"i":
+                    live.add(item.flags)
                 if item.blob:
                     files.add(journal.blob_path(item.blob))
-                    self._reads_whole(journal, item)
-        assert live == twin.held
+                    if item.flags in live or item.flags in delayed:  # others were flushed
+                        self._reads_whole(journal, item)
+        assert live == {number for number in twin.held if number > 0}
         assert set((journal.path / "blobs").glob("*")) == files
 
     def _reads_whole(self, journal, item):
@@ -653,6 +739,8 @@ class QueueMachine(RuleBasedStateMachine):
         finally:
             self.system.calls_left = 0
         twin = self.twins[name]
+        for other in NAMES:
+            self._reconcile(other)
         after = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
         self._die()
         may_hold = {name: before[name] + after[name] for name in self.twins}
@@ -696,7 +784,7 @@ class QueueMachine(RuleBasedStateMachine):
             for name, twin in self.twins.items():
                 while twin.exists and self._head(twin):
                     self.fetch(name=name, how="pop", read=False)
-                assert self.broker.queue(name).pop() is None
+                assert not twin.exists or self.broker.queue(name).pop() is None
             self.broker.close()
         finally:
             self.patch.undo()

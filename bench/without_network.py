@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""What a request costs the server without the network: processor time in `Connection.data_received`.
+
+Connections whose replies go nowhere are given equal sets and gets of 64 bytes, in turn, in this process.
+"""
+
+import asyncio
+import gc
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+import uvloop
+
+from darner.broker import Broker
+from darner.connection import Clients, Connection, now_ms
+
+BACKLOG = 512
+TURNS = 1000
+
+
+class Nowhere:
+    """A transport and a socket that swallow what is written to them."""
+
+    def __init__(self) -> None:
+        self.fileno = lambda: -1
+        self.setsockopt = lambda *_: None
+        self.write = lambda _: None
+        self.get_write_buffer_size = lambda: 0
+
+    def get_extra_info(self, name: str) -> Any:
+        """The socket is this object itself; there is nothing else to know."""
+        return self if name == "socket" else None
+
+
+async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> list[float]:
+    """Microseconds a request, of each round."""
+    loop = asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(4)
+
+    def offload(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        def finish(future: Future[None]) -> None:
+            error = future.exception()
+            loop.call_soon_threadsafe(done, error if isinstance(error, Exception) else None)
+
+        threads.submit(work).add_done_callback(finish)
+
+    broker = Broker(data, now_ms, offload)
+    broker.open()
+    clients = Clients(loop, broker, dialect="memcached", keepalive=60)
+    nowhere: Any = Nowhere()
+    members = [Connection(clients) for _ in range(connections)]
+    for connection in members:
+        connection.connection_made(nowhere)
+    set_, get = b"set q 0 0 64\r\n" + b"x" * 64 + b"\r\n", b"get q\r\n"
+    for _ in range(BACKLOG):
+        members[0].data_received(set_)
+    sent = [(set_ + get) * (pipeline // 2)] if pipeline > 1 else [set_, get]
+    figures = []
+    for _ in range(rounds):
+        begun = time.thread_time()
+        for turn in range(TURNS):
+            for at, connection in enumerate(members):
+                connection.data_received(sent[(turn + at) % len(sent)])
+            await asyncio.sleep(0)
+        figures.append((time.thread_time() - begun) / (TURNS * connections * pipeline) * 1e6)
+        broker.tick()
+    threads.shutdown()
+    return figures
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@click.option("-c", "--connections", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 512))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
+def main(connections: int, pipeline: int, rounds: int) -> None:
+    """Run the bench."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    with tempfile.TemporaryDirectory() as directory:
+        figures = uvloop.run(measure(Path(directory), connections, pipeline, rounds))
+    low, high = min(figures), max(figures)
+    print(f"{statistics.median(figures):.2f} us a request ({low:.2f} … {high:.2f}, {rounds} rounds)")
+
+
+if __name__ == "__main__":
+    main()
