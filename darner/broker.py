@@ -70,6 +70,27 @@ def name_of(directory: Path) -> bytes:
     return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
 
 
+def queue_directories(
+    data: Path, stray: Callable[[Path], None] = lambda _: None, inside: Path = Path()
+) -> Iterator[Path]:
+    """The directories of queues, relative to the data directory; `stray` is told what else there is."""
+    for entry in sorted((data / inside).iterdir()):
+        relative = entry.relative_to(data)
+        if entry.name.startswith("."):
+            continue
+        # not Path.exists: that raises where we may not look
+        if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
+            continue
+        if not entry.is_dir():
+            stray(entry)
+        elif entry.name.endswith("%"):
+            yield from queue_directories(data, stray, relative)
+        elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
+            stray(entry)
+        else:
+            yield relative
+
+
 class Reaper:
     """Waits for the log to be on the disk, so that what was deleted can go."""
 
@@ -214,7 +235,7 @@ class Broker:
         self._lives, damage = self.log.recover()
         for text in damage:
             log.error("log damaged", reason=text)
-        found = [name_of(directory) for directory in self._directories(self._data)]
+        found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
             if len(self.queues) > MAX_OPEN and name in self.queues:
@@ -223,23 +244,9 @@ class Broker:
         self.log.begin()
         self.reap()
 
-    def _directories(self, parent: Path) -> Iterator[Path]:
-        """Directories of queues, relative to the data directory."""
-        for entry in sorted(parent.iterdir()):
-            relative = entry.relative_to(self._data)
-            if entry.name.startswith("."):
-                continue
-            # not Path.exists: that raises where we may not look
-            if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
-                continue
-            if not entry.is_dir():
-                log.warning("stray file in the data directory, left alone", file=str(entry))
-            elif entry.name.endswith("%"):
-                yield from self._directories(entry)
-            elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
-                log.warning("stray directory in the data directory, left alone", directory=str(entry))
-            else:
-                yield relative
+    @staticmethod
+    def _say_stray(entry: Path) -> None:
+        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
@@ -248,7 +255,12 @@ class Broker:
             self.broken[name] = error
             self._note_child(name)
             self.log.keep_found(name)
-            log.error("queue out of service", queue=name.decode(errors="replace"), reason=str(error))
+            log.error(
+                "queue out of service",
+                queue=name.decode(errors="replace"),
+                reason=str(error),
+                action="stop the server; then darner check says more, and darner repair saves what is left",
+            )
 
     def _adopt(self, name: bytes) -> None:
         lives = self._lives.get(name, [])

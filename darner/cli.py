@@ -1,13 +1,14 @@
 """The command line, and nothing else."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 import click
 import structlog
 
-from darner import __version__, auth, config
+from darner import __version__, auth, config, repair
 from darner.errors import DarnerError
 from darner.server import read_access, serve
 
@@ -96,3 +97,47 @@ def passwd(file: Path, user: str) -> None:
         sys.exit(1)
     if is_new:
         click.echo(f"{user} is new, and may read, write and manage every queue: change that in {file}")
+
+
+@main.command(short_help="Look for damage in queues.")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("queue", required=False)
+def check(data: Path, queue: str | None) -> None:
+    """Read all of the data directory DATA, or of its queue QUEUE, and say of each queue whether it is whole.
+
+    No server may have it. Nothing is changed. The exit status is 0 if all is well.
+    """
+    is_whole = True
+    try:
+        for report in repair.check(data, None if queue is None else os.fsencode(queue)):
+            is_whole &= not report.problems
+            text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
+            click.echo(f"{report.where}: {text}")
+    except DarnerError as error:
+        click.echo(f"darner: {error}", err=True)
+        is_whole = False
+    if not is_whole:
+        sys.exit(1)
+
+
+@main.command("repair", short_help="Rebuild a damaged queue from what is left.")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("queue")
+def repair_(data: Path, queue: str) -> None:
+    """Rebuild QUEUE in the data directory DATA from what is left of it, and say what is lost.
+
+    No server may have it. The damaged directory is kept beside, as .damaged-QUEUE-1.
+    """
+    try:
+        repaired = repair.repair(data, os.fsencode(queue))
+    except DarnerError as error:
+        click.echo(f"darner: {error}", err=True)
+        sys.exit(1)
+    for text in repaired.losses:
+        click.echo(f"{queue}: {text}")
+    figures = f"items={repaired.items} bytes={repaired.bytes}"
+    if repaired.damaged is None:
+        click.echo(f"{queue}: ok, nothing to repair, {figures}")
+        return
+    click.echo(f"{queue}: repaired, {figures}")
+    click.echo(f"{queue}: the damaged directory is {repaired.damaged}; delete it when it is of no more use")

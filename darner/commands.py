@@ -359,6 +359,10 @@ def monitor(connection: "Connection", request: Request) -> None:
     Monitor(connection, request, seconds, left).go_on()
 
 
+def _reserve(queue: Source) -> Item | None:
+    return queue.reserve()
+
+
 class Monitor:
     """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
 
@@ -370,7 +374,7 @@ class Monitor:
         self._deadline = connection.clients.loop.time() + seconds
         # how many more items may come
         self._left = left
-        self._waiter = Waiter(Queue.reserve, self._deliver, connection.has_gone)
+        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone)
 
     def go_on(self) -> None:
         """Send what is there; then wait for more, or end."""

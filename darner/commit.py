@@ -1,8 +1,8 @@
 """Group commit: what was staged in the journals, written to their LevelDB directories, many changes as one.
 
-A change is safe once it is in the log; here it is only carried on, in threads, so no client waits for it unless
-items come faster than LevelDB takes them. Besides, what can wait: dead records are deleted, compacted away,
-and so are the files of large items that are gone.
+A change is safe once it is in the log; here it is only carried on, in threads, so no client waits for it
+unless items come faster than LevelDB takes them. Besides, what can wait: dead records are deleted,
+compacted away, and so are the files of large items that are gone.
 """
 
 import contextlib
@@ -124,8 +124,8 @@ class Committer:
         self.offload(lambda: journal.compact(span), done)
 
     def close(self) -> None:
-        """Write what is staged, on this thread, of as many journals as that does not take long for: of the others
-        the log has it. Nothing may be being written."""
+        """Write what is staged, on this thread, in as many journals as that does not take long for; of the
+        others the log has it. Nothing may be being written."""
         for at, journal in enumerate(list(self._active)):
             if at < WRITES_AT_CLOSE:
                 self._write_now(journal)

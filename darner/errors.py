@@ -13,6 +13,10 @@ class StartError(DarnerError):
     """The server cannot start: the text says why and what to do."""
 
 
+class RepairError(DarnerError):
+    """A queue cannot be checked or repaired: the text says why, and nothing has changed."""
+
+
 class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 

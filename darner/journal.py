@@ -53,7 +53,8 @@ CURSOR_PREFIX = b"r"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while it is written to.
+# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# written to.
 STATE_NAME = "state"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
@@ -480,8 +481,8 @@ class Journal:
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
     def close(self, state: bytes = b"") -> None:
-        """Close the directory, from any thread; nothing may be being written. `state` was its `resting_state`,
-        and spares the next start opening it."""
+        """Close the directory, from any thread; nothing may be being written. `state` was its
+        `resting_state`, and spares the next start opening it."""
         self._shut()
         if state:
             with contextlib.suppress(OSError):  # then the next start opens it
@@ -1166,30 +1167,13 @@ class Journal:
             fresh = self._db is None
             db = self._opened()
             if fresh:
-                record = db.get(STATE_KEY)
-                known = record is not None or self._exists
-                if known and _proto.decode_state(record or b"").life != batch.state.life:
-                    raise JournalError("it is another journal than it was")
+                self._recognize(db, batch.state)
             if self._has_state:
                 (self.path / STATE_NAME).unlink(missing_ok=True)
                 sync_directory(self.path)
                 self._has_state = False
             self._sync_blobs(batch)
-            write = self._write
-            if write is None:
-                # used again and again: growing to its size costs more than filling it
-                write = self._write = db.write_batch(sync=True)
-            write.clear()
-            for items in (batch.puts, batch.rewrites):
-                for id, item in items.items():
-                    write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
-            for key, item in batch.delayed.items():
-                write.put(key, item.record or _proto.encode_item(item))
-            for key, value in batch.ops:
-                if value is None:
-                    write.delete(key)
-                else:
-                    write.put(key, value)
+            write = self._put_together(db, batch)
             self._trim(db, write, batch)
             write.put(STATE_KEY, _proto.encode_state(batch.state))
             write.write()
@@ -1199,6 +1183,30 @@ class Journal:
         except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
             self._doubtful = True
             raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    def _recognize(self, db: Any, state: State) -> None:
+        """Raises JournalError if LevelDB is not the one it was."""
+        record = db.get(STATE_KEY)
+        if (record is not None or self._exists) and _proto.decode_state(record or b"").life != state.life:
+            raise JournalError("it is another journal than it was")
+
+    def _put_together(self, db: Any, batch: Batch) -> Any:
+        write = self._write
+        if write is None:
+            # used again and again: growing to its size costs more than filling it
+            write = self._write = db.write_batch(sync=True)
+        write.clear()
+        for items in (batch.puts, batch.rewrites):
+            for id, item in items.items():
+                write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+        for key, item in batch.delayed.items():
+            write.put(key, item.record or _proto.encode_item(item))
+        for key, value in batch.ops:
+            if value is None:
+                write.delete(key)
+            else:
+                write.put(key, value)
+        return write
 
     def _reopen(self) -> None:
         """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,

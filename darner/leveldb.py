@@ -9,5 +9,6 @@ else:
 
 DB = plyvel.DB
 Error = plyvel.Error
+repair_db = plyvel.repair_db
 
-__all__ = ["DB", "Error"]
+__all__ = ["DB", "Error", "repair_db"]

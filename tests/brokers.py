@@ -69,12 +69,16 @@ class Data:
         self.open()
         return self.broker
 
-    def kill(self):
+    def end(self):
         """The end of the process: the log has everything, LevelDB what it had."""
         for each in self.broker.queues.values():
             each.journal.close()
         let_go(self.broker.log)
         self.broker._lock.close()
+
+    def kill(self):
+        """The end of the process, and the next one."""
+        self.end()
         self.open()
         return self.broker
 

@@ -92,7 +92,10 @@ class Wire:
 
     def silent(self, seconds: float = 0.1) -> bool:
         """Whether nothing comes for so long."""
-        return not self._buffer and not select.select([self.socket], [], [], seconds)[0]
+        # not `select`: that knows no descriptor above 1,023
+        reply_comes = select.poll()
+        reply_comes.register(self.socket, select.POLLIN)
+        return not self._buffer and not reply_comes.poll(seconds * 1000)
 
     def closed(self) -> bool:
         """Whether the server has closed this connection, with nothing left to read."""
@@ -137,7 +140,6 @@ class Server:
     def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
         """Read the log until a line has `text` in it; returns what this start has logged so far."""
         deadline = time.monotonic() + seconds
-        # not `select`: that knows no descriptor above 1,023
         log_comes = select.poll()
         log_comes.register(self.process.stderr, select.POLLIN)
         log = ""

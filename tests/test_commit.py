@@ -3,10 +3,10 @@
 import pytest
 from doubles import Client, Disk, Offload
 
-from darner import commit, journal
+from darner import commit, journal, leveldb
 from darner._proto import ITEM_BYTES, Item
-from darner.commit import MAX_TICKS, Committer
-from darner.journal import Journal
+from darner.commit import MAX_TICKS, REST_TICKS, Committer
+from darner.journal import STATE_NAME, Journal
 from darner.wal import Log
 
 
@@ -111,12 +111,21 @@ class TestTicks:
             bench.threads.run_all()
         assert bench.in_leveldb(work) == 0
 
-    def test_forget_journals_with_nothing_to_do(self, bench, work):
+    def test_close_the_leveldb_of_a_journal_with_nothing_to_do_until_it_is_asked_for(self, bench, work):
         bench.put(work, b"a")
-        for _ in range(MAX_TICKS + 2):
+        for _ in range(MAX_TICKS + REST_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
+        assert not disk.handles[0].closed
+        bench.tick()
         assert bench.committer._active == {}
+        assert (work.path / STATE_NAME).exists()
+        leveldb.DB(str(work.path)).close()  # nobody else has it
+        bench.put(work, b"b")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        assert not (work.path / STATE_NAME).exists()
+        assert bench.in_leveldb(work) == 2
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)

@@ -641,6 +641,7 @@ class TestFailure:
     def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
         it.put(b"a", b"b")
         it.restart()
+        it.items()  # which opens it
         it.put(b"c")
         disk.refuses = True
         disk.failures = ["before"]
@@ -719,6 +720,57 @@ class TestFailure:
         assert it.datas() == [b"c"]
 
 
+class TestRest:
+    def test_spares_the_next_start_opening_leveldb(self, it, disk):
+        it.put(b"a", b"bb")
+        it.restart()
+        disk.refuses = True
+        it.kill()
+        assert counts(it.journal) == (2, 3)
+        disk.refuses = False
+        assert it.datas() == [b"a", b"bb"]
+
+    @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[:-1] + b"\xff"])
+    def test_with_a_damaged_state_has_it_read_from_leveldb(self, it, damage):
+        it.put(b"a")
+        it.restart()
+        file = it.path / journal.STATE_NAME
+        file.write_bytes(damage(file.read_bytes()))
+        it.kill()
+        assert (it.datas(), counts(it.journal)) == ([b"a"], (1, 1))
+
+    @pytest.mark.parametrize("failures", [[], ["before"], ["after"]])
+    def test_ends_before_leveldb_is_written(self, it, disk, failures):
+        it.put(b"a")
+        it.restart()
+        assert (it.path / journal.STATE_NAME).exists()
+        it.put(b"b")
+        assert not it.journal.resting_state()
+        it.kill()
+        assert it.datas() == [b"a", b"b"]
+        disk.failures = failures
+        it.write()
+        assert not (it.path / journal.STATE_NAME).exists()
+
+    @pytest.mark.parametrize(
+        "leave",
+        [
+            lambda it: it.journal.flush([it.journal.find(1)]),
+            lambda it: it.journal.note_expiring(expiring=True),
+            lambda it: it.journal.keep_cursor(b"label", [1]),
+            lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
+            lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
+        ],
+    )
+    def test_leaves_no_state_where_that_would_not_say_all(self, it, leave):
+        it.put(b"a", b"b")
+        it.write()
+        assert it.journal.resting_state()
+        leave(it)
+        it.write()
+        assert not it.journal.resting_state()
+
+
 class TestOpening:
     def files(self, path):
         return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "LOG"}
@@ -741,7 +793,7 @@ class TestOpening:
     def test_refuses_a_directory_without_current_and_deletes_nothing(self, it):
         it.put(b"a")
         it.restart()
-        it.restart()  # which makes a table
+        it.items()  # which opens it, and makes a table
         it.journal.close()
         (it.path / "CURRENT").unlink()
         before = self.files(it.path)
@@ -773,8 +825,9 @@ class TestOpening:
     @pytest.mark.parametrize("damage", [lambda record: record[:-1], lambda record: record[:-1] + b"\xff"])
     def test_refuses_a_damaged_state(self, it, damage):
         it.put(b"a")
-        it.restart()
+        it.write()
         it.journal.close()
+        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))
