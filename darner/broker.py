@@ -246,8 +246,10 @@ class Broker:
 
     @staticmethod
     def _say_stray(entry: Path) -> None:
-        what = "directory" if entry.is_dir() else "file"
-        log.warning(f"stray {what} in the data directory, left alone", **{what: str(entry)})
+        if entry.is_dir():
+            log.warning("stray directory in the data directory, left alone", directory=str(entry))
+        else:
+            log.warning("stray file in the data directory, left alone", file=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
