@@ -246,10 +246,7 @@ class Broker:
 
     @staticmethod
     def _say_stray(entry: Path) -> None:
-        if entry.is_dir():
-            log.warning("stray directory in the data directory, left alone", directory=str(entry))
-        else:
-            log.warning("stray file in the data directory, left alone", file=str(entry))
+        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:

@@ -1,8 +1,8 @@
 """Group commit: what was staged in the journals, written to their LevelDB directories, many changes as one.
 
 A change is safe once it is in the log; here it is only carried on, in threads, so no client waits for it
-unless items come faster than LevelDB takes them. Besides, what can wait: dead records are deleted, compacted
-away, and so are the files of large items that are gone.
+unless items come faster than LevelDB takes them. Besides, what can wait: dead records are deleted,
+compacted away, and so are the files of large items that are gone.
 """
 
 import contextlib
