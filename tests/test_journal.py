@@ -827,7 +827,6 @@ class TestOpening:
         it.put(b"a")
         it.write()
         it.journal.close()
-        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))
