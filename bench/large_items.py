@@ -9,9 +9,6 @@ exits 1 if that is over the limit or an item came out changed.
 import random
 import re
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -21,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
+import own
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
-DARNER = str(Path(sys.executable).with_name("darner"))
 MIB = 1 << 20
 TIMEOUT_S = 60.0
 # Prime, so that no two chunks of an item are the same.
@@ -107,24 +104,15 @@ def peak_resident_bytes(pid: int) -> int:
 @click.option("--limit", default=150, show_default=True, help="MB of resident memory that are allowed.")
 def main(clients: int, queues: int, mib: int, limit: int) -> None:
     """Run the measurement and print what came of it."""
-    with tempfile.TemporaryDirectory(prefix="darner-large-") as data:
-        command = [DARNER, "--data", data, "--port", "0"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            try:
-                said = ""
-                while "event=data" not in said:
-                    if not (line := process.stderr.readline()):
-                        raise click.ClickException(f"{DARNER} does not start: {said}")
-                    said += line
-                port = int(re.findall(r"event=listening host=\S+ port=(\d+)", said)[0])
-                at_start = peak_resident_bytes(process.pid)
-                store_s, fetch_s = run(port, clients, queues, mib * MIB)
-                peak = peak_resident_bytes(process.pid)
-            except ChangedError as error:
-                raise click.ClickException(str(error)) from error
-            finally:
-                process.kill()
+    with own.darner(None) as darner:
+        server = darner.start()
+        assert server.pid
+        at_start = peak_resident_bytes(server.pid)
+        try:
+            store_s, fetch_s = run(server.port, clients, queues, mib * MIB)
+        except ChangedError as error:
+            raise click.ClickException(str(error)) from error
+        peak = peak_resident_bytes(server.pid)
     click.echo(f"clients        {clients}\nqueues         {queues}\nitem           {mib} MiB")
     click.echo(f"storing        {store_s:.1f} s\nfetching       {fetch_s:.1f} s")
     click.echo(f"resident       {at_start / 1e6:.0f} MB at start, {peak / 1e6:.0f} MB at its peak")

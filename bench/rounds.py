@@ -11,7 +11,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,50 +105,69 @@ class Median:
     errors: list[str]
 
 
-@dataclass
-class Bench:
-    """What a bench is made of."""
+@dataclass(kw_only=True)
+class Report:
+    """What a bench varies, and how that is shown."""
 
     name: str
     about: str
     cells: list[Cell]
-    measure: Callable[[Server, Cell], Measured]
     columns: list[Column]
     # Which part of a cell is the x axis, which one gets a panel of its own, and which figures are drawn.
     x: str
     split: str | None = None
     drawn: list[str] = field(default_factory=lambda: ["rps"])
-    queues: Callable[[], list[str]] = list
-    begin: Callable[[Server], None] = lambda _: None
     conclude: Callable[[list[Median]], list[str]] = lambda _: []
     store_note: str = ""
 
 
-def options(rounds: int = 5, seconds: float = 20.0) -> Callable[[Decorated], Decorated]:
-    """Add what all benches understand, with these defaults."""
-    path = click.Path(dir_okay=False, writable=True, path_type=Path)
-    added = [
-        click.argument(
-            "servers", nargs=-1, required=True, type=named_server, metavar="NAME=HOST:PORT[:PID]..."
-        ),
-        click.option("--base", help="The server the others are compared to.  [default: the first]"),
-        click.option("--rounds", default=rounds, show_default=True, type=click.IntRange(1, 100)),
-        click.option(
-            "--seconds", default=seconds, show_default=True, type=raw.SECONDS, help="At most, a measurement."
-        ),
-        click.option(
-            "--warmup", default=5000, show_default=True, type=WARM_REQUESTS, help="Requests, per server."
-        ),
-        click.option("--json", "json_file", type=path, help="File for all figures."),
-        click.option("--plot", "plot_file", type=path, help="PNG file."),
-    ]
+@dataclass(kw_only=True)
+class Bench(Report):
+    """How servers that run already are measured, cell by cell."""
 
+    measure: Callable[[Server, Cell], Measured]
+    queues: Callable[[], list[str]] = list
+    begin: Callable[[Server], None] = lambda _: None
+
+
+def _adding(*added: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     def add(command: Decorated) -> Decorated:
         for option in reversed(added):
             command = option(command)
         return command
 
     return add
+
+
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+targets: Callable[[Any], Any] = _adding(
+    click.argument("servers", nargs=-1, required=True, type=named_server, metavar="NAME=HOST:PORT[:PID]..."),
+    click.option("--base", help="The server the others are compared to.  [default: the first]"),
+)
+files: Callable[[Any], Any] = _adding(
+    click.option("--json", "json_file", type=_FILE, help="File for all figures."),
+    click.option("--plot", "plot_file", type=_FILE, help="PNG file."),
+)
+
+
+def repeated(rounds: int) -> Callable[[Decorated], Decorated]:
+    """Add the number of rounds, with this default."""
+    return click.option("--rounds", default=rounds, show_default=True, type=click.IntRange(1, 100))
+
+
+def options(rounds: int = 5, seconds: float = 20.0) -> Callable[[Decorated], Decorated]:
+    """Add what all benches of running servers understand, with these defaults."""
+    return _adding(
+        targets,
+        repeated(rounds),
+        click.option(
+            "--seconds", default=seconds, show_default=True, type=raw.SECONDS, help="At most, a measurement."
+        ),
+        click.option(
+            "--warmup", default=5000, show_default=True, type=WARM_REQUESTS, help="Requests, per server."
+        ),
+        files,
+    )
 
 
 def numbers(within: click.IntRange) -> Callable[[str], list[int]]:
@@ -175,24 +194,37 @@ def run(
     plot_file: Path | None,
 ) -> None:
     """Measure, print the table, write the JSON and draw the plot."""
+    base = base_of(servers, base)
+    described = [describe(server) for server in servers]
+    started = now()
+    rows = _measure(bench, servers, rounds, warmup)
+    publish(bench, servers, described, base, rounds, started, rows, json_file, plot_file)
+
+
+def base_of(servers: tuple[Server, ...], base: str | None) -> str:
+    """Return the name of the server that the others are compared to; UsageError if it is none of them."""
     names = [server.name for server in servers]
     if len(set(names)) < len(names):
         raise click.UsageError("two servers have the same name")
     base = base or names[0]
     if base not in names:
         raise click.UsageError(f"--base {base} is none of the servers")
-    described = [_describe(server) for server in servers]
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = _measure(bench, servers, rounds, warmup)
-    medians = _medians(bench, names, base, rows)
-    notes = bench.conclude(medians) + _notes(bench, servers, described, medians)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
-    console.print(_table(bench, base, medians, rounds))
-    for note in notes:
-        console.print(f"- {note}", markup=False)
-    report = {
-        "bench": bench.name,
-        "about": bench.about,
+    return base
+
+
+def row(number: int, cell: Cell, server: Server, measured: Measured) -> dict[str, Any]:
+    """Return one measurement as it is written to the JSON file."""
+    return {"round": number, "cell": cell, "server": server.name} | asdict(measured)
+
+
+def now() -> str:
+    """Return the time as it is written to the JSON file."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def circumstances(started: str) -> dict[str, Any]:
+    """Return when, how and where a bench ran, as it is written to the JSON file."""
+    return {
         "started": started,
         "command": shlex.join(sys.argv),
         "machine": {
@@ -202,6 +234,31 @@ def run(
             "python": platform.python_version(),
             "load_average_after": os.getloadavg(),
         },
+    }
+
+
+def publish(
+    bench: Report,
+    servers: tuple[Server, ...],
+    described: list[dict[str, Any]],
+    base: str,
+    rounds: int,
+    started: str,
+    rows: list[dict[str, Any]],
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Print the table of what was measured, write the JSON and draw the plot."""
+    medians = _medians(bench, [server.name for server in servers], base, rows)
+    notes = bench.conclude(medians) + _notes(bench, servers, described, medians)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console.print(_table(bench, base, medians, rounds))
+    for note in notes:
+        console.print(f"- {note}", markup=False)
+    report = {
+        "bench": bench.name,
+        "about": bench.about,
+        **circumstances(started),
         "base": base,
         "rounds": rounds,
         "servers": described,
@@ -217,19 +274,26 @@ def run(
         plot.draw(report, plot_file)
 
 
-def _describe(server: Server) -> dict[str, Any]:
+def describe(server: Server) -> dict[str, Any]:
+    """Return what a server is, as it is written to the JSON file."""
     return asdict(server) | {"version": server.version(), "queue": server.is_queue()}
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show how far a bench is; gives what says what is done now, and how many steps were done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as shown:
+        task = shown.add_task("starting", total=total)
+        yield lambda doing, steps: shown.update(task, description=doing, advance=steps, refresh=True)
 
 
 def _measure(bench: Bench, servers: tuple[Server, ...], rounds: int, warmup: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("warming up", total=rounds * len(bench.cells) * len(servers))
+    with progress(rounds * len(bench.cells) * len(servers)) as step:
         try:
             for server in servers:
-                progress.update(task, description=f"{server.name}: warming up", refresh=True)
+                step(f"{server.name}: warming up", 0)
                 _warm_up(bench, server, warmup)
             for number in range(rounds):
                 for server in servers:
@@ -240,16 +304,16 @@ def _measure(bench: Bench, servers: tuple[Server, ...], rounds: int, warmup: int
                     first = (number + place) % len(servers)
                     for server in servers[first:] + servers[:first]:
                         doing = f"round {number + 1}, {_label(cell)}: {server.name}"
-                        progress.update(task, description=doing, refresh=True)
+                        step(doing, 0)
                         try:
                             measured = bench.measure(server, cell)
                         except ServerError as error:
                             measured = Measured({}, error=error.message)
-                        rows.append({"round": number, "cell": cell, "server": server.name} | asdict(measured))
-                        progress.update(task, advance=1, refresh=True)
+                        rows.append(row(number, cell, server, measured))
+                        step(doing, 1)
                 _delete(bench, servers)
         except KeyboardInterrupt:
-            progress.update(task, description="interrupted", refresh=True)
+            step("interrupted", 0)
             _delete(bench, servers)
             if not rows:
                 raise
@@ -271,7 +335,7 @@ def _delete(bench: Bench, servers: tuple[Server, ...]) -> None:
             click.echo(f"{bench.queues()[0]} was not deleted: {error.message}", err=True)
 
 
-def _medians(bench: Bench, names: list[str], base: str, rows: list[dict[str, Any]]) -> list[Median]:
+def _medians(bench: Report, names: list[str], base: str, rows: list[dict[str, Any]]) -> list[Median]:
     medians = []
     for cell in bench.cells:
         of_cell = [row for row in rows if row["cell"] == cell]
@@ -314,7 +378,7 @@ def _word(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _table(bench: Bench, base: str, medians: list[Median], rounds: int) -> Table:
+def _table(bench: Report, base: str, medians: list[Median], rounds: int) -> Table:
     title = f"{bench.name}: {bench.about}\nmedians of {rounds} rounds; ratios to {base}"
     table = Table(title=title, title_justify="left")
     for key in bench.cells[0]:
@@ -350,7 +414,7 @@ def _words(column: Column, one: Median) -> list[str]:
 
 
 def _notes(
-    bench: Bench, servers: tuple[Server, ...], described: list[dict[str, Any]], medians: list[Median]
+    bench: Report, servers: tuple[Server, ...], described: list[dict[str, Any]], medians: list[Median]
 ) -> list[str]:
     notes = []
     if any(one.client_limited_rounds * 2 > one.rounds for one in medians):

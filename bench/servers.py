@@ -105,6 +105,10 @@ class Server:
         """Return the resident memory of its process."""
         return int(self._process("memory_info").rss)
 
+    def bytes_from_disk(self) -> int:
+        """Return how much its process has had read from a disk."""
+        return int(self._process("io_counters").read_bytes)
+
     def shares_cores(self) -> bool:
         """Whether its process and this one may run on the same core."""
         return self.pid is not None and bool(set(self._process("cpu_affinity")) & os.sched_getaffinity(0))

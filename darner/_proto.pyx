@@ -784,10 +784,16 @@ cdef inline uint32_t crc32c(const char* data, Py_ssize_t size, uint32_t crc) noe
     return ~crc_of(~crc, <const unsigned char*>data, size)
 
 
-def checksum(bytes data not None, bint by_table=False):
+cdef inline uint32_t record_crc(const char* record, Py_ssize_t size, uint64_t id) noexcept:
+    """An item's id takes part, so that a record under another's key is found out; and the size, for a CRC that
+    has come to 0 sees no zero that is too many."""
+    return crc32c(record + _CRC, size - _CRC, <uint32_t>(id ^ <uint64_t>size))
+
+
+def checksum(bytes data not None, uint32_t seed=0, bint by_table=False):
     """The CRC-32C of `data`, as records have it; `by_table` without the processor's instruction."""
     crc_begin(by_table)
-    cdef uint32_t crc = crc32c(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
+    cdef uint32_t crc = crc32c(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), seed)
     crc_begin(False)
     return crc
 
@@ -896,8 +902,7 @@ cpdef bytes encode_item(Item item):
     put_u32(out + _CRC + 4, item.flags)
     put_u64(out + _CRC + 8, item.expires_ms)
     put_u64(out + _CRC + 16, item.enqueued_ms)
-    # the id takes part, so that a record under another's key is found out
-    put_u32(out, crc32c(out + _CRC, PyBytes_GET_SIZE(record) - _CRC, <uint32_t>item.id))
+    put_u32(out, record_crc(out, PyBytes_GET_SIZE(record), item.id))
     return record
 
 
@@ -915,7 +920,7 @@ cdef Item item_of(uint64_t id, bytes record):
         Item item
     if size < 0:
         raise ValueError("item record cut short")
-    if get_u32(at) != crc32c(at + _CRC, size + _ITEM_HEADER, <uint32_t>id):
+    if get_u32(at) != record_crc(at, PyBytes_GET_SIZE(record), id):
         raise ValueError(f"item {id} fails its checksum")
     at += _CRC
     if at[0] != _RECORD_VERSION:
@@ -953,20 +958,20 @@ def encode_chunk(bytes data not None):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef bytes record = PyBytes_FromStringAndSize(NULL, _CRC + size)
     cdef char* out = PyBytes_AS_STRING(record)
-    put_u32(out, crc32c(PyBytes_AS_STRING(data), size, 0))
     memcpy(out + _CRC, PyBytes_AS_STRING(data), size)
+    put_u32(out, record_crc(out, _CRC + size, 0))
     return record
 
 
 def decode_chunk(bytes record not None):
     """The bytes of a chunk. ValueError if they fail the checksum."""
-    cdef bytes data
-    if PyBytes_GET_SIZE(record) < _CRC:
+    cdef const char* at = PyBytes_AS_STRING(record)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
+    if size < _CRC:
         raise ValueError("chunk cut short")
-    data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(record) + _CRC, PyBytes_GET_SIZE(record) - _CRC)
-    if get_u32(PyBytes_AS_STRING(record)) != crc32c(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0):
+    if get_u32(at) != record_crc(at, size, 0):
         raise ValueError("chunk fails its checksum")
-    return data
+    return PyBytes_FromStringAndSize(at + _CRC, size - _CRC)
 
 
 @cython.final

@@ -31,6 +31,8 @@ from darner.wal import Client, Log
 
 log = structlog.get_logger()
 
+# How many queues' LevelDB are left open at start: each has four descriptors and 200 KB.
+MAX_OPEN = 500
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
@@ -236,13 +238,15 @@ class Broker:
         found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
+            if len(self.queues) > MAX_OPEN and name in self.queues:
+                journal = self.queues[name].journal
+                journal.close(journal.resting_state())
         self.log.begin()
         self.reap()
 
     @staticmethod
     def _say_stray(entry: Path) -> None:
-        what = "directory" if entry.is_dir() else "file"
-        log.warning(f"stray {what} in the data directory, left alone", **{what: str(entry)})
+        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
@@ -313,7 +317,7 @@ class Broker:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close()
+            journal.close(journal.resting_state())
         self.log.close()
         self._lock.close()
 
@@ -360,9 +364,11 @@ class Broker:
         return journal
 
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue. Who holds
-        its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on, and get
-        what is set on a queue of its name later."""
+        """Drop a queue with all its items and files, or a cursor; returns whether there was a queue.
+
+        Who holds its items is not hurt, and who waits goes on waiting, for a new queue. Its children live on,
+        and get what is set on a queue of its name later.
+        """
         if MARK in name:
             return self._delete_cursor(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
@@ -565,8 +571,8 @@ class Broker:
             self._route_anew()
 
     def _destroy(self, journal: Journal) -> bool:
-        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether they
-        are out of the way."""
+        """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
+        they are out of the way."""
         journal.close()
         if journal.path.exists():
             # not by the process's number: in a container it is the same at every start
@@ -621,8 +627,8 @@ class Broker:
             self.log.sync(self._reaper, 0)
 
     def _bury(self) -> bool:
-        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not of
-        some. If files went before that, and then the machine, the log would tell of changes to nothing."""
+        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not
+        of some. If files went before that, and then the machine, the log would tell of changes to nothing."""
         waits = False
         for name, (journal, position) in list(self._retired.items()):
             if position > self.log.synced:
@@ -708,7 +714,7 @@ class Broker:
             self._stirring.pop(queue, None)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that cannot be."""
+        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
             targets = self._targets(name)
             for target in targets:
@@ -728,8 +734,8 @@ class Broker:
         self._stuck.discard(source.name)
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
-        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk itself
-        if that was `asked` for or is set, or see to a sync within the interval that is set."""
+        """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
+        itself if that was `asked` for or is set, or see to a sync within the interval that is set."""
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
         if durable and (asked or 0 in intervals):

@@ -2,8 +2,8 @@
 """What each verb does: one small function a verb, in a table.
 
 A function takes the connection and the request, acts on the broker's queues, and puts its reply at the
-end of `connection.out`. What it says is in the log by then; only a reply to a set with `/sync` is held until the
-log is on the disk.
+end of `connection.out`. What it says is in the log by then; only a reply to a set that is synced is held
+until the log is on the disk.
 """
 
 import logging
@@ -359,6 +359,10 @@ def monitor(connection: "Connection", request: Request) -> None:
     Monitor(connection, request, seconds, left).go_on()
 
 
+def _reserve(queue: Source) -> Item | None:
+    return queue.reserve()
+
+
 class Monitor:
     """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
 
@@ -370,7 +374,7 @@ class Monitor:
         self._deadline = connection.clients.loop.time() + seconds
         # how many more items may come
         self._left = left
-        self._waiter = Waiter(Queue.reserve, self._deliver, connection.has_gone)
+        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone)
 
     def go_on(self) -> None:
         """Send what is there; then wait for more, or end."""
@@ -628,16 +632,16 @@ def dump_config(connection: "Connection", request: Request) -> None:
 
 def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
     """The settings of a queue as they may stand in the configuration."""
-    for field, value in msgspec.structs.asdict(settings).items():
+    for field, setting in msgspec.structs.asdict(settings).items():
         key = field.removesuffix("_ms")
-        if key == "sync" and not value:
-            yield key, "never" if value is None else "always"
-        elif value is None:
+        if key == "sync" and not setting:
+            yield key, "never" if setting is None else "always"
+        elif setting is None:
             yield key, "none"
-        elif isinstance(value, bool):
-            yield key, str(value).lower()
+        elif isinstance(setting, bool):
+            yield key, str(setting).lower()
         else:
-            yield key, f"{value}ms" if key != field else str(value)
+            yield key, f"{setting}ms" if key != field else str(setting)
 
 
 def _dump(

@@ -2,8 +2,8 @@
 """One client: bytes in, commands out, replies in order, and what this client holds reserved.
 
 No rule about queues lives here. A connection goes on parsing until something blocks it: a `get` that
-waits, an item being sent out in chunks, a reader too slow for its replies. The replies to what arrived at once
-gather in `out`, and go out in one write; unless one of them has to wait for the disk.
+waits, an item being sent out in chunks, a reader too slow for its replies. The replies to what arrived at
+once gather in `out`, and go out in one write; unless one of them has to wait for the disk.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class Stream:
 
 
 class Connection:
-    """The protocol of one client's connection: an `asyncio.Protocol`, but for its base, for it is compiled."""
+    """The protocol of one client's connection; an `asyncio.Protocol`, but for its base: it is compiled."""
 
     __slots__ = (
         "_awake",

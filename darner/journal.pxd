@@ -68,6 +68,7 @@ cdef class Journal:
         object _db
         object _write
         bint _exists
+        bint _has_state
         bint _doubtful
         uint64_t _compact_from
         Py_ssize_t _trimmed_records

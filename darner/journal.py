@@ -53,6 +53,9 @@ CURSOR_PREFIX = b"r"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
+# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# written to.
+STATE_NAME = "state"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -95,8 +98,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount", "removed",
-        "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
+        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount",
+        "removed", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -154,11 +157,12 @@ class Journal:
     """
 
     __slots__ = (
-        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to",
-        "_last_looked_at", "_live_from", "_number", "_segment", "_trimmed_bytes", "_trimmed_records", "_using",
-        "_write", "_writes", "batch", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
-        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload",
-        "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists",
+        "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment",
+        "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "crowded", "crowding",
+        "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "generation",
+        "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state",
+        "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -224,8 +228,9 @@ class Journal:
         self._write: Any = None
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it
+        # whether LevelDB has anything of it, and whether its state is in a file besides
         self._exists = False
+        self._has_state = False
         self.state = State(created_ms, secrets.randbits(63))
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
@@ -234,7 +239,7 @@ class Journal:
             self.batch.room = sys.maxsize
         elif self._is_new():
             self._make_directory()
-        else:
+        elif not self._load_state():
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -250,7 +255,7 @@ class Journal:
             self._catch_up(lives)
         self._delete_unknown_blobs()
         self.reads = self.state.floor
-        if self.untidy or self.doomed:
+        if self._db is not None:
             writes.add(self)
 
     # LevelDB
@@ -305,6 +310,15 @@ class Journal:
             if self._db is not None:
                 self._db.close()
                 self._db = self._write = None
+
+    def _load_state(self) -> bool:
+        """Take the state that `close` left; returns whether there is one."""
+        try:
+            self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
+        except (OSError, ValueError):  # of a power cut
+            return False
+        self._exists = self._has_state = True
+        return True
 
     def _load(self) -> None:
         db = self._opened()
@@ -412,22 +426,6 @@ class Journal:
                 self._put(item)
             else:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
-        elif kind == Change.DELAY:
-            item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
-            if item.expires_ms:
-                self.note_expiring(expiring=True)
-            self._delay(b"d" + payload[:16], item)
-        elif kind == Change.JOIN:
-            key = b"d" + payload[:16]
-            delayed = self._find_delayed(key)
-            if delayed is None:
-                raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
-            self._join(key, delayed, numbers[2])
-        elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._remove(id, size, blob)
@@ -451,11 +449,45 @@ class Journal:
             (created_ms,) = numbers
             self._revive(created_ms)
         else:
+            self._redo_aside(kind, payload, numbers)
+
+    def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
+        """As `_redo`, of what is not among the items."""
+        if kind == Change.DELAY:
+            item = _proto.decode_item(b"i" + payload[8:16], payload[16:])
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._delay(b"d" + payload[:16], item)
+        elif kind == Change.JOIN:
+            key = b"d" + payload[:16]
+            delayed = self._find_delayed(key)
+            if delayed is None:
+                raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
+            self._join(key, delayed, numbers[2])
+        elif kind == Change.CURSOR:
+            ends = range(1 + payload[0], len(payload), 8)
+            self._keep_cursor(
+                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
+            )
+        else:
             raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
 
-    def close(self) -> None:
-        """Close the directory; nothing may be staged or being written."""
+    def resting_state(self) -> bytes:
+        """Return the state for `close`, if it says all that must be known at start; else b""."""
+        # what was delayed and flushed has records until it would have been due
+        has_delayed = self.next_due_ms < math.inf
+        is_all = not (self.kept or self.doomed or has_delayed or self.cursors or self.expiring)
+        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
+        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+
+    def close(self, state: bytes = b"") -> None:
+        """Close the directory, from any thread; nothing may be being written. `state` was its
+        `resting_state`, and spares the next start opening it."""
         self._shut()
+        if state:
+            with contextlib.suppress(OSError):  # then the next start opens it
+                (self.path / STATE_NAME).write_bytes(state)
+                self._has_state = True
 
     # Logging
 
@@ -576,22 +608,26 @@ class Journal:
                 self._delete(id)
         if blob:
             self._doom(blob)
-        if was_oldest:
-            if self.gone:
-                self._advance()
-        elif id < state.floor:
+        if not was_oldest:
+            self._part_with(id, size, is_staged=staged is not None)
+        elif self.gone:
+            self._advance()
+        if not self.dirty:
+            self._mark()
+
+    def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
+        """An item was removed out of its turn."""
+        if id < self.state.floor:
             self.kept.discard(id)
         elif id < self.reads:
             self.gone.add(id)
             if len(self.gone) > MAX_GONE:
                 self._checkpoint()
-        elif staged is None:
-            batch.expunged.add(id)
+        elif not is_staged:
+            self.batch.expunged.add(id)
             self._expunged_to = max(self._expunged_to, id + 1)
             self._trimmed_records += 1
             self._trimmed_bytes += size
-        if not self.dirty:
-            self._mark()
 
     def _delete(self, id: int) -> None:
         if self.log is not None:
@@ -729,8 +765,8 @@ class Journal:
             self._fill()
 
     def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
-        """Return delayed items that are due, in the order of their times, each with the key that `join` takes;
-        sets `next_due_ms` to when the first of the others is."""
+        """Return delayed items that are due, in the order of their times, each with the key that `join`
+        takes; sets `next_due_ms` to when the first of the others is."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
         size = 0
@@ -1131,26 +1167,13 @@ class Journal:
             fresh = self._db is None
             db = self._opened()
             if fresh:
-                record = db.get(STATE_KEY)
-                known = record is not None or self._exists
-                if known and _proto.decode_state(record or b"").life != batch.state.life:
-                    raise JournalError("it is another journal than it was")
+                self._recognize(db, batch.state)
+            if self._has_state:
+                (self.path / STATE_NAME).unlink(missing_ok=True)
+                sync_directory(self.path)
+                self._has_state = False
             self._sync_blobs(batch)
-            write = self._write
-            if write is None:
-                # used again and again: growing to its size costs more than filling it
-                write = self._write = db.write_batch(sync=True)
-            write.clear()
-            for items in (batch.puts, batch.rewrites):
-                for id, item in items.items():
-                    write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
-            for key, item in batch.delayed.items():
-                write.put(key, item.record or _proto.encode_item(item))
-            for key, value in batch.ops:
-                if value is None:
-                    write.delete(key)
-                else:
-                    write.put(key, value)
+            write = self._put_together(db, batch)
             self._trim(db, write, batch)
             write.put(STATE_KEY, _proto.encode_state(batch.state))
             write.write()
@@ -1160,6 +1183,30 @@ class Journal:
         except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
             self._doubtful = True
             raise JournalError(f"cannot write {self.path}: {error}") from error
+
+    def _recognize(self, db: Any, state: State) -> None:
+        """Raises JournalError if LevelDB is not the one it was."""
+        record = db.get(STATE_KEY)
+        if (record is not None or self._exists) and _proto.decode_state(record or b"").life != state.life:
+            raise JournalError("it is another journal than it was")
+
+    def _put_together(self, db: Any, batch: Batch) -> Any:
+        write = self._write
+        if write is None:
+            # used again and again: growing to its size costs more than filling it
+            write = self._write = db.write_batch(sync=True)
+        write.clear()
+        for items in (batch.puts, batch.rewrites):
+            for id, item in items.items():
+                write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+        for key, item in batch.delayed.items():
+            write.put(key, item.record or _proto.encode_item(item))
+        for key, value in batch.ops:
+            if value is None:
+                write.delete(key)
+            else:
+                write.put(key, value)
+        return write
 
     def _reopen(self) -> None:
         """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
@@ -1210,7 +1257,6 @@ class Journal:
 
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
-        self.writing = False
         self.failing = error
         if error is None:
             written, self.sealed = self.sealed, None
@@ -1223,6 +1269,11 @@ class Journal:
             self._trimmed_bytes += written.trimmed_bytes
             assert self.log is not None
             self.log.unpin(self, written.segment if self.dirty else written.segment + 1)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The thread that had the directory is done with it."""
+        self.writing = False
         self.crowded = False
         crowding, self.crowding = self.crowding, []
         for client in crowding:

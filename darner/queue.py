@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darner._proto import CHUNK_BYTES, Item, new_item
-from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file
+from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
 from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Journal
@@ -250,6 +250,7 @@ class Upload:
                     sync_file(link)
                     sync_directory(link.parent)
                     sync_directory(link.parent.parent)
+                    sync_name(link.parent.parent)
             if reads:
                 self._data = read_whole(self._path, self._size)
 
@@ -306,11 +307,12 @@ class Queue:
     """
 
     __slots__ = (
-        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited", "_max_age_ms",
-        "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened", "_reserved_bytes", "_reserved_ms",
-        "_serving", "_soonest_ms", "_swept", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
-        "is_durable", "journal", "name", "on_move", "on_stir", "reserved", "restless", "settings", "syncs",
-        "total_flushes", "total_items", "transactions", "waiters", "window", "window_bytes",
+        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited",
+        "_max_age_ms", "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened",
+        "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
+        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_move",
+        "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
+        "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -715,8 +717,8 @@ class Queue:
         self.expired_items += 1
 
     def _dispose(self, item: Item, heir: bytes | None) -> None:
-        """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is put
-        there first, so a crash in between leaves it in both."""
+        """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is
+        put there first, so a crash in between leaves it in both."""
         if heir is not None:
             moving, self._moving = self._moving, True
             try:
@@ -726,8 +728,8 @@ class Queue:
         self.journal.remove(item)
 
     def adopt(self, item: Item, home: Journal) -> None:
-        """Put an item that leaves its queue, whose journal is `home`, at the end, as if it were set now, never
-        to expire by itself. It is not refused for its size, but may take the queue over its limits."""
+        """Put an item that leaves its queue, whose journal is `home`, at the end, as if it were set now,
+        never to expire by itself. It is not refused for its size, but may take the queue over its limits."""
         journal = self.journal
         journal.check()
         if self._limited and self.settings.discard_old_when_full:
@@ -755,8 +757,8 @@ class Queue:
         self._come(mine)
 
     def sweep(self) -> None:
-        """Take back what has been reserved for too long, have what is due join, and be rid of some of what has
-        expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
+        """Take back what has been reserved for too long, have what is due join, and be rid of some of what
+        has expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
         `restless` if there is more to do at once."""
         self.restless = False
         now = self.clock()

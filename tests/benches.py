@@ -1,6 +1,6 @@
 """One queue to be driven by hand: its clock is a number, and its threads run when they are told to."""
 
-from doubles import Offload, record
+from doubles import Offload, let_go, record
 
 from darner import leveldb
 from darner.commit import Committer
@@ -81,7 +81,7 @@ class Bench:
     def close(self):
         self.threads.run_all()
         self.committer.close()
-        self.journal.close()
+        self.journal.close(self.journal.resting_state())
         self.log.close()
 
     def restart(self):
@@ -93,6 +93,7 @@ class Bench:
         """The end of the process: LevelDB has what it had, the log everything."""
         self.journal.close()
         self.threads.tasks.clear()
+        let_go(self.log)
         self.open()
         return self.queue
 

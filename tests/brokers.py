@@ -1,6 +1,6 @@
 """A broker to be driven by hand: its clock is a number, and its threads run when they are told to."""
 
-from doubles import Offload, record
+from doubles import Offload, let_go, record
 
 from darner._proto import CHUNK_BYTES
 from darner.broker import Broker
@@ -73,6 +73,7 @@ class Data:
         """The end of the process: the log has everything, LevelDB what it had."""
         for each in self.broker.queues.values():
             each.journal.close()
+        let_go(self.broker.log)
         self.broker._lock.close()
 
     def kill(self):

@@ -92,7 +92,10 @@ class Wire:
 
     def silent(self, seconds: float = 0.1) -> bool:
         """Whether nothing comes for so long."""
-        return not self._buffer and not select.select([self.socket], [], [], seconds)[0]
+        # not `select`: that knows no descriptor above 1,023
+        reply_comes = select.poll()
+        reply_comes.register(self.socket, select.POLLIN)
+        return not self._buffer and not reply_comes.poll(seconds * 1000)
 
     def closed(self) -> bool:
         """Whether the server has closed this connection, with nothing left to read."""
@@ -137,11 +140,12 @@ class Server:
     def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
         """Read the log until a line has `text` in it; returns what this start has logged so far."""
         deadline = time.monotonic() + seconds
+        log_comes = select.poll()
+        log_comes.register(self.process.stderr, select.POLLIN)
         log = ""
         while text not in log or not log.endswith("\n"):
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self.process.stderr], [], [], max(left, 0))
-            data = self.process.stderr.read(65536) if ready else b""
+            data = self.process.stderr.read(65536) if log_comes.poll(max(left, 0) * 1000) else b""
             if not data:
                 raise AssertionError(f"no {text!r} in the log within {seconds} s:\n{log}")
             log += data.decode()

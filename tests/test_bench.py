@@ -92,7 +92,7 @@ def test_every_command_line_refuses_other_hosts():
         result = CliRunner().invoke(command, ["-s", "10.0.0.1"])
         assert result.exit_code == 2
         assert "not a loopback address" in result.output
-    for script in ("flood", "fairness", "packing", "mem_rss", "sync", "many_queues"):
+    for script in ("flood", "fairness", "packing", "mem_rss", "sync", "many_queues", "stall"):
         result = CliRunner().invoke(__import__(script).main, ["far=10.0.0.1:22133"])
         assert result.exit_code == 2
         assert "not a loopback address" in result.output
@@ -217,6 +217,39 @@ def test_flood_measures_reports_and_draws(server, tmp_path):
     assert all(one["rounds"] == 2 and one["figures"]["misses"] == 0 for one in found["medians"])
     assert all(one["ratios"]["rps"] == 1 for one in found["medians"] if one["server"] == "two")
     assert "server_cpu_us" in found["medians"][0]["figures"]
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert server.stat("curr_items") == 0
+
+
+def test_drain_starts_cold_and_gets_every_item(tmp_path):
+    file, png = tmp_path / "drain.json", tmp_path / "drain.png"
+    options = ["-n", "500,1000", "--rounds", "1", "--data-in", str(tmp_path)]
+    done = bench("drain.py", *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert [row["cell"] for row in found["rows"]] == [{"items": 500}, {"items": 1000}]
+    for row in found["rows"]:
+        assert row["error"] == ""
+        assert row["figures"]["hits"] >= row["cell"]["items"] - 1
+        assert row["figures"]["listening_s"] > 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("darner-bench-*"))
+
+
+def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(server, tmp_path):
+    file, png = tmp_path / "stall.json", tmp_path / "stall.png"
+    name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
+    options = ["--minutes", "0.03", "--backlog", "500", "--large", "1"]
+    done = bench("stall.py", name, *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    (row,) = found["rows"]
+    assert row["cell"] == {"minute": 1}
+    assert row["error"] == ""
+    assert row["figures"]["requests"] > 10
+    assert 0 < row["figures"]["p99_ms"] <= row["figures"]["p999_ms"] <= row["figures"]["max_ms"]
+    assert any(note.startswith("darner: longest ") for note in found["notes"])
+    assert not any("errors" in note for note in found["notes"])
     assert png.read_bytes().startswith(b"\x89PNG")
     assert server.stat("curr_items") == 0
 

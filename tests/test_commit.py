@@ -1,371 +1,298 @@
-"""Group commit: what is written when, who waits for it, and what comes of a write that fails."""
+"""Group commit: when what is staged is written to LevelDB, who waits for that, and what a failure does."""
 
 import pytest
+from doubles import Client, Disk, Offload
 
 from darner import commit, journal, leveldb
-from darner._proto import Item
-from darner.commit import Committer
-from darner.errors import JournalError
-from darner.journal import Journal
+from darner._proto import ITEM_BYTES, Item
+from darner.commit import MAX_TICKS, REST_TICKS, Committer
+from darner.journal import STATE_NAME, Journal
+from darner.wal import Log
 
 
-class Client:
-    """Keeps what it was told."""
+class Bench:
+    """A committer with its log, its journals, and threads that run when they are told to."""
 
-    def __init__(self):
+    def __init__(self, data, disk):
+        self.data = data
+        self.disk = disk
+        self.threads = Offload()
+        self.log = Log(data / ".log", self.threads)
+        self.log.begin()
+        self.threads.run_all()
+        self.committer = Committer(self.log, self.threads)
         self.told = []
+        self.committer.on_failure = lambda journal, error: self.told.append((journal.name, str(error)))
+        self.committer.on_recovery = lambda journal: self.told.append((journal.name, "recovered"))
 
-    def hold(self):
-        self.told.append("hold")
+    def journal(self, name=b"work"):
+        return Journal(name, self.data / name.decode(), self.committer, self.log, 1)
 
-    def release(self):
-        self.told.append("release")
-
-    def fail(self, slot, error):
-        assert isinstance(error, JournalError)
-        self.told.append(slot)
-
-
-class Disk:
-    """Journals, a thread that runs when told to, and writes that fail when told to."""
-
-    def __init__(self, directory, monkeypatch):
-        self.directory = directory
-        self.threads = []
-        self.committer = Committer(lambda work, done: self.threads.append((work, done)))
-        self.failures = []
-        self.committer.on_failure = lambda journal, error: self.failures.append(str(error))
-        self.writes = []
-        self.reloads = []
-        # how the next writes of a journal fail: "before" or "after" they are done, or None
-        self.plan = {}
-        really_write = Journal.write
-
-        def write(journal, batch):
-            self.writes.append(journal.path.name)
-            how = self.plan.get(journal.path.name)
-            if how and how.pop(0) == "before":
-                raise JournalError("disk full")
-            really_write(journal, batch)
-            if how is not None:
-                del self.plan[journal.path.name]
-                raise JournalError("lost its way back")
-
-        monkeypatch.setattr(Journal, "write", write)
-
-    def journal(self, name="work"):
-        journal = Journal(self.directory / name, self.committer, 1)
-        journal.on_reopen = lambda: self.reloads.append(name)
+    def put(self, journal, *datas):
+        for data in datas:
+            journal.put(Item(0, 0, 0, 0, data))
         return journal
 
-    def put(self, journal, data, slot=0, *, sync=False):
-        client = Client()
-        item = Item(0, 0, 0, 0, data)
-        journal.put(item)
-        journal.batch.sync |= sync
-        journal.acknowledge(client, slot)
-        return client
+    def tick(self, times=1):
+        for _ in range(times):
+            self.committer.tick()
 
-    def thread_runs(self):
-        work, done = self.threads.pop(0)
-        try:
-            work()
-        except JournalError as error:
-            done(error)
-        else:
-            done(None)
+    def segments(self):
+        return sorted(int(path.name) for path in (self.data / ".log").glob("[0-9]*"))
 
     @staticmethod
-    def read(journal):
+    def datas(journal):
         items, _ = journal.read(journal.state.floor, 1000, 1 << 20)
         return [item.data for item in items]
 
-    def on_disk(self, journal):
-        """What is read after a kill."""
-        journal._db.close()
-        return self.read(Journal(journal.path, self.committer, 1))
+    def in_leveldb(self, journal):
+        return len(list(journal._opened().iterator(start=b"i", stop=b"j", include_value=False)))
 
 
 @pytest.fixture
-def disk(tmp_path, monkeypatch):
-    return Disk(tmp_path, monkeypatch)
+def disk(monkeypatch):
+    return Disk(monkeypatch)
 
 
 @pytest.fixture
-def work(disk):
-    return disk.journal()
+def bench(tmp_path, disk):
+    return Bench(tmp_path, disk)
 
 
-class TestInline:
-    def test_all_that_was_staged_for_a_journal_is_one_write(self, disk, work):
-        other = disk.journal("other")
-        clients = [disk.put(work, b"%d" % n) for n in range(10)] + [disk.put(other, b"x")]
-        assert disk.committer.pending
-        disk.committer.commit()
-        assert not disk.committer.pending
-        assert sorted(disk.writes) == ["other", "work"]
-        assert all(client.told == [] for client in clients)
-        assert disk.on_disk(work) == [b"%d" % n for n in range(10)]
-        assert disk.on_disk(other) == [b"x"]
-
-    def test_nothing_is_written_twice(self, disk, work):
-        disk.put(work, b"a")
-        disk.committer.commit()
-        disk.committer.commit()
-        assert disk.writes == ["work"]
-        assert work.settled
-
-    def test_an_item_set_and_fetched_in_one_turn_is_not_written(self, disk, work):
-        client = disk.put(work, b"a")
-        work.remove(work.batch.puts[1])
-        assert not work.settled
-        disk.committer.commit()
-        assert work.settled
-        assert disk.writes == []
-        assert client.told == []
-
-    def test_a_small_batch_is_not_synced(self, disk, work, monkeypatch):
-        assert self.syncs(disk, work, monkeypatch, sync=False) == [False]
-
-    def test_a_batch_with_a_sync_in_it_is_synced(self, disk, work, monkeypatch):
-        assert self.syncs(disk, work, monkeypatch, sync=True) == [True]
-
-    def syncs(self, disk, work, monkeypatch, *, sync):
-        seen = []
-        db = work._db
-
-        class Spy:
-            def write_batch(self, *, sync):
-                seen.append(sync)
-                return db.write_batch(sync=sync)
-
-        work._db = Spy()
-        disk.put(work, b"a", sync=sync)
-        disk.committer.commit()
-        work._db = db
-        return seen
+@pytest.fixture
+def work(bench):
+    return bench.journal()
 
 
-class TestInAThread:
-    def test_a_sync_is_written_and_its_client_holds_until_that_is_done(self, disk, work):
-        client = disk.put(work, b"a", sync=True)
-        disk.committer.commit()
-        assert (client.told, disk.writes) == (["hold"], [])
-        disk.thread_runs()
-        assert (client.told, disk.writes) == (["hold", "release"], ["work"])
-        assert work.settled
-        assert disk.threads == []
+class TestTicks:
+    def test_have_all_that_is_staged_for_a_journal_written_as_one(self, bench, work, disk):
+        other = bench.journal(b"other")
+        bench.put(work, *(b"%d" % n for n in range(10)))
+        bench.put(other, b"x")
+        bench.tick(MAX_TICKS)
+        assert bench.threads.tasks == []
+        bench.tick()
+        bench.threads.run_all()
+        assert (disk.writes, bench.in_leveldb(work), bench.in_leveldb(other)) == (2, 10, 1)
+        assert bench.segments() == [1]
+        bench.tick(2 * MAX_TICKS)
+        assert (bench.threads.tasks, disk.writes) == ([], 2)
 
-    def test_many_syncs_are_one(self, disk, work):
-        clients = [disk.put(work, b"a", sync=True) for _ in range(50)]
-        disk.committer.commit()
-        disk.thread_runs()
-        assert disk.writes == ["work"]
-        assert all(client.told == ["hold", "release"] for client in clients)
+    def test_have_what_came_meanwhile_written_next(self, bench, work, disk):
+        bench.put(work, b"a")
+        bench.tick(MAX_TICKS + 1)
+        bench.put(work, b"b")
+        bench.tick(2 * MAX_TICKS)
+        assert len(bench.threads.tasks) == 1
+        bench.threads.run()
+        assert (bench.in_leveldb(work), work.dirty) == (1, True)
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert (bench.in_leveldb(work), work.dirty) == (2, False)
 
-    def test_who_set_beside_a_sync_holds_too(self, disk, work):
-        client = disk.put(work, b"a")
-        disk.put(work, b"b", sync=True)
-        disk.committer.commit()
-        assert client.told == ["hold"]
+    def test_begin_no_more_writes_at_once_than_the_disk_takes(self, bench, monkeypatch):
+        monkeypatch.setattr(commit, "WRITES_PER_TICK", 2)
+        for number in range(5):
+            bench.put(bench.journal(b"queue%d" % number), b"a")
+        bench.tick(MAX_TICKS)
+        begun = []
+        for _ in range(3):
+            bench.tick()
+            begun.append(len(bench.threads.tasks))
+        assert begun == [2, 4, 5]
 
-    def test_a_large_batch_is_written_there(self, disk, work, monkeypatch):
-        monkeypatch.setattr(commit, "INLINE_BYTES", 99)
-        work.batch.bytes += 100
-        client = disk.put(work, b"x" * 100)
-        disk.committer.commit()
-        assert client.told == ["hold"]
+    def test_delete_dead_records_until_there_are_none(self, bench, work, monkeypatch):
+        monkeypatch.setattr(journal, "TRIM_RECORDS", 3)
+        bench.put(work, *[b"x"] * 10)
+        bench.committer.checkpoint(work)
+        work.flush(())
+        for _ in range(MAX_TICKS + 5):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.in_leveldb(work) == 0
 
-    def test_what_comes_meanwhile_is_staged_and_written_next(self, disk, work):
-        first = disk.put(work, b"a", sync=True)
-        disk.committer.commit()
-        second = disk.put(work, b"b")
-        assert second.told == ["hold"]
-        disk.committer.commit()
-        assert len(disk.threads) == 1
-        assert disk.read(work) == [b"a", b"b"]
-        disk.thread_runs()
-        assert first.told == second.told == ["hold", "release"]
-        assert disk.writes == ["work", "work"]
-        assert disk.on_disk(work) == [b"a", b"b"]
+    def test_close_the_leveldb_of_a_journal_with_nothing_to_do_until_it_is_asked_for(self, bench, work):
+        bench.put(work, b"a")
+        for _ in range(MAX_TICKS + REST_TICKS + 3):
+            bench.tick()
+            bench.threads.run_all()
+        assert not disk.handles[0].closed
+        bench.tick()
+        assert bench.committer._active == {}
+        assert (work.path / STATE_NAME).exists()
+        leveldb.DB(str(work.path)).close()  # nobody else has it
+        bench.put(work, b"b")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        assert not (work.path / STATE_NAME).exists()
+        assert bench.in_leveldb(work) == 2
 
-    def test_a_sync_that_comes_meanwhile_is_another_sync(self, disk, work):
-        disk.put(work, b"a", sync=True)
-        disk.committer.commit()
-        second = disk.put(work, b"b", sync=True)
-        disk.committer.commit()
-        disk.thread_runs()
-        assert second.told == ["hold"]
-        assert len(disk.threads) == 1
-        disk.thread_runs()
-        assert second.told == ["hold", "release"]
+    def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
+        monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
+        bench.put(work, *[b"x"] * 20)
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        compacted = []
+        (handle,) = disk.handles
+        handle.compact_range = lambda **span: compacted.append(span)
+        for id in range(1, 16):
+            work.remove(work.find(id))
+        for _ in range(MAX_TICKS + 3):
+            bench.tick()
+            bench.threads.run_all()
+        assert compacted == [{"start": b"i" + bytes(7) + b"\x01", "stop": b"i" + bytes(7) + b"\x10"}]
 
-    def test_an_item_that_is_being_written_can_be_removed(self, disk, work):
-        disk.put(work, b"a", sync=True)
-        disk.committer.commit()
+
+class TestLog:
+    def test_is_let_go_of_once_leveldb_has_what_was_in_it(self, bench, work):
+        bench.put(work, b"a")
+        bench.log.roll()
+        bench.threads.run_all()
+        bench.put(work, b"b")
+        assert bench.segments() == [1, 2]
+        bench.committer.checkpoint(work)
+        bench.put(work, b"c")
+        bench.threads.run_all()
+        assert bench.segments() == [2]
+        bench.log.roll()
+        assert bench.segments() == [2, 3]
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        assert bench.segments() == [3]
+
+    def test_that_is_long_has_written_what_keeps_it_so(self, bench, work):
+        other = bench.put(bench.journal(b"other"), b"b")
+        bench.put(work, b"a")
+        for _ in range(20):
+            bench.log.roll()
+            bench.put(other, b"c")
+            bench.threads.run_all()
+        assert bench.in_leveldb(work) == 1
+        assert len(bench.segments()) < 10
+
+    def test_that_is_long_has_no_journal_written_that_was_discarded(self, bench, work):
+        bench.put(work, b"a")
+        bench.committer.discard(work)
+        other = bench.journal(b"other")
+        for _ in range(20):
+            bench.log.roll()
+            bench.put(other, b"b")
+            bench.threads.run_all()
+        assert (work.failing, bench.told) == (None, [])
+        assert not any((bench.data / "work").iterdir())
+        assert work not in bench.committer._active
+
+
+class TestCrowd:
+    def test_has_a_large_batch_written_without_waiting_for_a_tick(self, bench, monkeypatch):
+        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * ITEM_BYTES)
+        work = bench.put(bench.journal(), b"a", b"b")
+        assert bench.threads.tasks == []
+        bench.put(work, b"c")
+        assert len(bench.threads.tasks) == 1
+        assert not work.crowded
+
+    @pytest.mark.parametrize("failures", [[], ["before"]])
+    def test_holds_clients_while_items_come_faster_than_they_are_written(
+        self, bench, disk, monkeypatch, failures
+    ):
+        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * ITEM_BYTES)
+        disk.failures = failures
+        work = bench.put(bench.journal(), *[b"x"] * 6)
+        assert work.crowded
         client = Client()
-        work.remove(work.writing.puts[1])
-        work.acknowledge(client, 0)
-        disk.thread_runs()
-        assert client.told == ["hold", "release"]
-        assert disk.on_disk(work) == []
-
-    def test_who_stages_nothing_but_depends_on_what_is_written_waits_for_it(self, disk, work):
-        disk.put(work, b"a", sync=True)
-        disk.committer.commit()
-        client = Client()
-        work.acknowledge(client, 0)
-        assert not disk.committer.pending
-        disk.thread_runs()
-        assert client.told == ["hold", "release"]
-
-    def test_a_sync_of_what_is_gone_already_holds_nobody(self, disk, work):
-        client = disk.put(work, b"a", sync=True)
-        work.remove(work.batch.puts[1])
-        disk.committer.commit()
-        assert (client.told, disk.threads) == ([], [])
-        later = disk.put(work, b"b")
-        disk.committer.commit()
-        assert later.told.count("hold") == later.told.count("release")
-        assert disk.on_disk(work) == [b"b"]
-
-    def test_other_journals_do_not_wait(self, disk, work):
-        other = disk.journal("other")
-        disk.put(work, b"a", sync=True)
-        client = disk.put(other, b"b")
-        disk.committer.commit()
-        assert client.told == []
-        assert other.settled
+        client.hold()
+        work.crowding.append(client)
+        bench.threads.run_all()
+        assert (client.held, work.crowded) == (0, False)
 
 
 class TestFailure:
-    def test_of_a_write_fails_the_clients_and_nothing_of_it_stays(self, disk, work):
-        disk.put(work, b"a")
-        disk.committer.commit()
-        disk.plan["work"] = ["before"]
-        clients = [disk.put(work, b"b", slot=3), disk.put(work, b"c", slot=4)]
-        disk.committer.commit()
-        assert [client.told for client in clients] == [[3], [4]]
-        assert disk.reloads == ["work"]
-        assert disk.failures == ["disk full"]
-        assert disk.read(work) == [b"a"]
-        assert (work.state.items, work.state.bytes) == (1, 1)
-        disk.plan.clear()
-        assert disk.put(work, b"d").told == []
-        disk.committer.commit()
-        assert disk.on_disk(work) == [b"a", b"d"]
+    def test_is_told_once_and_so_is_its_end(self, bench, work, disk):
+        disk.failures = ["before"] * 3
+        bench.put(work, b"a")
+        bench.tick(MAX_TICKS + 1)
+        for _ in range(6):
+            bench.threads.run_all()
+            bench.tick()
+        assert [name for name, _ in bench.told] == [b"work", b"work"]
+        assert "no space left" in bench.told[0][1]
+        assert bench.told[1][1] == "recovered"
+        assert bench.in_leveldb(work) == 1
 
-    def test_of_a_write_brings_back_what_was_removed_in_it(self, disk, work):
-        disk.put(work, b"a")
-        disk.committer.commit()
-        disk.plan["work"] = ["before"]
-        work.remove(work.find(1))
-        disk.committer.commit()
-        assert disk.read(work) == [b"a"]
-        assert work.state.items == 1
+    def test_of_one_journal_leaves_the_others_alone(self, bench, work, disk):
+        other = bench.journal(b"other")
+        disk.failures = ["before"]
+        bench.put(work, b"a")
+        bench.put(other, b"b")
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert (work.failing is None, other.failing) == (False, None)
+        bench.put(other, b"c")
+        assert bench.datas(other) == [b"b", b"c"]
 
-    def test_after_the_write_was_done_is_none(self, disk, work):
-        disk.plan["work"] = ["after"]
-        client = disk.put(work, b"a")
-        disk.committer.commit()
-        assert client.told == []
-        assert disk.reloads == ["work"]
-        assert disk.on_disk(work) == [b"a"]
+    def test_keeps_the_log_until_it_is_over(self, bench, work, disk):
+        disk.failures = ["before"] * 2
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        bench.log.roll()
+        bench.threads.run_all()
+        bench.tick()
+        bench.threads.run_all()
+        assert bench.segments() == [1, 2]
+        bench.tick()
+        bench.threads.run_all()
+        assert bench.segments() == [2]
 
-    def test_of_one_journal_leaves_the_others_alone(self, disk, work):
-        disk.plan["work"] = ["before"]
-        other = disk.journal("other")
-        failed, well = disk.put(work, b"a", slot=1), disk.put(other, b"b")
-        disk.committer.commit()
-        assert (failed.told, well.told) == ([1], [])
-        assert disk.reloads == ["work"]
-        assert disk.on_disk(other) == [b"b"]
+    def test_of_any_other_kind_is_a_failure_too(self, bench, work, disk):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        _, done = bench.threads.tasks.pop()
+        done(MemoryError("no memory"))
+        assert "no memory" in str(work.failing)
+        bench.tick()
+        bench.threads.run_all()
+        assert (work.failing, bench.in_leveldb(work)) == (None, 1)
 
-    def test_in_a_thread_fails_what_was_staged_behind_it_too(self, disk, work):
-        disk.plan["work"] = ["before"]
-        first = disk.put(work, b"a", slot=1, sync=True)
-        disk.committer.commit()
-        second = disk.put(work, b"b", slot=2)
-        disk.thread_runs()
-        assert first.told == ["hold", 1, "release"]
-        assert second.told == ["hold", 2, "release"]
-        assert disk.read(work) == []
-        assert work.settled
+    def test_to_delete_the_file_of_an_item_is_told(self, bench, work):
+        blob = work.begin_blob()
+        work.blob_path(blob).mkdir(parents=True)
+        work.abandon_blob(blob)
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        bench.tick()
+        bench.threads.run_all()
+        assert "cannot delete an item's file" in bench.told[0][1]
 
-    def test_in_a_thread_after_the_write_was_done_fails_only_what_was_staged_behind_it(self, disk, work):
-        disk.plan["work"] = ["after"]
-        first = disk.put(work, b"a", slot=1, sync=True)
-        disk.committer.commit()
-        second = disk.put(work, b"b", slot=2)
-        disk.thread_runs()
-        assert first.told == ["hold", "release"]
-        assert second.told == ["hold", 2, "release"]
-        assert disk.on_disk(work) == [b"a"]
 
-    def test_of_what_was_staged_behind_a_write_in_a_thread_spares_that_one(self, disk, work):
-        first = disk.put(work, b"a", slot=1, sync=True)
-        disk.committer.commit()
-        second = disk.put(work, b"b", slot=2)
-        work_, done = disk.threads.pop()
-        work_()
-        disk.plan["work"] = ["before"]
-        done(None)
-        assert first.told == ["hold", "release"]
-        assert second.told == ["hold", 2, "release"]
-        assert disk.on_disk(work) == [b"a"]
+class TestClosing:
+    def test_writes_all_that_is_staged_and_leaves_no_log(self, bench, work):
+        other = bench.put(bench.journal(b"other"), b"b")
+        bench.put(work, b"a")
+        bench.committer.close()
+        assert (bench.in_leveldb(work), bench.in_leveldb(other)) == (1, 1)
+        bench.log.close()
+        assert list((bench.data / ".log").iterdir()) == []
 
-    def test_to_open_again_keeps_the_journal_out_of_service(self, disk, work, monkeypatch):
-        disk.plan["work"] = ["before"]
-        client = disk.put(work, b"a", slot=1)
-        really_open = leveldb.DB
+    def test_deletes_the_files_of_items_that_are_gone(self, bench, work):
+        blob = work.begin_blob()
+        path = work.blob_path(blob)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        work.abandon_blob(blob)
+        bench.committer.close()
+        assert not path.exists()
+        assert [key for key, _ in work._opened().iterator()] == [b"s"]
 
-        def refuse(*_, **__):
-            raise leveldb.Error("still full")
-
-        monkeypatch.setattr(leveldb, "DB", refuse)
-        disk.committer.commit()
-        assert client.told == [1]
-        assert disk.failures[0] == "disk full"
-        assert "still full" in disk.failures[1]
-        assert "still full" in str(work.failed)
-        assert disk.reloads == ["work"]
-        monkeypatch.setattr(leveldb, "DB", really_open)
-        work.reopen()
-        assert work.failed is None
-        assert disk.read(work) == []
-
-    @pytest.mark.parametrize("before", [0, 1])
-    def test_to_put_a_batch_together_is_told_once(self, disk, work, monkeypatch, before):
-        for _ in range(before):
-            disk.put(work, b"before")
-            disk.committer.commit()
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 0)
-
-        def refuse(*_):
-            raise leveldb.Error("unreadable")
-
-        with monkeypatch.context() as broken:
-            broken.setattr(Journal, "_trim", refuse)
-            client = disk.put(work, b"a", slot=1)
-            disk.committer.commit()
-        assert client.told == [1]
-        assert disk.read(work) == [b"before"] * before
-
-    def test_of_waiters_served_from_the_reloaded_journal_ends(self, disk, work):
-        disk.put(work, b"a")
-        disk.committer.commit()
-        disk.plan["work"] = ["before", "before"]
-        clients = [Client(), Client()]
-
-        def serve():
-            if clients:
-                work.remove(work.find(1))
-                work.acknowledge(clients.pop(), 5)
-
-        work.on_reopen = serve
-        told = clients[:]
-        serve()
-        disk.committer.commit()
-        assert [client.told for client in told] == [[5], [5]]
-        assert disk.read(work) == [b"a"]
-        assert not disk.committer.pending
+    def test_leaves_in_the_log_what_cannot_be_written(self, bench, work, disk):
+        bench.put(work, b"a")
+        disk.failures = ["before"]
+        bench.committer.close()
+        work.close()
+        bench.log.close()
+        again = Log(bench.data / ".log", bench.threads)
+        lives, damage = again.recover()
+        assert (list(lives), damage) == ([b"work"], [])
+        again.begin()
+        found = Journal(b"work", bench.data / "work", bench.committer, again, 1, lives[b"work"])
+        assert bench.datas(found) == [b"a"]

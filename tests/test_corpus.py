@@ -32,9 +32,10 @@ def parser(data: bytes) -> None:
 def records(data: bytes) -> None:
     """Raise if a record as it may lie on a damaged disk is not read or refused with ValueError. The checksum
     is made right, so that it is not always that which refuses: of an id and a number whose low half is 0, it
-    is that of the bytes alone."""
+    is that of the bytes and the record's size."""
     zero = 1 << 32
-    record = _proto.checksum(data).to_bytes(4, "big") + data
+    size = 4 + len(data)
+    record = _proto.checksum(data, size).to_bytes(4, "big") + data
     for read, arguments in (
         (_proto.decode_item, (_proto.item_key(zero), record)),
         (_proto.decode_item, (data[:9], record)),

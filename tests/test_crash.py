@@ -76,7 +76,7 @@ def send_half(server: Server, wire: Wire) -> None:
     """Send an item but for its end, and wait until it is on the disk."""
     sent = random.Random(1).randbytes(HALF_SENT_BYTES - 1)
     wire.send(b"set work 0 0 %d\r\n%s" % (HALF_SENT_BYTES, sent))
-    wait_until(lambda: disk_bytes(server.data) > HALF_SENT_BYTES * 0.9)
+    wait_until(lambda: disk_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
 
 
 def records(server: Server, queue: str) -> list[bytes]:
@@ -89,7 +89,7 @@ def records(server: Server, queue: str) -> list[bytes]:
 
 
 def assert_nothing_left(server: Server) -> None:
-    wait_until(lambda: disk_bytes(server.data) < HALF_SENT_BYTES / 10)
+    wait_until(lambda: disk_bytes(server.data / "work") < HALF_SENT_BYTES / 10)
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
         assert (stats["queue_work_items"], stats["queue_work_bytes"]) == ("1", "3")
@@ -127,9 +127,9 @@ def test_chunks_of_an_item_gone_in_the_turn_it_came_in_leave_nothing_behind(serv
                 pass
     wire.get(b"work")
     wire.ask(b"flush work\r\n")
-    # a turn for the trimming that this one's batch had to wait for
-    wire.set(b"work", b"one")
-    wire.set(b"work", b"two")
+    for _ in range(2):  # what came too late is seen to at the next start
+        assert server.stop() == 0
+        server.start()
     assert server.stop() == 0
     assert {key[:1] for key in records(server, "work")} <= {b"i", b"s", b"k"}
 

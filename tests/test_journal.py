@@ -1,38 +1,68 @@
-"""One queue's directory: what is in it after each change, and after it is opened again."""
+"""One queue's journal: what is live after each change and after a kill, and what is in its directory."""
+
+import itertools
+import os
 
 import pytest
+from doubles import Disk, Offload
 
-from darner import _proto, journal, leveldb
-from darner._proto import Item
+from darner import _proto, journal, leveldb, wal
+from darner._proto import Item, item_key
+from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError
 from darner.journal import Journal
+from darner.wal import Log
+
+NAME = b"work"
 
 
-class Opened:
-    """A journal, what it writes with, and what it holds when it is closed."""
+class Process:
+    """One journal and what it needs, from the start of a process on."""
 
-    def __init__(self, path):
-        self.path = path
-        self.open()
+    def __init__(self, data):
+        self.data = data
+        self.path = data / "work"
+        data.mkdir(exist_ok=True)
+        self.start()
 
-    def open(self):
-        self.threads = []
-        self.committer = Committer(lambda work, done: self.threads.append((work, done)))
-        self.journal = Journal(self.path, self.committer, 77)
-
-    def commit(self):
-        self.committer.commit()
-        while self.threads:
-            work, done = self.threads.pop(0)
-            work()
-            done(None)
-
-    def reopen(self):
-        self.commit()
-        self.journal.close()
-        self.open()
+    def start(self, *, begin=True):
+        self.threads = Offload()
+        self.log = Log(self.data / ".log", self.threads)
+        lives, damage = self.log.recover()
+        assert damage == []
+        self.committer = Committer(self.log, self.threads)
+        self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
+        if begin:
+            self.log.begin()
+            self.threads.run_all()
         return self.journal
+
+    def kill(self):
+        """End the process and start another."""
+        self.journal.close()
+        return self.start()
+
+    def restart(self):
+        """As a server does it."""
+        self.threads.run_all()
+        self.committer.close()
+        self.journal.close()
+        self.log.close()
+        return self.start()
+
+    def write(self):
+        """Have LevelDB written, or try to."""
+        self.committer.checkpoint(self.journal)
+        self.threads.run_all()
+
+    def come_to_rest(self):
+        for _ in range(100):
+            self.committer.tick()
+            self.threads.run_all()
+            if not self.committer._active:
+                return
+        raise AssertionError("it does not come to rest")
 
     def put(self, *datas):
         items = [Item(0, 5, 0, 0, data) for data in datas]
@@ -40,32 +70,53 @@ class Opened:
             self.journal.put(item)
         return items
 
-    def read(self):
+    def put_large(self, data=b"large", *, written=True):
+        """An item with its bytes in a file."""
+        blob = self.journal.begin_blob()
+        writer = BlobWriter(self.journal.blob_path(blob), self.threads)
+        if written:
+            writer.write(data)
+        writer.finish(lambda _: None, sync=False)
+        self.threads.run_all()
+        item = Item(0, 6, 0, 0, None, blob, len(data), 1 << 16)
+        self.journal.put(item)
+        return item
+
+    @property
+    def files(self):
+        return {int(path.name) for path in self.path.glob("blobs/*")}
+
+    def items(self):
         """The live items, as a queue reads them."""
-        items, _ = self.journal.read(self.journal.state.floor, 1_000_000, 1 << 30)
-        return [item.data for item in self.journal.kept_items() + items]
+        kept = self.journal.kept_items()
+        items, _ = self.journal.read(self.journal.state.floor, 1 << 30, 1 << 40)
+        return kept + items
 
-    def trim_all(self):
-        self.commit()
-        while self.journal.untidy:
-            self.journal.trim()
-            self.commit()
+    def datas(self):
+        return [item.data for item in self.items()]
 
-    def records(self, kind=b""):
-        """The keys in the closed directory, of one kind."""
-        self.commit()
-        self.journal.close()
-        with leveldb.DB(str(self.path)) as db:
-            keys = [key for key, _ in db if key.startswith(kind)]
-        self.open()
-        return keys
+    def remove(self, *ids):
+        """Remove items that were read."""
+        self.journal.reads = self.journal.state.next_id
+        for id in ids:
+            self.journal.remove(self.journal.find(id))
+
+    def records(self, kind=b"i"):
+        """The ids in the directory's keys of one kind."""
+        keys = self.journal._opened().iterator(include_value=False)
+        return [int.from_bytes(key[1:], "big") for key in keys if key[:1] == kind]
 
 
 @pytest.fixture
 def it(tmp_path):
-    opened = Opened(tmp_path / "work")
-    yield opened
-    opened.journal.close()
+    process = Process(tmp_path / "data")
+    yield process
+    process.journal.close()
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
 
 
 def counts(journal):
@@ -75,103 +126,110 @@ def counts(journal):
 class TestItems:
     def test_get_ids_from_one_on(self, it):
         assert [item.id for item in it.put(b"a", b"b", b"c")] == [1, 2, 3]
-        it.reopen()
+        it.kill()
         assert [item.id for item in it.put(b"d")] == [4]
 
-    def test_are_read_while_staged_once_written_and_after_a_restart(self, it):
+    def test_are_read_while_staged_while_written_once_written_and_after_a_kill(self, it):
         it.put(b"a", b"bb")
-        assert it.read() == [b"a", b"bb"]
-        it.commit()
+        assert it.datas() == [b"a", b"bb"]
+        it.committer.checkpoint(it.journal)
         it.put(b"ccc")
-        assert it.read() == [b"a", b"bb", b"ccc"]
-        it.reopen()
-        assert it.read() == [b"a", b"bb", b"ccc"]
+        assert it.journal.writing
+        assert it.datas() == [b"a", b"bb", b"ccc"]
+        it.threads.run_all()
+        assert it.datas() == [b"a", b"bb", b"ccc"]
+        assert it.records() == [1, 2]
+        it.kill()
+        assert it.datas() == [b"a", b"bb", b"ccc"]
         assert counts(it.journal) == (3, 6)
 
-    def test_that_were_not_committed_are_gone_with_the_process(self, it):
-        it.put(b"a")
-        it.commit()
-        it.put(b"b")
-        it.journal.close()
-        it.open()
-        assert it.read() == [b"a"]
-        assert counts(it.journal) == (1, 1)
+    def test_put_and_removed_before_they_are_written_never_are(self, it):
+        it.put(b"a", b"b", b"c")
+        it.remove(2, 3)
+        it.write()
+        assert it.records() == [1]
 
-    def test_put_and_removed_in_one_batch_are_never_written(self, it):
-        it.put(b"a")
-        it.commit()
-        before = it.journal.state.batch
-        for item in it.put(b"b", b"c"):
-            it.journal.remove(item)
-        it.commit()
-        assert it.journal.state.batch == before
-        assert it.records(b"i") == [_proto.item_key(1)]
+    def test_taken_from_the_head_leave_their_records_to_the_next_write(self, it):
+        it.put(b"a", b"b")
+        it.write()
+        it.remove(1)
+        assert (it.journal.state.floor, it.records()) == (2, [1, 2])
+        it.write()
+        assert (it.datas(), it.records()) == ([b"b"], [2])
 
-    def test_taken_from_the_head_leave_their_records_to_the_trim(self, it):
-        first, _ = it.put(b"a", b"b")
-        it.commit()
-        it.journal.remove(first)
-        assert it.records(b"i") == [_proto.item_key(1), _proto.item_key(2)]
-        assert it.journal.state.floor == 2
-        assert it.read() == [b"b"]
-
-    def test_taken_out_of_turn_are_deleted_at_once(self, it):
-        _, second, _ = it.put(b"a", b"b", b"c")
-        it.commit()
-        it.journal.remove(second)
-        assert it.records(b"i") == [_proto.item_key(1), _proto.item_key(3)]
-        assert it.read() == [b"a", b"c"]
+    def test_taken_out_of_turn_are_gone_with_the_next_write(self, it):
+        it.put(b"a", b"b", b"c")
+        it.write()
+        it.remove(2)
+        assert it.datas() == [b"a", b"c"]
+        it.write()
+        assert it.records() == [1, 3]
         assert it.journal.state.floor == 1
 
+    @pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
+    @pytest.mark.parametrize("written", [1, 2])
+    def test_taken_in_any_order_stay_so_after_a_kill(self, it, order, written):
+        it.put(b"a", b"b", b"c", b"d")
+        it.write()
+        it.remove(*order[:written])
+        it.write()
+        it.remove(*order[written:])
+        for _ in range(2):
+            it.kill()
+            assert it.datas() == [b"d"]
+            assert counts(it.journal) == (1, 1)
+
     def test_found_missing_by_a_read_move_the_floor_once_the_head_goes(self, it):
-        first, second, third, _ = it.put(b"a", b"b", b"c", b"d")
-        it.commit()
-        it.journal.remove(second)
-        it.journal.remove(third)
-        it.reopen()
-        it.read()
-        it.journal.remove(first)
+        it.put(b"a", b"b", b"c", b"d")
+        it.remove(2, 3)
+        it.restart()
+        it.items()
+        it.remove(1)
         assert it.journal.state.floor == 4
 
     def test_are_read_in_slices(self, it):
         it.put(b"a" * 10, b"b" * 10, b"c" * 10, b"d" * 10)
-        it.commit()
+        it.write()
         it.put(b"e")
-        items, start = it.journal.read(1, 2, 1000)
+        read, two = it.journal.read, 2 * _proto.ITEM_BYTES
+        items, start = read(1, 2, 1 << 30)
         assert [item.data[:1] for item in items] == [b"a", b"b"]
-        items, start = it.journal.read(start, 100, 15)
+        items, start = read(start, 100, two)
         assert [item.data[:1] for item in items] == [b"c", b"d"]
-        items, start = it.journal.read(start, 100, 15)
+        items, start = read(start, 100, two)
         assert [item.data for item in items] == [b"e"]
         assert start == it.journal.state.next_id
-        assert it.journal.read(start, 100, 15) == ([], start)
+        assert read(start, 100, two) == ([], start)
 
-    def test_that_are_being_written_are_read_too(self, it):
-        it.put(b"a")
-        it.journal.batch.sync = True
-        it.committer.commit()
-        it.put(b"b")
-        assert it.journal.writing
-        assert it.read() == [b"a", b"b"]
-
-    def test_keep_what_was_rewritten(self, it):
+    @pytest.mark.parametrize("write", [lambda it: None, lambda it: it.write()])
+    def test_keep_what_was_rewritten(self, it, write):
         (item,) = it.put(b"a")
-        it.commit()
+        write(it)
         item.attempts = 7
         it.journal.rewrite(item)
-        assert it.reopen().find(1).attempts == 7
+        assert [item.attempts for item in it.items()] == [7]
+        write(it)
+        it.kill()
+        assert it.journal.find(1).attempts == 7
+
+    def test_rewritten_do_not_change_under_a_thread_that_writes_them(self, it):
+        (item,) = it.put(b"a")
+        it.committer.checkpoint(it.journal)
+        before = it.journal.sealed.puts[1].record
+        as_it_was = bytes(bytearray(before))
+        item.attempts = 7
+        it.journal.rewrite(item)
+        assert before == as_it_was
 
     def test_with_a_damaged_record_are_an_error_and_nothing_else(self, it):
         it.put(b"a", b"b")
-        it.commit()
-        it.journal.close()
-        with leveldb.DB(str(it.path)) as db:
-            record = bytearray(db.get(_proto.item_key(1)))
-            record[-1] ^= 1
-            db.put(_proto.item_key(1), bytes(record))
-        it.open()
+        it.restart()
+        db = it.journal._opened()
+        record = bytearray(db.get(item_key(1)))
+        record[-1] ^= 1
+        db.put(item_key(1), bytes(record))
         with pytest.raises(JournalError, match="checksum"):
-            it.read()
+            it.items()
         with pytest.raises(JournalError, match="checksum"):
             it.journal.find(1)
         assert it.journal.find(2).data == b"b"
@@ -181,185 +239,536 @@ class TestItems:
 class TestFloor:
     def test_moves_past_a_reserved_item_when_many_behind_it_are_gone(self, it, monkeypatch):
         monkeypatch.setattr(journal, "MAX_GONE", 3)
-        items = it.put(*[bytes([65 + i]) for i in range(8)])
-        it.commit()
-        for item in items[1:4]:
-            it.journal.remove(item)
+        it.put(*[bytes([65 + i]) for i in range(8)])
+        it.write()
+        it.remove(2, 3, 4)
         assert it.journal.state.floor == 1
-        it.journal.remove(items[4])
-        assert it.journal.state.floor == 6
-        assert it.journal.kept == {1}
-        assert not it.journal.gone
-        for _ in range(2):
-            assert it.read() == [b"A", b"F", b"G", b"H"]
+        it.remove(5)
+        assert (it.journal.state.floor, it.journal.kept, it.journal.gone) == (6, {1}, set())
+        for again in (it.kill, it.restart, it.kill):
+            assert it.datas() == [b"A", b"F", b"G", b"H"]
             assert counts(it.journal) == (4, 4)
-            it.reopen()
-        it.journal.remove(it.journal.kept_items()[0])
-        assert it.read() == [b"F", b"G", b"H"]
-        it.reopen()
-        assert it.read() == [b"F", b"G", b"H"]
-        assert counts(it.journal) == (3, 3)
+            again()
+        it.remove(1)
+        assert it.datas() == [b"F", b"G", b"H"]
+        it.restart()
+        assert it.datas() == [b"F", b"G", b"H"]
 
     def test_keeps_several_items_over_several_moves(self, it, monkeypatch):
         monkeypatch.setattr(journal, "MAX_GONE", 1)
-        items = it.put(*[bytes([65 + i]) for i in range(9)])
-        it.commit()
-        for index in (1, 2, 4, 5, 7):
-            it.journal.remove(items[index])
-        it.commit()
-        assert it.read() == [b"A", b"D", b"G", b"I"]
-        it.reopen()
-        assert it.read() == [b"A", b"D", b"G", b"I"]
-        it.trim_all()
-        assert it.records(b"i") == [_proto.item_key(n) for n in (1, 4, 7, 9)]
+        it.put(*[bytes([65 + i]) for i in range(9)])
+        it.write()
+        it.remove(2, 3, 5, 6, 8)
+        it.write()
+        it.kill()
+        assert it.datas() == [b"A", b"D", b"G", b"I"]
+        it.come_to_rest()
+        assert it.records() == [1, 4, 7, 9]
 
-    def test_spares_an_open_journal_all_that_was_consumed(self, it, monkeypatch):
+    def test_spares_a_start_all_that_was_consumed(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "TRIM_RECORDS", 10)
+        it.put(*[b"x"] * 5_003)
+        it.write()
+        it.remove(*range(1, 5_001))
+        it.restart()
         seen = []
-
-        class Counting:
-            def __init__(self, db):
-                self._db = db
-
-            def iterator(self, **options):
-                records = self._db.iterator(**options)
-                return CountingIterator(records)
-
-            def __getattr__(self, name):
-                return getattr(self._db, name)
-
-        class CountingIterator:
-            def __init__(self, records):
-                self.records = records
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                self.records.close()
-
-            def __iter__(self):
-                return self
-
-            def __next__(self):
-                record = next(self.records)
-                seen.append(record)
-                return record
-
-        items = it.put(*[b"x"] * 20_003)
-        it.commit()
-        for item in items[:20_000]:
-            it.journal.remove(item)
-        it.commit()
-        it.journal.close()
-        really_open = leveldb.DB
-        monkeypatch.setattr(leveldb, "DB", lambda *args, **options: Counting(really_open(*args, **options)))
-        it.open()
-        assert it.read() == [b"x"] * 3
+        decode = _proto.decode_item
+        monkeypatch.setattr(_proto, "decode_item", lambda *args: seen.append(args) or decode(*args))
+        it.restart()
+        assert it.datas() == [b"x"] * 3
         assert len(seen) == 3
 
 
 class TestFlush:
     def test_discards_all_but_what_it_is_to_keep(self, it):
         items = it.put(b"a", b"bb", b"c")
-        it.commit()
+        it.write()
         late = it.put(b"dd", b"e")
         it.journal.flush([items[1], late[0]])
         assert counts(it.journal) == (2, 4)
         it.put(b"f")
-        it.reopen()
-        assert it.read() == [b"bb", b"dd", b"f"]
-        assert counts(it.journal) == (3, 5)
+        for again in (it.kill, it.restart):
+            again()
+            assert it.datas() == [b"bb", b"dd", b"f"]
+            assert counts(it.journal) == (3, 5)
 
-    def test_writes_no_more_for_a_long_queue_than_for_a_short_one(self, it):
+    def test_logs_no_more_for_a_long_queue_than_for_a_short_one(self, it):
         it.put(*[b"x"] * 1000)
-        it.commit()
+        it.write()
+        before = it.log.position[1]
         it.journal.flush(())
+        assert it.log.position[1] - before < 50
         assert len(it.journal.batch.ops) == 1
 
     def test_discards_what_an_earlier_one_kept(self, it):
         first, second, _ = it.put(b"a", b"b", b"c")
-        it.commit()
         it.journal.flush([first, second])
-        it.trim_all()
-        it.reopen()
+        it.come_to_rest()
+        it.restart()
         it.journal.flush([second])
-        it.trim_all()
-        assert it.read() == [b"b"]
-        assert it.records(b"i") == [_proto.item_key(2)]
+        it.come_to_rest()
+        assert (it.datas(), it.records()) == ([b"b"], [2])
         it.journal.flush(())
-        it.trim_all()
-        assert it.read() == []
-        assert counts(it.journal) == (0, 0)
-        assert it.records(b"i") == []
+        it.come_to_rest()
+        assert (it.datas(), it.records(), counts(it.journal)) == ([], [], (0, 0))
+
+    def test_that_keeps_more_than_the_log_has_room_for_changes_nothing(self, it, monkeypatch):
+        monkeypatch.setattr(wal, "SEGMENT_BYTES", 2_000)
+        it.restart()
+        items = it.put(*[b""] * 200)
+        with pytest.raises(JournalError, match="too many reserved items"):
+            it.journal.flush(items)
+        it.put(b"a")
+        it.kill()
+        assert len(it.items()) == 201
 
 
 class TestTrim:
     def test_deletes_all_that_is_dead_and_nothing_else(self, it, monkeypatch):
         monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
         items = it.put(*[b"x"] * 20)
-        it.commit()
+        it.write()
         it.journal.flush([items[2], items[19]])
         it.put(b"y")
-        it.trim_all()
-        assert it.records(b"i") == [_proto.item_key(n) for n in (3, 20, 21)]
-        assert it.read() == [b"x", b"x", b"y"]
+        it.come_to_rest()
+        assert it.records() == [3, 20, 21]
+        assert it.datas() == [b"x", b"x", b"y"]
 
     def test_deletes_so_many_records_at_once_and_no_more(self, it, monkeypatch):
         monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
         it.put(*[b"x"] * 10)
-        it.commit()
+        it.write()
         it.journal.flush(())
-        it.commit()
-        before = it.journal.state.trimmed
-        it.journal.trim()
-        assert it.journal.state.trimmed == before + 4
+        it.write()
+        assert len(it.records()) == 6
         assert it.journal.untidy
 
-    def test_takes_place_by_the_way_when_items_go(self, it, monkeypatch):
+    def test_keeps_up_with_what_goes(self, it, monkeypatch):
         monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
-        for item in it.put(*[b"x"] * 40):
-            it.commit()
-            it.journal.remove(item)
-            it.commit()
-        assert len(it.records(b"i")) <= 8
+        it.put(*[b"x"] * 40)
+        it.write()
+        it.remove(*range(1, 41))
+        it.write()
+        assert it.records() == []
 
-    def test_leaves_what_is_being_written_alone(self, it):
-        (item,) = it.put(b"a")
-        it.journal.batch.sync = True
-        it.committer.commit()
-        it.journal.remove(item)
-        it.journal.trim()
-        it.trim_all()
-        assert it.records(b"i") == []
+    def test_leaves_what_is_being_written_to_the_next_write(self, it):
+        it.put(b"a")
+        it.committer.checkpoint(it.journal)
+        it.remove(1)
+        it.threads.run_all()
+        assert it.records() == [1]
+        it.come_to_rest()
+        assert it.records() == []
+
+    def test_leaves_nothing_of_what_went_while_it_could_not_be_written(self, it, disk):
+        it.put(b"a", b"b", b"c")
+        disk.failures = ["before", "after", None]
+        it.write()
+        it.remove(1, 3)
+        it.write()
+        it.write()
+        it.come_to_rest()
+        assert it.journal.failing is None
+        assert it.records() == [2]
 
 
 class TestDeletion:
-    def test_is_known_after_a_restart(self, it):
+    def test_is_known_after_a_kill_and_after_a_restart(self, it):
         it.put(b"a")
-        it.commit()
+        it.write()
         it.journal.retire()
-        assert it.reopen().state.deleted
+        assert it.kill().state.deleted
         assert counts(it.journal) == (0, 0)
+        assert it.restart().state.deleted
 
-    def test_can_be_followed_by_a_new_life(self, it):
+    def test_can_be_followed_by_more_in_the_same_directory(self, it):
         it.put(b"a")
-        it.commit()
+        it.write()
         it.journal.retire()
-        it.commit()
         it.journal.revive(99)
-        state = it.reopen().state
-        assert (state.deleted, state.created_ms) == (False, 99)
-        assert it.read() == []
-        assert it.put(b"b")[0].id == 2
+        it.put(b"b")
+        for again in (it.kill, it.restart):
+            state = again().state
+            assert (state.deleted, state.created_ms, state.next_id) == (False, 99, 3)
+            assert it.datas() == [b"b"]
 
-    def test_that_was_not_committed_has_not_been(self, it):
+    def test_of_a_journal_that_never_was_in_leveldb_is_known_after_a_kill(self, it):
         it.put(b"a")
-        it.commit()
+        it.journal.retire()
+        assert it.kill().state.deleted
+
+
+class TestLives:
+    """The journal whose directory it is, and those of which the log tells."""
+
+    def another(self, it):
+        """Have the queue deleted with all its files, and made anew."""
         it.journal.retire()
         it.journal.close()
-        it.open()
-        assert not it.journal.state.deleted
-        assert it.read() == [b"a"]
+        it.path.rename(it.data / f"old{it.journal.state.life}")
+        it.committer.discard(it.journal)
+        it.log.unpin(it.journal)
+        it.journal = Journal(NAME, it.path, it.committer, it.log, 88)
+
+    def restore(self, it, life):
+        """Have the directory back as if its renaming was lost with the machine."""
+        it.journal.close()
+        if it.path.exists():
+            it.path.rename(it.data / "newer")
+        (it.data / f"old{life}").rename(it.path)
+
+    def test_that_was_made_anew_has_nothing_of_the_one_before(self, it):
+        it.put(b"a")
+        it.write()
+        it.log.keep_found("for a test")
+        self.another(it)
+        it.put(b"b")
+        it.kill()
+        assert it.datas() == [b"b"]
+
+    def test_that_comes_back_though_another_has_begun_counts_as_deleted(self, it):
+        it.put(b"a")
+        it.write()
+        first = it.journal.state.life
+        it.log.pin("somebody")
+        self.another(it)
+        it.put(b"b")
+        self.restore(it, first)
+        it.start(begin=False)
+        assert (it.journal.state.life, it.journal.state.deleted) == (first, True)
+
+    def test_that_began_after_what_the_log_tells_of_is_not_touched_by_that(self, it):
+        it.put(b"a")
+        it.log.pin("somebody")
+        self.another(it)
+        it.put(b"b")
+        it.write()
+        it.put(b"c")
+        it.write()
+        it.log.unpin(it.journal)
+        it.log.roll()
+        for path in (it.data / ".log").glob("[0-9]*"):
+            found = wal.read_segment(path.read_bytes())[1]
+            if found and not any(kind == _proto.Change.RETIRE for kind, *_ in found):
+                path.unlink()
+        it.kill()
+        assert it.datas() == [b"b", b"c"]
+
+    def test_that_the_log_goes_on_from_must_be_the_one_that_is_there(self, it):
+        it.put(b"a", b"b")
+        it.write()
+        it.log.roll()
+        it.put(b"c")
+        it.journal.close()
+        it.path.rename(it.data / "away")
+        with pytest.raises(JournalError, match="goes on at change 3"):
+            it.start(begin=False)
+        (it.path).rmdir()
+        (it.data / "away").rename(it.path)
+        it.start()
+        assert it.datas() == [b"a", b"b", b"c"]
+
+
+class TestReplay:
+    def test_is_kept_in_the_log_until_leveldb_has_all_of_it(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * _proto.ITEM_BYTES)
+        for _ in range(3):
+            it.put(*[b"x"] * 10)
+            it.kill()
+        assert it.threads.tasks == []  # nothing is written before all is read
+        assert len(it.items()) == 30
+        it.put(b"y")
+        it.kill()
+        assert len(it.items()) == 31
+
+    def test_that_fails_leaves_nobody_with_anything_to_write(self, it):
+        it.put(b"a", b"b")
+        it.write()
+        it.log.roll()
+        it.put(b"c")
+        it.journal.close()
+        it.path.rename(it.data / "away")
+        with pytest.raises(JournalError):
+            it.start(begin=False)
+        assert it.committer._active == {}
+
+    def test_of_what_leveldb_has_already_changes_nothing(self, it):
+        it.put(b"a", b"b", b"c")
+        it.remove(2)
+        it.log.pin("somebody")
+        it.write()
+        for _ in range(2):
+            it.kill()
+            assert it.datas() == [b"a", b"c"]
+            assert counts(it.journal) == (2, 2)
+
+
+class TestBlobs:
+    def test_outlive_a_kill_before_anything_is_written(self, it):
+        item = it.put_large()
+        for _ in range(2):
+            it.kill()
+            it.committer.tick()
+            it.threads.run_all()
+            assert it.files == {item.blob}
+        it.come_to_rest()
+        assert it.files == {item.blob}
+        assert it.records(b"u") == []
+
+    def test_outlive_a_kill_though_leveldb_knows_them_as_half_sent(self, it):
+        blob = it.journal.begin_blob()
+        it.write()
+        assert it.records(b"u") == [blob]
+        it.journal.blob_path(blob).parent.mkdir()
+        it.journal.blob_path(blob).write_bytes(_proto.encode_chunk(b"x"))
+        it.journal.put(Item(0, 0, 0, 0, None, blob, 1, 1 << 16))
+        it.kill()
+        it.come_to_rest()
+        assert it.files == {blob}
+
+    @pytest.mark.parametrize("write", [lambda it: None, lambda it: it.write()])
+    def test_that_were_half_sent_are_deleted_after_a_kill(self, it, write):
+        blob = it.journal.begin_blob()
+        writer = BlobWriter(it.journal.blob_path(blob), it.threads)
+        writer.write(b"half")
+        it.threads.run_all()
+        write(it)
+        assert it.files == {blob}
+        it.kill()
+        it.come_to_rest()
+        assert (it.files, it.records(b"u")) == (set(), [])
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            lambda it, item: it.journal.remove(item),
+            lambda it, item: it.journal.flush(()),
+            lambda it, item: (it.journal.flush([item]), it.journal.flush(())),
+        ],
+    )
+    @pytest.mark.parametrize("write", [lambda it: None, lambda it: it.write()])
+    @pytest.mark.parametrize("kill", [lambda it: None, lambda it: it.kill()])
+    def test_go_with_their_items(self, it, end, write, kill):
+        item = it.put_large()
+        write(it)
+        end(it, item)
+        assert it.files == {item.blob}  # somebody may have it back, as long as that is not written
+        kill(it)
+        it.come_to_rest()
+        assert (it.files, it.records(b"u"), it.records()) == (set(), [], [])
+
+    def test_of_items_flushed_while_they_could_not_be_written_go_too(self, it, disk):
+        it.put_large()
+        disk.failures = ["before"]
+        it.write()
+        it.journal.flush(())
+        it.come_to_rest()
+        assert (it.files, it.records(b"u")) == (set(), [])
+
+    def test_begun_in_what_was_lost_with_the_machine_are_deleted(self, it):
+        it.put(b"a")
+        it.restart()
+        stray = it.path / "blobs" / str(it.journal.state.next_blob + 5)
+        stray.parent.mkdir()
+        stray.touch()
+        it.kill()
+        assert it.files == set()
+
+    @pytest.mark.parametrize("cut", [0, 5])
+    def test_that_are_not_whole_though_the_log_has_their_items_are_lost_alone(self, it, cut):
+        """The machine was lost, and somebody had synced the log, but nobody this item."""
+        it.put(b"a")
+        item = it.put_large()
+        it.put(b"b")
+        with it.journal.blob_path(item.blob).open("r+b") as file:
+            file.truncate(cut)
+        for _ in range(2):
+            it.kill()
+            assert it.journal.lost == 1
+            assert it.datas() == [b"a", b"b"]
+            assert counts(it.journal) == (2, 2)
+        it.come_to_rest()
+        assert (it.files, it.kill().lost, it.datas()) == (set(), 0, [b"a", b"b"])
+
+    def test_are_on_the_disk_before_leveldb_has_their_items(self, it, monkeypatch):
+        item = it.put_large()
+        synced = []
+        sync = journal.sync_file
+        monkeypatch.setattr(journal, "sync_file", lambda path: synced.append(path) or sync(path))
+        it.write()
+        assert synced == [it.journal.blob_path(item.blob)]
+
+
+class TestFailure:
+    @pytest.mark.parametrize("failure", ["before", "after"])
+    def test_to_write_loses_nothing(self, it, disk, failure):
+        it.put(b"a", b"b", b"c")
+        it.remove(2)
+        disk.failures = [failure]
+        it.write()
+        assert "no space left" in str(it.journal.failing)
+        with pytest.raises(JournalError, match="no space left"):
+            it.put(b"refused")
+        it.remove(1)
+        assert it.datas() == [b"c"]
+        it.kill()
+        assert it.datas() == [b"c"]
+        it.write()
+        assert it.journal.failing is None
+        it.restart()
+        assert it.datas() == [b"c"]
+        assert counts(it.journal) == (1, 1)
+
+    @pytest.mark.parametrize("failures", list(itertools.product(("before", "after"), repeat=3)))
+    def test_to_write_several_times_loses_nothing(self, it, disk, failures):
+        it.put(b"a", b"b", b"c", b"d", b"e")
+        disk.failures = list(failures)
+        it.write()
+        it.remove(2)
+        it.write()
+        item = it.journal.find(3)
+        item.attempts = 4
+        it.journal.rewrite(item)
+        it.remove(1)
+        it.write()
+        it.remove(4)
+        it.come_to_rest()
+        for again in (it.kill, it.restart):
+            assert [(item.data, item.attempts) for item in it.items()] == [(b"c", 4), (b"e", 0)]
+            again()
+        assert it.records() == [3, 5]
+
+    def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
+        it.put(b"a", b"b")
+        it.restart()
+        it.items()  # which opens it
+        it.put(b"c")
+        disk.refuses = True
+        disk.failures = ["before"]
+        it.write()
+
+        def full(*_):
+            raise OSError("no space left")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        it.write()
+        assert "no space left" in str(it.journal.failing)
+        assert it.datas() == [b"a", b"b", b"c"]
+        monkeypatch.undo()
+        it.journal.close()
+
+    def test_to_write_keeps_few_batches_however_often_it_is_tried(self, it, disk):
+        it.put(b"a", b"b", b"c")
+        disk.failures = ["before"] * 50
+        for id in (1, 2, 3):
+            for _ in range(10):
+                it.write()
+            it.remove(id)
+        it.write()
+        assert it.journal.sealed.puts == {}
+        assert len(it.journal.sealed.ops) <= 3
+
+    def test_to_read_leaves_the_journal_as_it_was(self, it, disk):
+        it.put(b"a")
+        it.write()
+        it.journal.close()
+        disk.refuses = True
+        with pytest.raises(JournalError, match="no space left to open"):
+            it.items()
+        disk.refuses = False
+        assert it.datas() == [b"a"]
+
+    def test_of_a_vanished_directory_is_one_of_the_journal(self, it):
+        it.put(b"a")
+        it.write()
+        it.journal.close()
+        it.path.rename(it.data / "away")
+        it.put(b"b")
+        it.write()
+        assert "vanished" in str(it.journal.failing)
+        (it.data / "away").rename(it.path)
+        it.write()
+        assert it.journal.failing is None
+        assert it.datas() == [b"a", b"b"]
+
+    def test_of_a_directory_put_in_its_place_is_one_of_the_journal(self, it):
+        foreign = Process(it.data / "foreign")
+        foreign.put(b"foreign")
+        foreign.restart()
+        foreign.journal.close()
+        it.put(b"a")
+        it.path.rmdir()
+        foreign.path.rename(it.path)
+        it.write()
+        assert "another journal" in str(it.journal.failing)
+        it.journal.close()
+        it.path.rename(it.data / "away")
+        it.write()
+        assert it.journal.failing is None
+        assert it.datas() == [b"a"]
+
+    def test_of_the_log_refuses_items_and_large_ones_before_they_are_sent(self, it):
+        it.put(b"a")
+        it.log.segment.refusal = JournalError("no room")
+        for refused in (lambda: it.put(b"b"), it.journal.begin_blob):
+            with pytest.raises(JournalError, match="no room"):
+                refused()
+        it.remove(1)
+        it.log.segment.refusal = None
+        assert it.put(b"c")[0].id == 2
+        it.kill()
+        assert it.datas() == [b"c"]
+
+
+class TestRest:
+    def test_spares_the_next_start_opening_leveldb(self, it, disk):
+        it.put(b"a", b"bb")
+        it.restart()
+        disk.refuses = True
+        it.kill()
+        assert counts(it.journal) == (2, 3)
+        disk.refuses = False
+        assert it.datas() == [b"a", b"bb"]
+
+    @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[:-1] + b"\xff"])
+    def test_with_a_damaged_state_has_it_read_from_leveldb(self, it, damage):
+        it.put(b"a")
+        it.restart()
+        file = it.path / journal.STATE_NAME
+        file.write_bytes(damage(file.read_bytes()))
+        it.kill()
+        assert (it.datas(), counts(it.journal)) == ([b"a"], (1, 1))
+
+    @pytest.mark.parametrize("failures", [[], ["before"], ["after"]])
+    def test_ends_before_leveldb_is_written(self, it, disk, failures):
+        it.put(b"a")
+        it.restart()
+        assert (it.path / journal.STATE_NAME).exists()
+        it.put(b"b")
+        assert not it.journal.resting_state()
+        it.kill()
+        assert it.datas() == [b"a", b"b"]
+        disk.failures = failures
+        it.write()
+        assert not (it.path / journal.STATE_NAME).exists()
+
+    @pytest.mark.parametrize(
+        "leave",
+        [
+            lambda it: it.journal.flush([it.journal.find(1)]),
+            lambda it: it.journal.note_expiring(expiring=True),
+            lambda it: it.journal.keep_cursor(b"label", [1]),
+            lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
+            lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
+        ],
+    )
+    def test_leaves_no_state_where_that_would_not_say_all(self, it, leave):
+        it.put(b"a", b"b")
+        it.write()
+        assert it.journal.resting_state()
+        leave(it)
+        it.write()
+        assert not it.journal.resting_state()
 
 
 class TestOpening:
@@ -367,106 +776,94 @@ class TestOpening:
         return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "LOG"}
 
     @pytest.mark.parametrize(
-        "there", [(), ("LOCK", "LOG"), ("LOCK", "LOG", "MANIFEST-000001", "000001.dbtmp")]
+        "there", [(), ("LOCK", "LOG"), ("LOCK", "LOG", "MANIFEST-000001", "000001.dbtmp", "room")]
     )
     def test_makes_a_journal_where_there_is_none_or_an_unborn_one(self, tmp_path, there):
-        path = tmp_path / "work"
-        path.mkdir()
+        path = tmp_path / "data" / "work"
+        path.mkdir(parents=True)
         for name in there:
             (path / name).touch()
-        it = Opened(path)
+        it = Process(tmp_path / "data")
         it.put(b"a")
-        it.reopen()
-        assert it.read() == [b"a"]
+        it.restart()
+        assert it.datas() == [b"a"]
         assert it.journal.state.created_ms == 77
-        assert path.stat().st_mode & 0o777 in (0o700, 0o755)  # ours, or made by the test
         it.journal.close()
 
     def test_refuses_a_directory_without_current_and_deletes_nothing(self, it):
         it.put(b"a")
-        it.reopen()  # which makes a table
+        it.restart()
+        it.items()  # which opens it, and makes a table
         it.journal.close()
         (it.path / "CURRENT").unlink()
         before = self.files(it.path)
         assert any(name.endswith(".ldb") for name in before)
         for _ in range(2):
             with pytest.raises(JournalError, match="no CURRENT"):
-                it.open()
+                it.start(begin=False)
         assert self.files(it.path) == before
 
-    def test_refuses_a_leveldb_that_is_no_journal(self, it):
-        path = it.path.with_name("foreign")
-        with leveldb.DB(str(path), create_if_missing=True) as db:
-            db.put(b"i" + bytes(8), b"whatever")
-        with pytest.raises(JournalError, match="no journal"):
-            Journal(path, it.committer, 1)
-        with leveldb.DB(str(path)) as db:
-            assert list(db) == [(b"i" + bytes(8), b"whatever")]
-
-    def test_refuses_the_order_of_another_comparator(self, it):
-        path = it.path.with_name("foreign")
-        options = {"comparator": lambda a, b: (a > b) - (a < b), "comparator_name": b"queue::comparator"}
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({}, "no journal"),
+            (
+                {"comparator": lambda a, b: (a > b) - (a < b), "comparator_name": b"queue::comparator"},
+                "comparator",
+            ),
+        ],
+    )
+    def test_refuses_a_leveldb_that_is_no_journal(self, it, options, match):
+        path = it.data / "foreign"
         with leveldb.DB(str(path), create_if_missing=True, **options) as db:
-            db.put(b"key", b"value")
-        with pytest.raises(JournalError, match="comparator"):
-            Journal(path, it.committer, 1)
+            db.put(b"i" + bytes(8), b"whatever")
+        with pytest.raises(JournalError, match=match):
+            Journal(NAME, path, it.committer, it.log, 1)
         with leveldb.DB(str(path), **options) as db:
-            assert list(db) == [(b"key", b"value")]
+            assert list(db) == [(b"i" + bytes(8), b"whatever")]
 
     @pytest.mark.parametrize("damage", [lambda record: record[:-1], lambda record: record[:-1] + b"\xff"])
     def test_refuses_a_damaged_state(self, it, damage):
         it.put(b"a")
-        it.commit()
+        it.write()
         it.journal.close()
+        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))
         with pytest.raises(JournalError, match="cannot read"):
-            it.open()
+            it.start(begin=False)
         with leveldb.DB(str(it.path)) as db:  # and lets go of it
             db.put(b"s", record)
-        it.open()
-        assert it.read() == [b"a"]
+        it.start()
+        assert it.datas() == [b"a"]
 
     def test_refuses_a_file(self, it):
-        path = it.path.with_name("file")
+        path = it.data / "file"
         path.touch()
         with pytest.raises(JournalError):
-            Journal(path, it.committer, 1)
+            Journal(NAME, path, it.committer, it.log, 1)
 
     def test_refuses_what_is_open_already(self, it):
-        with pytest.raises(JournalError, match="cannot open"):
-            Journal(it.path, it.committer, 1)
-
-
-class TestReopening:
-    def test_drops_what_was_staged(self, it):
-        first, _ = it.put(b"a", b"b")
-        it.commit()
-        generation = it.journal.generation
-        it.journal.remove(first)
-        it.put(b"c")
-        it.journal.reopen()
-        assert it.read() == [b"a", b"b"]
-        assert counts(it.journal) == (2, 2)
-        assert it.journal.generation == generation + 1
-        assert it.journal.settled
-
-    def test_that_fails_says_so_and_may_succeed_later(self, it):
         it.put(b"a")
-        it.commit()
-        current = it.path / "CURRENT"
-        current.rename(it.path / "HIDDEN")
-        with pytest.raises(JournalError):
-            it.journal.reopen()
-        assert "CURRENT" in str(it.journal.failed)
-        (it.path / "HIDDEN").rename(current)
-        it.journal.reopen()
-        assert it.journal.failed is None
-        assert it.read() == [b"a"]
+        it.write()
+        with pytest.raises(JournalError, match="cannot open"):
+            Journal(NAME, it.path, it.committer, it.log, 1)
+
+
+def test_a_journal_without_a_log_lives_in_memory_alone(it):
+    alone = Journal(b"alone", it.data / "alone", it.committer, None, 5)
+    items = [Item(0, 0, 0, 0, b"x" * 100_000) for _ in range(50)]
+    for item in items:
+        alone.put(item)
+    alone.remove(items[0])
+    it.committer.tick()
+    assert it.threads.tasks == []
+    assert [item.id for item in alone.read(1, 1000, 1 << 30)[0]] == list(range(2, 51))
+    assert not alone.path.exists()
 
 
 def test_a_journal_knows_how_much_room_it_takes(it):
     it.put(b"x" * 100_000)
-    it.commit()
+    it.write()
     assert it.journal.disk_bytes > 100_000

@@ -1,13 +1,25 @@
 """Bytes to requests, items to replies, keys and records to bytes and back."""
 
-import zlib
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from darner import _proto
-from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, MAX_NAME_BYTES, Item, Parser, State, Verb
+from darner._proto import (
+    CHUNK_BYTES,
+    ITEM_BYTES,
+    MAX_LINE_BYTES,
+    MAX_NAME_BYTES,
+    Change,
+    Item,
+    Parser,
+    Segment,
+    State,
+    Verb,
+    read_segment,
+)
 
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
@@ -383,15 +395,16 @@ class TestValue:
         token = b" %d" % cas if cas else b""
         header = b"VALUE work/open 4294967295 %d%s\r\n" % (len(data), token)
         assert _proto.value_header(b"work/open", 0xFFFFFFFF, len(data), cas) == header
-        assert _proto.value(b"work/open", 0xFFFFFFFF, data, cas, False) == header + data + b"\r\n"
-        assert _proto.value(b"work/open", 0xFFFFFFFF, data, cas, True) == header + data + b"\r\nEND\r\n"
+        item = Item(cas, 0xFFFFFFFF, 0, 0, data)
+        assert _proto.value(b"work/open", item, cas > 0, False) == header + data + b"\r\n"
+        assert _proto.value(b"work/open", item, cas > 0, True) == header + data + b"\r\nEND\r\n"
 
     def test_has_a_key_no_longer_than_a_line(self):
         key = b"k" * MAX_LINE_BYTES
         assert _proto.value_header(key, 2**32 - 1, 2**64 - 1, 2**64 - 1).split()[1] == key
         for reply in (
             lambda: _proto.value_header(key + b"k", 0, 0, 0),
-            lambda: _proto.value(key + b"k", 0, b"", 0, True),
+            lambda: _proto.value(key + b"k", Item(1, 0, 0, 0, b""), False, True),
         ):
             with pytest.raises(ValueError, match="longer than a line"):
                 reply()
@@ -409,7 +422,8 @@ items = inline | chunked
 
 ITEM_FIELDS = ("id", "flags", "expires_ms", "enqueued_ms", "data", "blob", "size", "chunk_bytes", "attempts")
 STATE_FIELDS = (
-    "batch",
+    "life",
+    "change",
     "floor",
     "trimmed",
     "next_id",
@@ -467,9 +481,9 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
                 _proto.decode_chunk(damaged)
 
-    @given(st.lists(u64, min_size=8, max_size=8), st.booleans())
+    @given(st.lists(u64, min_size=9, max_size=9), st.booleans())
     def test_of_the_state_come_back_as_they_were_or_not_at_all(self, numbers, deleted):
-        state = State(1)
+        state = State(1, 2)
         for name, number in zip(STATE_FIELDS, [*numbers, deleted], strict=True):
             setattr(state, name, number)
         record = _proto.encode_state(state)
@@ -479,20 +493,21 @@ class TestRecords:
                 _proto.decode_state(damaged)
 
     def test_of_a_version_to_come_are_refused_as_such(self):
-        state = _proto.decode_chunk(_proto.encode_state(State(1)))
+        state = _proto.decode_chunk(_proto.encode_state(State(1, 2)))
         with pytest.raises(ValueError, match="version 2, this darner knows 1"):
             _proto.decode_state(_proto.encode_chunk(b"\x02" + state[1:]))
         record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
         body = b"\x02" + record[5:]
-        checksum = zlib.crc32(body, 7).to_bytes(4, "big")
+        checksum = crc32c(body, 7).to_bytes(4, "big")
         with pytest.raises(ValueError, match="version 2, this darner knows 1"):
             _proto.decode_item(_proto.item_key(7), checksum + body)
 
     def test_a_new_state_is_that_of_an_empty_queue(self):
-        assert fields(State(5), STATE_FIELDS) == {
+        assert fields(State(5, 9), STATE_FIELDS) == {
             **dict.fromkeys(("floor", "trimmed", "next_id", "next_blob"), 1),
-            **dict.fromkeys(("batch", "items", "bytes"), 0),
+            **dict.fromkeys(("change", "items", "bytes"), 0),
             "created_ms": 5,
+            "life": 9,
             "deleted": False,
         }
 
@@ -503,5 +518,144 @@ class TestRecords:
 
     def test_an_item_knows_what_it_takes(self):
         small, large = Item(1, 0, 0, 0, b"data"), Item(1, 0, 0, 0, None, 1, 100, 30)
-        assert (small.size, small.memory_bytes, small.chunks) == (4, 4, 0)
-        assert (large.size, large.memory_bytes, large.chunks) == (100, 0, 4)
+        assert (small.size, small.memory_bytes, small.chunks) == (4, ITEM_BYTES + 4, 0)
+        assert (large.size, large.memory_bytes, large.chunks) == (100, ITEM_BYTES, 4)
+
+    @given(st.binary(max_size=100))
+    def test_of_items_are_made_where_the_parser_has_left_room(self, data):
+        request = parse_one(b"set a 5 0 %d\r\n%s\r\n" % (len(data), data))
+        item = _proto.new_item(request.record, 5, 6, 7)
+        item.id = 8
+        record = _proto.encode_item(item)
+        assert record == _proto.encode_item(Item(8, 5, 6, 7, data))
+        assert _proto.decode_item(_proto.item_key(8), record).data == item.data == request.data == data
+
+    def test_of_a_copy_are_its_own(self):
+        item = Item(1, 2, 3, 4, b"data", attempts=5)
+        copy = item.copy()
+        assert fields(copy, ITEM_FIELDS) == fields(item, ITEM_FIELDS)
+        before = _proto.encode_item(item)
+        copy.id = 9
+        _proto.encode_item(copy)
+        assert _proto.decode_item(_proto.item_key(1), before).id == 1
+
+    @given(st.binary(max_size=300))
+    def test_have_a_checksum_that_others_know(self, data):
+        assert _proto.checksum(b"123456789") == 0xE3069283
+        assert _proto.checksum(data) == _proto.checksum(data, by_table=True) == crc32c(data)
+        assert _proto.encode_chunk(data)[:4] == crc32c(data).to_bytes(4, "big")
+
+
+def crc32c(data, crc=0):
+    """Bit by bit, as in RFC 3720."""
+    crc ^= 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+ITEM = Item(1, 2, 3, 4, b"the data of an item")
+LARGE = Item(2, 2, 3, 4, None, 77, 100_000, 1 << 16)
+
+
+def write(segment):
+    """Write one frame of each shape; returns what should be read, and where each frame ends."""
+    frames, ends = [], [segment.used_bytes]
+
+    def wrote(*frame):
+        frames.append(frame)
+        ends.append(segment.used_bytes)
+
+    for item in (ITEM, LARGE):
+        assert segment.put(Change.PUT, 7, 2**40, item)
+        payload = item.id.to_bytes(8, "big") + _proto.encode_item(item)
+        wrote(Change.PUT, 7, 2**40, payload)
+    assert segment.drop(2**32 - 1, 5, 1, 2, 3)
+    wrote(Change.DROP, 2**32 - 1, 5, b"".join(n.to_bytes(8, "big") for n in (1, 2, 3)))
+    for payload in (b"", b"any bytes"):
+        assert segment.append(Change.DISCARD, 7, 6, payload)
+        wrote(Change.DISCARD, 7, 6, payload)
+    return frames, ends
+
+
+def begun(size=1000, number=3):
+    memory, segment = bytearray(size), Segment()
+    segment.begin(memory, number)
+    return memory, segment
+
+
+class TestSegment:
+    def test_gives_back_what_was_written(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        assert read_segment(bytes(memory)) == (3, frames, ends[-1], False)
+        segment.end()
+        assert read_segment(bytes(memory)) == (3, frames, ends[-1], True)
+
+    def test_that_is_none_has_no_number(self):
+        for memory in (b"", bytes(15), bytes(1000), b"darner 2" + bytes(1000)):
+            assert read_segment(memory) == (0, [], 0, False)
+
+    def test_cut_at_any_byte_has_what_was_before(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        for at, lost in itertools.product(range(ends[-1]), (b"", bytes(1000), b"\xff" * 1000)):
+            cut = bytes(memory[:at]) + lost
+            number, found, used_bytes, ended = read_segment(cut)
+            if at >= ends[0]:
+                whole = sum(cut[:end] == memory[:end] for end in ends[1:])
+                assert (number, found, used_bytes, ended) == (3, frames[:whole], ends[whole], False)
+            else:
+                assert found == []
+
+    def test_with_any_byte_damaged_has_what_was_before(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        segment.end()
+        for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1] + 21)):
+            whole = sum(end <= at for end in ends[1:])
+            _, found, _, ended = read_segment(damaged)
+            if at >= 16:
+                assert (found, ended) == (frames[:whole], False)
+
+    def test_used_again_has_nothing_of_what_it_had(self):
+        memory, segment = begun()
+        write(segment)
+        for number in (4, 5, 3 + 2**32 - 1):
+            segment.begin(memory, number)
+            assert read_segment(bytes(memory))[:2] == (number, [])
+            # so that its end is where one of the old frames began
+            for frame in ITEM, LARGE:
+                segment.put(Change.PUT, 7, 2**40, frame)
+                assert len(read_segment(bytes(memory))[1]) == frame.id
+            segment.end()
+            assert read_segment(bytes(memory))[3]
+
+    def test_that_is_full_says_so_and_has_room_for_its_end(self):
+        memory, segment = begun(200)
+        count = 0
+        while segment.append(Change.BLOB, 1, count, bytes(8)):
+            count += 1
+        used_bytes = segment.used_bytes
+        assert not segment.put(Change.PUT, 1, count, ITEM)
+        assert not segment.drop(1, count, 1, 2, 3)
+        assert segment.used_bytes == used_bytes
+        segment.end()
+        _, frames, _, ended = read_segment(bytes(memory))
+        assert (len(frames), ended) == (count, True)
+
+    def test_without_memory_takes_nothing(self):
+        segment = Segment()
+        assert not segment.append(Change.BLOB, 1, 1, b"")
+        assert not segment.put(Change.PUT, 1, 1, ITEM)
+        segment.end()
+        assert segment.used_bytes == 0
+
+    def test_lets_go_of_memory_that_it_is_done_with(self):
+        memory, segment = begun()
+        with pytest.raises(BufferError):
+            memory.clear()
+        segment.begin(bytearray(100), 4)
+        memory.clear()

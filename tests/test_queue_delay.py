@@ -174,6 +174,18 @@ def test_that_was_flushed_does_not_come_back_with_a_kill(it):
     assert it.waiting() == [b"b"]
 
 
+def test_that_was_flushed_does_not_come_back_with_a_later_one(it):
+    it.delay(1000, b"a")
+    it.commit()
+    it.queue.flush()
+    it.restart()
+    it.restart()
+    it.delay(500, b"b")
+    it.now += 1000
+    it.sweep()
+    assert it.waiting() == [b"b"]
+
+
 def test_comes_in_its_order_out_of_memory_and_from_the_disk(it):
     it.delay(3000, b"c")
     it.delay(1000, b"a")

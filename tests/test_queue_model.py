@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from darner import _proto, broker, journal, queue, wal
+from darner import _proto, journal, queue, wal
+from darner import broker as broker_module
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.errors import JournalError, StartError
@@ -173,7 +174,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "MAX_GONE", 2)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
-        patch.setattr(broker, "log", Silence())
+        patch.setattr(broker_module, "log", Silence())
         self.disk = Disk(patch)
         self.system = System(patch)
         memory = Path("/dev/shm")
@@ -225,12 +226,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _restart(self, may_hold, calls=0):
         self._start(calls)
+        # a queue that was at rest has not been opened yet
+        refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
             if name in self.broker.broken:
-                assert self.disk.refuses, self.broker.broken[name]
+                assert refuses, self.broker.broken[name]
             else:
                 self._find(name, twin)
+        self.disk.refuses = refuses
 
     def _find(self, name, twin):
         """What is there must be something that may be there."""
@@ -249,11 +253,12 @@ class QueueMachine(RuleBasedStateMachine):
     def _delayed(self, journal):
         """The delayed items, and when they are due."""
         delayed = {}
-        for key, item in journal._delayed():
-            if item.flags in self.due:  # otherwise it was flushed
-                self._is_item(item, item.flags)
-                delayed[item.flags] = int.from_bytes(key[1:9], "big")
-                assert delayed[item.flags] == self.due[item.flags]
+        entries = sorted(journal._delayed(), key=lambda entry: entry[1].id)
+        # the first ones may have been flushed
+        for key, item in entries[len(entries) - journal.delayed_items :]:
+            self._is_item(item, item.flags)
+            delayed[item.flags] = int.from_bytes(key[1:9], "big")
+            assert delayed[item.flags] == self.due[item.flags]
         assert journal.delayed_items == len(delayed)
         assert journal.delayed_bytes == sum(map(self._size, delayed))
         return delayed
@@ -347,7 +352,6 @@ class QueueMachine(RuleBasedStateMachine):
         joined = [number for number in twin.delayed if number not in delayed]
         for number in sorted(joined, key=lambda number: waiting.get(number, 0)):
             assert twin.delayed.pop(number) <= self.now
-            del self.due[number]
             if number in waiting:
                 self.order[number] = next(self.places)
                 twin.waiting.append(number)
@@ -504,7 +508,7 @@ class QueueMachine(RuleBasedStateMachine):
             if number in twin.waiting:
                 twin.waiting.remove(number)
             else:
-                del twin.delayed[number], self.due[number]
+                del twin.delayed[number]
                 self.order[number] = next(self.places)
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
@@ -573,13 +577,8 @@ class QueueMachine(RuleBasedStateMachine):
         queue, twin = self._queue(name)
         if queue is not None and self._tried(queue.flush):
             twin.waiting.clear()
-            self._undue(twin)
+            twin.delayed.clear()
             twin.changed()
-
-    def _undue(self, twin):
-        for number in twin.delayed:
-            del self.due[number]
-        twin.delayed.clear()
 
     @rule(name=names)
     def delete(self, name):
@@ -587,7 +586,7 @@ class QueueMachine(RuleBasedStateMachine):
         if twin.exists and not twin.unsure and self._tried(self.broker.delete, name):
             twin.waiting.clear()
             twin.reserved.clear()
-            self._undue(twin)
+            twin.delayed.clear()
             twin.exists = False
             twin.generation += 1
             twin.changed()
@@ -649,9 +648,9 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(200):
             self.tick(count=1)
             self.threads_run()
-            journals = [queue.journal for queue in self.broker.queues.values()]
-            busy = any(j.dirty or j.failing or j.untidy or j.doomed for j in journals)
-            if not (busy or self.broker.broken or self.broker._retired or self.broker.log.segment.refusal):
+            broker = self.broker
+            busy = broker.busy or broker._committer._active or broker.broken or broker._retired
+            if not (busy or broker.log.segment.refusal):
                 break
         else:
             raise AssertionError("it does not come to rest")

@@ -9,7 +9,7 @@ import pytest
 from doubles import Client, Offload, at_once
 
 from darner import wal
-from darner._proto import Change, Segment, read_segment
+from darner._proto import Change
 from darner.errors import JournalError
 from darner.wal import Log
 
@@ -654,18 +654,3 @@ class TestSync:
         offload.run_all()
         assert client.held == 0
         assert len(segments(directory)) == 1
-
-
-def test_a_segment_whose_number_repeats_in_32_bits_has_no_frames_of_the_other():
-    memory = bytearray(200)
-    segment = Segment()
-    segment.begin(memory, 5)
-    segment.append(Change.BLOB, 1, 1, b"old")
-    segment.append(Change.BLOB, 1, 2, b"older")
-    segment.end()
-    old = bytes(memory)
-    segment.begin(memory, 6)
-    segment.append(Change.BLOB, 1, 1, b"new")
-    number, frames, used_bytes, ended = read_segment(bytes(memory))
-    assert (number, [frame[3] for frame in frames], ended) == (6, [b"new"], False)
-    assert memory[used_bytes:] == old[used_bytes:]
