@@ -30,6 +30,7 @@ from darner.journal import (
     EXPIRING_KEY,
     KEPT_KEY,
     STATE_KEY,
+    STATE_NAME,
     WRITE_BUFFER_BYTES,
     Journal,
 )
@@ -89,7 +90,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
 def _check(data: Path, name: bytes, scratch: Path, log: Log, lives: list[Life]) -> Report:
     source, shadow = data / directory_of(name), scratch / "shadow"
     _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
-    problems, items, size = _examine(name, shadow, log, lives)
+    problems, items, size = _examine(name, shadow, log, lives, _resting_state(source))
     shutil.rmtree(shadow)
     return Report(_said(name), [text.replace(str(shadow), str(source)) for text in problems], items, size)
 
@@ -117,7 +118,7 @@ def repair(data: Path, name: bytes) -> Repaired:
             damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
             _swap(source, scratch / "queue", damaged)
         except (OSError, leveldb.Error, JournalError) as error:
-            raise RepairError(f"cannot repair {source}, it is as it was: {error}") from error
+            raise RepairError(f"cannot repair {source}, it is as it was: {_reason(error)}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return Repaired(items, size, losses, damaged)
@@ -235,15 +236,18 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
     return journal
 
 
-def _examine(name: bytes, path: Path, log: Log, lives: list[Life]) -> tuple[list[str], int, int]:
+def _examine(
+    name: bytes, path: Path, log: Log, lives: list[Life], resting: State | None
+) -> tuple[list[str], int, int]:
     """Look for all that can be wrong with a queue, in a copy of its directory; returns what is, and how many
-    items it has of how many bytes."""
+    items it has of how many bytes. `resting` is the state that was left besides, if one was."""
     problems = []
     if (path / "CURRENT").exists():
         try:
-            _open(path, paranoid_checks=True).close()
+            with contextlib.closing(_open(path, paranoid_checks=True)) as db:
+                problems += _disagreement(db, resting)
         except leveldb.Error as error:
-            problems.append(f"LevelDB is damaged: {error}")
+            problems.append(f"LevelDB is damaged: {_reason(error)}")
     try:
         journal = _play_back(name, path, log, lives)
         if journal.lost:
@@ -252,20 +256,54 @@ def _examine(name: bytes, path: Path, log: Log, lives: list[Life]) -> tuple[list
             return problems, 0, 0
         with contextlib.closing(_open(path)) as db:
             scan = Scan(db, path / BLOBS_NAME)
-            return problems + scan.judge(), scan.items, scan.size
+            try:
+                return problems + scan.judge(verify_checksums=True), scan.items, scan.size
+            except leveldb.Error as error:
+                problems.append(f"LevelDB is damaged: {_reason(error)}")
+            # as far as a server would not notice: which items are damaged
+            scan = Scan(db, path / BLOBS_NAME)
+            return problems + scan.judge(verify_checksums=False), scan.items, scan.size
     except (JournalError, leveldb.Error) as error:
-        return [*problems, str(error)], 0, 0
+        return list(dict.fromkeys([*problems, _reason(error)])), 0, 0
+
+
+def _disagreement(db: Any, resting: State | None) -> list[str]:
+    with contextlib.suppress(ValueError):  # said where all are read
+        record = db.get(STATE_KEY)
+        stored = None if record is None else _proto.decode_state(record)
+        if resting is not None and stored is not None and resting.change != stored.change:
+            return [f"LevelDB ends at change {stored.change}, and the file {STATE_NAME} says {resting.change}"]
+    return []
+
+
+def _resting_state(source: Path) -> State | None:
+    """The state that a journal has left besides LevelDB's, if it is whole."""
+    try:
+        return _proto.decode_state((source / STATE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """What it says; LevelDB's errors have bytes."""
+    text = error.args[0] if error.args else ""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
 
 
 class Scan:
     """What there is in the LevelDB of a journal, all of it read."""
 
-    def __init__(self, db: Any, blobs: Path | None = None) -> None:
-        """`blobs` is where the files of large items are, if those are to be read, too."""
+    def __init__(self, db: Any, blobs: Path | None = None, resting: State | None = None) -> None:
+        """`blobs` is where the files of large items are, if those are to be read, too; `resting` is the state
+        that was left besides, which counts if LevelDB has none or an older one."""
         self._db = db
         self._blobs = blobs
         self._problems: list[str] = []
         self.state: State | None = self._decoded(STATE_KEY, _proto.decode_state, "the state")
+        if resting is not None and (
+            self.state is None or (resting.life == self.state.life and resting.change > self.state.change)
+        ):
+            self.state = resting
         kept = self._decoded(KEPT_KEY, _proto.decode_ids, "the list of kept items")
         self.delayed_counted: list[int] | None = self._decoded(
             DELAYED_KEY, _proto.decode_ids, "the count of delayed items"
@@ -387,13 +425,10 @@ class Scan:
             self.next_blob = max(self.next_blob, item.blob + 1)
         self.has_expiring |= item.expires_ms > 0
 
-    def judge(self) -> list[str]:
-        """Read all, and say what is wrong."""
-        try:
-            for _ in self.records(verify_checksums=True):
-                pass
-        except leveldb.Error as error:
-            return [*self.problems, f"LevelDB is damaged: {error}"]
+    def judge(self, *, verify_checksums: bool) -> list[str]:
+        """Read all, and say what is wrong; as `records`."""
+        for _ in self.records(verify_checksums=verify_checksums):
+            pass
         state = self.state
         if state is None:
             return self.problems or ["it has records but no state"]
@@ -477,7 +512,7 @@ class _Repair:
         self._count_anew()
         if foreign:
             self._losses.append(f"{foreign} records that are none of darner's are left out")
-        problems, items, size = _examine(self._name, self._new, self._log, self._lives)
+        problems, items, size = _examine(self._name, self._new, self._log, self._lives, None)
         if problems:
             raise RepairError("what came out of it is not whole: " + "; ".join(problems))
         for scratch in (self._new, self._old):
@@ -488,7 +523,7 @@ class _Repair:
         try:
             return self._copy()
         except leveldb.Error as error:
-            self._losses.append(f"LevelDB was damaged: {error}")
+            self._losses.append(f"LevelDB was damaged: {_reason(error)}")
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
             leveldb.repair_db(str(self._old), compression=None)
@@ -500,7 +535,7 @@ class _Repair:
         """Copy what is alive and sound to a new LevelDB."""
         is_gone = not self._old.exists()
         with contextlib.closing(_open(self._old, create_if_missing=is_gone)) as db:
-            scan = Scan(db)
+            scan = Scan(db, resting=_resting_state(self._source))
             with contextlib.closing(_open(self._new, create_if_missing=True)) as new:
                 write, size = new.write_batch(), 0
                 for key, record in scan.records(verify_checksums=False):
@@ -584,6 +619,7 @@ class _Repair:
 
     def _count_anew(self) -> None:
         """Be rid of what is not whole, and count what is."""
+        (self._new / STATE_NAME).unlink(missing_ok=True)  # it would be outdated
         with contextlib.closing(_open(self._new)) as db:
             for id in self._stand_ins:
                 db.delete(_proto.item_key(id))
