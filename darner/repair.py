@@ -272,7 +272,9 @@ def _disagreement(db: Any, resting: State | None) -> list[str]:
         record = db.get(STATE_KEY)
         stored = None if record is None else _proto.decode_state(record)
         if resting is not None and stored is not None and resting.change != stored.change:
-            return [f"LevelDB ends at change {stored.change}, and the file {STATE_NAME} says {resting.change}"]
+            return [
+                f"LevelDB ends at change {stored.change}, and the file {STATE_NAME} says {resting.change}"
+            ]
     return []
 
 
