@@ -270,9 +270,9 @@ def _examine(
 def _disagreement(db: Any, resting: State | None) -> list[str]:
     with contextlib.suppress(ValueError):  # said where all are read
         record = db.get(STATE_KEY)
-        stored = None if record is None else _proto.decode_state(record)
-        if resting is not None and stored is not None and resting.change != stored.change:
-            return [f"LevelDB ends at change {stored.change}, and the file {STATE_NAME} says {resting.change}"]
+        change = 0 if record is None else _proto.decode_state(record).change
+        if resting is not None and resting.change != change:
+            return [f"LevelDB ends at change {change}, the file {STATE_NAME} at {resting.change}"]
     return []
 
 
@@ -431,7 +431,7 @@ class Scan:
             pass
         state = self.state
         if state is None:
-            return self.problems or ["it has records but no state"]
+            return self.problems or ["there is no state"]
         texts = self.problems + self.differences(state)
         if self.next_id > state.next_id or self.next_blob > state.next_blob:
             texts.append("the ids to be given out next are taken")

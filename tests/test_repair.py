@@ -211,22 +211,49 @@ class TestDamage:
         assert problems(closed)["work"] == []
         assert numbers(closed) == ([ITEMS + 1], (1, 1006))
 
-    def test_all_there_is_is_cut_short(self, closed):
+    @pytest.mark.parametrize("state", ["known", "lost"])
+    def test_all_there_is_is_cut_short(self, closed, state):
         os.truncate(table(closed / "work"), 1000)
-        assert "cannot" in is_out_of_service(closed)
+        if state == "lost":
+            (closed / "work" / "state").unlink()
+            assert "cannot" in is_out_of_service(closed)
         assert problems(closed)["work"]
-        with pytest.raises(RepairError, match="nothing of darner can be read"):
-            repair(closed, b"work")
+        if state == "lost":
+            with pytest.raises(RepairError, match="nothing of darner can be read"):
+                repair(closed, b"work")
+        else:
+            losses = " ".join(repair(closed, b"work").losses)
+            assert f"38 items of {38 * 1006} bytes are lost, ids 3-40" in losses
+            assert problems(closed)["work"] == []
 
-    def test_the_state_is_damaged(self, closed):
+    @pytest.mark.parametrize("besides", ["known", "lost"])
+    def test_the_state_is_damaged(self, closed, besides):
         with db(closed / "work") as opened:
             opened.put(STATE_KEY, b"x" + opened.get(STATE_KEY)[1:])
-        assert "cannot read" in is_out_of_service(closed)
-        assert problems(closed)["work"]
+        if besides == "lost":
+            (closed / "work" / "state").unlink()
+            assert "cannot read" in is_out_of_service(closed)
+        assert any(
+            "the state is damaged" in said or "cannot read" in said for said in problems(closed)["work"]
+        )
         losses = repair(closed, b"work").losses
-        assert any("the state was lost" in said for said in losses)
+        assert any("the state was lost" in said for said in losses) == (besides == "lost")
+        assert problems(closed)["work"] == []
         found, _ = numbers(closed)
         assert found[-38:] == [*range(3, ITEMS + 1)]
+
+    def test_leveldbs_log_is_cut_short_after_a_clean_end(self, path):
+        data = Data(path)
+        data.push(b"work", *map(body, range(1, 11)))
+        data.restart()
+        data.close()
+        log = max((path / "work").glob("*.log"), key=lambda file: file.stat().st_size)
+        os.truncate(log, 5)
+        (said, *_) = problems(path)["work"]
+        assert "LevelDB ends at change 0, the file state at 10" in said
+        losses = " ".join(repair(path, b"work").losses)
+        assert "10 items of 10060 bytes are lost, ids 1-10" in losses
+        assert numbers(path) == ([], (0, 0))
 
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
