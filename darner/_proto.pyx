@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The compiled hot paths: bytes to requests, items to replies, keys and records to bytes and back.
 
 No queue and no clock in here, and of sockets but the write of replies. A `Parser` is fed whatever the network delivered and is

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
 Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done

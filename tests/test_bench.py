@@ -255,39 +255,6 @@ def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(se
     assert server.stat("curr_items") == 0
 
 
-def test_soak_kills_clients_and_finds_nothing_lost(tmp_path):
-    file, png = tmp_path / "soak.json", tmp_path / "soak.png"
-    options = [
-        "--minutes",
-        "0.08",
-        "--backlog",
-        "200",
-        "--large",
-        "100",
-        "--kill-every",
-        "0.5",
-        "--data-in",
-        str(tmp_path),
-    ]
-    # in seconds nothing can be flat
-    done = bench("soak.py", *options, "--tolerance", "1000", "--json", str(file), "--plot", str(png))
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(file.read_text())
-    assert found["wrong"] == []
-    assert found["kills"] > 0
-    assert {one["queue"] for one in found["accounts"]} >= {
-        "plain",
-        "jobs",
-        "deep",
-        "large",
-        "fan+a",
-        "watched",
-    }
-    assert all(one["seen"] > 0 for one in found["accounts"])
-    assert len(found["samples"]) > 1
-    assert png.read_bytes().startswith(b"\x89PNG")
-
-
 class TestLedger:
     @pytest.fixture
     def stream(self):
