@@ -648,12 +648,23 @@ class TestSync:
         assert "cannot write" in str(log.segment.refusal)
         assert asked == [writer]
         assert waiting(log).failed == [3]
-        with (directory / "1").open("rb") as doubtful:
-            log.unpin(writer, log.segment.number)
-            assert os.fstat(doubtful.fileno()).st_nlink == 0  # not used again
+        log.unpin(writer, log.segment.number)
+        assert not (directory / "1").exists()
         log.tick()
         assert log.segment.refusal is None
         assert waiting(log).failed == []
+
+    def test_that_failed_has_no_segment_used_again(self, directory, syncs):
+        offload = Offload()
+        log = Process(directory, offload).log
+        offload.run_all()
+        writer = Writer(log).write(b"a")
+        syncs.fails = True
+        waiting(log)
+        offload.run()
+        with (directory / "1").open("rb") as doubtful:
+            log.unpin(writer)
+            assert os.fstat(doubtful.fileno()).st_nlink == 0
 
     def test_that_failed_on_a_full_disk_is_got_over(self, directory, syncs, room):
         log = Process(directory).log
