@@ -565,6 +565,16 @@ class TestBlobs:
         it.come_to_rest()
         assert (it.files, it.records(b"u")) == (set(), [])
 
+    @pytest.mark.parametrize("failure", ["before", "after"])
+    def test_of_items_trimmed_by_a_write_that_failed_go_too(self, it, disk, failure):
+        it.put_large()
+        it.write()
+        it.journal.flush(())
+        disk.failures = [failure]
+        it.write()
+        it.come_to_rest()
+        assert (it.files, it.records(b"u"), it.records()) == (set(), [], [])
+
     def test_begun_in_what_was_lost_with_the_machine_are_deleted(self, it):
         it.put(b"a")
         it.restart()
@@ -782,8 +792,10 @@ class TestRest:
         it.journal.delay(Item(0, 0, 0, 0, b"late"), 6)
         assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"late"]
 
-    def test_leaves_no_dead_records_behind(self, it):
-        it.put_large()
+    def test_leaves_no_dead_records_behind(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "TRIM_RECORDS", 1)
+        for _ in range(3):
+            it.put_large()
         it.write()
         it.journal.flush(())
         it.restart()
