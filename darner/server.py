@@ -111,6 +111,7 @@ class Server:
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
         except OSError as error:
+            await self._rest()
             self._broker.close()
             raise StartError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
@@ -137,7 +138,7 @@ class Server:
         await self._drain()
         if metrics is not None:
             await self._loop.run_in_executor(self._threads, metrics.close)
-        self._threads.shutdown()
+        await self._rest()
         self._broker.close()
         log.info("closed")
 
@@ -207,9 +208,13 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
+
+    async def _rest(self) -> None:
+        """Wait for what is being done in other threads, and end those."""
         while self._broker.busy:
             self._offloaded.clear()
             await self._offloaded.wait()
+        self._threads.shutdown()
 
 
 def raise_descriptor_limit() -> None:
