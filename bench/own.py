@@ -23,9 +23,10 @@ POLL_S = 0.001
 class Darner:
     """The console script in one life after another, its data and its log in a directory."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.data, self._log = directory / "data", directory / "log"
-        self._command = [DARNER, "--data", str(self.data), "--port", "0", *options]
+    def __init__(self, directory: Path, configuration: str) -> None:
+        self.data, self._log, config = (directory / name for name in ("data", "log", "darner.toml"))
+        config.write_text(configuration)
+        self._command = [DARNER, "--config", str(config), "--data", str(self.data), "--port", "0"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
@@ -83,10 +84,10 @@ class Darner:
 
 
 @contextlib.contextmanager
-def darner(directory: Path | None, *options: str) -> Iterator[Darner]:
+def darner(directory: Path | None, configuration: str = "") -> Iterator[Darner]:
     """Give a darner that is not started yet, in a new directory in this one; then end it and remove that."""
     with tempfile.TemporaryDirectory(prefix="darner-bench-", dir=directory) as own:
-        one = Darner(Path(own), *options)
+        one = Darner(Path(own), configuration)
         try:
             yield one
         finally:

@@ -14,7 +14,29 @@ BARS_WIDTH = 0.8
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw a report: a row of panels for each figure, a column for each value of what it is split by."""
+    """Draw the report of a bench into a PNG file."""
+    figure = _samples(report) if "samples" in report else _medians(report)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _samples(report: dict[str, Any]) -> Figure:
+    """Draw what was noted over time: a panel for each series."""
+    series = report["series"]
+    figure = Figure((2 * PANEL_INCHES[0], PANEL_INCHES[1] * len(series) / 2), layout="constrained")
+    panels = figure.subplots(len(series), 1, sharex=True, squeeze=False)
+    minutes = [one["seconds"] / 60 for one in report["samples"]]
+    for (panel,), (key, title) in zip(panels, series.items(), strict=True):
+        panel.plot(minutes, [one[key] for one in report["samples"]], linewidth=1)
+        panel.set_ylabel(title)
+        panel.set_ylim(bottom=0)
+        panel.grid(axis="y", alpha=0.3)
+    panels[-1][0].set_xlabel("minutes")
+    figure.suptitle(f"{report['bench']}: {report['about']}", fontsize="medium")
+    return figure
+
+
+def _medians(report: dict[str, Any]) -> Figure:
+    """Draw what was measured: a row of panels for each figure, a column for each value of the split."""
     spec = report["plot"]
     drawn = [key for key in spec["drawn"] if any(key in one["figures"] for one in report["medians"])]
     splits = list(dict.fromkeys(one["cell"].get(spec["split"]) for one in report["medians"]))
@@ -35,7 +57,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             panel.legend(fontsize="small")
     title = f"{report['bench']}: {report['about']}\nmedians and range of {report['rounds']} rounds"
     figure.suptitle(title, fontsize="medium")
-    figure.savefig(path, dpi=120, format="png")
+    return figure
 
 
 def _draw_panel(panel: Axes, medians: list[dict[str, Any]], x: str, key: str) -> None:

@@ -315,7 +315,10 @@ class Journal:
         """Take the state that `close` left; returns whether there is one."""
         try:
             self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
+        except FileNotFoundError:
+            return False
         except (OSError, ValueError):  # of a power cut
+            self._has_state = True
             return False
         self._exists = self._has_state = True
         return True
@@ -476,7 +479,7 @@ class Journal:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
         # what was delayed and flushed has records until it would have been due
         has_delayed = self.next_due_ms < math.inf
-        is_all = not (self.kept or self.doomed or has_delayed or self.cursors or self.expiring)
+        is_all = not (self.kept or self.doomed or self.untidy or has_delayed or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
@@ -498,8 +501,10 @@ class Journal:
         payload = self.state.life.to_bytes(8, "big") + self.name
         while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
             log.roll()
-        self._number = log.enter(self, self.state.life)
+        self._number = log.enter(self.state.life)
         self._entered = self._segment.number
+        if self.dirty:  # otherwise once it is
+            log.pin(self)
 
     def _log(self, kind: int, payload: bytes) -> None:
         """Log a change that is about to be made."""
@@ -1147,6 +1152,8 @@ class Journal:
         batch.puts, batch.rewrites = puts, rewrites
         batch.ops = sealed.ops + batch.ops
         batch.removed += sealed.removed
+        # if it was written after all, their records are gone already
+        batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
         for key, item in sealed.delayed.items():
             if key not in batch.ended:

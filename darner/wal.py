@@ -287,12 +287,10 @@ class Log:
         self._files.append(file)
         self._unsynced.append(file)
 
-    def enter(self, journal: Hashable, life: int) -> int:
-        """`journal` has a number in the segment now written, which is returned, and needs it."""
+    def enter(self, life: int) -> int:
+        """A journal in that life has a number in the segment now written, which is returned."""
         self.entered += 1
-        file = self._files[-1]
-        file.pins[journal] = None
-        file.lives.add(life)
+        self._files[-1].lives.add(life)
         return self.entered
 
     def pin(self, journal: Hashable) -> None:

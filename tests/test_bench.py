@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+import ledger
 import memtier
 import plot
 import pytest
@@ -252,6 +253,61 @@ def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(se
     assert not any("errors" in note for note in found["notes"])
     assert png.read_bytes().startswith(b"\x89PNG")
     assert server.stat("curr_items") == 0
+
+
+class TestLedger:
+    @pytest.fixture
+    def stream(self):
+        stream = ledger.Stream("work", 100)
+        self.items = []
+        for size in (0, 10, 1000):
+            number, item = stream.begin(size)
+            stream.stored(number)
+            self.items.append(item)
+        return stream
+
+    def test_agrees_when_each_item_was_seen(self, stream):
+        readers = ledger.Readers(stream, "work", once=True, in_order=True)
+        for item in self.items:
+            readers.see(item)
+        account = readers.account()
+        assert (account.stored, account.seen, account.lost, account.violations) == (3, 3, 0, [])
+
+    def test_finds_an_item_that_was_lost(self, stream):
+        readers = ledger.Readers(stream, "work", once=True)
+        readers.see(self.items[0])
+        readers.see(self.items[2])
+        assert readers.account().violations == ["work: 1 items were lost, the first [1]"]
+        readers.killed = 1  # who may have had it
+        assert readers.account().violations == []
+
+    def test_finds_an_item_that_came_twice_where_it_must_not(self, stream):
+        for once in (True, False):
+            readers = ledger.Readers(stream, "work", once=once)
+            for item in [*self.items, self.items[0]]:
+                readers.see(item)
+            assert readers.account().again == 1
+            assert bool(readers.account().violations) is once
+
+    def test_refuses_what_is_out_of_order_changed_or_unheard_of(self, stream):
+        readers = ledger.Readers(stream, "work", once=True, in_order=True)
+        readers.see(self.items[1])
+        for item in (self.items[0], self.items[2][:-1] + b"?", stream.item(3, 5), b"", b"a b c d"):
+            with pytest.raises(ledger.LedgerError):
+                readers.see(item)
+
+    def test_forgives_what_a_killed_client_was_setting(self, stream):
+        _, late = stream.begin(10)
+        stream.cut()
+        readers = ledger.Readers(stream, "work", once=True, in_order=True)
+        for item in self.items:
+            readers.see(item)
+        assert readers.account().violations == []
+        after, item = stream.begin(10)
+        stream.stored(after)
+        readers.see(item)
+        readers.see(late)
+        assert readers.account().violations == []
 
 
 def test_a_plot_is_drawn_from_a_json_file_alone(tmp_path):

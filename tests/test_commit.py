@@ -3,7 +3,7 @@
 import pytest
 from doubles import Client, Disk, Offload
 
-from darner import commit, journal, leveldb
+from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
 from darner.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal import STATE_NAME, Journal
@@ -111,18 +111,21 @@ class TestTicks:
             bench.threads.run_all()
         assert bench.in_leveldb(work) == 0
 
-    def test_close_the_leveldb_of_a_journal_with_nothing_to_do_until_it_is_asked_for(self, bench, work):
+    def test_close_the_leveldb_of_a_journal_with_nothing_to_do_until_it_is_asked_for(self, bench, work, disk):
         bench.put(work, b"a")
-        for _ in range(MAX_TICKS + REST_TICKS + 3):
+        for _ in range(MAX_TICKS + REST_TICKS + 1):
             bench.tick()
             bench.threads.run_all()
-        assert not disk.handles[0].closed
+        (handle,) = disk.handles
+        assert not handle.closed
         bench.tick()
         assert bench.committer._active == {}
+        bench.put(work, b"b")  # while it is being closed
+        bench.threads.run_all()
+        assert handle.closed
         assert (work.path / STATE_NAME).exists()
-        leveldb.DB(str(work.path)).close()  # nobody else has it
-        bench.put(work, b"b")
-        bench.committer.checkpoint(work)
+        assert bench.datas(work) == [b"a", b"b"]
+        bench.tick(MAX_TICKS + 1)
         bench.threads.run_all()
         assert not (work.path / STATE_NAME).exists()
         assert bench.in_leveldb(work) == 2

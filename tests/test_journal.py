@@ -738,6 +738,9 @@ class TestRest:
         file.write_bytes(damage(file.read_bytes()))
         it.kill()
         assert (it.datas(), counts(it.journal)) == ([b"a"], (1, 1))
+        it.put(b"b")
+        it.write()
+        assert not file.exists()
 
     @pytest.mark.parametrize("failures", [[], ["before"], ["after"]])
     def test_ends_before_leveldb_is_written(self, it, disk, failures):
@@ -769,6 +772,22 @@ class TestRest:
         leave(it)
         it.write()
         assert not it.journal.resting_state()
+
+    def test_does_not_bring_back_delayed_items_that_were_flushed(self, it):
+        it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
+        it.write()
+        it.journal.flush(())
+        it.restart()
+        it.journal.delay(Item(0, 0, 0, 0, b"late"), 6)
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"late"]
+
+    def test_leaves_no_dead_records_behind(self, it):
+        it.put_large()
+        it.write()
+        it.journal.flush(())
+        it.restart()
+        it.come_to_rest()
+        assert (it.files, it.records()) == (set(), [])
 
 
 class TestOpening:
@@ -827,7 +846,6 @@ class TestOpening:
         it.put(b"a")
         it.write()
         it.journal.close()
-        (it.path / journal.STATE_NAME).unlink()
         with leveldb.DB(str(it.path)) as db:
             record = db.get(b"s")
             db.put(b"s", damage(record))

@@ -4,6 +4,7 @@ A number stands for an item; it travels as the item's flags. The model knows wha
 it has held: a kill must leave the last of these, a power cut one that is not older than the last sync.
 """
 
+import contextlib
 import errno
 import itertools
 import os
@@ -244,11 +245,19 @@ class QueueMachine(RuleBasedStateMachine):
             twin.found(None, {})
             return
         journal = self.broker.queues[name].journal
-        numbers, delayed = self._numbers(journal), self._delayed(journal)
+        with self._readable():
+            numbers, delayed = self._numbers(journal), self._delayed(journal)
         held = frozenset((*numbers, *(-number for number in delayed)))
         missing = [may - held for may in twin.unsure if may is not None and held <= may]
         assert any(self.may_miss.issuperset(map(abs, numbers)) for numbers in missing)
         twin.found(numbers, delayed)
+
+    @contextlib.contextmanager
+    def _readable(self):
+        """For the model itself, LevelDB can always be opened."""
+        refuses, self.disk.refuses = self.disk.refuses, False
+        yield
+        self.disk.refuses = refuses
 
     def _delayed(self, journal):
         """The delayed items, and when they are due."""
@@ -341,11 +350,10 @@ class QueueMachine(RuleBasedStateMachine):
             any(map(self._expired, twin.waiting)) or any(due <= self.now for due in twin.delayed.values())
         ):
             return
-        refuses, self.disk.refuses = self.disk.refuses, False
         journal = queue.journal
-        waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
-        delayed = {item.flags for _, item in journal._delayed()}
-        self.disk.refuses = refuses
+        with self._readable():
+            waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
+            delayed = {item.flags for _, item in journal._delayed()}
         for number in [number for number in twin.waiting if number not in waiting]:
             assert self._expired(number)
             twin.waiting.remove(number)

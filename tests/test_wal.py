@@ -43,7 +43,8 @@ class Writer:
         payload = self.life.to_bytes(8, "big") + self.name
         if not segment.append(Change.ENTER, self.log.entered + 1, 0, payload):
             return False
-        self.number = self.log.enter(self, self.life)
+        self.number = self.log.enter(self.life)
+        self.log.pin(self)
         self.entered = segment.number
         return True
 
@@ -132,7 +133,7 @@ class TestLog:
         log = Process(directory).log
         for _ in range(3):
             for number in range(1, 4):
-                assert log.enter("journal", 1) == number
+                assert log.enter(life=1) == number
             log.roll()
 
     def test_leaves_out_changes_of_a_queue_that_is_not_named(self, directory):
