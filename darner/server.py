@@ -88,14 +88,23 @@ class Server:
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
+        # how much is being done in other threads
+        self._offloads = 0
         self._offloaded = asyncio.Event()
 
     def _offload(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        def settle(error: Exception | None) -> None:
+            try:
+                done(error)
+            finally:
+                self._offloads -= 1
+                self._offloaded.set()
+
         def finished(future: Future[None]) -> None:
             error = future.exception()
-            self._loop.call_soon_threadsafe(done, error if isinstance(error, Exception) else None)
-            self._loop.call_soon_threadsafe(self._offloaded.set)
+            self._loop.call_soon_threadsafe(settle, error if isinstance(error, Exception) else None)
 
+        self._offloads += 1
         self._threads.submit(work).add_done_callback(finished)
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
@@ -210,8 +219,8 @@ class Server:
         await self._clients.emptied()
 
     async def _rest(self) -> None:
-        """Wait for what is being done in other threads, and end those."""
-        while self._broker.busy:
+        """Wait for what is being done in other threads, and what comes of it; and end those."""
+        while self._offloads:
             self._offloaded.clear()
             await self._offloaded.wait()
         self._threads.shutdown()
