@@ -161,7 +161,8 @@ class Journal:
         "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment",
         "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded",
         "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed",
+        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
+        "sealed",
         "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
