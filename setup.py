@@ -17,7 +17,7 @@ setup(
             [source],
             depends=sorted(map(str, Path("darner").glob("*.pxd"))),
             # -g0: debug symbols are most of the size, and name the directory of the build
-            extra_compile_args=["-O2", "-g0"],
+            extra_compile_args=["-O2", "-g0", "-fno-asynchronous-unwind-tables"],
             # nor does anybody need the names of static functions
             extra_link_args=["-s"] if sys.platform == "linux" else [],
         )

@@ -100,6 +100,8 @@ cdef class Segment:
         Py_buffer _view
         char* _memory
         Py_ssize_t _size
+        Py_ssize_t _group           # where the first frame of a group is, whose checksum waits; 0 if there is none
+        uint32_t _group_crc
         readonly Py_ssize_t used_bytes
         public object refusal
         readonly uint64_t number

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The compiled hot paths: bytes to requests, items to replies, keys and records to bytes and back.
 
 No queue and no clock in here, and of sockets but the write of replies. A `Parser` is fed whatever the network delivered and is
@@ -1129,11 +1129,26 @@ cdef class Segment:
         """Write nothing more to this memory, and let it go."""
         if self._memory == NULL:
             return
+        self.end_group()
         self._size += _FRAME_HEAD
         self.append(END, 0, 0, b"")
         PyBuffer_Release(&self._view)
         self._memory = NULL
         self._size = self.used_bytes = 0
+
+    def begin_group(self, Py_ssize_t size):
+        """Have the frames from here to `end_group` found all or none. Returns whether there is room for `size`
+        bytes of them; if they come to more than there is, they are found one by one."""
+        if self.used_bytes + size > self._size:
+            return False
+        self._group = self.used_bytes
+        return True
+
+    def end_group(self):
+        """All frames of the group are written."""
+        if self._group and self.used_bytes > self._group:
+            put_u32(self._memory + self._group, self._group_crc)
+        self._group = 0
 
     cdef char* frame(self, Py_ssize_t size) noexcept:
         if self.used_bytes + _FRAME_HEAD + size > self._size:
@@ -1145,7 +1160,12 @@ cdef class Segment:
         at[8] = kind
         put_u32(at + 9, journal)
         put_u64(at + 13, change)
-        put_u32(at, frame_crc(at, size, self.number))
+        cdef uint32_t crc = frame_crc(at, size, self.number)
+        if at - self._memory == self._group:
+            # nobody reads past it before its checksum is right
+            self._group_crc = crc
+            crc = ~crc
+        put_u32(at, crc)
         self.used_bytes += _FRAME_HEAD + size
 
     cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload):

@@ -1,12 +1,13 @@
 """Where a set goes that is for several queues at once: a queue and its children, or an alias.
 
-All of them get the item in one turn, or none does. A queue that is by itself never comes here.
+All of them get the item in one turn, or none does, whatever instant the process dies at. A queue that is by
+itself never comes here.
 """
 
 from collections.abc import Sequence
 
 from darner._proto import RECORD_HEAD_BYTES, copy_record
-from darner.queue import Queue
+from darner.queue import Queue, all_or_none
 
 
 class Fanout:
@@ -23,13 +24,14 @@ class Fanout:
         size = len(record) - RECORD_HEAD_BYTES
         for queue in self.queues:
             queue.check(size)
-        for queue in self.queues:
-            # each item writes the head of its own
-            copy = copy_record(record)
-            if delay_ms:
-                queue.push_delayed(copy, flags, exptime, delay_ms)
-            else:
-                queue.push(copy, flags, exptime)
+        with all_or_none(self.queues, size):
+            for queue in self.queues:
+                # each item writes the head of its own
+                copy = copy_record(record)
+                if delay_ms:
+                    queue.push_delayed(copy, flags, exptime, delay_ms)
+                else:
+                    queue.push(copy, flags, exptime)
 
 
 def parent_of(name: bytes) -> bytes:

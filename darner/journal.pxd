@@ -53,6 +53,7 @@ cdef class Journal:
         uint64_t delayed_bytes
         double next_due_ms
         dict cursors
+        set begun
         list doomed
         Py_ssize_t lost
         State state

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """One queue's journal: what is live of it, in the log and in its LevelDB directory.
 
 Nothing here decides what a queue does. A change is logged (wal.py) and staged in a `Batch` before the method
@@ -159,10 +159,11 @@ class Journal:
     __slots__ = (
         "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists",
         "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment",
-        "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "crowded", "crowding",
-        "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "generation",
-        "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state",
-        "stored_change", "stored_id", "writing",
+        "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded",
+        "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
+        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
+        "sealed",
+        "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -217,6 +218,8 @@ class Journal:
         self._live_from = 0
         # the places of the cursors
         self.cursors: dict[bytes, list[int]] = {}
+        # blobs that belong to no item yet
+        self.begun: set[int] = set()
         # blobs to delete, each once the change of that number is in LevelDB
         self.doomed: list[tuple[int, int]] = []
         # how many items were in the log whose blobs were lost with the machine
@@ -410,6 +413,7 @@ class Journal:
                 self.lost += 1
         live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
+        self.begun.clear()
 
     def _is_whole(self, item: Item) -> bool:
         try:
@@ -479,7 +483,8 @@ class Journal:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
         # what was delayed and flushed has records until it would have been due
         has_delayed = self.next_due_ms < math.inf
-        is_all = not (self.kept or self.doomed or self.untidy or has_delayed or self.cursors or self.expiring)
+        has_blobs = self.begun or self.doomed
+        is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
@@ -550,6 +555,7 @@ class Journal:
         self.state.add(item)
         batch.puts[item.id] = item
         if item.blob:
+            self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
         batch.room -= item.memory_bytes
         if not self.dirty:
@@ -756,6 +762,7 @@ class Journal:
         batch.delayed[key] = item
         insort(batch.due, key)
         if item.blob:
+            self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
         due_ms = _due_ms(key)
         self.next_due_ms = min(self.next_due_ms, due_ms)
@@ -906,6 +913,7 @@ class Journal:
 
     def _begin_blob(self, blob: int) -> None:
         self.state.next_blob = blob + 1
+        self.begun.add(blob)
         self.batch.ops.append((_proto.marker_key(blob), b""))
         if not self.dirty:
             self._mark()
@@ -941,6 +949,7 @@ class Journal:
 
     def abandon_blob(self, blob: int) -> None:
         """A blob that was begun will not be finished."""
+        self.begun.discard(blob)
         self.doomed.append((blob, self.state.change))
         if not self.state.deleted:
             self._writes.add(self)

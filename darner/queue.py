@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
 Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
@@ -19,6 +19,7 @@ from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_d
 from darner.config import QueueSettings
 from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
 from darner.journal import Journal
+from darner.wal import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20
@@ -52,6 +53,16 @@ def expires_ms(exptime: int, now_ms: int) -> int:
         return 1
     date_ms = (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
     return min(date_ms, MAX_DATE_MS)
+
+
+def all_or_none(queues: Sequence["Queue"], size: int) -> contextlib.AbstractContextManager[None]:
+    """Have an item of `size` bytes that is put in each of `queues` be there after a kill in all or in none.
+    Raises JournalError if the log has no room for it."""
+    logs = (queue.journal.log for queue in queues)
+    log = next((log for log in logs if log is not None), None)
+    if log is None or len(queues) == 1:
+        return contextlib.nullcontext()
+    return log.group(len(queues) * (size + GROUP_BYTES))
 
 
 class Source(Protocol):
@@ -264,18 +275,19 @@ class Upload:
         expires = expires_ms(exptime, now)
         for queue in targets:
             queue.check(self._size)
-        for queue in targets:
-            if not queue.is_durable:
-                item = Item(0, flags, expires, now, self._data)
-            else:
-                blob = self._blob if queue is self.queue else self._links[queue][1]
-                item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
-            if delay_ms:
-                queue.delay(item, delay_ms)
-            else:
-                queue.append(item)
-            self._is_put |= queue is self.queue
-            self._links.pop(queue, None)
+        with all_or_none(targets, 0):
+            for queue in targets:
+                if not queue.is_durable:
+                    item = Item(0, flags, expires, now, self._data)
+                else:
+                    blob = self._blob if queue is self.queue else self._links[queue][1]
+                    item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
+                if delay_ms:
+                    queue.delay(item, delay_ms)
+                else:
+                    queue.append(item)
+                self._is_put |= queue is self.queue
+                self._links.pop(queue, None)
         self.queues = targets
         if not self._is_put:
             self.abandon()

@@ -12,7 +12,7 @@ where it does, on the disk: what is logged from then on builds on just that, and
 import contextlib
 import mmap
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,9 @@ LONG_SEGMENTS = 8
 # whoever may want to look into it.
 SPARE_PREFIX = "spare-"
 LOST_PREFIX = "lost-"
+# What a change takes in a segment besides an item's bytes: its head, the record's, and those of an ENTER with
+# the longest name.
+GROUP_BYTES = 400
 # What a segment is pinned by that must outlast the found ones.
 FOUND = "found"
 # Of Linux: have all pages at hand and writable, which costs a third of meeting them one by one.
@@ -297,6 +300,18 @@ class Log:
         """Keep the segment now written until `journal` is unpinned."""
         if self._files:
             self._files[-1].pins[journal] = None
+
+    @contextlib.contextmanager
+    def group(self, size: int) -> Iterator[None]:
+        """What is logged within is found after a kill as a whole or not at all, if that is up to `size` bytes
+        (GROUP_BYTES of them for each change) and a segment has so many. JournalError if there is no room."""
+        if not self.segment.begin_group(size):
+            self.roll()
+            self.segment.begin_group(size)
+        try:
+            yield
+        finally:
+            self.segment.end_group()
 
     def outlast(self, life: int) -> None:
         """The end of a life was logged: what says so stays as long as anything older that tells of it."""

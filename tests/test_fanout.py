@@ -1,5 +1,7 @@
 """Sets that go to several queues: children of a queue, and aliases."""
 
+import shutil
+
 import pytest
 from brokers import Data
 
@@ -254,6 +256,41 @@ class TestLargeItem:
         upload.abandon()
         data.settle()
         assert data.blobs() == []
+
+
+class TestKill:
+    """What is on the disk when the second queue, or the third, is about to get its item."""
+
+    def kill(self, data, tmp_path):
+        shutil.copytree(data.path, tmp_path / "killed", dirs_exist_ok=True)
+        return data.now
+
+    def serve(self):
+        """As a cursor that looks whether there is an item."""
+        self.amid()
+
+    @pytest.mark.parametrize(
+        "set_it",
+        [
+            lambda data: data.set(b"orders", b"item"),
+            lambda data: data.set(b"orders", b"item", delay_ms=500),
+            lambda data: data.upload(b"orders", LARGE),
+        ],
+    )
+    def test_amid_a_set_leaves_the_item_in_no_queue(self, data, tmp_path, set_it):
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"before")
+        data.broker.queue(b"orders+zoo").clock = lambda: self.kill(data, tmp_path)
+        self.amid = lambda: self.kill(data, tmp_path)
+        data.broker.queue(b"orders+audit").cursors[b"label"] = self
+        set_it(data)
+        del data.broker.queue(b"orders+audit").cursors[b"label"]
+        killed = Data(tmp_path / "killed")
+        held = {name: (queue.items, queue.delayed_items) for name, queue in killed.broker.queues.items()}
+        assert held == {b"orders": (1, 0), b"orders+audit": (1, 0), b"orders+zoo": (0, 0)}
+        killed.close()
+        data.restart()
+        assert all(queue.items + queue.delayed_items for queue in data.broker.queues.values())
 
 
 class TestAlias:

@@ -762,6 +762,7 @@ class TestRest:
             lambda it: it.journal.note_expiring(expiring=True),
             lambda it: it.journal.keep_cursor(b"label", [1]),
             lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
+            lambda it: it.journal.begin_blob(),
             lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
         ],
     )

@@ -649,6 +649,33 @@ class TestSegment:
         _, frames, _, ended = read_segment(bytes(memory))
         assert (len(frames), ended) == (count, True)
 
+    def test_has_all_of_a_group_or_none(self):
+        memory, segment = begun()
+        segment.append(Change.BLOB, 1, 1, b"before")
+        assert segment.begin_group(300)
+        _, ends = write(segment)
+        assert len(read_segment(bytes(memory))[1]) == 1
+        segment.end_group()
+        assert len(read_segment(bytes(memory))[1]) == len(ends)
+        segment.append(Change.BLOB, 1, 1, b"after")
+        assert len(read_segment(bytes(memory))[1]) == len(ends) + 1
+
+    def test_has_what_there_was_of_a_group_when_it_ended(self):
+        memory, segment = begun()
+        assert segment.begin_group(300)
+        frames, _ = write(segment)
+        segment.end()
+        assert read_segment(bytes(memory))[1] == frames
+        assert read_segment(bytes(memory))[3]
+
+    def test_begins_no_group_without_room_for_it_and_ends_an_empty_one(self):
+        memory, segment = begun(200)
+        assert not segment.begin_group(170)
+        assert segment.begin_group(100)
+        segment.end_group()
+        segment.append(Change.BLOB, 1, 1, b"after")
+        assert len(read_segment(bytes(memory))[1]) == 1
+
     def test_without_memory_takes_nothing(self):
         segment = Segment()
         assert not segment.append(Change.BLOB, 1, 1, b"")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -135,6 +136,30 @@ class TestLog:
             for number in range(1, 4):
                 assert log.enter(life=1) == number
             log.roll()
+
+    def test_has_all_of_a_group_or_none(self, directory, tmp_path):
+        log = Process(directory).log
+        writer = Writer(log).write(*payloads(12))
+        with log.group(300):
+            writer.write(b"one")
+            Writer(log, b"play").write(b"other")
+            shutil.copytree(directory, tmp_path / "kill")
+            found = Process(tmp_path / "kill")
+            assert (found.found(), found.found(b"play")) == (payloads(12), [])
+        found = Process(directory)
+        assert (found.found(), found.found(b"play")) == ([*payloads(12), b"one"], [b"other"])
+
+    def test_without_room_for_a_group_does_not_begin_one(self, directory, room):
+        log = Process(directory).log
+        writer = Writer(log).write(*payloads(12))
+        room.full = True
+        log.roll()
+        writer.write(*payloads(12))
+        with pytest.raises(JournalError, match="no room"), log.group(300):
+            raise AssertionError
+        with log.group(50):
+            writer.write(b"one")
+        assert Process(directory).found()[-1] == b"one"
 
     def test_leaves_out_changes_of_a_queue_that_is_not_named(self, directory):
         log = Process(directory).log
