@@ -88,14 +88,23 @@ class Server:
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
+        # how much is being done in other threads
+        self._offloads = 0
         self._offloaded = asyncio.Event()
 
     def _offload(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        def settle(error: Exception | None) -> None:
+            try:
+                done(error)
+            finally:
+                self._offloads -= 1
+                self._offloaded.set()
+
         def finished(future: Future[None]) -> None:
             error = future.exception()
-            self._loop.call_soon_threadsafe(done, error if isinstance(error, Exception) else None)
-            self._loop.call_soon_threadsafe(self._offloaded.set)
+            self._loop.call_soon_threadsafe(settle, error if isinstance(error, Exception) else None)
 
+        self._offloads += 1
         self._threads.submit(work).add_done_callback(finished)
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
@@ -111,6 +120,7 @@ class Server:
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
         except OSError as error:
+            await self._rest()
             self._broker.close()
             raise StartError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
@@ -137,7 +147,7 @@ class Server:
         await self._drain()
         if metrics is not None:
             await self._loop.run_in_executor(self._threads, metrics.close)
-        self._threads.shutdown()
+        await self._rest()
         self._broker.close()
         log.info("closed")
 
@@ -207,9 +217,13 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
-        while self._broker.busy:
+
+    async def _rest(self) -> None:
+        """Wait for what is being done in other threads, and what comes of it; and end those."""
+        while self._offloads:
             self._offloaded.clear()
             await self._offloaded.wait()
+        self._threads.shutdown()
 
 
 def raise_descriptor_limit() -> None:
