@@ -803,7 +803,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
     deadline=None,
     report_multiple_bugs=False,
-    max_examples=int(os.environ.get("EXAMPLES", "100")),
+    max_examples=int(os.environ.get("DARNER_EXAMPLES", "300")),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
