@@ -83,14 +83,14 @@ class Committer:
                 self._delete_blobs(journal, blobs)
             if journal.writing or left <= 0:
                 continue
+            if journal.compactable():
+                self._compact(journal)
             if journal.dirty or journal.failing is not None:
                 self._active[journal] = ticks + 1
                 if ticks < MAX_TICKS and journal.failing is None:
                     continue
             elif not journal.untidy:
-                if journal.compactable():
-                    self._compact(journal)
-                elif not journal.to_be_compacted and not journal.doomed:
+                if not journal.to_be_compacted and not journal.doomed:
                     self._active[journal] = ticks + 1
                     if ticks >= REST_TICKS:
                         self._rest(journal)

@@ -70,6 +70,7 @@ cdef class Journal:
         object _write
         bint _exists
         bint _has_state
+        bytes _state_key
         bint _doubtful
         uint64_t _compact_from
         Py_ssize_t _trimmed_records

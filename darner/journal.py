@@ -5,8 +5,8 @@ Nothing here decides what a queue does. A change is logged (wal.py) and staged i
 that makes it returns. Batches are written to LevelDB later, many changes as one: what was put and removed
 meanwhile is never written. Until then `read` finds items in memory. Records in LevelDB, by key:
 
-    s            the state: counts, ids to give out, where the live items begin (`State`)
     i<id>        an item, with its bytes or with the blob that holds them
+    i<id>s       the state: counts, ids to give out, where the live items begin (`State`). The last counts
     k            the kept ids: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
     x            there if an item may have an expiry of its own
@@ -42,11 +42,11 @@ from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_nam
 from darner.errors import JournalError
 from darner.wal import Client, Life, Log
 
-STATE_KEY = b"s"
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
 DELAYED_KEY = b"c"
 CURSOR_PREFIX = b"r"
+CURSORS_END = b"s"
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
@@ -84,6 +84,26 @@ def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
     unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
     return file.name in unborn or file.suffix == ".dbtmp"
+
+
+def state_key(next_id: int) -> bytes:
+    """The key of the state that goes with the items before `next_id`: right behind the last of them.
+
+    So the tables of batches that only put items do not overlap, and LevelDB moves them without reading them.
+    With one key for all states each table would reach up to it.
+    """
+    return _proto.item_key(next_id - 1) + b"s"
+
+
+def is_state_key(key: bytes) -> bool:
+    """Whether a key between those of items is that of a state."""
+    return len(key) == 10
+
+
+def stored_state(db: Any) -> tuple[bytes, bytes] | None:
+    """The key and the record of the state in a LevelDB, or None: the last one; those before it are dead."""
+    last = next(iter(db.iterator(start=b"i", stop=b"j", reverse=True)), None)
+    return last if last is not None and is_state_key(last[0]) else None
 
 
 def _delayed_key(due_ms: int, id: int) -> bytes:
@@ -158,7 +178,7 @@ class Journal:
 
     __slots__ = (
         "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists",
-        "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment",
+        "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment", "_state_key",
         "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded",
         "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
         "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
@@ -233,6 +253,8 @@ class Journal:
         # whether LevelDB has anything of it, and whether its state is in a file besides
         self._exists = False
         self._has_state = False
+        # of the state in LevelDB
+        self._state_key = b""
         self.state = State(created_ms, secrets.randbits(63))
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
@@ -328,11 +350,12 @@ class Journal:
     def _load(self) -> None:
         db = self._opened()
         try:
-            record = db.get(STATE_KEY)
-            if record is None:
+            stored = stored_state(db)
+            if stored is None:
                 if next(iter(db.iterator(include_value=False)), None) is not None:
                     raise ValueError("it has records but no state: it is damaged or no journal of darner")
                 return
+            self._state_key, record = stored
             self.state = _proto.decode_state(record)
             self._exists = True
             if kept := db.get(KEPT_KEY):
@@ -344,7 +367,7 @@ class Journal:
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
                 self.doomed.append((int.from_bytes(key[1:], "big"), 0))
             self.expiring = db.get(EXPIRING_KEY) is not None
-            for key, place in db.iterator(start=CURSOR_PREFIX, stop=STATE_KEY):
+            for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
                 self.cursors[key[1:]] = _proto.decode_ids(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = _proto.decode_ids(delayed)
@@ -1027,6 +1050,8 @@ class Journal:
                 start=_proto.item_key(start), stop=stop, fill_cache=False
             ) as records:
                 for key, record in records:
+                    if is_state_key(key):
+                        continue
                     item = _proto.decode_item(key, record)
                     if item.id not in expunged:
                         yield rewrites.get(item.id, item) if rewrites else item
@@ -1190,8 +1215,12 @@ class Journal:
             self._sync_blobs(batch)
             write = self._put_together(db, batch)
             self._trim(db, write, batch)
-            write.put(STATE_KEY, _proto.encode_state(batch.state))
+            key = state_key(batch.state.next_id)
+            if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
+                write.delete(self._state_key)  # trimming has passed it by
+            write.put(key, _proto.encode_state(batch.state))
             write.write()
+            self._state_key = key
             self._exists = True
             if fresh:  # LevelDB does not see to the name of its CURRENT
                 sync_directory(self.path)
@@ -1201,8 +1230,12 @@ class Journal:
 
     def _recognize(self, db: Any, state: State) -> None:
         """Raises JournalError if LevelDB is not the one it was."""
-        record = db.get(STATE_KEY)
-        if (record is not None or self._exists) and _proto.decode_state(record or b"").life != state.life:
+        stored = stored_state(db)
+        if stored is not None:
+            self._state_key, record = stored
+            if _proto.decode_state(record).life == state.life:
+                return
+        if stored is not None or self._exists:
             raise JournalError("it is another journal than it was")
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
@@ -1255,9 +1288,12 @@ class Journal:
         start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
         with db.iterator(start=start, stop=stop, fill_cache=False) as records:
             for key, record in itertools.islice(records, limit):
-                id = int.from_bytes(key[1:], "big")
-                state.trimmed = id + 1
                 limit -= 1
+                id = int.from_bytes(key[1:9], "big")
+                if is_state_key(key):
+                    write.delete(key)
+                    continue
+                state.trimmed = id + 1
                 if id in batch.kept:
                     continue
                 with contextlib.suppress(ValueError):  # damaged, but dead

@@ -29,10 +29,12 @@ from darner.journal import (
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
-    STATE_KEY,
     STATE_NAME,
     WRITE_BUFFER_BYTES,
     Journal,
+    is_state_key,
+    state_key,
+    stored_state,
 )
 from darner.wal import Life, Log
 
@@ -269,8 +271,8 @@ def _examine(
 
 def _disagreement(db: Any, resting: State | None) -> list[str]:
     with contextlib.suppress(ValueError):  # said where all are read
-        record = db.get(STATE_KEY)
-        change = 0 if record is None else _proto.decode_state(record).change
+        stored = stored_state(db)
+        change = 0 if stored is None else _proto.decode_state(stored[1]).change
         if resting is not None and resting.change != change:
             return [f"LevelDB ends at change {change}, the file {STATE_NAME} at {resting.change}"]
     return []
@@ -299,19 +301,22 @@ class Scan:
         self._db = db
         self._blobs = blobs
         self._problems: list[str] = []
-        self.state: State | None = self._decoded(STATE_KEY, _proto.decode_state, "the state")
+        _, record = stored_state(db) or (b"", None)
+        self.state: State | None = self._decoded(record, _proto.decode_state, "the state")
         if resting is not None and (
             self.state is None or (resting.life == self.state.life and resting.change > self.state.change)
         ):
             self.state = resting
-        kept = self._decoded(KEPT_KEY, _proto.decode_ids, "the list of kept items")
-        self.delayed_counted: list[int] | None = self._decoded(
-            DELAYED_KEY, _proto.decode_ids, "the count of delayed items"
-        )
+        record = db.get(KEPT_KEY)
+        kept = self._decoded(record, _proto.decode_ids, "the list of kept items")
         floor = 0 if self.state is None else self.state.floor
         self._floor = floor
         # None if it is damaged
-        self._kept = None if kept is None and db.get(KEPT_KEY) is not None else set(kept or ())
+        self._kept = None if kept is None and record is not None else set(kept or ())
+        record = db.get(DELAYED_KEY)
+        self.delayed_counted: list[int] | None = self._decoded(
+            record, _proto.decode_ids, "the count of delayed items"
+        )
         # how many items are alive and sound, and their bytes
         self.items = 0
         self.size = 0
@@ -334,8 +339,7 @@ class Scan:
         # how many records are none of darner's
         self.foreign = 0
 
-    def _decoded(self, key: bytes, decode: Callable[[bytes], Any], what: str) -> Any:
-        record = self._db.get(key)
+    def _decoded(self, record: bytes | None, decode: Callable[[bytes], Any], what: str) -> Any:
         try:
             return None if record is None else decode(record)
         except ValueError as error:
@@ -379,7 +383,7 @@ class Scan:
             return True
         if kind == b"u" and len(key) == 9:
             self.marked.add(int.from_bytes(key[1:], "big"))
-        elif key not in (STATE_KEY, KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
+        elif not (kind == b"i" and is_state_key(key)) and key not in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
             self.foreign += 1
         return False
 
@@ -661,4 +665,4 @@ def _write_numbers(db: Any, scan: Scan, state: State, delayed: list[int]) -> Non
         write.put(DELAYED_KEY, _proto.encode_ids(delayed))
         if scan.has_expiring:
             write.put(EXPIRING_KEY, b"")
-        write.put(STATE_KEY, _proto.encode_state(state))
+        write.put(state_key(state.next_id), _proto.encode_state(state))

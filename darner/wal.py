@@ -92,6 +92,11 @@ class SegmentFile:
                 self._memory.madvise(MADV_POPULATE_WRITE)
         return self._memory
 
+    def let_go(self) -> None:
+        """Have its pages be the system's alone until they are written to again."""
+        if self._memory is not None:
+            self._memory.madvise(mmap.MADV_DONTNEED)
+
     def unmap(self) -> None:
         """Let go of its memory: it counts as this process's as long as it is mapped."""
         if self._memory is not None:
@@ -151,6 +156,9 @@ class Log:
         self._found_pins: set[Hashable] = set()
         self._found_lives: set[int] = set()
         self._begun = False
+        # where it stood at the last tick, and whether its memory was let go of then
+        self._last_position = (0, 0)
+        self._idle = False
         # of what was logged, the segments that are not on the disk
         self._unsynced: list[SegmentFile] = []
         self._waiting: list[tuple[Client, int]] = []
@@ -397,6 +405,7 @@ class Log:
     def tick(self) -> None:
         """Look after the room there is; to be called a few times a second."""
         self._make_spare()
+        self._let_go()
         if self._doubtful:
             if self._files[-1] in self._doubtful:
                 with contextlib.suppress(JournalError):  # at the next tick, then
@@ -404,6 +413,15 @@ class Log:
             self.on_long([pin for file in self._doubtful for pin in file.pins])
         elif self._spare is not None:
             self.segment.refusal = None
+
+    def _let_go(self) -> None:
+        """Let go of the memory of a log that nothing is written to."""
+        was_idle, self._idle = self._idle, self.position == self._last_position
+        self._last_position = self.position
+        if self._idle and not was_idle:
+            for file in (*self._files[-1:], self._spare):
+                if file is not None:
+                    file.let_go()
 
     # Syncing
 

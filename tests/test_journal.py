@@ -11,7 +11,7 @@ from darner._proto import Item, item_key
 from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError
-from darner.journal import Journal
+from darner.journal import Journal, is_state_key, state_key, stored_state
 from darner.wal import Log
 
 NAME = b"work"
@@ -104,7 +104,12 @@ class Process:
     def records(self, kind=b"i"):
         """The ids in the directory's keys of one kind."""
         keys = self.journal._opened().iterator(include_value=False)
-        return [int.from_bytes(key[1:], "big") for key in keys if key[:1] == kind]
+        return [int.from_bytes(key[1:], "big") for key in keys if key[:1] == kind and len(key) == 9]
+
+    def states(self):
+        """The keys of states in the directory."""
+        keys = self.journal._opened().iterator(start=b"i", stop=b"j", include_value=False)
+        return [key for key in keys if is_state_key(key)]
 
 
 @pytest.fixture
@@ -350,6 +355,24 @@ class TestTrim:
         it.remove(*range(1, 41))
         it.write()
         assert it.records() == []
+
+    def test_leaves_of_the_states_the_last(self, it):
+        for data in (b"a", b"b", b"c"):
+            it.put(data)
+            it.write()
+        assert it.states() == [state_key(2), state_key(3), state_key(4)]
+        it.remove(1, 2, 3)
+        it.write()
+        assert it.states() == [state_key(4)]
+        it.put(b"d")
+        it.write()
+        assert it.states() == [state_key(5)]
+        it.kill()
+        it.remove(4)
+        it.write()
+        it.put(b"e")
+        it.write()
+        assert it.states() == [state_key(6)]
 
     def test_leaves_what_is_being_written_to_the_next_write(self, it):
         it.put(b"a")
@@ -859,12 +882,12 @@ class TestOpening:
         it.write()
         it.journal.close()
         with leveldb.DB(str(it.path)) as db:
-            record = db.get(b"s")
-            db.put(b"s", damage(record))
+            key, record = stored_state(db)
+            db.put(key, damage(record))
         with pytest.raises(JournalError, match="cannot read"):
             it.start(begin=False)
         with leveldb.DB(str(it.path)) as db:  # and lets go of it
-            db.put(b"s", record)
+            db.put(key, record)
         it.start()
         assert it.datas() == [b"a"]
 

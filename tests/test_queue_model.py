@@ -24,6 +24,7 @@ from darner import broker as broker_module
 from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.errors import JournalError, StartError
+from darner.journal import is_state_key
 from darner.queue import Queue
 
 NAMES = (b"work", b"play")
@@ -682,8 +683,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert not twin.held
             return
         for key, stored in journal._opened().iterator():
-            assert key[:1] in b"sikxcd"
-            if key[:1] in b"id":
+            assert key[:1] in b"ikxcd"
+            if key[:1] in b"id" and not is_state_key(key):
                 item = _proto.decode_item(b"i" + key[-8:], stored)
                 if key[:1] == b"i":
                     live.add(item.flags)

@@ -13,7 +13,7 @@ from darner import _proto, leveldb
 from darner.broker import directory_of
 from darner.cli import main
 from darner.errors import JournalError, RepairError
-from darner.journal import KEPT_KEY, STATE_KEY
+from darner.journal import KEPT_KEY, stored_state
 from darner.repair import check, repair
 
 ITEMS = 40
@@ -158,9 +158,10 @@ class TestCheck:
 
     def test_counts_what_is_there(self, closed):
         with db(closed / "work") as opened:
-            state = _proto.decode_state(opened.get(STATE_KEY))
+            key, record = stored_state(opened)
+            state = _proto.decode_state(record)
             state.items += 5
-            opened.put(STATE_KEY, _proto.encode_state(state))
+            opened.put(key, _proto.encode_state(state))
         (said,) = problems(closed)["work"]
         assert "5 items" in said
 
@@ -229,7 +230,8 @@ class TestDamage:
     @pytest.mark.parametrize("besides", ["known", "lost"])
     def test_the_state_is_damaged(self, closed, besides):
         with db(closed / "work") as opened:
-            opened.put(STATE_KEY, b"x" + opened.get(STATE_KEY)[1:])
+            key, record = stored_state(opened)
+            opened.put(key, b"x" + record[1:])
         if besides == "lost":
             (closed / "work" / "state").unlink()
             assert "cannot read" in is_out_of_service(closed)
