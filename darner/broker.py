@@ -596,6 +596,16 @@ class Broker:
         self._undying.discard(journal)
         return True
 
+    def _shut(self, journal: Journal) -> None:
+        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
+        journal.writing = True
+
+        def done(_: Exception | None) -> None:
+            journal.go_on()
+            self.reap()
+
+        self._offload(journal.close, done)
+
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
         # not the directory itself: more may come into it meanwhile
@@ -633,7 +643,11 @@ class Broker:
         for name, (journal, position) in list(self._retired.items()):
             if position > self.log.synced:
                 waits = True
-            elif not journal.busy and self._destroy(journal):
+            elif journal.busy:
+                continue
+            elif journal.is_open:
+                self._shut(journal)
+            elif self._destroy(journal):
                 del self._retired[name]
         return waits
 

@@ -87,7 +87,7 @@ class Committer:
                 self._compact(journal)
             if journal.dirty or journal.failing is not None:
                 self._active[journal] = ticks + 1
-                if ticks < MAX_TICKS and journal.failing is None:
+                if ticks < MAX_TICKS and journal.failing is None and not journal.overdue:
                     continue
             elif not journal.untidy:
                 if not journal.to_be_compacted and not journal.doomed:

@@ -15,7 +15,6 @@ cdef class Batch:
         dict puts
         dict rewrites
         list ops
-        Py_ssize_t removed
         set expunged
         dict delayed
         list due
@@ -29,6 +28,8 @@ cdef class Batch:
         Py_ssize_t trimmed_records
         Py_ssize_t trimmed_bytes
         list doomed
+        bint trims
+        uint64_t dead_bytes
 
 
 cdef class Journal:
@@ -72,6 +73,8 @@ cdef class Journal:
         bint _has_state
         bytes _state_key
         bint _doubtful
+        uint64_t _blobs_to
+        uint64_t _dead_bytes
         uint64_t _compact_from
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes

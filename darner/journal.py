@@ -17,10 +17,10 @@ meanwhile is never written. Until then `read` finds items in memory. Records in 
 A blob, the bytes of a large item, is a file in the directory `blobs` inside: see blob.py.
 
 An item is live if its record is there and its id is at or above the floor, or kept. So taking the
-oldest item writes no deletion, only the floor with the state; its record is deleted later, many at
-once (`_trim`). An item taken out of turn is deleted with the next batch: its id is known as gone if a `read`
-has come past it, and otherwise found missing by the one that does. Nothing ever seeks from the start of
-the keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
+oldest item writes no deletion, only the floor with the state; its record is deleted later, when many are
+dead or nothing else is to be done (`_trim`). An item taken out of turn is deleted with the next batch: its id
+is known as gone if a `read` has come past it, and otherwise found missing by the one that does. Nothing ever
+seeks from the start of the keys, where the deleted ones lie: LevelDB would walk over each (0.4 us apiece).
 """
 
 import contextlib
@@ -63,16 +63,22 @@ BLOCK_CACHE_BYTES = 64 << 10
 
 # How much may be staged before it is written to LevelDB.
 STAGED_BYTES = 1 << 20
+# And how much more while that is being written, before who sets waits: a disk may be slow for so long.
+AHEAD_BYTES = 3 << 20
 # How many ids above the floor may be known as gone before the floor is moved past them.
 MAX_GONE = 4096
-# How many dead records one batch deletes on the side, at least: a few ms of work.
-TRIM_RECORDS = 4096
+# How much may be dead before it is deleted while other things are to be done: a table that has both what
+# is new and what is deleted overlaps all between them.
+DEAD_RECORDS = 200_000
+DEAD_BYTES = 16 << 20
+# How many dead records one batch deletes.
+TRIM_RECORDS = 65_536
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
 OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
 PROBE_NAME = "room"
 # How much must have been deleted before a compaction of it is worth its reading and writing.
 COMPACT_RECORDS = 200_000
-COMPACT_BYTES = 32 << 20
+COMPACT_BYTES = 8 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
@@ -118,8 +124,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts", "recount",
-        "removed", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts",
+        "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -128,9 +134,7 @@ class Batch:
         self.rewrites: dict[int, Item] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
-        # how many items that were put in an earlier batch were removed
-        self.removed = 0
-        # of those, the ones that no `read` has come to
+        # items that were put in an earlier batch and removed, before any `read` has come to them
         self.expunged: set[int] = set()
         # the delayed items by their keys, these keys in order, and those of an earlier batch that are no more
         self.delayed: dict[bytes, Item] = {}
@@ -146,6 +150,9 @@ class Batch:
         self.state: State
         self.kept: frozenset[int]
         self.segment: int
+        # whether dead records go with it, and how much all those that are dead then come to
+        self.trims = False
+        self.dead_bytes = 0
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
@@ -177,9 +184,10 @@ class Journal:
     """
 
     __slots__ = (
-        "_compact_from", "_compacting", "_db", "_doubtful", "_due_from_ms", "_entered", "_exists",
-        "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_segment", "_state_key",
-        "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded",
+        "_blobs_to", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful", "_due_from_ms",
+        "_entered", "_exists", "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number",
+        "_segment", "_state_key", "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes",
+        "batch", "begun", "crowded",
         "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
         "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
         "sealed", "state", "stored_change", "stored_id", "writing",
@@ -268,6 +276,10 @@ class Journal:
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
         self.stored_change = self.state.change
+        # the id below which a dead record may have a blob yet: of what was flushed, or before this start
+        self._blobs_to = self.state.floor
+        # what the records between the trimmed ones and the floor come to, as far as that is known
+        self._dead_bytes = 0
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
@@ -586,10 +598,10 @@ class Journal:
             self._fill()
 
     def _fill(self) -> None:
-        if self.writing:
-            self.crowded = True
-        else:
+        if not self.writing:
             self._writes.checkpoint(self)
+        elif self.batch.room < -AHEAD_BYTES:
+            self.crowded = True
 
     def rewrite(self, item: Item) -> None:
         """Put down a change to a live item."""
@@ -633,7 +645,7 @@ class Journal:
         if staged is not None:
             batch.room += staged.memory_bytes
         else:
-            batch.removed += 1
+            self._dead_bytes += size
             if batch.rewrites:
                 batch.rewrites.pop(id, None)
             # A blob goes with its item, so that `_trim` has only flushed ones to look for.
@@ -706,6 +718,8 @@ class Journal:
             if item.blob:
                 self._doom(item.blob)
         batch.rewrites = {id: item for id, item in batch.rewrites.items() if id in stay}
+        self._dead_bytes += state.bytes
+        self._blobs_to = state.next_id
         state.items = len(stay)
         state.bytes = sum(stay.values())
         self._keep(state.next_id)
@@ -1159,6 +1173,8 @@ class Journal:
         batch.state = _proto.decode_state(_proto.encode_state(self.state))
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
+        batch.trims = self.overdue or not self.dirty
+        batch.dead_bytes = self._dead_bytes
         for label in batch.cursors:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
@@ -1184,7 +1200,6 @@ class Journal:
             (puts if id in puts else rewrites)[id] = item
         batch.puts, batch.rewrites = puts, rewrites
         batch.ops = sealed.ops + batch.ops
-        batch.removed += sealed.removed
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
@@ -1214,7 +1229,8 @@ class Journal:
                 self._has_state = False
             self._sync_blobs(batch)
             write = self._put_together(db, batch)
-            self._trim(db, write, batch)
+            if batch.trims:
+                self._trim(db, write, batch)
             key = state_key(batch.state.next_id)
             if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
                 write.delete(self._state_key)  # trimming has passed it by
@@ -1282,28 +1298,31 @@ class Journal:
             sync_directory(self.path)
 
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
-        """Delete some records that are dead, faster than items go, so that they never pile up."""
+        """Delete some records that are dead."""
         state = batch.state
-        limit = max(TRIM_RECORDS, 2 * batch.removed)
+        left, each = TRIM_RECORDS, batch.dead_bytes // max(1, state.floor - state.trimmed)
         start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
-        with db.iterator(start=start, stop=stop, fill_cache=False) as records:
-            for key, record in itertools.islice(records, limit):
-                limit -= 1
-                id = int.from_bytes(key[1:9], "big")
+        with_records = state.trimmed < self._blobs_to
+        with db.iterator(start=start, stop=stop, fill_cache=False, include_value=with_records) as found:
+            for entry in itertools.islice(found, left):
+                key, record = entry if with_records else (entry, b"")
+                left -= 1
                 if is_state_key(key):
                     write.delete(key)
                     continue
+                id = int.from_bytes(key[1:], "big")
                 state.trimmed = id + 1
                 if id in batch.kept:
                     continue
-                with contextlib.suppress(ValueError):  # damaged, but dead
-                    if blob := _proto.blob_of(key, record):
-                        write.put(_proto.marker_key(blob), b"")
-                        batch.doomed.append(blob)
+                if with_records:
+                    with contextlib.suppress(ValueError):  # damaged, but dead
+                        if blob := _proto.blob_of(key, record):
+                            write.put(_proto.marker_key(blob), b"")
+                            batch.doomed.append(blob)
                 write.delete(key)
                 batch.trimmed_records += 1
-                batch.trimmed_bytes += len(record)
-        if limit:
+                batch.trimmed_bytes += len(record) or each
+        if left:
             state.trimmed = state.floor
 
     def settle(self, error: JournalError | None) -> None:
@@ -1318,6 +1337,7 @@ class Journal:
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
+            self._dead_bytes = max(0, self._dead_bytes - written.trimmed_bytes) if self.untidy else 0
             assert self.log is not None
             self.log.unpin(self, written.segment if self.dirty else written.segment + 1)
         self.go_on()
@@ -1336,6 +1356,11 @@ class Journal:
     def untidy(self) -> bool:
         """Whether there are dead records to delete."""
         return self.state.trimmed < self.state.floor
+
+    @property
+    def overdue(self) -> bool:
+        """Whether they are so many that they should be deleted, whatever else is to be done."""
+        return self._dead_bytes > DEAD_BYTES or self.state.floor - self.state.trimmed > DEAD_RECORDS
 
     def compactable(self) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
@@ -1368,6 +1393,11 @@ class Journal:
                 db.compact_range(start=start, stop=stop)
                 if self._due_from_ms:
                     db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its LevelDB is open."""
+        return self._db is not None
 
     @property
     def busy(self) -> bool:

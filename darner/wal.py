@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from darner._proto import Change, Segment, read_segment
+from darner._proto import Change, Segment, populate, read_segment
 from darner.blob import Offload, sync_directory
 from darner.errors import JournalError
 
@@ -34,8 +34,6 @@ LOST_PREFIX = "lost-"
 GROUP_BYTES = 400
 # What a segment is pinned by that must outlast the found ones.
 FOUND = "found"
-# Of Linux: have all pages at hand and writable, which costs a third of meeting them one by one.
-MADV_POPULATE_WRITE = 23
 
 
 class Client(Protocol):
@@ -68,7 +66,7 @@ class Life(NamedTuple):
 class SegmentFile:
     """The file of a segment, which journals still need it, and which lives it tells of."""
 
-    __slots__ = ("_memory", "descriptor", "lives", "number", "path", "pins")
+    __slots__ = ("_memory", "descriptor", "leaving", "lives", "number", "path", "pins")
 
     def __init__(self, path: Path) -> None:
         """Make it, with all its room. Raises OSError if there is none."""
@@ -76,6 +74,8 @@ class SegmentFile:
         self.number = 0
         self.pins: dict[Hashable, None] = {}
         self.lives: set[int] = set()
+        # whether it is being deleted, or made the spare one
+        self.leaving = False
         self._memory: mmap.mmap | None = None
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -88,8 +88,7 @@ class SegmentFile:
         """Return its memory."""
         if self._memory is None:
             self._memory = mmap.mmap(self.descriptor, SEGMENT_BYTES)
-            with contextlib.suppress(OSError):  # before Linux 5.14; then each page is met when it is written
-                self._memory.madvise(MADV_POPULATE_WRITE)
+            populate(self._memory)
         return self._memory
 
     def let_go(self) -> None:
@@ -113,9 +112,9 @@ class SegmentFile:
         os.close(self.descriptor)
 
     def delete(self) -> None:
-        """Be rid of it."""
-        self.close()
+        """Be rid of it. OSError if that fails; then it is as it was."""
         self.path.unlink(missing_ok=True)
+        self.close()
 
 
 class FoundSegment(NamedTuple):
@@ -294,7 +293,7 @@ class Log:
         self.segment.begin(memory, file.number)
         self.entered = 0
         if self._files:
-            self._files[-1].unmap()
+            self._offload(self._files[-1].unmap, lambda _: None)
         self._files.append(file)
         self._unsynced.append(file)
 
@@ -340,9 +339,8 @@ class Log:
         if self._begun and not self._found_pins:
             self._delete_found()
         for file in self._files[:-1]:
-            if not file.pins:
-                self._drop(file)
-                self._reuse(file)
+            if not (file.pins or file.leaving):
+                self._part_with(file)
 
     def _delete_found(self) -> None:
         with contextlib.suppress(OSError):  # tried again when the next one goes
@@ -355,19 +353,39 @@ class Log:
 
     def _drop(self, file: SegmentFile) -> None:
         self._files.remove(file)
-        self._unsynced = [other for other in self._unsynced if other is not file]
+        self._doubtful = [other for other in self._doubtful if other is not file]
         for other in self._files:
             other.pins.pop(file, None)
 
-    def _reuse(self, file: SegmentFile) -> None:
-        with contextlib.suppress(OSError):  # then the next start reads it, and finds nothing new in there
-            if self._spare is None and file not in self._doubtful:
-                file.lives.clear()
-                file.rename(self._spare_path().name)
-                self._spare = file
+    def _part_with(self, file: SegmentFile) -> None:
+        """Have a file that nobody needs be the spare one, or delete it: in a thread. Until that is done it is
+        there, and so is what must outlast it."""
+        is_reused = self._spare is None and not self._making and file not in self._doubtful
+        path = self._spare_path()
+        self._making = self._making or is_reused
+        file.leaving = True
+        self._unsynced = [other for other in self._unsynced if other is not file]
+
+        def work() -> None:
+            if is_reused:
+                file.unmap()
+                file.rename(path.name)
+                file.map()
             else:
                 file.delete()
-        self._doubtful = [other for other in self._doubtful if other is not file]
+
+        def done(error: Exception | None) -> None:
+            file.leaving = False
+            self._making = self._making and not is_reused
+            if error is not None:
+                return  # it is tried again when the next one goes
+            self._drop(file)
+            if is_reused:
+                file.lives.clear()
+                self._have_spare(file)
+            self._recycle()
+
+        self._offload(work, done)
 
     # Room
 
@@ -385,22 +403,26 @@ class Log:
         made: list[SegmentFile] = []
         path = self._spare_path()
 
+        def work() -> None:
+            made.append(SegmentFile(path))
+            made[0].map()
+
         def done(error: Exception | None) -> None:
             self._making = False
             if error is not None:
                 self.segment.refusal = JournalError(f"no room for the log in {self._directory}: {error}")
                 for file in made:
                     file.delete()
-            elif self._spare is None:
-                self._spare = made[0]
-            else:  # one came back meanwhile
-                made[0].delete()
-
-        def work() -> None:
-            made.append(SegmentFile(path))
-            made[0].map()
+            else:
+                self._have_spare(made[0])
 
         self._offload(work, done)
+
+    def _have_spare(self, file: SegmentFile) -> None:
+        if self._spare is None:
+            self._spare = file
+        else:
+            file.delete()
 
     def tick(self) -> None:
         """Look after the room there is; to be called a few times a second."""

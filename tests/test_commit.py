@@ -107,7 +107,7 @@ class TestTicks:
         bench.put(work, *[b"x"] * 10)
         bench.committer.checkpoint(work)
         work.flush(())
-        for _ in range(MAX_TICKS + 5):
+        for _ in range(MAX_TICKS + 7):
             bench.tick()
             bench.threads.run_all()
         assert bench.in_leveldb(work) == 0
@@ -201,8 +201,11 @@ class TestCrowd:
         self, bench, disk, monkeypatch, failures
     ):
         monkeypatch.setattr(journal, "STAGED_BYTES", 3 * ITEM_BYTES)
+        monkeypatch.setattr(journal, "AHEAD_BYTES", 2 * ITEM_BYTES)
         disk.failures = failures
-        work = bench.put(bench.journal(), *[b"x"] * 6)
+        work = bench.put(bench.journal(), *[b"x"] * 7)
+        assert not work.crowded
+        bench.put(work, b"y")
         assert work.crowded
         client = Client()
         client.hold()

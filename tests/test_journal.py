@@ -154,12 +154,13 @@ class TestItems:
         it.write()
         assert it.records() == [1]
 
-    def test_taken_from_the_head_leave_their_records_to_the_next_write(self, it):
+    def test_taken_from_the_head_leave_their_records_until_nothing_else_is_to_be_done(self, it):
         it.put(b"a", b"b")
         it.write()
         it.remove(1)
-        assert (it.journal.state.floor, it.records()) == (2, [1, 2])
         it.write()
+        assert (it.journal.state.floor, it.records()) == (2, [1, 2])
+        it.come_to_rest()
         assert (it.datas(), it.records()) == ([b"b"], [2])
 
     def test_taken_out_of_turn_are_gone_with_the_next_write(self, it):
@@ -340,6 +341,7 @@ class TestTrim:
         assert it.datas() == [b"x", b"x", b"y"]
 
     def test_deletes_so_many_records_at_once_and_no_more(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
         monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
         it.put(*[b"x"] * 10)
         it.write()
@@ -348,15 +350,23 @@ class TestTrim:
         assert len(it.records()) == 6
         assert it.journal.untidy
 
-    def test_keeps_up_with_what_goes(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
+    @pytest.mark.parametrize("limit", ["DEAD_RECORDS", "DEAD_BYTES"])
+    def test_does_not_wait_for_rest_if_many_are_dead(self, it, monkeypatch, limit):
+        monkeypatch.setattr(journal, limit, 10)
         it.put(*[b"x"] * 40)
         it.write()
-        it.remove(*range(1, 41))
+        it.remove(*range(1, 11))
         it.write()
-        assert it.records() == []
+        assert len(it.records()) == 40
+        it.remove(11)
+        it.write()
+        assert it.records() == list(range(12, 41))
+        it.remove(12)
+        it.write()
+        assert it.records() == list(range(12, 41))
 
-    def test_leaves_of_the_states_the_last(self, it):
+    def test_leaves_of_the_states_the_last(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
         for data in (b"a", b"b", b"c"):
             it.put(data)
             it.write()
@@ -481,6 +491,7 @@ class TestLives:
         it.put(b"a", b"b")
         it.write()
         it.log.roll()
+        it.threads.run_all()
         it.put(b"c")
         it.journal.close()
         it.path.rename(it.data / "away")
@@ -508,6 +519,7 @@ class TestReplay:
         it.put(b"a", b"b")
         it.write()
         it.log.roll()
+        it.threads.run_all()
         it.put(b"c")
         it.journal.close()
         it.path.rename(it.data / "away")

@@ -174,6 +174,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(journal, "STAGED_BYTES", 8 * _proto.ITEM_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)
+        patch.setattr(journal, "DEAD_RECORDS", 4)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
         patch.setattr(broker_module, "log", Silence())

@@ -456,7 +456,27 @@ class TestRoom:
         (spare,) = directory.glob("spare-*")
         assert spare.stat().st_blocks * 512 >= SEGMENT_BYTES
         log.roll()
+        assert [path.name for path in segments(directory)] == ["1", "2"]
+        offload.run_all()
         assert [path.name for path in segments(directory)] == ["2"]
+
+    def test_of_a_segment_is_taken_back_before_what_must_outlast_it_goes(self, directory):
+        offload = Offload()
+        log = Process(directory, offload).log
+        offload.run_all()
+        told = Writer(log).write(b"a")
+        log.roll()
+        offload.run_all()
+        log.outlast(told.life)
+        log.roll()
+        offload.run_all()
+        assert [path.name for path in segments(directory)] == ["1", "2", "3"]
+        log.unpin(told)
+        assert [path.name for path in segments(directory)] == ["1", "2", "3"]
+        offload.run()
+        assert [path.name for path in segments(directory)] == ["2", "3"]
+        offload.run_all()
+        assert [path.name for path in segments(directory)] == ["3"]
 
     def test_that_runs_out_refuses_what_is_to_be_taken_in_until_there_is_some(self, directory, room):
         log = Process(directory).log
@@ -664,6 +684,7 @@ class TestSync:
         offload.run()
         with (directory / "1").open("rb") as doubtful:
             log.unpin(writer)
+            offload.run_all()
             assert os.fstat(doubtful.fileno()).st_nlink == 0
 
     def test_that_failed_on_a_full_disk_is_got_over(self, directory, syncs, room):
