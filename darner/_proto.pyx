@@ -17,7 +17,7 @@ __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "populate", "read_segment",
-    "send",
+    "send", "share_heap", "trim_memory",
     "valid_name", "value", "value_header",
 ]
 
@@ -1118,6 +1118,34 @@ def populate(memory not None):
     with nogil:
         c_madvise(view.buf, view.len, _MADV_POPULATE_WRITE)
     PyBuffer_Release(&view)
+
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #else
+    enum { M_ARENA_MAX };
+    static int mallopt(int option, int value) { return 0; }
+    static int malloc_trim(size_t pad) { return 0; }
+    #endif
+    """
+    int M_ARENA_MAX
+    int mallopt(int option, int value)
+    int malloc_trim(size_t pad) nogil
+
+
+def share_heap():
+    """Have all threads allocate from one heap, where one uses what another has freed; glibc has each keep its
+    own. To be called before any is begun."""
+    mallopt(M_ARENA_MAX, 1)
+
+
+def trim_memory():
+    """Give back to the system what was freed: glibc keeps it where something behind it is still in use."""
+    with nogil:
+        malloc_trim(0)
 
 
 @cython.final

@@ -8,6 +8,7 @@ compacted away, and so are the files of large items that are gone.
 import contextlib
 from collections.abc import Callable, Hashable, Iterable
 
+from darner._proto import trim_memory
 from darner.blob import Offload
 from darner.errors import JournalError
 from darner.journal import Journal
@@ -26,13 +27,15 @@ WRITES_AT_CLOSE = 500
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_active", "_log", "offload", "on_failure", "on_recovery")
+    __slots__ = ("_active", "_log", "_spent", "offload", "on_failure", "on_recovery")
 
     def __init__(self, log: Log, offload: Offload) -> None:
         self._log = log
         self.offload = offload
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
+        # whether anything was written or compacted since memory was given back
+        self._spent = False
         # told when a journal cannot be written, and when it can again, for the log
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
@@ -55,6 +58,7 @@ class Committer:
             return
         journal.seal()
         self._active[journal] = 0
+        self._spent = True
 
         def done(error: Exception | None) -> None:
             self._settle(journal, error)
@@ -81,26 +85,30 @@ class Committer:
         for journal, ticks in list(self._active.items()):
             if blobs := journal.take_doomed():
                 self._delete_blobs(journal, blobs)
-            if journal.writing or left <= 0:
-                continue
-            if journal.compactable():
-                self._compact(journal)
-            if journal.dirty or journal.failing is not None:
-                self._active[journal] = ticks + 1
-                if ticks < MAX_TICKS and journal.failing is None and not journal.overdue:
-                    continue
-            elif not journal.untidy:
-                if not journal.to_be_compacted and not journal.doomed:
-                    self._active[journal] = ticks + 1
-                    if ticks >= REST_TICKS:
-                        self._rest(journal)
-                continue
-            left -= 1
-            self.checkpoint(journal)
+            if not journal.writing and left > 0 and self._has_due(journal, ticks):
+                left -= 1
+                self.checkpoint(journal)
+        if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
+            self._spent = False
+            self.offload(trim_memory, lambda _: None)
+
+    def _has_due(self, journal: Journal, ticks: int) -> bool:
+        """Whether a journal is to be written now; sees to the rest of what it needs."""
+        if journal.compactable():
+            self._compact(journal)
+        if journal.dirty or journal.failing is not None:
+            self._active[journal] = ticks + 1
+            return ticks >= MAX_TICKS or journal.failing is not None or journal.overdue
+        if not (journal.untidy or journal.to_be_compacted or journal.doomed):
+            self._active[journal] = ticks + 1
+            if ticks >= REST_TICKS:
+                self._rest(journal)
+        return journal.untidy
 
     def _rest(self, journal: Journal) -> None:
         """Close a journal's LevelDB, in a thread: what it has in memory and of descriptors is let go."""
         del self._active[journal]
+        self._spent = True
         journal.writing = True
         state = journal.resting_state()
         self.offload(lambda: journal.close(state), lambda _: journal.go_on())
