@@ -167,6 +167,8 @@ class Broker:
         self.broken: dict[bytes, JournalError] = {}
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
+        # whether the log takes nothing in, which was said
+        self._is_refusing = False
         # why sets are refused, if the disk is too full
         self._crammed: JournalError | None = None
         # has a function called in so many ms
@@ -219,6 +221,7 @@ class Broker:
             self._committer = Committer(self.log, self._offload)
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_damage = self._say_damage
             self.status.load()
             self._empty_trash()
             self._recover()
@@ -643,12 +646,27 @@ class Broker:
         self._enforce_status()
         self._look_for_space()
         self.log.tick()
+        self._say_refusal()
         self._committer.tick()
         self._retry_broken()
         self.reap()
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _say_refusal(self) -> None:
+        refusal = self.log.segment.refusal
+        if (refusal is not None) == self._is_refusing:
+            return
+        self._is_refusing = refusal is not None
+        if refusal is not None:
+            log.error(
+                "log failure, no queue takes anything in",
+                reason=str(refusal),
+                action="make room or repair the disk; it is tried again by itself",
+            )
+        else:
+            log.warning("log back in service, sets are taken")
 
     def _check_space(self) -> None:
         if self._crammed is not None:
@@ -778,6 +796,15 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=str(error),
             action="make room or repair the disk; the queue is tried again by itself",
+        )
+
+    @staticmethod
+    def _say_damage(journal: Journal, error: JournalError) -> None:
+        log.error(
+            "damage in a queue, what is behind it is not served",
+            queue=journal.name.decode(errors="replace"),
+            reason=str(error),
+            action="stop the server; then darner check says more, and darner repair saves what is left",
         )
 
     @staticmethod

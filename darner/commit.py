@@ -26,7 +26,7 @@ WRITES_AT_CLOSE = 500
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_active", "_log", "offload", "on_failure", "on_recovery")
+    __slots__ = ("_active", "_log", "offload", "on_damage", "on_failure", "on_recovery")
 
     def __init__(self, log: Log, offload: Offload) -> None:
         self._log = log
@@ -36,6 +36,8 @@ class Committer:
         # told when a journal cannot be written, and when it can again, for the log
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
+        # told when something in a journal cannot be read
+        self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -60,6 +62,16 @@ class Committer:
             self._settle(journal, error)
 
         self.offload(journal.write, done)
+
+    def close_down(self, journal: Journal, error: JournalError) -> None:
+        """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
+        journal.failing = error
+        self.add(journal)
+        self.on_failure(journal, error)
+
+    def tell_damage(self, journal: Journal, error: JournalError) -> None:
+        """`journal` cannot read something for the first time."""
+        self.on_damage(journal, error)
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None

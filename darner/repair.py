@@ -118,7 +118,7 @@ def repair(data: Path, name: bytes) -> Repaired:
             damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
             _swap(source, scratch / "queue", damaged)
         except (OSError, leveldb.Error, JournalError) as error:
-            raise RepairError(f"cannot repair {source}, it is as it was: {_reason(error)}") from error
+            raise RepairError(f"cannot repair {source}, it is as it was: {leveldb.reason(error)}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return Repaired(items, size, losses, damaged)
@@ -247,7 +247,7 @@ def _examine(
             with contextlib.closing(_open(path, paranoid_checks=True)) as db:
                 problems += _disagreement(db, resting)
         except leveldb.Error as error:
-            problems.append(f"LevelDB is damaged: {_reason(error)}")
+            problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
         journal = _play_back(name, path, log, lives)
         if journal.lost:
@@ -259,12 +259,12 @@ def _examine(
             try:
                 return problems + scan.judge(verify_checksums=True), scan.items, scan.size
             except leveldb.Error as error:
-                problems.append(f"LevelDB is damaged: {_reason(error)}")
+                problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
             # as far as a server would not notice: which items are damaged
             scan = Scan(db, path / BLOBS_NAME)
             return problems + scan.judge(verify_checksums=False), scan.items, scan.size
     except (JournalError, leveldb.Error) as error:
-        return list(dict.fromkeys([*problems, _reason(error)])), 0, 0
+        return list(dict.fromkeys([*problems, leveldb.reason(error)])), 0, 0
 
 
 def _disagreement(db: Any, resting: State | None) -> list[str]:
@@ -282,12 +282,6 @@ def _resting_state(source: Path) -> State | None:
         return _proto.decode_state((source / STATE_NAME).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _reason(error: Exception) -> str:
-    """What it says; LevelDB's errors have bytes."""
-    text = error.args[0] if error.args else ""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
 
 
 class Scan:
@@ -523,7 +517,7 @@ class _Repair:
         try:
             return self._copy()
         except leveldb.Error as error:
-            self._losses.append(f"LevelDB was damaged: {_reason(error)}")
+            self._losses.append(f"LevelDB was damaged: {leveldb.reason(error)}")
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
             leveldb.repair_db(str(self._old), compression=None)

@@ -7,9 +7,10 @@ import shutil
 import pytest
 from brokers import Data
 from click.testing import CliRunner
+from doubles import Silence
 from running import running
 
-from darner import _proto, leveldb
+from darner import _proto, broker, leveldb
 from darner.broker import directory_of
 from darner.cli import main
 from darner.errors import JournalError, RepairError
@@ -28,6 +29,13 @@ def body(number: int) -> bytes:
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "data"
+
+
+@pytest.fixture
+def silence(monkeypatch):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    return silence
 
 
 @pytest.fixture
@@ -179,13 +187,19 @@ class TestDamage:
         assert problems(closed) == {"sound": [], "work": []}
         assert numbers(closed) == ([*range(3, ITEMS + 1)], (38, 38 * 1006))
 
-    def test_bytes_of_an_item_are_flipped(self, closed):
+    def test_bytes_of_an_item_are_flipped(self, closed, silence):
         damage(table(closed / "work"), b"000007")
         data = Data(closed)
-        with pytest.raises(JournalError, match="item 7 fails its checksum"):
-            data.read_all(b"work")
+        work = data.broker.queue(b"work")
+        assert [work.reserve().data for _ in range(4)] == [*map(body, range(3, 7))]
+        for _ in range(3):
+            with pytest.raises(JournalError, match="item 7 fails its checksum"):
+                work.pop()
         assert data.read(b"sound") == b"one"
         data.close()
+        (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
+        assert (told["queue"], "item 7" in told["reason"]) == ("work", True)
+        assert "darner check" in told["action"]
         assert any("checksum" in said for said in problems(closed)["work"])
         losses = " ".join(repair(closed, b"work").losses)
         assert "item 7 fails its checksum" in losses
@@ -242,18 +256,36 @@ class TestDamage:
         found, _ = numbers(closed)
         assert found[-38:] == [*range(3, ITEMS + 1)]
 
-    def test_leveldbs_log_is_cut_short_after_a_clean_end(self, path):
+    def test_leveldbs_log_is_cut_short_after_a_clean_end(self, path, silence):
         data = Data(path)
         data.push(b"work", *map(body, range(1, 11)))
         data.restart()
         data.close()
         log = max((path / "work").glob("*.log"), key=lambda file: file.stat().st_size)
         os.truncate(log, 5)
+        for fetches in (True, False):
+            data = Data(path)
+            data.push(b"sound", b"one")
+            if fetches:
+                with pytest.raises(JournalError, match="LevelDB ends at change 0, and had all up to 10"):
+                    data.read(b"work")
+            else:
+                data.push(b"work", b"acknowledged")
+                data.write_out()
+            with pytest.raises(JournalError, match="darner repair"):
+                data.push(b"work", b"refused")
+            assert data.read(b"sound") == b"one"
+            data.write_out()
+            data.close()
+        failures = [fields for event, fields in silence.lines if event.startswith("journal failure")]
+        assert [fields["queue"] for fields in failures] == ["work"] * 2
         (said, *_) = problems(path)["work"]
         assert "LevelDB ends at change 0, the file state at 10" in said
         losses = " ".join(repair(path, b"work").losses)
         assert "10 items of 10060 bytes are lost, ids 1-10" in losses
-        assert numbers(path) == ([], (0, 0))
+        data = Data(path)
+        assert data.read_all(b"work") == [b"acknowledged"]
+        data.close()
 
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
