@@ -17,6 +17,8 @@ from darner.wal import Log
 MAX_TICKS = 4
 # How many ticks a journal has nothing to be done before its LevelDB is closed: opening it again takes 1.5 ms.
 REST_TICKS = 20
+# How many LevelDBs are open at most, but for those being written: each has four descriptors and 200 KB.
+MAX_OPEN = 1000
 # How many journals are begun to be written in one tick: each costs an fsync.
 WRITES_PER_TICK = 64
 # And how many when the server closes.
@@ -26,11 +28,17 @@ WRITES_AT_CLOSE = 500
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_active", "_log", "offload", "on_damage", "on_failure", "on_recovery")
+    __slots__ = (
+        "_active", "_log", "_max_open", "_open", "offload", "on_damage", "on_failure", "on_recovery",
+    )  # fmt: skip
 
-    def __init__(self, log: Log, offload: Offload) -> None:
+    def __init__(self, log: Log, offload: Offload, max_open: int = MAX_OPEN) -> None:
+        """At most `max_open` LevelDBs are to be open, but for those being written."""
         self._log = log
         self.offload = offload
+        self._max_open = max_open
+        # journals whose LevelDB may be open, the one opened first comes first
+        self._open: dict[Journal, None] = {}
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
         # told when a journal cannot be written, and when it can again, for the log
@@ -48,6 +56,7 @@ class Committer:
     def discard(self, journal: Journal) -> None:
         """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
+        self._open.pop(journal, None)
         # it may be asked for yet, as long as the log is needed for it
         journal.log = None
 
@@ -63,6 +72,15 @@ class Committer:
 
         self.offload(journal.write, done)
 
+    def note_open(self, journal: Journal) -> None:
+        """The LevelDB of `journal` is open. If there are too many, the one opened first is closed."""
+        self._open.setdefault(journal)
+        while len(self._open) > self._max_open:
+            first = next(iter(self._open))
+            del self._open[first]
+            if not first.busy:  # else it is noted again when that is over
+                first.close()
+
     def close_down(self, journal: Journal, error: JournalError) -> None:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
         journal.failing = error
@@ -76,6 +94,8 @@ class Committer:
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None
         journal.settle(None if error is None else JournalError(str(error)))
+        if journal.log is not None:
+            self.note_open(journal)
         if journal.failing is not None:
             if not was_failing:
                 self.on_failure(journal, journal.failing)
@@ -113,6 +133,7 @@ class Committer:
     def _rest(self, journal: Journal) -> None:
         """Close a journal's LevelDB, in a thread: what it has in memory and of descriptors is let go."""
         del self._active[journal]
+        self._open.pop(journal, None)
         journal.writing = True
         state = journal.resting_state()
         self.offload(lambda: journal.close(state), lambda _: journal.go_on())
@@ -130,6 +151,7 @@ class Committer:
         span = journal.begin_compaction()
 
         def done(error: Exception | None) -> None:
+            self.note_open(journal)
             if error is not None:
                 self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
 

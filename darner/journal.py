@@ -150,6 +150,9 @@ class Writes(Protocol):
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
 
+    def note_open(self, journal: "Journal") -> None:
+        """The LevelDB of `journal` is open."""
+
     def close_down(self, journal: "Journal", error: JournalError) -> None:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
 
@@ -273,6 +276,7 @@ class Journal:
         self.reads = self.state.floor
         if self._db is not None:
             writes.add(self)
+            writes.note_open(self)
 
     # LevelDB
 
@@ -1199,8 +1203,12 @@ class Journal:
             raise
 
     def _opened_to_read(self) -> Any:
+        if self._db is not None:
+            return self._db
         try:
-            return self._opened()
+            db = self._opened()
+            self._writes.note_open(self)
+            return db
         except JournalError as error:
             if self.failing is None:
                 self._writes.close_down(self, error)

@@ -7,6 +7,7 @@ that gets the sound records of the damaged one, and puts the outcome in the plac
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import secrets
@@ -44,6 +45,10 @@ LABEL_BYTES = 200
 SAID = 10
 # How much is copied from one LevelDB to another at once.
 COPY_BYTES = 1 << 20
+
+# Of Linux, which has no name for it in the standard library.
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 # Makes the second path be what the first one is.
 Link = Callable[[Path, Path], object]
@@ -188,10 +193,22 @@ def _swap(source: Path, repaired: Path, damaged: Path) -> None:
             sync_directory(directory)
     source.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if source.exists():
-        source.rename(damaged)
-    repaired.rename(source)
+        repaired.rename(damaged)  # cut off here, the queue is as it was
+        if not _exchange(source, damaged):
+            damaged.rename(repaired)
+            source.rename(damaged)
+    if not source.exists():
+        repaired.rename(source)
     sync_name(source)
     sync_directory(damaged.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two names change places in one step; returns whether the system and the file system can."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    return renameat2 is not None and not renameat2(
+        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    )
 
 
 def _at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:

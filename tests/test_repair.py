@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from brokers import Data
@@ -404,6 +405,28 @@ class TestRepair:
             if number == 1:
                 assert {file.name: file.read_bytes() for file in damaged.iterdir()} == before
                 (closed / "work" / "CURRENT").unlink()
+
+    def test_leaves_at_no_moment_a_queue_without_a_directory(self, closed, monkeypatch):
+        damage(table(closed / "work"), b"000007")
+        rename, seen = Path.rename, []
+
+        def look(path, target):
+            renamed = rename(path, target)
+            seen.append((closed / "work" / "CURRENT").exists())
+            return renamed
+
+        monkeypatch.setattr(Path, "rename", look)
+        repair(closed, b"work")
+        assert seen == [True]
+        assert problems(closed)["work"] == []
+
+    def test_takes_two_steps_where_the_file_system_knows_no_exchange(self, closed, monkeypatch):
+        damage(table(closed / "work"), b"000007")
+        before = {file.name for file in (closed / "work").iterdir()}
+        monkeypatch.setattr("darner.repair._exchange", lambda *_: False)
+        damaged = repair(closed, b"work").damaged
+        assert {file.name for file in damaged.iterdir()} == before
+        assert problems(closed)["work"] == []
 
     def test_brings_back_nothing_that_was_dead(self, closed):
         """As `repair_db` may do it: below the floor only what is kept is alive."""
