@@ -94,3 +94,31 @@ class TestImage:
         assert health() == 0
         server.kill()
         assert health() != 0
+
+
+class TestReliability:
+    """The tests that docs/reliability.md names."""
+
+    TEXT = (ROOT / "docs" / "reliability.md").read_text()
+    TESTS = {f"tests/{path.name}": path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+
+    def names(self, pattern):
+        found = set(re.findall(rf"`({pattern})`", self.TEXT))
+        assert found
+        return found
+
+    def test_are_there(self):
+        assert self.names(r"tests/\w+\.py") <= self.TESTS.keys()
+        definitions = re.findall(r"^ *(?:class|def) (\w+)", "\n".join(self.TESTS.values()), re.MULTILINE)
+        assert self.names(r"(?:Test|test_)\w+") <= set(definitions)
+
+    def test_are_in_the_files_that_it_says(self):
+        said = re.findall(r"`(Test\w+|test_\w+)` in `(tests/\w+\.py)`", self.TEXT)
+        assert said
+        assert [name for name, file in said if f" {name}" not in self.TESTS[file]] == []
+
+    def test_stand_behind_each_promise(self):
+        promises = [line.split(" | ") for line in self.TEXT.splitlines() if line.startswith("| ")]
+        shown = [cells[-1] for cells in promises if len(cells) == 3 and "---" not in cells[0]]
+        assert len(shown) > 20
+        assert [cell for cell in shown if "`" not in cell and cell.strip(" |") != "shown by"] == []
