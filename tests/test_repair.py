@@ -344,7 +344,7 @@ class TestDamage:
         assert numbers(path)[0] == [1, 2, 3]
 
     @pytest.mark.parametrize("how", ["missing", "short", "flipped"])
-    def test_the_file_of_a_large_item_is_not_whole(self, path, how):
+    def test_the_file_of_a_large_item_is_not_whole(self, path, how, silence):
         data = Data(path)
         data.push(b"work", b"000001")
         data.upload(b"work", b"000002" + bytes(LARGE_BYTES))
@@ -358,6 +358,15 @@ class TestDamage:
             os.truncate(blob, 1000)
         else:
             damage(blob, b"000002")
+        if how != "flipped":  # else it is met by who has begun to read it
+            data = Data(path)
+            assert data.broker.queue(b"work").reserve().id == 1
+            for _ in range(3):
+                with pytest.raises(JournalError, match=str(blob)):
+                    data.read(b"work")
+            data.close()
+            (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
+            assert (told["queue"], told["reason"].startswith("item 2: ")) == ("work", True)
         said = " ".join(problems(path)["work"])
         assert "the file of item 2" in said
         assert str(blob) in said
