@@ -37,7 +37,7 @@ class Committer:
         self._log = log
         self.offload = offload
         self._max_open = max_open
-        # journals whose LevelDB may be open, the one opened first comes first
+        # journals whose LevelDB may be open; the one last opened or written comes last
         self._open: dict[Journal, None] = {}
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
@@ -73,8 +73,10 @@ class Committer:
         self.offload(journal.write, done)
 
     def note_open(self, journal: Journal) -> None:
-        """The LevelDB of `journal` is open. If there are too many, the one opened first is closed."""
-        self._open.setdefault(journal)
+        """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
+        longest ago is closed."""
+        self._open.pop(journal, None)
+        self._open[journal] = None
         while len(self._open) > self._max_open:
             first = next(iter(self._open))
             del self._open[first]

@@ -172,9 +172,8 @@ class Journal:
         "_exists", "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number", "_place",
         "_segment", "_told", "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes", "batch",
         "begun", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed",
-        "expiring", "failing",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
-        "sealed", "state", "stored_change", "stored_id", "writing",
+        "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms",
+        "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -785,14 +784,14 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
+        # what LevelDB has is not missed, should it have vanished
+        self._exists = False
 
     def _retire(self) -> None:
         self._flush({})
         for label in list(self.cursors):
             self._keep_cursor(label, [])
         self.note_expiring(expiring=False)
-        # what LevelDB has is not missed
-        self._exists = False
         self.state.deleted = True
         self.generation += 1
 
