@@ -43,8 +43,8 @@ RUN, DRAIN, END = range(3)
 MB = 1e6
 SAMPLE_S = 1.0
 TIMEOUT_S = 60.0
-# How long the queues may take to become empty, and the clients to end.
-DRAIN_S, JOIN_S = 300.0, 30.0
+# How long the clients may take to end.
+JOIN_S = 30.0
 BLOCK_BYTES = 512  # the unit of st_blocks
 CONFIGURATION = '[queues."short"]\nexpire_to_queue = "late"\n'
 # Of those who hold an item, one in so many goes with it; of the large items, one in so many comes in part.
@@ -381,10 +381,10 @@ def watch(
     return samples
 
 
-def drain(soak: Soak, clients: Clients) -> bool:
-    """Have the readers read all that is left; returns whether they came to the end."""
+def drain(soak: Soak, clients: Clients, seconds: float) -> bool:
+    """Have the readers read all that is left; returns whether they came to the end within so long."""
     soak.phase = DRAIN
-    client, deadline, empty = soak.client(), time.monotonic() + DRAIN_S, False
+    client, deadline, empty = soak.client(), time.monotonic() + seconds, False
     while not empty and not clients.complaints() and time.monotonic() < deadline:
         time.sleep(0.2)
         stats = client.stats()
@@ -445,6 +445,13 @@ def judge(
     type=click.FloatRange(0),
     help="Percent that are no growth.",
 )
+@click.option(
+    "--drain-for",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds that reading what is left may take.",
+)
 @click.option("--seed", default=None, type=int, help="Of the kills.  [default: random]")
 @own.data_in
 @rounds.files
@@ -455,6 +462,7 @@ def main(
     large: int,
     kill_every: float,
     tolerance: float,
+    drain_for: float,
     seed: int | None,
     data_in: Path | None,
     json_file: Path | None,
@@ -474,7 +482,7 @@ def main(
         samples = watch(soak, clients, darner.data, minutes * 60, kill_every, random.Random(seed))
         if not darner.running:
             raise click.ClickException(f"the server ended:\n{darner.log()}")
-        empty = drain(soak, clients)
+        empty = drain(soak, clients, drain_for)
         late = clients.join()
         accounts = [one.account() for one in readers]
         wrong, grown = judge(accounts, samples, tolerance)

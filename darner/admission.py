@@ -85,6 +85,7 @@ class Admission:
         self.accepted = 0
         self.failures = Complaint("authentication failure")
         self._refusals = Complaint("too many connections")
+        self._handshakes = Complaint("TLS handshake failed")
         # Those that are neither in nor turned away. Weak: who fails the TLS handshake is only dropped.
         self.arriving: weakref.WeakSet[Arrival] = weakref.WeakSet()
         self.lingering: set[Arrival] = set()
@@ -99,6 +100,10 @@ class Admission:
         arrival = Arrival(self)
         self.arriving.add(arrival)
         return arrival
+
+    def note_handshake(self, reason: str) -> None:
+        """A TLS handshake failed."""
+        self._handshakes.log(reason=reason)
 
     def has_room(self) -> bool:
         """Whether there is room for the connections there are, those that are arriving included."""

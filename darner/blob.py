@@ -49,7 +49,7 @@ class BlobWriter:
         made anew, and the file would be among the new one's.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file: BufferedWriter = path.open("wb")
         except OSError as error:
             raise JournalError(f"cannot write {path}: {error}") from error
@@ -177,7 +177,7 @@ def read_whole(path: Path, size: int) -> bytes:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a blob in one go. Raises JournalError if that fails."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with path.open("wb") as file:
             for at in range(0, len(data), CHUNK_BYTES):
                 file.write(_proto.encode_chunk(data[at : at + CHUNK_BYTES]))

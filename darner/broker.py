@@ -19,7 +19,7 @@ import structlog
 
 from darner._proto import Item, valid_name
 from darner.blob import Offload, sync_name
-from darner.commit import Committer
+from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
@@ -31,8 +31,6 @@ from darner.wal import Client, Log
 
 log = structlog.get_logger()
 
-# How many queues' LevelDB are left open at start: each has four descriptors and 200 KB.
-MAX_OPEN = 500
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
@@ -143,10 +141,12 @@ class Broker:
         grace_ms: int = 0,
         min_free_bytes: int = 0,
         free_bytes: Callable[[], int] = lambda: 0,
+        max_open: int = MAX_OPEN,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
-        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`."""
+        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
+        LevelDBs, `max_open` are open at once."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -167,6 +167,9 @@ class Broker:
         self.broken: dict[bytes, JournalError] = {}
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
+        self._max_open = max_open
+        # whether the log takes nothing in, which was said
+        self._is_refusing = False
         # why sets are refused, if the disk is too full
         self._crammed: JournalError | None = None
         # has a function called in so many ms
@@ -216,9 +219,10 @@ class Broker:
             ) from error
         try:
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload)
+            self._committer = Committer(self.log, self._offload, self._max_open)
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_damage = self._say_damage
             self.status.load()
             self._empty_trash()
             self._recover()
@@ -238,9 +242,6 @@ class Broker:
         found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
-            if len(self.queues) > MAX_OPEN and name in self.queues:
-                journal = self.queues[name].journal
-                journal.close(journal.resting_state())
         self.log.begin()
         self.reap()
 
@@ -657,12 +658,27 @@ class Broker:
         self._enforce_status()
         self._look_for_space()
         self.log.tick()
+        self._say_refusal()
         self._committer.tick()
         self._retry_broken()
         self.reap()
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _say_refusal(self) -> None:
+        refusal = self.log.segment.refusal
+        if (refusal is not None) == self._is_refusing:
+            return
+        self._is_refusing = refusal is not None
+        if refusal is not None:
+            log.error(
+                "log failure, no queue takes anything in",
+                reason=str(refusal),
+                action="make room or repair the disk; it is tried again by itself",
+            )
+        else:
+            log.warning("log back in service, sets are taken")
 
     def _check_space(self) -> None:
         if self._crammed is not None:
@@ -792,6 +808,15 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=str(error),
             action="make room or repair the disk; the queue is tried again by itself",
+        )
+
+    @staticmethod
+    def _say_damage(journal: Journal, error: JournalError) -> None:
+        log.error(
+            "damage in a queue, what is behind it is not served",
+            queue=journal.name.decode(errors="replace"),
+            reason=str(error),
+            action="stop the server; then darner check says more, and darner repair saves what is left",
         )
 
     @staticmethod

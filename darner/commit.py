@@ -18,6 +18,8 @@ from darner.wal import Log
 MAX_TICKS = 4
 # How many ticks a journal has nothing to be done before its LevelDB is closed: opening it again takes 1.5 ms.
 REST_TICKS = 20
+# How many LevelDBs are open at most, but for those being written: each has four descriptors and 200 KB.
+MAX_OPEN = 1000
 # How many journals are begun to be written in one tick: each costs an fsync.
 WRITES_PER_TICK = 64
 # And how many when the server closes.
@@ -27,11 +29,18 @@ WRITES_AT_CLOSE = 500
 class Committer:
     """Writes the staged batches of all journals."""
 
-    __slots__ = ("_active", "_log", "_spent", "offload", "on_failure", "on_recovery")
+    __slots__ = (
+        "_active", "_log", "_max_open", "_open", "_spent", "offload", "on_damage", "on_failure",
+        "on_recovery",
+    )  # fmt: skip
 
-    def __init__(self, log: Log, offload: Offload) -> None:
+    def __init__(self, log: Log, offload: Offload, max_open: int = MAX_OPEN) -> None:
+        """At most `max_open` LevelDBs are to be open, but for those being written."""
         self._log = log
         self.offload = offload
+        self._max_open = max_open
+        # journals whose LevelDB may be open; the one last opened or written comes last
+        self._open: dict[Journal, None] = {}
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
         # whether anything was written or compacted since memory was given back
@@ -39,6 +48,8 @@ class Committer:
         # told when a journal cannot be written, and when it can again, for the log
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
+        # told when something in a journal cannot be read
+        self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -49,6 +60,7 @@ class Committer:
     def discard(self, journal: Journal) -> None:
         """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
+        self._open.pop(journal, None)
         # it may be asked for yet, as long as the log is needed for it
         journal.log = None
 
@@ -65,9 +77,32 @@ class Committer:
 
         self.offload(journal.write, done)
 
+    def note_open(self, journal: Journal) -> None:
+        """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
+        longest ago is closed."""
+        self._open.pop(journal, None)
+        self._open[journal] = None
+        while len(self._open) > self._max_open:
+            first = next(iter(self._open))
+            del self._open[first]
+            if not first.busy:  # else it is noted again when that is over
+                first.close()
+
+    def close_down(self, journal: Journal, error: JournalError) -> None:
+        """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
+        journal.failing = error
+        self.add(journal)
+        self.on_failure(journal, error)
+
+    def tell_damage(self, journal: Journal, error: JournalError) -> None:
+        """`journal` cannot read something for the first time."""
+        self.on_damage(journal, error)
+
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None
         journal.settle(None if error is None else JournalError(str(error)))
+        if journal.log is not None:
+            self.note_open(journal)
         if journal.failing is not None:
             if not was_failing:
                 self.on_failure(journal, journal.failing)
@@ -109,6 +144,7 @@ class Committer:
         """Close a journal's LevelDB, in a thread: what it has in memory and of descriptors is let go."""
         del self._active[journal]
         self._spent = True
+        self._open.pop(journal, None)
         journal.writing = True
         state = journal.resting_state()
         self.offload(lambda: journal.close(state), lambda _: journal.go_on())
@@ -126,6 +162,7 @@ class Committer:
         span = journal.begin_compaction()
 
         def done(error: Exception | None) -> None:
+            self.note_open(journal)
             if error is not None:
                 self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
 

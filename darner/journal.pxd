@@ -69,6 +69,9 @@ cdef class Journal:
         object _using
         object _db
         object _write
+        object _place
+        object _closed_for
+        set _told
         bint _exists
         bint _has_state
         bytes _state_key

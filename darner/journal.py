@@ -38,7 +38,7 @@ from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
-from darner.blob import Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
+from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
 from darner.wal import Client, Life, Log
 
@@ -73,6 +73,8 @@ DEAD_RECORDS = 200_000
 DEAD_BYTES = 16 << 20
 # How many dead records one batch deletes.
 TRIM_RECORDS = 65_536
+# Of how many damaged places a journal tells its operator: a client may come back to each again and again.
+MAX_TOLD = 100
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
 OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
 PROBE_NAME = "room"
@@ -175,6 +177,15 @@ class Writes(Protocol):
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
 
+    def note_open(self, journal: "Journal") -> None:
+        """The LevelDB of `journal` is open."""
+
+    def close_down(self, journal: "Journal", error: JournalError) -> None:
+        """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
+
+    def tell_damage(self, journal: "Journal", error: JournalError) -> None:
+        """`journal` cannot read something for the first time."""
+
 
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
@@ -184,11 +195,11 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful", "_due_from_ms",
-        "_entered", "_exists", "_expunged_to", "_has_state", "_last_looked_at", "_live_from", "_number",
-        "_segment", "_state_key", "_trimmed_bytes", "_trimmed_records", "_using", "_write", "_writes",
-        "batch", "begun", "crowded",
-        "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
+        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_state", "_last_looked_at",
+        "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
+        "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding",
+        "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
         "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
         "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
@@ -256,6 +267,11 @@ class Journal:
         self._using = RLock()
         self._db: Any = None
         self._write: Any = None
+        # the file by which an open LevelDB's directory is known again, and why it was not opened
+        self._place = (0, 0)
+        self._closed_for: JournalError | None = None
+        # what could not be read, as it was told
+        self._told: set[str] = set()
         # whether a write has failed since it was opened
         self._doubtful = False
         # whether LevelDB has anything of it, and whether its state is in a file besides
@@ -293,6 +309,7 @@ class Journal:
         self.reads = self.state.floor
         if self._db is not None:
             writes.add(self)
+            writes.note_open(self)
 
     # LevelDB
 
@@ -312,34 +329,95 @@ class Journal:
         return is_new
 
     def _make_directory(self) -> None:
+        # the pieces of a long name, but not the data directory: what vanished is to be put back
+        pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (*reversed(list(pieces)), self.path):
+                directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise JournalError(f"cannot make {self.path}: {error}") from error
 
-    def _opened(self) -> Any:
-        """Return the open LevelDB; from any thread. Raises JournalError."""
+    def _opened(self, *, again: bool = False, known: bool = True) -> Any:
+        """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
+        if it did not fail before; and is to be the one that is `known`. Raises JournalError."""
         with self._using:
             if self._db is None:
-                is_new = self._is_new()
-                if is_new and self._exists:
-                    raise JournalError(f"{self.path} has vanished")
+                if self._closed_for is not None and not again:
+                    raise self._closed_for
                 try:
-                    if is_new:
-                        self._make_directory()
-                        sync_name(self.path)  # LevelDB sees only to what is inside
-                    self._db = leveldb.DB(
-                        str(self.path),
-                        create_if_missing=is_new,
-                        write_buffer_size=WRITE_BUFFER_BYTES,
-                        lru_cache_size=BLOCK_CACHE_BYTES,
-                        max_open_files=MAX_OPEN_FILES,
-                        max_file_size=MAX_FILE_BYTES,
-                        compression=None,
-                    )
-                except (leveldb.Error, OSError) as error:
-                    raise JournalError(f"cannot open {self.path}: {error}") from error
+                    db = self._open()
+                    try:
+                        if known:
+                            self._recognize(db)
+                        self._place = self._look()
+                    except BaseException:
+                        db.close()
+                        raise
+                except JournalError as error:
+                    self._closed_for = error
+                    raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
+                    raise self._closed_for from error
+                self._db, self._closed_for = db, None
             return self._db
+
+    def _open(self) -> Any:
+        is_new = self._is_new()
+        if is_new:
+            if self._exists:
+                raise self._vanished()
+            self._make_directory()
+            sync_name(self.path)  # LevelDB sees only to what is inside
+        return leveldb.DB(
+            str(self.path),
+            create_if_missing=is_new,
+            write_buffer_size=WRITE_BUFFER_BYTES,
+            lru_cache_size=BLOCK_CACHE_BYTES,
+            max_open_files=MAX_OPEN_FILES,
+            max_file_size=MAX_FILE_BYTES,
+            compression=None,
+        )
+
+    def _recognize(self, db: Any) -> None:
+        """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
+        stored = stored_state(db)
+        if stored is None and not self._exists:
+            return
+        change = 0
+        if stored is not None:
+            self._state_key, record = stored
+            state = _proto.decode_state(record)
+            change = state.change
+            if state.life != self.state.life:
+                raise JournalError(f"{self.path} is another journal than it was: put that back")
+        if change < self.stored_change:
+            raise JournalError(
+                f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
+                f"{self.stored_change}. Stop the server; then darner check says more, and darner repair "
+                "saves what is left"
+            )
+
+    def _look(self) -> tuple[int, int]:
+        """Return by what the directory is known again: LevelDB has a new CURRENT only when it is opened.
+        Raises JournalError if there is none."""
+        try:
+            status = (self.path / "CURRENT").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._vanished() from None
+        return status.st_dev, status.st_ino
+
+    def _has_moved(self) -> bool:
+        """Whether the directory is not the one that LevelDB has open. JournalError if there is none."""
+        try:
+            return self._look() != self._place
+        except JournalError:
+            if self._exists:
+                raise
+            return True
+
+    def _vanished(self) -> JournalError:
+        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -360,7 +438,7 @@ class Journal:
         return True
 
     def _load(self) -> None:
-        db = self._opened()
+        db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
@@ -389,7 +467,7 @@ class Journal:
                     self.next_due_ms = _due_ms(first)
         except (leveldb.Error, OSError, ValueError) as error:
             self._shut()
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -412,7 +490,7 @@ class Journal:
             self._replay(last)
         except (leveldb.Error, ValueError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {error}") from error
+            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -744,6 +822,8 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
+        # what LevelDB has is not missed, should it have vanished
+        self._exists = False
 
     def _retire(self) -> None:
         self._flush({})
@@ -828,7 +908,7 @@ class Journal:
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            raise self._unreadable("delayed items", error) from error
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
@@ -908,7 +988,8 @@ class Journal:
     def _stored_delayed(self, **options: bool) -> Iterator[Any]:
         if self._exists:
             start = _delayed_key(self._due_from_ms, 0)
-            with self._opened().iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
+            db = self._opened_to_read()
+            with db.iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
                 yield from records
 
     def _find_delayed(self, key: bytes) -> Item | None:
@@ -962,7 +1043,7 @@ class Journal:
         blob = self.begin_blob()
         path = self.blob_path(blob)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             path.hardlink_to(file)
         except OSError as error:
             self.abandon_blob(blob)
@@ -1049,7 +1130,9 @@ class Journal:
                     if len(items) >= max_items or size >= max_bytes:
                         return items, start
         except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            if items:  # the next one meets it
+                return items, start
+            raise self._unreadable(f"items from {start} on", error) from error
         self._skip(start, self.state.next_id)
         return items, self.state.next_id
 
@@ -1060,9 +1143,8 @@ class Journal:
             rewrites = self.batch.rewrites
             if self.sealed is not None:
                 rewrites = {**self.sealed.rewrites, **rewrites}
-            with self._opened().iterator(
-                start=_proto.item_key(start), stop=stop, fill_cache=False
-            ) as records:
+            db = self._opened_to_read()
+            with db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
                 for key, record in records:
                     if is_state_key(key):
                         continue
@@ -1113,7 +1195,7 @@ class Journal:
                     if len(items) >= max_items or size >= max_bytes:
                         return items, item.id + 1
         except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            raise self._unreadable(f"items from {start} on", error) from error
         return items, self.state.next_id
 
     def live(self, id: int) -> Item | None:
@@ -1132,7 +1214,7 @@ class Journal:
                 items = self._from(max(start, self.state.floor))
                 return next((item for item in items if item.id not in self.gone), None)
         except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            raise self._unreadable(f"items from {start} on", error) from error
 
     def kept_items(self) -> list[Item]:
         """Return the live items below the floor, oldest first."""
@@ -1146,10 +1228,42 @@ class Journal:
         key = _proto.item_key(id)
         try:
             with self._using:
-                record = self._opened().get(key, fill_cache=False)
+                record = self._opened_to_read().get(key, fill_cache=False)
             return None if record is None else _proto.decode_item(key, record)
         except (leveldb.Error, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {error}") from error
+            raise self._unreadable(f"item {id}", error) from error
+
+    def open_blob(self, item: Item) -> BlobReader:
+        """Return the bytes of a large item. Raises JournalError if they are not there or not whole."""
+        try:
+            return BlobReader(self.blob_path(item.blob), item, self.offload)
+        except JournalError as error:
+            self._tell(JournalError(f"item {item.id}: {error}"))
+            raise
+
+    def _opened_to_read(self) -> Any:
+        if self._db is not None:
+            return self._db
+        try:
+            db = self._opened()
+            self._writes.note_open(self)
+            return db
+        except JournalError as error:
+            if self.failing is None:
+                self._writes.close_down(self, error)
+            raise
+
+    def _unreadable(self, what: str, error: Exception) -> JournalError:
+        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
+        self._tell(failure)
+        return failure
+
+    def _tell(self, failure: JournalError) -> None:
+        """Have the operator told, once: the client is each time."""
+        text = str(failure)
+        if text not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(text)
+            self._writes.tell_damage(self, failure)
 
     @property
     def disk_bytes(self) -> int:
@@ -1218,11 +1332,11 @@ class Journal:
         batch = self.sealed
         assert batch is not None
         try:
+            if self._db is not None and self._has_moved():
+                self._shut()
             self._reopen()
             fresh = self._db is None
-            db = self._opened()
-            if fresh:
-                self._recognize(db, batch.state)
+            db = self._opened(again=True)
             if self._has_state:
                 (self.path / STATE_NAME).unlink(missing_ok=True)
                 sync_directory(self.path)
@@ -1237,22 +1351,16 @@ class Journal:
             write.put(key, _proto.encode_state(batch.state))
             write.write()
             self._state_key = key
+            self._look()  # else it is written to files that are deleted
             self._exists = True
             if fresh:  # LevelDB does not see to the name of its CURRENT
                 sync_directory(self.path)
-        except (leveldb.Error, OSError, RuntimeError, ValueError, JournalError) as error:
+        except JournalError:
             self._doubtful = True
-            raise JournalError(f"cannot write {self.path}: {error}") from error
-
-    def _recognize(self, db: Any, state: State) -> None:
-        """Raises JournalError if LevelDB is not the one it was."""
-        stored = stored_state(db)
-        if stored is not None:
-            self._state_key, record = stored
-            if _proto.decode_state(record).life == state.life:
-                return
-        if stored is not None or self._exists:
-            raise JournalError("it is another journal than it was")
+            raise
+        except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
+            self._doubtful = True
+            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write

@@ -11,4 +11,10 @@ DB = plyvel.DB
 Error = plyvel.Error
 repair_db = plyvel.repair_db
 
-__all__ = ["DB", "Error", "repair_db"]
+__all__ = ["DB", "Error", "reason", "repair_db"]
+
+
+def reason(error: Exception) -> str:
+    """What an error says; LevelDB's have bytes."""
+    text = error.args[0] if error.args else ""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)

@@ -641,8 +641,7 @@ class Queue:
             return opened
         if opened is not None:
             opened.close()
-        journal = self.journal
-        return BlobReader(journal.blob_path(item.blob), item, journal.offload)
+        return self.journal.open_blob(item)
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""

@@ -7,6 +7,7 @@ that gets the sound records of the damaged one, and puts the outcome in the plac
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import secrets
@@ -46,6 +47,10 @@ LABEL_BYTES = 200
 SAID = 10
 # How much is copied from one LevelDB to another at once.
 COPY_BYTES = 1 << 20
+
+# Of Linux, which has no name for it in the standard library.
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 # Makes the second path be what the first one is.
 Link = Callable[[Path, Path], object]
@@ -120,7 +125,7 @@ def repair(data: Path, name: bytes) -> Repaired:
             damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
             _swap(source, scratch / "queue", damaged)
         except (OSError, leveldb.Error, JournalError) as error:
-            raise RepairError(f"cannot repair {source}, it is as it was: {_reason(error)}") from error
+            raise RepairError(f"cannot repair {source}, it is as it was: {leveldb.reason(error)}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return Repaired(items, size, losses, damaged)
@@ -190,10 +195,22 @@ def _swap(source: Path, repaired: Path, damaged: Path) -> None:
             sync_directory(directory)
     source.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if source.exists():
-        source.rename(damaged)
-    repaired.rename(source)
+        repaired.rename(damaged)  # cut off here, the queue is as it was
+        if not _exchange(source, damaged):
+            damaged.rename(repaired)
+            source.rename(damaged)
+    if not source.exists():
+        repaired.rename(source)
     sync_name(source)
     sync_directory(damaged.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two names change places in one step; returns whether the system and the file system can."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    return renameat2 is not None and not renameat2(
+        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    )
 
 
 def _at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
@@ -249,7 +266,7 @@ def _examine(
             with contextlib.closing(_open(path, paranoid_checks=True)) as db:
                 problems += _disagreement(db, resting)
         except leveldb.Error as error:
-            problems.append(f"LevelDB is damaged: {_reason(error)}")
+            problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
         journal = _play_back(name, path, log, lives)
         if journal.lost:
@@ -261,12 +278,12 @@ def _examine(
             try:
                 return problems + scan.judge(verify_checksums=True), scan.items, scan.size
             except leveldb.Error as error:
-                problems.append(f"LevelDB is damaged: {_reason(error)}")
+                problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
             # as far as a server would not notice: which items are damaged
             scan = Scan(db, path / BLOBS_NAME)
             return problems + scan.judge(verify_checksums=False), scan.items, scan.size
     except (JournalError, leveldb.Error) as error:
-        return list(dict.fromkeys([*problems, _reason(error)])), 0, 0
+        return list(dict.fromkeys([*problems, leveldb.reason(error)])), 0, 0
 
 
 def _disagreement(db: Any, resting: State | None) -> list[str]:
@@ -284,12 +301,6 @@ def _resting_state(source: Path) -> State | None:
         return _proto.decode_state((source / STATE_NAME).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _reason(error: Exception) -> str:
-    """What it says; LevelDB's errors have bytes."""
-    text = error.args[0] if error.args else ""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
 
 
 class Scan:
@@ -527,7 +538,7 @@ class _Repair:
         try:
             return self._copy()
         except leveldb.Error as error:
-            self._losses.append(f"LevelDB was damaged: {_reason(error)}")
+            self._losses.append(f"LevelDB was damaged: {leveldb.reason(error)}")
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
             leveldb.repair_db(str(self._old), compression=None)

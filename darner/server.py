@@ -22,6 +22,7 @@ from darner._proto import share_heap
 from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
+from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
@@ -38,16 +39,21 @@ DRAIN_S = 5.0
 TICK_S = 0.25
 # How often idle connections are looked for.
 SWEEP_S = 1.0
+# Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
+DESCRIPTORS_PER_OPEN = 16
 # For fsyncs and compactions: they wait for the disk, not for a processor.
 THREADS = 8
 
 
-def read_access(settings: Settings) -> tuple[ssl.SSLContext | None, auth.Users | None]:
-    """The certificates and the users that the settings name, as they are now. Raises ConfigError."""
+def read_access(
+    settings: Settings, failed: Callable[[str], None] = lambda _: None
+) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+    """The certificates and the users that the settings name, as they are now. `failed` will be told why a TLS
+    handshake failed. Raises ConfigError."""
     context = users = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         ca = None if settings.tls_ca is None else Path(settings.tls_ca)
-        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca)
+        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
     if settings.auth_file is not None:
         users = auth.load(Path(settings.auth_file))
     return context, users
@@ -72,6 +78,7 @@ class Server:
             settings.status_change_grace_period_ms,
             settings.min_free_space,
             lambda: shutil.disk_usage(self._data).free,
+            min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
@@ -116,7 +123,7 @@ class Server:
         settings = self._settings
         given = systemd.sockets()
         metrics = self._serve_metrics()
-        context, self._admission.users = read_access(self._settings)
+        context, self._admission.users = read_access(self._settings, self._admission.note_handshake)
         self._broker.open()
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
@@ -186,7 +193,7 @@ class Server:
         something of it is wrong; then nothing has changed."""
         try:
             settings = self._reread()
-            context, users = read_access(self._settings)
+            context, users = read_access(self._settings, self._admission.note_handshake)
         except ConfigError as error:
             log.error("nothing reloaded, everything stays as it was", reason=str(error))
             raise

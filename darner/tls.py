@@ -1,18 +1,43 @@
 """TLS: the certificates that the settings name, as what the event loop takes."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from darner.errors import ConfigError
 
 
-def context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
+class _Context(ssl.SSLContext):
+    """Knows whom to tell why a handshake failed."""
+
+    failed: Callable[[str], None]
+
+
+class _Object(ssl.SSLObject):
+    """Tells why its handshake failed: the event loop drops it without a word."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            cast("_Context", self.context).failed(error.reason or str(error))
+            raise
+
+
+def context(
+    cert: Path, key: Path, ca: Path | None, failed: Callable[[str], None] = lambda _: None
+) -> ssl.SSLContext:
     """Return a context for a server that shows `cert` (with the chain behind it) and, with `ca`, takes
-    only clients that show one signed by it. TLS 1.2 and later.
+    only clients that show one signed by it. TLS 1.2 and later. `failed` is told why a handshake failed.
 
     Read anew with each call. Raises ConfigError, which says what is wrong with which file.
     """
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made = _Context(ssl.PROTOCOL_TLS_SERVER)
+    made.failed = failed
+    made.sslobject_class = _Object
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # a key with a passphrase would have OpenSSL ask for it on the terminal

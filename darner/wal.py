@@ -276,9 +276,7 @@ class Log:
                 self._spare = SegmentFile(self._spare_path())
             self._start(self._spare)
         except OSError as error:
-            raise JournalError(
-                f"no room for the log in {self._directory}: {error.strerror or error}"
-            ) from error
+            raise self._roomless(error) from error
         self._spare = None
         self._recycle()
         self._make_spare()
@@ -410,7 +408,7 @@ class Log:
         def done(error: Exception | None) -> None:
             self._making = False
             if error is not None:
-                self.segment.refusal = JournalError(f"no room for the log in {self._directory}: {error}")
+                self.segment.refusal = self._roomless(error)
                 for file in made:
                     file.delete()
             else:
@@ -424,8 +422,21 @@ class Log:
         else:
             file.delete()
 
+    def _roomless(self, error: Exception) -> JournalError:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return JournalError(f"cannot begin a segment of the log in {self._directory}: {reason}")
+
+    def _is_there(self) -> bool:
+        """Whether what is logged can be found again."""
+        return not self._files or os.path.exists(self._files[-1].path)  # noqa: PTH110  # raises nothing
+
     def tick(self) -> None:
         """Look after the room there is; to be called a few times a second."""
+        if not self._is_there():
+            self.segment.refusal = JournalError(
+                f"the log {self._files[-1].path} is not there any more: put its directory back as it was"
+            )
+            return
         self._make_spare()
         self._let_go()
         if self._doubtful:

@@ -84,6 +84,10 @@ class Wire:
 
     def stats(self) -> dict[str, str]:
         self.send(b"stats\r\n")
+        return self.stats_reply()
+
+    def stats_reply(self) -> dict[str, str]:
+        """What was answered to a `stats` that is sent already."""
         found = {}
         while (line := self.line()) != b"END\r\n":
             _, name, value = line.split()

@@ -255,6 +255,21 @@ def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(se
     assert server.stat("curr_items") == 0
 
 
+def test_soak_kills_clients_and_finds_nothing_lost(tmp_path):
+    file, png = tmp_path / "soak.json", tmp_path / "soak.png"
+    little = ["--minutes", "0.05", "--rate", "20", "--backlog", "50", "--large", "70", "--kill-every", "0.3"]
+    # in seconds nothing can be flat
+    options = [*little, "--tolerance", "1000", "--drain-for", "20", "--data-in", str(tmp_path)]
+    done = bench("soak.py", *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    assert found["wrong"] == []
+    assert found["kills"] > 0
+    queues = {one["queue"] for one in found["accounts"]}
+    assert queues >= {"plain", "jobs", "deep", "large", "fan+a", "watched"}
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
 class TestLedger:
     @pytest.fixture
     def stream(self):

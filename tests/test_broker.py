@@ -1,6 +1,8 @@
 """The set of queues: names and directories, what comes and goes, what cannot be opened."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from brokers import Data
@@ -458,3 +460,33 @@ class TestMinFreeSpace:
             ),
             ("room on the disk again, sets are taken", {"free_bytes": 100, "min_free_bytes": 100}),
         ]
+
+
+def test_of_many_queues_that_are_read_or_written_a_bounded_number_is_open(tmp_path):
+    names = [b"queue%d" % number for number in range(12)]
+    data = Data(tmp_path / "data", max_open=3)
+
+    def open_ones():
+        """Each LevelDB has its LOCK open."""
+        found = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += link.readlink().name == "LOCK"
+        return found
+
+    for name in names:
+        data.push(name, b"x", b"y")
+    data.write_out_once()
+    assert open_ones() <= 3
+    data.kill()
+    assert open_ones() <= 3
+    data.write_out()
+    data.restart()
+    for name in names:
+        assert data.read(name) == b"x"
+        assert open_ones() <= 3
+    data.write_out()
+    assert open_ones() <= 3
+    for name in names:
+        assert data.read_all(name) == [b"y"]
+    data.close()

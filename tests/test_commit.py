@@ -76,6 +76,8 @@ class TestTicks:
         bench.threads.run_all()
         assert (disk.writes, bench.in_leveldb(work), bench.in_leveldb(other)) == (2, 10, 1)
         assert bench.segments() == [1]
+        bench.tick()
+        bench.threads.run_all()  # memory is given back, once
         bench.tick(2 * MAX_TICKS)
         assert (bench.threads.tasks, disk.writes) == ([], 2)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 
 import pytest
 from doubles import Disk, Offload
@@ -713,15 +714,85 @@ class TestFailure:
         assert it.journal.sealed.puts == {}
         assert len(it.journal.sealed.ops) <= 3
 
-    def test_to_read_leaves_the_journal_as_it_was(self, it, disk):
+    def test_to_open_leaves_the_journal_as_it_was_and_nothing_is_put_until_it_can_be_opened(self, it, disk):
         it.put(b"a")
         it.write()
         it.journal.close()
+        it.committer.on_failure = lambda _, error: told.append(str(error))
+        told = []
         disk.refuses = True
+        for _ in range(3):
+            with pytest.raises(JournalError, match="no space left to open"):
+                it.items()
+        assert len(told) == 1
         with pytest.raises(JournalError, match="no space left to open"):
-            it.items()
+            it.put(b"b")
         disk.refuses = False
-        assert it.datas() == [b"a"]
+        it.committer.tick()
+        it.threads.run_all()
+        it.put(b"b")
+        assert it.datas() == [b"a", b"b"]
+
+    def test_of_a_directory_that_vanishes_under_leveldb_is_one_of_the_journal(self, it):
+        it.put(b"a")
+        it.write()
+        it.put(b"b")
+        it.path.rename(it.data / "away")
+        it.write()
+        assert "has vanished" in str(it.journal.failing)
+        with pytest.raises(JournalError, match="has vanished"):
+            it.put(b"c")
+        assert it.datas() == [b"a", b"b"]
+        (it.data / "away").rename(it.path)
+        it.write()
+        it.kill()
+        assert it.datas() == [b"a", b"b"]
+
+    def test_of_a_directory_emptied_while_it_is_written_keeps_the_log(self, it, monkeypatch):
+        it.put(b"a")
+        it.write()
+        it.log.roll()
+        it.put_large()
+        monkeypatch.setattr(journal, "sync_file", lambda _: it.path.rename(it.data / "away"))
+        monkeypatch.setattr(journal, "sync_directory", lambda _: None)
+        it.write()
+        assert "has vanished" in str(it.journal.failing)
+        assert it.log._files[-1].pins
+
+    def test_of_a_directory_that_vanished_ends_with_the_queue(self, it):
+        it.put(b"a")
+        it.write()
+        shutil.rmtree(it.path)
+        it.put(b"b")
+        it.write()
+        assert "has vanished" in str(it.journal.failing)
+        it.journal.retire()
+        it.journal.revive(78)
+        it.write()
+        it.put(b"c")
+        it.write()
+        it.kill()
+        assert it.datas() == [b"c"]
+
+    def test_of_an_older_copy_put_in_its_place_is_one_of_the_journal(self, it):
+        it.put(b"a")
+        it.write()
+        it.journal.close()
+        shutil.copytree(it.path, it.data / "old")
+        it.put(b"b")
+        it.write()
+        it.path.rename(it.data / "away")
+        (it.data / "old").rename(it.path)
+        it.put(b"c")
+        it.write()
+        assert "LevelDB ends at change 1, and had all up to 2" in str(it.journal.failing)
+        assert "darner repair" in str(it.journal.failing)
+        shutil.rmtree(it.path)
+        (it.data / "away").rename(it.path)
+        it.write()
+        assert it.journal.failing is None
+        it.kill()
+        assert it.datas() == [b"a", b"b", b"c"]
 
     def test_of_a_vanished_directory_is_one_of_the_journal(self, it):
         it.put(b"a")

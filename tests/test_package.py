@@ -94,3 +94,32 @@ class TestImage:
         assert health() == 0
         server.kill()
         assert health() != 0
+
+
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+TESTS = {f"tests/{path.name}": path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+
+
+class TestReliability:
+    """The tests that docs/reliability.md names."""
+
+    def names(self, pattern):
+        found = set(re.findall(rf"`({pattern})`", RELIABILITY))
+        assert found
+        return found
+
+    def test_are_there(self):
+        assert self.names(r"tests/\w+\.py") <= TESTS.keys()
+        definitions = re.findall(r"^ *(?:class|def) (\w+)", "\n".join(TESTS.values()), re.MULTILINE)
+        assert self.names(r"Test\w+|test_\w+") <= set(definitions)
+
+    def test_are_in_the_files_that_it_says(self):
+        said = re.findall(r"`(Test\w+|test_\w+)` in `(tests/\w+\.py)`", RELIABILITY)
+        assert said
+        assert [name for name, file in said if not re.search(rf"(class|def) {name}\b", TESTS[file])] == []
+
+    def test_stand_behind_each_promise(self):
+        tables = [text for text in RELIABILITY.split("\n\n") if text.startswith("| what holds")]
+        promises = [row for table in tables for row in table.splitlines()[2:]]
+        assert len(promises) > 20
+        assert [row for row in promises if "`" not in row.removesuffix(" |").rpartition(" | ")[2]] == []

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from brokers import Data
 from click.testing import CliRunner
+from doubles import Silence
 from running import running
 
-from darner import _proto, leveldb
+from darner import _proto, broker, leveldb
 from darner.broker import directory_of
 from darner.cli import main
 from darner.errors import JournalError, RepairError
@@ -28,6 +30,13 @@ def body(number: int) -> bytes:
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "data"
+
+
+@pytest.fixture
+def silence(monkeypatch):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    return silence
 
 
 @pytest.fixture
@@ -180,13 +189,19 @@ class TestDamage:
         assert problems(closed) == {"sound": [], "work": []}
         assert numbers(closed) == ([*range(3, ITEMS + 1)], (38, 38 * 1006))
 
-    def test_bytes_of_an_item_are_flipped(self, closed):
+    def test_bytes_of_an_item_are_flipped(self, closed, silence):
         damage(table(closed / "work"), b"000007")
         data = Data(closed)
-        with pytest.raises(JournalError, match="item 7 fails its checksum"):
-            data.read_all(b"work")
+        work = data.broker.queue(b"work")
+        assert [work.reserve().data for _ in range(4)] == [*map(body, range(3, 7))]
+        for _ in range(3):
+            with pytest.raises(JournalError, match="item 7 fails its checksum"):
+                work.pop()
         assert data.read(b"sound") == b"one"
         data.close()
+        (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
+        assert (told["queue"], "item 7" in told["reason"]) == ("work", True)
+        assert "darner check" in told["action"]
         assert any("checksum" in said for said in problems(closed)["work"])
         losses = " ".join(repair(closed, b"work").losses)
         assert "item 7 fails its checksum" in losses
@@ -244,18 +259,36 @@ class TestDamage:
         found, _ = numbers(closed)
         assert found[-38:] == [*range(3, ITEMS + 1)]
 
-    def test_leveldbs_log_is_cut_short_after_a_clean_end(self, path):
+    def test_leveldbs_log_is_cut_short_after_a_clean_end(self, path, silence):
         data = Data(path)
         data.push(b"work", *map(body, range(1, 11)))
         data.restart()
         data.close()
         log = max((path / "work").glob("*.log"), key=lambda file: file.stat().st_size)
         os.truncate(log, 5)
+        for fetches in (True, False):
+            data = Data(path)
+            data.push(b"sound", b"one")
+            if fetches:
+                with pytest.raises(JournalError, match="LevelDB ends at change 0, and had all up to 10"):
+                    data.read(b"work")
+            else:
+                data.push(b"work", b"acknowledged")
+                data.write_out()
+            with pytest.raises(JournalError, match="darner repair"):
+                data.push(b"work", b"refused")
+            assert data.read(b"sound") == b"one"
+            data.write_out()
+            data.close()
+        failures = [fields for event, fields in silence.lines if event.startswith("journal failure")]
+        assert [fields["queue"] for fields in failures] == ["work"] * 2
         (said, *_) = problems(path)["work"]
         assert "LevelDB ends at change 0, the file state at 10" in said
         losses = " ".join(repair(path, b"work").losses)
         assert "10 items of 10060 bytes are lost, ids 1-10" in losses
-        assert numbers(path) == ([], (0, 0))
+        data = Data(path)
+        assert data.read_all(b"work") == [b"acknowledged"]
+        data.close()
 
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
@@ -313,7 +346,7 @@ class TestDamage:
         assert numbers(path)[0] == [1, 2, 3]
 
     @pytest.mark.parametrize("how", ["missing", "short", "flipped"])
-    def test_the_file_of_a_large_item_is_not_whole(self, path, how):
+    def test_the_file_of_a_large_item_is_not_whole(self, path, how, silence):
         data = Data(path)
         data.push(b"work", b"000001")
         data.upload(b"work", b"000002" + bytes(LARGE_BYTES))
@@ -327,6 +360,15 @@ class TestDamage:
             os.truncate(blob, 1000)
         else:
             damage(blob, b"000002")
+        if how != "flipped":  # else it is met by who has begun to read it
+            data = Data(path)
+            assert data.broker.queue(b"work").reserve().id == 1
+            for _ in range(3):
+                with pytest.raises(JournalError, match=str(blob)):
+                    data.read(b"work")
+            data.close()
+            (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
+            assert (told["queue"], told["reason"].startswith("item 2: ")) == ("work", True)
         said = " ".join(problems(path)["work"])
         assert "the file of item 2" in said
         assert str(blob) in said
@@ -374,6 +416,28 @@ class TestRepair:
             if number == 1:
                 assert {file.name: file.read_bytes() for file in damaged.iterdir()} == before
                 (closed / "work" / "CURRENT").unlink()
+
+    def test_leaves_at_no_moment_a_queue_without_a_directory(self, closed, monkeypatch):
+        damage(table(closed / "work"), b"000007")
+        rename, seen = Path.rename, []
+
+        def look(path, target):
+            renamed = rename(path, target)
+            seen.append((closed / "work" / "CURRENT").exists())
+            return renamed
+
+        monkeypatch.setattr(Path, "rename", look)
+        repair(closed, b"work")
+        assert seen == [True]
+        assert problems(closed)["work"] == []
+
+    def test_takes_two_steps_where_the_file_system_knows_no_exchange(self, closed, monkeypatch):
+        damage(table(closed / "work"), b"000007")
+        before = {file.name for file in (closed / "work").iterdir()}
+        monkeypatch.setattr("darner.repair._exchange", lambda *_: False)
+        damaged = repair(closed, b"work").damaged
+        assert {file.name for file in damaged.iterdir()} == before
+        assert problems(closed)["work"] == []
 
     def test_brings_back_nothing_that_was_dead(self, closed):
         """As `repair_db` may do it: below the floor only what is kept is alive."""

@@ -149,6 +149,16 @@ class TestServer:
             with contextlib.suppress(ConnectionError):
                 assert b"VERSION" not in plain.socket.recv(100)
 
+    def test_says_why_a_handshake_failed_and_that_not_for_each(self, server, authority):
+        for _ in range(20):
+            with contextlib.closing(Wire(server.port)) as plain:
+                plain.send(b"get / HTTP/1.0\r\n\r\n")
+                plain.socket.recv(100)
+        assert "reason=" in server.wait_for_log("TLS handshake failed")
+        assert serves(server, trusting(authority))
+        assert server.stop() == 0
+        assert server.log.count("TLS handshake failed") == 1
+
     def test_counts_those_in_the_handshake_and_only_while_they_are(self, certified, authority):
         path = certified / "darner.toml"
         path.write_text(path.read_text() + "max_connections = 5\n")

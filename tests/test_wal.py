@@ -155,7 +155,7 @@ class TestLog:
         room.full = True
         log.roll()
         writer.write(*payloads(12))
-        with pytest.raises(JournalError, match="no room"), log.group(300):
+        with pytest.raises(JournalError, match="cannot begin a segment"), log.group(300):
             raise AssertionError
         with log.group(50):
             writer.write(b"one")
@@ -483,7 +483,7 @@ class TestRoom:
         Writer(log).write(b"a")
         room.full = True
         log.roll()
-        assert "no room" in str(log.segment.refusal)
+        assert "cannot begin a segment" in str(log.segment.refusal)
         log.tick()
         assert log.segment.refusal is not None
         room.full = False
@@ -499,7 +499,7 @@ class TestRoom:
         writer.write(b"b")
         used = log.position
         for _ in range(3):
-            with pytest.raises(JournalError, match="no room"):
+            with pytest.raises(JournalError, match="cannot begin a segment"):
                 log.roll()
         assert log.position == used
         writer.write(b"c")

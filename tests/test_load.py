@@ -1,0 +1,83 @@
+"""Ten thousand connections, and ten thousand queues: they are served, in bounded memory and descriptors.
+
+A start is measured in processor time: the machine may be busy with something else.
+"""
+
+import contextlib
+import resource
+from pathlib import Path
+
+import pytest
+from running import DARNER, Server, running, until
+from test_wire_hostile import processor_s
+
+MIB = 1 << 20
+CONNECTIONS = 10_000
+# Of a connection that is idle, at most.
+CONNECTION_BYTES = 8 << 10
+QUEUES = 10_000
+# Of these, so many are read, each from a LevelDB of its own: more than may be open with so few descriptors.
+READ = 150
+DESCRIPTORS = 1024
+START_S, START_BYTES = 5.0, 200 * MIB
+
+
+def descriptors(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+@pytest.fixture
+def many_descriptors():
+    """As many as the connections need at either end, the server's share for its files besides."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = CONNECTIONS * 4 // 3 + 100
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"{needed} descriptors are needed, and {hard} the limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ten_thousand_connections_are_served_in_bounded_memory(many_descriptors, server, wire):
+    before = server.resident_bytes
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(CONNECTIONS)]
+        for number, each in enumerate(wires):
+            each.send(b"set work 0 0 5\r\n%05d\r\nget work\r\n" % number)
+        for number, each in enumerate(wires):
+            assert each.exactly(8) == b"STORED\r\n"
+            assert each.exactly(28) == b"VALUE work 0 5\r\n%05d\r\nEND\r\n" % number
+        for each in wires:
+            each.send(b"get work/t=600000\r\n")
+        until(lambda: server.stat("queue_work_waiters") == CONNECTIONS)
+        for number in range(CONNECTIONS):
+            assert wire.set(b"work", b"%05d" % number) == b"STORED\r\n"
+        # each got one
+        assert {each.line() for each in wires} == {b"VALUE work/t=600000 0 5\r\n"}
+        items = sorted(each.exactly(len(b"00000\r\nEND\r\n"))[:5] for each in wires)
+        assert items == [b"%05d" % number for number in range(CONNECTIONS)]
+        assert server.stat("curr_connections") == CONNECTIONS + 2
+        assert server.resident_bytes - before < CONNECTIONS * CONNECTION_BYTES
+    assert server.stop() == 0
+
+
+def test_ten_thousand_queues_start_fast_in_bounded_memory_and_descriptors(tmp_path):
+    command = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', DARNER)
+    names = [b"queue%d" % number for number in range(QUEUES)]
+    with running(tmp_path / "data", command=command) as server:
+        with contextlib.closing(server.connect()) as wire:
+            for at in range(0, QUEUES, 500):
+                some = names[at : at + 500]
+                wire.send(b"".join(b"set %s 0 0 3\r\nabc\r\n" % name for name in some))
+                assert wire.exactly(8 * len(some)) == b"STORED\r\n" * len(some)
+        assert server.stop() == 0
+        server.start()
+        assert processor_s(server) < START_S
+        assert server.resident_bytes < START_BYTES
+        with contextlib.closing(server.connect()) as wire:
+            for name in names[:READ]:
+                assert wire.get(name) == b"abc"
+            assert descriptors(server) < DESCRIPTORS // 2
+        assert server.stat("curr_items") == QUEUES - READ
+        assert server.stop() == 0
+    assert "level=error" not in server.log
