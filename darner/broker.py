@@ -357,7 +357,10 @@ class Broker:
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
         if name not in self._retired:
-            return Journal(name, path, self._committer, self.log, self._clock())
+            journal = Journal(name, path, self._committer, self.log, self._clock())
+            with contextlib.suppress(JournalError):  # then a kill may take it along before anything is set on it
+                journal.announce()
+            return journal
         journal, _ = self._retired[name]
         journal.revive(self._clock())
         del self._retired[name]
