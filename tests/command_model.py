@@ -1,7 +1,7 @@
 """What clients should hear: the protocol as lists, dicts and a clock, with nothing on a disk.
 
-Written from docs/protocol.md and the README. A command is a method of `Model`, and what it says is added to its
-client's `out`. Where a reply has something that only the server can know, there is a token: see `ANY` and `cas`.
+Written from docs/protocol.md and the README. A command is a method of `Model`, and what it says is added to
+its client's `out`. Where only the server can know what a reply has, there is a token: see `ANY` and `cas`.
 """
 
 import itertools
@@ -452,6 +452,59 @@ class Client:
             queue.abort(hold)
 
 
+class Monitor:
+    """Reserves items of a queue as they come, each in its turn among those who wait."""
+
+    def __init__(self, model, client, name, seconds, most):
+        self.model, self.client = model, client
+        self.key = Key(name)
+        max_open_reads = model.settings(name)["max_open_reads"]
+        most = max_open_reads if most is None else most
+        self.left = min(most, max(most, max_open_reads) - len(client.holds(name)))
+        self.deadline = model.now + seconds * 1000
+
+    def go_on(self):
+        model = self.model
+        while self.left > 0 and model.now < self.deadline:
+            if refusal := model.refusal(QUIESCENT):
+                self.client.out += refusal
+                return
+            source = model.source(self.key, make=True)
+            if source is None:
+                break
+            hold = source.reserve()
+            if hold is None:
+                self.wait(source)
+                return
+            self.send(source, hold)
+        self.end()
+
+    def wait(self, source):
+        waiter = Waiter(lambda source: source.reserve(), self.deliver)
+        self.model.begin_wait(self.client, waiter, source, self.deadline - self.model.now, self.end)
+
+    def deliver(self, source, hold):
+        self.model.end_wait(self.client)
+        self.send(source, hold)
+        if self.left > 0:
+            self.wait(source)
+        else:
+            self.end()
+
+    def send(self, source, hold):
+        model, client = self.model, self.client
+        self.left -= 1
+        model.gets += 1
+        model.hits += 1
+        source.transactions += 1
+        client.hold(source, hold)
+        model.say(client, self.key, hold, with_cas=False)
+        client.out += END
+
+    def end(self):
+        self.client.out += END
+
+
 class Model:
     def __init__(self, config, now, *, dialect="memcached", grace=0):
         self.config = config
@@ -764,51 +817,7 @@ class Model:
         client.out += END
 
     def monitor(self, client, name, seconds, most):
-        key = Key(name)
-        max_open_reads = self.settings(name)["max_open_reads"]
-        if most is None:
-            most = max_open_reads
-        left = min(most, max(most, max_open_reads) - len(client.holds(name)))
-        deadline = self.now + seconds * 1000
-
-        def end():
-            client.out += END
-
-        def send(source, hold):
-            nonlocal left
-            left -= 1
-            self.gets += 1
-            self.hits += 1
-            source.transactions += 1
-            client.hold(source, hold)
-            self.say(client, key, hold, with_cas=False)
-            client.out += END
-
-        def deliver(source, hold):
-            self.end_wait(client)
-            send(source, hold)
-            if left > 0:
-                wait(source)
-            else:
-                end()
-
-        def wait(source):
-            waiter = Waiter(Source.reserve, deliver)
-            self.begin_wait(client, waiter, source, deadline - self.now, end)
-
-        while left > 0 and self.now < deadline:
-            if refusal := self.refusal(QUIESCENT):
-                client.out += refusal
-                return
-            source = self.source(key, make=True)
-            if source is None:
-                break
-            hold = source.reserve()
-            if hold is None:
-                wait(source)
-                return
-            send(source, hold)
-        end()
+        Monitor(self, client, name, seconds, most).go_on()
 
     def confirm(self, client, name, count):
         held = client.holds(name)[:count]
