@@ -37,6 +37,7 @@ class Cursor:
         """Drop the place: the next item is the oldest."""
         self.queue.journal.keep_cursor(self._label, [])
         self.clear()
+        self.serve()
 
     def clear(self) -> None:
         """The queue is deleted, and the place with it."""

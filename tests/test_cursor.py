@@ -221,6 +221,13 @@ class TestWaiting:
         cursor(data).abort(item)
         assert delivered == [(BILLING, b"1")]
 
+    def test_ends_with_the_oldest_item_when_the_cursor_is_dropped(self, data, delivered):
+        data.set(b"orders", b"1")
+        read_all(data)
+        self.wait(data, delivered)
+        data.broker.delete(BILLING)
+        assert delivered == [(BILLING, b"1")]
+
     def test_goes_on_when_the_queue_is_deleted(self, data, delivered):
         self.wait(data, delivered)
         data.broker.delete(b"orders")
