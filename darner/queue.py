@@ -374,6 +374,8 @@ class Queue:
     def configure(self, settings: QueueSettings) -> None:
         """Take these settings from now on."""
         self.settings = settings
+        # `is_outdated` may not have been asked for long
+        self._idle_ms = None
         # whether what is set is synced to the disk, sooner or later
         self.syncs = self.is_durable and settings.sync_ms is not None
         self._limited = not (
