@@ -118,6 +118,23 @@ class Waiter:
         self.queue.waiters.pop(self, None)
 
 
+def serve_waiters(source: Source) -> None:
+    """Give what there is to those who wait, first come, first served."""
+    while source.waiters:
+        waiter = next(iter(source.waiters))
+        if waiter.has_gone():
+            waiter.cancel()
+            continue
+        try:
+            item = waiter.fetch(source)
+        except JournalError:
+            return  # they go on waiting: the queue may recover
+        if item is None:
+            return
+        del source.waiters[waiter]
+        waiter.deliver(source, item)
+
+
 class Upload:
     """An item too large for memory on its way into a queue, or several, chunk by chunk.
 
@@ -881,24 +898,9 @@ class Queue:
             return
         self._serving = True
         try:
-            self._serve_all()
+            serve_waiters(self)
         finally:
             self._serving = False
-
-    def _serve_all(self) -> None:
-        while self.waiters:
-            waiter = next(iter(self.waiters))
-            if waiter.has_gone():
-                waiter.cancel()
-                continue
-            try:
-                item = waiter.fetch(self)
-            except JournalError:
-                return  # they go on waiting: the queue may recover
-            if item is None:
-                return
-            del self.waiters[waiter]
-            waiter.deliver(self, item)
 
     # The rest
 

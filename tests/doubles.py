@@ -13,6 +13,14 @@ def record(data):
     return bytes(RECORD_HEAD_BYTES) + data
 
 
+def reserve(holds, source, count):
+    """Reserve and hold so many items, oldest first; returns them."""
+    items = [source.reserve() for _ in range(count)]
+    for item in items:
+        holds.add(source, item)
+    return items
+
+
 class Silence:
     """A logger that keeps what it was told, and says nothing."""
 

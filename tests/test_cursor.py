@@ -2,6 +2,7 @@
 
 import pytest
 from brokers import Data
+from doubles import reserve
 
 from darner import journal
 from darner._proto import CHUNK_BYTES
@@ -168,7 +169,7 @@ class TestReserved:
         for n in range(5):
             data.set(b"orders", b"%d" % n)
         holds = Holds()
-        holds.reserve(cursor(data), 4)
+        reserve(holds, cursor(data), 4)
         assert holds.close(BILLING) == 1
         assert holds.count(b"orders") == 0
         assert cursor(data).pop().data == b"4"
