@@ -708,13 +708,26 @@ class Model:
         reply = self.store(name, data, flags, exptime, delay)
         self.reply(client, reply, noreply=noreply, is_error=reply != STORED)
 
-    def store(self, name, data, flags, exptime, delay):
+    def begin_set(self, name, size, sent):
+        """A large item begins to come, and will not be whole."""
+        self.sets += 1
+        self.bytes_read += sent
+        self.targets_of(name, size)
+
+    def targets_of(self, name, size):
+        """The queues that an item of `size` bytes goes to, or why it goes to none."""
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
         for queue in targets:
-            if refusal := queue.refusal(len(data)):
+            if refusal := queue.refusal(size):
                 return refusal
+        return targets
+
+    def store(self, name, data, flags, exptime, delay):
+        targets = self.targets_of(name, len(data))
+        if isinstance(targets, bytes):
+            return targets
         expires = None
         if exptime < 0:
             expires = 0

@@ -473,10 +473,7 @@ class CommandMachine(RuleBasedStateMachine):
         if how == "cut":
             half = b"set a 0 0 70000\r\n" + b"x" * 66_000
             transport._protocol.data_received(half)
-            self.model.sets += 1
-            self.model.bytes_read += len(half)
-            if self.model.in_force < READONLY:
-                self.model.targets(b"a")
+            self.model.begin_set(b"a", 70_000, len(half))
             self.server.run()
         if how == "eof":
             transport._protocol.eof_received()
