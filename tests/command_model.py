@@ -144,19 +144,24 @@ class Cursor(Source):
         self.queue = queue
         self.name = queue.name + b"/cursor=" + label
         self.read = set()
+        # expired ones that it came by, which is kept with the next read
+        self.passed = set()
 
     def peek(self):
         queue = self.queue
         live = queue.waiting + [hold.item for hold in queue.reserved]
         for item in sorted(live, key=lambda item: item.order):
-            if item.order not in self.read and not queue.has_expired(item):
-                return item
+            if item.order not in self.read | self.passed:
+                if not queue.has_expired(item):
+                    return item
+                self.passed.add(item.order)
         return None
 
     def take(self, item):
-        self.read.add(item.order)
+        self.read |= {*self.passed, item.order}
 
     def close(self, hold):
+        self.read |= self.passed
         self.reserved.remove(hold)
 
     def abort(self, hold):
@@ -166,6 +171,7 @@ class Cursor(Source):
 
     def reset(self):
         self.read.clear()
+        self.passed.clear()
         self.reserved.clear()
         self.serve()
 
@@ -203,6 +209,7 @@ class Queue(Source):
         self.waiters.clear()
         for cursor in self.cursors.values():
             cursor.read -= {hold.item.order for hold in cursor.reserved}
+            cursor.passed.clear()
             cursor.reserved.clear()
             cursor.waiters.clear()
         # nothing may have been written since it was made
