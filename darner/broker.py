@@ -304,11 +304,6 @@ class Broker:
                 items=journal.lost,
             )
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is being written in another thread."""
-        return self.log.busy or any(journal.writing for journal in self._journals())
-
     def _journals(self) -> list[Journal]:
         return [queue.journal for queue in self.queues.values()] + [
             journal for journal, _ in self._retired.values()
@@ -358,7 +353,12 @@ class Broker:
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
         if name not in self._retired:
-            return Journal(name, path, self._committer, self.log, self._clock())
+            journal = Journal(name, path, self._committer, self.log, self._clock())
+            with contextlib.suppress(
+                JournalError
+            ):  # then a kill may take it along before anything is set on it
+                journal.announce()
+            return journal
         journal, _ = self._retired[name]
         journal.revive(self._clock())
         del self._retired[name]

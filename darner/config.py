@@ -60,11 +60,11 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     max_age_ms: OptionalTimeMs = None
     # the queue that expired items are moved to, in place of being dropped
     expire_to_queue: OptionalName = None
-    # how many items one pass of the sweep for expired ones looks at
+    # how many items one slice of the sweep for expired ones looks at
     max_expire_sweep: Count = 1000
     # whether a set goes to the queue's children alone
     fanout_only: Flag = False
-    # how old an empty queue without readers becomes before it is deleted
+    # how long a queue may be empty and without readers before it is deleted
     max_queue_age_ms: OptionalTimeMs = None
     # whether the items are on disk, or in memory alone
     durable: Flag = True
@@ -74,7 +74,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     open_timeout_ms: OptionalTimeMs = None
     # how many items of the queue one connection may hold
     max_open_reads: Count = 1
-    # how often an item may come back before it is moved to `dead_letter_queue`, or dropped
+    # how often an item comes back until it is moved to `dead_letter_queue`, or dropped
     max_attempts: Attempts = None
     dead_letter_queue: OptionalName = None
 

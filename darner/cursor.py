@@ -10,8 +10,7 @@ from collections.abc import Iterable
 
 from darner._proto import Item
 from darner.blob import BlobReader
-from darner.errors import JournalError
-from darner.queue import Queue, Waiter
+from darner.queue import Queue, Waiter, serve_waiters
 
 # between the name of a queue and that of a cursor, in a request
 MARK = b"/cursor="
@@ -37,6 +36,7 @@ class Cursor:
         """Drop the place: the next item is the oldest."""
         self.queue.journal.keep_cursor(self._label, [])
         self.clear()
+        self.serve()
 
     def clear(self) -> None:
         """The queue is deleted, and the place with it."""
@@ -131,16 +131,4 @@ class Cursor:
 
     def serve(self) -> None:
         """There may be an item: give it to who waits."""
-        while self.waiters:
-            waiter = next(iter(self.waiters))
-            if waiter.has_gone():
-                waiter.cancel()
-                continue
-            try:
-                item = waiter.fetch(self)
-            except JournalError:
-                return  # they go on waiting: the queue may recover
-            if item is None:
-                return
-            del self.waiters[waiter]
-            waiter.deliver(self, item)
+        serve_waiters(self)

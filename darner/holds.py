@@ -47,14 +47,6 @@ class Holds:
         """Hold an item just reserved from `queue`."""
         self.held.setdefault(queue.name, deque()).append((queue, item))
 
-    def reserve(self, queue: Source, count: int) -> list[Item]:
-        """Reserve and hold up to `count` items, oldest first; returns them."""
-        items: list[Item] = []
-        while len(items) < count and (item := queue.reserve()) is not None:
-            self.add(queue, item)
-            items.append(item)
-        return items
-
     def close(self, name: bytes, count: int = 1) -> int:
         """Remove the `count` items reserved longest for good, or as many as are held; returns how many."""
         count = min(count, self.count(name))

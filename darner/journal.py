@@ -623,6 +623,12 @@ class Journal:
         if self.dirty:  # otherwise once it is
             log.pin(self)
 
+    def announce(self) -> None:
+        """Have the log say that it has begun, for that may have an end of an earlier one of its name. Raises
+        JournalError if nothing is taken in."""
+        self.check()
+        self._enter()
+
     def _log(self, kind: int, payload: bytes) -> None:
         """Log a change that is about to be made."""
         if self.log is not None:

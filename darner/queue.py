@@ -118,6 +118,23 @@ class Waiter:
         self.queue.waiters.pop(self, None)
 
 
+def serve_waiters(source: Source) -> None:
+    """Give what there is to those who wait, first come, first served."""
+    while source.waiters:
+        waiter = next(iter(source.waiters))
+        if waiter.has_gone():
+            waiter.cancel()
+            continue
+        try:
+            item = waiter.fetch(source)
+        except JournalError:
+            return  # they go on waiting: the queue may recover
+        if item is None:
+            return
+        del source.waiters[waiter]
+        waiter.deliver(source, item)
+
+
 class Upload:
     """An item too large for memory on its way into a queue, or several, chunk by chunk.
 
@@ -374,6 +391,8 @@ class Queue:
     def configure(self, settings: QueueSettings) -> None:
         """Take these settings from now on."""
         self.settings = settings
+        # `is_outdated` may not have been asked for long
+        self._idle_ms = None
         # whether what is set is synced to the disk, sooner or later
         self.syncs = self.is_durable and settings.sync_ms is not None
         self._limited = not (
@@ -878,24 +897,9 @@ class Queue:
             return
         self._serving = True
         try:
-            self._serve_all()
+            serve_waiters(self)
         finally:
             self._serving = False
-
-    def _serve_all(self) -> None:
-        while self.waiters:
-            waiter = next(iter(self.waiters))
-            if waiter.has_gone():
-                waiter.cancel()
-                continue
-            try:
-                item = waiter.fetch(self)
-            except JournalError:
-                return  # they go on waiting: the queue may recover
-            if item is None:
-                return
-            del self.waiters[waiter]
-            waiter.deliver(self, item)
 
     # The rest
 

@@ -463,11 +463,6 @@ class Log:
         """Where the next change will be logged; to be compared with `synced`."""
         return self.segment.number, self.segment.used_bytes
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is being done in another thread."""
-        return self._syncing or self._making
-
     def sync(self, client: Client, slot: int) -> None:
         """Have `client` hold its replies until all that is logged now is on the disk; `fail` tells it if
         that failed, of reply `slot`. However many wait, they share the next sync."""

@@ -11,9 +11,9 @@ from darner.fanout import Fanout, parent_of
 class Data:
     """A data directory and the broker that has it."""
 
-    def __init__(self, path, **options):
+    def __init__(self, path, *, now=1000, **options):
         self.path = path
-        self.now = 1000
+        self.now = now
         self.options = options
         # what is set for each queue that is not as by default
         self.settings = {}
@@ -71,8 +71,8 @@ class Data:
 
     def end(self):
         """The end of the process: the log has everything, LevelDB what it had."""
-        for each in self.broker.queues.values():
-            each.journal.close()
+        for each in self.broker._journals():
+            each.close()
         let_go(self.broker.log)
         self.broker._lock.close()
 

@@ -1,8 +1,9 @@
 """What stands in for a thread, a client, a disk and a log in tests that drive the queues themselves."""
 
 import os
+from types import SimpleNamespace
 
-from darner import leveldb
+from darner import connection, leveldb
 
 RECORD_HEAD_BYTES = 28
 
@@ -10,6 +11,14 @@ RECORD_HEAD_BYTES = 28
 def record(data):
     """An item's bytes, as the parser gives them: with room for the record's head before them."""
     return bytes(RECORD_HEAD_BYTES) + data
+
+
+def reserve(holds, source, count):
+    """Reserve and hold so many items, oldest first; returns them."""
+    items = [source.reserve() for _ in range(count)]
+    for item in items:
+        holds.add(source, item)
+    return items
 
 
 class Silence:
@@ -66,6 +75,104 @@ class Offload:
         """Do all tasks, and those that come of them."""
         while self.tasks:
             self.run()
+
+
+class Timer:
+    """What an event loop is to do at a time, in ms."""
+
+    def __init__(self, due, work):
+        self.due = due
+        self.work = work
+
+    def cancel(self):
+        self.work = None
+
+
+class Loop:
+    """An event loop that runs when told to; `clock` gives its time in ms."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.soon = []
+        self.timers = []
+
+    def time(self):
+        return self.clock() / 1000
+
+    def call_soon(self, work, *arguments):
+        self.soon.append((work, arguments))
+
+    def call_later(self, seconds, work):
+        timer = Timer(self.clock() + round(seconds * 1000), work)
+        self.timers.append(timer)
+        return timer
+
+    def run(self):
+        """Do what is to be done soon; returns whether there was something."""
+        soon, self.soon = self.soon, []
+        for work, arguments in soon:
+            work(*arguments)
+        return bool(soon)
+
+    def next_timer(self, until):
+        """Take the first timer that is due by then; None if there is none."""
+        timers = [timer for timer in self.timers if timer.work is not None]
+        first = min(timers, key=lambda timer: timer.due, default=None)
+        if first is None or first.due > until:
+            self.timers = timers
+            return None
+        self.timers = [timer for timer in timers if timer is not first]
+        return first
+
+
+class Transport:
+    """A client's end of a connection to a server that has no socket."""
+
+    def __init__(self, loop, protocol):
+        self._loop = loop
+        self._protocol = protocol
+        self.sent = b""
+        self.closed = False
+        # whether the server says no more
+        self.ended = False
+        self._socket = SimpleNamespace(
+            setsockopt=lambda *_: None, getsockopt=lambda *_: bytes([connection.TCP_ESTABLISHED])
+        )
+        protocol.connection_made(self)
+
+    def get_extra_info(self, name):
+        # as over TLS, for it writes to the transport then
+        return {"socket": self._socket, "sslcontext": True, "peername": ("192.0.2.7", 4711)}[name]
+
+    def write(self, data):
+        assert not self.closed
+        assert not self.ended
+        self.sent += data
+
+    def write_eof(self):
+        self.ended = True
+
+    def can_write_eof(self):
+        return True
+
+    def get_write_buffer_size(self):
+        return 0
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    abort = close
 
 
 def let_go(log):

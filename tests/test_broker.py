@@ -153,6 +153,15 @@ class TestQueue:
         data.tick()
         assert data.directories() == []
 
+    def test_deleted_and_named_again_is_there_after_a_kill_with_nothing_set_on_it(self, data):
+        data.push(b"work+child", b"a")
+        data.broker.delete(b"work+child")
+        data.tick()
+        assert data.directories() == []
+        data.broker.queue(b"work+child")
+        assert data.kill().queues.keys() == {b"work+child"}
+        assert [queue.name for queue in data.targets(b"work")] == [b"work", b"work+child"]
+
     def test_deleted_and_named_again_is_new_and_empty(self, data):
         data.push(b"work", b"a")
         data.settle()

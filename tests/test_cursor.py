@@ -2,6 +2,7 @@
 
 import pytest
 from brokers import Data
+from doubles import reserve
 
 from darner import journal
 from darner._proto import CHUNK_BYTES
@@ -168,7 +169,7 @@ class TestReserved:
         for n in range(5):
             data.set(b"orders", b"%d" % n)
         holds = Holds()
-        holds.reserve(cursor(data), 4)
+        reserve(holds, cursor(data), 4)
         assert holds.close(BILLING) == 1
         assert holds.count(b"orders") == 0
         assert cursor(data).pop().data == b"4"
@@ -219,6 +220,13 @@ class TestWaiting:
         item = cursor(data).reserve()
         self.wait(data, delivered)
         cursor(data).abort(item)
+        assert delivered == [(BILLING, b"1")]
+
+    def test_ends_with_the_oldest_item_when_the_cursor_is_dropped(self, data, delivered):
+        data.set(b"orders", b"1")
+        read_all(data)
+        self.wait(data, delivered)
+        data.broker.delete(BILLING)
         assert delivered == [(BILLING, b"1")]
 
     def test_goes_on_when_the_queue_is_deleted(self, data, delivered):

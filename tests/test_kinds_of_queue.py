@@ -171,6 +171,17 @@ class TestMaxQueueAge:
         assert self.sweep(data, 1)
         assert not self.sweep(data, self.AGE_MS)
 
+    def test_counts_from_the_reload_that_sets_it(self, data):
+        # it is looked after for another reason
+        data.settings[b"work"] = QueueSettings(max_age_ms=1)
+        data.broker.queue(b"work")
+        self.sweep(data)
+        data.settings[b"work"] = QueueSettings(max_queue_age_ms=self.AGE_MS)
+        data.now += self.AGE_MS
+        data.broker.reconfigure(data.settings_for, {})
+        assert self.sweep(data)
+        assert not self.sweep(data, self.AGE_MS)
+
     def test_does_not_end_a_queue_with_an_item_held(self, data):
         data.set(b"work", b"1")
         item = data.broker.queues[b"work"].reserve()

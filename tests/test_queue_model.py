@@ -659,7 +659,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.tick(count=1)
             self.threads_run()
             broker = self.broker
-            busy = broker.busy or broker._committer._active or broker.broken or broker._retired
+            busy = broker._committer._active or broker.broken or broker._retired
             if not (busy or broker.log.segment.refusal):
                 break
         else:
@@ -711,8 +711,6 @@ class QueueMachine(RuleBasedStateMachine):
         for upload, *_ in self.uploads:
             upload.abandon()
         self.threads_run()
-        while self.broker.busy:
-            self.threads_run()
         self.broker.close()
         self.disk.failures.clear()
         self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()})

@@ -2,6 +2,7 @@
 
 import pytest
 from benches import Bench
+from doubles import reserve
 
 from darner import journal, queue
 from darner._proto import CHUNK_BYTES, ITEM_BYTES
@@ -343,7 +344,7 @@ class TestOpenTimeout:
         it.set(open_timeout_ms=1000)
         it.push(b"a")
         old, new = Holds(), Holds()
-        old.reserve(it.queue, 1)
+        reserve(old, it.queue, 1)
         it.queue.wait(Waiter(Queue.reserve, new.add))
         it.now += 1000
         it.sweep()

@@ -1,0 +1,985 @@
+"""What clients should hear: the protocol as lists, dicts and a clock, with nothing on a disk.
+
+Written from docs/protocol.md and the README. A command is a method of `Model`, and what it says is added to
+its client's `out`. Where only the server can know what a reply has, there is a token: see `ANY` and `cas`.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+
+TICK_MS = 250
+LARGE_BYTES = 64 << 10
+FLUSH_REPLIES = {"memcached": b"OK\r\n", "kestrel": b"Flushed all queues.\r\n"}
+
+END = b"END\r\n"
+STORED = b"STORED\r\n"
+CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
+UP, READONLY, QUIESCENT = range(3)
+STATUSES = (b"up", b"readonly", b"quiescent")
+
+# any word
+ANY = b"\x00any\x00"
+
+DEFAULTS = {
+    "max_items": None,
+    "max_bytes": None,
+    "max_item_size": None,
+    "discard_old_when_full": False,
+    "max_age": None,
+    "expire_to_queue": None,
+    "max_expire_sweep": 1000,
+    "fanout_only": False,
+    "max_queue_age": None,
+    "durable": True,
+    "sync": None,
+    "open_timeout": None,
+    "max_open_reads": 1,
+    "max_attempts": None,
+    "dead_letter_queue": None,
+}
+TIMES = ("max_age", "max_queue_age", "open_timeout")
+
+
+def cas(order):
+    """The number the server knows this item by."""
+    return b"\x00cas:%d\x00" % order
+
+
+@dataclass
+class Config:
+    """The configuration: `queues` has what is set for each of them, `defaults` for all."""
+
+    defaults: dict = field(default_factory=dict)
+    queues: dict = field(default_factory=dict)
+    aliases: dict = field(default_factory=dict)
+
+    def settings(self, name):
+        parent, plus, _ = name.partition(b"+")
+        found = DEFAULTS | self.defaults
+        if plus:
+            found |= self.queues.get(parent, {}) | {"fanout_only": False}
+        found |= self.queues.get(name, {})
+        for key in ("expire_to_queue", "dead_letter_queue"):
+            if found[key] == name.decode():
+                found[key] = None
+        return found
+
+
+@dataclass
+class Item:
+    order: int
+    data: bytes
+    flags: int
+    enqueued: int
+    expires: int | None
+    attempts: int = 0
+
+    @property
+    def is_large(self):
+        return len(self.data) > LARGE_BYTES
+
+
+@dataclass(eq=False)
+class Hold:
+    """An item reserved, and since when, if that matters."""
+
+    item: Item
+    since: int | None = None
+
+
+@dataclass(eq=False)
+class Waiter:
+    fetch: object
+    deliver: object
+    source: object = None
+
+    def cancel(self):
+        if self in self.source.waiters:
+            self.source.waiters.remove(self)
+
+
+class Source:
+    """What is fetched from: a queue, or a cursor over one."""
+
+    def __init__(self):
+        self.reserved = []
+        self.waiters = []
+        self.serving = False
+
+    def pop(self):
+        item = self.peek()
+        if item is not None:
+            self.take(item)
+        return item
+
+    def reserve(self):
+        """Returns a hold."""
+        item = self.peek()
+        if item is None:
+            return None
+        self.take(item)
+        hold = Hold(item, self.held_since())
+        self.reserved.append(hold)
+        return hold
+
+    def held_since(self):
+        return None
+
+    def wait(self, waiter):
+        waiter.source = self
+        self.waiters.append(waiter)
+
+    def serve(self):
+        if self.serving:
+            return
+        self.serving = True
+        while self.waiters and (found := self.waiters[0].fetch(self)) is not None:
+            self.waiters.pop(0).deliver(self, found)
+        self.serving = False
+
+
+class Cursor(Source):
+    def __init__(self, queue, label):
+        super().__init__()
+        self.queue = queue
+        self.name = queue.name + b"/cursor=" + label
+        self.read = set()
+        # expired ones that it came by, which is kept with the next read
+        self.passed = set()
+
+    def peek(self):
+        queue = self.queue
+        live = queue.waiting + [hold.item for hold in queue.reserved]
+        for item in sorted(live, key=lambda item: item.order):
+            if item.order not in self.read | self.passed:
+                if not queue.has_expired(item):
+                    return item
+                self.passed.add(item.order)
+        return None
+
+    def take(self, item):
+        self.read |= {*self.passed, item.order}
+
+    def close(self, hold):
+        self.read |= self.passed
+        self.reserved.remove(hold)
+
+    def abort(self, hold):
+        self.reserved.remove(hold)
+        self.read.discard(hold.item.order)
+        self.serve()
+
+    def reset(self):
+        self.read.clear()
+        self.passed.clear()
+        self.reserved.clear()
+        self.serve()
+
+
+class Queue(Source):
+    def __init__(self, model, name):
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.settings = model.config.settings(name)
+        self.durable = self.settings["durable"]
+        self.created = model.now
+        self.waiting = []
+        self.delayed = []  # when they are due, and they
+        self.cursors = {}
+        self.joining = self.moving = False
+        self.begin()
+
+    def begin(self):
+        """The server has started, or made it."""
+        self.age = 0
+        self.idle_since = None
+        self.seen = 0
+        self.reset()
+
+    def reset(self):
+        self.total = self.expired = self.discarded = 0
+        self.transactions = self.canceled = self.flushes = 0
+
+    def restart(self):
+        """What a kill leaves."""
+        self.waiting += [hold.item for hold in self.reserved]
+        self.waiting.sort(key=lambda item: item.order)
+        self.reserved.clear()
+        self.waiters.clear()
+        for cursor in self.cursors.values():
+            cursor.read -= {hold.item.order for hold in cursor.reserved}
+            cursor.passed.clear()
+            cursor.reserved.clear()
+            cursor.waiters.clear()
+        # nothing may have been written since it was made
+        self.created = ANY
+        self.begin()
+
+    def configure(self):
+        self.settings = self.model.config.settings(self.name)
+        for hold in self.reserved:
+            hold.since = self.held_since() and (hold.since or self.model.now)
+        self.idle_since = None
+
+    def bytes_of(self, items):
+        return sum(len(item.data) for item in items)
+
+    def cursor(self, label):
+        if label not in self.cursors:
+            self.cursors[label] = Cursor(self, label)
+        return self.cursors[label]
+
+    # In
+
+    def refusal(self, size, *, discard=False):
+        """Why no item of `size` bytes is taken, having made room for it as far as allowed; None if it is."""
+        settings = self.settings
+        if settings["max_item_size"] is not None and size > settings["max_item_size"]:
+            return b"SERVER_ERROR object too large for cache\r\n"
+        if not self.is_full(size):
+            return None
+        if self.is_full(size, []):
+            return b"NOT_STORED\r\n"
+        while not self.moving and self.waiting and self.has_expired(self.waiting[0]):
+            self.expire(self.waiting[0])
+        if settings["discard_old_when_full"]:
+            while discard and self.is_full(size):
+                self.waiting.pop(0)
+                self.discarded += 1
+            return None
+        return b"NOT_STORED\r\n" if self.is_full(size) else None
+
+    def is_full(self, size, waiting=None):
+        items = (self.waiting if waiting is None else waiting) + [item for _, item in self.delayed]
+        most_items, most_bytes = self.settings["max_items"], self.settings["max_bytes"]
+        return (most_items is not None and len(items) >= most_items) or (
+            most_bytes is not None and self.bytes_of(items) + size > most_bytes
+        )
+
+    def set(self, data, flags, expires, delay):
+        self.refusal(len(data), discard=True)
+        item = Item(next(self.model.orders), data, flags, self.model.now, expires)
+        if delay:
+            self.delayed.append((self.model.now + delay, item))
+            self.delayed.sort(key=lambda pair: pair[0])
+        else:
+            self.come(item)
+
+    def adopt(self, item):
+        """An item comes from another queue."""
+        if self.settings["discard_old_when_full"]:
+            self.refusal(len(item.data), discard=True)
+        self.come(Item(next(self.model.orders), item.data, item.flags, self.model.now, None))
+
+    def come(self, item):
+        self.total += 1
+        self.waiting.append(item)
+        self.serve()
+        for cursor in list(self.cursors.values()):
+            cursor.serve()
+
+    def join(self):
+        """What is due joins the end."""
+        if self.joining:
+            return
+        self.joining = True
+        now = self.model.now
+        while self.delayed and self.delayed[0][0] <= now:
+            _, item = self.delayed.pop(0)
+            item.order, item.enqueued = next(self.model.orders), now
+            self.come(item)
+        self.joining = False
+
+    # Out
+
+    def peek(self):
+        while True:
+            if not self.waiting:
+                self.join()
+            if not self.waiting:
+                return None
+            item = self.waiting[0]
+            if not self.has_expired(item):
+                return item
+            self.expire(item)
+
+    def take(self, item):
+        self.waiting.remove(item)
+        self.age = self.model.now - item.enqueued
+
+    def held_since(self):
+        return self.model.now if self.settings["open_timeout"] is not None else None
+
+    def close(self, hold):
+        self.reserved.remove(hold)
+
+    def abort(self, hold):
+        self.reserved.remove(hold)
+        self.canceled += 1
+        item = hold.item
+        item.attempts += 1
+        most = self.settings["max_attempts"]
+        if most is not None and item.attempts >= most:
+            if self.settings["dead_letter_queue"] is None:
+                self.discarded += 1
+            self.move(item, "dead_letter_queue")
+        else:
+            self.waiting.insert(0, item)
+            self.serve()
+
+    def has_expired(self, item):
+        now, most = self.model.now, self.settings["max_age"]
+        return (item.expires is not None and item.expires <= now) or (
+            most is not None and item.enqueued + most <= now
+        )
+
+    def expire(self, item):
+        self.waiting.remove(item)
+        self.move(item, "expire_to_queue")
+        self.expired += 1
+
+    def move(self, item, setting):
+        heir = self.settings[setting]
+        if heir is not None:
+            moving, self.moving = self.moving, True
+            for queue in self.model.targets(heir.encode()):
+                queue.adopt(item)
+            self.moving = moving
+
+    def flush(self):
+        self.waiting.clear()
+        self.delayed.clear()
+        self.flushes += 1
+
+    def flush_expired(self):
+        expired = [item for item in self.waiting if self.has_expired(item)]
+        for item in expired:
+            self.expire(item)
+        return len(expired)
+
+    def tick(self):
+        now, settings = self.model.now, self.settings
+        if self.is_outdated():
+            self.model.drop(self.name)
+            self.model.queue_expires += 1
+            return
+        most = settings["open_timeout"]
+        overdue = [hold for hold in self.reserved if most is not None and hold.since + most <= now]
+        for hold in sorted(overdue, key=lambda hold: -hold.item.order):
+            self.abort(hold)
+        self.join()
+        self.flush_expired()
+        self.serve()
+
+    def is_outdated(self):
+        now, most = self.model.now, self.settings["max_queue_age"]
+        awaited = self.waiters or any(cursor.waiters for cursor in self.cursors.values())
+        is_used = self.waiting or self.reserved or self.delayed or awaited
+        if is_used or self.name in self.model.config.aliases:
+            self.idle_since = None
+            return False
+        if self.idle_since is None or self.seen != self.total:
+            self.idle_since, self.seen = now, self.total
+        return most is not None and self.idle_since + most <= now
+
+    def figures(self):
+        return {
+            "items": len(self.waiting),
+            "bytes": self.bytes_of(self.waiting),
+            "total_items": self.total,
+            "logsize": ANY,
+            "expired_items": self.expired,
+            "mem_items": ANY,
+            "mem_bytes": ANY,
+            "age": self.age if self.waiting else 0,
+            "discarded": self.discarded,
+            "waiters": len(self.waiters),
+            "open_transactions": len(self.reserved),
+            "transactions": self.transactions,
+            "canceled_transactions": self.canceled,
+            "total_flushes": self.flushes,
+            "create_time": self.created,
+            "delayed_items": len(self.delayed),
+        }
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a get: the queue, or a cursor over it, the options, and how long to wait."""
+
+    queue: bytes
+    label: bytes | None = None
+    options: tuple = ()
+    wait: int | None = None
+
+    @property
+    def source(self):
+        return self.queue if self.label is None else self.queue + b"/cursor=" + self.label
+
+    @property
+    def text(self):
+        wait = () if self.wait is None else (b"t=%d" % self.wait,)
+        return b"/".join((self.source, *self.options, *wait))
+
+    def __contains__(self, option):
+        return option in self.options
+
+    @property
+    def fetches(self):
+        return b"open" in self or b"peek" in self or not (b"close" in self or b"abort" in self)
+
+
+class Client:
+    def __init__(self):
+        self.out = b""
+        self.held = {}  # by the name of the source, oldest first: the source, and the hold
+        self.backlog = []  # commands that are not served yet
+        self.waiter = None
+        self.timer = None
+        self.closed = False
+
+    def holds(self, source):
+        """What it holds of a queue or cursor, without what was taken back."""
+        held = [(queue, hold) for queue, hold in self.held.get(source, ()) if hold in queue.reserved]
+        self.held[source] = held
+        if not held:
+            del self.held[source]
+        return held
+
+    def hold(self, source, hold):
+        self.held.setdefault(source.name, []).append((source, hold))
+
+    def close(self, source):
+        for queue, hold in self.holds(source)[:1]:
+            queue.close(hold)
+
+    def abort(self, source):
+        for queue, hold in self.holds(source)[:1]:
+            queue.abort(hold)
+
+
+class Monitor:
+    """Reserves items of a queue as they come, each in its turn among those who wait."""
+
+    def __init__(self, model, client, name, seconds, most):
+        self.model, self.client = model, client
+        self.key = Key(name)
+        max_open_reads = model.settings(name)["max_open_reads"]
+        most = max_open_reads if most is None else most
+        self.left = min(most, max(most, max_open_reads) - len(client.holds(name)))
+        self.deadline = model.now + seconds * 1000
+
+    def go_on(self):
+        model = self.model
+        while self.left > 0 and model.now < self.deadline:
+            if refusal := model.refusal(QUIESCENT):
+                self.client.out += refusal
+                return
+            source = model.source(self.key, make=True)
+            if source is None:
+                break
+            hold = source.reserve()
+            if hold is None:
+                self.wait(source)
+                return
+            self.send(source, hold)
+        self.end()
+
+    def wait(self, source):
+        waiter = Waiter(lambda source: source.reserve(), self.deliver)
+        self.model.begin_wait(self.client, waiter, source, self.deadline - self.model.now, self.end)
+
+    def deliver(self, source, hold):
+        self.model.end_wait(self.client)
+        self.send(source, hold)
+        if self.left > 0:
+            self.wait(source)
+        else:
+            self.end()
+
+    def send(self, source, hold):
+        model, client = self.model, self.client
+        self.left -= 1
+        model.gets += 1
+        model.hits += 1
+        source.transactions += 1
+        client.hold(source, hold)
+        model.say(client, self.key, hold, with_cas=False)
+        client.out += END
+
+    def end(self):
+        self.client.out += END
+
+
+class Model:
+    def __init__(self, config, now, *, dialect="memcached", grace=0):
+        self.config = config
+        self.now = now
+        self.dialect = dialect
+        self.grace = grace
+        self.queues = {}
+        self.level = self.in_force = UP
+        self.level_due = 0
+        self.orders = itertools.count(1)
+        self.begin()
+
+    def begin(self):
+        self.clients = []
+        self.timers = []  # when, and what
+        self.flush_timer = None
+        self.soon = []
+        self.queue_creates = self.queue_deletes = self.queue_expires = self.past_items = 0
+        self.total_connections = self.gets = self.sets = self.peeks = self.hits = self.misses = 0
+        self.bytes_read = self.noreply_errors = 0
+
+    # Clients and time
+
+    def connect(self):
+        client = Client()
+        self.clients.append(client)
+        self.total_connections += 1
+        return client
+
+    def send(self, client, commands):
+        """A client sends commands: each its bytes, the name of a method here, and what that takes."""
+        client.backlog += [(name, arguments) for _, name, arguments in commands]
+        self.bytes_read += sum(len(wire) for wire, _, _ in commands)
+        self.run(client)
+        self.settle()
+
+    def run(self, client):
+        while client.backlog and client.waiter is None and not client.closed:
+            name, arguments = client.backlog.pop(0)
+            getattr(self, name)(client, *arguments)
+
+    def settle(self):
+        while self.soon:
+            self.soon.pop(0)()
+
+    def later(self, delay, work):
+        timer = (self.now + delay, work)
+        self.timers.append(timer)
+        self.timers.sort(key=lambda timer: timer[0])
+        return timer
+
+    def cancel(self, timer):
+        self.timers = [other for other in self.timers if other is not timer]
+
+    def run_timers(self, until):
+        """What is due before `until`, and then."""
+        while self.timers and self.timers[0][0] <= until:
+            self.now, work = self.timers.pop(0)
+            work()
+            self.settle()
+        self.now = until
+
+    def tick(self):
+        if self.now >= self.level_due:
+            self.in_force = self.level
+        for name in sorted(self.queues):
+            if name in self.queues:
+                self.queues[name].tick()
+        self.settle()
+
+    def begin_wait(self, client, waiter, source, delay, time_out):
+        source.wait(waiter)
+        client.waiter = waiter
+
+        def late():
+            waiter.cancel()
+            self.end_wait(client)
+            time_out()
+
+        client.timer = self.later(delay, late)
+
+    def end_wait(self, client):
+        self.cancel(client.timer)
+        client.waiter = client.timer = None
+        self.soon.append(lambda: self.run(client))
+
+    def lose(self, client):
+        """Its connection has ended."""
+        client.closed = True
+        if client.waiter is not None:
+            client.waiter.cancel()
+            self.cancel(client.timer)
+            client.waiter = None
+        if client in self.clients:
+            self.clients.remove(client)
+        held, client.held = client.held, {}
+        for pairs in held.values():
+            for source, hold in sorted(pairs, key=lambda pair: -pair[1].item.order):
+                if hold in source.reserved:
+                    source.abort(hold)
+        self.settle()
+
+    def stop(self):
+        """The server ends as it should: who waits is told, and what is held goes back."""
+        clients = list(self.clients)
+        for client in clients:
+            if client.waiter is not None:
+                client.waiter.cancel()
+                client.out += END
+                client.waiter = None
+        for client in clients:
+            self.lose(client)
+
+    def start(self):
+        """The next process."""
+        self.in_force = self.level
+        for name, queue in list(self.queues.items()):
+            if queue.durable:
+                queue.restart()
+            else:
+                del self.queues[name]
+        self.begin()
+
+    # Queues
+
+    def queue(self, name):
+        if name not in self.queues:
+            self.queues[name] = Queue(self, name)
+            self.queue_creates += 1
+        return self.queues[name]
+
+    def find(self, name):
+        return None if name in self.config.aliases else self.queues.get(name)
+
+    def settings(self, name):
+        return self.queues[name].settings if name in self.queues else self.config.settings(name)
+
+    def children(self, name):
+        if name in self.config.aliases:
+            return self.config.aliases[name]
+        return sorted(other for other in self.queues if other.startswith(name + b"+"))
+
+    def targets(self, name):
+        """The queues that a set goes to."""
+        found = []
+        for target in self.config.aliases.get(name, [name]):
+            queue = self.queue(target)
+            if not queue.settings["fanout_only"]:
+                found.append(queue)
+            found += [self.queue(child) for child in self.children(target)]
+        return list(dict.fromkeys(found))
+
+    def source(self, key, *, make):
+        if key.queue in self.config.aliases or not (make or key.queue in self.queues):
+            return None
+        queue = self.queue(key.queue)
+        return queue if key.label is None else queue.cursor(key.label)
+
+    def drop(self, name):
+        queue = self.find(name)
+        if queue is None:
+            return
+        del self.queues[name]
+        self.queue_deletes += 1
+        self.past_items += queue.total
+        queue.reserved.clear()
+        for cursor in queue.cursors.values():
+            cursor.reserved.clear()
+        if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
+            heir = self.queue(name)
+            for waiter in queue.waiters:
+                heir.wait(waiter)
+            for label, cursor in queue.cursors.items():
+                for waiter in cursor.waiters:
+                    heir.cursor(label).wait(waiter)
+
+    def refusal(self, status):
+        if self.in_force >= status:
+            return b"SERVER_ERROR refused: the server is %s\r\n" % STATUSES[self.in_force]
+        return None
+
+    # Commands
+
+    def reply(self, client, reply, *, noreply=False, is_error=False):
+        if noreply:
+            self.noreply_errors += is_error
+        else:
+            client.out += reply
+
+    def wrong(self, client, reply, noreply, fatal):
+        """A command that is none: `reply` says so."""
+        self.reply(client, reply, noreply=noreply, is_error=True)
+        if fatal:
+            self.lose(client)
+
+    def quit(self, client):
+        self.lose(client)
+
+    def set(self, client, name, data, flags, exptime, delay, noreply):
+        self.sets += 1
+        reply = self.store(name, data, flags, exptime, delay)
+        self.reply(client, reply, noreply=noreply, is_error=reply != STORED)
+
+    def begin_set(self, name, size, sent):
+        """A large item begins to come, and will not be whole."""
+        self.sets += 1
+        self.bytes_read += sent
+        self.targets_of(name, size)
+
+    def targets_of(self, name, size):
+        """The queues that an item of `size` bytes goes to, or why it goes to none."""
+        if refusal := self.refusal(READONLY):
+            return refusal
+        targets = self.targets(name)
+        for queue in targets:
+            if refusal := queue.refusal(size):
+                return refusal
+        return targets
+
+    def store(self, name, data, flags, exptime, delay):
+        targets = self.targets_of(name, len(data))
+        if isinstance(targets, bytes):
+            return targets
+        expires = None
+        if exptime < 0:
+            expires = 0
+        elif 0 < exptime <= 2_592_000:
+            expires = self.now + exptime * 1000
+        elif exptime:
+            expires = exptime * 1000
+        for queue in targets:
+            queue.set(data, flags, expires, delay)
+        return STORED
+
+    def get(self, client, key, with_cas):
+        if self.is_to_close(key, len(client.holds(key.source))):
+            client.out += CLOSE_FIRST
+            return
+        refusal = self.refusal(QUIESCENT)
+        if refusal:
+            self.release(client, key)
+            client.out += refusal if key.fetches else END
+            return
+        source = self.source(key, make=b"peek" not in key or bool(key.wait))
+        found = self.fetch(client, key, source)
+
+        def answer(source, found):
+            self.value(client, key, source, found, with_cas)
+            client.out += END
+
+        if found is None and source is not None and key.fetches and key.wait:
+
+            def deliver(source, found):
+                self.end_wait(client)
+                answer(source, found)
+
+            waiter = Waiter(self.fetcher(key), deliver)
+            self.begin_wait(client, waiter, source, key.wait, lambda: answer(waiter.source, None))
+        else:
+            answer(source, found)
+
+    def is_to_close(self, key, held):
+        if not held or b"close" in key or b"abort" in key or b"peek" in key:
+            return False
+        return b"open" not in key or held >= self.settings(key.queue)["max_open_reads"]
+
+    def release(self, client, key):
+        if b"close" in key:
+            client.close(key.source)
+        elif b"abort" in key:
+            client.abort(key.source)
+
+    def fetch(self, client, key, source):
+        self.release(client, key)
+        if source is None or not key.fetches:
+            return None
+        if b"open" in key:
+            (source if key.label is None else source.queue).transactions += 1
+        return self.fetcher(key)(source)
+
+    def fetcher(self, key):
+        if b"open" in key:
+            return lambda source: source.reserve()
+        return lambda source: source.peek() if b"peek" in key else source.pop()
+
+    def value(self, client, key, source, found, with_cas):
+        """Count what was found, and say it."""
+        if b"peek" in key:
+            self.peeks += 1
+        elif key.fetches:
+            self.gets += 1
+            self.hits += found is not None
+            self.misses += found is None
+        if found is None:
+            return
+        if b"open" in key:
+            client.hold(source, found)
+        self.say(client, key, found, with_cas)
+
+    def say(self, client, key, found, with_cas):
+        item = found.item if isinstance(found, Hold) else found
+        text = key.queue if self.dialect == "kestrel" else key.text
+        number = b" " + cas(item.order) if with_cas else b""
+        client.out += b"VALUE %s %d %d%s\r\n%s\r\n" % (text, item.flags, len(item.data), number, item.data)
+
+    def get_many(self, client, keys, with_cas):
+        held = {key.source: len(client.holds(key.source)) for key in keys}
+        for key in keys:
+            count = held[key.source]
+            if self.is_to_close(key, count):
+                client.out += CLOSE_FIRST
+                return
+            if b"close" in key or b"abort" in key:
+                count = max(0, count - 1)
+            held[key.source] = count + (b"open" in key)
+        refusal = self.refusal(QUIESCENT)
+        if refusal and any(key.fetches for key in keys):
+            client.out += refusal
+            return
+        for key in keys:
+            source = None if refusal else self.source(key, make=b"peek" not in key)
+            self.value(client, key, source, self.fetch(client, key, source), with_cas)
+        client.out += END
+
+    def monitor(self, client, name, seconds, most):
+        Monitor(self, client, name, seconds, most).go_on()
+
+    def confirm(self, client, name, count):
+        held = client.holds(name)[:count]
+        for queue, hold in held:
+            queue.close(hold)
+        client.out += END if held else b"ERROR\r\n"
+
+    def delete(self, client, name, label, noreply):
+        refusal = self.refusal(READONLY)
+        if refusal is None and label is None:
+            self.drop(name)
+        elif refusal is None and self.find(name) is not None:
+            self.queues[name].cursor(label).reset()
+        self.reply(client, refusal or b"DELETED\r\n", noreply=noreply, is_error=refusal is not None)
+
+    def flush(self, client, name, noreply):
+        refusal = self.refusal(READONLY)
+        if refusal is None and (queue := self.find(name)) is not None:
+            queue.flush()
+        self.reply(client, refusal or END, noreply=noreply, is_error=refusal is not None)
+
+    def flush_all(self, client, seconds, noreply):
+        refusal = self.refusal(READONLY)
+        if refusal is None:
+            self.cancel(self.flush_timer)
+            if seconds:
+                self.flush_timer = self.later(seconds * 1000, self.flush_each)
+            else:
+                self.flush_each()
+        reply = refusal or FLUSH_REPLIES[self.dialect]
+        self.reply(client, reply, noreply=noreply, is_error=refusal is not None)
+
+    def flush_each(self):
+        for queue in self.queues.values():
+            queue.flush()
+
+    def flush_expired(self, client, name):
+        queue = self.find(name)
+        client.out += self.refusal(READONLY) or b"%d\r\n" % (
+            queue.flush_expired() if queue is not None else 0
+        )
+
+    def flush_all_expired(self, client):
+        refusal = self.refusal(READONLY)
+        queues = [] if refusal else [self.queues[name] for name in sorted(self.queues)]
+        client.out += refusal or b"%d\r\n" % sum(queue.flush_expired() for queue in queues)
+
+    def version(self, client):
+        client.out += b"VERSION %s\r\n" % ANY
+
+    def verbosity(self, client, noreply):
+        self.reply(client, b"OK\r\n", noreply=noreply)
+
+    def stats(self, client):
+        figures = dict.fromkeys(("pid", "uptime", "time", "version"), ANY)
+        figures |= {
+            "curr_items": sum(len(queue.waiting) for queue in self.queues.values()),
+            "total_items": self.past_items + sum(queue.total for queue in self.queues.values()),
+            "bytes": sum(queue.bytes_of(queue.waiting) for queue in self.queues.values()),
+            "curr_connections": len(self.clients),
+            "total_connections": self.total_connections,
+            "cmd_get": self.gets,
+            "cmd_set": self.sets,
+            "cmd_peek": self.peeks,
+            "get_hits": self.hits,
+            "get_misses": self.misses,
+            "bytes_read": self.bytes_read,
+            "bytes_written": ANY,
+            "queue_creates": self.queue_creates,
+            "queue_deletes": self.queue_deletes,
+            "queue_expires": self.queue_expires,
+            "noreply_errors": self.noreply_errors,
+        }
+        for name, queue in sorted(self.queues.items()):
+            figures |= {f"queue_{name.decode()}_{key}": value for key, value in queue.figures().items()}
+        client.out += b"".join(b"STAT %s %s\r\n" % line for line in self.lines(figures)) + END
+
+    def stats_reset(self, client):
+        self.queue_creates = self.queue_deletes = self.queue_expires = self.past_items = 0
+        self.total_connections = self.gets = self.sets = self.peeks = self.hits = self.misses = 0
+        self.bytes_read = self.noreply_errors = 0
+        for queue in self.queues.values():
+            queue.reset()
+        client.out += b"RESET\r\n"
+
+    def stats_of_something(self, client):
+        client.out += END
+
+    @staticmethod
+    def lines(figures):
+        return [
+            (key.encode(), value if isinstance(value, bytes) else str(value).encode())
+            for key, value in figures.items()
+        ]
+
+    def dump_stats(self, client, names):
+        for name in names or sorted({*self.queues, *self.config.aliases}):
+            queue = self.find(name)
+            figures = queue.figures() if queue is not None else {}
+            if children := self.children(name):
+                figures["children"] = b",".join(children)
+            self.dump(client, name, figures)
+        client.out += END
+
+    def dump_config(self, client, names):
+        for name in names or sorted(self.queues):
+            settings = dict(self.settings(name))
+            if name in self.queues:
+                settings["durable"] = self.queues[name].durable
+            for key, value in settings.items():
+                if key == "sync":
+                    words = {None: "never", 0: "always"}
+                    settings[key] = words.get(value, f"{value}ms")
+                elif value is None:
+                    settings[key] = "none"
+                elif isinstance(value, bool):
+                    settings[key] = str(value).lower()
+                elif key in TIMES:
+                    settings[key] = f"{value}ms"
+            self.dump(client, name, settings)
+        client.out += END
+
+    def dump(self, client, name, figures):
+        lines = b"".join(b"  %s=%s\r\n" % line for line in self.lines(figures))
+        client.out += b"queue '%s' {\r\n%s}\r\n" % (name, lines)
+
+    def status(self, client):
+        client.out += STATUSES[self.level].upper() + b"\r\n"
+
+    def change_status(self, client, level):
+        self.level = level
+        self.level_due = self.now + self.grace
+        if level < self.in_force or not self.grace:
+            self.in_force = level
+        client.out += END
+
+    def reload(self, client, config, error):
+        if error is not None:
+            client.out += b"SERVER_ERROR %s\r\n" % error
+            return
+        self.config = config
+        for queue in self.queues.values():
+            if queue.settings != config.settings(queue.name):
+                queue.configure()
+        client.out += b"Reloaded config.\r\n"
