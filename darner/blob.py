@@ -26,6 +26,16 @@ CHECKSUM_BYTES = 4
 Offload = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
 
 
+def at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+    """Offload to nowhere: when there is no other thread, or nobody who waits."""
+    try:
+        work()
+    except Exception as error:
+        done(error)
+    else:
+        done(None)
+
+
 class BlobWriter:
     """Writes a blob that comes chunk by chunk."""
 

@@ -182,9 +182,9 @@ class Committer:
             journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:
-        if journal.log is None or not (journal.dirty or journal.sealed is not None):
+        if journal.log is None or not (journal.dirty or journal.untidy or journal.sealed is not None):
             return
-        journal.seal()
+        journal.seal(tidy=True)
         error = None
         try:
             journal.write()

@@ -1284,8 +1284,9 @@ class Journal:
 
     # Writing: called by commit.py, `write` and `compact` in a thread
 
-    def seal(self) -> None:
-        """Begin a new batch; what was staged is to be written by `write`."""
+    def seal(self, *, tidy: bool = False) -> None:
+        """Begin a new batch; what was staged is to be written by `write`, and dead records deleted if they
+        are many, or nothing else is to be done, or `tidy`."""
         assert self.log is not None
         if self.sealed is not None:
             self._take_back(self.sealed)
@@ -1293,7 +1294,7 @@ class Journal:
         batch.state = _proto.decode_state(_proto.encode_state(self.state))
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
-        batch.trims = self.overdue or not self.dirty
+        batch.trims = tidy or self.overdue or not self.dirty
         batch.dead_bytes = self._dead_bytes
         for label in batch.cursors:
             place = self.cursors.get(label)

@@ -20,7 +20,7 @@ from typing import Any
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, State
-from darner.blob import CHECKSUM_BYTES, file_bytes, sync_directory, sync_file, sync_name
+from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.broker import LOCK_NAME, LOG_NAME, directory_of, name_of, queue_directories
 from darner.commit import Committer
 from darner.errors import JournalError, RepairError
@@ -157,7 +157,7 @@ def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], 
     copy.mkdir()
     for file in (data / LOG_NAME).glob("[0-9]*"):
         shutil.copyfile(file, copy / file.name)
-    log = Log(copy, _at_once)
+    log = Log(copy, at_once)
     lives, damage = log.recover()
     return log, lives, [text.replace(str(copy), str(data / LOG_NAME)) for text in damage]
 
@@ -213,16 +213,6 @@ def _exchange(one: Path, other: Path) -> bool:
     )
 
 
-def _at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
-    """Offload to nowhere."""
-    try:
-        work()
-    except Exception as error:
-        done(error)
-    else:
-        done(None)
-
-
 def _said(name: bytes) -> str:
     return name.decode(errors="backslashreplace")
 
@@ -238,7 +228,7 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
     """Write what the log says to a copy of the queue's directory, as a server does it at its start; returns
     the journal, closed. JournalError if that cannot be."""
     failures: list[JournalError] = []
-    committer = Committer(log, _at_once)
+    committer = Committer(log, at_once)
     committer.on_failure = lambda _, error: failures.append(error)
     journal = Journal(name, path, committer, log, 0, lives)
     try:

@@ -21,6 +21,7 @@ from darner import auth, systemd, tls
 from darner._proto import share_heap
 from darner._version import __version__
 from darner.admission import Admission
+from darner.blob import at_once
 from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
@@ -99,8 +100,14 @@ class Server:
         # how much is being done in other threads
         self._offloads = 0
         self._offloaded = asyncio.Event()
+        # whether there are no others any more
+        self._is_over = False
 
     def _offload(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        if self._is_over:
+            at_once(work, done)
+            return
+
         def settle(error: Exception | None) -> None:
             try:
                 done(error)
@@ -227,11 +234,13 @@ class Server:
         await self._clients.emptied()
 
     async def _rest(self) -> None:
-        """Wait for what is being done in other threads, and what comes of it; and end those."""
+        """Wait for what is being done in other threads, and what comes of it; and end those. What is left to
+        be done is done in this one."""
         while self._offloads:
             self._offloaded.clear()
             await self._offloaded.wait()
         self._threads.shutdown()
+        self._is_over = True
 
 
 def raise_descriptor_limit() -> None:

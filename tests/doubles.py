@@ -182,13 +182,6 @@ def let_go(log):
             os.close(file.descriptor)
 
 
-def at_once(work, done):
-    """Offload to nowhere."""
-    offload = Offload()
-    offload(work, done)
-    offload.run()
-
-
 class Disk:
     """LevelDB on a disk that fails when told to.
 

@@ -7,10 +7,11 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from doubles import Client, Offload, at_once
+from doubles import Client, Offload
 
 from darner import wal
 from darner._proto import Change
+from darner.blob import at_once
 from darner.errors import JournalError
 from darner.wal import Log
 
