@@ -29,7 +29,7 @@ cdef class Batch:
         Py_ssize_t trimmed_bytes
         list doomed
         bint trims
-        uint64_t dead_bytes
+        Py_ssize_t dead_bytes
 
 
 cdef class Journal:
@@ -77,7 +77,7 @@ cdef class Journal:
         bytes _state_key
         bint _doubtful
         uint64_t _blobs_to
-        uint64_t _dead_bytes
+        Py_ssize_t _dead_bytes
         uint64_t _compact_from
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes

@@ -351,6 +351,18 @@ class TestTrim:
         assert len(it.records()) == 6
         assert it.journal.untidy
 
+    def test_of_a_part_leaves_no_more_to_be_done_than_there_was(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
+        it.put(*[b"x"] * 10)
+        it.write()
+        it.journal.flush(())
+        it.write()
+        it.write()
+        assert it.journal.untidy
+        assert not it.journal.overdue
+        it.come_to_rest()
+        assert it.records() == []
+
     @pytest.mark.parametrize("limit", ["DEAD_RECORDS", "DEAD_BYTES"])
     def test_does_not_wait_for_rest_if_many_are_dead(self, it, monkeypatch, limit):
         monkeypatch.setattr(journal, limit, 10)
