@@ -6,7 +6,6 @@ at a time, so that a client may be killed at any instruction.
 
 import mmap
 import random
-import struct
 import zlib
 from dataclasses import dataclass, field
 
@@ -24,18 +23,17 @@ class LedgerError(Exception):
 class Number:
     """One number that processes share."""
 
-    _FORM = struct.Struct("<q")
-
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, self._FORM.size)
+        # changed in one store, where struct would write zeros first, for others to see
+        self._shared = memoryview(mmap.mmap(-1, 8)).cast("q")
 
     def get(self) -> int:
         """Return it."""
-        return int(self._FORM.unpack_from(self._shared)[0])
+        return self._shared[0]
 
     def set(self, number: int) -> None:
         """Change it."""
-        self._FORM.pack_into(self._shared, 0, number)
+        self._shared[0] = number
 
 
 class Stream:
