@@ -8,6 +8,9 @@ from setuptools import Extension, setup
 # Modules in Python that are compiled as well, by name; each has a .pxd beside it, which gives the types.
 PYTHON_MODULES = ("stats", "journal", "queue", "holds", "commands", "connection")
 
+# Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
+SMALL_MODULES = ("journal", "holds")
+
 SOURCES = {"_proto": "darner/_proto.pyx"} | {name: f"darner/{name}.py" for name in PYTHON_MODULES}
 
 setup(
@@ -17,7 +20,11 @@ setup(
             [source],
             depends=sorted(map(str, Path("darner").glob("*.pxd"))),
             # -g0: debug symbols are most of the size, and name the directory of the build
-            extra_compile_args=["-O2", "-g0", "-fno-asynchronous-unwind-tables"],
+            extra_compile_args=[
+                "-Os" if name in SMALL_MODULES else "-O2",
+                "-g0",
+                "-fno-asynchronous-unwind-tables",
+            ],
             # nor does anybody need the names of static functions
             extra_link_args=["-s"] if sys.platform == "linux" else [],
         )
