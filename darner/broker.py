@@ -142,16 +142,19 @@ class Broker:
         min_free_bytes: int = 0,
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
+        defer: Offload | None = None,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
-        LevelDBs, `max_open` are open at once."""
+        LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
+        rest, if that is another."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
         self._clock = clock
         self._offload = offload
+        self._defer = defer or offload
         self.log: Log
         self._committer: Committer
         self.queues: dict[bytes, Queue] = {}
@@ -219,7 +222,7 @@ class Broker:
             ) from error
         try:
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload, self._max_open)
+            self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
             self._committer.on_damage = self._say_damage
@@ -605,13 +608,13 @@ class Broker:
             journal.go_on()
             self.reap()
 
-        self._offload(journal.close, done)
+        self._defer(journal.close, done)
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
         # not the directory itself: more may come into it meanwhile
         for doomed in trash.iterdir() if trash.exists() else ():
-            self._offload(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
+            self._defer(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
 
     def _remove(self, doomed: Path, journal: Journal) -> None:
         """Remove what was the directory of a journal. The log is needed until that cannot come back."""

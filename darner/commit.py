@@ -24,20 +24,28 @@ MAX_OPEN = 1000
 WRITES_PER_TICK = 64
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500
+# How many compactions go on at a time: writes are not to wait for them.
+COMPACTIONS = 2
 
 
 class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_log", "_max_open", "_open", "_spent", "offload", "on_damage", "on_failure",
-        "on_recovery",
+        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "offload",
+        "on_damage", "on_failure", "on_recovery",
     )  # fmt: skip
 
-    def __init__(self, log: Log, offload: Offload, max_open: int = MAX_OPEN) -> None:
-        """At most `max_open` LevelDBs are to be open, but for those being written."""
+    def __init__(
+        self, log: Log, offload: Offload, defer: Offload | None = None, max_open: int = MAX_OPEN
+    ) -> None:
+        """`offload` is for what a client waits for, `defer` for the rest, if that is another. At most
+        `max_open` LevelDBs are to be open, but for those being written."""
         self._log = log
         self.offload = offload
+        self._defer = defer or offload
+        # how many are going on
+        self._compactions = 0
         self._max_open = max_open
         # journals whose LevelDB may be open; the one last opened or written comes last
         self._open: dict[Journal, None] = {}
@@ -75,7 +83,7 @@ class Committer:
         def done(error: Exception | None) -> None:
             self._settle(journal, error)
 
-        self.offload(journal.write, done)
+        self._defer(journal.write, done)
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -125,11 +133,11 @@ class Committer:
                 self.checkpoint(journal)
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False
-            self.offload(trim_memory, lambda _: None)
+            self._defer(trim_memory, lambda _: None)
 
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
-        if journal.compactable():
+        if self._compactions < COMPACTIONS and journal.compactable():
             self._compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1
@@ -147,7 +155,7 @@ class Committer:
         self._open.pop(journal, None)
         journal.writing = True
         state = journal.resting_state()
-        self.offload(lambda: journal.close(state), lambda _: journal.go_on())
+        self._defer(lambda: journal.close(state), lambda _: journal.go_on())
 
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:
@@ -156,17 +164,19 @@ class Committer:
             else:
                 self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
 
-        self.offload(lambda: journal.delete_blobs(blobs), done)
+        self._defer(lambda: journal.delete_blobs(blobs), done)
 
     def _compact(self, journal: Journal) -> None:
         span = journal.begin_compaction()
+        self._compactions += 1
 
         def done(error: Exception | None) -> None:
+            self._compactions -= 1
             self.note_open(journal)
             if error is not None:
                 self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
 
-        self.offload(lambda: journal.compact(span), done)
+        self._defer(lambda: journal.compact(span), done)
 
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that does not take long for; of the

@@ -10,7 +10,6 @@ import shutil
 import signal
 import ssl
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,13 @@ from darner import auth, systemd, tls
 from darner._proto import share_heap
 from darner._version import __version__
 from darner.admission import Admission
-from darner.blob import at_once
 from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
+from darner.threads import Threads
 
 if TYPE_CHECKING:
     from darner.metrics import Metrics
@@ -42,8 +41,8 @@ TICK_S = 0.25
 SWEEP_S = 1.0
 # Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
 DESCRIPTORS_PER_OPEN = 16
-# For fsyncs and compactions: they wait for the disk, not for a processor.
-THREADS = 8
+# For each lane: they wait for the disk, not for a processor.
+THREADS = 4
 
 
 def read_access(
@@ -69,17 +68,18 @@ class Server:
         self._reread = reread
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(THREADS, "darner")
+        self._threads = Threads(self._loop, THREADS)
         self._broker = Broker(
             self._data,
             now_ms,
-            self._offload,
+            self._threads.offload,
             settings.queue,
             settings.aliases,
             settings.status_change_grace_period_ms,
             settings.min_free_space,
             lambda: shutil.disk_usage(self._data).free,
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
+            self._threads.defer,
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
@@ -91,36 +91,12 @@ class Server:
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
             self._clients,
-            self._offload,
+            self._threads.offload,
             max_connections=settings.max_connections,
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
-        # how much is being done in other threads
-        self._offloads = 0
-        self._offloaded = asyncio.Event()
-        # whether there are no others any more
-        self._is_over = False
-
-    def _offload(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
-        if self._is_over:
-            at_once(work, done)
-            return
-
-        def settle(error: Exception | None) -> None:
-            try:
-                done(error)
-            finally:
-                self._offloads -= 1
-                self._offloaded.set()
-
-        def finished(future: Future[None]) -> None:
-            error = future.exception()
-            self._loop.call_soon_threadsafe(settle, error if isinstance(error, Exception) else None)
-
-        self._offloads += 1
-        self._threads.submit(work).add_done_callback(finished)
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
         self._loop.call_later(max(0, delay_ms) / 1000, work)
@@ -135,7 +111,7 @@ class Server:
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
         except OSError as error:
-            await self._rest()
+            await self._threads.end()
             self._broker.close()
             raise StartError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
@@ -161,8 +137,8 @@ class Server:
         self._admission.close()
         await self._drain()
         if metrics is not None:
-            await self._loop.run_in_executor(self._threads, metrics.close)
-        await self._rest()
+            await asyncio.to_thread(metrics.close)
+        await self._threads.end()
         self._broker.close()
         log.info("closed")
 
@@ -232,15 +208,6 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
-
-    async def _rest(self) -> None:
-        """Wait for what is being done in other threads, and what comes of it; and end those. What is left to
-        be done is done in this one."""
-        while self._offloads:
-            self._offloaded.clear()
-            await self._offloaded.wait()
-        self._threads.shutdown()
-        self._is_over = True
 
 
 def raise_descriptor_limit() -> None:

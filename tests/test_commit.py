@@ -133,6 +133,26 @@ class TestTicks:
         assert not (work.path / STATE_NAME).exists()
         assert bench.in_leveldb(work) == 2
 
+    def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
+        monkeypatch.setattr(journal, "COMPACT_RECORDS", 1)
+        journals = [bench.put(bench.journal(b"q%d" % n), b"x") for n in range(commit.COMPACTIONS + 1)]
+        for each in journals:
+            bench.committer.checkpoint(each)
+        bench.threads.run_all()
+        compacted = []
+        for at, handle in enumerate(disk.handles):
+            handle.compact_range = lambda at=at, **_: compacted.append(at)
+        for each in journals:
+            each.remove(each.find(1))
+        together = []
+        for _ in range(MAX_TICKS + 4):
+            before = len(compacted)
+            bench.tick()
+            bench.threads.run_all()
+            together.append(len(compacted) - before)
+        assert max(together) == commit.COMPACTIONS
+        assert sorted(compacted) == list(range(len(journals)))
+
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
         bench.put(work, *[b"x"] * 20)
