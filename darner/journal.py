@@ -67,8 +67,8 @@ STAGED_BYTES = 1 << 20
 AHEAD_BYTES = 3 << 20
 # How many ids above the floor may be known as gone before the floor is moved past them.
 MAX_GONE = 4096
-# How much may be dead before it is deleted while other things are to be done: a table that has both what
-# is new and what is deleted overlaps all between them.
+# How much may be dead, if so much is alive, before it is deleted while other things are to be done: a table
+# that has both what is new and what is deleted overlaps all between them.
 DEAD_RECORDS = 200_000
 DEAD_BYTES = 16 << 20
 # How many dead records one batch deletes.
@@ -78,9 +78,12 @@ MAX_TOLD = 100
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
 OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
 PROBE_NAME = "room"
-# How much must have been deleted before a compaction of it is worth its reading and writing.
+# How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
+# How little it may be, in either case, where less is alive.
+LEAST_RECORDS = 20_000
+LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
@@ -473,16 +476,14 @@ class Journal:
         """Make the changes that the log knows and LevelDB does not."""
         assert self.log is not None
         last, state = lives[-1], self.state
-        over = self._exists and state.life in {life.number for life in lives[:-1]}
         if not self._exists:
             state.life = last.number
-            over = last.retired
-        elif state.life != last.number and last.retired:
-            return  # this one began after that
-        if over:
+        elif state.life in {life.number for life in lives[:-1]}:
             state.deleted = True
             self.log.keep_found(self)
             return
+        elif state.life != last.number and last.retired:
+            return  # this one began after that
         # no batch is to be sealed or marked before all is done
         self.dirty = self.writing = True
         change = state.change
@@ -1475,16 +1476,25 @@ class Journal:
     @property
     def overdue(self) -> bool:
         """Whether they are so many that they should be deleted, whatever else is to be done."""
-        return self._dead_bytes > DEAD_BYTES or self.state.floor - self.state.trimmed > DEAD_RECORDS
+        dead = self.state.floor - self.state.trimmed
+        return self._outweighs(dead, self._dead_bytes, DEAD_RECORDS, DEAD_BYTES)
+
+    def _outweighs(self, records: int, size: int, most_records: int, most_bytes: int) -> bool:
+        """Whether that is more than what is alive, within bounds: so a small queue has a small directory, and
+        what is alive is not written again and again for the sake of less."""
+        state = self.state
+        return records > min(most_records, max(LEAST_RECORDS, state.items)) or size > min(
+            most_bytes, max(LEAST_BYTES, state.bytes)
+        )
 
     def compactable(self) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
         happened since this was asked last."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
-        return self._trimmed_records >= COMPACT_RECORDS or self._trimmed_bytes >= (
-            IDLE_COMPACT_BYTES if idle else COMPACT_BYTES
-        )
+        if idle and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+            return True
+        return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
     @property
     def to_be_compacted(self) -> bool:

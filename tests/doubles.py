@@ -4,6 +4,7 @@ import os
 from types import SimpleNamespace
 
 from darner import connection, leveldb
+from darner.blob import at_once
 
 RECORD_HEAD_BYTES = 28
 
@@ -63,13 +64,7 @@ class Offload:
 
     def run(self):
         """Do the oldest task."""
-        work, done = self.tasks.pop(0)
-        try:
-            work()
-        except Exception as error:
-            done(error)
-        else:
-            done(None)
+        at_once(*self.tasks.pop(0))
 
     def run_all(self):
         """Do all tasks, and those that come of them."""

@@ -65,6 +65,15 @@ class Wire:
         values = self.values(b"get " + key)
         return values[0][3] if values else None
 
+    def gets(self, key: bytes) -> tuple[int, bytes] | None:
+        """Send `gets <key>` and return the item's id and data, or None if there was none."""
+        values = self.values(b"gets " + key)
+        return (values[0][2], values[0][3]) if values else None
+
+    def drain(self, queue: bytes) -> list[tuple[int, bytes]]:
+        """Take all items of a queue; returns their ids and data."""
+        return list(iter(lambda: self.gets(queue), None))
+
     def values(self, request: bytes) -> list[tuple[bytes, int, int | None, bytes]]:
         """Send a `get` or `gets`; returns key, flags, cas and data of each value."""
         self.send(request + b"\r\n")

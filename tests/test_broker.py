@@ -162,6 +162,15 @@ class TestQueue:
         assert data.kill().queues.keys() == {b"work+child"}
         assert [queue.name for queue in data.targets(b"work")] == [b"work", b"work+child"]
 
+    def test_deleted_and_named_again_after_a_kill_has_after_the_next_what_was_set_on_it(self, data):
+        data.push(b"work", b"a")
+        data.broker.queue(b"work").journal._opened()  # and nothing is written before the kill
+        data.broker.delete(b"work")
+        data.kill()
+        data.push(b"work", b"b")
+        data.kill()
+        assert data.read_all(b"work") == [b"b"]
+
     def test_deleted_and_named_again_is_new_and_empty(self, data):
         data.push(b"work", b"a")
         data.settle()
@@ -262,6 +271,20 @@ class TestLargeItem:
         data.broker.reap()
         data.now += 1
 
+    @staticmethod
+    def deletions(data):
+        """Let the threads run, but for those that delete files of items, which are returned."""
+        late = []
+        for _ in range(8):
+            data.broker.tick()
+            while data.threads.tasks:
+                if "delete_blobs" in data.threads.tasks[0][0].__qualname__:
+                    late.append(data.threads.tasks.pop(0))
+                else:
+                    data.threads.run()
+        assert late
+        return late
+
     def test_begun_before_its_queue_was_deleted_does_not_harm_one_set_after(self, data):
         old = self.upload(data, b"x" * CHUNK_BYTES)
         data.settle()
@@ -278,15 +301,7 @@ class TestLargeItem:
     def test_deleted_late_does_not_harm_a_later_queue_of_this_name(self, data):
         assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
         data.broker.queue(b"work").pop()
-        late = []
-        for _ in range(8):
-            data.broker.tick()
-            while data.threads.tasks:
-                if "delete_blobs" in data.threads.tasks[0][0].__qualname__:
-                    late.append(data.threads.tasks.pop(0))
-                else:
-                    data.threads.run()
-        assert late
+        late = self.deletions(data)
         self.delete_queue(data)
         assert self.finish(data, self.upload(data, b"y" * CHUNK_BYTES)) == [None]
         data.threads.tasks += late
@@ -299,15 +314,7 @@ class TestLargeItem:
     def test_deleted_late_does_not_bring_its_deleted_queue_back(self, data):
         assert self.finish(data, self.upload(data, b"x" * CHUNK_BYTES, b"x")) == [None]
         data.broker.queue(b"work").pop()
-        late = []
-        for _ in range(8):
-            data.broker.tick()
-            while data.threads.tasks:
-                if "delete_blobs" in data.threads.tasks[0][0].__qualname__:
-                    late.append(data.threads.tasks.pop(0))
-                else:
-                    data.threads.run()
-        assert late
+        late = self.deletions(data)
         self.delete_queue(data)
         data.threads.tasks += late
         data.tick()

@@ -134,7 +134,7 @@ class TestTicks:
         assert bench.in_leveldb(work) == 2
 
     def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
-        monkeypatch.setattr(journal, "COMPACT_RECORDS", 1)
+        monkeypatch.setattr(journal, "COMPACT_RECORDS", 0)
         journals = [bench.put(bench.journal(b"q%d" % n), b"x") for n in range(commit.COMPACTIONS + 1)]
         for each in journals:
             bench.committer.checkpoint(each)

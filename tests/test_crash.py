@@ -17,19 +17,6 @@ REPLAY = Path(__file__).parent.parent / "bench" / "replay.py"
 HALF_SENT_BYTES = 10 << 20
 
 
-def gets(wire: Wire, key: bytes) -> tuple[int, bytes] | None:
-    """Id and data of the next item."""
-    values = wire.values(b"gets " + key)
-    return (values[0][2], values[0][3]) if values else None
-
-
-def drained(wire: Wire, queue: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while (item := gets(wire, queue)) is not None:
-        found.append(item)
-    return found
-
-
 def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
     chance = random.Random(3)
     holders = [server.connect() for _ in range(20)]
@@ -37,7 +24,7 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
         wire.set(b"jobs", chance.randbytes(chance.choice((0, 10, 5_000, 200_000 if i % 50 == 0 else 1))))
     wire.set(b"flushed", b"gone")
     wire.set(b"flushed", chance.randbytes(100_000))
-    taken = [gets(holder, b"jobs/open")[0] for holder in holders]
+    taken = [holder.gets(b"jobs/open")[0] for holder in holders]
     closed = chance.sample(range(len(holders)), 10)
     for index in closed:
         assert holders[index].ask(b"get jobs/close\r\n") == b"END\r\n"
@@ -48,7 +35,7 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
     server.restart()
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
-        jobs, flushed = drained(wire, b"jobs"), drained(wire, b"flushed")
+        jobs, flushed = wire.drain(b"jobs"), wire.drain(b"flushed")
     assert stats["queue_jobs_items"] == str(len(jobs)) == str(300 - 10 - 30)
     assert stats["queue_jobs_bytes"] == str(sum(len(data) for _, data in jobs))
     assert [id for id, _ in jobs][:10] == [id for i, id in enumerate(taken) if i not in closed]

@@ -363,20 +363,32 @@ class TestTrim:
         it.come_to_rest()
         assert it.records() == []
 
-    @pytest.mark.parametrize("limit", ["DEAD_RECORDS", "DEAD_BYTES"])
-    def test_does_not_wait_for_rest_if_many_are_dead(self, it, monkeypatch, limit):
-        monkeypatch.setattr(journal, limit, 10)
+    @pytest.mark.parametrize(
+        ("limit", "least", "most"),
+        [("DEAD_RECORDS", 10, 10), ("DEAD_BYTES", 10, 10), ("LEAST_RECORDS", 5, 20), ("LEAST_BYTES", 5, 20)],
+    )
+    def test_does_not_wait_for_rest_if_many_are_dead_or_most(self, it, monkeypatch, limit, least, most):
+        monkeypatch.setattr(journal, limit, least)
         it.put(*[b"x"] * 40)
         it.write()
-        it.remove(*range(1, 11))
+        it.remove(*range(1, most + 1))
         it.write()
         assert len(it.records()) == 40
-        it.remove(11)
+        it.remove(most + 1)
         it.write()
-        assert it.records() == list(range(12, 41))
-        it.remove(12)
+        assert it.records() == list(range(most + 2, 41))
+        it.remove(most + 2)
         it.write()
-        assert it.records() == list(range(12, 41))
+        assert it.records() == list(range(most + 2, 41))
+
+    def test_of_a_few_in_a_small_queue_waits_for_rest(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "LEAST_RECORDS", 5)
+        it.put(*[b"x"] * 6)
+        it.write()
+        it.remove(*range(1, 6))
+        assert not it.journal.overdue
+        it.remove(6)
+        assert it.journal.overdue
 
     def test_leaves_of_the_states_the_last(self, it, monkeypatch):
         monkeypatch.setattr(journal, "DEAD_RECORDS", 0)

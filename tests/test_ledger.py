@@ -62,19 +62,6 @@ class Ledger:
                 setattr(self, name, mine + theirs)
 
 
-def gets(wire: Wire, key: bytes) -> tuple[int, bytes] | None:
-    """Id and data of the next item."""
-    values = wire.values(b"gets " + key)
-    return (values[0][2], values[0][3]) if values else None
-
-
-def drained(wire: Wire, queue: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while (item := gets(wire, queue)) is not None:
-        found.append(item)
-    return found
-
-
 def produce(wire: Wire, ledger: Ledger, queue: bytes, who: bytes, depth: int) -> None:
     option = b"" if depth > 1 else b"/sync"
     count = 0
@@ -109,7 +96,7 @@ def consume(wire: Wire, ledger: Ledger, queue: bytes) -> None:
 def consume_reliably(wire: Wire, ledger: Ledger, queue: bytes, think_s: float) -> None:
     while True:
         ledger.opens_cut_off = 1
-        item = gets(wire, queue + b"/open/t=50")
+        item = wire.gets(queue + b"/open/t=50")
         ledger.opens_cut_off = 0
         if item is None:
             continue
@@ -168,7 +155,7 @@ def returned_first(server: Server, life: Ledger) -> None:
     """What was reserved at the kill is at the head, in its original order."""
     uncertain = len(life.closing) + life.opens_cut_off
     wires = [server.connect() for _ in range(len(life.held) + uncertain)]
-    heads = [item for wire in wires if (item := gets(wire, b"jobs/open")) is not None]
+    heads = [item for wire in wires if (item := wire.gets(b"jobs/open")) is not None]
     ids = [id for id, _ in heads]
     assert ids == sorted(ids)
     assert {id: name_of(data) for id, data in heads}.items() >= life.held.items()
@@ -210,7 +197,7 @@ def test_what_was_acknowledged_survives_every_kill(server, directory):
     assert whole.held or whole.closing
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
-        left = {queue: drained(wire, queue) for queue in QUEUES}
+        left = {queue: wire.drain(queue) for queue in QUEUES}
         assert wire.stats()["curr_items"] == "0"
 
     for queue, items in left.items():
