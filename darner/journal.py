@@ -476,12 +476,13 @@ class Journal:
         """Make the changes that the log knows and LevelDB does not."""
         assert self.log is not None
         last, state = lives[-1], self.state
-        if not self._exists:
-            state.life = last.number
-        elif state.life in {life.number for life in lives[:-1]}:
+        if last.retired if not self._exists else state.life in {life.number for life in lives[:-1]}:
+            # what is logged from now on is of another life: this one's changes were not made again
             state.deleted = True
             self.log.keep_found(self)
             return
+        if not self._exists:
+            state.life = last.number
         elif state.life != last.number and last.retired:
             return  # this one began after that
         # no batch is to be sealed or marked before all is done

@@ -237,7 +237,7 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
         journal.close()
     if failures:
         raise failures[0]
-    if journal.state.deleted and lives and journal.state.life != lives[-1].number:
+    if journal.state.deleted and lives and not lives[-1].retired:
         # of an earlier queue of this name: a server deletes it, and makes the later one anew
         shutil.rmtree(path)
         path.mkdir()

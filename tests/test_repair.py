@@ -129,6 +129,8 @@ class TestCheck:
         data.push(b"deleted", b"gone")
         data.write_out()
         data.broker.delete(b"deleted")
+        data.push(b"unwritten", b"gone")
+        data.broker.delete(b"unwritten")
         data.upload(b"work", bytes(LARGE_BYTES))
         data.end()
         reports = {report.where: report for report in check(data.path)}
@@ -137,7 +139,7 @@ class TestCheck:
         work = data.broker.queue(b"work")
         assert (reports["work"].items, reports["work"].bytes) == (work.items, work.waiting_bytes)
         assert reports["work"].items == 12
-        assert reports["flushed"].items == 0
+        assert [reports[name].items for name in ("flushed", "deleted", "unwritten")] == [0, 0, 0]
 
     def test_changes_nothing(self, closed):
         before = snapshot(closed)
