@@ -73,6 +73,7 @@ cdef class Journal:
         object _closed_for
         set _told
         bint _exists
+        bint _has_kept
         bint _has_state
         bytes _state_key
         bint _doubtful
@@ -81,6 +82,7 @@ cdef class Journal:
         uint64_t _compact_from
         Py_ssize_t _trimmed_records
         Py_ssize_t _trimmed_bytes
+        Py_ssize_t _untrimmed_puts
         object _last_looked_at
         uint64_t _due_from_ms
         uint64_t _live_from

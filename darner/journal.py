@@ -71,8 +71,10 @@ MAX_GONE = 4096
 # that has both what is new and what is deleted overlaps all between them.
 DEAD_RECORDS = 200_000
 DEAD_BYTES = 16 << 20
-# How many dead records one batch deletes.
+# How many dead records one batch deletes, and how many are for each item that was put: who sets waits for
+# both.
 TRIM_RECORDS = 65_536
+TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
@@ -199,12 +201,12 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_state", "_last_looked_at",
+        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
         "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
-        "_trimmed_records", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding",
-        "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
-        "sealed", "state", "stored_change", "stored_id", "writing",
+        "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
+        "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
+        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
+        "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -280,6 +282,8 @@ class Journal:
         # whether LevelDB has anything of it, and whether its state is in a file besides
         self._exists = False
         self._has_state = False
+        # whether there is a record of the kept ids, or will be
+        self._has_kept = False
         # of the state in LevelDB
         self._state_key = b""
         self.state = State(created_ms, secrets.randbits(63))
@@ -299,6 +303,8 @@ class Journal:
         self._blobs_to = self.state.floor
         # what the records between the trimmed ones and the floor come to, as far as that is known
         self._dead_bytes = 0
+        # how many items were put since dead records were deleted
+        self._untrimmed_puts = 0
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
@@ -452,6 +458,7 @@ class Journal:
             self.state = _proto.decode_state(record)
             self._exists = True
             if kept := db.get(KEPT_KEY):
+                self._has_kept = True
                 self.kept = {
                     id
                     for id in _proto.decode_ids(kept)
@@ -781,8 +788,11 @@ class Journal:
     def _keep(self, floor: int) -> None:
         self.state.floor = floor
         self.gone.clear()
-        if self.log is not None:
-            self.batch.ops.append((KEPT_KEY, _proto.encode_ids(sorted(self.kept))))
+        # Its key is behind those of items: a table that has it overlaps with those of all later ones.
+        if self.log is not None and (self.kept or self._has_kept):
+            self._has_kept = bool(self.kept)
+            ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
+            self.batch.ops.append((KEPT_KEY, ids))
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -1296,7 +1306,10 @@ class Journal:
         batch.state = _proto.decode_state(_proto.encode_state(self.state))
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
-        batch.trims = tidy or self.overdue or not self.dirty
+        self._untrimmed_puts += len(batch.puts)
+        batch.trims = tidy or not self.dirty or (self.overdue and self._may_trim(batch))
+        if batch.trims:
+            self._untrimmed_puts = 0
         batch.dead_bytes = self._dead_bytes
         for label in batch.cursors:
             place = self.cursors.get(label)
@@ -1307,6 +1320,12 @@ class Journal:
         self.sealed = batch
         self.writing = True
         self.dirty = False
+
+    def _may_trim(self, batch: Batch) -> bool:
+        """Whether so much was put since the last time that deleting as much as is done at once is but a part
+        of the work. All at once, for a table with what is deleted and what is new overlaps all between."""
+        dead = min(TRIM_RECORDS, self.state.floor - self.state.trimmed)
+        return not batch.puts or self._untrimmed_puts * TRIM_RECORDS_PER_PUT >= dead
 
     def _take_back(self, sealed: Batch) -> None:
         """Stage what could not be written again, before what was staged since, but for the items that are

@@ -12,7 +12,7 @@ from darner._proto import Item, item_key
 from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError
-from darner.journal import Journal, is_state_key, state_key, stored_state
+from darner.journal import KEPT_KEY, Journal, is_state_key, state_key, stored_state
 from darner.wal import Log
 
 NAME = b"work"
@@ -305,7 +305,7 @@ class TestFlush:
         before = it.log.position[1]
         it.journal.flush(())
         assert it.log.position[1] - before < 50
-        assert len(it.journal.batch.ops) == 1
+        assert it.journal.batch.ops == []
 
     def test_discards_what_an_earlier_one_kept(self, it):
         first, second, _ = it.put(b"a", b"b", b"c")
@@ -318,6 +318,18 @@ class TestFlush:
         it.journal.flush(())
         it.come_to_rest()
         assert (it.datas(), it.records(), counts(it.journal)) == ([], [], (0, 0))
+
+    def test_leaves_a_record_of_what_is_kept_only_if_something_is(self, it):
+        first, *_ = it.put(b"a", b"b")
+        for again in (lambda: None, it.restart):
+            it.journal.flush([first])
+            it.write()
+            assert it.journal._opened().get(KEPT_KEY)
+            again()
+            it.journal.flush(())
+            it.write()
+            assert it.journal._opened().get(KEPT_KEY) is None
+            (first,) = it.put(b"c")
 
     def test_that_keeps_more_than_the_log_has_room_for_changes_nothing(self, it, monkeypatch):
         monkeypatch.setattr(wal, "SEGMENT_BYTES", 2_000)
@@ -350,6 +362,22 @@ class TestTrim:
         it.write()
         assert len(it.records()) == 6
         assert it.journal.untidy
+
+    def test_deletes_no_more_for_what_is_put_than_its_share(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
+        monkeypatch.setattr(journal, "TRIM_RECORDS", 8)
+        it.put(*[b"x"] * 40)
+        it.write()
+        it.journal.flush(())
+        left = []
+        for _ in range(6):
+            it.put(b"y", b"y")
+            it.write()
+            left.append(len(it.records()) - 2 * len(left) - 2)
+        assert left == [32, 32, 24, 24, 16, 16]
+        it.remove(41)
+        it.write()  # puts nothing
+        assert len(it.records()) == 8 + 12
 
     def test_of_a_part_leaves_no_more_to_be_done_than_there_was(self, it, monkeypatch):
         monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
