@@ -172,7 +172,7 @@ class Transport:
 
 def let_go(log):
     """Close what the end of the process would close; the log has what it has."""
-    for file in [*log._files, log._spare]:
+    for file in [*log._files, *log._reserve, log._spare]:
         if file is not None:
             os.close(file.descriptor)
 

@@ -221,7 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.disk.drop()
         log = getattr(self.broker, "log", None)
         if log is not None:
-            for file in [*log._files, log._spare]:
+            for file in [*log._files, *log._reserve, log._spare]:
                 if file is not None:
                     os.close(file.descriptor)
         if hasattr(self.broker, "_lock"):
@@ -753,8 +753,8 @@ class QueueMachine(RuleBasedStateMachine):
         self._die()
         may_hold = {name: before[name] + after[name] for name in self.twins}
         if what == "push" and not twin.unsure:
-            last = len(self.items)
-            may_hold[name] = [*may_hold[name], (before[name][-1] or frozenset()) | {last}]
+            held = before[name][-1] or frozenset()  # a new queue may be there with nothing in it yet
+            may_hold[name] = [*may_hold[name], held, held | {len(self.items)}]
         elif what == "flush" and not twin.unsure:
             may_hold[name] = [*may_hold[name], frozenset(twin.reserved)]
         elif what == "delete":
