@@ -7,7 +7,7 @@ meanwhile is never written. Until then `read` finds items in memory. Records in 
 
     i<id>        an item, with its bytes or with the blob that holds them
     i<id>s       the state: counts, ids to give out, where the live items begin (`State`). The last counts
-    k            the kept ids: items below the floor that live on
+    k            the kept ids, if there are any: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
     x            there if an item may have an expiry of its own
     d<due><id>   a delayed item: as an item, but out of sight and not among those counted in the state
