@@ -133,6 +133,17 @@ class TestTicks:
         assert not (work.path / STATE_NAME).exists()
         assert bench.in_leveldb(work) == 2
 
+    def test_leave_what_can_wait_to_its_own_threads(self, bench):
+        soon, later = Offload(), Offload()
+        committer = Committer(bench.log, soon, later)
+        work = Journal(b"work", bench.data / "work", committer, bench.log, 1)
+        bench.put(work, b"a")
+        for _ in range(MAX_TICKS + REST_TICKS + 3):
+            committer.tick()
+            assert soon.tasks == []
+            later.run_all()
+        assert (work.is_open, bench.in_leveldb(work)) == (False, 1)
+
     def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 0)
         journals = [bench.put(bench.journal(b"q%d" % n), b"x") for n in range(commit.COMPACTIONS + 1)]
