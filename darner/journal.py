@@ -483,7 +483,8 @@ class Journal:
         """Make the changes that the log knows and LevelDB does not."""
         assert self.log is not None
         last, state = lives[-1], self.state
-        if last.retired if not self._exists else state.life in {life.number for life in lives[:-1]}:
+        is_over = state.life in {life.number for life in lives[:-1]} if self._exists else last.retired
+        if is_over:
             # what is logged from now on is of another life: this one's changes were not made again
             state.deleted = True
             self.log.keep_found(self)

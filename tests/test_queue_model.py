@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from doubles import Client, Disk, Offload, Silence, record
+from doubles import Client, Disk, Offload, Silence, let_go, record
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -221,9 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.disk.drop()
         log = getattr(self.broker, "log", None)
         if log is not None:
-            for file in [*log._files, *log._reserve, log._spare]:
-                if file is not None:
-                    os.close(file.descriptor)
+            let_go(log)
         if hasattr(self.broker, "_lock"):
             self.broker._lock.close()
 
