@@ -248,7 +248,7 @@ class TestDamage:
     def test_the_state_is_damaged(self, closed, besides):
         with db(closed / "work") as opened:
             key, record = stored_state(opened)
-            opened.put(key, b"x" + record[1:])
+            opened.put(key, bytes([record[0] ^ 1]) + record[1:])
         if besides == "lost":
             (closed / "work" / "state").unlink()
             assert "cannot read" in is_out_of_service(closed)
