@@ -4,14 +4,16 @@ import contextlib
 import errno
 import os
 import shutil
+import subprocess
 from itertools import chain
 from pathlib import Path
 
 import pytest
 from doubles import Client, Offload
+from mounting import run
 
 from darner import wal
-from darner._proto import Change, checksum
+from darner._proto import Change, checksum, guard_memory
 from darner.blob import at_once
 from darner.errors import JournalError, StartError
 from darner.wal import FRAME_BYTES, Log
@@ -767,6 +769,79 @@ class TestRoom:
                     log.roll()
         writer.write(*payloads(30))
         assert Process(directory).found() == [b"a", *payloads(30)]
+
+
+class TestMemory:
+    """A page of a segment that cannot be written: on a full disk that copies on write, or cut short."""
+
+    @pytest.fixture(autouse=True)
+    def guarded(self):
+        guard_memory()
+
+    def cut_short(self, log):
+        os.truncate(log._files[-1].path, 0)
+
+    def test_has_a_change_go_to_the_next_segment_and_no_item_taken_in_until_the_journals_have_the_rest(
+        self, directory
+    ):
+        log = Process(directory).log
+        asked = []
+        log.on_long = asked.extend
+        writer = Writer(log).write(b"a")
+        self.cut_short(log)
+        writer.write(b"b")
+        assert log.segment.number == 2
+        assert "cannot write" in str(log.segment.refusal)
+        log.tick()
+        assert asked == [writer]
+        assert log.segment.refusal is not None
+        assert waiting(log).failed == [3]
+        log.unpin(writer, 2)
+        log.tick()
+        assert log.segment.refusal is None
+        process = Process(directory)
+        assert (process.found(), process.damage) == ([b"b"], [])
+
+    def test_that_is_missed_before_anything_is_written_to_it_is_not_trusted(self, directory):
+        log = Process(directory).log
+        writer = Writer(log).write(b"a")
+        self.cut_short(log)
+        log.tick()
+        assert "cut short" in str(log.segment.refusal)
+        assert log.segment.number == 2
+        log.unpin(writer, 2)
+        log.tick()
+        assert log.segment.refusal is None
+
+    def test_that_is_full_in_the_middle_loses_nothing_that_was_written_before(self, tmp_path, monkeypatch):
+        """What was reserved is not there: the pages of a file with holes on a full disk."""
+        monkeypatch.setattr(wal, "SEGMENT_BYTES", 1 << 20)
+        monkeypatch.setattr(wal, "populate", lambda _: None)
+        monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, _, size: os.ftruncate(descriptor, size))
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        try:
+            run("mount", "-t", "tmpfs", "-o", "size=4m", "darner-test", disk)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"mounting a tmpfs is not allowed here: {error}")
+        try:
+            log = Process(disk / ".log", keep=False).log
+            writer = Writer(log)
+            written = []
+            with (disk / "fill").open("wb", buffering=0) as fill, contextlib.suppress(OSError):
+                while True:
+                    fill.write(bytes(4096))
+            os.truncate(disk / "fill", (disk / "fill").stat().st_size - 40_000)
+            with contextlib.suppress(JournalError):
+                while log.segment.refusal is None:
+                    writer.write(b"%08d" % len(written) * 100)
+                    written.append(b"%08d" % len(written) * 100)
+            assert len(written) > 40
+            assert log.segment.refusal is not None
+            process = Process(disk / ".log")
+            assert (process.found(), process.damage) == (written, [])
+        finally:
+            run("umount", "--lazy", disk)
 
 
 class Syncs:
