@@ -616,7 +616,9 @@ class Journal:
         has_blobs = self.begun or self.doomed
         is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
-        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+        if self.dirty or self.state.deleted:  # of one that is deleted, ends of blobs are not written any more
+            return b""
+        return _proto.encode_state(self.state) if is_all and is_stored else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -1152,13 +1154,18 @@ class Journal:
             self._mark()
 
     def _delete_unknown_blobs(self) -> None:
-        """Delete the files of blobs that were begun in a change that was lost with the machine."""
+        """Delete the files of blobs that were begun in a change that was lost with the machine: for good, for
+        a later start may not know them from others."""
         known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
+            is_any = False
             for file in (self.path / BLOBS_NAME).iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= self.state.next_blob or not (self._exists or blob in known):
+                    is_any = True
                     file.unlink()
+            if is_any:
+                sync_directory(self.path / BLOBS_NAME)
 
     def _staged_items(self) -> list[Item]:
         return [*self.batch.puts.values(), *self.batch.delayed.values()]

@@ -549,6 +549,7 @@ class Log:
         """Have what is logged within found after a kill as a whole or not at all: up to `size` bytes,
         GROUP_BYTES of them for each change. JournalError if there is no room; then nothing was logged."""
         self._have_room(size)
+        first = self.segment.number
         self.segment.begin_group()
         try:
             yield
@@ -556,6 +557,9 @@ class Log:
             try:
                 while not self.segment.end_group():
                     self.roll()
+                # what says that it is whole stays as long as any part of it
+                last = self._files[-1]
+                last.pins.update((file, None) for file in self._files[:-1] if file.number >= first)
             finally:
                 after, self.after_group = self.after_group, []
                 for do in after:
