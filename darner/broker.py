@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote_to_bytes
 import structlog
 
 from darner._proto import Item, valid_name
-from darner.blob import Offload, sync_name
+from darner.blob import Offload, sync_links, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
@@ -603,14 +603,23 @@ class Broker:
         return True
 
     def _shut(self, journal: Journal) -> None:
-        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
+        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first. And have what other
+        queues have from there on the disk under their names."""
         journal.writing = True
+        links = list(self._committer.links)
 
-        def done(_: Exception | None) -> None:
+        def work() -> None:
+            sync_links(links)
+            journal.close()
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                self._committer.forget_links(links)
             journal.go_on()
-            self.reap()
+            if error is None:  # else at the next tick
+                self.reap()
 
-        self._defer(journal.close, done)
+        self._defer(work, done)
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
@@ -651,7 +660,7 @@ class Broker:
                 waits = True
             elif journal.busy:
                 continue
-            elif journal.is_open:
+            elif journal.is_open or self._committer.links:
                 self._shut(journal)
             elif self._destroy(journal):
                 del self._retired[name]

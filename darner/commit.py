@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from darner._proto import trim_memory
-from darner.blob import Offload, sync_directory, sync_file, sync_name
+from darner.blob import Offload, sync_links
 from darner.errors import JournalError
 from darner.journal import Journal
 from darner.wal import Log
@@ -50,7 +50,7 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_spent", "offload",
+        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "links", "offload",
         "on_damage", "on_failure", "on_recovery",
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ class Committer:
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
-        self._links: dict[Path, None] = {}
+        self.links: dict[Path, None] = {}
         # whether anything was written or compacted since memory was given back
         self._spent = False
         # told when a journal cannot be written, and when it can again, for the log
@@ -115,23 +115,27 @@ class Committer:
     def _write_bound(self, journal: Journal, done: Callable[[Exception | None], None]) -> None:
         """Have a batch written that goes together with changes to other journals, now that the log is on the
         disk."""
-        links = list(self._links)
+        links = list(self.links)
 
         def work() -> None:
-            _sync_links(links)
+            sync_links(links)
             journal.write()
 
         def written(error: Exception | None) -> None:
             if error is None:
-                for path in links:
-                    self._links.pop(path, None)
+                self.forget_links(links)
             done(error)
 
         self._defer(work, written)
 
     def note_link(self, path: Path) -> None:
         """The file of a blob was made by this process, and is not known to be on the disk."""
-        self._links[path] = None
+        self.links[path] = None
+
+    def forget_links(self, paths: Iterable[Path]) -> None:
+        """These are on the disk."""
+        for path in paths:
+            self.links.pop(path, None)
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -232,7 +236,7 @@ class Committer:
         if any(journal.batch.is_bound for journal in self._active):
             with contextlib.suppress(OSError):
                 self._log.sync_now()
-                _sync_links(self._links)
+                sync_links(self.links)
         for at, journal in enumerate(list(self._active)):
             if at < WRITES_AT_CLOSE:
                 self._write_now(journal)
@@ -253,13 +257,3 @@ class Committer:
         except JournalError as failure:
             error = failure
         self._settle(journal, error)
-
-
-def _sync_links(paths: Iterable[Path]) -> None:
-    """Have files of blobs, and their names, on the disk."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # the item is gone
-            sync_file(path)
-            for directory in (path.parent, path.parent.parent):
-                sync_directory(directory)
-            sync_name(path.parent.parent)

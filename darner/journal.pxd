@@ -73,6 +73,8 @@ cdef class Journal:
         object _place
         object _closed_for
         set _told
+        object _home
+        dict _origins
         bint _exists
         bint _has_kept
         bint _has_state

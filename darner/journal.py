@@ -38,7 +38,16 @@ from typing import Any, Protocol
 
 from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
-from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
+from darner.blob import (
+    BlobReader,
+    Offload,
+    file_bytes,
+    link_or_copy,
+    sync_directory,
+    sync_file,
+    sync_name,
+    write_whole,
+)
 from darner.errors import JournalError
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
@@ -88,6 +97,8 @@ LEAST_RECORDS = 20_000
 LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
+
+BLOB_ID_BYTES = 8
 
 # How many new segments a change is tried in: one may turn out not to be writable.
 SEGMENTS_TRIED = 3
@@ -209,8 +220,8 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
-        "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
+        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_home",
+        "_last_looked_at", "_live_from", "_number", "_origins", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
         "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
         "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
         "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
@@ -225,9 +236,11 @@ class Journal:
         log: Log | None,
         created_ms: int,
         lives: Sequence[Life] = (),
+        home: Path | None = None,
     ) -> None:
         """Open the journal in `path`, and bring it up to what the log says of the lives of this name; or
         begin one, if `path` is absent or empty, whose directory is made when its first batch is written.
+        `home` is the directory of which `path` is a copy, if it is one.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
@@ -283,6 +296,9 @@ class Journal:
         # the file by which an open LevelDB's directory is known again, and why it was not opened
         self._place = (0, 0)
         self._closed_for: JournalError | None = None
+        # where blobs were linked from, as the log has it, and the directory from which that is to be found
+        self._origins: dict[int, Path] = {}
+        self._home = home or path
         # what could not be read, as it was told
         self._told: set[str] = set()
         # whether a write has failed since it was opened
@@ -532,11 +548,11 @@ class Journal:
         """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
         the machine, and the log alone did. And do not delete the blobs of the others."""
         for item in list(self.batch.puts.values()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._remove(item.id, item.size, item.blob)
                 self.lost += 1
         for key, item in list(self.batch.delayed.items()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._end_delay(key, item)
                 self._discount(item)
                 self._doom(item.blob)
@@ -544,12 +560,28 @@ class Journal:
         live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
         self.begun.clear()
+        self._origins.clear()
 
     def _is_whole(self, item: Item) -> bool:
         try:
             return self.blob_path(item.blob).stat().st_size == file_bytes(item)
         except OSError:
             return False
+
+    def _link_again(self, item: Item) -> bool:
+        """Have the blob of an item that came from another queue, or went to several, linked to where it came
+        from: its own name was lost with the machine. Returns whether it is whole then."""
+        path, origin = self.blob_path(item.blob), self._origins.get(item.blob)
+        if origin is None:
+            return False
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.unlink(missing_ok=True)
+            link_or_copy(origin, path)
+        except OSError:
+            return False
+        self._writes.note_link(path)
+        return self._is_whole(item)
 
     def _redo(self, kind: int, payload: bytes) -> None:
         numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
@@ -565,6 +597,8 @@ class Journal:
                 raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
         elif kind == Change.DROP:
             id, size, blob = numbers
+            if blob:  # another queue may have it, and its link may be missing: this file stays until it is not
+                self.bind()
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
             ends = range(0, len(payload), 16)
@@ -577,7 +611,9 @@ class Journal:
                 }
             )
         elif kind == Change.BLOB:
-            (blob,) = numbers
+            blob = numbers[0]
+            if len(payload) > BLOB_ID_BYTES:
+                self._origins[blob] = self._home / os.fsdecode(payload[BLOB_ID_BYTES:])
             self._begin_blob(blob)
             self.doomed.append((blob, self.state.change))
         elif kind == Change.RETIRE:
@@ -1075,11 +1111,12 @@ class Journal:
 
     # Blobs
 
-    def begin_blob(self) -> int:
-        """Begin a blob, which belongs to no item yet; returns its id."""
+    def begin_blob(self, origin: Path | None = None) -> int:
+        """Begin a blob, which belongs to no item yet, and is to be a link to `origin`; returns its id."""
         self.check()
         blob = self.state.next_blob
-        self._log(Change.BLOB, blob.to_bytes(8, "big"))
+        place = b"" if origin is None else os.fsencode(os.path.relpath(origin, self.path))
+        self._log(Change.BLOB, blob.to_bytes(BLOB_ID_BYTES, "big") + place)
         self._begin_blob(blob)
         return blob
 
@@ -1095,7 +1132,7 @@ class Journal:
 
         Raises JournalError if that cannot be: then `file` is as it was.
         """
-        blob = self.begin_blob()
+        blob = self.begin_blob(file)
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -243,18 +243,22 @@ class QueueMachine(RuleBasedStateMachine):
             twin.found(None, {})
             return
         journal = self.broker.queues[name].journal
-        with self._readable():
+        with self._readable(journal):
             numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
         held = frozenset((*numbers, *(-number for number in delayed)))
         assert any(twin.may_be(held, may) for may in twin.unsure)
         twin.found(numbers, delayed)
 
     @contextlib.contextmanager
-    def _readable(self):
+    def _readable(self, journal):
         """For the model itself, LevelDB can always be opened."""
         refuses, self.disk.refuses = self.disk.refuses, False
-        yield
-        self.disk.refuses = refuses
+        try:
+            if (journal.path / "CURRENT").exists():
+                journal._opened(again=True)
+            yield
+        finally:
+            self.disk.refuses = refuses
 
     def _delayed(self, journal, twin):
         """The delayed items, and when they are due."""
@@ -350,7 +354,7 @@ class QueueMachine(RuleBasedStateMachine):
         ):
             return
         journal = queue.journal
-        with self._readable():
+        with self._readable(journal):
             waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
             delayed = {item.flags for _, item in journal._delayed()}
         if fetched is not None:
