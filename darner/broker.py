@@ -22,7 +22,7 @@ from darner.blob import Offload, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import JournalError, StartError
+from darner.errors import JournalError, StartError, StatusError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
@@ -177,6 +177,8 @@ class Broker:
         self._crammed: JournalError | None = None
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
+        # told when fetching is refused from now on
+        self.on_quiescent: Callable[[StatusError], None] = lambda _: None
         # when what was set is to be synced, if it is
         self._sync_ms: int | None = None
         # journals of deleted queues whose files are still there, and where in the log it says so
@@ -429,8 +431,7 @@ class Broker:
         Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
         refused.
         """
-        self.status.check_sets()
-        self._check_space()
+        self._check_sets()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -444,14 +445,13 @@ class Broker:
     def upload(self, name: bytes, size: int) -> Upload:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
         `Queue.upload` of any of its queues."""
-        self.status.check_sets()
-        self._check_space()
+        self._check_sets()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_space)
+        return Upload(stores[0], lambda: self._targets(name), self._check_sets)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -537,6 +537,10 @@ class Broker:
         if self.status.enforce(self._clock()):
             log.warning("status in force", status=STATUSES[self.status.in_force])
             self._route_anew()
+            try:
+                self.status.check_gets()
+            except StatusError as error:
+                self.on_quiescent(error)
 
     def _route_anew(self) -> None:
         self.sinks.clear()
@@ -683,7 +687,8 @@ class Broker:
         else:
             log.warning("log back in service, sets are taken")
 
-    def _check_space(self) -> None:
+    def _check_sets(self) -> None:
+        self.status.check_sets()
         if self._crammed is not None:
             raise self._crammed
 

@@ -1,35 +1,58 @@
 """The command line, and nothing else."""
 
+import atexit
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import structlog
 
-from darner import __version__, auth, config, repair
+from darner import __version__, auth, config, repair, signals, standard
 from darner.errors import DarnerError
 from darner.server import read_access, serve
 
 
-def set_up_log(*, debug: bool) -> None:
-    """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
-    )
+def set_up_log() -> standard.Writer:
+    """Log to standard error, one line an event, `key=value`; whoever logs never waits for who reads it. Returns
+    what has lines that are not written yet."""
+    stamp = structlog.processors.TimeStamper(fmt="iso")
+    render = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+
+    def notice(lines: int) -> str:
+        event = {"level": "warning", "event": "lines of the log dropped: standard error was not read", "lines": lines}
+        return f"{render(None, '', stamp(None, '', event))}\n"
+
+    writer = standard.replace_stderr(notice)
+    atexit.register(writer.drain)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.add_log_level, stamp, render],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    return writer
+
+
+def _serve(config_path: Path | None, given: dict[str, object]) -> None:
+    """Serve until a signal says stop. Raises ConfigError or StartError if the server cannot start."""
+    writer = set_up_log()
+
+    def end(name: str) -> NoReturn:
+        # nobody was promised anything yet, and what the start was about is found by the next one as after a kill
+        structlog.get_logger().info("closed before it was up", signal=name)
+        writer.drain()
+        os._exit(0)
+
+    watch = signals.Watch(end)
+    settings = config.load(config_path, given)
+    if settings.debug:
+        logging.getLogger().setLevel(logging.DEBUG)
+    serve(settings, lambda: config.load(config_path, given), watch)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,6 +80,8 @@ def main(
     debug: bool | None,
 ) -> None:
     """Serve durable message queues to memcache clients."""
+    if context.invoked_subcommand is not None or check_config:
+        signals.give_back()
     if context.invoked_subcommand is not None:
         return
     if check_config and config_path is None:
@@ -64,13 +89,12 @@ def main(
     options = {"data": data, "host": host, "port": port, "debug": debug}
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        settings = config.load(config_path, given)
         if check_config:
+            settings = config.load(config_path, given)
             read_access(settings)
             click.echo(f"{config_path} is fine: {settings.summary()}")
-            return
-        set_up_log(debug=settings.debug)
-        serve(settings, lambda: config.load(config_path, given))
+        else:
+            _serve(config_path, given)
     except DarnerError as error:
         click.echo(f"darner: {error}", err=True)
         sys.exit(1)

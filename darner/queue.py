@@ -17,7 +17,14 @@ from typing import Any, Protocol
 from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
-from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
+from darner.errors import (
+    DarnerError,
+    ItemTooLargeError,
+    JournalError,
+    QueueFullError,
+    RefusedError,
+    UnavailableError,
+)
 from darner.journal import Journal
 from darner.wal import GROUP_BYTES
 
@@ -51,8 +58,9 @@ def expires_ms(exptime: int, now_ms: int) -> int:
         return 0
     if exptime < 0:
         return 1
-    date_ms = (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
-    return min(date_ms, MAX_DATE_MS)
+    if exptime > MAX_DATE_MS // 1000:  # before it is multiplied: it has 64 bits
+        return MAX_DATE_MS
+    return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
 
 
 def all_or_none(queues: Sequence["Queue"], size: int) -> contextlib.AbstractContextManager[None]:
@@ -146,7 +154,7 @@ class Upload:
 
     __slots__ = (
         "_blob",
-        "_check_room",
+        "_check_sets",
         "_data",
         "_generation",
         "_is_put",
@@ -164,10 +172,10 @@ class Upload:
         self,
         queue: "Queue",
         targets: Callable[[], Sequence["Queue"]] | None = None,
-        check_room: Callable[[], None] = lambda: None,
+        check_sets: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
-        `check_room` raises JournalError when the item has become too much.
+        `check_sets` raises UnavailableError once nothing is taken in.
 
         Raises JournalError if its file cannot be made.
         """
@@ -176,7 +184,7 @@ class Upload:
         # where the item is, once it is whole
         self.queues: Sequence[Queue] = ()
         self._targets = targets or (lambda: (queue,))
-        self._check_room = check_room
+        self._check_sets = check_sets
         self._generation = journal.generation
         self._size = 0
         # 0 if the item is in memory
@@ -208,7 +216,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
         self._check()
-        self._check_room()
+        self._check_sets()
         self._writer.write(data)
         self._size += len(data)
 
@@ -248,9 +256,10 @@ class Upload:
                 done(None)
 
         try:
+            self._check_sets()
             # a file is not synced later, when the log is
             sync = sync or any(queue.syncs for queue in self._targets())
-        except JournalError as failure:
+        except UnavailableError as failure:
             self.abandon()
             done(failure)
         else:

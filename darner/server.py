@@ -7,7 +7,6 @@ import math
 import os
 import resource
 import shutil
-import signal
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
+from darner.signals import Watch
 from darner.threads import Threads
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ def read_access(
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
-        """`reread` reads the configuration again; ConfigError if it is wrong."""
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+        """`reread` reads the configuration again; ConfigError if it is wrong. `watch` has the signals."""
         self._settings = settings
         self._reread = reread
+        self._watch = watch
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(self._loop, THREADS)
@@ -117,9 +118,11 @@ class Server:
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
                 "stop what listens there, or give another with --port"
             ) from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        # no client has been served before that
+        self._watch.hand_over(
+            lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
+            lambda: self._loop.call_soon_threadsafe(self._hung_up),
+        )
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
@@ -133,13 +136,18 @@ class Server:
         for task in upkeep:
             task.cancel()
         await asyncio.wait(upkeep)
-        self._listeners.close()
-        self._admission.close()
-        await self._drain()
+        try:
+            self._listeners.close()
+            self._admission.close()
+            await self._drain()
+        except Exception:  # a fault of ours: it must not keep the queues from being closed
+            log.exception("not all clients are told that the server closes")
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
         await self._threads.end()
         self._broker.close()
+        # the loop is about to be no more
+        self._watch.hand_over(lambda _: None, lambda: None)
         log.info("closed")
 
     def _serve_metrics(self) -> "Metrics | None":
@@ -155,14 +163,12 @@ class Server:
             raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
         return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
 
-    def _signalled(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("second signal: ending at once", signal=signal.Signals(number).name)
-            os._exit(1)
-        log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
+    def _signalled(self, name: str) -> None:
+        log.info("closing", signal=name, connections=len(self._clients.connections))
         self._stop.set()
 
     def _shut_down(self) -> None:
+        self._watch.note_stopping()
         log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
         self._stop.set()
 
@@ -216,12 +222,12 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
-    """Run a server until a signal says stop; `reread` reads its configuration again when a client or SIGHUP
-    asks for it. Raises StartError if it cannot start."""
+def serve(settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+    """Run a server until a signal says stop, of which `watch` tells; `reread` reads its configuration again when a
+    client or SIGHUP asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
-        await Server(settings, reread).run()
+        await Server(settings, reread, watch).run()
 
     os.umask(0o077)
     raise_descriptor_limit()
