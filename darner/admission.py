@@ -195,7 +195,8 @@ class Arrival(asyncio.Protocol):
     """A connection that is not in yet: the protocol of its transport until it is."""
 
     __slots__ = (
-        "__weakref__", "_admission", "_ended", "_is_connected", "_parser", "_received", "_timer", "_transport",
+        "__weakref__", "_admission", "_ended", "_is_connected", "_parser", "_received", "_timer",
+        "_transport",
     )  # fmt: skip
 
     _transport: asyncio.Transport

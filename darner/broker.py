@@ -5,11 +5,10 @@ loop; the clock, and how to run something in another thread, are handed in.
 """
 
 import contextlib
-import fcntl
+import errno
 import functools
 import os
-import shutil
-import uuid
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,16 @@ from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
+from darner import trash
 from darner._proto import Item, valid_name
-from darner.blob import Offload, sync_name
+from darner.blob import Offload, sync_directory, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError, StatusError
 from darner.fanout import Fanout, parent_of
-from darner.journal import Journal
+from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
+from darner.lock import LOCK_NAME, DirectoryLock
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Client, Log
@@ -36,21 +37,22 @@ MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
 SLICE_MS = 5
 REST_MS = 10
-LOCK_NAME = ".lock"
 LOG_NAME = ".log"
-TRASH_NAME = ".trash"
-# What a file system has at its root, which a data directory may be.
-LOST_FOUND = "lost+found"
+# One, unless it stands in what is percent-encoded already.
+CAPITAL = re.compile("(%..)|[A-Z]")
 
 
-def directory_of(name: bytes) -> Path:
+def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
     """The directory of a queue, below the data directory.
 
-    Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded. What is then too long for
-    one file name has every `.` encoded and goes on in a directory inside, the piece before it marked by a
-    trailing `%`.
+    Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded, and so are capitals on a file
+    system that `folds_case`. What is then too long for one file name has every `.` encoded and goes on in a
+    directory inside, the piece before it marked by a trailing `%`. All of it is ASCII: no file system takes
+    two of these for one.
     """
     encoded = quote(name, safe="+").replace("~", "%7E")
+    if folds_case:
+        encoded = CAPITAL.sub(lambda found: found[1] or f"%{ord(found[0]):02X}", encoded)
     if encoded.startswith("."):
         encoded = "%2E" + encoded[1:]
     size = MAX_FILE_NAME_BYTES - 1
@@ -69,9 +71,14 @@ def name_of(directory: Path) -> bytes:
 
 
 def queue_directories(
-    data: Path, stray: Callable[[Path], None] = lambda _: None, inside: Path = Path()
+    data: Path,
+    stray: Callable[[Path], None] = lambda _: None,
+    deleted: Callable[[Path], None] = lambda _: None,
+    inside: Path = Path(),
 ) -> Iterator[Path]:
-    """The directories of queues, relative to the data directory; `stray` is told what else there is."""
+    """The directories of queues, relative to the data directory; `deleted` is told those of queues that are
+    no more, and `stray` what else there is."""
+    folds = folds_case(data)
     for entry in sorted((data / inside).iterdir()):
         relative = entry.relative_to(data)
         if entry.name.startswith("."):
@@ -82,11 +89,40 @@ def queue_directories(
         if not entry.is_dir():
             stray(entry)
         elif entry.name.endswith("%"):
-            yield from queue_directories(data, stray, relative)
-        elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
+            yield from queue_directories(data, stray, deleted, relative)
+        elif not _is_of_queue(data, relative, folds=folds):
             stray(entry)
+        elif trash.is_deleted(entry):
+            deleted(relative)
         else:
             yield relative
+
+
+def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
+    """Whether a directory is called as one of a queue is, on this file system or, if it has what such a one
+    has, on another."""
+    name = name_of(directory)
+    if not valid_name(name) or directory == directory_of(name, folds_case=folds):
+        return valid_name(name)
+    return directory == directory_of(name, folds_case=not folds) and any(
+        (data / directory / file).exists() for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
+    )
+
+
+def folds_case(data: Path) -> bool:
+    """Whether the file system of a data directory takes names for one that differ by case alone. One in
+    which no server has been cannot tell."""
+    return any((data / name.upper()).exists() for name in (LOCK_NAME, LOG_NAME))
+
+
+def find_directory(data: Path, name: bytes) -> Path:
+    """The directory of a queue, in a data directory that may have come from another file system: the one
+    that is there, else the one that would be."""
+    folds = folds_case(data)
+    proper, other = directory_of(name, folds_case=folds), directory_of(name, folds_case=not folds)
+    # not by its path: that may lead to another queue's
+    is_other = not (data / proper).exists() and other in queue_directories(data)
+    return data / (other if is_other else proper)
 
 
 class Reaper:
@@ -186,6 +222,9 @@ class Broker:
         self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # deleted queues whose directories are being emptied where they are, and what is said until that is
+        # done
+        self._emptied: dict[bytes, JournalError] = {}
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -208,20 +247,24 @@ class Broker:
         """
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (self._data / LOCK_NAME).open("a")
+            self._lock = DirectoryLock(self._data)
+        except BlockingIOError as error:
+            raise StartError(
+                f"the data directory {self._data} is in use by another darner; stop that one, "
+                "or give another with --data"
+            ) from error
         except OSError as error:
             raise StartError(
                 f"cannot use the data directory {self._data}: {error.strerror}; "
                 "give another with --data, or the right to write to this one"
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise StartError(
-                f"the data directory {self._data} is in use by another darner; stop that one, "
-                "or give another with --data"
-            ) from error
+        if self._lock.weakness is not None:
+            log.warning(
+                "this file system cannot lock the data directory, but only the file .lock in it",
+                reason=self._lock.weakness.strerror,
+                action="leave that file where it is, or a second server can have the directory",
+            )
+        self._folds_case = folds_case(self._data)
         try:
             self.log = Log(self._data / LOG_NAME, self._offload)
             self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
@@ -244,8 +287,8 @@ class Broker:
         self._lives, damage = self.log.recover()
         for text in damage:
             log.error("log damaged", reason=text)
-        found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
-        for name in dict.fromkeys(found + list(self._lives)):
+        found = queue_directories(self._data, self._say_stray, self._empty_on)
+        for name in dict.fromkeys([*map(self._settle, list(found)), *self._lives]):
             self._open_found(name)
         self.log.begin()
         self.reap()
@@ -253,6 +296,36 @@ class Broker:
     @staticmethod
     def _say_stray(entry: Path) -> None:
         log.warning("stray file or directory in the data directory, left alone", path=str(entry))
+
+    def _path_of(self, name: bytes) -> Path:
+        return self._data / directory_of(name, folds_case=self._folds_case)
+
+    def _settle(self, directory: Path) -> bytes:
+        """Have a directory of a queue, which may come from another file system, be called what it is called
+        on this one; returns the queue's name."""
+        name = name_of(directory)
+        found, proper = self._data / directory, self._path_of(name)
+        if found != proper:
+            try:
+                if proper.exists():
+                    raise FileExistsError(errno.EEXIST, f"{proper} is there, too")
+                proper.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found.rename(proper)
+                sync_name(found)
+                sync_name(proper)
+            except OSError as error:
+                log.error(
+                    "the directory of a queue cannot be given the name it has on this file system",
+                    directory=str(found),
+                    name=str(proper),
+                    reason=error.strerror,
+                )
+        return name
+
+    def _empty_on(self, directory: Path) -> None:
+        """Go on with emptying the directory of a deleted queue."""
+        path = self._data / directory
+        self._empty_in_place(name_of(directory), functools.partial(trash.empty, path), lambda: None)
 
     def _open_found(self, name: bytes) -> None:
         try:
@@ -270,8 +343,10 @@ class Broker:
 
     def _adopt(self, name: bytes) -> None:
         lives = self._lives.get(name, [])
-        path = self._data / directory_of(name)
-        while not (lives and lives[-1].retired and not path.exists()):
+        path = self._path_of(name)
+        if name in self._emptied and not (lives and lives[-1].retired):
+            raise self._emptied[name]
+        while not (lives and lives[-1].retired and (name in self._emptied or not path.exists())):
             journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
@@ -284,6 +359,8 @@ class Broker:
             if not self._destroy(journal):
                 self.log.unpin(journal)
                 raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
+            if name in self._emptied and not lives[-1].retired:
+                raise self._emptied[name]
         self._lives.pop(name, None)
 
     def _serve(self, journal: Journal) -> None:
@@ -346,6 +423,8 @@ class Broker:
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
             raise self.broken[name]
+        if name in self._emptied:
+            raise self._emptied[name]
         settings = self.settings_for(name)
         queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
@@ -354,7 +433,7 @@ class Broker:
         return queue
 
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
-        path = self._data / directory_of(name)
+        path = self._path_of(name)
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
         if name not in self._retired:
@@ -377,7 +456,7 @@ class Broker:
         """
         if MARK in name:
             return self._delete_cursor(name)
-        if name in self.broken and not (self._data / directory_of(name)).exists():
+        if name in self.broken and not self._path_of(name).exists():
             self._give_up(name)
             return True
         queue = self.find(name)
@@ -582,12 +661,10 @@ class Broker:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
         they are out of the way."""
         journal.close()
-        if journal.path.exists():
-            # not by the process's number: in a container it is the same at every start
-            doomed = self._data / TRASH_NAME / uuid.uuid4().hex
+        # not Path.exists: a link that leads nowhere is in the way, too
+        if os.path.lexists(journal.path):
             try:
-                doomed.parent.mkdir(mode=0o700, exist_ok=True)
-                journal.path.rename(doomed)
+                work = trash.throw(self._data, journal.path)
             except OSError as error:
                 if journal not in self._undying:
                     self._undying.add(journal)
@@ -597,12 +674,34 @@ class Broker:
                         reason=str(error),
                     )
                 return False
-            self._remove(doomed, journal)
+            if os.path.lexists(journal.path):
+                self._empty_in_place(journal.name, work, lambda: self.log.unpin(journal))
+            else:
+                self._remove(work, journal)
         else:
             self.log.unpin(journal)
         self._committer.discard(journal)
         self._undying.discard(journal)
         return True
+
+    def _empty_in_place(self, name: bytes, work: trash.Work, gone: Callable[[], None]) -> None:
+        """Have a directory emptied that cannot be moved; until that is done its queue cannot be made anew."""
+        self._emptied[name] = JournalError(
+            "the queue was deleted, and its files are being deleted; try again"
+        )
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                del self._emptied[name]
+                gone()
+            else:
+                log.error(
+                    "cannot delete the files of a deleted queue; tried again at the next start",
+                    directory=str(self._path_of(name)),
+                    reason=str(error),
+                )
+
+        self._defer(work, done)
 
     def _shut(self, journal: Journal) -> None:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
@@ -615,27 +714,34 @@ class Broker:
         self._defer(journal.close, done)
 
     def _empty_trash(self) -> None:
-        trash = self._data / TRASH_NAME
-        # not the directory itself: more may come into it meanwhile
-        for doomed in trash.iterdir() if trash.exists() else ():
-            self._defer(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
+        for work in trash.left_over(self._data):
+            self._defer(work, lambda _: None)
 
-    def _remove(self, doomed: Path, journal: Journal) -> None:
-        """Remove what was the directory of a journal. The log is needed until that cannot come back."""
+    def _remove(self, work: trash.Work, journal: Journal) -> None:
+        """Do what is left to be rid of the directory of a journal. The log is needed until that cannot come
+        back."""
 
-        def work() -> None:
-            sync_name(journal.path)
-            for parent in journal.path.relative_to(self._data).parents:
-                if parent.name:
-                    with contextlib.suppress(OSError):  # another long name lives there
-                        (self._data / parent).rmdir()
-            shutil.rmtree(doomed, ignore_errors=True)
+        def remove() -> None:
+            self._sync_and_tidy(journal.path)
+            work()
 
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
 
-        self._offload(work, done)
+        self._offload(remove, done)
+
+    def _sync_and_tidy(self, path: Path) -> None:
+        """Have it on the disk that `path` is not there, and delete the directories of a long name around
+        it, unless another one lives there, or is being made there: then `Journal` makes them again."""
+        for parent in path.parents:
+            if not parent.name.endswith("%"):
+                sync_directory(parent)
+                break
+            with contextlib.suppress(FileNotFoundError):  # another one that was deleted has taken it along
+                sync_directory(parent)
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
     # Upkeep
 

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import structlog
@@ -16,13 +16,17 @@ from darner.server import read_access, serve
 
 
 def set_up_log() -> standard.Writer:
-    """Log to standard error, one line an event, `key=value`; whoever logs never waits for who reads it. Returns
-    what has lines that are not written yet."""
+    """Log to standard error, one line an event, `key=value`; whoever logs never waits for who reads it.
+    Returns what has lines that are not written yet."""
     stamp = structlog.processors.TimeStamper(fmt="iso")
     render = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
 
     def notice(lines: int) -> str:
-        event = {"level": "warning", "event": "lines of the log dropped: standard error was not read", "lines": lines}
+        event = {
+            "level": "warning",
+            "event": "lines of the log dropped: standard error was not read",
+            "lines": lines,
+        }
         return f"{render(None, '', stamp(None, '', event))}\n"
 
     writer = standard.replace_stderr(notice)
@@ -38,12 +42,13 @@ def set_up_log() -> standard.Writer:
     return writer
 
 
-def _serve(config_path: Path | None, given: dict[str, object]) -> None:
+def _serve(config_path: Path | None, given: dict[str, Any]) -> None:
     """Serve until a signal says stop. Raises ConfigError or StartError if the server cannot start."""
     writer = set_up_log()
 
     def end(name: str) -> NoReturn:
-        # nobody was promised anything yet, and what the start was about is found by the next one as after a kill
+        # nobody was promised anything yet, and what the start was about is found by the next one as after a
+        # kill
         structlog.get_logger().info("closed before it was up", signal=name)
         writer.drain()
         os._exit(0)
@@ -87,7 +92,7 @@ def main(
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
     options = {"data": data, "host": host, "port": port, "debug": debug}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     try:
         if check_config:
             settings = config.load(config_path, given)

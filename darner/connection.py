@@ -258,8 +258,9 @@ class Connection:
             self._run()
 
     def eof_received(self) -> bool:
-        """The client sends no more: it is served what it has asked for, but waits for nothing. Over TLS, where
-        there is no half of a connection, nobody reads the replies: no item is taken for it any more."""
+        """The client sends no more: it is served what it has asked for, but waits for nothing. Over TLS,
+        where there is no half of a connection, nobody reads the replies: no item is taken for it any
+        more."""
         self._ended = True
         if not self._transport.can_write_eof():
             self._is_unread = True
@@ -402,9 +403,10 @@ class Connection:
         self._transport.write(data)
 
     def _lose(self) -> None:
-        """The client has gone: nothing more is taken from a queue for it. Not everybody hears of that: who asks
-        first has the socket's error, and to the others a reset looks like the end of what a client sends."""
-        self._blocked |= FINISHED
+        """The client has gone: nothing more is taken from a queue for it. Not everybody hears of that: who
+        asks first has the socket's error, and to the others a reset looks like the end of what a client
+        sends."""
+        self._blocked |= FINISHED | FULL
         self._lost = True
         self._descriptor = -1
         self._transport.abort()
@@ -415,7 +417,7 @@ class Connection:
         sent = 0
         waits = False
         try:
-            while out and sent < OUT_BYTES and not (self._blocked & FULL or self._lost):
+            while out and sent < OUT_BYTES and not self._blocked & FULL:
                 reply = out[0]
                 if isinstance(reply, bytes):
                     data: bytes | None = reply
@@ -439,8 +441,6 @@ class Connection:
             # the client has half an item: it must not take it for a whole one
             log.error("item cut off, connection closed", peer=self.peer, reason=str(error))
             self._transport.abort()
-            return
-        if self._lost:
             return
         self.counters.bytes_written += sent
         if not self._streams and not out:
@@ -488,8 +488,8 @@ class Connection:
             self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
 
     def has_gone(self) -> bool:
-        """Whether the client has gone: reset the connection, which is told later, or closed its end behind bytes
-        that are not read, which hide that."""
+        """Whether the client has gone: reset the connection, which is told later, or closed its end behind
+        bytes that are not read, which hide that."""
         if self._lost or self._transport.is_closing():
             return True
         if self._reading or not hasattr(socket, "TCP_INFO"):

@@ -1,5 +1,6 @@
 """LevelDB under the name its binding has here: plyvel up to Python 3.12, plyvel-next from 3.13."""
 
+import os
 import sys
 
 if sys.version_info >= (3, 13):
@@ -17,4 +18,5 @@ __all__ = ["DB", "Error", "reason", "repair_db"]
 def reason(error: Exception) -> str:
     """What an error says; LevelDB's have bytes."""
     text = error.args[0] if error.args else ""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
+    # a path in it is what it is elsewhere
+    return os.fsdecode(text) if isinstance(text, bytes) else str(error)

@@ -9,6 +9,7 @@ window); those behind them are read from the journal when the window runs dry.
 import contextlib
 import itertools
 import math
+import shutil
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -271,17 +272,20 @@ class Upload:
         if isinstance(self._writer, MemoryWriter):
             self._data = self._writer.data
         links = []
+        copies: list[tuple[Path, Path]] = []
         reads = False
         for queue in targets:
             journal = queue.journal
             if not queue.is_durable:
                 reads = self._data is None
             elif queue is not self.queue and not self._is_linked(queue):
-                blob = journal.link_blob(self._path) if self._blob else journal.write_blob(self._data or b"")
+                blob = self._begin_link(journal, copies)
                 self._links[queue] = journal.generation, blob
                 links.append(journal.blob_path(blob))
 
         def work() -> None:
+            for copy in copies:
+                shutil.copyfile(*copy)
             if sync:
                 for link in links:
                     sync_file(link)
@@ -291,7 +295,10 @@ class Upload:
             if reads:
                 self._data = read_whole(self._path, self._size)
 
-        return work if reads or (links and sync) else None
+        return work if reads or copies or (links and sync) else None
+
+    def _begin_link(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
+        return journal.link_blob(self._path, copies) if self._blob else journal.write_blob(self._data or b"")
 
     def _is_linked(self, queue: "Queue") -> bool:
         return self._links.get(queue, (-1, 0))[0] == queue.journal.generation

@@ -8,7 +8,6 @@ that gets the sound records of the damaged one, and puts the outcome in the plac
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import secrets
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 from darner import _proto, leveldb
 from darner._proto import Change, Item, State
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
-from darner.broker import LOCK_NAME, LOG_NAME, directory_of, name_of, queue_directories
+from darner.broker import LOG_NAME, directory_of, find_directory, name_of, queue_directories
 from darner.commit import Committer
 from darner.errors import JournalError, RepairError
 from darner.journal import (
@@ -37,6 +36,7 @@ from darner.journal import (
     state_key,
     stored_state,
 )
+from darner.lock import DirectoryLock
 from darner.wal import Life, Log
 
 REPAIR_PREFIX = ".repair-"
@@ -82,7 +82,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
 
     Raises RepairError if there is nothing to look at, or a server has it.
     """
-    with _locked(data, "rb"), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
+    with _locked(data, make=False), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
         log, lives, damage = _read_log(data, Path(scratch))
         if damage:
             yield Report(str(data / LOG_NAME), damage)
@@ -95,7 +95,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
 
 
 def _check(data: Path, name: bytes, scratch: Path, log: Log, lives: list[Life]) -> Report:
-    source, shadow = data / directory_of(name), scratch / "shadow"
+    source, shadow = find_directory(data, name), scratch / "shadow"
     _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
     problems, items, size = _examine(name, shadow, log, lives, _resting_state(source))
     shutil.rmtree(shadow)
@@ -107,9 +107,9 @@ def repair(data: Path, name: bytes) -> Repaired:
 
     Raises RepairError if nothing can be saved, or a server has the data directory; then nothing has changed.
     """
-    source = data / directory_of(name)
+    source = find_directory(data, name)
     label = "".join(directory_of(name).parts)[:LABEL_BYTES]
-    with _locked(data, "ab"):
+    with _locked(data, make=True):
         with contextlib.suppress(FileNotFoundError):  # of one that was cut off
             shutil.rmtree(data / f"{REPAIR_PREFIX}{label}")
         scratch = data / f"{REPAIR_PREFIX}{label}"
@@ -135,19 +135,17 @@ def repair(data: Path, name: bytes) -> Repaired:
 
 
 @contextlib.contextmanager
-def _locked(data: Path, mode: str) -> Iterator[None]:
-    """Keep servers away. With mode "rb" a data directory that no server has ever had stays so."""
-    with contextlib.ExitStack() as stack:
-        try:
-            if not data.is_dir():
-                raise RepairError(f"{data} is no directory")
-            with contextlib.suppress(FileNotFoundError):
-                lock = stack.enter_context((data / LOCK_NAME).open(mode))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RepairError(f"a server has {data}; stop it first") from None
-        except OSError as error:
-            raise RepairError(f"cannot use {data}: {error.strerror or error}") from error
+def _locked(data: Path, *, make: bool) -> Iterator[None]:
+    """Keep servers away. Unless `make`, a data directory that no server has ever had stays so."""
+    try:
+        if not data.is_dir():
+            raise RepairError(f"{data} is no directory")
+        lock = DirectoryLock(data, make=make)
+    except BlockingIOError:
+        raise RepairError(f"a server has {data}; stop it first") from None
+    except OSError as error:
+        raise RepairError(f"cannot use {data}: {error.strerror or error}") from error
+    with contextlib.closing(lock):
         yield
 
 
@@ -221,7 +219,7 @@ def _said(name: bytes) -> str:
 
 
 def _open(path: Path, **options: bool) -> Any:
-    return leveldb.DB(str(path), compression=None, write_buffer_size=WRITE_BUFFER_BYTES, **options)
+    return leveldb.DB(os.fsencode(path), compression=None, write_buffer_size=WRITE_BUFFER_BYTES, **options)
 
 
 def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
@@ -531,7 +529,7 @@ class _Repair:
             self._losses.append(f"LevelDB was damaged: {leveldb.reason(error)}")
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
-            leveldb.repair_db(str(self._old), compression=None)
+            leveldb.repair_db(os.fsencode(self._old), compression=None)
         else:
             shutil.rmtree(self._old)
         return self._copy()

@@ -223,8 +223,8 @@ def raise_descriptor_limit() -> None:
 
 
 def serve(settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
-    """Run a server until a signal says stop, of which `watch` tells; `reread` reads its configuration again when a
-    client or SIGHUP asks for it. Raises StartError if it cannot start."""
+    """Run a server until a signal says stop, of which `watch` tells; `reread` reads its configuration again
+    when a client or SIGHUP asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
         await Server(settings, reread, watch).run()

@@ -26,17 +26,17 @@ class Watch:
     """Waits for the signals that `hold_back` has blocked. SIGINT and SIGTERM stop the server, SIGHUP has it
     reload; one more of the first two ends the process at once, with exit status 1 and nothing said."""
 
-    def __init__(self, stop: Callable[[str], None]) -> None:
+    def __init__(self, stop: Callable[[str], object]) -> None:
         """Begin to wait. `stop` is called, in the thread that waits, with the name of the signal."""
         self._stop = stop
-        self._reload: Callable[[], None] | None = None
+        self._reload: Callable[[], object] | None = None
         # whether SIGHUP has come before anybody could reload
         self._owes_reload = False
         self._is_stopping = False
         self._lock = Lock()
         Thread(target=self._wait, name="signals", daemon=True).start()
 
-    def hand_over(self, stop: Callable[[str], None], reload: Callable[[], None]) -> None:
+    def hand_over(self, stop: Callable[[str], object], reload: Callable[[], object]) -> None:
         """Call these from now on, in the thread that waits; `reload` at once if SIGHUP has come before."""
         with self._lock:
             self._stop, self._reload = stop, reload

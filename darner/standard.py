@@ -1,4 +1,5 @@
-"""Standard input, output and error: that there are such, and that nobody has to wait for who reads the last."""
+"""Standard input, output and error: that there are such, and that nobody has to wait for who reads the
+last."""
 
 import io
 import os
@@ -6,7 +7,6 @@ import select
 import sys
 from collections.abc import Callable
 from threading import Condition, Thread
-from typing import TextIO
 
 STDERR = 2
 # How much may wait to be written. The log of a busy day is less.
@@ -18,8 +18,9 @@ DRAIN_S = 2.0
 
 
 def open_all() -> None:
-    """Open /dev/null in the place of each of the three that is closed: else a socket or a file of ours would get
-    its number. What cannot be encoded is written with backslashes. To be called before any other file is opened.
+    """Open /dev/null in the place of each of the three that is closed: else a socket or a file of ours
+    would get its number. What cannot be encoded is written with backslashes. To be called before any other
+    file is opened.
     """
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

@@ -31,7 +31,9 @@ def sockets() -> list[socket.socket]:
     if process != str(os.getpid()) or not count:
         return []
     if not (count.isascii() and count.isdecimal() and len(count) < MOST_DIGITS):
-        raise StartError(f"LISTEN_FDS is {count[:MOST_DIGITS]!r}, where systemd says how many sockets there are")
+        raise StartError(
+            f"LISTEN_FDS is {count[:MOST_DIGITS]!r}, where systemd says how many sockets there are"
+        )
     return [_listener(descriptor) for descriptor in range(FIRST_FD, FIRST_FD + int(count))]
 
 
@@ -43,7 +45,8 @@ def _listener(descriptor: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StartError(
-            f"descriptor {descriptor} of systemd is no socket: {reason}; its unit needs ListenStream=ADDRESS:PORT"
+            f"descriptor {descriptor} of systemd is no socket: {reason}; "
+            "its unit needs ListenStream=ADDRESS:PORT"
         ) from error
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise StartError(
