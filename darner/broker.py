@@ -311,7 +311,7 @@ class Broker:
                     raise FileExistsError(errno.EEXIST, f"{proper} is there, too")
                 proper.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 found.rename(proper)
-                sync_name(found)
+                self._sync_and_tidy(found)
                 sync_name(proper)
             except OSError as error:
                 log.error(

@@ -265,6 +265,10 @@ class Connection:
         if not self._transport.can_write_eof():
             self._is_unread = True
             self._rest = None
+            if self._more and not self._blocked & ~YIELDING:
+                # its last turn: the transport is about to be closed
+                self._blocked &= ~YIELDING
+                self._run()
         if self._waiter is not None:
             self._give_up()
         elif self._blocked & FINISHED:
