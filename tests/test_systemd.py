@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from running import DARNER, Wire
 
-ADM = Path(__file__).parent.parent / "adm" # What systemd does between fork and exec: the descriptors from 3
-on, and for which process they are. PASS_SOCKETS = """
+ADM = Path(__file__).parent.parent / "adm"
+# What systemd does between fork and exec: the descriptors from 3 on, and for which process they are.
+PASS_SOCKETS = """
 import os, sys
 count = int(sys.argv[1])
 given = [int(word) for word in sys.argv[2 : 2 + count]]
