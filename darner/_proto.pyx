@@ -13,6 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+from darner.errors import NewerFormatError
+
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
@@ -32,6 +34,10 @@ cdef enum:
     _MAX_WORDS = 1025
     # What an item costs in memory besides its bytes.
     _ITEM_BYTES = 150
+    # A chunk is read as a whole: no record makes anybody take more memory for one.
+    _MAX_CHUNK = 16777216
+    # More than any file has, and so little that the sizes of many items can be added.
+    _MAX_SIZE = 9007199254740992
     # Longer than any wait a client means (24 days), and short enough for every timer.
     _MAX_TIMEOUT_MS = 0x7fffffff
 
@@ -862,7 +868,9 @@ cdef class Item:
     @property
     def chunks(self):
         """How many chunks hold its bytes."""
-        return (self.size + self.chunk_bytes - 1) // self.chunk_bytes if self.blob else 0
+        if self.blob == 0 or self.chunk_bytes == 0:
+            return 0
+        return self.size // self.chunk_bytes + (self.size % self.chunk_bytes != 0)
 
 
 cpdef bytes copy_record(bytes record):
@@ -907,8 +915,20 @@ cpdef bytes encode_item(Item item):
     return record
 
 
+cdef inline bint is_too_large(uint64_t number) noexcept:
+    """Whether no record of darner's has this number: what is less can be added, and still fits into 64 bits."""
+    return number >> 62 != 0
+
+
+cdef wrong_version(what, uint8_t version):
+    if version > _RECORD_VERSION:
+        return NewerFormatError(f"{what} has record version {version}, this darner knows {_RECORD_VERSION}")
+    return ValueError(f"{what} has record version {version}, which there is not")
+
+
 def decode_item(bytes key not None, bytes record not None):
-    """The item in a record. ValueError if the record is damaged or of an unknown version."""
+    """The item in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
+    numbers that no item has."""
     if PyBytes_GET_SIZE(key) != 9:
         raise ValueError("key of an item cut short")
     return item_of(get_u64(PyBytes_AS_STRING(key) + 1), record)
@@ -919,13 +939,17 @@ cdef Item item_of(uint64_t id, bytes record):
         const char* at = PyBytes_AS_STRING(record)
         Py_ssize_t size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
         Item item
-    if size < 0:
+    if PyBytes_GET_SIZE(record) <= _CRC:
         raise ValueError("item record cut short")
     if get_u32(at) != record_crc(at, PyBytes_GET_SIZE(record), id):
         raise ValueError(f"item {id} fails its checksum")
     at += _CRC
     if at[0] != _RECORD_VERSION:
-        raise ValueError(f"item {id} has record version {<int>at[0]}, this darner knows {_RECORD_VERSION}")
+        raise wrong_version(f"item {id}", <uint8_t>at[0])
+    if size < 0:
+        raise ValueError("item record cut short")
+    if at[1] != _CHUNKED and at[1] != _INLINE:
+        raise NewerFormatError(f"item {id} is of kind {<int><uint8_t>at[1]}, which this darner does not know")
     item = Item.__new__(Item)
     item.id = id
     item.attempts = <uint16_t>(<uint8_t>at[2] << 8 | <uint8_t>at[3])
@@ -933,6 +957,8 @@ cdef Item item_of(uint64_t id, bytes record):
     item.expires_ms = get_u64(at + 8)
     item.enqueued_ms = get_u64(at + 16)
     item.memory_bytes = _ITEM_BYTES
+    if id == 0 or is_too_large(id | item.expires_ms | item.enqueued_ms):
+        raise ValueError(f"item {id} has numbers that no item has")
     if at[1] == _CHUNKED:
         if size != _BLOB_HEADER:
             raise ValueError(f"item {id} is chunked, and does not say where")
@@ -940,6 +966,9 @@ cdef Item item_of(uint64_t id, bytes record):
         item.blob = get_u64(at)
         item.size = get_u64(at + 8)
         item.chunk_bytes = get_u32(at + 16)
+        if (item.blob == 0 or is_too_large(item.blob) or item.size > _MAX_SIZE
+                or not 0 < item.chunk_bytes <= _MAX_CHUNK):
+            raise ValueError(f"item {id} is chunked, and has numbers that no such item has")
     else:
         item.record = record
         item.size = size
@@ -999,8 +1028,9 @@ cdef class State:
 
     cpdef bint drop(self, uint64_t id, uint64_t size):
         """Count an item out; returns whether it was the one at the floor, which is now behind it."""
-        self.items -= 1
-        self.bytes -= size
+        # a count that was too low on the disk stays a count
+        self.items -= self.items > 0
+        self.bytes -= min(size, self.bytes)
         if id != self.floor:
             return False
         self.floor += 1
@@ -1026,16 +1056,19 @@ def encode_state(State state not None):
 
 
 def decode_state(bytes record not None):
-    """The state in a record. ValueError if the record is damaged or of an unknown version."""
+    """The state in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
+    numbers that no state has."""
     cdef bytes body
     cdef const char* at
     cdef State state = State.__new__(State)
-    if PyBytes_GET_SIZE(record) != _CRC + _STATE:
+    if PyBytes_GET_SIZE(record) <= _CRC:
         raise ValueError("state record has the wrong length")
     body = decode_chunk(record)
     at = PyBytes_AS_STRING(body)
     if at[0] != _RECORD_VERSION:
-        raise ValueError(f"state has record version {<int>at[0]}, this darner knows {_RECORD_VERSION}")
+        raise wrong_version("state", <uint8_t>at[0])
+    if PyBytes_GET_SIZE(body) != _STATE:
+        raise ValueError("state record has the wrong length")
     state.deleted = at[1]
     state.change = get_u64(at + 2)
     state.floor = get_u64(at + 10)
@@ -1046,6 +1079,10 @@ def decode_state(bytes record not None):
     state.bytes = get_u64(at + 50)
     state.created_ms = get_u64(at + 58)
     state.life = get_u64(at + 66)
+    if not 0 < state.trimmed <= state.floor <= state.next_id or state.next_blob == 0 or is_too_large(
+        state.change | state.next_id | state.next_blob | state.items | state.bytes | state.created_ms
+    ):
+        raise ValueError("state has numbers that no state has")
     return state
 
 
@@ -1060,11 +1097,16 @@ def encode_ids(list ids not None):
 
 
 def decode_ids(bytes record not None):
-    """The ids in a record. ValueError if the record is damaged."""
+    """The ids in a record. ValueError if the record is damaged, or has numbers that are no ids."""
     cdef bytes body = decode_chunk(record)
     cdef const char* at = PyBytes_AS_STRING(body)
-    cdef Py_ssize_t i
-    return [get_u64(at + 8 * i) for i in range(PyBytes_GET_SIZE(body) // 8)]
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(body)
+    if size % 8 != 0:
+        raise ValueError("list of ids cut short")
+    for i in range(0, size, 8):
+        if is_too_large(get_u64(at + i)):
+            raise ValueError("list of ids has numbers that are none")
+    return [get_u64(at + i) for i in range(0, size, 8)]
 
 
 # The write-ahead log: segments of frames, one frame a change. wal.py says what becomes of the segments.
