@@ -83,7 +83,9 @@ def load(path: Path) -> Users:
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("others may read the auth_file", file=str(path), action=f"chmod 600 {path}")
     if not users:
-        log.error("the auth_file has no users: nobody can log in", file=str(path), action="darner passwd adds one")
+        log.error(
+            "the auth_file has no users: nobody can log in", file=str(path), action="darner passwd adds one"
+        )
     for name, user in users.items():
         for key in ("read", "write", "manage"):
             if idle := [glob for glob in getattr(user, key) if not _GLOB.fullmatch(glob.encode())]:

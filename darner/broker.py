@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
@@ -764,7 +765,7 @@ class Broker:
         self._sweep()
 
     def _say_refusal(self) -> None:
-        refusal = self.log.segment.refusal
+        refusal = cast("JournalError | None", self.log.segment.refusal)
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None

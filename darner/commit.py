@@ -109,7 +109,9 @@ class Committer:
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None
-        journal.settle(error if isinstance(error, JournalError) or error is None else JournalError(str(error)))
+        journal.settle(
+            error if isinstance(error, JournalError) or error is None else JournalError(str(error))
+        )
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:

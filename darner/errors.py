@@ -88,7 +88,6 @@ class VanishedError(MisplacedError):
     action = "put it back as it was, or delete the queue"
 
 
-
 class StatusError(UnavailableError):
     """The server's status forbids the operation."""
 

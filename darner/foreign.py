@@ -7,7 +7,7 @@ import contextlib
 import re
 from pathlib import Path
 
-# Kestrel's journals are files `work`, `work.1285793415123` and `work.read.0`, those being written `work~~12`, ...
+# Kestrel's journals are files `work`, `work.1285793415123` and `work.read.0`, new ones `work~~12`, ...
 _JOURNAL = re.compile(r"([^./~]+)(\.\d+(?:\.pack)?|\.read\.[^/]*|~~\d*)?")
 # ... and begin with one of these operations, or, later, with what says who writes and who reads.
 _OPERATIONS = frozenset(range(10))
@@ -21,7 +21,7 @@ _HEAD_BYTES = 100
 
 
 def whose(path: Path) -> str:
-    """Return what a file or directory is that is of no queue of darner's, if it can be told; else an empty text."""
+    """Return what a file or directory is that is none of darner's, if it can be told; else an empty text."""
     with contextlib.suppress(OSError):
         return _directory(path) if path.is_dir() else _file(path)
     return ""

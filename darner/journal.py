@@ -47,8 +47,8 @@ from darner.errors import (
     NewerFormatError,
     VanishedError,
 )
-from darner.leveldb import failure
 from darner.kinds import LARGEST
+from darner.leveldb import failure
 from darner.wal import Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -99,7 +99,7 @@ LEAST_BYTES = 2 << 20
 IDLE_COMPACT_BYTES = 1 << 20
 
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
-_NUMBERS = {
+_NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
     Change.JOIN: 3,
 }  # fmt: skip
@@ -156,6 +156,16 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
+
+
 def _delayed_key(due_ms: int, id: int) -> bytes:
     return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
@@ -177,6 +187,33 @@ def _numbers(kind: int, payload: bytes) -> list[int]:
     if not is_whole or any(number >= LARGEST for number in numbers):
         raise ValueError(f"the log has a change of kind {kind} that is damaged")
     return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").exists():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
 
 
 class Batch:
@@ -344,7 +381,7 @@ class Journal:
         self.state.next_blob = secrets.randbits(40) << 20
         if log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
         elif not self._load_state():
             self._load()
@@ -373,29 +410,6 @@ class Journal:
             writes.note_open(self)
 
     # LevelDB
-
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except NotADirectoryError:
-            raise ForeignError(f"{self.path} is a file, and no directory of a queue") from None
-        except OSError as error:
-            raise failure(f"cannot open {self.path}", error) from error
-        if not is_new and not (self.path / "CURRENT").exists():
-            self._check_whose()
-            names = os.listdir(self.path)
-            if any(map(foreign.is_of_leveldb, names)):
-                raise DamagedError(f"{self.path} holds files but no CURRENT. Nothing in it was touched")
-            raise ForeignError(f"{self.path} holds files but no CURRENT, and none of a journal")
-        return is_new
-
-    def _check_whose(self) -> None:
-        """Raises ForeignError if the directory is known as one of another program."""
-        if whose := foreign.whose(self.path):
-            raise ForeignError(f"{self.path} is {whose}")
 
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
@@ -432,15 +446,15 @@ class Journal:
             return self._db
 
     def _open(self) -> Any:
-        is_new = self._is_new()
-        if is_new:
+        begins = is_new(self.path)
+        if begins:
             if self._exists:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         return leveldb.DB(
             str(self.path),
-            create_if_missing=is_new,
+            create_if_missing=begins,
             write_buffer_size=WRITE_BUFFER_BYTES,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
@@ -508,17 +522,13 @@ class Journal:
         return True
 
     def _load(self) -> None:
-        self._check_whose()
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                first = next(iter(db.iterator(include_value=False)), None)
-                if first is None:
-                    return
-                if not is_known_key(first):
-                    raise ForeignError("it is a LevelDB, and no journal of darner")
-                raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                _check_empty(db)
+                return
             self._state_key, record = stored
             self.state = _proto.decode_state(record)
             self._exists = True
@@ -612,16 +622,7 @@ class Journal:
     def _redo(self, kind: int, payload: bytes) -> None:
         numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._check_given_out(item.id)
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._check_given_out(id)
@@ -642,6 +643,17 @@ class Journal:
             self._revive(created_ms)
         else:
             self._redo_aside(kind, payload, numbers)
+
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
 
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""

@@ -17,7 +17,7 @@ repair_db = plyvel.repair_db
 __all__ = ["DB", "Error", "failure", "reason", "repair_db"]
 
 # What LevelDB says of what it misses or cannot make out, by the words that it has for it.
-_DAMAGE = ("Corruption", "NotFound", "No such file or directory")
+_DAMAGE = ("Corruption", "Invalid argument", "NotFound", "No such file or directory")
 
 
 def reason(error: Exception) -> str:
@@ -31,8 +31,8 @@ def reason(error: Exception) -> str:
 
 
 def failure(what: str, error: Exception) -> JournalError:
-    """Return the error that says `what` could not be done because of `error`, as what can be done about it has
-    it: what cannot be made out is damaged, unless it is of a later darner or of another program."""
+    """Return the error that says `what` could not be done because of `error`, by what can be done about it:
+    what cannot be made out is damaged, unless it is of a later darner or of another program."""
     text = f"{what}: {reason(error)}"
     if isinstance(error, OSError) and error.filename is not None and str(error.filename) not in text:
         text += f": {error.filename}"

@@ -31,18 +31,24 @@ WAITING_AT = 24
 
 
 def unusable(host: str, port: int, error: OSError, host_key: str, port_key: str) -> StartError:
-    """Return why nobody can listen there, and what can be done about it; the keys are what sets host and port."""
+    """Return why nobody can listen there, and what can be done about it; the keys set host and port."""
     where = f"cannot listen on {host}:{port}"
     if isinstance(error, socket.gaierror):
-        hint = "write an IPv6 address without brackets" if host.startswith("[") else f"give another with {host_key}"
+        hint = (
+            "write an IPv6 address without brackets"
+            if host.startswith("[")
+            else f"give another with {host_key}"
+        )
         return StartError(f"{where}: cannot resolve the host {host}: {error.strerror}; {hint}")
     if error.errno == errno.EADDRNOTAVAIL:
-        return StartError(f"{where}: {host} is not an address of this machine; give one that is with {host_key}")
+        return StartError(
+            f"{where}: {host} is not an address of this machine; give one that is with {host_key}"
+        )
     number = error.errno or 0
     why = os.strerror(number) if number else str(error)
     remedies = {
         errno.EADDRINUSE: f"stop what listens there, or give another with {port_key}",
-        errno.EACCES: f"give a port from 1024 on with {port_key}, or the right to this one (CAP_NET_BIND_SERVICE)",
+        errno.EACCES: f"give one from 1024 on with {port_key}, or the right to this (CAP_NET_BIND_SERVICE)",
     }
     return StartError(f"{where}: {why}; {remedies.get(number, f'give another with {host_key}')}")
 

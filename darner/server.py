@@ -54,9 +54,7 @@ def read_access(
     return _read_tls(settings, failed), _read_users(settings)
 
 
-def _read_tls(
-    settings: Settings, failed: Callable[[str], None] = lambda _: None
-) -> ssl.SSLContext | None:
+def _read_tls(settings: Settings, failed: Callable[[str], None] = lambda _: None) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     ca = None if settings.tls_ca is None else Path(settings.tls_ca)
@@ -83,36 +81,18 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     """Return what would keep a server with these settings from starting, as far as that can be told without
     starting one. What it would say in its log at the start is logged."""
     data = Path(settings.data).resolve()
-
-    def look_at_metrics() -> None:
-        if settings.metrics_port is not None:
-            _metrics_class()
-
     for look in (
         lambda: _read_tls(settings),
         lambda: _read_users(settings),
-        look_at_metrics,
+        lambda: None if settings.metrics_port is None else _metrics_class(),
         lambda: broker.check_usable(data),
     ):
         try:
             look()
         except DarnerError as error:
             yield error
-    is_served = broker.is_served(data)
-    addresses = [(settings.host, settings.port, "--host", "--port")]
-    if settings.metrics_port is not None:
-        addresses.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
-    for host, port, *keys in addresses:
-        try:
-            listeners.check_usable(host, port)
-        except OSError as error:
-            # the server of this data directory may have it, and systemd for one to come
-            if error.errno != errno.EADDRINUSE:
-                yield listeners.unusable(host, port, error, *keys)
-            elif not is_served:
-                refusal = listeners.unusable(host, port, error, *keys)
-                log.warning("port in use", reason=str(refusal))
-    if data.is_dir() and os.access(data, os.R_OK | os.X_OK):
+    yield from _check_addresses(settings, is_served=broker.is_served(data))
+    with contextlib.suppress(OSError):  # said already
         for directory in broker.queue_directories(data):
             name = broker.name_of(directory)
             if not settings.queue(name).durable:
@@ -120,6 +100,21 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
         free_bytes = shutil.disk_usage(data).free
         if free_bytes < settings.min_free_space:
             broker.say_full(free_bytes, settings.min_free_space)
+
+
+def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
+    hosts = [(settings.host, settings.port, "--host", "--port")]
+    if settings.metrics_port is not None:
+        hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
+    for host, port, host_key, port_key in hosts:
+        try:
+            listeners.check_usable(host, port)
+        except OSError as error:
+            refusal = listeners.unusable(host, port, error, host_key, port_key)
+            if error.errno != errno.EADDRINUSE:
+                yield refusal
+            elif not is_served:  # else it is the server's that has this configuration
+                log.warning("port in use", reason=str(refusal))
 
 
 class Server:

@@ -14,7 +14,9 @@ from darner.errors import ConfigError
 
 log = structlog.get_logger()
 
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(
+    r"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----.+?-----END (X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
+)
 _KEY = re.compile(r"-----BEGIN (ENCRYPTED |[A-Z]+ )?PRIVATE KEY-----(\s+Proc-Type: 4,ENCRYPTED)?")
 # Of DER: a list, a date with two digits for the year, and one with four.
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18
@@ -86,7 +88,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 def _read(path: Path, key: str) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(f"cannot read {key} {path}: {error.strerror or error}") from error
 
