@@ -1036,6 +1036,21 @@ cdef class State:
         self.floor += 1
         return True
 
+    cpdef State copy(self):
+        """Another one with the same in it."""
+        cdef State state = State.__new__(State)
+        state.deleted = self.deleted
+        state.change = self.change
+        state.floor = self.floor
+        state.trimmed = self.trimmed
+        state.next_id = self.next_id
+        state.next_blob = self.next_blob
+        state.items = self.items
+        state.bytes = self.bytes
+        state.created_ms = self.created_ms
+        state.life = self.life
+        return state
+
 
 def encode_state(State state not None):
     """The record of a journal's state."""

@@ -436,12 +436,12 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
-                except JournalError as error:
-                    self._closed_for = error
-                    raise
                 except (leveldb.Error, OSError, ValueError) as error:
                     self._closed_for = failure(f"cannot open {self.path}", error)
                     raise self._closed_for from error
+                except JournalError as error:
+                    self._closed_for = error
+                    raise
                 self._db, self._closed_for = db, None
             return self._db
 
@@ -1384,7 +1384,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)

@@ -83,6 +83,8 @@ COPY_BYTES = 1 << 20
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
+# Of what, and why.
+_CANNOT = "cannot repair {}, it is as it was: {}"
 # What is to be done with what was kept.
 _DELETE = "delete it when it is of no more use"
 
@@ -129,16 +131,18 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
     if name is not None:
         _check_name(name)
     with _locked(data, "rb"), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
+        refused = ""
         try:
             check_usable(data)
         except StartError as error:
-            yield Report(str(data), [str(error)])
+            refused = str(error)
+            yield Report(str(data), [refused])
         try:
             log_copy, lives, damage = _read_log(data, Path(scratch))
         except (JournalError, StartError) as error:
             # the queues are looked at all the same
             log_copy, lives, damage = Log(Path(scratch) / "none", at_once), {}, [str(error)]
-        if damage:
+        if damage and damage != [refused]:
             yield Report("log", damage)
         if name is None:
             yield from _look_around(data)
@@ -263,12 +267,12 @@ def _repair(data: Path, name: bytes) -> Repaired:
         if not report.problems:
             return Repaired(report.items, report.bytes, [], None)
         if report.refusal is not None and not _may_be_replaced(source, report.refusal, lives.get(name, [])):
-            raise report.refusal
+            raise RepairError(_CANNOT.format(source, "; ".join(report.problems)))
         items, size, losses = _Repair(name, source, scratch, log_copy, lives.get(name, [])).run()
         damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
         _swap(source, scratch / "queue", damaged)
     except (OSError, leveldb.Error, JournalError, StartError) as error:
-        raise RepairError(f"cannot repair {source}, it is as it was: {_text(error)}") from error
+        raise RepairError(_CANNOT.format(source, _text(error))) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Repaired(items, size, losses, damaged)
@@ -726,7 +730,11 @@ class _Repair:
         try:
             return self._copy()
         except leveldb.Error as error:
-            self._losses.append(f"LevelDB was damaged: {leveldb.reason(error)}")
+            has_current = (self._old / "CURRENT").exists()
+            what = (
+                f"LevelDB was damaged: {leveldb.reason(error)}" if has_current else "LevelDB had no CURRENT"
+            )
+            self._losses.append(what)
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
             leveldb.repair_db(str(self._old), compression=None)
