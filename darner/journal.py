@@ -49,7 +49,7 @@ from darner.errors import (
 )
 from darner.kinds import LARGEST
 from darner.leveldb import failure
-from darner.wal import Client, Life, Log
+from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
@@ -103,6 +103,8 @@ _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
     Change.JOIN: 3,
 }  # fmt: skip
+# How many new segments a change is tried in: one may turn out not to be writable.
+SEGMENTS_TRIED = 3
 
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
@@ -702,8 +704,12 @@ class Journal:
         log = self.log
         assert log is not None
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+        for _ in range(SEGMENTS_TRIED):
+            if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+                break
             log.roll()
+        else:
+            raise JournalError("the log cannot be written")
         self._number = log.enter(self.state.life)
         self._entered = self._segment.number
         if self.dirty:  # otherwise once it is
@@ -720,12 +726,25 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                self.log.roll()
-                self._enter()
-                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            change = self.state.change + 1
+            if not self._segment.append(kind, self._number, change, payload):
+                for _ in self._new_segments():
+                    if self._segment.append(kind, self._number, change, payload):
+                        break
+                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
         self.state.change += 1
+
+    def _new_segments(self) -> Iterator[None]:
+        """Go on in a new segment, for there is no room in this one, or it cannot be written; and in another
+        one
+        if that cannot be written either. Raises JournalError if there is none."""
+        assert self.log is not None
+        for _ in range(SEGMENTS_TRIED):
+            self.log.roll()
+            self._enter()
+            yield
+        raise JournalError("the log cannot be written")
 
     def _mark(self) -> None:
         self.dirty = True
@@ -748,9 +767,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                log.roll()
-                self._enter()
-                self._segment.put(_PUT, self._number, state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_PUT, self._number, state.change + 1, item):
+                        break
         state.change += 1
         self._put(item)
 
@@ -781,9 +800,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                self.log.roll()
-                self._enter()
-                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                        break
         self.state.change += 1
         self._rewrite(item)
 
@@ -801,9 +820,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                log.roll()
-                self._enter()
-                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+                for _ in self._new_segments():
+                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                        break
         state.change += 1
         self._remove(item.id, item.size, item.blob)
 

@@ -66,7 +66,7 @@ from darner.journal import (
 )
 from darner.kinds import NAME_RULE
 from darner.status import Status
-from darner.wal import LOST_PREFIX, Life, Log
+from darner.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
 
 log = structlog.get_logger()
 
@@ -326,7 +326,7 @@ def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], 
     copy.mkdir()
     try:
         for file in (data / LOG_NAME).iterdir() if os.path.lexists(data / LOG_NAME) else ():
-            if file.name.isdecimal():
+            if file.name.isdecimal() or file.name.startswith(NEEDED_PREFIX):
                 shutil.copyfile(file, copy / file.name)
     except OSError as error:
         raise unusable(data, error) from error
