@@ -1499,12 +1499,13 @@ def read_segment(bytes memory not None):
     scanned.frames, scanned.behind, scanned.damage = [], [], ""
     if total >= 8 and memcmp(start, b"darner ", 7) == 0 and start[7] > SEGMENT_MAGIC[7] and start[7] <= c"9":
         raise SegmentFormatError(f"it is of version {chr(start[7])}")
-    if total >= _SEGMENT_HEAD_1 and memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC_1), 8) == 0:
+    if (total >= _SEGMENT_HEAD_1 and memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC_1), 8) == 0
+            and not is_too_large(get_u64(start + 8))):
         scanned.number = get_u64(start + 8)
         at, marker = _SEGMENT_HEAD_1, 0
     else:
         head = head_of(memory)
-        if head == NULL:
+        if head == NULL or is_too_large(get_u64(head + 8)):
             scanned.damage = "is empty" if memory.count(0) == total else "has no head"
             return scanned
         scanned.number = get_u64(head + 8)

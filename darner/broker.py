@@ -152,11 +152,15 @@ def unusable(data: Path, error: OSError) -> StartError:
     return StartError(f"cannot use {what}: {reason(error)}; {action}")
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
 def check_usable(data: Path) -> None:
     """Raise StartError if a server could not use the data directory, as far as that can be told while nothing
     is made or changed."""
-    there = next(path for path in (data, *data.parents) if os.path.lexists(path))
-    for path in [there, *(data / name for name in (LOCK_NAME, LOG_NAME, TRASH_NAME))]:
+    for path in [nearest(data), *(data / name for name in (LOCK_NAME, LOG_NAME, TRASH_NAME))]:
         with contextlib.suppress(FileNotFoundError):
             is_directory = path.is_dir()
             number = 0

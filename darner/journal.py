@@ -204,7 +204,7 @@ def is_new(path: Path) -> bool:
         raise failure(f"cannot open {path}", error) from error
     if all(map(_is_unborn, files)):
         return True
-    if (path / "CURRENT").exists():
+    if (path / "CURRENT").is_file():
         return False
     check_whose(path)
     if any(foreign.is_of_leveldb(file.name) for file in files):

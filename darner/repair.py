@@ -139,7 +139,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
             yield Report(str(data), [refused])
         try:
             log_copy, lives, damage = _read_log(data, Path(scratch))
-        except (JournalError, StartError) as error:
+        except StartError as error:
             # the queues are looked at all the same
             log_copy, lives, damage = Log(Path(scratch) / "none", at_once), {}, [str(error)]
         if damage and damage != [refused]:
@@ -243,7 +243,7 @@ def repair_all(data: Path) -> Iterator[tuple[bytes, Repaired | RepairError]]:
         with tempfile.TemporaryDirectory(prefix="darner-repair-") as scratch:
             try:
                 _, lives, _ = _read_log(data, Path(scratch))
-            except (JournalError, StartError) as error:
+            except StartError as error:
                 raise RepairError(f"nothing is repaired: {error}") from error
         for name in _names(data, lives):
             try:
@@ -321,7 +321,7 @@ def _names(
 
 def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], list[str]]:
     """Read a copy of the log: reading it as a server does ends it where it breaks off. Raises StartError if
-    it cannot be read, JournalError if a later darner wrote it."""
+    it cannot be read, or a later darner wrote it."""
     copy = scratch / LOG_NAME
     copy.mkdir()
     try:
@@ -331,7 +331,10 @@ def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], 
     except OSError as error:
         raise unusable(data, error) from error
     log_copy = Log(copy, at_once)
-    lives, damage = read_log(log_copy)
+    try:
+        lives, damage = read_log(log_copy)
+    except (JournalError, StartError) as error:
+        raise StartError(str(error).replace(str(copy), str(data / LOG_NAME))) from error
     return log_copy, lives, [text.replace(str(copy), str(data / LOG_NAME)) for text in damage]
 
 

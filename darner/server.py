@@ -93,13 +93,13 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
             yield error
     yield from _check_addresses(settings, is_served=broker.is_served(data))
     with contextlib.suppress(OSError):  # said already
+        free_bytes = shutil.disk_usage(broker.nearest(data)).free
+        if free_bytes < settings.min_free_space:
+            broker.say_full(free_bytes, settings.min_free_space)
         for directory in broker.queue_directories(data):
             name = broker.name_of(directory)
             if not settings.queue(name).durable:
                 broker.say_in_memory(name)
-        free_bytes = shutil.disk_usage(data).free
-        if free_bytes < settings.min_free_space:
-            broker.say_full(free_bytes, settings.min_free_space)
 
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:

@@ -273,7 +273,7 @@ def _needed(name: str) -> tuple[set[int], int]:
     for each in ranges.split(",") if ranges else ():
         first, _, last = each.partition("-")
         span = range(int(first), int(last or first) + 1)
-        if len(span) > MOST_SEGMENTS:
+        if not 0 < len(span) <= MOST_SEGMENTS:
             raise ValueError(f"no log has {len(span)} segments")
         numbers.update(span)
     return numbers, int(later)

@@ -1,4 +1,4 @@
-"""Records that no darner has written, with checksums that are right: in a directory that somebody has made up."""
+"""Records that no darner has written, with checksums that are right: in a directory that somebody made up."""
 
 import contextlib
 import os
@@ -103,7 +103,7 @@ def db(path):
 
 
 def use(path):
-    """Do with the queue what a server does, from start to end; whatever is refused is so by a JournalError."""
+    """Do with the queue what a server does, from start to end; what is refused is so by a JournalError."""
     data = Data(path)
     for work in (
         lambda: data.broker.source(b"work/cursor=mine", make=True).peek(),
