@@ -501,7 +501,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return VanishedError(f"{self.path} has vanished")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
