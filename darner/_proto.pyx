@@ -16,7 +16,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from darner.errors import NewerFormatError
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Scanned", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "SegmentFormatError", "bus_errors", "encode_ids", "encode_item", "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate",
     "read_segment", "segment_head", "send", "share_heap", "trim_memory",
