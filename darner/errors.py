@@ -1,4 +1,7 @@
-"""What can go wrong, by what the caller can do about it."""
+"""What can go wrong, by what the caller can do about it.
+
+An error that is kept and raised again and again is raised `with_traceback(None)`: else each time adds to it.
+"""
 
 
 class DarnerError(Exception):
@@ -23,6 +26,14 @@ class UnavailableError(DarnerError):
 
 class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+
+class FaultError(JournalError):
+    """Something went wrong with a queue that nothing here provides for; `__cause__` has where."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"internal error: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
 
 
 class StatusError(UnavailableError):

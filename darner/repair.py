@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darner import _proto, leveldb
+from darner import _proto, leveldb, snapshot
 from darner._proto import Change, Item, State
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.broker import LOCK_NAME, LOG_NAME, directory_of, name_of, queue_directories
@@ -30,10 +30,12 @@ from darner.journal import (
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
+    MARK_NAME,
     STATE_NAME,
     WRITE_BUFFER_BYTES,
     Journal,
     is_state_key,
+    read_mark,
     state_key,
     stored_state,
 )
@@ -170,7 +172,7 @@ def _shadow(source: Path, copy: Path, link: Link) -> None:
             _shadow(file, copy / BLOBS_NAME, link)
         elif file.suffix in (".ldb", ".sst", ".log") or source.name == BLOBS_NAME:
             link(file, copy / file.name)
-        elif file.name == "CURRENT" or file.name.startswith("MANIFEST-"):
+        elif file.name in ("CURRENT", MARK_NAME) or file.name.startswith("MANIFEST-"):
             shutil.copyfile(file, copy / file.name)
 
 
@@ -288,9 +290,10 @@ def _disagreement(db: Any, resting: State | None) -> list[str]:
 def _resting_state(source: Path) -> State | None:
     """The state that a journal has left besides LevelDB's, if it is whole."""
     try:
-        return _proto.decode_state((source / STATE_NAME).read_bytes())
+        found = snapshot.read(source / STATE_NAME)
     except (OSError, ValueError):
         return None
+    return None if found is None else found.state
 
 
 class Scan:
@@ -514,6 +517,12 @@ class _Repair:
             raise RepairError(f"the queue {_said(self._name)} was deleted: there is nothing to repair")
         if journal.lost:
             self._losses.append(f"{journal.lost} large items are lost: their bytes were not on the disk")
+        life, change = read_mark(self._source)
+        if life == journal.state.life and change > journal.state.change:
+            self._losses.append(
+                f"changes {journal.state.change + 1} to {change} are lost: what was set by them is gone, and "
+                "what was fetched may have come back"
+            )
         self._count_anew()
         if foreign:
             self._losses.append(f"{foreign} records that are none of darner's are left out")
