@@ -22,7 +22,7 @@ from darner.blob import Offload, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import JournalError, StartError
+from darner.errors import DarnerError, FaultError, JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
@@ -79,14 +79,45 @@ def queue_directories(
         # not Path.exists: that raises where we may not look
         if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
             continue
-        if not entry.is_dir():
+        if not _is_directory(entry):
             stray(entry)
         elif entry.name.endswith("%"):
-            yield from queue_directories(data, stray, relative)
-        elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
+            try:
+                yield from queue_directories(data, stray, relative)
+            except OSError:  # it may not be read
+                stray(entry)
+        elif not _is_of_queue(relative):
             stray(entry)
         else:
             yield relative
+
+
+def _is_directory(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # whoever opens it is told why
+        return True
+
+
+def _is_of_queue(directory: Path) -> bool:
+    try:
+        name = name_of(directory)
+    except UnicodeEncodeError:  # it has bytes that are no UTF-8
+        return False
+    return valid_name(name) and directory_of(name) == directory
+
+
+def _failure(error: Exception) -> JournalError:
+    """Why a queue could not be opened."""
+    if isinstance(error, JournalError):
+        return error
+    return JournalError(f"cannot open it: {error}") if isinstance(error, OSError) else FaultError(error)
+
+
+def _traceback(error: JournalError) -> dict[str, BaseException]:
+    """What a log line about `error` has besides: where it comes from, if nobody has provided for it."""
+    cause = error.__cause__
+    return {"exc_info": cause} if isinstance(error, FaultError) and cause is not None else {}
 
 
 class Reaper:
@@ -166,8 +197,13 @@ class Broker:
         self._children: dict[bytes, set[bytes]] = {}
         self.aliases: dict[bytes, tuple[bytes, ...]] = {}
         self.set_aliases(aliases or {})
-        # directories that cannot be opened as queues, and why
+        # queues out of service, and why: their directories cannot be opened, or they were set aside
         self.broken: dict[bytes, JournalError] = {}
+        # those that were set aside, until the next start, and whether they are on disk
+        self._aside: dict[bytes, tuple[Journal, bool]] = {}
+        # queues of which was said why what time brings cannot be done, and steps of `tick` that failed
+        self._said: dict[bytes, str] = {}
+        self._failed: set[str] = set()
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
@@ -225,6 +261,7 @@ class Broker:
             self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
             self.status.load()
             self._empty_trash()
@@ -255,15 +292,17 @@ class Broker:
     def _open_found(self, name: bytes) -> None:
         try:
             self._adopt(name)
-        except JournalError as error:
-            self.broken[name] = error
+        except Exception as error:  # whatever it is, the others are to be served
+            failure = _failure(error)
+            self.broken[name] = failure
             self._note_child(name)
             self.log.keep_found(name)
             log.error(
                 "queue out of service",
                 queue=name.decode(errors="replace"),
-                reason=str(error),
+                reason=str(failure),
                 action="stop the server; then darner check says more, and darner repair saves what is left",
+                **_traceback(failure),
             )
 
     def _adopt(self, name: bytes) -> None:
@@ -294,7 +333,7 @@ class Broker:
             )
         try:
             queue = Queue(journal.name, journal, self._clock, settings)
-        except JournalError:
+        except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
             journal.close()
@@ -308,15 +347,19 @@ class Broker:
             )
 
     def _journals(self) -> list[Journal]:
-        return [queue.journal for queue in self.queues.values()] + [
-            journal for journal, _ in self._retired.values()
+        return [
+            *(queue.journal for queue in self.queues.values()),
+            *(journal for journal, _ in (*self._retired.values(), *self._aside.values())),
         ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close(journal.resting_state())
+            try:
+                journal.close(journal.resting_state())
+            except Exception as error:  # the others are to be closed
+                self._committer.set_aside(journal, error)
         self.log.close()
         self._lock.close()
 
@@ -333,7 +376,7 @@ class Broker:
         if name in self.aliases:
             return None
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         return self.queues.get(name)
 
     def settings(self, name: bytes) -> QueueSettings:
@@ -343,7 +386,7 @@ class Broker:
 
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         settings = self.settings_for(name)
         queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
@@ -375,6 +418,8 @@ class Broker:
         """
         if MARK in name:
             return self._delete_cursor(name)
+        if name in self._aside:
+            return self._delete_aside(name)
         if name in self.broken and not (self._data / directory_of(name)).exists():
             self._give_up(name)
             return True
@@ -384,6 +429,7 @@ class Broker:
         queue.retire()
         self._unregister(name)
         self._stuck.discard(name)
+        self._said.pop(name, None)
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
@@ -411,14 +457,28 @@ class Broker:
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
+    def _delete_aside(self, name: bytes) -> bool:
+        """Drop a queue that was set aside, if it is in memory alone: of one on disk only the next start knows
+        how it stands."""
+        _, is_durable = self._aside[name]
+        if is_durable:
+            raise self.broken[name].with_traceback(None)
+        del self._aside[name], self.broken[name]
+        self._unregister(name)
+        self.queue_deletes += 1
+        return True
+
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
         errors = list(self.broken.values())
-        for queue in self.queues.values():
+        for queue in list(self.queues.values()):
             try:
                 queue.flush()
             except JournalError as error:
                 errors.append(error)
+            except Exception as error:  # the others are to be flushed
+                self.set_aside(queue, error)
+                errors.append(self.broken[queue.name])
         return errors
 
     # Where sets go, and fetches come from
@@ -549,6 +609,7 @@ class Broker:
         self.queues[queue.name] = queue
         queue.on_move = self._move
         queue.on_stir = self._stir
+        queue.on_fault = self.set_aside
         if queue.stirs:
             self._stir(queue)
         self._note_child(queue.name)
@@ -578,7 +639,7 @@ class Broker:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
         they are out of the way."""
         journal.close()
-        if journal.path.exists():
+        if os.path.lexists(journal.path):  # unlike Path.exists, raises nothing
             # not by the process's number: in a container it is the same at every start
             doomed = self._data / TRASH_NAME / uuid.uuid4().hex
             try:
@@ -604,16 +665,23 @@ class Broker:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
         journal.writing = True
 
-        def done(_: Exception | None) -> None:
+        def done(error: Exception | None) -> None:
             journal.go_on()
+            if error is not None:
+                self._committer.set_aside(journal, error)
             self.reap()
 
         self._defer(journal.close, done)
 
     def _empty_trash(self) -> None:
         trash = self._data / TRASH_NAME
-        # not the directory itself: more may come into it meanwhile
-        for doomed in trash.iterdir() if trash.exists() else ():
+        try:
+            # not the directory itself: more may come into it meanwhile
+            found = list(trash.iterdir()) if trash.exists() else []
+        except OSError as error:
+            log.warning("files of deleted queues stay", directory=str(trash), reason=str(error))
+            return
+        for doomed in found:
             self._defer(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
 
     def _remove(self, doomed: Path, journal: Journal) -> None:
@@ -630,6 +698,13 @@ class Broker:
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
+            else:
+                log.error(
+                    "the log is kept: it is not known that the files of a deleted queue are gone",
+                    queue=journal.name.decode(errors="replace"),
+                    reason=str(error),
+                    action="repair the disk, and restart the server",
+                )
 
         self._offload(work, done)
 
@@ -651,20 +726,43 @@ class Broker:
                 continue
             elif journal.is_open:
                 self._shut(journal)
-            elif self._destroy(journal):
-                del self._retired[name]
+            else:
+                try:
+                    if self._destroy(journal):
+                        del self._retired[name]
+                except Exception as error:  # the others are to go
+                    self._committer.set_aside(journal, error)
         return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        self._enforce_status()
-        self._look_for_space()
-        self.log.tick()
-        self._say_refusal()
-        self._committer.tick()
-        self._retry_broken()
-        self.reap()
+        for what, step in {
+            "status": self._enforce_status,
+            "room on the disk": self._look_for_space,
+            "log": self.log.tick,
+            "refusal": self._say_refusal,
+            "writes": self._committer.tick,
+            "queues out of service": self._retry_broken,
+            "deleted queues": self.reap,
+            "sweep": self._sweep_all,
+        }.items():
+            self._take_step(what, step)
+
+    def _take_step(self, what: str, step: Callable[[], None]) -> None:
+        """Do a part of `tick`, which must not keep the others from being done."""
+        try:
+            step()
+        except Exception:
+            if what not in self._failed:
+                self._failed.add(what)
+                log.exception(
+                    "internal error in what the server does by itself; it is tried again", part=what
+                )
+        else:
+            self._failed.discard(what)
+
+    def _sweep_all(self) -> None:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
@@ -685,7 +783,7 @@ class Broker:
 
     def _check_space(self) -> None:
         if self._crammed is not None:
-            raise self._crammed
+            raise self._crammed.with_traceback(None)
 
     def _look_for_space(self) -> None:
         """Refuse sets from now on if the disk is too full, or take them again."""
@@ -734,17 +832,51 @@ class Broker:
         self._sweep()
 
     def _look_after(self, queue: Queue) -> None:
-        if queue.is_outdated(self._clock()):
-            self._expire(queue)
-            return
         try:
+            if queue.is_outdated(self._clock()):
+                self._expire(queue)
+                return
             queue.sweep()
+            self._said.pop(queue.name, None)
         except JournalError as error:
             # why a move fails is said already
-            if queue.name not in self._stuck:
+            if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
+                self._said[queue.name] = str(error)
                 self._say_failure(queue.journal, error)
+        except Exception as error:  # the others are to be looked after
+            self.set_aside(queue, error)
         if not queue.stirs:
             self._stirring.pop(queue, None)
+
+    def set_aside(self, queue: Queue, error: Exception) -> None:
+        """Something went wrong with a queue that nobody has provided for: it is out of service until the next
+        start, and the others are not."""
+        self._committer.set_aside(queue.journal, error)
+
+    def _take_out(self, journal: Journal, fault: FaultError) -> None:
+        """A journal was set aside: have its queue be out of service."""
+        name = journal.name
+        queue = self.queues.get(name)
+        if queue is not None and queue.journal is journal:
+            self._aside[name] = (journal, queue.is_durable)
+            self._unregister(name)
+            self._note_child(name)
+        elif name in self._retired:
+            queue = None
+            self._aside[name] = (journal, True)
+            del self._retired[name]
+        else:
+            return
+        self.broken[name] = fault
+        log.error(
+            "queue out of service",
+            queue=name.decode(errors="replace"),
+            reason=str(fault),
+            action="restart the server: what was acknowledged is in the log; and please report this",
+            **_traceback(fault),
+        )
+        if queue is not None:
+            queue.fail_waiters(fault)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
         """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
@@ -753,7 +885,7 @@ class Broker:
             for target in targets:
                 target.journal.check()
             for target in targets:
-                target.adopt(item, source.journal)
+                self._adopt_item(target, item, source)
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -765,6 +897,15 @@ class Broker:
                 )
             raise
         self._stuck.discard(source.name)
+
+    def _adopt_item(self, target: Queue, item: Item, source: Queue) -> None:
+        try:
+            target.adopt(item, source.journal)
+        except DarnerError:
+            raise
+        except Exception as error:
+            self.set_aside(target, error)
+            raise FaultError(error) from error
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
@@ -792,15 +933,23 @@ class Broker:
             self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
-        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        for name in list(self.broken):
-            del self.broken[name]
-            try:
-                self._adopt(name)
-            except JournalError as failure:  # said at the start
-                self.broken[name] = failure
+        begun = self._clock()
+        for name in [name for name in self.broken if name not in self._aside]:
+            # those that are not tried now come first the next time
+            self.broken[name] = self.broken.pop(name)
+            self._retry(name)
+            if self._clock() - begun >= SLICE_MS:
                 break
+
+    def _retry(self, name: bytes) -> None:
+        try:
+            self._adopt(name)
+        except Exception as error:  # said at the start
+            self.broken[name] = _failure(error)
+        else:
+            del self.broken[name]
             self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
@@ -811,6 +960,7 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=str(error),
             action="make room or repair the disk; the queue is tried again by itself",
+            **_traceback(error),
         )
 
     @staticmethod

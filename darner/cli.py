@@ -13,6 +13,13 @@ from darner.errors import DarnerError
 from darner.server import read_access, serve
 
 
+class _Logger(structlog.stdlib.BoundLogger):
+    """Has the traceback of an exception in the line about it, where logging itself would let it follow."""
+
+    def exception(self, event: str | None = None, *args: object, **fields: object) -> object:
+        return self.error(event, *args, exc_info=True, **fields)
+
+
 def set_up_log(*, debug: bool) -> None:
     """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
     logging.basicConfig(
@@ -24,9 +31,10 @@ def set_up_log(*, debug: bool) -> None:
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=_Logger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )

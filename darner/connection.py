@@ -89,7 +89,9 @@ class Clients:
 
     def _flush_all_now(self) -> None:
         self._flush_all = None
-        self.broker.flush_all()
+        failures = self.broker.flush_all()
+        if failures:
+            log.error("not all queues flushed", failures=len(failures), reason=str(failures[0]))
 
     def join(self, connection: "Connection") -> None:
         """A client has come."""
