@@ -13,6 +13,7 @@ from darner._proto import trim_memory
 from darner.blob import Offload
 from darner.errors import FaultError, JournalError
 from darner.journal import Journal
+from darner.leveldb import failure
 from darner.wal import Log
 
 # How many ticks a change may stay in the log alone; and then on the way to LevelDB, before the log is synced
@@ -221,7 +222,7 @@ class Committer:
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:
             if error is not None:
-                self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
+                self.on_failure(journal, failure(f"cannot delete an item's file in {journal.path}", error))
             elif journal.log is not None:
                 self._isolate(journal, lambda: journal.forget(blobs))
 
@@ -236,7 +237,7 @@ class Committer:
             if journal.fault is None and journal.log is not None:
                 self._isolate(journal, lambda: self.note_open(journal))
             if error is not None:
-                self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
+                self.on_failure(journal, failure(f"cannot compact {journal.path}", error))
 
         self._defer(lambda: journal.compact(span), done)
 

@@ -36,12 +36,22 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, leveldb, leveldb_log, snapshot
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
-from darner.errors import FaultError, JournalError
+from darner.errors import (
+    DamagedError,
+    FaultError,
+    ForeignError,
+    JournalError,
+    MisplacedError,
+    NewerFormatError,
+    VanishedError,
+)
+from darner.kinds import LARGEST
+from darner.leveldb import failure
 from darner.snapshot import Snapshot
-from darner.wal import Client, Life, Log
+from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
@@ -93,8 +103,38 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# How many numbers the payload of a change begins with, if it has a fixed number of them.
+_NUMBERS: dict[int, int] = {
+    Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
+    Change.JOIN: 3,
+}  # fmt: skip
+# How many new segments a change is tried in: one may turn out not to be writable.
+SEGMENTS_TRIED = 3
+
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
+
+
+def is_known_key(key: bytes) -> bool:
+    """Whether a journal has records with such a key."""
+    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
+
+
+def decode_place(record: bytes) -> list[int]:
+    """Return the place of a cursor. ValueError if the record is damaged."""
+    place = _proto.decode_ids(record)
+    if not place:
+        raise ValueError("the place of a cursor is empty")
+    return place
+
+
+def decode_counts(record: bytes) -> list[int]:
+    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    counts = _proto.decode_ids(record)
+    if len(counts) != 4:
+        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
+    return counts
 
 
 def _is_unborn(file: Path) -> bool:
@@ -127,10 +167,19 @@ def read_mark(directory: Path) -> tuple[int, int]:
     """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
     try:
         record = snapshot.read_small(directory / MARK_NAME)
-        life, change = (0, 0) if record is None else _proto.decode_ids(record)
+        return (0, 0) if record is None else snapshot.decode_mark(record)
     except (OSError, ValueError):
         return 0, 0
-    return life, change
+
+
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
 
 
 def _delayed_key(due_ms: int, id: int) -> bytes:
@@ -139,6 +188,48 @@ def _delayed_key(due_ms: int, id: int) -> bytes:
 
 def _due_ms(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big")
+
+
+def _numbers(kind: int, payload: bytes) -> list[int]:
+    """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
+    the size that such a change has, or has numbers that no change has."""
+    start, stop, each = 0, 8 * _NUMBERS.get(kind, 0), 8
+    if kind == Change.DISCARD:
+        stop, each = len(payload), 16
+    elif kind == Change.CURSOR:
+        start, stop = 1 + payload[0] if payload else 1, len(payload)
+    numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(start, stop, 8)]
+    is_whole = start <= stop <= len(payload) and (stop - start) % each == 0
+    if not is_whole or any(number >= LARGEST for number in numbers):
+        raise ValueError(f"the log has a change of kind {kind} that is damaged")
+    return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").is_file():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
 
 
 class Batch:
@@ -345,7 +436,7 @@ class Journal:
     def _begin(self, lives: Sequence[Life]) -> None:
         if self.log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
         else:
             self._load()
@@ -377,21 +468,6 @@ class Journal:
 
     # LevelDB
 
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        if not is_new and not (self.path / "CURRENT").is_file():
-            raise JournalError(
-                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                "Nothing in it was touched; move it away, or repair a copy of it"
-            )
-        return is_new
-
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
@@ -399,7 +475,7 @@ class Journal:
             for directory in (*reversed(list(pieces)), self.path):
                 directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise JournalError(f"cannot make {self.path}: {error}") from error
+            raise failure(f"cannot make {self.path}", error) from error
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -417,27 +493,27 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = failure(f"cannot open {self.path}", error)
+                    raise self._closed_for from error
                 except JournalError as error:
                     self._closed_for = error
                     raise
-                except (leveldb.Error, OSError, ValueError) as error:
-                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
-                    raise self._closed_for from error
                 self._db, self._closed_for = db, None
             return self._db
 
     def _open(self) -> Any:
-        is_new = self._is_new()
-        if is_new:
+        begins = is_new(self.path)
+        if begins:
             if self._must_exist:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         elif harm := leveldb_log.damage(self.path):
-            raise self._damaged(f"{harm}. Nothing in it was touched")
+            raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
             str(self.path),
-            create_if_missing=is_new,
+            create_if_missing=begins,
             write_buffer_size=WRITE_BUFFER_BYTES,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
@@ -456,22 +532,16 @@ class Journal:
             state = _proto.decode_state(record)
             change = state.change
             if state.life != self.state.life:
-                raise JournalError(f"{self.path} is another journal than it was: put that back")
+                raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise self._damaged(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
                 f"{self.stored_change}"
             )
         if self._has_state and change > self.stored_change:
-            raise self._damaged(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and its file {STATE_NAME} is older"
             )
-
-    @staticmethod
-    def _damaged(text: str) -> JournalError:
-        return JournalError(
-            f"{text}. Stop the server; then darner check says more, and darner repair saves what is left"
-        )
 
     def _look(self) -> tuple[int, int]:
         """Return by what the directory is known again: LevelDB has a new CURRENT only when it is opened.
@@ -492,7 +562,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
+        return VanishedError(f"{self.path} has vanished")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -537,6 +607,8 @@ class Journal:
         try:
             found = snapshot.read(self.path / STATE_NAME)
             self._has_state = found is not None
+        except NewerFormatError as error:
+            raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
             found, self._has_state = None, True
         if found is None:
@@ -547,12 +619,12 @@ class Journal:
 
     def _stored(self) -> Snapshot | None:
         """What LevelDB has to say at a start, None if it is empty."""
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                if next(iter(db.iterator(include_value=False)), None) is not None:
-                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                _check_empty(db)
                 return None
             self._exists = True
             self._state_key, record = stored
@@ -565,19 +637,20 @@ class Journal:
                     if id < found.state.floor and db.get(_proto.item_key(id)) is not None
                 ]
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
-                found.blobs.append(int.from_bytes(key[1:], "big"))
+                if is_known_key(key):
+                    found.blobs.append(int.from_bytes(key[1:], "big"))
             found.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                found.cursors[key[1:]] = _proto.decode_ids(place)
+                found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
-                counts = _proto.decode_ids(delayed)
+                counts = decode_counts(delayed)
                 found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
                 found.due_from = [self._due_from_ms]
                 found.next_due = [
                     _due_ms(key) for key in itertools.islice(self._stored_delayed(include_value=False), 1)
                 ]
-        except (leveldb.Error, OSError, ValueError) as error:
-            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+        except (leveldb.Error, OSError, ValueError, JournalError) as error:
+            raise failure(f"cannot read {self.path}", error) from error
         return found
 
     def _check_mark(self) -> None:
@@ -589,7 +662,7 @@ class Journal:
         state = self.state
         if change and not state.deleted and (life != state.life or change > state.change):
             end = state.change if life == state.life else 0
-            raise self._damaged(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
                 f"{change}"
             )
@@ -613,9 +686,9 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
+            raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -625,11 +698,11 @@ class Journal:
     def _replay(self, life: Life) -> None:
         state = self.state
         for change, kind, payload in life.changes:
-            if state.life != life.number or change > state.change + 1:
-                raise ValueError(
-                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
-                    "back, or move this one away and delete the queue"
+            if state.life != life.number:
+                raise MisplacedError("it is not the directory that the log was written for")
+            if change > state.change + 1:
+                raise DamagedError(
+                    f"the log goes on at change {change}, the directory ends at change {state.change}"
                 )
             if change > state.change:
                 state.change = change
@@ -659,30 +732,18 @@ class Journal:
             return False
 
     def _redo(self, kind: int, payload: bytes) -> None:
-        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
+            self._check_given_out(id)
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
-            ends = range(0, len(payload), 16)
-            self._flush(
-                {
-                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(
-                        payload[at + 8 : at + 16], "big"
-                    )
-                    for at in ends
-                }
-            )
+            stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
+            for id in stay:
+                self._check_given_out(id)
+            self._flush(stay)
         elif kind == Change.BLOB:
             (blob,) = numbers
             self._begin_blob(blob)
@@ -694,6 +755,17 @@ class Journal:
             self._revive(created_ms)
         else:
             self._redo_aside(kind, payload, numbers)
+
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
 
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""
@@ -709,12 +781,13 @@ class Journal:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
         elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
+            self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
-            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
+            raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
+
+    def _check_given_out(self, id: int) -> None:
+        if not 0 < id < self.state.next_id:
+            raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
         """Return the snapshot for `close`, or b"" if LevelDB does not have all yet."""
@@ -748,8 +821,12 @@ class Journal:
         log = self.log
         assert log is not None
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+        for _ in range(SEGMENTS_TRIED):
+            if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+                break
             log.roll()
+        else:
+            raise JournalError("the log cannot be written")
         self._number = log.enter(self.state.life)
         self._entered = self._segment.number
         if self.dirty:  # otherwise once it is
@@ -766,12 +843,25 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                self.log.roll()
-                self._enter()
-                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            change = self.state.change + 1
+            if not self._segment.append(kind, self._number, change, payload):
+                for _ in self._new_segments():
+                    if self._segment.append(kind, self._number, change, payload):
+                        break
+                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
         self.state.change += 1
+
+    def _new_segments(self) -> Iterator[None]:
+        """Go on in a new segment, for there is no room in this one, or it cannot be written; and in another
+        one
+        if that cannot be written either. Raises JournalError if there is none."""
+        assert self.log is not None
+        for _ in range(SEGMENTS_TRIED):
+            self.log.roll()
+            self._enter()
+            yield
+        raise JournalError("the log cannot be written")
 
     def _mark(self) -> None:
         self.dirty = True
@@ -794,9 +884,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                log.roll()
-                self._enter()
-                self._segment.put(_PUT, self._number, state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_PUT, self._number, state.change + 1, item):
+                        break
         state.change += 1
         self._put(item)
 
@@ -827,9 +917,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                self.log.roll()
-                self._enter()
-                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                        break
         self.state.change += 1
         self._rewrite(item)
 
@@ -849,9 +939,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                log.roll()
-                self._enter()
-                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+                for _ in self._new_segments():
+                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                        break
         state.change += 1
         self._remove(item.id, item.size, item.blob)
 
@@ -909,8 +999,6 @@ class Journal:
         top = max(self.gone) + 1
         self.kept.update(id for id in range(self.state.floor, top) if id not in self.gone)
         self._keep(top)
-        if not self.dirty:
-            self._mark()
 
     def _keep(self, floor: int) -> None:
         self.state.floor = floor
@@ -920,6 +1008,8 @@ class Journal:
             self._has_kept = bool(self.kept)
             ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
             self.batch.ops.append((KEPT_KEY, ids))
+            if not self.dirty:  # a read has come to this, maybe
+                self._mark()
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -1059,7 +1149,7 @@ class Journal:
         self.next_due_ms = next_due_ms
         if next_due_ms == math.inf and len(found) != self.delayed_items:
             self._tell(
-                self._damaged(
+                DamagedError(
                     f"{self.path} is damaged: {self.delayed_items} delayed items are counted, and "
                     f"{len(found)} there"
                 )
@@ -1208,7 +1298,7 @@ class Journal:
             path.hardlink_to(file)
         except OSError as error:
             self.abandon_blob(blob)
-            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+            raise failure(f"cannot link {path} to {file}", error) from error
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1334,10 +1424,13 @@ class Journal:
         start = max(start, self.state.floor)
         if start >= stop:
             return
+        # not one by one: a sweep may have left a wide gap
         if start == self.state.floor:
-            # not one by one: a sweep may have left a wide gap
             self.state.floor = stop
             self.gone = {id for id in self.gone if id >= stop}
+        elif stop - start > MAX_GONE:
+            self.kept.update(id for id in range(self.state.floor, start) if id not in self.gone)
+            self._keep(stop)
         else:
             self.gone.update(range(start, stop))
         self._advance()
@@ -1354,7 +1447,7 @@ class Journal:
                 raise self._miscounted()
 
     def _miscounted(self) -> JournalError:
-        failure = self._damaged(f"{self.path} is damaged: there are not as many items as are counted")
+        failure = DamagedError(f"{self.path} is damaged: there are not as many items as are counted")
         self._tell(failure)
         return failure
 
@@ -1413,7 +1506,7 @@ class Journal:
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
         except JournalError as error:
-            self._tell(JournalError(f"item {item.id}: {error}"))
+            self._tell(failure(f"item {item.id}", error))
             raise
 
     def _opened_to_read(self) -> Any:
@@ -1429,16 +1522,16 @@ class Journal:
             raise
 
     def _unreadable(self, what: str, error: Exception) -> JournalError:
-        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
-        self._tell(failure)
-        return failure
+        unreadable = failure(f"cannot read {what} in {self.path}", error)
+        self._tell(unreadable)
+        return unreadable
 
-    def _tell(self, failure: JournalError) -> None:
+    def _tell(self, error: JournalError) -> None:
         """Have the operator told, once: the client is each time."""
-        text = str(failure)
+        text = str(error)
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, failure)
+            self._writes.tell_damage(self, error)
 
     @property
     def disk_bytes(self) -> int:
@@ -1460,7 +1553,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)
@@ -1546,12 +1639,12 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
-            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot write {self.path}", error) from error
 
     def _put_mark(self, state: State) -> None:
         # Without a sync: it outlives the process, and after a power cut an older one does no harm.
         with contextlib.suppress(OSError):
-            (self.path / MARK_NAME).write_bytes(_proto.encode_ids([state.life, state.change]))
+            (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
             self._has_mark = True
 
     def _put_together(self, db: Any, batch: Batch) -> Any:

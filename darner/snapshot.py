@@ -14,10 +14,13 @@ from pathlib import Path
 
 from darner import _proto
 from darner._proto import State
+from darner.errors import NewerFormatError
+from darner.kinds import LARGEST
 
 # What a state by itself, as darner 1.0.0 left it, begins with; and what this record begins with.
 STATE_VERSION = 1
 VERSION = 2
+_MARK = struct.Struct(">QQ")
 # More is no snapshot: a start is not to run out of memory over it.
 MOST_BYTES = 64 << 20
 
@@ -85,11 +88,14 @@ class _Reader:
 
     def ids(self) -> list[int]:
         (count,) = struct.unpack(">I", self.take(4))
-        return list(struct.unpack(f">{count}Q", self.take(8 * count)))
+        ids = list(struct.unpack(f">{count}Q", self.take(8 * count)))
+        if any(id >= LARGEST for id in ids):
+            raise ValueError("snapshot has a number that none has")
+        return ids
 
 
 def decode(record: bytes) -> Snapshot:
-    """Return the snapshot in a record. ValueError if the record is damaged or of an unknown version."""
+    """Return the snapshot in a record. ValueError if it is damaged, NewerFormatError if a later darner's."""
     reader = _Reader(_proto.decode_chunk(record))
     (version,) = reader.take(1)
     if version == STATE_VERSION:
@@ -98,7 +104,7 @@ def decode(record: bytes) -> Snapshot:
         state = _proto.decode_state(record)
         return Snapshot(state, live_from=state.next_blob)
     if version != VERSION:
-        raise ValueError(f"snapshot has version {version}, this darner knows {VERSION}")
+        raise NewerFormatError(f"snapshot has version {version}, this darner knows {VERSION}")
     state = _proto.decode_state(reader.take(len(_proto.encode_state(State(0, 0)))))
     has_kept, expiring, delayed_items, delayed_bytes, live_from = reader.ids()
     found = Snapshot(
@@ -116,8 +122,22 @@ def decode(record: bytes) -> Snapshot:
     return found
 
 
+def encode_mark(state: State) -> bytes:
+    """Return the record of how far a journal had come."""
+    return _proto.encode_chunk(_MARK.pack(state.life, state.change))
+
+
+def decode_mark(record: bytes) -> tuple[int, int]:
+    """Return the life and the change in such a record. ValueError if it is damaged."""
+    body = _proto.decode_chunk(record)
+    if len(body) != _MARK.size:
+        raise ValueError("mark of a wrong size")
+    life, change = _MARK.unpack(body)
+    return life, change
+
+
 def read(path: Path) -> Snapshot | None:
-    """Return the snapshot in a file, or None if there is none. OSError or ValueError if it cannot be read."""
+    """Return the snapshot in a file, or None if there is none. Raises OSError or as `decode`."""
     record = read_small(path)
     return None if record is None else decode(record)
 
