@@ -407,7 +407,9 @@ class Broker:
                 break
             self._unregister(name)
             if not lives or journal.state.life == lives[-1].number:
-                self._retired[name] = (journal, self.log.synced)
+                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which tells
+                # of this queue, and not of its end.
+                self._retired[name] = (journal, self.log.position)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
             if not self._destroy(journal):
@@ -986,6 +988,7 @@ class Broker:
                 )
             raise
         self._stuck.discard(source.name)
+        source.journal.bind()
 
     def _adopt_item(self, target: Queue, item: Item, source: Queue) -> None:
         try:

@@ -236,8 +236,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts",
-        "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
+        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -256,6 +256,8 @@ class Batch:
         self.recount = False
         # the cursors that moved
         self.cursors: set[bytes] = set()
+        # whether it goes together with changes to other journals, so that the log is to be on the disk before
+        self.is_bound = False
         # how many bytes of memory the items in `puts` may take yet
         self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
@@ -289,6 +291,9 @@ class Writes(Protocol):
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
+
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
 
     def note_open(self, journal: "Journal") -> None:
         """The LevelDB of `journal` is open."""
@@ -562,7 +567,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return VanishedError(f"{self.path} has vanished")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -894,6 +899,8 @@ class Journal:
         batch = self.batch
         self.state.add(item)
         batch.puts[item.id] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         if item.blob:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
@@ -967,6 +974,11 @@ class Journal:
             self._advance()
         if not self.dirty:
             self._mark()
+
+    def bind(self) -> None:
+        """What is removed next has come to be in another journal. If the log were lost with the machine, and
+        LevelDB had the removal, it would be in neither: have the log on the disk first."""
+        self.batch.is_bound = True
 
     def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
         """An item was removed out of its turn."""
@@ -1111,6 +1123,8 @@ class Journal:
         batch = self.batch
         self.state.next_blob = item.id + 1
         batch.delayed[key] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         insort(batch.due, key)
         if item.blob:
             self.begun.discard(item.blob)
@@ -1299,6 +1313,7 @@ class Journal:
         except OSError as error:
             self.abandon_blob(blob)
             raise failure(f"cannot link {path} to {file}", error) from error
+        self._writes.note_link(path)
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1309,6 +1324,7 @@ class Journal:
         except JournalError:
             self.abandon_blob(blob)
             raise
+        self._writes.note_link(self.blob_path(blob))
         return blob
 
     def blob_path(self, blob: int) -> Path:
@@ -1334,9 +1350,11 @@ class Journal:
         return ripe
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
         for blob in blobs:
             self.blob_path(blob).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            sync_directory(self.path / BLOBS_NAME)
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
@@ -1595,6 +1613,7 @@ class Journal:
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
+        batch.is_bound |= sealed.is_bound
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item

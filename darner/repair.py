@@ -172,6 +172,9 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     except OSError as error:
         refusal = leveldb.failure(f"cannot read {source}", error)
         problems = [refusal.reason]
+    except Exception as error:  # whatever it is, the others are to be looked at
+        log.exception("internal error while a queue was looked at", queue=shown(name))
+        problems = [f"internal error: {type(error).__name__}: {error}"]
     finally:
         shutil.rmtree(shadow, ignore_errors=True)
     texts = [text.replace(str(shadow), str(source)) for text in problems]
@@ -252,6 +255,9 @@ def repair_all(data: Path) -> Iterator[tuple[bytes, Repaired | RepairError]]:
                 yield name, _repair(data, name)
             except RepairError as error:
                 yield name, error
+            except Exception as error:  # whatever it is, the others are to be repaired
+                log.exception("internal error while a queue was repaired", queue=shown(name))
+                yield name, RepairError(f"internal error: {type(error).__name__}: {error}")
 
 
 def _repair(data: Path, name: bytes) -> Repaired:
