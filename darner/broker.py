@@ -26,6 +26,8 @@ from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.reserve import FILE_NAME as RESERVE_NAME
+from darner.reserve import Reserve, is_full
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Client, Log
 
@@ -36,6 +38,8 @@ MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
 SLICE_MS = 5
 REST_MS = 10
+# While less is free than so many times the reserve, room may be short before it is looked for again.
+SCARCE = 4
 LOCK_NAME = ".lock"
 LOG_NAME = ".log"
 TRASH_NAME = ".trash"
@@ -143,12 +147,14 @@ class Broker:
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
+        reserve_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
         LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another."""
+        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full; it is
+        asked once the data directory is there."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -171,10 +177,13 @@ class Broker:
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
+        self._reserve_bytes = reserve_bytes
+        self._reserve: Reserve
         # whether the log takes nothing in, which was said
         self._is_refusing = False
-        # why sets are refused, if the disk is too full
+        # why sets are refused, if the disk is too full, and whether there is room for items to be moved even so
         self._crammed: JournalError | None = None
+        self._may_move = True
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # when what was set is to be synced, if it is
@@ -221,8 +230,14 @@ class Broker:
                 "or give another with --data"
             ) from error
         try:
+            self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
+            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
+            self.log.on_full = self._make_room
+            self._committer = Committer(
+                self.log, self._offload, self._defer, self._max_open, self._reserve
+            )
+            self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
             self._committer.on_damage = self._say_damage
@@ -451,7 +466,7 @@ class Broker:
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_space)
+        return Upload(stores[0], lambda: self._targets(name), self._check_upload)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -671,6 +686,8 @@ class Broker:
 
     def _say_refusal(self) -> None:
         refusal = self.log.segment.refusal
+        if refusal is not None and self._crammed is not None and is_full(refusal):
+            refusal = None  # that is said
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None
@@ -687,23 +704,63 @@ class Broker:
         if self._crammed is not None:
             raise self._crammed
 
+    def _check_upload(self) -> None:
+        """As `_check_space`, for what goes to the disk by itself and may fill it between two ticks."""
+        if self._reserve.size and self._crammed is None:
+            with contextlib.suppress(OSError):
+                if self._free_bytes() < self._margin_bytes:
+                    self._look_for_space()
+        self._check_space()
+
+    def _make_room(self, error: OSError) -> bool:
+        """The log has no room; returns whether it has some now."""
+        made = is_full(error) and self._reserve.release()
+        if made:
+            self._look_for_space()
+        return made
+
+    @property
+    def _margin_bytes(self) -> int:
+        """How much is left free besides the reserve, for LevelDB's compactions: so that it seldom comes to that."""
+        return self._reserve.size // 2
+
     def _look_for_space(self) -> None:
         """Refuse sets from now on if the disk is too full, or take them again."""
-        if not self._min_free_bytes:
+        reserve = self._reserve
+        if not (self._min_free_bytes or reserve.size):
             return
         try:
             free_bytes = self._free_bytes()
         except OSError:  # whoever needs the disk finds that out, too
             return
-        crammed = free_bytes < self._min_free_bytes
-        if crammed == (self._crammed is not None):
-            return
+        margin = self._margin_bytes
+        # what is in the log needs as much room again in LevelDB
+        needed = self._committer.staged_bytes if reserve.size else 0
+        self._may_move = free_bytes >= needed + margin // 2
+        if self._crammed is not None:  # not to be in the same case at once again
+            margin *= 2
+        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        was_missed = reserve.was_missed()
+        if not reserve.is_held and not was_missed and free_bytes >= needed + margin + reserve.size:
+            free_bytes -= reserve.size if reserve.hold() else 0
+        crammed = None
+        if free_bytes < self._min_free_bytes:
+            crammed = JournalError("refused: less is free on the disk than min_free_space")
+        elif not reserve.is_held or free_bytes < needed + margin:
+            crammed = JournalError("refused: the disk is full")
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
-        if crammed:
-            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
+        if reserve.size:
+            figures["needed_bytes"] = needed + margin + (0 if reserve.is_held else reserve.size)
+        self._cram(crammed, figures)
+
+    def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
+        was_crammed, self._crammed = self._crammed is not None, crammed
+        self.log.is_short = self._committer.is_short = crammed is not None
+        if was_crammed == (crammed is not None):
+            return
+        if crammed is not None:
             log.error("disk too full, sets are refused", **figures, action="make room, or let clients get")
         else:
-            self._crammed = None
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
@@ -749,6 +806,8 @@ class Broker:
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
         """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
+            if not self._may_move and self._crammed is not None:
+                raise self._crammed
             targets = self._targets(name)
             for target in targets:
                 target.journal.check()

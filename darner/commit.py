@@ -6,12 +6,14 @@ compacted away, and so are the files of large items that are gone.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
 from darner._proto import trim_memory
 from darner.blob import Offload
 from darner.errors import JournalError
-from darner.journal import Journal
+from darner.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
+from darner.reserve import Reserve, is_full
 from darner.wal import Log
 
 # How many ticks a change may stay in the log alone.
@@ -24,6 +26,11 @@ MAX_OPEN = 1000
 WRITES_PER_TICK = 64
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500
+# How many journals that could not be written are tried again in one tick, one after the other: each costs a LevelDB
+# to be opened, and the room for that.
+RETRIES_PER_TICK = 16
+# LevelDB takes no less.
+LEAST_BUFFER_BYTES = 64 << 10
 # How many compactions go on at a time: writes are not to wait for them.
 COMPACTIONS = 2
 
@@ -32,16 +39,32 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "offload",
-        "on_damage", "on_failure", "on_recovery",
+        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_reserve", "_retries", "_retrying",
+        "_sealed_bytes", "_spent", "_told", "_undeleted", "is_scarce", "is_short", "offload", "on_damage",
+        "on_failure", "on_recovery", "on_staged", "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
-        self, log: Log, offload: Offload, defer: Offload | None = None, max_open: int = MAX_OPEN
+        self,
+        log: Log,
+        offload: Offload,
+        defer: Offload | None = None,
+        max_open: int = MAX_OPEN,
+        reserve: Reserve | None = None,
     ) -> None:
         """`offload` is for what a client waits for, `defer` for the rest, if that is another. At most
-        `max_open` LevelDBs are to be open, but for those being written."""
+        `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of when the disk is
+        full."""
         self._log = log
+        self._reserve = reserve
+        # whether room on the disk is short: what gives some back does not wait
+        self.is_short = False
+        # whether it may soon be: little is to be on its way to LevelDB at a time
+        self.is_scarce = False
+        self.write_buffer_bytes = WRITE_BUFFER_BYTES
+        if reserve is not None and reserve.size:
+            # what is in there, twice, is written out when LevelDB is opened anew: the reserve has to do for that
+            self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, reserve.size // 8))
         self.offload = offload
         self._defer = defer or offload
         # how many are going on
@@ -53,7 +76,17 @@ class Committer:
         self._active: dict[Journal, int] = {}
         # whether anything was written or compacted since memory was given back
         self._spent = False
-        # told when a journal cannot be written, and when it can again, for the log
+        # the journals that could not be written and are to be tried in this tick, and the one that is being tried
+        self._retries: deque[Journal] = deque()
+        self._retrying: Journal | None = None
+        # called when what is staged may have become too much for the disk, and how much was sealed since then
+        self.on_staged: Callable[[], None] = lambda: None
+        self._sealed_bytes = 0
+        # journals of which was told that they cannot be written, and that a file cannot be deleted
+        self._told: set[Journal] = set()
+        self._undeleted: set[Journal] = set()
+        # told when a journal cannot be written, and when it can again, for the log; but not if the disk is full,
+        # for then the reserve is let go of, and that is no matter of one journal
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
         # told when something in a journal cannot be read
@@ -69,6 +102,8 @@ class Committer:
         """Forget about `journal`, which is deleted, or was not opened after all."""
         self._active.pop(journal, None)
         self._open.pop(journal, None)
+        self._told.discard(journal)
+        self._undeleted.discard(journal)
         # it may be asked for yet, as long as the log is needed for it
         journal.log = None
 
@@ -76,14 +111,22 @@ class Committer:
         """Have what `journal` has staged written, in a thread."""
         if journal.writing or journal.log is None:
             return
-        journal.seal()
+        journal.seal(tidy=self.is_short)
         self._active[journal] = 0
         self._spent = True
+        assert journal.sealed is not None
+        self._sealed_bytes += journal.sealed.staged_bytes
 
         def done(error: Exception | None) -> None:
             self._settle(journal, error)
+            if self._retrying is journal:
+                self._retrying = None
+                self._retry()
 
         self._defer(journal.write, done)
+        if self._sealed_bytes >= STAGED_BYTES:
+            self._sealed_bytes = 0
+            self.on_staged()
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -100,22 +143,47 @@ class Committer:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
         journal.failing = error
         self.add(journal)
-        self.on_failure(journal, error)
+        self._tell_failure(journal, error)
 
     def tell_damage(self, journal: Journal, error: JournalError) -> None:
         """`journal` cannot read something for the first time."""
         self.on_damage(journal, error)
 
+    def make_room(self) -> bool:
+        """The disk is full; returns whether there is more room now. From any thread, as is the next."""
+        return self._reserve is not None and self._reserve.release()
+
+    def check_room(self, size: int) -> None:
+        """Raises OSError if the disk has no room for `size` bytes."""
+        if self._reserve is not None:
+            self._reserve.check(size)
+
+    @property
+    def staged_bytes(self) -> int:
+        """How many bytes there are yet to be written to LevelDB, about."""
+        total = 0
+        for journal in self._active:
+            total += journal.batch.staged_bytes
+            if journal.sealed is not None:
+                total += journal.sealed.staged_bytes
+        return total
+
     def _settle(self, journal: Journal, error: Exception | None) -> None:
-        was_failing = journal.failing is not None
         journal.settle(None if error is None else JournalError(str(error)))
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
-            if not was_failing:
-                self.on_failure(journal, journal.failing)
-        elif was_failing:
+            self._tell_failure(journal, journal.failing)
+        elif journal in self._told:
+            self._told.discard(journal)
             self.on_recovery(journal)
+
+    def _tell_failure(self, journal: Journal, error: JournalError) -> None:
+        if self._reserve is not None and not self._reserve.is_held and is_full(error):
+            self.on_staged()
+        elif journal not in self._told:
+            self._told.add(journal)
+            self.on_failure(journal, error)
 
     def _shorten(self, pins: Iterable[Hashable]) -> None:
         for pin in pins:
@@ -125,23 +193,42 @@ class Committer:
     def tick(self) -> None:
         """Do a slice of what is to be done; to be called a few times a second."""
         left = WRITES_PER_TICK
+        self._retries.clear()
         for journal, ticks in list(self._active.items()):
             if blobs := journal.take_doomed():
                 self._delete_blobs(journal, blobs)
-            if not journal.writing and left > 0 and self._has_due(journal, ticks):
+            if journal.writing or not self._has_due(journal, ticks):
+                continue
+            if journal.failing is not None:
+                self._retries.append(journal)
+            elif left > 0:
                 left -= 1
                 self.checkpoint(journal)
+        while len(self._retries) > RETRIES_PER_TICK:
+            self._retries.pop()
+        self._retry()
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False
             self._defer(trim_memory, lambda _: None)
 
+    def _retry(self) -> None:
+        """Try to write the next journal that could not be written, if none is being tried: to open more than one
+        anew takes more room than there may be. Who has had its turn comes last at the next tick."""
+        while self._retries and self._retrying is None:
+            journal = self._retries.popleft()
+            if journal.failing is not None and not journal.writing and journal in self._active:
+                del self._active[journal]
+                self._retrying = journal
+                self.checkpoint(journal)
+
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
-        if self._compactions < COMPACTIONS and journal.compactable():
+        if self._compactions < COMPACTIONS and journal.compactable(soon=self.is_short):
             self._compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1
-            return ticks >= MAX_TICKS or journal.failing is not None or journal.overdue
+            is_due = ticks >= MAX_TICKS or journal.overdue or self.is_short
+            return is_due or journal.failing is not None
         if not (journal.untidy or journal.to_be_compacted or journal.doomed):
             self._active[journal] = ticks + 1
             if ticks >= REST_TICKS:
@@ -160,8 +247,13 @@ class Committer:
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:
             if error is None:
+                self._undeleted.discard(journal)
                 journal.forget(blobs)
-            else:
+                return
+            journal.take_doomed_back(blobs)
+            self.add(journal)
+            if journal not in self._undeleted:
+                self._undeleted.add(journal)
                 self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
 
         self._defer(lambda: journal.delete_blobs(blobs), done)
@@ -172,9 +264,11 @@ class Committer:
 
         def done(error: Exception | None) -> None:
             self._compactions -= 1
-            self.note_open(journal)
-            if error is not None:
-                self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
+            if error is None:
+                self.note_open(journal)
+                journal.end_compaction()
+            else:
+                journal.fail_compaction()
 
         self._defer(lambda: journal.compact(span), done)
 

@@ -40,6 +40,7 @@ from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
+from darner.reserve import is_full
 from darner.wal import Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -77,8 +78,10 @@ TRIM_RECORDS = 65_536
 TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
-# What LevelDB may write when it is opened: both its write buffers as tables, and some more.
-OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
+# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends of
+# blocks.
+OPENING_BYTES = 256 << 10
+# What an earlier version tried with whether there was room, and may have left.
 PROBE_NAME = "room"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
@@ -131,7 +134,7 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "proves", "puts",
         "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
     )  # fmt: skip
 
@@ -160,10 +163,17 @@ class Batch:
         # whether dead records go with it, and how much all those that are dead then come to
         self.trims = False
         self.dead_bytes = 0
+        # whether a compaction is known to have worked once it is written
+        self.proves = False
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
+
+    @property
+    def staged_bytes(self) -> int:
+        """How many bytes of memory its items take: about what it takes to be written."""
+        return STAGED_BYTES - self.room
 
     def in_order(self) -> Iterator[tuple[bytes, Item]]:
         """The delayed items, in the order in which they are due."""
@@ -175,6 +185,10 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
+    is_scarce: bool
+    # how much of a LevelDB is in memory before it is written out
+    write_buffer_bytes: int
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
@@ -191,6 +205,12 @@ class Writes(Protocol):
     def tell_damage(self, journal: "Journal", error: JournalError) -> None:
         """`journal` cannot read something for the first time."""
 
+    def make_room(self) -> bool:
+        """The disk is full; returns whether there is more room now. From any thread, as is the next."""
+
+    def check_room(self, size: int) -> None:
+        """Raises OSError if the disk has no room for `size` bytes."""
+
 
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
@@ -200,8 +220,8 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_db", "_dead_bytes", "_doubtful",
+        "_compacting_for", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
         "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
         "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
         "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
@@ -308,10 +328,15 @@ class Journal:
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        if self._db is not None:
+            self._count_uncompacted(self._db)
         # behind the last item expunged since then
         self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
+        # of a compaction that is not known to have worked: what was counted for it, and whether it is over
+        self._compacting_for: tuple[int, int, int, int] | None = None
+        self._compacted = False
         if lives:
             self._catch_up(lives)
         self._delete_unknown_blobs()
@@ -354,7 +379,7 @@ class Journal:
                 if self._closed_for is not None and not again:
                     raise self._closed_for
                 try:
-                    db = self._open()
+                    db = self._open_with_room()
                     try:
                         if known:
                             self._recognize(db)
@@ -369,9 +394,28 @@ class Journal:
                     self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
                     raise self._closed_for from error
                 self._db, self._closed_for = db, None
+                self._count_uncompacted(db)
             return self._db
 
+    def _count_uncompacted(self, db: Any) -> None:
+        """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
+        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
+        if size >= IDLE_COMPACT_BYTES:
+            self._compact_from = 0
+            self._trimmed_bytes = max(self._trimmed_bytes, size)
+
+    def _open_with_room(self) -> Any:
+        try:
+            return self._open()
+        except (leveldb.Error, OSError, JournalError) as error:
+            if not (is_full(error) and self._writes.make_room()):
+                raise
+        return self._open()
+
     def _open(self) -> Any:
+        with contextlib.suppress(OSError):
+            (self.path / PROBE_NAME).unlink()
         is_new = self._is_new()
         if is_new:
             if self._exists:
@@ -381,7 +425,7 @@ class Journal:
         return leveldb.DB(
             str(self.path),
             create_if_missing=is_new,
-            write_buffer_size=WRITE_BUFFER_BYTES,
+            write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
@@ -606,7 +650,9 @@ class Journal:
         # what was delayed and flushed has records until it would have been due
         has_delayed = self.next_due_ms < math.inf
         has_blobs = self.begun or self.doomed
-        is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
+        # what is dead is compacted by who has LevelDB open
+        is_tidy = not (self.untidy or self.to_be_compacted)
+        is_all = is_tidy and not (self.kept or has_blobs or has_delayed or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
@@ -694,7 +740,7 @@ class Journal:
     def _fill(self) -> None:
         if not self.writing:
             self._writes.checkpoint(self)
-        elif self.batch.room < -AHEAD_BYTES:
+        elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
             self.crowded = True
 
     def rewrite(self, item: Item) -> None:
@@ -1101,10 +1147,20 @@ class Journal:
             self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
         return ripe
 
+    def take_doomed_back(self, blobs: Iterable[int]) -> None:
+        """What `take_doomed` gave could not be deleted: it is to be tried again."""
+        self.doomed += [(blob, 0) for blob in blobs]
+
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs; OSError if that fails."""
+        """Delete the files of blobs; OSError if that fails for one, with the others deleted."""
+        failure = None
         for blob in blobs:
-            self.blob_path(blob).unlink(missing_ok=True)
+            try:
+                self.blob_path(blob).unlink(missing_ok=True)
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
@@ -1312,6 +1368,7 @@ class Journal:
         if batch.trims:
             self._untrimmed_puts = 0
         batch.dead_bytes = self._dead_bytes
+        batch.proves = self._compacted
         for label in batch.cursors:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
@@ -1338,6 +1395,7 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
+        batch.room -= sum(item.memory_bytes for item in puts.values())
         puts.update(batch.puts)
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
@@ -1349,6 +1407,7 @@ class Journal:
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
+                batch.room -= item.memory_bytes
         batch.due = sorted(batch.delayed)
         batch.ended |= sealed.ended
 
@@ -1363,7 +1422,7 @@ class Journal:
         try:
             if self._db is not None and self._has_moved():
                 self._shut()
-            self._reopen()
+            self._reopen(batch)
             fresh = self._db is None
             db = self._opened(again=True)
             if self._has_state:
@@ -1389,6 +1448,8 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
+            if is_full(error):
+                self._writes.make_room()
             raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
@@ -1409,17 +1470,18 @@ class Journal:
                 write.put(key, value)
         return write
 
-    def _reopen(self) -> None:
-        """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
-        what it has can still be read. OSError if there is none."""
+    def _reopen(self, batch: Batch) -> None:
+        """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
+        written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            probe = self.path / PROBE_NAME
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, OPENING_BYTES)
-            finally:
-                os.close(descriptor)
-                probe.unlink()
+            # its logs become tables before they go, and its manifest is written anew
+            with os.scandir(self.path) as entries:
+                size = sum(
+                    entry.stat().st_size
+                    for entry in entries
+                    if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
+                )
+            self._writes.check_room(size + OPENING_BYTES + batch.staged_bytes)
             self._shut()
         self._doubtful = False
 
@@ -1465,12 +1527,16 @@ class Journal:
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
         self.failing = error
-        if error is None:
+        if error is not None:
+            self.fail_compaction()
+        else:
             written, self.sealed = self.sealed, None
             assert written is not None
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
+            if written.proves:
+                self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
@@ -1508,37 +1574,63 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self) -> bool:
+    def compactable(self, *, soon: bool = False) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last."""
+        happened since this was asked last, or if it is to be taken back `soon`."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
-        if idle and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if self._compacting_for is not None or self.failing is not None:
+            return False
+        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
     @property
     def to_be_compacted(self) -> bool:
-        """Whether it will be compactable, if only once nothing happens."""
-        return self._trimmed_bytes >= IDLE_COMPACT_BYTES
+        """Whether it will be compactable, if only once nothing happens, or is being compacted."""
+        return self._trimmed_bytes >= IDLE_COMPACT_BYTES or self._compacting_for is not None
 
     def begin_compaction(self) -> tuple[int, int]:
         """Return what `compact` takes: the ids between which records were trimmed or expunged since the
         last time. Not more, for a compaction rewrites what is alive in its range."""
         span = self._compact_from, max(self.state.trimmed, self._expunged_to)
+        self._compacting_for = (
+            self._compact_from, self._expunged_to, self._trimmed_records, self._trimmed_bytes
+        )  # fmt: skip
+        self._compacted = False
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if it is
+        not open."""
         with self._compacting:
             db = self._db
-            if db is not None:
-                start, stop = map(_proto.item_key, span)
-                db.compact_range(start=start, stop=stop)
-                if self._due_from_ms:
-                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+            if db is None:
+                raise JournalError("LevelDB was closed meanwhile")
+            start, stop = map(_proto.item_key, span)
+            db.compact_range(start=start, stop=stop)
+            if self._due_from_ms:
+                db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+
+    def end_compaction(self) -> None:
+        """`compact` has returned. LevelDB does not say there that it failed, for want of room or whatever, but to
+        the next who writes: so something is to be written."""
+        if self._compacting_for is not None:
+            self._compacted = True
+            if not self.dirty:
+                self._mark()
+
+    def fail_compaction(self) -> None:
+        """What was to be compacted may be there yet: it is to be compacted once more."""
+        if self._compacting_for is not None:
+            start, expunged_to, records, size = self._compacting_for
+            self._compact_from = min(self._compact_from, start)
+            self._expunged_to = max(self._expunged_to, expunged_to)
+            self._trimmed_records += records
+            self._trimmed_bytes += size
+            self._compacting_for, self._compacted = None, False
 
     @property
     def is_open(self) -> bool:
@@ -1548,4 +1640,4 @@ class Journal:
     @property
     def busy(self) -> bool:
         """Whether something still needs the directory: a write or a compaction."""
-        return self.writing or self._compacting.locked()
+        return self.writing or (self._compacting_for is not None and not self._compacted)

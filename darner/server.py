@@ -26,6 +26,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, StartError
 from darner.listeners import Listeners
+from darner.reserve import size_for
 from darner.threads import Threads
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Server:
             lambda: shutil.disk_usage(self._data).free,
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
             self._threads.defer,
+            lambda: size_for(shutil.disk_usage(self._data).total),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(

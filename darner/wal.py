@@ -143,6 +143,10 @@ class Log:
         self.segment = Segment()
         # called when the log has become long, with the journals that keep its oldest segment
         self.on_long: Callable[[Iterable[Hashable]], None] = lambda _: None
+        # called when there is no room for a segment; returns whether there is now
+        self.on_full: Callable[[OSError], bool] = lambda _: False
+        # whether room is short, so that it is to be no longer than it must
+        self.is_short = False
         # how many journals have a number in the segment now written
         self.entered = 0
         # up to where the log is on the disk
@@ -278,16 +282,19 @@ class Log:
 
     def roll(self) -> None:
         """Go on in a new segment. Raises JournalError if there is none to be had."""
-        try:
-            if self._spare is None:
-                self._spare = self._reserve.pop() if self._reserve else SegmentFile(self._spare_path())
-            self._start(self._spare)
-        except OSError as error:
-            raise self._roomless(error) from error
+        while True:
+            try:
+                if self._spare is None:
+                    self._spare = self._reserve.pop() if self._reserve else SegmentFile(self._spare_path())
+                self._start(self._spare)
+                break
+            except OSError as error:
+                if not self.on_full(error):
+                    raise self._roomless(error) from error
         self._spare = None
         self._recycle()
         self._make_spare()
-        if len(self._files) > LONG_SEGMENTS:
+        if len(self._files) > (1 if self.is_short else LONG_SEGMENTS):
             self.on_long(list(self._files[0].pins))
 
     def _start(self, file: SegmentFile) -> None:
@@ -416,9 +423,12 @@ class Log:
         def done(error: Exception | None) -> None:
             self._making = False
             if error is not None:
-                self.segment.refusal = self._roomless(error)
                 for file in made:
                     file.delete()
+                if isinstance(error, OSError) and self.on_full(error):
+                    self._make_spare()
+                else:
+                    self.segment.refusal = self._roomless(error)
             else:
                 self._spare = made[0]
 
