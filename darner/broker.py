@@ -193,6 +193,8 @@ class Broker:
         self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # directories in the trash that could not be removed, and whose they were
+        self._unremoved: deque[tuple[Path, Journal]] = deque()
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -200,6 +202,8 @@ class Broker:
         self._resting = False
         # queues whose items cannot be moved now, for the log
         self._stuck: set[bytes] = set()
+        # those that could not be swept, for the log
+        self._unsweepable: set[bytes] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -233,7 +237,7 @@ class Broker:
             self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
             self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self.log.on_full = self._make_room
+            self.log.on_full = lambda error: is_full(error) and self._let_go()
             self._committer = Committer(
                 self.log, self._offload, self._defer, self._max_open, self._reserve
             )
@@ -399,6 +403,7 @@ class Broker:
         queue.retire()
         self._unregister(name)
         self._stuck.discard(name)
+        self._unsweepable.discard(name)
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
@@ -600,20 +605,26 @@ class Broker:
                 doomed.parent.mkdir(mode=0o700, exist_ok=True)
                 journal.path.rename(doomed)
             except OSError as error:
-                if journal not in self._undying:
-                    self._undying.add(journal)
-                    log.error(
-                        "cannot delete the files of a deleted queue; tried again by itself",
-                        directory=str(journal.path),
-                        reason=str(error),
-                    )
+                if is_full(error):
+                    self._let_go()
+                self._say_undying(journal, error)
                 return False
+            self._undying.discard(journal)
             self._remove(doomed, journal)
         else:
             self.log.unpin(journal)
+            self._undying.discard(journal)
         self._committer.discard(journal)
-        self._undying.discard(journal)
         return True
+
+    def _say_undying(self, journal: Journal, error: Exception) -> None:
+        if journal not in self._undying:
+            self._undying.add(journal)
+            log.error(
+                "cannot delete the files of a deleted queue; tried again by itself",
+                directory=str(journal.path),
+                reason=str(error),
+            )
 
     def _shut(self, journal: Journal) -> None:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
@@ -635,16 +646,22 @@ class Broker:
         """Remove what was the directory of a journal. The log is needed until that cannot come back."""
 
         def work() -> None:
-            sync_name(journal.path)
+            with contextlib.suppress(FileNotFoundError):  # of a long name, and done before
+                sync_name(journal.path)
             for parent in journal.path.relative_to(self._data).parents:
                 if parent.name:
                     with contextlib.suppress(OSError):  # another long name lives there
                         (self._data / parent).rmdir()
-            shutil.rmtree(doomed, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(doomed)
 
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
+                self._undying.discard(journal)
+            else:
+                self._unremoved.append((doomed, journal))
+                self._say_undying(journal, error)
 
         self._offload(work, done)
 
@@ -652,6 +669,8 @@ class Broker:
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
+        if self._unremoved:
+            self._remove(*self._unremoved.popleft())
         if self._bury() and not self._reaper.waits:
             self.log.sync(self._reaper, 0)
 
@@ -712,9 +731,9 @@ class Broker:
                     self._look_for_space()
         self._check_space()
 
-    def _make_room(self, error: OSError) -> bool:
-        """The log has no room; returns whether it has some now."""
-        made = is_full(error) and self._reserve.release()
+    def _let_go(self) -> bool:
+        """Let go of the reserve; returns whether that made room."""
+        made = self._reserve.release()
         if made:
             self._look_for_space()
         return made
@@ -795,19 +814,23 @@ class Broker:
             self._expire(queue)
             return
         try:
-            queue.sweep()
+            takes_in = queue.journal.failing is None and self.log.segment.refusal is None
+            queue.sweep(may_join=self._may_move and takes_in)
         except JournalError as error:
             # why a move fails is said already
-            if queue.name not in self._stuck:
+            if queue.name not in self._stuck | self._unsweepable:
+                self._unsweepable.add(queue.name)
                 self._say_failure(queue.journal, error)
+        else:
+            self._unsweepable.discard(queue.name)
         if not queue.stirs:
             self._stirring.pop(queue, None)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
         """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
-            if not self._may_move and self._crammed is not None:
-                raise self._crammed
+            if not (self._may_move or (self._let_go() and self._may_move)):
+                raise JournalError("the disk is full")
             targets = self._targets(name)
             for target in targets:
                 target.journal.check()
@@ -865,6 +888,13 @@ class Broker:
 
     @staticmethod
     def _say_failure(journal: Journal, error: JournalError) -> None:
+        if journal.failing is None:
+            log.error(
+                "upkeep failure, something of a queue stays as it was; it is tried again by itself",
+                queue=journal.name.decode(errors="replace"),
+                reason=str(error),
+            )
+            return
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
             queue=journal.name.decode(errors="replace"),

@@ -983,8 +983,8 @@ class Journal:
         return found
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
-        self.check()
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not refused
+        while nothing is taken in: that a reader finds it is what lets it go."""
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
