@@ -153,10 +153,9 @@ class Committer:
         """The disk is full; returns whether there is more room now. From any thread, as is the next."""
         return self._reserve is not None and self._reserve.release()
 
-    def check_room(self, size: int) -> None:
-        """Raises OSError if the disk has no room for `size` bytes."""
-        if self._reserve is not None:
-            self._reserve.check(size)
+    def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
+        """Have within all the room there is, `size` bytes at least. OSError if there is less."""
+        return contextlib.nullcontext() if self._reserve is None else self._reserve.lend(size)
 
     @property
     def staged_bytes(self) -> int:
@@ -242,7 +241,8 @@ class Committer:
         self._open.pop(journal, None)
         journal.writing = True
         state = journal.resting_state()
-        self._defer(lambda: journal.close(state), lambda _: journal.go_on())
+        close = journal.close_for_rest if self.is_short else journal.close
+        self._defer(lambda: close(state), lambda _: journal.go_on())
 
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:

@@ -208,8 +208,8 @@ class Writes(Protocol):
     def make_room(self) -> bool:
         """The disk is full; returns whether there is more room now. From any thread, as is the next."""
 
-    def check_room(self, size: int) -> None:
-        """Raises OSError if the disk has no room for `size` bytes."""
+    def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
+        """Have within all the room there is, `size` bytes at least. OSError if there is less."""
 
 
 class Journal:
@@ -409,9 +409,11 @@ class Journal:
         try:
             return self._open()
         except (leveldb.Error, OSError, JournalError) as error:
-            if not (is_full(error) and self._writes.make_room()):
+            if not is_full(error):
                 raise
-        return self._open()
+        self._writes.make_room()
+        with self._writes.lend_room(0):
+            return self._open()
 
     def _open(self) -> Any:
         with contextlib.suppress(OSError):
@@ -1474,16 +1476,27 @@ class Journal:
         """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
         written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            # its logs become tables before they go, and its manifest is written anew
-            with os.scandir(self.path) as entries:
-                size = sum(
-                    entry.stat().st_size
-                    for entry in entries
-                    if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
-                )
-            self._writes.check_room(size + OPENING_BYTES + batch.staged_bytes)
-            self._shut()
+            with self._compacting, self._using, self._writes.lend_room(self._opening_bytes + batch.staged_bytes):
+                self._db.close()
+                self._db = self._write = None
+                self._opened(again=True)
         self._doubtful = False
+
+    @property
+    def _opening_bytes(self) -> int:
+        """What room it takes to open LevelDB anew: its logs become tables before they go, and its manifest is
+        written once more. What a failed compaction has left goes only then."""
+        with os.scandir(self.path) as entries:
+            return OPENING_BYTES + sum(
+                entry.stat().st_size
+                for entry in entries
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
+            )
+
+    def _has_garbage(self) -> bool:
+        """Whether the open LevelDB has left files that are none of its any more. They go when it is opened."""
+        live = self._db.get_property(b"leveldb.sstables").count(b"[")
+        return sum(file.suffix == ".ldb" for file in self.path.iterdir()) > live
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
@@ -1552,6 +1565,16 @@ class Journal:
         crowding, self.crowding = self.crowding, []
         for client in crowding:
             client.release()
+
+    def close_for_rest(self, state: bytes) -> None:
+        """As `close`, but leave nothing that takes up room, which there is little of."""
+        with contextlib.suppress(OSError, JournalError):  # said by whoever needs it
+            if self._db is not None and self._has_garbage():
+                with self._compacting, self._using, self._writes.lend_room(self._opening_bytes):
+                    self._db.close()
+                    self._db = self._write = None
+                    self._opened(again=True)
+        self.close(state)
 
     # Tidying
 

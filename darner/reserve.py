@@ -9,8 +9,9 @@ taken, which would use it up.
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from darner import leveldb
 
@@ -18,7 +19,7 @@ FILE_NAME = ".reserve"
 # Enough for what goes on at one time when the disk becomes full: a LevelDB with two write buffers and a batch to
 # be opened anew, that batch, a compaction, and some segments of the log. On a small disk so much is too much.
 MOST_BYTES = 32 << 20
-SHARE = 8
+SHARE = 6
 # What the system says, and LevelDB, which has it in words alone.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -40,59 +41,83 @@ class Reserve:
     """A file whose room is let go of when the disk is full. Its methods may be called from any thread."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """The room is not held yet: see `hold`. Of size 0 it is no reserve: always held, never let go of."""
+        """The room is not held yet: see `hold`. Of size 0 it is no reserve, and nothing is ever let go of."""
         self._path = path
-        self._lock = Lock()
+        # also held while what was lent is used: two that need it all would both fail
+        self._lock = RLock()
         self.size = size
-        # whether the file has all its room
-        self.is_held = size == 0
+        # what is kept of it, for `lend` alone
+        self._least = size // 2
+        self._held = 0
         # whether somebody has found the disk full since `was_missed` was asked
         self._missed = False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether all of its room is held."""
+        return self._held == self.size
+
     def hold(self) -> bool:
-        """Take the room; returns whether there was enough."""
+        """Take all the room, or as much of it as is kept for `lend`; returns whether it is all."""
         with self._lock:
-            if not self.is_held:
-                try:
-                    self._resize(0, self.size)
-                    self.is_held = True
-                except OSError:
-                    self._empty()
-            return self.is_held
+            is_whole = self._holds(self.size)
+            if not is_whole:
+                self._holds(self._least)
+            return is_whole
 
     def release(self) -> bool:
         """The disk is full: let go of the room; returns whether there was any to let go of."""
         with self._lock:
             self._missed = True
-            if not self.is_held or not self.size:
+            if self._held <= self._least:
                 return False
-            self.is_held = False
-            self._empty()
+            self._cut(self._least)
             return True
 
-    def check(self, size: int) -> None:
-        """Raises OSError if there are no `size` bytes free, besides those that are held."""
+    @contextlib.contextmanager
+    def lend(self, size: int) -> Iterator[None]:
+        """Let go of all the room within, for what needs up to `size` bytes and may give more back; then take it
+        again. OSError if so much is not there."""
         with self._lock:
-            held = self.size if self.is_held else 0
+            held = self._held
+            self._hold(max(size, held))
+            self._cut(0)
             try:
-                self._resize(held, size)
+                yield
             finally:
-                with contextlib.suppress(OSError):
-                    os.truncate(self._path, held)
+                if not self._holds(held):
+                    self._holds(min(held, self._least))
 
     def was_missed(self) -> bool:
         """Return whether somebody has found the disk full since this was asked last."""
         missed, self._missed = self._missed, False
         return missed
 
-    def _resize(self, start: int, size: int) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _holds(self, size: int) -> bool:
         try:
-            os.posix_fallocate(descriptor, start, size)
-        finally:
-            os.close(descriptor)
+            self._hold(size)
+        except OSError:
+            return False
+        return True
 
-    def _empty(self) -> None:
+    def _hold(self, size: int) -> None:
+        """Have so much room at least. OSError if there is less; then it is as it was."""
+        if size <= self._held:
+            return
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self._missed = True
+            self._cut(self._held)
+            raise
+        self._held = size
+
+    def _cut(self, size: int) -> None:
         # the name stays: to give it anew would need room
         with contextlib.suppress(OSError):
-            os.truncate(self._path, 0)
+            os.truncate(self._path, size)
+        self._held = size
