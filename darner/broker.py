@@ -757,11 +757,12 @@ class Broker:
         needed = self._committer.staged_bytes if reserve.size else 0
         self._may_move = free_bytes >= needed + margin // 2
         if self._crammed is not None:  # not to be in the same case at once again
-            margin *= 2
+            margin += margin // 2
         self._committer.is_scarce = free_bytes < SCARCE * reserve.size
-        was_missed = reserve.was_missed()
-        if not reserve.is_held and not was_missed and free_bytes >= needed + margin + reserve.size:
-            free_bytes -= reserve.size if reserve.hold() else 0
+        missing = reserve.missing_bytes
+        if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
+            reserve.hold()
+            free_bytes -= missing - reserve.missing_bytes
         crammed = None
         if free_bytes < self._min_free_bytes:
             crammed = JournalError("refused: less is free on the disk than min_free_space")
@@ -769,7 +770,7 @@ class Broker:
             crammed = JournalError("refused: the disk is full")
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
         if reserve.size:
-            figures["needed_bytes"] = needed + margin + (0 if reserve.is_held else reserve.size)
+            figures["needed_bytes"] = needed + margin + reserve.missing_bytes
         self._cram(crammed, figures)
 
     def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:

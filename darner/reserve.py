@@ -57,6 +57,11 @@ class Reserve:
         """Whether all of its room is held."""
         return self._held == self.size
 
+    @property
+    def missing_bytes(self) -> int:
+        """How much of its room is not held."""
+        return self.size - self._held
+
     def hold(self) -> bool:
         """Take all the room, or as much of it as is kept for `lend`; returns whether it is all."""
         with self._lock:
