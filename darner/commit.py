@@ -8,11 +8,13 @@ compacted away, and so are the files of large items that are gone.
 import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
 from darner._proto import trim_memory
-from darner.blob import Offload
+from darner.blob import Offload, sync_directory, sync_file, sync_name
 from darner.errors import JournalError
 from darner.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
+from darner.leveldb import failure
 from darner.reserve import Reserve, is_full
 from darner.wal import Log
 
@@ -26,8 +28,8 @@ MAX_OPEN = 1000
 WRITES_PER_TICK = 64
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500
-# How many journals that could not be written are tried again in one tick, one after the other: each costs a LevelDB
-# to be opened, and the room for that.
+# How many journals that could not be written are tried again in one tick, one after the other: for each a
+# LevelDB is opened, which takes room.
 RETRIES_PER_TICK = 16
 # LevelDB takes no less.
 LEAST_BUFFER_BYTES = 64 << 10
@@ -35,13 +37,30 @@ LEAST_BUFFER_BYTES = 64 << 10
 COMPACTIONS = 2
 
 
+class Ordered:
+    """Waits for the log to be on the disk, for the sake of a batch that must not be there before it."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self._go_on = go_on
+
+    def hold(self) -> None:
+        """The batch is held back already."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Then LevelDB has to have what the log may not have."""
+
+    def release(self) -> None:
+        """It is there."""
+        self._go_on()
+
+
 class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_reserve", "_retries", "_retrying",
-        "_sealed_bytes", "_spent", "_told", "_undeleted", "is_scarce", "is_short", "offload", "on_damage",
-        "on_failure", "on_recovery", "on_staged", "write_buffer_bytes",
+        "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_reserve", "_retries",
+        "_retrying", "_sealed_bytes", "_spent", "_told", "_undeleted", "is_scarce", "is_short", "offload",
+        "on_damage", "on_failure", "on_recovery", "on_staged", "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +72,8 @@ class Committer:
         reserve: Reserve | None = None,
     ) -> None:
         """`offload` is for what a client waits for, `defer` for the rest, if that is another. At most
-        `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of when the disk is
-        full."""
+        `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of when the disk
+        is full."""
         self._log = log
         self._reserve = reserve
         # whether room on the disk is short: what gives some back does not wait
@@ -63,7 +82,7 @@ class Committer:
         self.is_scarce = False
         self.write_buffer_bytes = WRITE_BUFFER_BYTES
         if reserve is not None and reserve.size:
-            # what is in there, twice, is written out when LevelDB is opened anew: the reserve has to do for that
+            # what is in there, twice, is written out when LevelDB is opened anew: the reserve has to do
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, reserve.size // 8))
         self.offload = offload
         self._defer = defer or offload
@@ -74,9 +93,11 @@ class Committer:
         self._open: dict[Journal, None] = {}
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
+        # the files of blobs that are not known to be on the disk, and belong to changes of several journals
+        self._links: dict[Path, None] = {}
         # whether anything was written or compacted since memory was given back
         self._spent = False
-        # the journals that could not be written and are to be tried in this tick, and the one that is being tried
+        # the journals that could not be written and are to be tried in this tick, and the one that is tried
         self._retries: deque[Journal] = deque()
         self._retrying: Journal | None = None
         # called when what is staged may have become too much for the disk, and how much was sealed since then
@@ -85,8 +106,8 @@ class Committer:
         # journals of which was told that they cannot be written, and that a file cannot be deleted
         self._told: set[Journal] = set()
         self._undeleted: set[Journal] = set()
-        # told when a journal cannot be written, and when it can again, for the log; but not if the disk is full,
-        # for then the reserve is let go of, and that is no matter of one journal
+        # Told when a journal cannot be written, and when it can again, for the log; but not if the disk is
+        # full: then the reserve is let go of, and that is no matter of one journal.
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
         # told when something in a journal cannot be read
@@ -109,6 +130,9 @@ class Committer:
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
+        if self._log.segment.in_group:  # no part of it by itself
+            self._log.after_group.append(lambda: self.checkpoint(journal))
+            return
         if journal.writing or journal.log is None:
             return
         journal.seal(tidy=self.is_short)
@@ -123,10 +147,34 @@ class Committer:
                 self._retrying = None
                 self._retry()
 
-        self._defer(journal.write, done)
+        if journal.sealed.is_bound:
+            self._log.sync(Ordered(lambda: self._write_bound(journal, done)), 0)
+        else:
+            self._defer(journal.write, done)
         if self._sealed_bytes >= STAGED_BYTES:
             self._sealed_bytes = 0
             self.on_staged()
+
+    def _write_bound(self, journal: Journal, done: Callable[[Exception | None], None]) -> None:
+        """Have a batch written that goes together with changes to other journals, now that the log is on the
+        disk."""
+        links = list(self._links)
+
+        def work() -> None:
+            _sync_links(links)
+            journal.write()
+
+        def written(error: Exception | None) -> None:
+            if error is None:
+                for path in links:
+                    self._links.pop(path, None)
+            done(error)
+
+        self._defer(work, written)
+
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
+        self._links[path] = None
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -168,7 +216,9 @@ class Committer:
         return total
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
-        journal.settle(None if error is None else JournalError(str(error)))
+        journal.settle(
+            error if isinstance(error, JournalError) or error is None else JournalError(str(error))
+        )
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -211,8 +261,8 @@ class Committer:
             self._defer(trim_memory, lambda _: None)
 
     def _retry(self) -> None:
-        """Try to write the next journal that could not be written, if none is being tried: to open more than one
-        anew takes more room than there may be. Who has had its turn comes last at the next tick."""
+        """Try to write the next journal that could not be written, if none is being tried: to open more than
+        one anew takes more room than there may be. Who has had its turn comes last at the next tick."""
         while self._retries and self._retrying is None:
             journal = self._retries.popleft()
             if journal.failing is not None and not journal.writing and journal in self._active:
@@ -254,7 +304,7 @@ class Committer:
             self.add(journal)
             if journal not in self._undeleted:
                 self._undeleted.add(journal)
-                self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
+                self.on_failure(journal, failure(f"cannot delete an item's file in {journal.path}", error))
 
         self._defer(lambda: journal.delete_blobs(blobs), done)
 
@@ -275,6 +325,10 @@ class Committer:
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that does not take long for; of the
         others the log has it. Nothing may be being written."""
+        if any(journal.batch.is_bound for journal in self._active):
+            with contextlib.suppress(OSError):
+                self._log.sync_now()
+                _sync_links(self._links)
         for at, journal in enumerate(list(self._active)):
             if at < WRITES_AT_CLOSE:
                 self._write_now(journal)
@@ -295,3 +349,13 @@ class Committer:
         except JournalError as failure:
             error = failure
         self._settle(journal, error)
+
+
+def _sync_links(paths: Iterable[Path]) -> None:
+    """Have files of blobs, and their names, on the disk."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # the item is gone
+            sync_file(path)
+            for directory in (path.parent, path.parent.parent):
+                sync_directory(directory)
+            sync_name(path.parent.parent)

@@ -24,11 +24,13 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import math
 import os
 import secrets
+import shutil
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -36,12 +38,21 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, leveldb
+from darner import _proto, foreign, leveldb
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
-from darner.errors import JournalError
+from darner.errors import (
+    DamagedError,
+    ForeignError,
+    JournalError,
+    MisplacedError,
+    NewerFormatError,
+    VanishedError,
+)
+from darner.kinds import LARGEST
+from darner.leveldb import failure
 from darner.reserve import is_full
-from darner.wal import Client, Life, Log
+from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
@@ -78,11 +89,15 @@ TRIM_RECORDS = 65_536
 TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
-# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends of
-# blocks.
+# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
+# of blocks.
 OPENING_BYTES = 256 << 10
 # What an earlier version tried with whether there was room, and may have left.
 PROBE_NAME = "room"
+# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+DELETED_NAME = "deleted"
+# What a file system has at its root, which may be mounted here.
+LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -92,13 +107,49 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# What is said of a file that can be copied, but not linked: it is on another file system, or that has no
+# links.
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+# How often the directory of a long name is tried to be made.
+MKDIR_TRIES = 100
+# How many numbers the payload of a change begins with, if it has a fixed number of them.
+_NUMBERS: dict[int, int] = {
+    Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
+    Change.JOIN: 3,
+}  # fmt: skip
+# How many new segments a change is tried in: one may turn out not to be writable.
+SEGMENTS_TRIED = 3
+
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
 
 
+def is_known_key(key: bytes) -> bool:
+    """Whether a journal has records with such a key."""
+    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
+
+
+def decode_place(record: bytes) -> list[int]:
+    """Return the place of a cursor. ValueError if the record is damaged."""
+    place = _proto.decode_ids(record)
+    if not place:
+        raise ValueError("the place of a cursor is empty")
+    return place
+
+
+def decode_counts(record: bytes) -> list[int]:
+    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    counts = _proto.decode_ids(record)
+    if len(counts) != 4:
+        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
+    return counts
+
+
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    unborn = (*leveldb_has, BLOBS_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -122,6 +173,16 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
+
+
 def _delayed_key(due_ms: int, id: int) -> bytes:
     return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
@@ -130,12 +191,55 @@ def _due_ms(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big")
 
 
+def _numbers(kind: int, payload: bytes) -> list[int]:
+    """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
+    the size that such a change has, or has numbers that no change has."""
+    start, stop, each = 0, 8 * _NUMBERS.get(kind, 0), 8
+    if kind == Change.DISCARD:
+        stop, each = len(payload), 16
+    elif kind == Change.CURSOR:
+        start, stop = 1 + payload[0] if payload else 1, len(payload)
+    numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(start, stop, 8)]
+    is_whole = start <= stop <= len(payload) and (stop - start) % each == 0
+    if not is_whole or any(number >= LARGEST for number in numbers):
+        raise ValueError(f"the log has a change of kind {kind} that is damaged")
+    return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").is_file():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "proves", "puts",
-        "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
+        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -154,6 +258,8 @@ class Batch:
         self.recount = False
         # the cursors that moved
         self.cursors: set[bytes] = set()
+        # whether it goes together with changes to other journals, so that the log is to be on the disk before
+        self.is_bound = False
         # how many bytes of memory the items in `puts` may take yet
         self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
@@ -196,6 +302,9 @@ class Writes(Protocol):
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
 
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
+
     def note_open(self, journal: "Journal") -> None:
         """The LevelDB of `journal` is open."""
 
@@ -220,9 +329,9 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_compacting_for", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
-        "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
+        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_has_state", "_last_looked_at", "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
         "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
         "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
         "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
@@ -312,7 +421,7 @@ class Journal:
         self.state.next_blob = secrets.randbits(40) << 20
         if log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
         elif not self._load_state():
             self._load()
@@ -347,29 +456,23 @@ class Journal:
 
     # LevelDB
 
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        if not is_new and not (self.path / "CURRENT").exists():
-            raise JournalError(
-                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                "Nothing in it was touched; move it away, or repair a copy of it"
-            )
-        return is_new
-
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
-        try:
-            for directory in (*reversed(list(pieces)), self.path):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise JournalError(f"cannot make {self.path}: {error}") from error
+        directories = [*reversed(list(pieces)), self.path]
+        for left in reversed(range(MKDIR_TRIES)):
+            try:
+                for directory in directories:
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                (self.path / DELETED_NAME).unlink(missing_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                # who has deleted another queue in one of the pieces may have taken that along
+                if not left:
+                    raise failure(f"cannot make {self.path}", error) from error
+            except OSError as error:
+                raise failure(f"cannot make {self.path}", error) from error
+            else:
+                return
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -387,12 +490,12 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = failure(f"cannot open {self.path}", error)
+                    raise self._closed_for from error
                 except JournalError as error:
                     self._closed_for = error
                     raise
-                except (leveldb.Error, OSError, ValueError) as error:
-                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
-                    raise self._closed_for from error
                 self._db, self._closed_for = db, None
                 self._count_uncompacted(db)
             return self._db
@@ -418,15 +521,15 @@ class Journal:
     def _open(self) -> Any:
         with contextlib.suppress(OSError):
             (self.path / PROBE_NAME).unlink()
-        is_new = self._is_new()
-        if is_new:
+        begins = is_new(self.path)
+        if begins:
             if self._exists:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         return leveldb.DB(
-            str(self.path),
-            create_if_missing=is_new,
+            os.fsencode(self.path),
+            create_if_missing=begins,
             write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
@@ -445,12 +548,11 @@ class Journal:
             state = _proto.decode_state(record)
             change = state.change
             if state.life != self.state.life:
-                raise JournalError(f"{self.path} is another journal than it was: put that back")
+                raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise JournalError(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
-                f"{self.stored_change}. Stop the server; then darner check says more, and darner repair "
-                "saves what is left"
+                f"{self.stored_change}"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -472,7 +574,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -486,6 +588,8 @@ class Journal:
             self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
         except FileNotFoundError:
             return False
+        except NewerFormatError as error:
+            raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
             self._has_state = True
             return False
@@ -493,12 +597,12 @@ class Journal:
         return True
 
     def _load(self) -> None:
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                if next(iter(db.iterator(include_value=False)), None) is not None:
-                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                _check_empty(db)
                 return
             self._state_key, record = stored
             self.state = _proto.decode_state(record)
@@ -511,19 +615,20 @@ class Journal:
                     if id < self.state.floor and db.get(_proto.item_key(id)) is not None
                 }
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
-                self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+                if is_known_key(key):
+                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
             self.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = _proto.decode_ids(place)
+                self.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
-                counts = _proto.decode_ids(delayed)
+                counts = decode_counts(delayed)
                 self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
                 first = next(self._stored_delayed(include_value=False), None)
                 if first is not None:
                     self.next_due_ms = _due_ms(first)
-        except (leveldb.Error, OSError, ValueError) as error:
+        except (leveldb.Error, OSError, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot read {self.path}", error) from error
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -544,9 +649,9 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
+            raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -556,11 +661,11 @@ class Journal:
     def _replay(self, life: Life) -> None:
         state = self.state
         for change, kind, payload in life.changes:
-            if state.life != life.number or change > state.change + 1:
-                raise ValueError(
-                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
-                    "back, or move this one away and delete the queue"
+            if state.life != life.number:
+                raise MisplacedError("it is not the directory that the log was written for")
+            if change > state.change + 1:
+                raise DamagedError(
+                    f"the log goes on at change {change}, the directory ends at change {state.change}"
                 )
             if change > state.change:
                 state.change = change
@@ -590,30 +695,18 @@ class Journal:
             return False
 
     def _redo(self, kind: int, payload: bytes) -> None:
-        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
+            self._check_given_out(id)
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
-            ends = range(0, len(payload), 16)
-            self._flush(
-                {
-                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(
-                        payload[at + 8 : at + 16], "big"
-                    )
-                    for at in ends
-                }
-            )
+            stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
+            for id in stay:
+                self._check_given_out(id)
+            self._flush(stay)
         elif kind == Change.BLOB:
             (blob,) = numbers
             self._begin_blob(blob)
@@ -625,6 +718,17 @@ class Journal:
             self._revive(created_ms)
         else:
             self._redo_aside(kind, payload, numbers)
+
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
 
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""
@@ -640,12 +744,13 @@ class Journal:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
         elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
+            self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
-            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
+            raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
+
+    def _check_given_out(self, id: int) -> None:
+        if not 0 < id < self.state.next_id:
+            raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
@@ -674,8 +779,12 @@ class Journal:
         log = self.log
         assert log is not None
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+        for _ in range(SEGMENTS_TRIED):
+            if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+                break
             log.roll()
+        else:
+            raise JournalError("the log cannot be written")
         self._number = log.enter(self.state.life)
         self._entered = self._segment.number
         if self.dirty:  # otherwise once it is
@@ -692,12 +801,25 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                self.log.roll()
-                self._enter()
-                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            change = self.state.change + 1
+            if not self._segment.append(kind, self._number, change, payload):
+                for _ in self._new_segments():
+                    if self._segment.append(kind, self._number, change, payload):
+                        break
+                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
         self.state.change += 1
+
+    def _new_segments(self) -> Iterator[None]:
+        """Go on in a new segment, for there is no room in this one, or it cannot be written; and in another
+        one
+        if that cannot be written either. Raises JournalError if there is none."""
+        assert self.log is not None
+        for _ in range(SEGMENTS_TRIED):
+            self.log.roll()
+            self._enter()
+            yield
+        raise JournalError("the log cannot be written")
 
     def _mark(self) -> None:
         self.dirty = True
@@ -720,9 +842,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                log.roll()
-                self._enter()
-                self._segment.put(_PUT, self._number, state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_PUT, self._number, state.change + 1, item):
+                        break
         state.change += 1
         self._put(item)
 
@@ -730,6 +852,8 @@ class Journal:
         batch = self.batch
         self.state.add(item)
         batch.puts[item.id] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         if item.blob:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
@@ -753,9 +877,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                self.log.roll()
-                self._enter()
-                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                        break
         self.state.change += 1
         self._rewrite(item)
 
@@ -773,9 +897,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                log.roll()
-                self._enter()
-                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+                for _ in self._new_segments():
+                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                        break
         state.change += 1
         self._remove(item.id, item.size, item.blob)
 
@@ -801,6 +925,11 @@ class Journal:
             self._advance()
         if not self.dirty:
             self._mark()
+
+    def bind(self) -> None:
+        """What is removed next has come to be in another journal. If the log were lost with the machine, and
+        LevelDB had the removal, it would be in neither: have the log on the disk first."""
+        self.batch.is_bound = True
 
     def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
         """An item was removed out of its turn."""
@@ -943,6 +1072,8 @@ class Journal:
         batch = self.batch
         self.state.next_blob = item.id + 1
         batch.delayed[key] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         insort(batch.due, key)
         if item.blob:
             self.begun.discard(item.blob)
@@ -985,8 +1116,8 @@ class Journal:
         return found
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not refused
-        while nothing is taken in: that a reader finds it is what lets it go."""
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
+        refused while nothing is taken in: that a reader finds it is what lets it go."""
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
@@ -1023,8 +1154,9 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        self.delayed_items -= 1
-        self.delayed_bytes -= item.size
+        # a count that was too low on the disk stays a count
+        self.delayed_items = max(0, self.delayed_items - 1)
+        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1102,19 +1234,30 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def link_blob(self, file: Path) -> int:
+    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
         """Begin a blob with the bytes of another one, in `file`; returns its id.
 
-        Raises JournalError if that cannot be: then `file` is as it was.
+        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
+        given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
+        was.
         """
         blob = self.begin_blob()
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.hardlink_to(file)
+            try:
+                path.hardlink_to(file)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                if copies is None:
+                    shutil.copyfile(file, path)
+                else:
+                    copies.append((file, path))
         except OSError as error:
             self.abandon_blob(blob)
-            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+            raise failure(f"cannot link {path} to {file}", error) from error
+        self._writes.note_link(path)
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1125,6 +1268,7 @@ class Journal:
         except JournalError:
             self.abandon_blob(blob)
             raise
+        self._writes.note_link(self.blob_path(blob))
         return blob
 
     def blob_path(self, blob: int) -> Path:
@@ -1154,15 +1298,18 @@ class Journal:
         self.doomed += [(blob, 0) for blob in blobs]
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs; OSError if that fails for one, with the others deleted."""
-        failure = None
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails for one,
+        with the others deleted."""
+        failed = None
         for blob in blobs:
             try:
                 self.blob_path(blob).unlink(missing_ok=True)
             except OSError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+                failed = error
+        if failed is not None:
+            raise failed
+        with contextlib.suppress(FileNotFoundError):
+            sync_directory(self.path / BLOBS_NAME)
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
@@ -1250,10 +1397,13 @@ class Journal:
         start = max(start, self.state.floor)
         if start >= stop:
             return
+        # not one by one: a sweep may have left a wide gap
         if start == self.state.floor:
-            # not one by one: a sweep may have left a wide gap
             self.state.floor = stop
             self.gone = {id for id in self.gone if id >= stop}
+        elif stop - start > MAX_GONE:
+            self.kept.update(id for id in range(self.state.floor, start) if id not in self.gone)
+            self._keep(stop)
         else:
             self.gone.update(range(start, stop))
         self._advance()
@@ -1315,7 +1465,7 @@ class Journal:
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
         except JournalError as error:
-            self._tell(JournalError(f"item {item.id}: {error}"))
+            self._tell(failure(f"item {item.id}", error))
             raise
 
     def _opened_to_read(self) -> Any:
@@ -1331,16 +1481,16 @@ class Journal:
             raise
 
     def _unreadable(self, what: str, error: Exception) -> JournalError:
-        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
-        self._tell(failure)
-        return failure
+        unreadable = failure(f"cannot read {what} in {self.path}", error)
+        self._tell(unreadable)
+        return unreadable
 
-    def _tell(self, failure: JournalError) -> None:
+    def _tell(self, error: JournalError) -> None:
         """Have the operator told, once: the client is each time."""
-        text = str(failure)
+        text = str(error)
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, failure)
+            self._writes.tell_damage(self, error)
 
     @property
     def disk_bytes(self) -> int:
@@ -1362,7 +1512,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)
@@ -1406,6 +1556,7 @@ class Journal:
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
+        batch.is_bound |= sealed.is_bound
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
@@ -1452,7 +1603,7 @@ class Journal:
             self._doubtful = True
             if is_full(error):
                 self._writes.make_room()
-            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot write {self.path}", error) from error
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write
@@ -1476,11 +1627,15 @@ class Journal:
         """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
         written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            with self._compacting, self._using, self._writes.lend_room(self._opening_bytes + batch.staged_bytes):
-                self._db.close()
-                self._db = self._write = None
-                self._opened(again=True)
+            self._open_anew(self._opening_bytes + batch.staged_bytes)
         self._doubtful = False
+
+    def _open_anew(self, size: int) -> None:
+        """Close LevelDB and open it again, with that much room for it. OSError if there is less."""
+        with self._compacting, self._using, self._writes.lend_room(size):
+            self._db.close()
+            self._db = self._write = None
+            self._opened(again=True)
 
     @property
     def _opening_bytes(self) -> int:
@@ -1494,8 +1649,8 @@ class Journal:
             )
 
     def _has_garbage(self) -> bool:
-        """Whether the open LevelDB has left files that are none of its any more. They go when it is opened."""
-        live = self._db.get_property(b"leveldb.sstables").count(b"[")
+        """Whether the open LevelDB has left files that are none of its any more, and go when it is opened."""
+        live: int = self._db.get_property(b"leveldb.sstables").count(b"[")
         return sum(file.suffix == ".ldb" for file in self.path.iterdir()) > live
 
     def _sync_blobs(self, batch: Batch) -> None:
@@ -1570,10 +1725,7 @@ class Journal:
         """As `close`, but leave nothing that takes up room, which there is little of."""
         with contextlib.suppress(OSError, JournalError):  # said by whoever needs it
             if self._db is not None and self._has_garbage():
-                with self._compacting, self._using, self._writes.lend_room(self._opening_bytes):
-                    self._db.close()
-                    self._db = self._write = None
-                    self._opened(again=True)
+                self._open_anew(self._opening_bytes)
         self.close(state)
 
     # Tidying
@@ -1626,8 +1778,8 @@ class Journal:
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if it is
-        not open."""
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if
+        it is not open."""
         with self._compacting:
             db = self._db
             if db is None:
@@ -1638,8 +1790,8 @@ class Journal:
                 db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
 
     def end_compaction(self) -> None:
-        """`compact` has returned. LevelDB does not say there that it failed, for want of room or whatever, but to
-        the next who writes: so something is to be written."""
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so there,
+        but to the next who writes: so something is to be written."""
         if self._compacting_for is not None:
             self._compacted = True
             if not self.dirty:

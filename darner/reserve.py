@@ -1,9 +1,12 @@
 """Room on the disk that is held back, so that what gives room back finds some when the disk is full.
 
-To open a LevelDB that failed, to write what is staged for it, to delete and compact its dead records, and to log
-what is taken out: each needs room before it gives any. So a file without content holds some as long as all is
-well. It is let go of when the disk is found full, and held again once there is enough: until then no sets are
-taken, which would use it up.
+To open a LevelDB that failed, to write what is staged for it, to delete and compact its dead records, and to
+log what is taken out: each needs room before it gives any. So a file without content holds some as long as
+all is well. It is let go of when the disk is found full, and held again once there is enough: until then no
+sets are taken, which would use it up.
+
+A part of it is kept even so, and lent for as long as it takes to open a LevelDB. One that met the full disk
+in a compaction has filled it up with files that are of no use, and deletes them only when it is opened.
 """
 
 import contextlib
@@ -16,8 +19,8 @@ from threading import RLock
 from darner import leveldb
 
 FILE_NAME = ".reserve"
-# Enough for what goes on at one time when the disk becomes full: a LevelDB with two write buffers and a batch to
-# be opened anew, that batch, a compaction, and some segments of the log. On a small disk so much is too much.
+# Enough for what goes on at one time when the disk becomes full: a LevelDB with two write buffers and a batch
+# to be opened anew, that batch, a compaction, some segments of the log. On a small disk that is too much.
 MOST_BYTES = 32 << 20
 SHARE = 6
 # What the system says, and LevelDB, which has it in words alone.
@@ -81,8 +84,8 @@ class Reserve:
 
     @contextlib.contextmanager
     def lend(self, size: int) -> Iterator[None]:
-        """Let go of all the room within, for what needs up to `size` bytes and may give more back; then take it
-        again. OSError if so much is not there."""
+        """Let go of all the room within, for what needs up to `size` bytes and may give more back; then take
+        it again. OSError if so much is not there."""
         with self._lock:
             held = self._held
             self._hold(max(size, held))

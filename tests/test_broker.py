@@ -11,7 +11,7 @@ from doubles import Disk, Silence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darner import broker
+from darner import broker, trash
 from darner._proto import CHUNK_BYTES, valid_name
 from darner.broker import Broker, directory_of, name_of
 from darner.config import QueueSettings
@@ -687,7 +687,7 @@ def test_the_files_of_a_deleted_queue_that_cannot_be_removed_are_tried_again_and
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)
-        patch.setattr(broker.shutil, "rmtree", refuse)
+        patch.setattr(trash.shutil, "rmtree", refuse)
         data.tick(5)
     assert any(journal in file.pins for file in data.broker.log._files)
     data.tick(2)

@@ -308,7 +308,6 @@ class TestFailure:
         bench.threads.run_all()
         assert "cannot delete an item's file" in bench.told[0][1]
 
-
     def test_of_several_is_tried_again_one_after_the_other(self, bench, disk):
         journals = [bench.put(bench.journal(b"queue%d" % number), b"a") for number in range(3)]
         disk.failures = ["before"] * 6
@@ -374,7 +373,9 @@ class TestFullDisk:
         bench.committer.on_staged = lambda: looked.append(reserve.is_held)
         work.put(Item(0, 0, 0, 0, b"a"))
         bench.committer.checkpoint(work)
-        disk.full = iter([False, True, False, False]).__next__  # opened, not written; opened again, and written
+        disk.full = iter(
+            [False, True, False, False]
+        ).__next__  # opened, not written; opened again, and written
         bench.threads.run_all()
         assert (looked, bench.told) == ([False], [])
         assert work.failing is not None
@@ -462,7 +463,9 @@ class TestCompaction:
         bench.committer.checkpoint(work)
         bench.threads.run_all()
         compacted = []
-        monkeypatch.setattr("doubles.Handle.compact_range", lambda _, **span: compacted.append(span), raising=False)
+        monkeypatch.setattr(
+            "doubles.Handle.compact_range", lambda _, **span: compacted.append(span), raising=False
+        )
         for id in range(1, 16):
             work.remove(work.find(id))
         return compacted

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Server, Wire, configured, running, until
+from running import Server, Wire, running, until
 
 # mkfs.xfs makes none that is smaller
 SIZES_MIB = {"tmpfs": 40, "ext4": 100, "xfs": 300}
@@ -93,7 +93,11 @@ class Backlog:
         numbers = range(self._number, self._number + count)
         self._number += count
         name = queue + self.option
-        wire.send(b"".join(b"set %s 0 0 %d\r\n%s\r\n" % (name, self.size, item(number, self.size)) for number in numbers))
+        wire.send(
+            b"".join(
+                b"set %s 0 0 %d\r\n%s\r\n" % (name, self.size, item(number, self.size)) for number in numbers
+            )
+        )
         refusals = set()
         for number in numbers:
             reply = wire.line()
@@ -109,13 +113,16 @@ class Backlog:
         with self.connect() as wire:
             for _ in range(3):
                 before = self._number
-                while not any([self.set(wire, queue, count) for queue in self.queues]):
+                while not self._set_on_each(wire, count):
                     pass
                 refusals = self.set(wire, self.queues[0], 1)
                 until(lambda: self.server.stat("curr_items") >= 0)
                 if before:
                     assert refusals <= {refusal}
         assert all(self.stored.values())
+
+    def _set_on_each(self, wire: Wire, count: int) -> set[bytes]:
+        return set().union(*(self.set(wire, queue, count) for queue in self.queues))
 
     def assert_lets_all_out(self) -> None:
         """Each item comes, in its order, and no get is refused."""

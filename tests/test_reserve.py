@@ -165,7 +165,12 @@ def test_a_full_disk_is_known_by_what_the_system_says_and_by_what_leveldb_says(n
     # LevelDB's error is one of the system, too, but without its number
     assert is_full(type("IOError", (leveldb.Error, OSError), {})(f"IO error: x: {text}".encode()))
     assert is_full(JournalError(f"cannot write x: {text}"))
-    for other in (OSError(errno.EIO, "I/O error"), leveldb.Error(b"Corruption: x"), JournalError("x"), ValueError()):
+    for other in (
+        OSError(errno.EIO, "I/O error"),
+        leveldb.Error(b"Corruption: x"),
+        JournalError("x"),
+        ValueError(),
+    ):
         assert not is_full(other)
 
 
