@@ -30,6 +30,8 @@ from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.reserve import FILE_NAME as RESERVE_NAME
+from darner.reserve import Reserve, is_full
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Client, Life, Log
 
@@ -40,6 +42,8 @@ MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
 SLICE_MS = 5
 REST_MS = 10
+# While less is free than so many times the reserve, room may be short before it is looked for again.
+SCARCE = 4
 LOG_NAME = ".log"
 # One, unless it stands in what is percent-encoded already.
 CAPITAL = re.compile("(%..)|[A-Z]")
@@ -186,12 +190,11 @@ def say_in_memory(name: bytes) -> None:
     )
 
 
-def say_full(free_bytes: int, min_free_bytes: int) -> None:
-    """Log that there is less room on the disk than is to be left free."""
+def say_full(**figures: int) -> None:
+    """Log that there is less room on the disk than is to be left free, or is needed."""
     log.error(
         "disk too full, sets are refused",
-        free_bytes=free_bytes,
-        min_free_bytes=min_free_bytes,
+        **figures,
         action="make room, or let clients get",
     )
 
@@ -305,12 +308,14 @@ class Broker:
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
+        reserve_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
         LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another."""
+        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full;
+        it is asked once the data directory is there."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -338,10 +343,13 @@ class Broker:
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
+        self._reserve_bytes = reserve_bytes
+        self._reserve: Reserve
         # whether the log takes nothing in, which was said
         self._is_refusing = False
-        # why sets are refused, if the disk is too full
+        # why sets are refused, if the disk is too full, and whether items may be moved even so
         self._crammed: JournalError | None = None
+        self._may_move = True
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # told when fetching is refused from now on
@@ -353,6 +361,8 @@ class Broker:
         self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # what is left to do for directories in the trash that could not be removed, and whose they were
+        self._unremoved: deque[tuple[trash.Work, Journal]] = deque()
         # deleted queues whose directories are being emptied where they are, and what is said until that is
         # done
         self._emptied: dict[bytes, JournalError] = {}
@@ -394,8 +404,12 @@ class Broker:
             )
         self._folds_case = folds_case(self._data)
         try:
+            self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
+            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
+            self.log.on_full = lambda error: is_full(error) and self._let_go()
+            self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
+            self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
             self._committer.on_fault = self._take_out
@@ -677,7 +691,7 @@ class Broker:
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_sets)
+        return Upload(stores[0], lambda: self._targets(name), self._check_upload)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -814,23 +828,29 @@ class Broker:
             try:
                 work = trash.throw(self._data, journal.path)
             except OSError as error:
-                if journal not in self._undying:
-                    self._undying.add(journal)
-                    log.error(
-                        "cannot delete the files of a deleted queue; tried again by itself",
-                        directory=str(journal.path),
-                        reason=reason(error),
-                    )
+                if is_full(error):
+                    self._let_go()
+                self._say_undying(journal, error)
                 return False
+            self._undying.discard(journal)
             if os.path.lexists(journal.path):
                 self._empty_in_place(journal.name, work, lambda: self.log.unpin(journal))
             else:
                 self._remove(work, journal)
         else:
             self.log.unpin(journal)
+            self._undying.discard(journal)
         self._committer.discard(journal)
-        self._undying.discard(journal)
         return True
+
+    def _say_undying(self, journal: Journal, error: Exception) -> None:
+        if journal not in self._undying:
+            self._undying.add(journal)
+            log.error(
+                "cannot delete the files of a deleted queue; tried again by itself",
+                directory=str(journal.path),
+                reason=reason(error),
+            )
 
     def _empty_in_place(self, name: bytes, work: trash.Work, gone: Callable[[], None]) -> None:
         """Have a directory emptied that cannot be moved; until that is done its queue cannot be made anew."""
@@ -887,13 +907,10 @@ class Broker:
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
+                self._undying.discard(journal)
             else:
-                log.error(
-                    "the log is kept: it is not known that the files of a deleted queue are gone",
-                    queue=journal.name.decode(errors="replace"),
-                    reason=str(error),
-                    action="repair the disk, and restart the server",
-                )
+                self._unremoved.append((work, journal))
+                self._say_undying(journal, error)
 
         self._offload(remove, done)
 
@@ -913,6 +930,8 @@ class Broker:
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
+        if self._unremoved:
+            self._remove(*self._unremoved.popleft())
         if self._bury() and not self._reaper.waits:
             self.log.sync(self._reaper, 0)
 
@@ -970,6 +989,8 @@ class Broker:
 
     def _say_refusal(self) -> None:
         refusal = cast("JournalError | None", self.log.segment.refusal)
+        if refusal is not None and self._crammed is not None and is_full(refusal):
+            refusal = None  # that is said
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None
@@ -987,23 +1008,64 @@ class Broker:
         if self._crammed is not None:
             raise self._crammed.with_traceback(None)
 
+    def _check_upload(self) -> None:
+        """As `_check_sets`, for what goes to the disk by itself and may fill it between two ticks."""
+        if self._reserve.size and self._crammed is None:
+            with contextlib.suppress(OSError):
+                if self._free_bytes() < self._margin_bytes:
+                    self._look_for_space()
+        self._check_sets()
+
+    def _let_go(self) -> bool:
+        """Let go of the reserve; returns whether that made room."""
+        made = self._reserve.release()
+        if made:
+            self._look_for_space()
+        return made
+
+    @property
+    def _margin_bytes(self) -> int:
+        """How much is left free, for LevelDB's compactions, so that the reserve is seldom needed."""
+        return self._reserve.size // 2
+
     def _look_for_space(self) -> None:
         """Refuse sets from now on if the disk is too full, or take them again."""
-        if not self._min_free_bytes:
+        reserve = self._reserve
+        if not (self._min_free_bytes or reserve.size):
             return
         try:
             free_bytes = self._free_bytes()
         except OSError:  # whoever needs the disk finds that out, too
             return
-        crammed = free_bytes < self._min_free_bytes
-        if crammed == (self._crammed is not None):
+        margin = self._margin_bytes
+        # what is in the log needs as much room again in LevelDB
+        needed = self._committer.staged_bytes if reserve.size else 0
+        self._may_move = free_bytes >= needed + margin // 2
+        if self._crammed is not None:  # not to be in the same case at once again
+            margin += margin // 2
+        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        missing = reserve.missing_bytes
+        if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
+            reserve.hold()
+            free_bytes -= missing - reserve.missing_bytes
+        crammed = None
+        if free_bytes < self._min_free_bytes:
+            crammed = JournalError("refused: less is free on the disk than min_free_space")
+        elif not reserve.is_held or free_bytes < needed + margin:
+            crammed = JournalError("refused: the disk is full")
+        figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
+        if reserve.size:
+            figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        self._cram(crammed, figures)
+
+    def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
+        was_crammed, self._crammed = self._crammed is not None, crammed
+        self.log.is_short = self._committer.is_short = crammed is not None
+        if was_crammed == (crammed is not None):
             return
-        if crammed:
-            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
-            say_full(free_bytes, self._min_free_bytes)
+        if crammed is not None:
+            say_full(**figures)
         else:
-            self._crammed = None
-            figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
@@ -1038,7 +1100,8 @@ class Broker:
             if queue.is_outdated(self._clock()):
                 self._expire(queue)
                 return
-            queue.sweep()
+            takes_in = queue.journal.failing is None and self.log.segment.refusal is None
+            queue.sweep(may_join=self._may_move and takes_in)
             self._said.pop(queue.name, None)
         except JournalError as error:
             # why a move fails is said already
@@ -1083,6 +1146,8 @@ class Broker:
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
         """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
         try:
+            if not (self._may_move or (self._let_go() and self._may_move)):
+                raise JournalError("the disk is full")
             targets = self._targets(name)
             for target in targets:
                 target.journal.check()
@@ -1159,6 +1224,14 @@ class Broker:
 
     @staticmethod
     def _say_failure(journal: Journal, error: JournalError) -> None:
+        if journal.failing is None:
+            log.error(
+                "upkeep failure, something of a queue stays as it was; it is tried again by itself",
+                queue=journal.name.decode(errors="replace"),
+                reason=error.reason,
+                action=error.action,
+            )
+            return
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
             queue=journal.name.decode(errors="replace"),

@@ -811,15 +811,18 @@ class Queue:
             raise
         self._come(mine)
 
-    def sweep(self) -> None:
+    def sweep(self, *, may_join: bool = True) -> None:
         """Take back what has been reserved for too long, have what is due join, and be rid of some of what
         has expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
-        `restless` if there is more to do at once."""
+        `restless` if there is more to do at once. Unless `may_join`, what is due waits for a reader: it is
+        written once more when it joins, and for that there may be no room."""
         self.restless = False
         now = self.clock()
         if self._reserved_ms:
             self._take_back(now)
-        if self._due_ms <= now:
+        if self._due_ms <= now and (may_join or self.waiters):
+            if not self.waiters:
+                self.journal.check()
             self.restless = self._join(now)
         limit = self.settings.max_expire_sweep
         if self._swept or self._soonest_ms <= now:

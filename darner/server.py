@@ -26,6 +26,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.reserve import size_for
 from darner.signals import Watch
 from darner.threads import Threads
 
@@ -97,7 +98,7 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
         if free_bytes < settings.min_free_space:
-            broker.say_full(free_bytes, settings.min_free_space)
+            broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
         for directory in broker.queue_directories(data):
             name = broker.name_of(directory)
             if not settings.queue(name).durable:
@@ -141,6 +142,7 @@ class Server:
             lambda: shutil.disk_usage(self._data).free,
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
             self._threads.defer,
+            lambda: size_for(shutil.disk_usage(self._data).total),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
