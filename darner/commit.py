@@ -62,8 +62,8 @@ class Committer:
 
     __slots__ = (
         "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_reserve", "_retries",
-        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted", "is_scarce",
-        "is_short", "offload", "on_damage", "on_failure", "on_fault", "on_recovery", "on_staged",
+        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted",
+        "is_scarce", "is_short", "offload", "on_damage", "on_failure", "on_fault", "on_recovery", "on_staged",
         "write_buffer_bytes",
     )  # fmt: skip
 
@@ -249,7 +249,6 @@ class Committer:
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         self._sealed.pop(journal, None)
-        was_failing = journal.failing is not None
         journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
         if journal.log is not None:
             self.note_open(journal)

@@ -1948,8 +1948,8 @@ class Journal:
                 db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
 
     def end_compaction(self) -> None:
-        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so there,
-        but to the next who writes: so something is to be written."""
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
+        there, but to the next who writes: so something is to be written."""
         if self._compacting_for is not None:
             self._compacted = True
             if not self.dirty:
