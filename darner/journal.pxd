@@ -30,6 +30,7 @@ cdef class Batch:
         Py_ssize_t trimmed_bytes
         list doomed
         bint trims
+        bint proves
         Py_ssize_t dead_bytes
 
 
@@ -88,6 +89,8 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         Py_ssize_t _untrimmed_puts
         object _last_looked_at
+        object _compacting_for
+        bint _compacted
         uint64_t _due_from_ms
         uint64_t _live_from
         uint64_t _expunged_to

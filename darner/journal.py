@@ -24,11 +24,13 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import math
 import os
 import secrets
+import shutil
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -50,6 +52,7 @@ from darner.errors import (
 )
 from darner.kinds import LARGEST
 from darner.leveldb import failure
+from darner.reserve import is_full
 from darner.snapshot import Snapshot
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
@@ -91,9 +94,15 @@ TRIM_RECORDS = 65_536
 TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
-# What LevelDB may write when it is opened: both its write buffers as tables, and some more.
-OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
+# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
+# of blocks.
+OPENING_BYTES = 256 << 10
+# What an earlier version tried with whether there was room, and may have left.
 PROBE_NAME = "room"
+# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+DELETED_NAME = "deleted"
+# What a file system has at its root, which may be mounted here.
+LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -103,6 +112,11 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# What is said of a file that can be copied, but not linked: it is on another file system, or that has no
+# links.
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+# How often the directory of a long name is tried to be made.
+MKDIR_TRIES = 100
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
@@ -139,7 +153,8 @@ def decode_counts(record: bytes) -> list[int]:
 
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    unborn = (*leveldb_has, BLOBS_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -237,7 +252,8 @@ class Batch:
 
     __slots__ = (
         "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -267,10 +283,17 @@ class Batch:
         # whether dead records go with it, and how much all those that are dead then come to
         self.trims = False
         self.dead_bytes = 0
+        # whether a compaction is known to have worked once it is written
+        self.proves = False
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
+
+    @property
+    def staged_bytes(self) -> int:
+        """How many bytes of memory its items take: about what it takes to be written."""
+        return STAGED_BYTES - self.room
 
     def in_order(self) -> Iterator[tuple[bytes, Item]]:
         """The delayed items, in the order in which they are due."""
@@ -282,6 +305,10 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
+    is_scarce: bool
+    # how much of a LevelDB is in memory before it is written out
+    write_buffer_bytes: int
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
@@ -303,6 +330,12 @@ class Writes(Protocol):
 
     def tell_damage(self, journal: "Journal", error: JournalError) -> None:
         """`journal` cannot read something for the first time."""
+
+    def make_room(self) -> bool:
+        """The disk is full; returns whether there is more room now. From any thread, as is the next."""
+
+    def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
+        """Have within all the room there is, `size` bytes at least. OSError if there is less."""
 
 
 class _Fence(Log):
@@ -331,13 +364,14 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_mark", "_has_state",
-        "_last_looked_at", "_live_from", "_must_exist", "_number", "_place", "_segment", "_state_key",
-        "_told", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes",
-        "batch", "begun", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
-        "doomed", "expiring", "failing", "fault", "generation", "gone", "kept", "log", "lost", "name",
-        "next_due_ms", "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
+        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_has_mark", "_has_state", "_last_looked_at", "_live_from", "_must_exist", "_number", "_place",
+        "_segment", "_state_key", "_told", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using",
+        "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors", "delayed_bytes",
+        "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
+        "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state",
+        "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -457,10 +491,15 @@ class Journal:
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        if self._db is not None:
+            self._count_uncompacted(self._db)
         # behind the last item expunged since then
         self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
+        # of a compaction that is not known to have worked: what was counted for it, and whether it is over
+        self._compacting_for: tuple[int, int, int, int] | None = None
+        self._compacted = False
         if lives:
             self._catch_up(lives)
         self._check_mark()
@@ -476,11 +515,20 @@ class Journal:
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
-        try:
-            for directory in (*reversed(list(pieces)), self.path):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise failure(f"cannot make {self.path}", error) from error
+        directories = [*reversed(list(pieces)), self.path]
+        for left in reversed(range(MKDIR_TRIES)):
+            try:
+                for directory in directories:
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                (self.path / DELETED_NAME).unlink(missing_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                # who has deleted another queue in one of the pieces may have taken that along
+                if not left:
+                    raise failure(f"cannot make {self.path}", error) from error
+            except OSError as error:
+                raise failure(f"cannot make {self.path}", error) from error
+            else:
+                return
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -490,7 +538,7 @@ class Journal:
                 if self._closed_for is not None and not again:
                     raise self._closed_for.with_traceback(None)
                 try:
-                    db = self._open()
+                    db = self._open_with_room()
                     try:
                         if known:
                             self._recognize(db)
@@ -505,9 +553,30 @@ class Journal:
                     self._closed_for = error
                     raise
                 self._db, self._closed_for = db, None
+                self._count_uncompacted(db)
             return self._db
 
+    def _count_uncompacted(self, db: Any) -> None:
+        """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
+        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
+        if size >= IDLE_COMPACT_BYTES:
+            self._compact_from = 0
+            self._trimmed_bytes = max(self._trimmed_bytes, size)
+
+    def _open_with_room(self) -> Any:
+        try:
+            return self._open()
+        except (leveldb.Error, OSError, JournalError) as error:
+            if not is_full(error):
+                raise
+        self._writes.make_room()
+        with self._writes.lend_room(0):
+            return self._open()
+
     def _open(self) -> Any:
+        with contextlib.suppress(OSError):
+            (self.path / PROBE_NAME).unlink()
         begins = is_new(self.path)
         if begins:
             if self._must_exist:
@@ -517,9 +586,9 @@ class Journal:
         elif harm := leveldb_log.damage(self.path):
             raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
-            str(self.path),
+            os.fsencode(self.path),
             create_if_missing=begins,
-            write_buffer_size=WRITE_BUFFER_BYTES,
+            write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
@@ -795,9 +864,11 @@ class Journal:
             raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet."""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
+        compacted, which is for who has it open."""
+        is_tidy = not (self.untidy or self.to_be_compacted)
         is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
-        return self.snapshot().encode() if is_stored and self.failing is None else b""
+        return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -913,7 +984,7 @@ class Journal:
     def _fill(self) -> None:
         if not self.writing:
             self._writes.checkpoint(self)
-        elif self.batch.room < -AHEAD_BYTES:
+        elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
             self.crowded = True
 
     def rewrite(self, item: Item) -> None:
@@ -1177,8 +1248,8 @@ class Journal:
         return found
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
-        self.check()
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
+        refused while nothing is taken in: that a reader finds it is what lets it go."""
         if self.delayed_items < 1 or self.delayed_bytes < item.size:
             raise self._miscounted()
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
@@ -1300,16 +1371,26 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def link_blob(self, file: Path) -> int:
+    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
         """Begin a blob with the bytes of another one, in `file`; returns its id.
 
-        Raises JournalError if that cannot be: then `file` is as it was.
+        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
+        given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
+        was.
         """
         blob = self.begin_blob()
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.hardlink_to(file)
+            try:
+                path.hardlink_to(file)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                if copies is None:
+                    shutil.copyfile(file, path)
+                else:
+                    copies.append((file, path))
         except OSError as error:
             self.abandon_blob(blob)
             raise failure(f"cannot link {path} to {file}", error) from error
@@ -1349,10 +1430,21 @@ class Journal:
             self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
         return ripe
 
+    def take_doomed_back(self, blobs: Iterable[int]) -> None:
+        """What `take_doomed` gave could not be deleted: it is to be tried again."""
+        self.doomed += [(blob, 0) for blob in blobs]
+
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails for one,
+        with the others deleted."""
+        failed = None
         for blob in blobs:
-            self.blob_path(blob).unlink(missing_ok=True)
+            try:
+                self.blob_path(blob).unlink(missing_ok=True)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
         with contextlib.suppress(FileNotFoundError):
             sync_directory(self.path / BLOBS_NAME)
 
@@ -1579,6 +1671,7 @@ class Journal:
         if batch.trims:
             self._untrimmed_puts = 0
         batch.dead_bytes = self._dead_bytes
+        batch.proves = self._compacted
         for label in batch.cursors:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
@@ -1605,6 +1698,7 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
+        batch.room -= sum(item.memory_bytes for item in puts.values())
         puts.update(batch.puts)
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
@@ -1617,6 +1711,7 @@ class Journal:
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
+                batch.room -= item.memory_bytes
         batch.due = sorted(batch.delayed)
         batch.ended |= sealed.ended
 
@@ -1631,7 +1726,7 @@ class Journal:
         try:
             if self._db is not None and self._has_moved():
                 self._shut()
-            self._reopen()
+            self._reopen(batch)
             fresh = self._db is None
             db = self._opened(again=True)
             if self._has_state:
@@ -1658,6 +1753,8 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
+            if is_full(error):
+                self._writes.make_room()
             raise failure(f"cannot write {self.path}", error) from error
 
     def _put_mark(self, state: State) -> None:
@@ -1684,19 +1781,35 @@ class Journal:
                 write.put(key, value)
         return write
 
-    def _reopen(self) -> None:
-        """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
-        what it has can still be read. OSError if there is none."""
+    def _reopen(self, batch: Batch) -> None:
+        """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
+        written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            probe = self.path / PROBE_NAME
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, OPENING_BYTES)
-            finally:
-                os.close(descriptor)
-                probe.unlink()
-            self._shut()
+            self._open_anew(self._opening_bytes + batch.staged_bytes)
         self._doubtful = False
+
+    def _open_anew(self, size: int) -> None:
+        """Close LevelDB and open it again, with that much room for it. OSError if there is less."""
+        with self._compacting, self._using, self._writes.lend_room(size):
+            self._db.close()
+            self._db = self._write = None
+            self._opened(again=True)
+
+    @property
+    def _opening_bytes(self) -> int:
+        """What room it takes to open LevelDB anew: its logs become tables before they go, and its manifest is
+        written once more. What a failed compaction has left goes only then."""
+        with os.scandir(self.path) as entries:
+            return OPENING_BYTES + sum(
+                entry.stat().st_size
+                for entry in entries
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
+            )
+
+    def _has_garbage(self) -> bool:
+        """Whether the open LevelDB has left files that are none of its any more, and go when it is opened."""
+        live: int = self._db.get_property(b"leveldb.sstables").count(b"[")
+        return sum(file.suffix == ".ldb" for file in self.path.iterdir()) > live
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
@@ -1740,12 +1853,16 @@ class Journal:
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
         self.failing = error
-        if error is None:
+        if error is not None:
+            self.fail_compaction()
+        else:
             written, self.sealed = self.sealed, None
             assert written is not None
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
+            if written.proves:
+                self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
@@ -1761,6 +1878,13 @@ class Journal:
         crowding, self.crowding = self.crowding, []
         for client in crowding:
             client.release()
+
+    def close_for_rest(self, state: bytes) -> None:
+        """As `close`, but leave nothing that takes up room, which there is little of."""
+        with contextlib.suppress(OSError, JournalError):  # said by whoever needs it
+            if self._db is not None and self._has_garbage():
+                self._open_anew(self._opening_bytes)
+        self.close(state)
 
     # Tidying
 
@@ -1783,37 +1907,63 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self) -> bool:
+    def compactable(self, *, soon: bool = False) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last."""
+        happened since this was asked last, or if it is to be taken back `soon`."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
-        if idle and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if self._compacting_for is not None or self.failing is not None:
+            return False
+        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
     @property
     def to_be_compacted(self) -> bool:
-        """Whether it will be compactable, if only once nothing happens."""
-        return self._trimmed_bytes >= IDLE_COMPACT_BYTES
+        """Whether it will be compactable, if only once nothing happens, or is being compacted."""
+        return self._trimmed_bytes >= IDLE_COMPACT_BYTES or self._compacting_for is not None
 
     def begin_compaction(self) -> tuple[int, int]:
         """Return what `compact` takes: the ids between which records were trimmed or expunged since the
         last time. Not more, for a compaction rewrites what is alive in its range."""
         span = self._compact_from, max(self.state.trimmed, self._expunged_to)
+        self._compacting_for = (
+            self._compact_from, self._expunged_to, self._trimmed_records, self._trimmed_bytes
+        )  # fmt: skip
+        self._compacted = False
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if
+        it is not open."""
         with self._compacting:
             db = self._db
-            if db is not None:
-                start, stop = map(_proto.item_key, span)
-                db.compact_range(start=start, stop=stop)
-                if self._due_from_ms:
-                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+            if db is None:
+                raise JournalError("LevelDB was closed meanwhile")
+            start, stop = map(_proto.item_key, span)
+            db.compact_range(start=start, stop=stop)
+            if self._due_from_ms:
+                db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+
+    def end_compaction(self) -> None:
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so there,
+        but to the next who writes: so something is to be written."""
+        if self._compacting_for is not None:
+            self._compacted = True
+            if not self.dirty:
+                self._mark()
+
+    def fail_compaction(self) -> None:
+        """What was to be compacted may be there yet: it is to be compacted once more."""
+        if self._compacting_for is not None:
+            start, expunged_to, records, size = self._compacting_for
+            self._compact_from = min(self._compact_from, start)
+            self._expunged_to = max(self._expunged_to, expunged_to)
+            self._trimmed_records += records
+            self._trimmed_bytes += size
+            self._compacting_for, self._compacted = None, False
 
     @property
     def is_open(self) -> bool:
@@ -1823,4 +1973,4 @@ class Journal:
     @property
     def busy(self) -> bool:
         """Whether something still needs the directory: a write or a compaction."""
-        return self.writing or self._compacting.locked()
+        return self.writing or (self._compacting_for is not None and not self._compacted)

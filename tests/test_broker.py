@@ -1,6 +1,7 @@
 """The set of queues: names and directories, what comes and goes, what cannot be opened."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from doubles import Disk, Silence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darner import broker
+from darner import broker, trash
 from darner._proto import CHUNK_BYTES, valid_name
 from darner.broker import Broker, directory_of, name_of
 from darner.config import QueueSettings
@@ -729,6 +730,223 @@ class TestMinFreeSpace:
             ),
             ("room on the disk again, sets are taken", {"free_bytes": 100, "min_free_bytes": 100}),
         ]
+
+
+class TestFullDisk:
+    RESERVE = 120
+
+    @pytest.fixture
+    def free(self):
+        free = Free()
+        free.bytes = 1 << 20
+        return free
+
+    @pytest.fixture
+    def data(self, tmp_path, free):
+        data = Data(tmp_path / "data", free_bytes=free, reserve_bytes=lambda: self.RESERVE)
+        yield data
+        data.close()
+
+    @pytest.fixture
+    def said(self, monkeypatch):
+        silence = Silence()
+        monkeypatch.setattr(broker, "log", silence)
+        return silence.lines
+
+    def assert_refused(self, data):
+        for request in (data.broker.sink, lambda name: data.broker.upload(name, 100_000)):
+            with pytest.raises(JournalError, match="refused: the disk is full"):
+                request(b"work")
+
+    def test_is_held_off_by_a_reserve_on_the_disk(self, data):
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+        assert data.restart().queues == {}
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+
+    def test_refuses_sets_while_there_is_no_room_for_what_is_staged_and_some_more(self, data, free):
+        data.push(b"work", b"one")
+        staged = data.broker._committer.staged_bytes
+        free.bytes = staged + self.RESERVE // 2
+        data.broker.tick()
+        data.set(b"work", b"two")
+        data.broker.tick()
+        self.assert_refused(data)
+        assert data.read_all(b"work") == [b"one", b"two"]
+
+    def test_is_looked_for_when_much_was_set_since_the_last_tick(self, data, free, monkeypatch):
+        monkeypatch.setattr("darner.commit.STAGED_BYTES", 1000)
+        monkeypatch.setattr("darner.journal.STAGED_BYTES", 1000)
+        data.tick()
+        free.bytes = 0
+        data.push(b"work", *[bytes(100)] * 10)
+        self.assert_refused(data)
+
+    def test_ends_an_upload_before_the_next_tick(self, data, free):
+        upload = data.broker.upload(b"work", 2 * CHUNK_BYTES)
+        upload.write(bytes(CHUNK_BYTES))
+        free.bytes = self.RESERVE // 2 - 1
+        with pytest.raises(JournalError, match="refused: the disk is full"):
+            upload.write(bytes(CHUNK_BYTES))
+        upload.abandon()
+
+    def test_is_over_once_there_is_clearly_more_room(self, data, free, said):
+        for free.bytes in (59, 60, 89, 90, 60, 59, 90):
+            data.tick()
+        assert [event for event, _ in said] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+        ] * 2
+        assert said[0][1]["needed_bytes"] == 60
+
+    def test_that_was_met_has_the_reserve_let_go_of_until_it_can_be_held_again(self, data, free, said):
+        free.bytes = 60
+        data.broker._reserve.release()
+        data.tick()
+        self.assert_refused(data)
+        free.bytes = 149  # what is missing of the reserve, and then more than it takes to go on
+        data.tick(3)
+        self.assert_refused(data)
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE // 2
+        free.bytes = 150
+        data.tick()
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+        data.set(b"work", b"one")
+        assert [event for event, _ in said] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+            "queue created",
+        ]
+
+    def test_is_not_over_as_long_as_somebody_meets_it(self, data):
+        data.broker._reserve.release()
+        for _ in range(3):
+            data.broker._reserve.release()
+            data.tick()
+            self.assert_refused(data)
+        data.tick()
+        data.set(b"work", b"one")
+
+    def test_without_room_for_a_segment_is_said_once_and_what_is_fetched_goes_on(
+        self, data, free, said, monkeypatch
+    ):
+        monkeypatch.setattr("darner.wal.SEGMENT_BYTES", 4096)
+        data.restart()
+        data.push(b"work", *[b"x"] * 300)
+        make, left = os.posix_fallocate, [0]
+
+        def posix_fallocate(descriptor, start, size):
+            left[0] -= size == 4096
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            make(descriptor, start, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
+        release = data.broker._reserve.release
+
+        def released():
+            made = release()
+            left[0] += 10 * made
+            return made
+
+        data.broker._reserve.release = released
+        free.bytes = 60
+        assert len(data.read_all(b"work")) == 300
+        data.tick(4)
+        left[0] = 100
+        free.bytes = 1000
+        data.tick(4)
+        data.set(b"work", b"one")
+        assert [event for event, _ in said if event != "queue created"] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+        ]
+
+    def test_gives_a_reader_what_was_delayed_and_leaves_the_rest_of_it_out_of_sight(self, data, free):
+        for _ in range(600):
+            data.set(b"work", b"later", 1000)
+        data.tick()
+        data.now += 1000
+        free.bytes = 0
+        data.tick(3)
+        assert data.broker.queues[b"work"].items == 0
+        assert data.read(b"work") == b"later"
+        data.tick(3)
+        assert data.broker.queues[b"work"].delayed_items > 300
+        assert len(data.read_all(b"work")) == 599
+
+    def test_lets_items_move_with_what_the_reserve_has(self, data, free):
+        data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        free.bytes = 0
+        data.broker._look_for_space()
+        release = data.broker._reserve.release
+
+        def released():
+            free.bytes = 200
+            return release()
+
+        data.broker._reserve.release = released
+        data.tick()
+        assert data.read_all(b"dead") == [b"one"]
+
+    def test_keeps_what_cannot_be_moved_until_there_is_room(self, data, free):
+        data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        free.bytes = 0
+        data.tick(3)
+        assert b"dead" not in data.broker.queues
+        free.bytes = 1000
+        data.tick(3)
+        assert data.read_all(b"dead") == [b"one"]
+
+
+def test_what_a_sweep_cannot_do_is_said_once(data, monkeypatch):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+    move = data.broker.queue(b"work").on_move
+
+    def refuse(*_):
+        raise JournalError("no room")
+
+    for _ in range(2):
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        data.broker.queue(b"work").on_move = refuse
+        data.tick(5)
+        data.broker.queue(b"work").on_move = move
+        data.tick()
+    assert len(data.read_all(b"dead")) == 2
+    assert [event for event, _ in silence.lines if event.startswith("upkeep failure")] == [
+        "upkeep failure, something of a queue stays as it was; it is tried again by itself"
+    ] * 2
+
+
+def test_the_files_of_a_deleted_queue_that_cannot_be_removed_are_tried_again_and_keep_the_log_no_longer(
+    data, monkeypatch
+):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    data.push(b"work", b"one")
+    data.write_out()
+    journal = data.broker.queues[b"work"].journal
+    assert data.broker.delete(b"work")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        patch.setattr(trash.shutil, "rmtree", refuse)
+        data.tick(5)
+    assert any(journal in file.pins for file in data.broker.log._files)
+    data.tick(2)
+    assert not any(journal in file.pins for file in data.broker.log._files)
+    assert list((data.path / ".trash").iterdir()) == []
+    events = [event for event, _ in silence.lines]
+    assert events.count("cannot delete the files of a deleted queue; tried again by itself") == 1
 
 
 def test_of_many_queues_that_are_read_or_written_a_bounded_number_is_open(tmp_path):

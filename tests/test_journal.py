@@ -13,6 +13,7 @@ from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError
 from darner.journal import KEPT_KEY, Journal, is_state_key, state_key, stored_state
+from darner.reserve import Reserve
 from darner.wal import Log
 
 NAME = b"work"
@@ -32,7 +33,8 @@ class Process:
         self.log = Log(self.data / ".log", self.threads)
         lives, damage = self.log.recover()
         assert damage == []
-        self.committer = Committer(self.log, self.threads)
+        reserve = Reserve(self.data / ".reserve", 0)
+        self.committer = Committer(self.log, self.threads, reserve=reserve)
         self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
