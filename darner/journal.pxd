@@ -30,6 +30,7 @@ cdef class Batch:
         Py_ssize_t trimmed_bytes
         list doomed
         bint trims
+        bint proves
         Py_ssize_t dead_bytes
 
 
@@ -44,6 +45,7 @@ cdef class Journal:
         bint writing
         bint dirty
         object failing
+        object fault
         bint crowded
         list crowding
         uint64_t generation
@@ -74,8 +76,10 @@ cdef class Journal:
         object _closed_for
         set _told
         bint _exists
+        bint _must_exist
         bint _has_kept
         bint _has_state
+        bint _has_mark
         bytes _state_key
         bint _doubtful
         uint64_t _blobs_to
@@ -85,6 +89,8 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         Py_ssize_t _untrimmed_puts
         object _last_looked_at
+        object _compacting_for
+        bint _compacted
         uint64_t _due_from_ms
         uint64_t _live_from
         uint64_t _expunged_to
@@ -99,3 +105,5 @@ cdef class Journal:
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
     cdef _delete(self, uint64_t id)
+    @cython.locals(state=State, found=uint64_t)
+    cpdef check_whole(self)
