@@ -866,7 +866,7 @@ class Journal:
     def resting_state(self) -> bytes:
         """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
         compacted, which is for who has it open."""
-        is_tidy = not (self.untidy or self.to_be_compacted)
+        is_tidy = not self.to_be_compacted
         is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
         return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
