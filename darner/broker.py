@@ -25,7 +25,7 @@ from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Client, Log
 
@@ -746,14 +746,12 @@ class Broker:
         if not queue.stirs:
             self._stirring.pop(queue, None)
 
-    def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
+    def _move(self, source: Queue, item: Item, name: bytes) -> Sequence[Queue]:
+        """Put an item that leaves `source` into what `name` is the name of, but not into `source` itself;
+        returns the queues that have it. JournalError if that fails: none has it then."""
         try:
-            targets = self._targets(name)
-            for target in targets:
-                target.journal.check()
-            for target in targets:
-                target.adopt(item, source.journal)
+            targets = [target for target in self._targets(name) if target is not source]
+            move(item, source.journal, targets)
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -765,6 +763,7 @@ class Broker:
                 )
             raise
         self._stuck.discard(source.name)
+        return targets
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk

@@ -45,7 +45,7 @@ cdef class Queue:
         int64_t _open_timeout_ms
         object _expire_to
         object _dead_letter_to
-        bint _moving
+        list _moved
         bint _serving
         double _soonest_ms
         double _due_ms
@@ -57,7 +57,11 @@ cdef class Queue:
     cpdef push(self, bytes record, uint32_t flags, int64_t exptime)
     cpdef append(self, Item item)
     @cython.locals(journal=Journal)
+    cdef _line_up(self, Item item)
     cdef _come(self, Item item)
+    cpdef serve(self)
+    cpdef put(self, Item item, int64_t delay_ms=*)
+    cdef _hold(self, Item item)
     @cython.locals(item=Item)
     cpdef Item pop(self)
     @cython.locals(item=Item)
