@@ -15,7 +15,7 @@ from libc.string cimport memchr, memcmp, memcpy
 
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
-    "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
+    "Verb", "blob_of", "checksum", "check_chunk", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "populate", "read_segment",
     "send", "share_heap", "trim_memory",
     "valid_name", "value", "value_header",
@@ -966,13 +966,18 @@ def encode_chunk(bytes data not None):
 
 def decode_chunk(bytes record not None):
     """The bytes of a chunk. ValueError if they fail the checksum."""
+    check_chunk(record)
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(record) + _CRC, PyBytes_GET_SIZE(record) - _CRC)
+
+
+cpdef check_chunk(bytes record):
+    """ValueError if the bytes of a chunk fail the checksum."""
     cdef const char* at = PyBytes_AS_STRING(record)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
     if size < _CRC:
         raise ValueError("chunk cut short")
     if get_u32(at) != record_crc(at, size, 0):
         raise ValueError("chunk fails its checksum")
-    return PyBytes_FromStringAndSize(at + _CRC, size - _CRC)
 
 
 @cython.final
@@ -1082,6 +1087,9 @@ cpdef enum Change:
     DELAY = 9       # when it is due, in ms, id, then the item's record: it is out of sight
     JOIN = 10       # the first two of a DELAY, and when, in ms: that item is put, as the last
     END = 11        # nothing follows in this segment
+    LOST = 13       # what is damaged: no item of the ids from the first up to the second is there any more; then how
+                    # many items there are, and their bytes
+    LOST_DELAYED = 14   # the first two of a DELAY: that item is damaged, and no more; then as LOST, of the delayed
     CURSOR = 12     # the size of its label, in a byte, the label, then its place; no place if it is dropped
 
 

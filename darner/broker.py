@@ -22,7 +22,7 @@ from darner.blob import Offload, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import JournalError, StartError
+from darner.errors import DamagedItemError, JournalError, MendingError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
@@ -226,6 +226,8 @@ class Broker:
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
             self._committer.on_damage = self._say_damage
+            self._committer.on_quarantine = self._say_quarantine
+            self._committer.on_resume = self._resume
             self.status.load()
             self._empty_trash()
             self._recover()
@@ -707,6 +709,12 @@ class Broker:
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
+    def _resume(self, journal: Journal) -> None:
+        """Serve those who wait for items of a queue that can be read on."""
+        queue = self.queues.get(journal.name)
+        if queue is not None:
+            self._stir(queue)
+
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
         if queue is self.queues.get(queue.name):
@@ -739,6 +747,8 @@ class Broker:
             return
         try:
             queue.sweep()
+        except MendingError:  # it is swept again when it can be read on
+            pass
         except JournalError as error:
             # why a move fails is said already
             if queue.name not in self._stuck:
@@ -752,6 +762,8 @@ class Broker:
         try:
             targets = [target for target in self._targets(name) if target is not source]
             move(item, source.journal, targets)
+        except DamagedItemError:
+            raise
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -819,6 +831,16 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=str(error),
             action="stop the server; then darner check says more, and darner repair saves what is left",
+        )
+
+    @staticmethod
+    def _say_quarantine(journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        log.error(
+            "damage put aside, what is behind it is served",
+            queue=journal.name.decode(errors="replace"),
+            ids=ids,
+            reason=reason,
+            kept="nothing is left" if where is None else str(where),
         )
 
     @staticmethod

@@ -105,7 +105,8 @@ def passwd(file: Path, user: str) -> None:
 def check(data: Path, queue: str | None) -> None:
     """Read all of the data directory DATA, or of its queue QUEUE, and say of each queue whether it is whole.
 
-    No server may have it. Nothing is changed. The exit status is 0 if all is well.
+    No server may have it. Nothing is changed. The exit status is 0 if all is well. What the server has put aside
+    since it was damaged is said, and no fault: the queue is whole without it.
     """
     is_whole = True
     try:
@@ -113,6 +114,8 @@ def check(data: Path, queue: str | None) -> None:
             is_whole &= not report.problems
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
             click.echo(f"{report.where}: {text}")
+            if report.note:
+                click.echo(f"{report.where}: {report.note}")
     except DarnerError as error:
         click.echo(f"darner: {error}", err=True)
         is_whole = False

@@ -7,6 +7,7 @@ compacted away, and so are the files of large items that are gone.
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
 from darner._proto import trim_memory
 from darner.blob import Offload
@@ -32,8 +33,8 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "offload",
-        "on_damage", "on_failure", "on_recovery",
+        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "_unmended", "offload",
+        "on_damage", "on_failure", "on_quarantine", "on_recovery", "on_resume",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,12 @@ class Committer:
         self.on_recovery: Callable[[Journal], None] = lambda _: None
         # told when something in a journal cannot be read
         self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
+        # told what was damaged, by its ids and the reason, and where what is left of it is
+        self.on_quarantine: Callable[[Journal, str, str, Path | None], None] = lambda *_: None
+        # told when a journal can be read on
+        self.on_resume: Callable[[Journal], None] = lambda _: None
+        # the journals that it was of no use to mend, since the last tick
+        self._unmended: set[Journal] = set()
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -106,6 +113,32 @@ class Committer:
         """`journal` cannot read something for the first time."""
         self.on_damage(journal, error)
 
+    def tell_quarantine(self, journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
+        self.on_quarantine(journal, ids, reason, where)
+
+    def resume(self, journal: Journal) -> None:
+        """`journal` can be read on."""
+        self.on_resume(journal)
+
+    def mend(self, journal: Journal, key: bytes) -> bool:
+        """Have `journal` mend the tables in which the first record from `key` on may be, in a thread; returns
+        whether that is being done, or is to be tried again: not if it has just failed."""
+        if journal.log is None or journal in self._unmended:
+            return False
+        if journal.writing:  # who asks then will ask again
+            return True
+        journal.writing = True
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._unmended.add(journal)
+                self.on_damage(journal, JournalError(str(error)))
+            journal.go_on()
+
+        self.offload(lambda: journal.mend(key), done)
+        return True
+
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None
         journal.settle(None if error is None else JournalError(str(error)))
@@ -125,6 +158,7 @@ class Committer:
     def tick(self) -> None:
         """Do a slice of what is to be done; to be called a few times a second."""
         left = WRITES_PER_TICK
+        self._unmended.clear()
         for journal, ticks in list(self._active.items()):
             if blobs := journal.take_doomed():
                 self._delete_blobs(journal, blobs)

@@ -1,5 +1,7 @@
 """What can go wrong, by what the caller can do about it."""
 
+from typing import Any
+
 
 class DarnerError(Exception):
     """The root of every error darner raises on purpose."""
@@ -23,6 +25,19 @@ class UnavailableError(DarnerError):
 
 class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+
+class DamagedItemError(JournalError):
+    """The file of an item is damaged: to read it once more is of no use."""
+
+
+class MendingError(JournalError):
+    """A journal has met damage and is about to be read on: ask again once it lets those go on who wait for room
+    in it (`Journal.crowding`)."""
+
+    def __init__(self, text: str, journal: Any) -> None:
+        super().__init__(text)
+        self.journal = journal
 
 
 class StatusError(UnavailableError):

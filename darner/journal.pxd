@@ -57,6 +57,8 @@ cdef class Journal:
         set begun
         list doomed
         Py_ssize_t lost
+        Py_ssize_t damaged_items
+        list unsound
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -72,6 +74,13 @@ cdef class Journal:
         object _place
         object _closed_for
         set _told
+        Py_ssize_t _told_quarantined
+        list _quarantined
+        list _mended
+        tuple _looked_over
+        dict _rejected
+        bytes _stored_state
+        bint _has_paused
         bint _exists
         bint _has_kept
         bint _has_state

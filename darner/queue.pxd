@@ -46,6 +46,7 @@ cdef class Queue:
         object _expire_to
         object _dead_letter_to
         list _moved
+        bint _leaving
         bint _serving
         double _soonest_ms
         double _due_ms
@@ -63,12 +64,14 @@ cdef class Queue:
     cpdef put(self, Item item, int64_t delay_ms=*)
     cdef _hold(self, Item item)
     @cython.locals(item=Item)
-    cpdef Item pop(self)
+    cpdef Item take(self)
     @cython.locals(item=Item)
     cpdef Item reserve(self)
     cpdef Item peek(self)
-    @cython.locals(item=Item)
+    @cython.locals(item=Item, damaged=int)
     cdef Item _head(self)
+    @cython.locals(item=Item, size=Py_ssize_t, waiting_bytes=uint64_t)
+    cdef _measure(self)
     @cython.locals(item=Item)
     cdef _expire_first(self)
     @cython.locals(item=Item)

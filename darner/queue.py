@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
-from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError
-from darner.journal import Journal
+from darner.errors import DamagedItemError, DarnerError, ItemTooLargeError, JournalError, QueueFullError
+from darner.journal import MAX_STRIKES, Journal
 from darner.wal import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
@@ -86,12 +86,14 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
     were set now, never to expire by itself. It is not refused for its size, but may take a queue over its
     limits. Nobody is served.
 
-    Raises JournalError if one of them cannot take it: then it is in none.
+    Raises JournalError if one of them cannot take it, DamagedItemError if its file is damaged: then it is in none.
     """
     ready: deque[tuple[Queue, Item]] = deque()
     try:
         for target in targets:
             target.journal.check()
+        if item.blob and targets:
+            home.open_blob(item).close()
         for target in targets:
             ready.append((target, target.adopt(item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -115,12 +117,14 @@ class Source(Protocol):
     waiters: OrderedDict["Waiter", None]
     transactions: int
 
-    def pop(self) -> Item | None: ...  # noqa: D102
+    def take(self) -> Item | None: ...  # noqa: D102
     def reserve(self) -> Item | None: ...  # noqa: D102
     def peek(self) -> Item | None: ...  # noqa: D102
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> None: ...  # noqa: D102
+    def give_back(self, item: Item) -> None: ...  # noqa: D102
+    def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
 
@@ -139,7 +143,7 @@ class Reader(Source, Protocol):
 
 
 class Waiter:
-    """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
+    """Somebody who waits for an item: how to fetch it for them (`Queue.take`, `reserve` or `peek`), where
     to deliver it, and whether they have gone without a word. `queue` is where they wait."""
 
     __slots__ = ("deliver", "fetch", "has_gone", "queue")
@@ -377,8 +381,8 @@ class Queue:
     """
 
     __slots__ = (
-        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
+        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms",
+        "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
         "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_move",
         "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
@@ -409,6 +413,8 @@ class Queue:
         self.on_move: Callable[[Queue, Item, bytes], Sequence[Queue] | None] = lambda *_: None
         # what was moved, and is here as well as long as the log cannot say that it is gone
         self._moved: list[Item] = []
+        # whether there are items that are neither waiting nor reserved any more, and not gone yet
+        self._leaving = False
         # whether those who wait are being served: it may come back here, for two queues may move their items
         # to each other
         self._serving = False
@@ -465,6 +471,7 @@ class Queue:
         self.total_items = 0
         self.expired_items = 0
         self.discarded = 0
+        self.journal.damaged_items = 0
         self.transactions = 0
         self.canceled_transactions = 0
         self.total_flushes = 0
@@ -588,10 +595,9 @@ class Queue:
         journal = self.journal
         # who waits is served on the way, and must not have later ones join before these
         self._due_ms = math.inf
-        due = iter(journal.due(now, JOIN_ITEMS, READ_BYTES))
         joined = False
         try:
-            for key, item in due:
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
@@ -709,14 +715,27 @@ class Queue:
 
     def _head(self) -> Item | None:
         """Return the oldest waiting item that has not expired, still in the window."""
+        damaged = 0
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
-                if item.blob:
-                    self._opened = self.open_blob(item)
-                return item
-            self._expire_first()
+                if not item.blob or self._open_first(item):
+                    return item
+                damaged += 1
+                if damaged == MAX_STRIKES:
+                    raise self.journal.pause()
+            else:
+                self._expire_first()
         return None
+
+    def _open_first(self, item: Item) -> bool:
+        """Open the file of the item at the head; returns whether that was possible, or it is damaged, and gone."""
+        try:
+            self._opened = self.open_blob(item)
+        except DamagedItemError as damage:
+            self.quarantine(item, damage)
+            return False
+        return True
 
     def _shift(self) -> None:
         item = self.window.popleft()
@@ -728,16 +747,40 @@ class Queue:
 
     def _read_ahead(self) -> bool:
         journal = self.journal
-        while journal.reads < journal.state.next_id:
+        damaged = 0
+        while journal.reads < journal.state.next_id or journal.unsound:
             items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
                 return True
+            damaged += 1
+            if damaged == MAX_STRIKES:
+                raise journal.pause()
+        # what is reserved is all there is
+        if journal.state.items != len(self.reserved) or journal.state.bytes != self._reserved_bytes:
+            self._recount()
         return False
 
     def _measure(self) -> None:
-        self.window_bytes = sum(item.memory_bytes for item in self.window)
+        size = 0
+        waiting_bytes = self._reserved_bytes
+        for item in self.window:
+            size += item.memory_bytes
+            waiting_bytes += item.size
+        self.window_bytes = size
+        if waiting_bytes > self.journal.state.bytes:
+            self._recount()
+
+    def _recount(self) -> None:
+        """The counts are not what there is: something was lost unseen."""
+        if not self._leaving:
+            items = [*self.window, *self.reserved.values()]
+            is_all = self.journal.reads >= self.journal.state.next_id
+            self.journal.recount(
+                len(items) if is_all else max(len(items), self.journal.state.items),
+                sum(item.size for item in items),
+            )
 
     def _take(self, item: Item) -> None:
         self._shift()
@@ -745,10 +788,21 @@ class Queue:
 
     def pop(self) -> Item | None:
         """Remove the oldest waiting item for good, and return it; None if there is none."""
+        item = self.take()
+        if item is not None and item.blob:
+            self.close(item)
+        return item
+
+    def take(self) -> Item | None:
+        """As `pop`, but a large item is only reserved: to be removed by `close` once its bytes were found whole,
+        before anything of it is sent."""
         item = self._head()
         if item is not None:
-            self.journal.remove(item)
+            if not item.blob:
+                self.journal.remove(item)
             self._take(item)
+            if item.blob:
+                self._hold(item)
         return item
 
     def reserve(self) -> Item | None:
@@ -781,6 +835,30 @@ class Queue:
         if opened is not None:
             opened.close()
         return self.journal.open_blob(item)
+
+    def give_back(self, item: Item) -> None:
+        """Put a reserved item back at the head as if it had never been fetched."""
+        if self.is_reserved(item):
+            self._release(item)
+            self._unshift(item)
+            if item.expires_ms:
+                self._expect(item)
+            self._serve()
+
+    def quarantine(self, item: Item, damage: JournalError) -> None:
+        """An item that was fetched here or by a cursor, or looked at, has a damaged file: put it aside, unless
+        another reader has it by now. JournalError if that cannot be: then it is as it was."""
+        held = self.reserved.get(item.id)
+        if held is not item:
+            is_read = item.id < self.journal.reads
+            if held is not None or (is_read and all(other.id != item.id for other in self.window)):
+                return
+        self.journal.quarantine(item, damage)
+        if held is not None:
+            self._release(item)
+        else:
+            self.window = deque(other for other in self.window if other.id != item.id)
+            self._measure()
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
@@ -869,7 +947,11 @@ class Queue:
     def _dispose(self, item: Item, heir: bytes | None) -> None:
         """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is
         put there first, so a crash in between leaves it in both."""
-        targets = None if heir is None else self.on_move(self, item, heir)
+        try:
+            targets = None if heir is None else self.on_move(self, item, heir)
+        except DamagedItemError as damage:
+            self.journal.quarantine(item, damage)
+            return
         try:
             self.journal.remove(item)
         except JournalError:
@@ -916,8 +998,8 @@ class Queue:
             self._sweep(now)
         elif self._max_age_ms:
             self.restless |= self._expire_head(now, limit) == limit
-        if self.waiters and self.items:
-            self._serve()
+        if self.items:
+            self.serve()
 
     def _sweep(self, now: int) -> None:
         if not self._swept:
@@ -976,12 +1058,14 @@ class Queue:
             dead = {item.id for item in expired}
             self.window = deque(item for item in self.window if item.id not in dead)
             self._measure()
+        leaving, self._leaving = self._leaving, True
         try:
             while expired:
                 self._dispose(expired[0], self._expire_to)
                 self.expired_items += 1
                 expired.popleft()
         finally:
+            self._leaving = leaving
             # where they are does not matter: nobody fetches them
             for item in expired:
                 self._unshift(item)

@@ -27,6 +27,7 @@ from darner.errors import JournalError, RepairError
 from darner.journal import (
     BLOBS_NAME,
     CURSOR_PREFIX,
+    DAMAGED_NAME,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
@@ -34,6 +35,7 @@ from darner.journal import (
     WRITE_BUFFER_BYTES,
     Journal,
     is_state_key,
+    quarantined,
     state_key,
     stored_state,
 )
@@ -64,6 +66,8 @@ class Report:
     problems: list[str]
     items: int = 0
     bytes: int = 0
+    # what is no damage any more, but to be known
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,16 @@ def _check(data: Path, name: bytes, scratch: Path, log: Log, lives: list[Life]) 
     _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
     problems, items, size = _examine(name, shadow, log, lives, _resting_state(source))
     shutil.rmtree(shadow)
-    return Report(_said(name), [text.replace(str(shadow), str(source)) for text in problems], items, size)
+    problems = [text.replace(str(shadow), str(source)) for text in problems]
+    return Report(_said(name), problems, items, size, _quarantined(source))
+
+
+def _quarantined(source: Path) -> str:
+    items, tables = quarantined(source)
+    if not (items or tables):
+        return ""
+    counts = [f"{n} {what}{'s' * (n != 1)}" for n, what in ((items, "damaged item"), (tables, "damaged table")) if n]
+    return f"what is left of {' and '.join(counts)} lies in {source / DAMAGED_NAME}"
 
 
 def repair(data: Path, name: bytes) -> Repaired:
