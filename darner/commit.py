@@ -136,7 +136,10 @@ class Committer:
                 self.on_damage(journal, JournalError(str(error)))
             journal.go_on()
 
-        self.offload(lambda: journal.mend(key), done)
+        def work() -> None:
+            journal.mend(key)
+
+        self.offload(work, done)
         return True
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:

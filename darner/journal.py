@@ -101,7 +101,7 @@ _REWRITE = int(Change.REWRITE)
 
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, DAMAGED_NAME, PROBE_NAME)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -155,10 +155,10 @@ def _is_sound(key: bytes, record: bytes) -> bool | None:
             _proto.decode_item(key, record)
         elif key[:1] == b"d" and len(key) == 17:
             _proto.decode_item(b"i" + key[9:], record)
-        elif key[:1] in (b"i", b"r") or key in (KEPT_KEY, DELAYED_KEY):
-            _proto.decode_chunk(record)
+        elif is_state_key(key) or key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
+            _proto.check_chunk(record)
         else:
-            return None
+            return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
     except ValueError as error:
         return _is_newer(error)
     return True
@@ -445,7 +445,7 @@ class Journal:
                     db = self._open()
                     try:
                         if known:
-                            db = self._recognized(db)
+                            self._recognize(db)
                         self._place = self._look()
                     except BaseException:
                         db.close()
@@ -477,29 +477,6 @@ class Journal:
             # else a compaction passes damage on as sound, or ends the process
             paranoid_checks=True,
         )
-
-    def _recognized(self, db: Any) -> Any:
-        """Return LevelDB, just opened, as the one that it was; see `_recognize`. It may have to be mended."""
-        try:
-            self._recognize(db)
-            return db
-        except leveldb.Error as error:
-            sound = {}
-            if leveldb.is_damage(error) and self._stored_state:
-                tables = db.get_property(b"leveldb.sstables")
-                sound = self._sound_tables(tables, _proto.item_key(self.stored_id - 1))
-            if not sound:
-                raise
-        db.close()
-        self._replace(sound)
-        db = self._open()
-        try:
-            self._put_stored_state(db)
-            self._recognize(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
 
     def _recognize(self, db: Any) -> None:
         """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
@@ -1520,6 +1497,8 @@ class Journal:
             self._writes.note_open(self)
             return db
         except JournalError as error:
+            if self._exists and leveldb.is_damage(error.__cause__) and self._writes.mend(self, b""):
+                raise self._mending() from error
             if self.failing is None:
                 self._writes.close_down(self, error)
             raise
@@ -1548,15 +1527,14 @@ class Journal:
         """Remove a live item whose file is damaged, and put that aside. Raises JournalError if that cannot be:
         then nothing is removed."""
         name = str(item.id)
-        self._put_aside(f"{name}.record", _proto.encode_item(item))
         # first: if it is met again after a kill, it is removed then
-        with self._putting_aside(name):
-            with contextlib.suppress(FileNotFoundError):  # that was the damage
-                self.blob_path(item.blob).rename(self.path / DAMAGED_NAME / name)
-            self._quarantined.append(self.path / DAMAGED_NAME / name)
+        kept = self._put_aside(f"{name}.record", _proto.encode_item(item))
+        with self._putting_aside(name), contextlib.suppress(FileNotFoundError):  # that was the damage
+            kept = self.blob_path(item.blob).rename(self.path / DAMAGED_NAME / name)
+            self._quarantined.append(kept)
         self.remove(item)
         self.damaged_items += 1
-        self._tell_quarantine(name, str(damage), self.path / DAMAGED_NAME / name)
+        self._tell_quarantine(name, str(damage), kept)
 
     def recount(self, items: int, size: int) -> None:
         """So many items, of so many bytes, are there in truth: some were lost unseen."""
@@ -1595,12 +1573,12 @@ class Journal:
         """Count an item out whose record is damaged, and put that aside."""
         self._look_over(damaged.key)
         id, name = damaged.id, str(damaged.id)
-        self._put_aside(f"{name}.record", damaged.record)
+        kept = self._put_aside(f"{name}.record", damaged.record)
         if damaged.blob:  # if the number is right: it may be another's
             with contextlib.suppress(OSError):
                 (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
         self._lose(id, id + 1, 1, damaged.size)
-        self._tell_quarantine(name, str(damaged), self.path / DAMAGED_NAME / f"{name}.record")
+        self._tell_quarantine(name, str(damaged), kept)
 
     def _lose(self, first: int, stop: int, items: int, size: int) -> None:
         """Count out so many of the items with these ids."""
@@ -1632,12 +1610,12 @@ class Journal:
             self.batch.ops.append((key, None))
             return
         name = f"delayed-{damaged.id}"
-        self._put_aside(f"{name}.record", damaged.record)
+        kept = self._put_aside(f"{name}.record", damaged.record)
         if damaged.blob:
             with contextlib.suppress(OSError):
                 (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
         self._lose_delayed(key, 1, max(0, self.delayed_bytes - damaged.size))
-        self._tell_quarantine(name, str(damaged), self.path / DAMAGED_NAME / f"{name}.record")
+        self._tell_quarantine(name, str(damaged), kept)
 
     def _lose_delayed(self, key: bytes, items: int, left_bytes: int) -> None:
         left = max(0, self.delayed_items - items)
@@ -1653,13 +1631,14 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def _put_aside(self, name: str, content: bytes) -> None:
-        """Write that to a file among what is damaged."""
+    def _put_aside(self, name: str, content: bytes) -> Path:
+        """Write that to a file among what is damaged, which is returned."""
         file = self.path / DAMAGED_NAME / name
         with self._putting_aside(name):
             file.parent.mkdir(mode=0o700, exist_ok=True)
             file.write_bytes(content)
         self._quarantined.append(file)
+        return file
 
     @contextlib.contextmanager
     def _putting_aside(self, name: str) -> Iterator[None]:
@@ -1686,7 +1665,7 @@ class Journal:
         one was damaged. In a thread; JournalError if that cannot be done."""
         try:
             with self._using:
-                tables = self._opened().get_property(b"leveldb.sstables")
+                tables = self._tables()
             sound = self._sound_tables(tables, key)
             if sound:
                 with self._compacting, self._using:
@@ -1703,6 +1682,14 @@ class Journal:
         except (leveldb.Error, OSError) as error:
             raise JournalError(f"cannot mend {self.path}: {leveldb.reason(error)}") from error
         return bool(sound)
+
+    def _tables(self) -> bytes:
+        """LevelDB's own list of its tables. It need not be the one that it was, for that it is may not be found
+        before it is mended."""
+        if self._db is not None:
+            return bytes(self._db.get_property(b"leveldb.sstables"))
+        with contextlib.closing(self._open()) as db:
+            return bytes(db.get_property(b"leveldb.sstables"))
 
     def _sound_tables(self, tables: bytes, key: bytes) -> dict[Path, bytes]:
         """What is to be in the place of those tables of LevelDB that are damaged."""
@@ -1749,6 +1736,8 @@ class Journal:
 
     def _put_stored_state(self, db: Any) -> None:
         """Have LevelDB have the state that it had, should that have been damaged."""
+        if not self._stored_state:
+            return
         state = _proto.decode_state(self._stored_state)
         found = stored_state(db)
         if found is None or _proto.decode_state(found[1]).change < state.change:
@@ -1848,9 +1837,10 @@ class Journal:
         try:
             try:
                 self._write_sealed(batch)
-            except leveldb.Error as error:
-                # a compaction has met damage, which LevelDB says to whoever writes next
-                if not leveldb.is_damage(error) or not self.mend(b""):
+            except (leveldb.Error, JournalError) as error:
+                # a compaction has met damage, which LevelDB says to whoever writes next, or it cannot be opened
+                cause = error.__cause__ if isinstance(error, JournalError) else error
+                if not (leveldb.is_damage(cause) and self.mend(b"")):
                     raise
                 batch.state.trimmed = trimmed
                 batch.trimmed_records = batch.trimmed_bytes = 0

@@ -23,7 +23,7 @@ def reason(error: Exception) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
 
 
-def is_damage(error: Exception) -> bool:
+def is_damage(error: BaseException | None) -> bool:
     """Whether an error says that a file is damaged; else it may pass."""
     if not isinstance(error, Error):
         return False

@@ -837,10 +837,14 @@ class Queue:
         return self.journal.open_blob(item)
 
     def give_back(self, item: Item) -> None:
-        """Put a reserved item back at the head as if it had never been fetched."""
+        """Put a reserved item back where it was, as if it had never been fetched."""
         if self.is_reserved(item):
             self._release(item)
+            before = []
+            while self.window and self.window[0].id < item.id:
+                before.append(self.window.popleft())
             self._unshift(item)
+            self.window.extendleft(reversed(before))
             if item.expires_ms:
                 self._expect(item)
             self._serve()

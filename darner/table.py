@@ -189,14 +189,14 @@ def _next_sound(content: bytes, at: int, judge: Judge) -> int:
 
 def _kept(entries: list[Entry], judge: Judge, before: bytes, last: bytes) -> list[Entry]:
     """Those records, between these keys, that pass their own checksums; and those that have none, if they are
-    in order."""
-    following = _order(last) if last else (b"\xff" * 32, 0)
+    in order. If the last key is not known, none is behind the last that has one."""
+    following = _order(last) if last else None
     in_order: list[Entry] = []
     for entry in reversed(entries):
-        verdict = _verdict(entry, judge)
-        if verdict is not False and _order(entry[0]) <= following:
+        verdict, order = _verdict(entry, judge), _order(entry[0])
+        if (verdict and following is None) or (verdict is not False and following and order <= following):
             if verdict:
-                following = _order(entry[0])
+                following = order
             in_order.append(entry)
     kept: list[Entry] = []
     for entry in reversed(in_order):
