@@ -287,7 +287,7 @@ class BlobReader:
         expected = file_bytes(item)
         try:
             # what has come to be no file must not be waited for
-            self._file: BinaryIO = open(path, "rb", opener=_open_at_once)  # noqa: PTH123, SIM115
+            self._file: BinaryIO = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
             found = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise _failure(path, error) from error
@@ -296,7 +296,7 @@ class BlobReader:
             raise DamagedItemError(f"{path} is damaged: it has {found} bytes, not {expected}")
 
     def verify(self, ready: Callable[[], None]) -> bool:
-        """Return whether all bytes are whole, or False while that is found out: then `ready` is called when it
+        """Return whether all bytes are whole; False while that is found out: then `ready` is called when it
         goes on. Nothing is to be read before.
 
         Raises DamagedItemError if they are not, JournalError if they cannot be read.

@@ -105,8 +105,8 @@ def passwd(file: Path, user: str) -> None:
 def check(data: Path, queue: str | None) -> None:
     """Read all of the data directory DATA, or of its queue QUEUE, and say of each queue whether it is whole.
 
-    No server may have it. Nothing is changed. The exit status is 0 if all is well. What the server has put aside
-    since it was damaged is said, and no fault: the queue is whole without it.
+    No server may have it. Nothing is changed. The exit status is 0 if all is well. What the server has put
+    aside since it was damaged is said, and no fault: the queue is whole without it.
     """
     is_whole = True
     try:

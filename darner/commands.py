@@ -427,8 +427,8 @@ class Delivery:
             self.queue.give_back(self.item)
 
     def fail(self, error: JournalError) -> None:
-        """The item cannot be read, or not be removed: have another reply in the place of this one, the first of
-        `out`."""
+        """The item cannot be read, or not be removed: have another reply in the place of this one, the first
+        of `out`."""
         del self.connection.out[0]
         try:
             if not isinstance(error, DamagedItemError):

@@ -123,8 +123,8 @@ class Clients:
 
 
 class Stream:
-    """A large item on its way out, some chunks at a time, once they were found whole: its header, its bytes, a
-    line end."""
+    """A large item on its way out, some chunks at a time, once they were found whole: its header, its bytes,
+    a line end."""
 
     __slots__ = ("_delivery", "blob", "header")
 
@@ -134,8 +134,8 @@ class Stream:
         self._delivery = delivery
 
     def begins(self, ready: Callable[[], None]) -> bool:
-        """Whether it can be sent now; if not, `ready` is called when that is to be asked again. JournalError if
-        it cannot be sent at all."""
+        """Whether it can be sent now; if not, `ready` is called when that is to be asked again. JournalError
+        if it cannot be sent at all."""
         if not self.blob.verify(ready):
             return False
         self._delivery.begin()
@@ -407,26 +407,11 @@ class Connection:
                 if isinstance(reply, bytes):
                     data: bytes | None = reply
                     del out[0]
-                elif reply.header:
-                    try:
-                        if not reply.begins(self._touch):
-                            waits = True
-                            break
-                    except JournalError as error:
-                        self._streams -= 1
-                        reply.fail(error)
-                        continue
-                    data, reply.header = reply.header, b""
                 else:
-                    data = reply.blob.read(self._touch)
+                    data = self._begin(reply) if reply.header else self._go_on_with(reply)
                     if data is None:
                         waits = True
                         break
-                    if not data:
-                        reply.blob.close()
-                        self._streams -= 1
-                        data = b"\r\n"
-                        del out[0]
                 if data:
                     sent += len(data)
                     self._write(data)
@@ -441,6 +426,28 @@ class Connection:
             self._blocked &= ~STREAMING
         elif not waits and not self._blocked & FULL:
             self._touch()
+
+    def _begin(self, stream: Stream) -> bytes | None:
+        """What a stream begins with, None if that waits; b"" if something else is in its place."""
+        try:
+            if not stream.begins(self._touch):
+                return None
+        except JournalError as error:
+            self._streams -= 1
+            stream.fail(error)
+            return b""
+        header, stream.header = stream.header, b""
+        return header
+
+    def _go_on_with(self, stream: Stream) -> bytes | None:
+        """What a stream goes on with, None if that waits."""
+        data = stream.blob.read(self._touch)
+        if data == b"":
+            stream.blob.close()
+            self._streams -= 1
+            del self.out[0]
+            return b"\r\n"
+        return data
 
     # For commands.py
 

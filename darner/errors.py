@@ -32,8 +32,8 @@ class DamagedItemError(JournalError):
 
 
 class MendingError(JournalError):
-    """A journal has met damage and is about to be read on: ask again once it lets those go on who wait for room
-    in it (`Journal.crowding`)."""
+    """A journal has met damage, and is about to be read on: ask again once it lets those go on who wait for
+    room in it (`Journal.crowding`)."""
 
     def __init__(self, text: str, journal: Any) -> None:
         super().__init__(text)

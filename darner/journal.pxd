@@ -106,4 +106,5 @@ cdef class Journal:
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
+    cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
     cdef _delete(self, uint64_t id)

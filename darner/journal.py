@@ -1258,9 +1258,9 @@ class Journal:
     def read(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """Return items from id `start` on, and the id to read on from.
 
-        Stops behind the item that reaches `max_items` or `max_bytes`, and where something is damaged: the next
-        one then gets past that. `start` must be where the last read ended, or the floor: ids found missing on
-        the way are gone.
+        Stops behind the item that reaches `max_items` or `max_bytes`, and where something is damaged: the
+        next one then gets past that. `start` must be where the last read ended, or the floor: ids found
+        missing on the way are gone.
         """
         items: list[Item] = []
         size = 0
@@ -1314,24 +1314,30 @@ class Journal:
                 for key, record in records:
                     if is_state_key(key):
                         continue
-                    try:
-                        item = _proto.decode_item(key, record)
-                    except ValueError as error:
-                        if _is_newer(error):
-                            raise
-                        damaged = _DamagedRecordError(key, record)
-                        if damaged.id in expunged or damaged.id in self.gone:
-                            continue
-                        if damaged.id not in rewrites:
-                            raise damaged from error
-                        item = rewrites[damaged.id]
-                    if item.id not in expunged:
+                    item = self._decoded(key, record, rewrites, expunged)
+                    if item is not None and item.id not in expunged:
                         yield rewrites.get(item.id, item) if rewrites else item
             start = self.stored_id
         for id in range(start, self.state.next_id):
             staged = self._staged(id)
             if staged is not None and id not in expunged:
                 yield staged
+
+    def _decoded(
+        self, key: bytes, record: bytes, rewrites: dict[int, Item], expunged: set[int]
+    ) -> Item | None:
+        """The item in a record; None if it is damaged, and dead."""
+        try:
+            return _proto.decode_item(key, record)
+        except ValueError as error:
+            damaged = _DamagedRecordError(key, record)
+            if damaged.id in rewrites:
+                return rewrites[damaged.id]
+            if _is_newer(error):
+                raise
+            if damaged.id in expunged or damaged.id in self.gone:
+                return None
+            raise damaged from error
 
     def _expunged(self) -> set[int]:
         """The ids of what was removed and may still be found."""
@@ -1361,8 +1367,8 @@ class Journal:
         self._skip(start, stop)
 
     def _missing_bytes(self, start: int, stop: int, missing: int) -> int:
-        """How many bytes the missing ones of these items had: of some that is known, of the others guessed, as
-        long as not all are read."""
+        """How many bytes the missing ones of these items had: of some that is known, of the others guessed,
+        which is put right in the end."""
         rejected, state = self._rejected, self.state
         ids = range(start, stop) if stop - start < len(rejected) else rejected
         known = [rejected[id].size for id in ids if id in rejected and start <= id < stop]
@@ -1476,8 +1482,8 @@ class Journal:
             raise _DamagedRecordError(key, record) from error
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if they
-        are not there or have another size."""
+        """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
+        they are not there or have another size."""
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
         except DamagedItemError:
@@ -1524,8 +1530,8 @@ class Journal:
     # Damage. What is damaged is counted out, and what is left of it put into a directory of its own.
 
     def quarantine(self, item: Item, damage: JournalError) -> None:
-        """Remove a live item whose file is damaged, and put that aside. Raises JournalError if that cannot be:
-        then nothing is removed."""
+        """Remove a live item whose file is damaged, and put that aside. Raises JournalError if that cannot
+        be: then nothing is removed."""
         name = str(item.id)
         # first: if it is met again after a kill, it is removed then
         kept = self._put_aside(f"{name}.record", _proto.encode_item(item))
@@ -1660,9 +1666,9 @@ class Journal:
             self._writes.tell_quarantine(self, ids, reason, where)
 
     def mend(self, key: bytes) -> bool:
-        """Have LevelDB's tables in which the first record from `key` on may be as sound as they can be, all if it
-        is b"": what is damaged is put aside, and a table with what is sound of it takes its place. Returns whether
-        one was damaged. In a thread; JournalError if that cannot be done."""
+        """Have LevelDB's tables in which the first record from `key` on may be as sound as they can be, all
+        if it is b"": what is damaged is put aside, and a table with what is sound of it takes its place.
+        Returns whether one was damaged. In a thread; JournalError if that cannot be done."""
         try:
             with self._using:
                 tables = self._tables()
@@ -1684,8 +1690,8 @@ class Journal:
         return bool(sound)
 
     def _tables(self) -> bytes:
-        """LevelDB's own list of its tables. It need not be the one that it was, for that it is may not be found
-        before it is mended."""
+        """LevelDB's own list of its tables. That it is the one that it was may not be found out before it is
+        mended."""
         if self._db is not None:
             return bytes(self._db.get_property(b"leveldb.sstables"))
         with contextlib.closing(self._open()) as db:
@@ -1838,7 +1844,7 @@ class Journal:
             try:
                 self._write_sealed(batch)
             except (leveldb.Error, JournalError) as error:
-                # a compaction has met damage, which LevelDB says to whoever writes next, or it cannot be opened
+                # A compaction has met damage, which LevelDB says to whoever writes next. Or it was opened.
                 cause = error.__cause__ if isinstance(error, JournalError) else error
                 if not (leveldb.is_damage(cause) and self.mend(b"")):
                     raise

@@ -56,8 +56,9 @@ def expires_ms(exptime: int, now_ms: int) -> int:
 
 
 def make_room(queues: Sequence["Queue"], size: int) -> None:
-    """Have room for an item of `size` bytes in each of `queues`, at the cost of expired items and, where the
-    settings say so, of the oldest. Raises as `Queue.push` if one cannot take it; nothing is discarded then."""
+    """Have room for an item of `size` bytes in each of `queues`, at the cost of expired items and, where
+    the settings say so, of the oldest. Raises as `Queue.push` if one cannot take it; nothing is discarded
+    then."""
     for queue in queues:
         queue.check(size)
     if not any(queue.is_limited for queue in queues):
@@ -86,7 +87,8 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
     were set now, never to expire by itself. It is not refused for its size, but may take a queue over its
     limits. Nobody is served.
 
-    Raises JournalError if one of them cannot take it, DamagedItemError if its file is damaged: then it is in none.
+    Raises JournalError if one of them cannot take it, DamagedItemError if its file is damaged: then it is
+    in none.
     """
     ready: deque[tuple[Queue, Item]] = deque()
     try:
@@ -381,8 +383,8 @@ class Queue:
     """
 
     __slots__ = (
-        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms",
-        "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
+        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
+        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
         "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_move",
         "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
@@ -729,7 +731,8 @@ class Queue:
         return None
 
     def _open_first(self, item: Item) -> bool:
-        """Open the file of the item at the head; returns whether that was possible, or it is damaged, and gone."""
+        """Open the file of the item at the head; returns whether that was possible: else it is damaged, and
+        gone."""
         try:
             self._opened = self.open_blob(item)
         except DamagedItemError as damage:
@@ -794,8 +797,8 @@ class Queue:
         return item
 
     def take(self) -> Item | None:
-        """As `pop`, but a large item is only reserved: to be removed by `close` once its bytes were found whole,
-        before anything of it is sent."""
+        """As `pop`, but a large item is only reserved: to be removed by `close` once its bytes were found
+        whole, before anything of it is sent."""
         item = self._head()
         if item is not None:
             if not item.blob:
@@ -850,8 +853,8 @@ class Queue:
             self._serve()
 
     def quarantine(self, item: Item, damage: JournalError) -> None:
-        """An item that was fetched here or by a cursor, or looked at, has a damaged file: put it aside, unless
-        another reader has it by now. JournalError if that cannot be: then it is as it was."""
+        """An item that was fetched here or by a cursor, or looked at, has a damaged file: put it aside,
+        unless another reader has it by now. JournalError if that cannot be: then it is as it was."""
         held = self.reserved.get(item.id)
         if held is not item:
             is_read = item.id < self.journal.reads

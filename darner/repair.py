@@ -108,11 +108,9 @@ def _check(data: Path, name: bytes, scratch: Path, log: Log, lives: list[Life]) 
 
 
 def _quarantined(source: Path) -> str:
-    items, tables = quarantined(source)
-    if not (items or tables):
-        return ""
-    counts = [f"{n} {what}{'s' * (n != 1)}" for n, what in ((items, "damaged item"), (tables, "damaged table")) if n]
-    return f"what is left of {' and '.join(counts)} lies in {source / DAMAGED_NAME}"
+    counts = zip(quarantined(source), ("damaged item", "damaged table"), strict=True)
+    texts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    return f"what is left of {' and '.join(texts)} lies in {source / DAMAGED_NAME}" if texts else ""
 
 
 def repair(data: Path, name: bytes) -> Repaired:

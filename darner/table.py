@@ -1,9 +1,9 @@
 """LevelDB's tables, read without LevelDB: which are damaged, and what is sound in such a one.
 
-LevelDB gives up on a whole table, or a whole queue, for the sake of one damaged block: a compaction that meets it
-fails, and all writes after that. So a table with what is sound takes the place of a damaged one. It has the same
-size, for LevelDB's manifest has that written down. A table is blocks of records, then an index, and a footer that
-says where that is (LevelDB's doc/table_format.md).
+LevelDB gives up on a whole table, or a whole queue, for the sake of one damaged block: a compaction that
+meets it fails, and all writes after that. So a table with what is sound takes the place of a damaged one. It
+has the same size, for LevelDB's manifest has that written down. A table is blocks of records, then an index,
+and a footer that says where that is (LevelDB's doc/table_format.md).
 """
 
 import itertools
@@ -28,6 +28,9 @@ RESTART = 16
 # How an item's record begins that has its whole key.
 ITEM_START = b"\0\x11"
 
+# A table in LevelDB's list: its number and size, and its last key.
+LISTED = re.compile(rb"^ (\d+):(\d+)\['.*?' @ \d+ : \d \.\. '(.*)' @ \d+ : \d\]$", re.MULTILINE)
+
 # Whether a record passes its own checksum, by its key; None if it has none.
 Judge = Callable[[bytes, bytes], bool | None]
 # Key, with its mark, and value.
@@ -35,12 +38,12 @@ Entry = tuple[bytes, bytes]
 
 
 def listed(sstables: bytes, key: bytes = b"") -> tuple[list[tuple[int, int]], bytes]:
-    """Return the number and the size of each table in LevelDB's own list, of those in which the first record from
-    `key` on may be; and up to which key these are all there are. With no `key` all."""
+    """Return the number and the size of each table in LevelDB's own list, of those in which the first record
+    from `key` on may be; and up to which key these are all there are. With no `key` all."""
     found = []
     up_to = b"\xff"
     for level, text in enumerate(re.split(rb"--- level \d+ ---\n", sstables)[1:]):
-        for line in re.finditer(rb"^ (\d+):(\d+)\['.*?' @ \d+ : \d \.\. '(.*)' @ \d+ : \d\]$", text, re.M):
+        for line in LISTED.finditer(text):
             last = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), line[3])
             if last >= key:
                 found.append((int(line[1]), int(line[2])))
@@ -51,7 +54,7 @@ def listed(sstables: bytes, key: bytes = b"") -> tuple[list[tuple[int, int]], by
 
 
 def mend(content: bytes, size: int, judge: Judge) -> bytes | None:
-    """Return a table of `size` bytes with what is sound in the table that has this content; None if all is."""
+    """Return a table of `size` bytes with what is sound in the one that has this content; None if all is."""
     index = _index(content) if len(content) == size else None
     if index is not None and all(_block(content, *place) is not None for _, place in index):
         return None
@@ -59,13 +62,11 @@ def mend(content: bytes, size: int, judge: Judge) -> bytes | None:
     sound: list[tuple[bytes, bytes]] = []
     before = b""
     for last, block, entries in blocks:
-        if block is None:
-            kept = _kept(entries, judge, before, last)
-            if not kept:
-                continue
-            last, block = last or kept[-1][0], _sealed(_packed(kept))
-        sound.append((last, block))
-        before = last
+        if block is not None:
+            sound.append((last, block))
+        elif kept := _kept(entries, judge, before, last):
+            sound.append((last or kept[-1][0], _sealed(_packed(kept))))
+        before = sound[-1][0] if sound else b""
     while (table := _assembled(sound, size)) is None:
         sound.pop()
     return table
@@ -127,7 +128,8 @@ def _entries(block: bytes) -> Iterator[Entry]:
     """The records of a block, without its trailer, as far as they can be told."""
     count = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * count
-    starts = [int.from_bytes(block[at : at + 4], "little") for at in range(end, len(block) - 4, 4)] if end > 0 else []
+    places = range(end, len(block) - 4, 4) if end > 0 else ()
+    starts = [int.from_bytes(block[at : at + 4], "little") for at in places]
     if not starts or starts[0] or any(one >= other for one, other in itertools.pairwise([*starts, end])):
         starts, end = [0], len(block)
     for start, stop in itertools.pairwise([*starts, end]):
@@ -166,10 +168,9 @@ def _found(content: bytes, judge: Judge) -> Iterator[tuple[bytes, bytes | None, 
     """As `_indexed`, of a table whose index is lost: blocks lie one behind the other up to that."""
     at = 0
     while at >= 0:
-        entries: list[Entry] = []
-        end = at
-        for key, value, end in _run(content, at):
-            entries.append((key, value))
+        records = list(_run(content, at))
+        entries = [(key, value) for key, value, _ in records]
+        end = records[-1][2] if records else at
         starts = (len(entries) + RESTART - 1) // RESTART
         block = _block(content, at, end + 4 * starts + 4 - at) if entries else None
         if entries:
@@ -225,10 +226,11 @@ def _order(key: bytes) -> tuple[bytes, int]:
 def _numbered(*numbers: int) -> bytes:
     out = bytearray()
     for number in numbers:
-        while number > 127:
-            out.append(number & 127 | 128)
-            number >>= 7
-        out.append(number)
+        left = number
+        while left > 127:
+            out.append(left & 127 | 128)
+            left >>= 7
+        out.append(left)
     return bytes(out)
 
 
@@ -239,8 +241,8 @@ def _packed(entries: list[Entry], restart: int = RESTART) -> bytes:
         if at % restart == 0:
             starts.append(len(out))
             before = b""
-        shared = next((n for n, (one, other) in enumerate(zip(before, key, strict=False)) if one != other), None)
-        shared = min(len(before), len(key)) if shared is None else shared
+        pairs = zip(before, key, strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         out += _numbered(shared, len(key) - shared, len(value)) + key[shared:] + value
         before = key
     for start in starts or [0]:

@@ -314,7 +314,9 @@ class TestFailure:
             (b"both", [b"late", b"late+z", b"other"]),
         ],
     )
-    @pytest.mark.parametrize("trouble", ["take_nothing_in", "have_no_links", "be_out_of_service", "have_no_log"])
+    @pytest.mark.parametrize(
+        "trouble", ["take_nothing_in", "have_no_links", "be_out_of_service", "have_no_log"]
+    )
     def test_at_any_target_leaves_the_item_in_none(
         self, data, log, monkeypatch, trouble, to, names, ends, large
     ):

@@ -228,7 +228,9 @@ class TestItems:
         it.journal.rewrite(item)
         assert before == as_it_was
 
-    @pytest.mark.parametrize("find", [lambda journal: journal.find(1), lambda journal: journal.read(1, 9, 99)])
+    @pytest.mark.parametrize(
+        "find", [lambda journal: journal.find(1), lambda journal: journal.read(1, 9, 99)]
+    )
     def test_with_a_damaged_record_are_counted_out_and_put_aside(self, it, find):
         it.put(b"a", b"b")
         it.restart()

@@ -1,4 +1,4 @@
-"""Items that are damaged on the disk: they are put aside, counted and said, and those behind them are served."""
+"""Items that are damaged on the disk are put aside, counted and said, and those behind them are served."""
 
 import contextlib
 import errno
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from darner import _proto, journal, leveldb
 from darner import broker as broker_module
 from darner._proto import CHUNK_BYTES
-from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.cursor import Cursor
 from darner.errors import JournalError, MendingError
@@ -285,7 +284,9 @@ class TestTable:
         data.push(b"sound", b"one")
         return in_tables(data)
 
-    @pytest.mark.parametrize("damage", [cut, zeros, flipped, lambda _: b"", lambda content: bytes(len(content))])
+    @pytest.mark.parametrize(
+        "damage", [cut, zeros, flipped, lambda _: b"", lambda content: bytes(len(content))]
+    )
     def test_loses_only_what_is_damaged(self, data, table, log, damage):
         content = table.read_bytes()
         table.write_bytes(damage(content))
@@ -313,7 +314,7 @@ class TestTable:
         assert drain(data) == [*range(500, 1001)]
         data.restart()
         data.close()
-        (report,) = [report for report in check(data.path, b"work")]
+        (report,) = check(data.path, b"work")
         assert report.problems == []
         assert "damaged table" in report.note
         data.open()
@@ -396,8 +397,7 @@ class TestTable:
             for _ in range(3):
                 data.tick()
                 with pytest.raises(JournalError, match="work"):
-                    while True:
-                        items.append(tried(data, work.reserve).id)
+                    items.extend(iter(lambda: tried(data, work.reserve).id, None))
         assert work.journal.state.items == self.COUNT
         assert (work.journal.damaged_items, put_aside(log)) == (0, [])
         data.tick()
@@ -406,9 +406,7 @@ class TestTable:
         assert found[-1] == self.COUNT
 
     @given(st.data())
-    @settings(
-        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_however_it_is_damaged(self, tmp_path_factory, log, given_data):
         data = Data(tmp_path_factory.mktemp("damaged") / "data")
         size = given_data.draw(st.sampled_from([0, 20, 300, 3000]))
@@ -453,9 +451,7 @@ class TestErrorsThatPass:
             def iterator(self, **options):
                 raise leveldb.Error(text)
 
-        monkeypatch.setattr(
-            journal.leveldb, "DB", lambda *args, **options: Failing()
-        )
+        monkeypatch.setattr(journal.leveldb, "DB", lambda *args, **options: Failing())
         work.journal.close()
         for _ in range(3):
             with pytest.raises(JournalError, match="work"):
@@ -509,7 +505,8 @@ DAMAGES = {
 
 
 class TestFile:
-    """Of a large item, that is damaged so that opening it shows it; what reading it shows is the connection's."""
+    """Of a large item, that is damaged so that opening it shows it; what reading it shows is for the
+    connection."""
 
     @pytest.fixture(params=DAMAGES)
     def damaged(self, data, request):
@@ -730,7 +727,8 @@ class TestDelayed:
         work = delayed.broker.queue(b"work")
         delayed.now += 2000
         with monkeypatch.context() as patch:
-            patch.setattr(journal.leveldb, "DB", Mock(side_effect=leveldb.Error(b"IO error: too many open files")))
+            failure = leveldb.Error(b"IO error: too many open files")
+            patch.setattr(journal.leveldb, "DB", Mock(side_effect=failure))
             work.journal.close()
             for _ in range(3):
                 delayed.tick()
@@ -775,4 +773,3 @@ def test_a_sum_of_bytes_that_is_too_low_is_put_right_before_it_is_missed(data):
     assert work.journal.state.bytes >= 5006
     assert tried(data, work.pop) is None
     assert (work.items, work.waiting_bytes, work.journal.state.bytes) == (0, 0, 5006)
-
