@@ -14,6 +14,7 @@ from typing import BinaryIO
 from darner import _proto
 from darner._proto import CHUNK_BYTES, Item
 from darner.errors import DamagedItemError, JournalError
+from darner.leveldb import failure
 
 # How many bytes a sender may have waiting to be written before it has to wait.
 CROWDED_BYTES = 128 << 10
@@ -64,7 +65,7 @@ class BlobWriter:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file: BufferedWriter = path.open("wb")
         except OSError as error:
-            raise JournalError(f"cannot write {path}: {error}") from error
+            raise failure(f"cannot write {path}", error) from error
         self._path = path
         self._offload = offload
         self._chunks: list[bytes] = []
@@ -128,7 +129,7 @@ class BlobWriter:
             if error is None or self._error is not None:
                 self._over = last
             else:
-                self._error = JournalError(f"cannot write {self._path}: {error}")
+                self._error = failure(f"cannot write {self._path}", error)
             room, self._room = self._room, None
             if room is not None:
                 room()
@@ -189,7 +190,8 @@ def read_whole(path: Path, size: int) -> bytes:
 def _failure(path: Path, error: Exception) -> JournalError:
     """The error that says why a blob cannot be read, by whether that may pass."""
     is_damage = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    return (DamagedItemError if is_damage else JournalError)(f"cannot read {path}: {error}")
+    what = f"cannot read {path}"
+    return DamagedItemError(f"{what}: {error}") if is_damage else failure(what, error)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -200,7 +202,7 @@ def write_whole(path: Path, data: bytes) -> None:
             for at in range(0, len(data), CHUNK_BYTES):
                 file.write(_proto.encode_chunk(data[at : at + CHUNK_BYTES]))
     except OSError as error:
-        raise JournalError(f"cannot write {path}: {error}") from error
+        raise failure(f"cannot write {path}", error) from error
 
 
 class MemoryWriter:

@@ -24,11 +24,13 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import math
 import os
 import secrets
+import shutil
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -36,11 +38,22 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, leveldb, table
+from darner import _proto, foreign, leveldb, table
 from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
-from darner.errors import DamagedItemError, JournalError, MendingError
-from darner.wal import Client, Life, Log
+from darner.errors import (
+    DamagedError,
+    DamagedItemError,
+    ForeignError,
+    JournalError,
+    MendingError,
+    MisplacedError,
+    NewerFormatError,
+    VanishedError,
+)
+from darner.kinds import LARGEST
+from darner.leveldb import failure
+from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
@@ -86,6 +99,10 @@ MAX_STRIKES = 64
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
 OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
 PROBE_NAME = "room"
+# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+DELETED_NAME = "deleted"
+# What a file system has at its root, which may be mounted here.
+LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -95,13 +112,49 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# What is said of a file that can be copied, but not linked: it is on another file system, or that has no
+# links.
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+# How often the directory of a long name is tried to be made.
+MKDIR_TRIES = 100
+# How many numbers the payload of a change begins with, if it has a fixed number of them.
+_NUMBERS: dict[int, int] = {
+    Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4,
+}  # fmt: skip
+# How many new segments a change is tried in: one may turn out not to be writable.
+SEGMENTS_TRIED = 3
+
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
 
 
+def is_known_key(key: bytes) -> bool:
+    """Whether a journal has records with such a key."""
+    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
+
+
+def decode_place(record: bytes) -> list[int]:
+    """Return the place of a cursor. ValueError if the record is damaged."""
+    place = _proto.decode_ids(record)
+    if not place:
+        raise ValueError("the place of a cursor is empty")
+    return place
+
+
+def decode_counts(record: bytes) -> list[int]:
+    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    counts = _proto.decode_ids(record)
+    if len(counts) != 4:
+        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
+    return counts
+
+
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, DAMAGED_NAME, PROBE_NAME)
+    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -125,12 +178,64 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
+
+
 def _delayed_key(due_ms: int, id: int) -> bytes:
     return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
 
 def _due_ms(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big")
+
+
+def _numbers(kind: int, payload: bytes) -> list[int]:
+    """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
+    the size that such a change has, or has numbers that no change has."""
+    start, stop, each = 0, 8 * _NUMBERS.get(kind, 0), 8
+    if kind == Change.DISCARD:
+        stop, each = len(payload), 16
+    elif kind == Change.CURSOR:
+        start, stop = 1 + payload[0] if payload else 1, len(payload)
+    numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(start, stop, 8)]
+    is_whole = start <= stop <= len(payload) and (stop - start) % each == 0
+    if not is_whole or any(number >= LARGEST for number in numbers):
+        raise ValueError(f"the log has a change of kind {kind} that is damaged")
+    return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").is_file():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
 
 
 def quarantined(path: Path) -> tuple[int, int]:
@@ -141,11 +246,6 @@ def quarantined(path: Path) -> tuple[int, int]:
         return 0, 0
     tables = sum(is_table for _, is_table in names)
     return len(names) - tables, tables
-
-
-def _is_newer(error: Exception) -> bool:
-    """Whether a record is none of this darner's, and not damaged."""
-    return "this darner knows" in str(error)
 
 
 def _is_sound(key: bytes, record: bytes) -> bool | None:
@@ -159,16 +259,18 @@ def _is_sound(key: bytes, record: bytes) -> bool | None:
             _proto.check_chunk(record)
         else:
             return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
-    except ValueError as error:
-        return _is_newer(error)
+    except NewerFormatError:
+        return True
+    except ValueError:
+        return False
     return True
 
 
 class _DamagedRecordError(Exception):
-    """The record of an item, at this key, fails its checksum."""
+    """The record of an item, at this key, is damaged."""
 
-    def __init__(self, key: bytes, record: bytes) -> None:
-        super().__init__("its record fails its checksum")
+    def __init__(self, key: bytes, record: bytes, reason: str = "") -> None:
+        super().__init__(reason)
         self.key = key
         self.id = int.from_bytes(key[-8:] if key[:1] == b"d" else key[1:9], "big")
         self.record = record
@@ -192,8 +294,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts",
-        "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
+        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -212,6 +314,8 @@ class Batch:
         self.recount = False
         # the cursors that moved
         self.cursors: set[bytes] = set()
+        # whether it goes together with changes to other journals, so that the log is to be on the disk before
+        self.is_bound = False
         # how many bytes of memory the items in `puts` may take yet
         self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
@@ -242,6 +346,9 @@ class Writes(Protocol):
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
+
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
 
     def note_open(self, journal: "Journal") -> None:
         """The LevelDB of `journal` is open."""
@@ -380,7 +487,7 @@ class Journal:
         self.state.next_blob = secrets.randbits(40) << 20
         if log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
         elif not self._load_state():
             self._load()
@@ -410,29 +517,23 @@ class Journal:
 
     # LevelDB
 
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        if not is_new and not (self.path / "CURRENT").exists():
-            raise JournalError(
-                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                "Nothing in it was touched; move it away, or repair a copy of it"
-            )
-        return is_new
-
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
-        try:
-            for directory in (*reversed(list(pieces)), self.path):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise JournalError(f"cannot make {self.path}: {error}") from error
+        directories = [*reversed(list(pieces)), self.path]
+        for left in reversed(range(MKDIR_TRIES)):
+            try:
+                for directory in directories:
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                (self.path / DELETED_NAME).unlink(missing_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                # who has deleted another queue in one of the pieces may have taken that along
+                if not left:
+                    raise failure(f"cannot make {self.path}", error) from error
+            except OSError as error:
+                raise failure(f"cannot make {self.path}", error) from error
+            else:
+                return
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -450,25 +551,25 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = failure(f"cannot open {self.path}", error)
+                    raise self._closed_for from error
                 except JournalError as error:
                     self._closed_for = error
                     raise
-                except (leveldb.Error, OSError, ValueError) as error:
-                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
-                    raise self._closed_for from error
                 self._db, self._closed_for = db, None
             return self._db
 
     def _open(self) -> Any:
-        is_new = self._is_new()
-        if is_new:
+        begins = is_new(self.path)
+        if begins:
             if self._exists:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         return leveldb.DB(
-            str(self.path),
-            create_if_missing=is_new,
+            os.fsencode(self.path),
+            create_if_missing=begins,
             write_buffer_size=WRITE_BUFFER_BYTES,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
@@ -489,12 +590,11 @@ class Journal:
             state = _proto.decode_state(record)
             change = state.change
             if state.life != self.state.life:
-                raise JournalError(f"{self.path} is another journal than it was: put that back")
+                raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise JournalError(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
-                f"{self.stored_change}. Stop the server; then darner check says more, and darner repair "
-                "saves what is left"
+                f"{self.stored_change}"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -516,7 +616,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -531,6 +631,8 @@ class Journal:
             self.state = _proto.decode_state(record)
         except FileNotFoundError:
             return False
+        except NewerFormatError as error:
+            raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
             self._has_state = True
             return False
@@ -539,12 +641,12 @@ class Journal:
         return True
 
     def _load(self) -> None:
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                if next(iter(db.iterator(include_value=False)), None) is not None:
-                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                _check_empty(db)
                 return
             self._state_key, record = stored
             self.state = _proto.decode_state(record)
@@ -558,17 +660,18 @@ class Journal:
                     if id < self.state.floor and db.get(_proto.item_key(id)) is not None
                 }
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
-                self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+                if is_known_key(key):
+                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
             self.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = _proto.decode_ids(place)
+                self.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
-                counts = _proto.decode_ids(delayed)
+                counts = decode_counts(delayed)
                 self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
                 self.next_due_ms = self._first_due_ms()
-        except (leveldb.Error, OSError, ValueError) as error:
+        except (leveldb.Error, OSError, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot read {self.path}", error) from error
 
     def _first_due_ms(self) -> float:
         """When the first delayed item in LevelDB is due."""
@@ -599,9 +702,9 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
+            raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -611,11 +714,11 @@ class Journal:
     def _replay(self, life: Life) -> None:
         state = self.state
         for change, kind, payload in life.changes:
-            if state.life != life.number or change > state.change + 1:
-                raise ValueError(
-                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
-                    "back, or move this one away and delete the queue"
+            if state.life != life.number:
+                raise MisplacedError("it is not the directory that the log was written for")
+            if change > state.change + 1:
+                raise DamagedError(
+                    f"the log goes on at change {change}, the directory ends at change {state.change}"
                 )
             if change > state.change:
                 state.change = change
@@ -645,30 +748,18 @@ class Journal:
             return False
 
     def _redo(self, kind: int, payload: bytes) -> None:
-        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
+            self._check_given_out(id)
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
-            ends = range(0, len(payload), 16)
-            self._flush(
-                {
-                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(
-                        payload[at + 8 : at + 16], "big"
-                    )
-                    for at in ends
-                }
-            )
+            stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
+            for id in stay:
+                self._check_given_out(id)
+            self._flush(stay)
         elif kind == Change.BLOB:
             (blob,) = numbers
             self._begin_blob(blob)
@@ -680,6 +771,17 @@ class Journal:
             self._revive(created_ms)
         else:
             self._redo_aside(kind, payload, numbers)
+
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
 
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""
@@ -695,17 +797,21 @@ class Journal:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
         elif kind == Change.LOST:
-            first, stop, items = numbers
-            self._lost(first, stop, items, int.from_bytes(payload[24:32], "big"))
+            first, stop, items, size = numbers
+            if not first <= stop <= self.state.next_id:
+                raise ValueError(f"the log has items up to {stop}, and the next one is {self.state.next_id}")
+            self._lost(first, stop, items, size)
         elif kind == Change.LOST_DELAYED:
-            self._lost_delayed(b"d" + payload[:16], numbers[2], int.from_bytes(payload[24:32], "big"))
+            _, _, items, size = numbers
+            self._lost_delayed(b"d" + payload[:16], items, size)
         elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
+            self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
-            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
+            raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
+
+    def _check_given_out(self, id: int) -> None:
+        if not 0 < id < self.state.next_id:
+            raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
@@ -732,8 +838,12 @@ class Journal:
         log = self.log
         assert log is not None
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+        for _ in range(SEGMENTS_TRIED):
+            if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+                break
             log.roll()
+        else:
+            raise JournalError("the log cannot be written")
         self._number = log.enter(self.state.life)
         self._entered = self._segment.number
         if self.dirty:  # otherwise once it is
@@ -750,12 +860,25 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                self.log.roll()
-                self._enter()
-                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            change = self.state.change + 1
+            if not self._segment.append(kind, self._number, change, payload):
+                for _ in self._new_segments():
+                    if self._segment.append(kind, self._number, change, payload):
+                        break
+                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
         self.state.change += 1
+
+    def _new_segments(self) -> Iterator[None]:
+        """Go on in a new segment, for there is no room in this one, or it cannot be written; and in another
+        one
+        if that cannot be written either. Raises JournalError if there is none."""
+        assert self.log is not None
+        for _ in range(SEGMENTS_TRIED):
+            self.log.roll()
+            self._enter()
+            yield
+        raise JournalError("the log cannot be written")
 
     def _mark(self) -> None:
         self.dirty = True
@@ -778,9 +901,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                log.roll()
-                self._enter()
-                self._segment.put(_PUT, self._number, state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_PUT, self._number, state.change + 1, item):
+                        break
         state.change += 1
         self._put(item)
 
@@ -788,6 +911,8 @@ class Journal:
         batch = self.batch
         self.state.add(item)
         batch.puts[item.id] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         if item.blob:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
@@ -811,9 +936,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                self.log.roll()
-                self._enter()
-                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                        break
         self.state.change += 1
         self._rewrite(item)
 
@@ -831,9 +956,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                log.roll()
-                self._enter()
-                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+                for _ in self._new_segments():
+                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                        break
         state.change += 1
         self._remove(item.id, item.size, item.blob)
 
@@ -859,6 +984,11 @@ class Journal:
             self._advance()
         if not self.dirty:
             self._mark()
+
+    def bind(self) -> None:
+        """What is removed next has come to be in another journal. If the log were lost with the machine, and
+        LevelDB had the removal, it would be in neither: have the log on the disk first."""
+        self.batch.is_bound = True
 
     def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
         """An item was removed out of its turn."""
@@ -1002,6 +1132,8 @@ class Journal:
         batch = self.batch
         self.state.next_blob = item.id + 1
         batch.delayed[key] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         insort(batch.due, key)
         if item.blob:
             self.begun.discard(item.blob)
@@ -1090,8 +1222,9 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        self.delayed_items -= 1
-        self.delayed_bytes -= item.size
+        # a count that was too low on the disk stays a count
+        self.delayed_items = max(0, self.delayed_items - 1)
+        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1126,11 +1259,13 @@ class Journal:
         for key, record in self._stored_delayed():
             try:
                 yield key, _proto.decode_item(b"i" + key[9:], record)
+            except NewerFormatError:
+                raise
             except ValueError as error:
-                if damaged is None or _is_newer(error):
+                if damaged is None:
                     raise
                 if key not in ended:
-                    damaged.append(_DamagedRecordError(key, record))
+                    damaged.append(_DamagedRecordError(key, record, str(error)))
 
     def _stored_delayed(self, **options: bool) -> Iterator[Any]:
         if self._exists:
@@ -1182,19 +1317,30 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def link_blob(self, file: Path) -> int:
+    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
         """Begin a blob with the bytes of another one, in `file`; returns its id.
 
-        Raises JournalError if that cannot be: then `file` is as it was.
+        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
+        given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
+        was.
         """
         blob = self.begin_blob()
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.hardlink_to(file)
+            try:
+                path.hardlink_to(file)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                if copies is None:
+                    shutil.copyfile(file, path)
+                else:
+                    copies.append((file, path))
         except OSError as error:
             self.abandon_blob(blob)
-            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+            raise failure(f"cannot link {path} to {file}", error) from error
+        self._writes.note_link(path)
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1205,6 +1351,7 @@ class Journal:
         except JournalError:
             self.abandon_blob(blob)
             raise
+        self._writes.note_link(self.blob_path(blob))
         return blob
 
     def blob_path(self, blob: int) -> Path:
@@ -1230,9 +1377,11 @@ class Journal:
         return ripe
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
         for blob in blobs:
             self.blob_path(blob).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            sync_directory(self.path / BLOBS_NAME)
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
@@ -1330,10 +1479,10 @@ class Journal:
         try:
             return _proto.decode_item(key, record)
         except ValueError as error:
-            damaged = _DamagedRecordError(key, record)
+            damaged = _DamagedRecordError(key, record, str(error))
             if damaged.id in rewrites:
                 return rewrites[damaged.id]
-            if _is_newer(error):
+            if isinstance(error, NewerFormatError):
                 raise
             if damaged.id in expunged or damaged.id in self.gone:
                 return None
@@ -1389,10 +1538,13 @@ class Journal:
         start = max(start, self.state.floor)
         if start >= stop:
             return
+        # not one by one: a sweep may have left a wide gap
         if start == self.state.floor:
-            # not one by one: a sweep may have left a wide gap
             self.state.floor = stop
             self.gone = {id for id in self.gone if id >= stop}
+        elif stop - start > MAX_GONE:
+            self.kept.update(id for id in range(self.state.floor, start) if id not in self.gone)
+            self._keep(stop)
         else:
             self.gone.update(range(start, stop))
         self._advance()
@@ -1476,10 +1628,10 @@ class Journal:
             record = self._opened_to_read().get(key, fill_cache=False)
         try:
             return None if record is None else _proto.decode_item(key, record)
+        except NewerFormatError:
+            raise
         except ValueError as error:
-            if _is_newer(error):
-                raise
-            raise _DamagedRecordError(key, record) from error
+            raise _DamagedRecordError(key, record, str(error)) from error
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
@@ -1492,7 +1644,7 @@ class Journal:
                 self._look()
             raise
         except JournalError as error:
-            self._tell(JournalError(f"item {item.id}: {error}"))
+            self._tell(failure(f"item {item.id}", error))
             raise
 
     def _opened_to_read(self) -> Any:
@@ -1512,20 +1664,18 @@ class Journal:
     def _unreadable(self, what: str, error: Exception, key: bytes) -> JournalError:
         """Return the error that says why `what`, which begins at `key`, cannot be read. If LevelDB is damaged
         there, that is being mended."""
-        if isinstance(error, MendingError):
-            return error
         if leveldb.is_damage(error) and self._writes.mend(self, key):
             return self._mending()
-        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
-        self._tell(failure)
-        return failure
+        unreadable = failure(f"cannot read {what} in {self.path}", error)
+        self._tell(unreadable)
+        return unreadable
 
-    def _tell(self, failure: JournalError) -> None:
+    def _tell(self, error: JournalError) -> None:
         """Have the operator told, once: the client is each time."""
-        text = str(failure)
+        text = str(error)
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, failure)
+            self._writes.tell_damage(self, error)
 
     # Damage. What is damaged is counted out, and what is left of it put into a directory of its own.
 
@@ -1651,9 +1801,9 @@ class Journal:
         try:
             yield
         except OSError as error:
-            failure = JournalError(f"cannot put {name} aside, which is damaged, in {self.path}: {error}")
-            self._tell(failure)
-            raise failure from error
+            refusal = failure(f"cannot put {name} aside, which is damaged, in {self.path}", error)
+            self._tell(refusal)
+            raise refusal from error
 
     def _tell_quarantine(self, ids: str, reason: str, where: Path | None) -> None:
         """Have the operator told, of so many items that it can be read."""
@@ -1686,7 +1836,7 @@ class Journal:
                         db.close()
                     self._opened(again=True)
         except (leveldb.Error, OSError) as error:
-            raise JournalError(f"cannot mend {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot mend {self.path}", error) from error
         return bool(sound)
 
     def _tables(self) -> bytes:
@@ -1783,7 +1933,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)
@@ -1825,6 +1975,7 @@ class Journal:
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
+        batch.is_bound |= sealed.is_bound
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
@@ -1857,7 +2008,7 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
-            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot write {self.path}", error) from error
 
     def _write_sealed(self, batch: Batch) -> None:
         if self._db is not None and self._has_moved():

@@ -16,10 +16,12 @@ from darner._proto import (
     Item,
     Parser,
     Segment,
+    SegmentFormatError,
     State,
     Verb,
     read_segment,
 )
+from darner.errors import NewerFormatError
 
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
@@ -411,12 +413,17 @@ class TestValue:
 
 
 u64 = st.integers(0, 2**64 - 1)
+# what records have: two of these can be added
+LARGEST = 2**62 - 1
+LARGEST_CHUNK, LARGEST_SIZE = 16 << 20, 2**53
+ids, numbers = st.integers(1, LARGEST), st.integers(0, LARGEST)
 inline = st.builds(
-    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.binary(max_size=200), attempts=st.integers(0, 0xFFFF)
-)
+    Item, ids, st.integers(0, 2**32 - 1), numbers, numbers, st.binary(max_size=200),
+    attempts=st.integers(0, 0xFFFF),
+)  # fmt: skip
 chunked = st.builds(
-    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.none(),
-    st.integers(1, 2**64 - 1), u64, st.integers(1, 2**32 - 1), st.integers(0, 0xFFFF),
+    Item, ids, st.integers(0, 2**32 - 1), numbers, numbers, st.none(),
+    ids, st.integers(0, LARGEST_SIZE), st.integers(1, LARGEST_CHUNK), st.integers(0, 0xFFFF),
 )  # fmt: skip
 items = inline | chunked
 
@@ -467,7 +474,7 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
                 _proto.decode_item(key, record)
 
-    @given(st.lists(u64, max_size=20))
+    @given(st.lists(numbers, max_size=20))
     def test_of_ids_come_back_as_they_were_or_not_at_all(self, ids):
         record = _proto.encode_ids(ids)
         assert _proto.decode_ids(record) == ids
@@ -484,26 +491,79 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
                 _proto.decode_chunk(damaged)
 
-    @given(st.lists(u64, min_size=9, max_size=9), st.booleans())
-    def test_of_the_state_come_back_as_they_were_or_not_at_all(self, numbers, deleted):
-        state = State(1, 2)
-        for name, number in zip(STATE_FIELDS, [*numbers, deleted], strict=True):
-            setattr(state, name, number)
+    @given(
+        u64, st.lists(ids, min_size=3, max_size=3).map(sorted), ids,
+        st.lists(numbers, min_size=4, max_size=4), st.booleans(),
+    )  # fmt: skip
+    def test_of_the_state_come_back_as_they_were_or_not_at_all(self, life, marks, blob, others, deleted):
+        state = State(1, life)
+        state.trimmed, state.floor, state.next_id = marks
+        state.next_blob, state.deleted = blob, deleted
+        state.change, state.items, state.bytes, state.created_ms = others
+        assert fields(state.copy(), STATE_FIELDS) == fields(state, STATE_FIELDS)
         record = _proto.encode_state(state)
         assert fields(_proto.decode_state(record), STATE_FIELDS) == fields(state, STATE_FIELDS)
         for damaged in (*flipped(record), record[:-1], record + b"\0", b""):
             with pytest.raises(ValueError, match=r"checksum|wrong length"):
                 _proto.decode_state(damaged)
 
+    @pytest.mark.parametrize(
+        "item",
+        [
+            Item(0, 0, 0, 0, b"data"), Item(LARGEST + 1, 0, 0, 0, b"data"), Item(2**64 - 1, 0, 0, 0, b"data"),
+            Item(1, 0, LARGEST + 1, 0, b"data"), Item(1, 0, 0, 2**64 - 1, b"data"),
+            Item(1, 0, 0, 0, None, 0, 9, 3), Item(1, 0, 0, 0, None, LARGEST + 1, 9, 3),
+            Item(1, 0, 0, 0, None, 5, LARGEST_SIZE + 1, 3), Item(1, 0, 0, 0, None, 5, 9, 0),
+            Item(1, 0, 0, 0, None, 5, 0, 0), Item(1, 0, 0, 0, None, 5, 9, LARGEST_CHUNK + 1),
+        ],
+    )  # fmt: skip
+    def test_of_items_are_refused_with_numbers_that_none_has(self, item):
+        assert item.chunks >= 0
+        with pytest.raises(ValueError, match="has numbers that no"):
+            _proto.decode_item(_proto.item_key(item.id), _proto.encode_item(item))
+
+    @pytest.mark.parametrize(
+        ("name", "number"),
+        [
+            *((name, LARGEST + 1) for name in STATE_FIELDS if name not in ("life", "deleted")),
+            *((name, 0) for name in ("floor", "trimmed", "next_id", "next_blob")),
+            ("floor", 2), ("trimmed", 2),
+        ],
+    )  # fmt: skip
+    def test_of_the_state_are_refused_with_numbers_that_none_has(self, name, number):
+        state = State(1, 2)
+        setattr(state, name, number)
+        with pytest.raises(ValueError, match="numbers that no state has"):
+            _proto.decode_state(_proto.encode_state(state))
+
+    def test_of_ids_are_refused_with_what_is_none(self):
+        for record in (_proto.encode_ids([1, LARGEST + 1]), _proto.encode_chunk(bytes(9))):
+            with pytest.raises(ValueError, match="list of ids"):
+                _proto.decode_ids(record)
+
+    def test_of_the_state_count_no_lower_than_nothing(self):
+        state = State(1, 2)
+        state.next_id, state.items, state.bytes = 9, 0, 5
+        state.drop(3, 7)
+        assert (state.items, state.bytes) == (0, 0)
+
     def test_of_a_version_to_come_are_refused_as_such(self):
         state = _proto.decode_chunk(_proto.encode_state(State(1, 2)))
-        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
-            _proto.decode_state(_proto.encode_chunk(b"\x02" + state[1:]))
+        for body in (state[1:], state[1:] + b"more", b"less"):
+            with pytest.raises(NewerFormatError, match="version 2, this darner knows 1"):
+                _proto.decode_state(_proto.encode_chunk(b"\x02" + body))
+        with pytest.raises(ValueError, match="version 0, which there is not") as caught:
+            _proto.decode_state(_proto.encode_chunk(b"\x00" + state[1:]))
+        assert not isinstance(caught.value, NewerFormatError)
         record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
-        body = b"\x02" + record[5:]
-        checksum = crc32c(body, 7 ^ len(record)).to_bytes(4, "big")
-        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
-            _proto.decode_item(_proto.item_key(7), checksum + body)
+        for body, says in (
+            (b"\x02" + record[5:], "version 2, this darner knows 1"),
+            (b"\x02less", "version 2, this darner knows 1"),
+            (b"\x01\x07" + record[6:], "of kind 7, which this darner does not know"),
+        ):
+            checksum = crc32c(body, 7 ^ (4 + len(body))).to_bytes(4, "big")
+            with pytest.raises(NewerFormatError, match=says):
+                _proto.decode_item(_proto.item_key(7), checksum + body)
 
     def test_a_new_state_is_that_of_an_empty_queue(self):
         assert fields(State(5, 9), STATE_FIELDS) == {
@@ -583,61 +643,105 @@ def write(segment):
     return frames, ends
 
 
+MARKER = 0x1122334455667788
+
+
 def begun(size=1000, number=3):
     memory, segment = bytearray(size), Segment()
-    segment.begin(memory, number)
+    segment.begin(memory, number, MARKER, 2, 70)
     return memory, segment
+
+
+def scan(memory):
+    """The number, frames and end of a segment, and whether that is its END."""
+    found = read_segment(bytes(memory))
+    return found.number, found.frames, found.used_bytes, found.ended
 
 
 class TestSegment:
     def test_gives_back_what_was_written(self):
         memory, segment = begun()
         frames, ends = write(segment)
-        assert read_segment(bytes(memory)) == (3, frames, ends[-1], False)
+        assert scan(memory) == (3, frames, ends[-1], False)
         segment.end()
-        assert read_segment(bytes(memory)) == (3, frames, ends[-1], True)
+        assert scan(memory) == (3, frames, ends[-1], True)
+        found = read_segment(bytes(memory))
+        assert (found.marker, found.previous, found.previous_bytes) == (MARKER, 2, 70)
+        assert (found.damage, found.behind) == ("", [])
 
     def test_that_is_none_has_no_number(self):
         for memory in (b"", bytes(15), bytes(1000), b"darner 2" + bytes(1000)):
-            assert read_segment(memory) == (0, [], 0, False)
+            assert scan(memory)[:2] == (0, [])
+            assert read_segment(memory).damage
+
+    def test_of_a_later_version_is_refused(self):
+        memory, segment = begun()
+        write(segment)
+        for version in b"3456789":
+            memory[7] = version
+            with pytest.raises(SegmentFormatError):
+                read_segment(bytes(memory))
+
+    def test_of_version_1_is_read(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        segment.end()
+        old = bytearray(b"darner 1" + (3).to_bytes(8, "big"))
+        at = 64
+        for end in (*ends[1:], ends[-1] + 29):
+            old += memory[at + 8 : end]
+            at = end
+        assert (scan(old + bytes(100))[1], scan(old + bytes(100))[3]) == (frames, True)
+        assert (scan(old[:-1])[1], scan(old[:-1])[3]) == (frames, False)
 
     def test_cut_at_any_byte_has_what_was_before(self):
         memory, segment = begun()
         frames, ends = write(segment)
-        for at, lost in itertools.product(range(ends[-1]), (b"", bytes(1000), b"\xff" * 1000)):
-            cut = bytes(memory[:at]) + lost
-            number, found, used_bytes, ended = read_segment(cut)
-            if at >= ends[0]:
-                whole = sum(cut[:end] == memory[:end] for end in ends[1:])
-                assert (number, found, used_bytes, ended) == (3, frames[:whole], ends[whole], False)
-            else:
-                assert found == []
+        for at, lost in itertools.product(range(ends[-1]), (0, 0xFF)):
+            cut = memory[:at] + bytes([lost]) * (len(memory) - 64 - at) + memory[-64:]
+            whole = sum(cut[:end] == memory[:end] for end in ends[1:])
+            number, found, used_bytes, ended = scan(cut)
+            assert (number, found, ended) == (3, frames[:whole], False)
+            if at >= 64:
+                assert used_bytes == ends[whole]
+            assert scan(memory[:at])[1] == ([] if at < 64 else frames[: sum(end <= at for end in ends[1:])])
 
-    def test_with_any_byte_damaged_has_what_was_before(self):
+    def test_with_any_byte_damaged_has_what_was_before_and_knows_what_is_behind(self):
         memory, segment = begun()
         frames, ends = write(segment)
         segment.end()
-        for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1] + 21)):
+        for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1])):
+            found = read_segment(damaged)
+            if at < 64:  # there is a copy
+                assert (found.frames, found.ended) == (frames, True)
+                continue
             whole = sum(end <= at for end in ends[1:])
-            _, found, _, ended = read_segment(damaged)
-            if at >= 16:
-                assert (found, ended) == (frames[:whole], False)
+            assert (found.frames, found.ended, found.damage) == (frames[:whole], False, "")
+            assert found.behind[:-1] == frames[whole + 1 :]
+            assert found.behind[-1][0] == Change.END
+
+    def test_cut_short_says_so(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        found = read_segment(bytes(memory[: ends[2]]))
+        assert (found.frames, found.damage) == (frames[:2], "is cut short")
 
     def test_used_again_has_nothing_of_what_it_had(self):
         memory, segment = begun()
         write(segment)
-        for number in (4, 5, 3 + 2**32 - 1):
-            segment.begin(memory, number)
-            assert read_segment(bytes(memory))[:2] == (number, [])
+        for marker in (1, MARKER + 1, 2**64 - 1):
+            segment.begin(memory, 3, marker)
+            assert scan(memory)[:2] == (3, [])
             # so that its end is where one of the old frames began
             for frame in ITEM, LARGE:
                 segment.put(Change.PUT, 7, 2**40, frame)
-                assert len(read_segment(bytes(memory))[1]) == frame.id
+                assert len(scan(memory)[1]) == frame.id
+                assert read_segment(bytes(memory)).behind == []
             segment.end()
-            assert read_segment(bytes(memory))[3]
+            assert scan(memory)[3]
 
     def test_that_is_full_says_so_and_has_room_for_its_end(self):
-        memory, segment = begun(200)
+        memory, segment = begun(300)
         count = 0
         while segment.append(Change.BLOB, 1, count, bytes(8)):
             count += 1
@@ -646,35 +750,44 @@ class TestSegment:
         assert not segment.drop(1, count, 1, 2, 3)
         assert segment.used_bytes == used_bytes
         segment.end()
-        _, frames, _, ended = read_segment(bytes(memory))
+        _, frames, _, ended = scan(memory)
         assert (len(frames), ended) == (count, True)
 
-    def test_has_all_of_a_group_or_none(self):
+    @pytest.mark.parametrize("size", range(280, 330))
+    def test_that_is_full_has_room_for_the_end_of_a_group(self, size):
+        memory, segment = begun(size)
+        segment.begin_group()
+        count = 0
+        while segment.append(Change.BLOB, 1, count, b""):
+            count += 1
+        assert segment.room_bytes < 29
+        assert segment.end_group()
+        segment.end()
+        _, frames, _, ended = scan(memory)
+        assert (len(frames), ended) == (count, True)
+        assert read_segment(bytes(memory)).open_frames == 0
+
+    def test_knows_which_frames_are_of_a_group_that_has_no_end(self):
         memory, segment = begun()
         segment.append(Change.BLOB, 1, 1, b"before")
-        assert segment.begin_group(300)
+        before = segment.used_bytes
+        segment.begin_group()
         _, ends = write(segment)
-        assert len(read_segment(bytes(memory))[1]) == 1
+        found = read_segment(bytes(memory))
+        assert (found.open_frames, found.whole_bytes, found.used_bytes) == (len(ends) - 1, before, ends[-1])
+        assert found.commits
         segment.end_group()
-        assert len(read_segment(bytes(memory))[1]) == len(ends)
-        segment.append(Change.BLOB, 1, 1, b"after")
-        assert len(read_segment(bytes(memory))[1]) == len(ends) + 1
+        found = read_segment(bytes(memory))
+        assert (found.open_frames, found.whole_bytes) == (0, segment.used_bytes)
+        assert len(found.frames) == len(ends)
 
-    def test_has_what_there_was_of_a_group_when_it_ended(self):
+    def test_says_whether_it_ends_a_group_of_the_segment_before_it(self):
         memory, segment = begun()
-        assert segment.begin_group(300)
-        frames, _ = write(segment)
-        segment.end()
-        assert read_segment(bytes(memory))[1] == frames
-        assert read_segment(bytes(memory))[3]
-
-    def test_begins_no_group_without_room_for_it_and_ends_an_empty_one(self):
-        memory, segment = begun(200)
-        assert not segment.begin_group(170)
-        assert segment.begin_group(100)
+        segment.begin_group()
+        segment.append(Change.BLOB, 1, 1, b"of the group")
+        assert not read_segment(bytes(memory)).commits
         segment.end_group()
-        segment.append(Change.BLOB, 1, 1, b"after")
-        assert len(read_segment(bytes(memory))[1]) == 1
+        assert read_segment(bytes(memory)).commits
 
     def test_without_memory_takes_nothing(self):
         segment = Segment()
@@ -687,5 +800,5 @@ class TestSegment:
         memory, segment = begun()
         with pytest.raises(BufferError):
             memory.clear()
-        segment.begin(bytearray(100), 4)
+        segment.begin(bytearray(200), 4, MARKER)
         memory.clear()
