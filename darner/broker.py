@@ -26,7 +26,6 @@ from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
 from darner.errors import (
     DamagedItemError,
-    DarnerError,
     FaultError,
     JournalError,
     MendingError,

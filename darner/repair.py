@@ -113,6 +113,7 @@ class Report:
     def is_repairable(self) -> bool:
         """Whether a repair can do something about it."""
         return bool(self.problems) and self.is_queue and self.refusal is None
+
     # what is no damage any more, but to be known
     note: str = ""
 
