@@ -5,29 +5,42 @@ loop; the clock, and how to run something in another thread, are handed in.
 """
 
 import contextlib
-import fcntl
+import errno
 import functools
 import os
-import shutil
-import uuid
+import re
+import string
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
+from darner import foreign, trash
 from darner._proto import Item, valid_name
-from darner.blob import Offload, sync_links, sync_name
+from darner.blob import Offload, sync_directory, sync_links, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import JournalError, StartError
+from darner.errors import (
+    DamagedItemError,
+    FaultError,
+    JournalError,
+    MendingError,
+    StartError,
+    StatusError,
+)
 from darner.fanout import Fanout, parent_of
-from darner.journal import Journal
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
+from darner.leveldb import failure, reason
+from darner.lock import LOCK_NAME, DirectoryLock
+from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
+from darner.reserve import FILE_NAME as RESERVE_NAME
+from darner.reserve import Reserve, is_full
 from darner.status import QUIESCENT, STATUSES, Status
-from darner.wal import Client, Log
+from darner.wal import Client, Life, Log
 
 log = structlog.get_logger()
 
@@ -36,21 +49,37 @@ MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
 SLICE_MS = 5
 REST_MS = 10
-LOCK_NAME = ".lock"
+# While less is free than so many times the reserve, room may be short before it is looked for again.
+SCARCE = 4
 LOG_NAME = ".log"
-TRASH_NAME = ".trash"
-# What a file system has at its root, which a data directory may be.
-LOST_FOUND = "lost+found"
+# One, unless it stands in what is percent-encoded already.
+CAPITAL = re.compile("(%..)|[A-Z]")
+# What can be done if the data directory cannot be used, by the system's number for why.
+REMEDIES = {
+    errno.EACCES: "let the user that darner runs as write there, or give another with --data",
+    errno.EPERM: "let the user that darner runs as write there, or give another with --data",
+    errno.EROFS: "mount it to be written to, or give another with --data",
+    errno.ENOSPC: "make room there, or give another with --data",
+    errno.EDQUOT: "raise the quota, or give another with --data",
+}
 
 
-def directory_of(name: bytes) -> Path:
+def shown(name: bytes) -> str:
+    """The name of a queue as operators see it: bytes outside printable ASCII are percent-encoded."""
+    return quote(name, safe=string.punctuation)
+
+
+def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
     """The directory of a queue, below the data directory.
 
-    Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded. What is then too long for
-    one file name has every `.` encoded and goes on in a directory inside, the piece before it marked by a
-    trailing `%`.
+    Bytes outside `[A-Za-z0-9_+-.]`, and a leading `.`, are percent-encoded, and so are capitals on a file
+    system that `folds_case`. What is then too long for one file name has every `.` encoded and goes on in a
+    directory inside, the piece before it marked by a trailing `%`. All of it is ASCII: no file system takes
+    two of these for one.
     """
     encoded = quote(name, safe="+").replace("~", "%7E")
+    if folds_case:
+        encoded = CAPITAL.sub(lambda found: found[1] or f"%{ord(found[0]):02X}", encoded)
     if encoded.startswith("."):
         encoded = "%2E" + encoded[1:]
     size = MAX_FILE_NAME_BYTES - 1
@@ -65,13 +94,18 @@ def directory_of(name: bytes) -> Path:
 def name_of(directory: Path) -> bytes:
     """The queue whose directory, below the data directory, this is."""
     *pieces, last = directory.parts
-    return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
+    return unquote_to_bytes(os.fsencode("".join(piece.removesuffix("%") for piece in pieces) + last))
 
 
 def queue_directories(
-    data: Path, stray: Callable[[Path], None] = lambda _: None, inside: Path = Path()
+    data: Path,
+    stray: Callable[[Path], None] = lambda _: None,
+    deleted: Callable[[Path], None] = lambda _: None,
+    inside: Path = Path(),
 ) -> Iterator[Path]:
-    """The directories of queues, relative to the data directory; `stray` is told what else there is."""
+    """The directories of queues, relative to the data directory; `deleted` is told those of queues that are
+    no more, and `stray` what else there is."""
+    folds = folds_case(data)
     for entry in sorted((data / inside).iterdir()):
         relative = entry.relative_to(data)
         if entry.name.startswith("."):
@@ -79,14 +113,152 @@ def queue_directories(
         # not Path.exists: that raises where we may not look
         if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
             continue
-        if not entry.is_dir():
+        if not _is_directory(entry):
             stray(entry)
         elif entry.name.endswith("%"):
-            yield from queue_directories(data, stray, relative)
-        elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
+            try:
+                yield from queue_directories(data, stray, deleted, relative)
+            except OSError:  # it may not be read
+                stray(entry)
+        elif not _is_of_queue(data, relative, folds=folds):
             stray(entry)
+        elif trash.is_deleted(entry):
+            deleted(relative)
         else:
             yield relative
+
+
+def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
+    """Whether a directory is called as one of a queue is, on this file system or, if it has what such a one
+    has, on another."""
+    name = name_of(directory)
+    if not valid_name(name) or directory == directory_of(name, folds_case=folds):
+        return valid_name(name)
+    return directory == directory_of(name, folds_case=not folds) and any(
+        (data / directory / file).exists() for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
+    )
+
+
+def folds_case(data: Path) -> bool:
+    """Whether the file system of a data directory takes names for one that differ by case alone. One in
+    which no server has been cannot tell."""
+    return any((data / name.upper()).exists() for name in (LOCK_NAME, LOG_NAME))
+
+
+def find_directory(data: Path, name: bytes) -> Path:
+    """The directory of a queue, in a data directory that may have come from another file system: the one
+    that is there, else the one that would be."""
+    folds = folds_case(data)
+    proper, other = directory_of(name, folds_case=folds), directory_of(name, folds_case=not folds)
+    # not by its path: that may lead to another queue's
+    is_other = not (data / proper).exists() and other in queue_directories(data)
+    return data / (other if is_other else proper)
+
+
+def _is_directory(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # whoever opens it is told why
+        return True
+
+
+def _failure(error: Exception) -> JournalError:
+    """Why a queue could not be opened."""
+    if isinstance(error, JournalError):
+        return error
+    return failure("cannot open it", error) if isinstance(error, OSError) else FaultError(error)
+
+
+def _traceback(error: JournalError) -> dict[str, BaseException]:
+    """What a log line about `error` has besides: where it comes from, if nobody has provided for it."""
+    cause = error.__cause__
+    return {"exc_info": cause} if isinstance(error, FaultError) and cause is not None else {}
+
+
+def say_stray(entry: Path) -> None:
+    """Log what lies in the data directory, and is no queue."""
+    whose = foreign.whose(entry)
+    # of the pieces of a long name the last one alone is at the top
+    is_in_the_way = directory_of(name_of(Path(entry.name))) == Path(entry.name)
+    log.warning(
+        "stray file or directory in the data directory, left alone",
+        path=str(entry),
+        **({"what": f"{whose}, which this darner does not read"} if whose else {}),
+        action="move it away" + (": until then no queue can have its name" if is_in_the_way else ""),
+    )
+
+
+def say_in_memory(name: bytes) -> None:
+    """Log that a queue that is on disk is to be in memory."""
+    log.warning(
+        "queue is to be in memory, but lies on disk: it stays there",
+        queue=shown(name),
+        action="delete it, and it is in memory from then on",
+    )
+
+
+def say_full(**figures: int) -> None:
+    """Log that there is less room on the disk than is to be left free, or is needed."""
+    log.error(
+        "disk too full, sets are refused",
+        **figures,
+        action="make room, or let clients get",
+    )
+
+
+def unusable(data: Path, error: OSError) -> StartError:
+    """Return why a server cannot use the data directory, and what can be done about it."""
+    path = data if error.filename is None else Path(os.fsdecode(error.filename))
+    what = f"{path} in the data directory {data}" if data in path.parents else f"the data directory {data}"
+    action = REMEDIES.get(error.errno or 0, "give another with --data")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StartError(f"cannot use {what}: it is no directory; move it away, or give another with --data")
+    return StartError(f"cannot use {what}: {reason(error)}; {action}")
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
+def check_usable(data: Path) -> None:
+    """Raise StartError if a server could not use the data directory, as far as that can be told while nothing
+    is made or changed."""
+    for path in [nearest(data), *(data / name for name in (LOCK_NAME, LOG_NAME, trash.TRASH_NAME))]:
+        with contextlib.suppress(FileNotFoundError):
+            is_directory = path.is_dir()
+            number = 0
+            if path.name == LOCK_NAME:
+                number = errno.EISDIR if is_directory else 0
+            elif not is_directory and os.path.lexists(path):
+                number = errno.ENOTDIR
+            rights = os.R_OK | os.W_OK | (os.X_OK if is_directory else 0)
+            if not number and os.path.lexists(path) and not os.access(path, rights):
+                read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+                number = errno.EROFS if read_only else errno.EACCES
+            if number:
+                raise unusable(data, OSError(number, os.strerror(number), path))
+
+
+def is_served(data: Path) -> bool:
+    """Whether a server has the data directory."""
+    try:
+        DirectoryLock(data, make=False).close()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read_log(log: Log) -> tuple[dict[bytes, list[Life]], list[str]]:
+    """Return what the log of an earlier process has of each queue, oldest first, and what is to be said about
+    damage. Raises OSError if it cannot be read, JournalError if a later darner wrote it."""
+    lives, damage = log.recover()
+    for name in [name for name in lives if not valid_name(name)]:
+        del lives[name]
+        damage.append(f'it has changes of "{shown(name)}", which is no name of a queue: they are left out')
+    return lives, damage
 
 
 class Reaper:
@@ -120,7 +292,7 @@ class Quiet:
 
     def fail(self, slot: int, error: JournalError) -> None:  # noqa: ARG002
         """The sync failed."""
-        log.error("what was set is not synced", reason=str(error))
+        log.error("what was set is not synced", reason=error.reason)
 
 
 class Broker:
@@ -143,12 +315,14 @@ class Broker:
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
+        reserve_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
         LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another."""
+        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full;
+        it is asked once the data directory is there."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -166,17 +340,27 @@ class Broker:
         self._children: dict[bytes, set[bytes]] = {}
         self.aliases: dict[bytes, tuple[bytes, ...]] = {}
         self.set_aliases(aliases or {})
-        # directories that cannot be opened as queues, and why
+        # queues out of service, and why: their directories cannot be opened, or they were set aside
         self.broken: dict[bytes, JournalError] = {}
+        # those that were set aside, until the next start, and whether they are on disk
+        self._aside: dict[bytes, tuple[Journal, bool]] = {}
+        # queues of which was said why what time brings cannot be done, and steps of `tick` that failed
+        self._said: dict[bytes, str] = {}
+        self._failed: set[str] = set()
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
+        self._reserve_bytes = reserve_bytes
+        self._reserve: Reserve
         # whether the log takes nothing in, which was said
         self._is_refusing = False
-        # why sets are refused, if the disk is too full
+        # why sets are refused, if the disk is too full, and whether items may be moved even so
         self._crammed: JournalError | None = None
+        self._may_move = True
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
+        # told when fetching is refused from now on
+        self.on_quiescent: Callable[[StatusError], None] = lambda _: None
         # when what was set is to be synced, if it is
         self._sync_ms: int | None = None
         # journals of deleted queues whose files are still there, and where in the log it says so
@@ -184,6 +368,11 @@ class Broker:
         self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # what is left to do for directories in the trash that could not be removed, and whose they were
+        self._unremoved: deque[tuple[trash.Work, Journal]] = deque()
+        # deleted queues whose directories are being emptied where they are, and what is said until that is
+        # done
+        self._emptied: dict[bytes, JournalError] = {}
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -206,97 +395,134 @@ class Broker:
         """
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (self._data / LOCK_NAME).open("a")
-        except OSError as error:
-            raise StartError(
-                f"cannot use the data directory {self._data}: {error.strerror}; "
-                "give another with --data, or the right to write to this one"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            self._lock = DirectoryLock(self._data)
+        except BlockingIOError as error:
             raise StartError(
                 f"the data directory {self._data} is in use by another darner; stop that one, "
                 "or give another with --data"
             ) from error
+        except OSError as error:
+            raise unusable(self._data, error) from error
+        if self._lock.weakness is not None:
+            log.warning(
+                "this file system cannot lock the data directory, but only the file .lock in it",
+                reason=self._lock.weakness.strerror,
+                action="leave that file where it is, or a second server can have the directory",
+            )
+        self._folds_case = folds_case(self._data)
         try:
+            self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
+            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
+            self.log.on_full = lambda error: is_full(error) and self._let_go()
+            self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
+            self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
+            self._committer.on_quarantine = self._say_quarantine
+            self._committer.on_resume = self._resume
             self.status.load()
             self._empty_trash()
             self._recover()
         except OSError as error:
             self._lock.close()
-            raise StartError(
-                f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
-            ) from error
+            raise unusable(self._data, error) from error
+        except JournalError as error:
+            self._lock.close()
+            raise StartError(f"cannot use {self._data / LOG_NAME}: {error}") from error
         self._route_anew()
         self._look_for_space()
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
-        self._lives, damage = self.log.recover()
+        self._lives, damage = read_log(self.log)
         for text in damage:
             log.error("log damaged", reason=text)
-        found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
-        for name in dict.fromkeys(found + list(self._lives)):
+        found = queue_directories(self._data, say_stray, self._empty_on)
+        for name in dict.fromkeys([*map(self._settle, list(found)), *self._lives]):
             self._open_found(name)
         self.log.begin()
         self.reap()
 
-    @staticmethod
-    def _say_stray(entry: Path) -> None:
-        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
+    def _path_of(self, name: bytes) -> Path:
+        return self._data / directory_of(name, folds_case=self._folds_case)
+
+    def _settle(self, directory: Path) -> bytes:
+        """Have a directory of a queue, which may come from another file system, be called what it is called
+        on this one; returns the queue's name."""
+        name = name_of(directory)
+        found, proper = self._data / directory, self._path_of(name)
+        if found != proper:
+            try:
+                if proper.exists():
+                    raise FileExistsError(errno.EEXIST, f"{proper} is there, too")
+                proper.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found.rename(proper)
+                self._sync_and_tidy(found)
+                sync_name(proper)
+            except OSError as error:
+                log.error(
+                    "the directory of a queue cannot be given the name it has on this file system",
+                    directory=str(found),
+                    name=str(proper),
+                    reason=error.strerror,
+                )
+        return name
+
+    def _empty_on(self, directory: Path) -> None:
+        """Go on with emptying the directory of a deleted queue."""
+        path = self._data / directory
+        self._empty_in_place(name_of(directory), functools.partial(trash.empty, path), lambda: None)
 
     def _open_found(self, name: bytes) -> None:
         try:
             self._adopt(name)
-        except JournalError as error:
-            self.broken[name] = error
+        except Exception as error:  # whatever it is, the others are to be served
+            why = _failure(error)
+            self.broken[name] = why
             self._note_child(name)
             self.log.keep_found(name)
             log.error(
                 "queue out of service",
                 queue=name.decode(errors="replace"),
-                reason=str(error),
-                action="stop the server; then darner check says more, and darner repair saves what is left",
+                reason=why.reason,
+                action=why.action,
+                **_traceback(why),
             )
 
     def _adopt(self, name: bytes) -> None:
         lives = self._lives.get(name, [])
-        path = self._data / directory_of(name)
-        while not (lives and lives[-1].retired and not path.exists()):
+        path = self._path_of(name)
+        if name in self._emptied and not (lives and lives[-1].retired):
+            raise self._emptied[name]
+        while not (lives and lives[-1].retired and (name in self._emptied or not path.exists())):
             journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
                 break
             self._unregister(name)
             if not lives or journal.state.life == lives[-1].number:
-                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which tells
-                # of this queue, and not of its end.
+                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which
+                # tells of this queue, and not of its end.
                 self._retired[name] = (journal, self.log.position)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
             if not self._destroy(journal):
                 self.log.unpin(journal)
                 raise JournalError(f"{path} is of a queue that was deleted, and cannot be moved away")
+            if name in self._emptied and not lives[-1].retired:
+                raise self._emptied[name]
         self._lives.pop(name, None)
 
     def _serve(self, journal: Journal) -> None:
         settings = self.settings_for(journal.name)
         if not settings.durable:
-            log.warning(
-                "queue is to be in memory, but lies on disk: it stays there",
-                queue=journal.name.decode(errors="replace"),
-                action="delete it, and it is in memory from then on",
-            )
+            say_in_memory(journal.name)
         try:
             queue = Queue(journal.name, journal, self._clock, settings)
-        except JournalError:
+        except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
             journal.close()
@@ -310,15 +536,19 @@ class Broker:
             )
 
     def _journals(self) -> list[Journal]:
-        return [queue.journal for queue in self.queues.values()] + [
-            journal for journal, _ in self._retired.values()
+        return [
+            *(queue.journal for queue in self.queues.values()),
+            *(journal for journal, _ in (*self._retired.values(), *self._aside.values())),
         ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close(journal.resting_state())
+            try:
+                journal.close(journal.resting_state())
+            except Exception as error:  # the others are to be closed
+                self._committer.set_aside(journal, error)
         self.log.close()
         self._lock.close()
 
@@ -335,7 +565,7 @@ class Broker:
         if name in self.aliases:
             return None
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         return self.queues.get(name)
 
     def settings(self, name: bytes) -> QueueSettings:
@@ -345,7 +575,9 @@ class Broker:
 
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
+        if name in self._emptied:
+            raise self._emptied[name].with_traceback(None)
         settings = self.settings_for(name)
         queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
@@ -354,7 +586,7 @@ class Broker:
         return queue
 
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
-        path = self._data / directory_of(name)
+        path = self._path_of(name)
         if not durable:
             return Journal(name, path, self._committer, None, self._clock())
         if name not in self._retired:
@@ -377,7 +609,9 @@ class Broker:
         """
         if MARK in name:
             return self._delete_cursor(name)
-        if name in self.broken and not (self._data / directory_of(name)).exists():
+        if name in self._aside:
+            return self._delete_aside(name)
+        if name in self.broken and not self._path_of(name).exists():
             self._give_up(name)
             return True
         queue = self.find(name)
@@ -386,6 +620,7 @@ class Broker:
         queue.retire()
         self._unregister(name)
         self._stuck.discard(name)
+        self._said.pop(name, None)
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
@@ -413,14 +648,28 @@ class Broker:
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
+    def _delete_aside(self, name: bytes) -> bool:
+        """Drop a queue that was set aside, if it is in memory alone: of one on disk only the next start knows
+        how it stands."""
+        _, is_durable = self._aside[name]
+        if is_durable:
+            raise self.broken[name].with_traceback(None)
+        del self._aside[name], self.broken[name]
+        self._unregister(name)
+        self.queue_deletes += 1
+        return True
+
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
         errors = list(self.broken.values())
-        for queue in self.queues.values():
+        for queue in list(self.queues.values()):
             try:
                 queue.flush()
             except JournalError as error:
                 errors.append(error)
+            except Exception as error:  # the others are to be flushed
+                self.set_aside(queue, error)
+                errors.append(self.broken[queue.name])
         return errors
 
     # Where sets go, and fetches come from
@@ -431,8 +680,7 @@ class Broker:
         Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
         refused.
         """
-        self.status.check_sets()
-        self._check_space()
+        self._check_sets()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -446,14 +694,13 @@ class Broker:
     def upload(self, name: bytes, size: int) -> Upload:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
         `Queue.upload` of any of its queues."""
-        self.status.check_sets()
-        self._check_space()
+        self._check_sets()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_space)
+        return Upload(stores[0], lambda: self._targets(name), self._check_upload)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -539,6 +786,10 @@ class Broker:
         if self.status.enforce(self._clock()):
             log.warning("status in force", status=STATUSES[self.status.in_force])
             self._route_anew()
+            try:
+                self.status.check_gets()
+            except StatusError as error:
+                self.on_quiescent(error)
 
     def _route_anew(self) -> None:
         self.sinks.clear()
@@ -551,6 +802,7 @@ class Broker:
         self.queues[queue.name] = queue
         queue.on_move = self._move
         queue.on_stir = self._stir
+        queue.on_fault = self.set_aside
         if queue.stirs:
             self._stir(queue)
         self._note_child(queue.name)
@@ -580,27 +832,53 @@ class Broker:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
         they are out of the way."""
         journal.close()
-        if journal.path.exists():
-            # not by the process's number: in a container it is the same at every start
-            doomed = self._data / TRASH_NAME / uuid.uuid4().hex
+        # not Path.exists: a link that leads nowhere is in the way, too; and that raises
+        if os.path.lexists(journal.path):
             try:
-                doomed.parent.mkdir(mode=0o700, exist_ok=True)
-                journal.path.rename(doomed)
+                work = trash.throw(self._data, journal.path)
             except OSError as error:
-                if journal not in self._undying:
-                    self._undying.add(journal)
-                    log.error(
-                        "cannot delete the files of a deleted queue; tried again by itself",
-                        directory=str(journal.path),
-                        reason=str(error),
-                    )
+                if is_full(error):
+                    self._let_go()
+                self._say_undying(journal, error)
                 return False
-            self._remove(doomed, journal)
+            self._undying.discard(journal)
+            if os.path.lexists(journal.path):
+                self._empty_in_place(journal.name, work, lambda: self.log.unpin(journal))
+            else:
+                self._remove(work, journal)
         else:
             self.log.unpin(journal)
+            self._undying.discard(journal)
         self._committer.discard(journal)
-        self._undying.discard(journal)
         return True
+
+    def _say_undying(self, journal: Journal, error: Exception) -> None:
+        if journal not in self._undying:
+            self._undying.add(journal)
+            log.error(
+                "cannot delete the files of a deleted queue; tried again by itself",
+                directory=str(journal.path),
+                reason=reason(error),
+            )
+
+    def _empty_in_place(self, name: bytes, work: trash.Work, gone: Callable[[], None]) -> None:
+        """Have a directory emptied that cannot be moved; until that is done its queue cannot be made anew."""
+        self._emptied[name] = JournalError(
+            "the queue was deleted, and its files are being deleted; try again"
+        )
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                del self._emptied[name]
+                gone()
+            else:
+                log.error(
+                    "cannot delete the files of a deleted queue; tried again at the next start",
+                    directory=str(self._path_of(name)),
+                    reason=str(error),
+                )
+
+        self._defer(work, done)
 
     def _shut(self, journal: Journal) -> None:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first. And have what other
@@ -613,41 +891,68 @@ class Broker:
             journal.close()
 
         def done(error: Exception | None) -> None:
+            journal.go_on()
             if error is None:
                 self._committer.forget_links(links)
-            journal.go_on()
-            if error is None:  # else at the next tick
-                self.reap()
+            elif not isinstance(error, OSError):
+                self._committer.set_aside(journal, error)
+            else:
+                self._say_undying(journal, error)
+                return  # at the next tick again
+            self.reap()
+
 
         self._defer(work, done)
 
     def _empty_trash(self) -> None:
-        trash = self._data / TRASH_NAME
-        # not the directory itself: more may come into it meanwhile
-        for doomed in trash.iterdir() if trash.exists() else ():
-            self._defer(functools.partial(shutil.rmtree, doomed, ignore_errors=True), lambda _: None)
+        try:
+            left = list(trash.left_over(self._data))
+        except OSError as error:
+            log.warning(
+                "files of deleted queues stay",
+                directory=str(self._data / trash.TRASH_NAME),
+                reason=reason(error),
+            )
+            return
+        for work in left:
+            self._defer(work, lambda _: None)
 
-    def _remove(self, doomed: Path, journal: Journal) -> None:
-        """Remove what was the directory of a journal. The log is needed until that cannot come back."""
+    def _remove(self, work: trash.Work, journal: Journal) -> None:
+        """Do what is left to be rid of the directory of a journal. The log is needed until that cannot come
+        back."""
 
-        def work() -> None:
-            sync_name(journal.path)
-            for parent in journal.path.relative_to(self._data).parents:
-                if parent.name:
-                    with contextlib.suppress(OSError):  # another long name lives there
-                        (self._data / parent).rmdir()
-            shutil.rmtree(doomed, ignore_errors=True)
+        def remove() -> None:
+            self._sync_and_tidy(journal.path)
+            work()
 
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
+                self._undying.discard(journal)
+            else:
+                self._unremoved.append((work, journal))
+                self._say_undying(journal, error)
 
-        self._offload(work, done)
+        self._offload(remove, done)
+
+    def _sync_and_tidy(self, path: Path) -> None:
+        """Have it on the disk that `path` is not there, and delete the directories of a long name around
+        it, unless another one lives there, or is being made there: then `Journal` makes them again."""
+        for parent in path.parents:
+            if not parent.name.endswith("%"):
+                sync_directory(parent)
+                break
+            with contextlib.suppress(FileNotFoundError):  # another one that was deleted has taken it along
+                sync_directory(parent)
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
     # Upkeep
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
+        if self._unremoved:
+            self._remove(*self._unremoved.popleft())
         if self._bury() and not self._reaper.waits:
             self.log.sync(self._reaper, 0)
 
@@ -662,61 +967,134 @@ class Broker:
                 continue
             elif journal.is_open or self._committer.links:
                 self._shut(journal)
-            elif self._destroy(journal):
-                del self._retired[name]
+            else:
+                try:
+                    if self._destroy(journal):
+                        del self._retired[name]
+                except Exception as error:  # the others are to go
+                    self._committer.set_aside(journal, error)
         return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        self._enforce_status()
-        self._look_for_space()
-        self.log.tick()
-        self._say_refusal()
-        self._committer.tick()
-        self._retry_broken()
-        self.reap()
+        for what, step in {
+            "status": self._enforce_status,
+            "room on the disk": self._look_for_space,
+            "log": self.log.tick,
+            "refusal": self._say_refusal,
+            "writes": self._committer.tick,
+            "queues out of service": self._retry_broken,
+            "deleted queues": self.reap,
+            "sweep": self._sweep_all,
+        }.items():
+            self._take_step(what, step)
+
+    def _take_step(self, what: str, step: Callable[[], None]) -> None:
+        """Do a part of `tick`, which must not keep the others from being done."""
+        try:
+            step()
+        except Exception:
+            if what not in self._failed:
+                self._failed.add(what)
+                log.exception(
+                    "internal error in what the server does by itself; it is tried again", part=what
+                )
+        else:
+            self._failed.discard(what)
+
+    def _sweep_all(self) -> None:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
 
     def _say_refusal(self) -> None:
-        refusal = self.log.segment.refusal
+        refusal = cast("JournalError | None", self.log.segment.refusal)
+        if refusal is not None and self._crammed is not None and is_full(refusal):
+            refusal = None  # that is said
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None
         if refusal is not None:
             log.error(
                 "log failure, no queue takes anything in",
-                reason=str(refusal),
-                action="make room or repair the disk; it is tried again by itself",
+                reason=refusal.reason,
+                action=refusal.action,
             )
         else:
             log.warning("log back in service, sets are taken")
 
-    def _check_space(self) -> None:
+    def _check_sets(self) -> None:
+        self.status.check_sets()
         if self._crammed is not None:
-            raise self._crammed
+            raise self._crammed.with_traceback(None)
+
+    def _check_upload(self) -> None:
+        """As `_check_sets`, for what goes to the disk by itself and may fill it between two ticks."""
+        if self._reserve.size and self._crammed is None:
+            with contextlib.suppress(OSError):
+                if self._free_bytes() < self._margin_bytes:
+                    self._look_for_space()
+        self._check_sets()
+
+    def _let_go(self) -> bool:
+        """Let go of the reserve; returns whether that made room."""
+        made = self._reserve.release()
+        if made:
+            self._look_for_space()
+        return made
+
+    @property
+    def _margin_bytes(self) -> int:
+        """How much is left free, for LevelDB's compactions, so that the reserve is seldom needed."""
+        return self._reserve.size // 2
 
     def _look_for_space(self) -> None:
         """Refuse sets from now on if the disk is too full, or take them again."""
-        if not self._min_free_bytes:
+        reserve = self._reserve
+        if not (self._min_free_bytes or reserve.size):
             return
         try:
             free_bytes = self._free_bytes()
         except OSError:  # whoever needs the disk finds that out, too
             return
-        crammed = free_bytes < self._min_free_bytes
-        if crammed == (self._crammed is not None):
-            return
+        margin = self._margin_bytes
+        # what is in the log needs as much room again in LevelDB
+        needed = self._committer.staged_bytes if reserve.size else 0
+        self._may_move = free_bytes >= needed + margin // 2
+        if self._crammed is not None:  # not to be in the same case at once again
+            margin += margin // 2
+        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        missing = reserve.missing_bytes
+        if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
+            reserve.hold()
+            free_bytes -= missing - reserve.missing_bytes
+        crammed = None
+        if free_bytes < self._min_free_bytes:
+            crammed = JournalError("refused: less is free on the disk than min_free_space")
+        elif not reserve.is_held or free_bytes < needed + margin:
+            crammed = JournalError("refused: the disk is full")
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
-        if crammed:
-            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
-            log.error("disk too full, sets are refused", **figures, action="make room, or let clients get")
+        if reserve.size:
+            figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        self._cram(crammed, figures)
+
+    def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
+        was_crammed, self._crammed = self._crammed is not None, crammed
+        self.log.is_short = self._committer.is_short = crammed is not None
+        if was_crammed == (crammed is not None):
+            return
+        if crammed is not None:
+            say_full(**figures)
         else:
-            self._crammed = None
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
+
+    def _resume(self, journal: Journal) -> None:
+        """Serve those who wait for items of a queue that can be read on."""
+        queue = self.queues.get(journal.name)
+        if queue is not None:
+            self._stir(queue)
 
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
@@ -745,38 +1123,79 @@ class Broker:
         self._sweep()
 
     def _look_after(self, queue: Queue) -> None:
-        if queue.is_outdated(self._clock()):
-            self._expire(queue)
-            return
         try:
-            queue.sweep()
+            if queue.is_outdated(self._clock()):
+                self._expire(queue)
+                return
+            takes_in = queue.journal.failing is None and self.log.segment.refusal is None
+            queue.sweep(may_join=self._may_move and takes_in)
+            self._said.pop(queue.name, None)
+        except MendingError:  # it is swept again when it can be read on
+            pass
         except JournalError as error:
             # why a move fails is said already
-            if queue.name not in self._stuck:
+            if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
+                self._said[queue.name] = str(error)
                 self._say_failure(queue.journal, error)
+        except Exception as error:  # the others are to be looked after
+            self.set_aside(queue, error)
         if not queue.stirs:
             self._stirring.pop(queue, None)
 
-    def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
+    def set_aside(self, queue: Queue, error: Exception) -> None:
+        """Something went wrong with a queue that nobody has provided for: it is out of service until the next
+        start, and the others are not."""
+        self._committer.set_aside(queue.journal, error)
+
+    def _take_out(self, journal: Journal, fault: FaultError) -> None:
+        """A journal was set aside: have its queue be out of service."""
+        name = journal.name
+        queue = self.queues.get(name)
+        if queue is not None and queue.journal is journal:
+            self._aside[name] = (journal, queue.is_durable)
+            self._unregister(name)
+            self._note_child(name)
+        elif name in self._retired:
+            queue = None
+            self._aside[name] = (journal, True)
+            del self._retired[name]
+        else:
+            return
+        self.broken[name] = fault
+        log.error(
+            "queue out of service",
+            queue=name.decode(errors="replace"),
+            reason=fault.reason,
+            action=fault.action,
+            **_traceback(fault),
+        )
+        if queue is not None:
+            queue.fail_waiters(fault)
+
+    def _move(self, source: Queue, item: Item, name: bytes) -> Sequence[Queue]:
+        """Put an item that leaves `source` into what `name` is the name of, but not into `source` itself;
+        returns the queues that have it. JournalError if that fails: none has it then."""
         try:
-            targets = self._targets(name)
-            for target in targets:
-                target.journal.check()
-            for target in targets:
-                target.adopt(item, source.journal)
+            if not (self._may_move or (self._let_go() and self._may_move)):
+                raise JournalError("the disk is full")
+            targets = [target for target in self._targets(name) if target is not source]
+            move(item, source.journal, targets)
+        except DamagedItemError:
+            raise
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
                 log.error(
-                    "items cannot be moved, they stay where they are and are tried again",
+                    "items cannot be moved, they stay where they are",
                     queue=source.name.decode(errors="replace"),
                     to=name.decode(errors="replace"),
-                    reason=str(error),
+                    reason=error.reason,
+                    action=error.action,
                 )
             raise
         self._stuck.discard(source.name)
         source.journal.bind()
+        return targets
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
@@ -804,25 +1223,42 @@ class Broker:
             self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
-        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        for name in list(self.broken):
-            del self.broken[name]
-            try:
-                self._adopt(name)
-            except JournalError as failure:  # said at the start
-                self.broken[name] = failure
+        begun = self._clock()
+        for name in [name for name in self.broken if name not in self._aside]:
+            # those that are not tried now come first the next time
+            self.broken[name] = self.broken.pop(name)
+            self._retry(name)
+            if self._clock() - begun >= SLICE_MS:
                 break
+
+    def _retry(self, name: bytes) -> None:
+        try:
+            self._adopt(name)
+        except Exception as error:  # said at the start
+            self.broken[name] = _failure(error)
+        else:
+            del self.broken[name]
             self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
     @staticmethod
     def _say_failure(journal: Journal, error: JournalError) -> None:
+        if journal.failing is None:
+            log.error(
+                "upkeep failure, something of a queue stays as it was; it is tried again by itself",
+                queue=journal.name.decode(errors="replace"),
+                reason=error.reason,
+                action=error.action,
+            )
+            return
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
             queue=journal.name.decode(errors="replace"),
-            reason=str(error),
-            action="make room or repair the disk; the queue is tried again by itself",
+            reason=error.reason,
+            action=error.action,
+            **_traceback(error),
         )
 
     @staticmethod
@@ -830,8 +1266,18 @@ class Broker:
         log.error(
             "damage in a queue, what is behind it is not served",
             queue=journal.name.decode(errors="replace"),
-            reason=str(error),
-            action="stop the server; then darner check says more, and darner repair saves what is left",
+            reason=error.reason,
+            action=error.action,
+        )
+
+    @staticmethod
+    def _say_quarantine(journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        log.error(
+            "damage put aside, what is behind it is served",
+            queue=journal.name.decode(errors="replace"),
+            ids=ids,
+            reason=reason,
+            kept="nothing is left" if where is None else str(where),
         )
 
     @staticmethod

@@ -1,4 +1,11 @@
-"""What can go wrong, by what the caller can do about it."""
+"""What can go wrong, by what the caller can do about it.
+
+An error that is kept and raised again and again is raised `with_traceback(None)`: else each time adds to it.
+"""
+
+import errno
+import os
+from typing import Any
 
 
 class DarnerError(Exception):
@@ -21,8 +28,94 @@ class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 
 
+# What an operator can do about an error of the disk, by the system's number for it.
+_ACTIONS = {
+    errno.EACCES: "let the user that darner runs as read and write it; it is tried again by itself",
+    errno.EPERM: "let the user that darner runs as read and write it; it is tried again by itself",
+    errno.EROFS: "mount the file system to be written to; it is tried again by itself",
+    errno.ENOSPC: "make room; it is tried again by itself",
+    errno.EDQUOT: "raise the quota; it is tried again by itself",
+    errno.EMFILE: "raise the limit of open files; it is tried again by itself",
+    errno.ENFILE: "raise the system's limit of open files; it is tried again by itself",
+}
+
+
 class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+    @property
+    def reason(self) -> str:
+        """What happened, without what to do about it."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def action(self) -> str:
+        """What an operator can do about it: one advice that fits."""
+        found = (text for number, text in _ACTIONS.items() if os.strerror(number) in self.reason)
+        return next(found, "make room or repair the disk; it is tried again by itself")
+
+
+class OutOfServiceError(JournalError):
+    """A queue is out of service until somebody has done something about it, which clients are told, too."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.action}"
+
+
+class DamagedError(OutOfServiceError):
+    """What is on the disk is not what was written."""
+
+    action = "stop the server; then darner check says more, and darner repair saves what is left"
+
+
+class NewerFormatError(OutOfServiceError, ValueError):
+    """What is on the disk was written by a later darner. It is not damaged, and nothing is to mend it."""
+
+    action = "use the newer darner that wrote it"
+
+
+class ForeignError(OutOfServiceError):
+    """What is on the disk is of another program. It is not damaged, and nothing is to mend it."""
+
+    action = "move it away, for this darner does not read it"
+
+
+class MisplacedError(OutOfServiceError):
+    """What is on the disk is not what the journal was: it was moved, or another was put in its place."""
+
+    action = "put back what it was; or move this one away, and delete the queue"
+
+
+class VanishedError(MisplacedError):
+    """What was on the disk is not there: put it back as it was, or delete the queue, as the reason says."""
+
+    action = "then it goes on by itself"
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class FaultError(JournalError):
+    """Something went wrong with a queue that nothing here provides for; `__cause__` has where."""
+
+    action = "restart the server: what was acknowledged is in the log; and please report this"
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"internal error: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+class DamagedItemError(JournalError):
+    """The file of an item is damaged: to read it once more is of no use."""
+
+
+class MendingError(JournalError):
+    """A journal has met damage, and is about to be read on: ask again once it lets those go on who wait for
+    room in it (`Journal.crowding`)."""
+
+    def __init__(self, text: str, journal: Any) -> None:
+        super().__init__(text)
+        self.journal = journal
 
 
 class StatusError(UnavailableError):

@@ -30,6 +30,7 @@ cdef class Batch:
         Py_ssize_t trimmed_bytes
         list doomed
         bint trims
+        bint proves
         Py_ssize_t dead_bytes
 
 
@@ -44,6 +45,7 @@ cdef class Journal:
         bint writing
         bint dirty
         object failing
+        object fault
         bint crowded
         list crowding
         uint64_t generation
@@ -58,6 +60,8 @@ cdef class Journal:
         set begun
         list doomed
         Py_ssize_t lost
+        Py_ssize_t damaged_items
+        list unsound
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -75,9 +79,18 @@ cdef class Journal:
         set _told
         object _home
         dict _origins
+        Py_ssize_t _told_quarantined
+        list _quarantined
+        list _mended
+        tuple _looked_over
+        dict _rejected
+        bytes _stored_state
+        bint _has_paused
         bint _exists
+        bint _must_exist
         bint _has_kept
         bint _has_state
+        bint _has_mark
         bytes _state_key
         bint _doubtful
         uint64_t _blobs_to
@@ -87,6 +100,8 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         Py_ssize_t _untrimmed_puts
         object _last_looked_at
+        object _compacting_for
+        bint _compacted
         uint64_t _due_from_ms
         uint64_t _live_from
         uint64_t _expunged_to
@@ -100,4 +115,7 @@ cdef class Journal:
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
+    cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
     cdef _delete(self, uint64_t id)
+    @cython.locals(state=State, found=uint64_t)
+    cpdef check_whole(self)

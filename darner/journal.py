@@ -24,20 +24,22 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import math
 import os
 import secrets
+import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, leveldb
-from darner._proto import Change, Item, Segment, State
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot, table
+from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
 from darner.blob import (
     BlobReader,
     Offload,
@@ -48,7 +50,21 @@ from darner.blob import (
     sync_name,
     write_whole,
 )
-from darner.errors import JournalError
+from darner.errors import (
+    DamagedError,
+    DamagedItemError,
+    FaultError,
+    ForeignError,
+    JournalError,
+    MendingError,
+    MisplacedError,
+    NewerFormatError,
+    VanishedError,
+)
+from darner.kinds import LARGEST
+from darner.leveldb import failure
+from darner.reserve import is_full
+from darner.snapshot import Snapshot
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -62,9 +78,14 @@ CURSORS_END = b"s"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# Where what is left of damaged items is put.
+DAMAGED_NAME = "damaged"
+# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
 # written to.
 STATE_NAME = "state"
+# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
+# it is noticed if that is lost.
+MARK_NAME = "written"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -86,9 +107,19 @@ TRIM_RECORDS = 65_536
 TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
-# What LevelDB may write when it is opened: both its write buffers as tables, and some more.
-OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
+# And of how many damaged items that were put aside.
+MAX_QUARANTINED_TOLD = 100
+# How many damaged items may be met before others have their turn.
+MAX_STRIKES = 64
+# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
+# of blocks.
+OPENING_BYTES = 256 << 10
+# What an earlier version tried with whether there was room, and may have left.
 PROBE_NAME = "room"
+# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+DELETED_NAME = "deleted"
+# What a file system has at its root, which may be mounted here.
+LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -100,6 +131,16 @@ IDLE_COMPACT_BYTES = 1 << 20
 
 BLOB_ID_BYTES = 8
 
+# What is said of a file that can be copied, but not linked: it is on another file system, or that has no
+# links.
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+# How often the directory of a long name is tried to be made.
+MKDIR_TRIES = 100
+# How many numbers the payload of a change begins with, if it has a fixed number of them.
+_NUMBERS: dict[int, int] = {
+    Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4,
+}  # fmt: skip
 # How many new segments a change is tried in: one may turn out not to be writable.
 SEGMENTS_TRIED = 3
 
@@ -107,9 +148,32 @@ _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
 
 
+def is_known_key(key: bytes) -> bool:
+    """Whether a journal has records with such a key."""
+    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
+
+
+def decode_place(record: bytes) -> list[int]:
+    """Return the place of a cursor. ValueError if the record is damaged."""
+    place = _proto.decode_ids(record)
+    if not place:
+        raise ValueError("the place of a cursor is empty")
+    return place
+
+
+def decode_counts(record: bytes) -> list[int]:
+    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    counts = _proto.decode_ids(record)
+    if len(counts) != 4:
+        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
+    return counts
+
+
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -133,6 +197,25 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def read_mark(directory: Path) -> tuple[int, int]:
+    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
+    try:
+        record = snapshot.read_small(directory / MARK_NAME)
+        return (0, 0) if record is None else snapshot.decode_mark(record)
+    except (OSError, ValueError):
+        return 0, 0
+
+
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
+
+
 def _delayed_key(due_ms: int, id: int) -> bytes:
     return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
@@ -141,12 +224,107 @@ def _due_ms(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big")
 
 
+def _numbers(kind: int, payload: bytes) -> list[int]:
+    """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
+    the size that such a change has, or has numbers that no change has."""
+    start, stop, each = 0, 8 * _NUMBERS.get(kind, 0), 8
+    if kind == Change.DISCARD:
+        stop, each = len(payload), 16
+    elif kind == Change.CURSOR:
+        start, stop = 1 + payload[0] if payload else 1, len(payload)
+    numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(start, stop, 8)]
+    is_whole = start <= stop <= len(payload) and (stop - start) % each == 0
+    if not is_whole or any(number >= LARGEST for number in numbers):
+        raise ValueError(f"the log has a change of kind {kind} that is damaged")
+    return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").is_file():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
+
+
+def quarantined(path: Path) -> tuple[int, int]:
+    """Return of how many damaged items, and of how many tables, something lies in a queue's directory."""
+    try:
+        names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
+    except OSError:
+        return 0, 0
+    tables = sum(is_table for _, is_table in names)
+    return len(names) - tables, tables
+
+
+def _is_sound(key: bytes, record: bytes) -> bool | None:
+    """Whether a record passes its own checksum; None if it has none."""
+    try:
+        if key[:1] == b"i" and len(key) == 9:
+            _proto.decode_item(key, record)
+        elif key[:1] == b"d" and len(key) == 17:
+            _proto.decode_item(b"i" + key[9:], record)
+        elif is_state_key(key) or key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
+            _proto.check_chunk(record)
+        else:
+            return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
+    except NewerFormatError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+class _DamagedRecordError(Exception):
+    """The record of an item, at this key, is damaged."""
+
+    def __init__(self, key: bytes, record: bytes, reason: str = "") -> None:
+        super().__init__(reason)
+        self.key = key
+        self.id = int.from_bytes(key[-8:] if key[:1] == b"d" else key[1:9], "big")
+        self.record = record
+
+    @property
+    def size(self) -> int:
+        """How many bytes the item has had, as far as that can be known."""
+        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:  # they are in a blob
+            return int.from_bytes(self.record[RECORD_HEAD_BYTES + 8 : RECORD_HEAD_BYTES + 16], "big")
+        return max(0, len(self.record) - RECORD_HEAD_BYTES)
+
+    @property
+    def blob(self) -> int:
+        """The blob it has had, as far as that can be known; 0 is none."""
+        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:
+            return int.from_bytes(self.record[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + 8], "big")
+        return 0
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
         "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -176,10 +354,17 @@ class Batch:
         # whether dead records go with it, and how much all those that are dead then come to
         self.trims = False
         self.dead_bytes = 0
+        # whether a compaction is known to have worked once it is written
+        self.proves = False
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
+
+    @property
+    def staged_bytes(self) -> int:
+        """How many bytes of memory its items take: about what it takes to be written."""
+        return STAGED_BYTES - self.room
 
     def in_order(self) -> Iterator[tuple[bytes, Item]]:
         """The delayed items, in the order in which they are due."""
@@ -191,9 +376,16 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
+    is_scarce: bool
+    # how much of a LevelDB is in memory before it is written out
+    write_buffer_bytes: int
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
+
+    def discard(self, journal: "Journal") -> None:
+        """Forget about `journal`."""
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
@@ -210,6 +402,40 @@ class Writes(Protocol):
     def tell_damage(self, journal: "Journal", error: JournalError) -> None:
         """`journal` cannot read something for the first time."""
 
+    def make_room(self) -> bool:
+        """The disk is full; returns whether there is more room now. From any thread, as is the next."""
+
+    def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
+        """Have within all the room there is, `size` bytes at least. OSError if there is less."""
+
+    def mend(self, journal: "Journal", key: bytes) -> bool:
+        """Have `journal` mend the tables in which the first record from `key` on may be; returns whether that
+        is being done, or is to be tried again: not if it has just failed."""
+
+    def tell_quarantine(self, journal: "Journal", ids: str, reason: str, where: Path | None) -> None:
+        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
+
+    def resume(self, journal: "Journal") -> None:
+        """`journal` can be read on."""
+
+
+class _Fence(Log):
+    """In place of the log of a journal that was set aside."""
+
+    def __init__(self, fault: JournalError) -> None:
+        self._fault = fault
+        # in which nothing has room
+        self.segment = Segment()
+        self.segment.refusal = fault
+        self.entered = 0
+
+    def roll(self) -> None:
+        """Raises why nothing is logged."""
+        raise self._fault.with_traceback(None)
+
+    def pin(self, journal: Hashable) -> None:
+        """What the journal needs is pinned, and stays so."""
+
 
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
@@ -219,13 +445,15 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_home",
-        "_last_looked_at", "_live_from", "_number", "_origins", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
-        "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
-        "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
-        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
-        "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
+        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_live_from", "_looked_over", "_mended",
+        "_must_exist", "_number", "_origins", "_place", "_quarantined", "_rejected", "_segment", "_state_key",
+        "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
+        "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors",
+        "damaged_items", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "fault",
+        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
+        "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -261,6 +489,8 @@ class Journal:
         self.dirty = False
         # why it could not be written
         self.failing: JournalError | None = None
+        # why nothing more is done with it until the next start: see `set_aside`
+        self.fault: JournalError | None = None
         # whether items come faster than they are written: who sets waits
         self.crowded = False
         self.crowding: list[Client] = []
@@ -288,6 +518,19 @@ class Journal:
         self.doomed: list[tuple[int, int]] = []
         # how many items were in the log whose blobs were lost with the machine
         self.lost = 0
+        # how many items were damaged and are no more; and those below the floor that were found so at start
+        self.damaged_items = 0
+        self.unsound: list[int] = []
+        # files of such ones that are not synced, tables that were mended and nobody was told of, and of how
+        # many items somebody was
+        self._quarantined: list[Path] = []
+        self._mended: list[Path] = []
+        self._told_quarantined = 0
+        # whether somebody was told to try again
+        self._has_paused = False
+        # the keys between which LevelDB's tables were looked over, and the damaged records found there, by id
+        self._looked_over = (b"", b"")
+        self._rejected: dict[int, _DamagedRecordError] = {}
         self._compacting = Lock()
         # held by whoever must not find LevelDB closed meanwhile; but a compaction has its own
         self._using = RLock()
@@ -303,22 +546,39 @@ class Journal:
         self._told: set[str] = set()
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it, and whether its state is in a file besides
+        # whether LevelDB may have anything of it, and whether that is missed if it is not there: not of a
+        # queue that was deleted
         self._exists = False
+        self._must_exist = False
+        # whether the files STATE_NAME and MARK_NAME are there
         self._has_state = False
+        self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
-        # of the state in LevelDB
+        # of the state in LevelDB, and that record
         self._state_key = b""
+        self._stored_state = b""
         self.state = State(created_ms, secrets.randbits(63))
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is None:
+        try:
+            self._begin(lives)
+        except BaseException as error:
+            self._shut()
+            if log is not None:
+                writes.discard(self)
+                log.unpin(self)
+            if isinstance(error, Exception) and not isinstance(error, JournalError):
+                raise FaultError(error) from error
+            raise
+
+    def _begin(self, lives: Sequence[Life]) -> None:
+        if self.log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
-        elif not self._load_state():
+        else:
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -332,43 +592,44 @@ class Journal:
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        if self._db is not None:
+            self._count_uncompacted(self._db)
         # behind the last item expunged since then
         self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
+        # of a compaction that is not known to have worked: what was counted for it, and whether it is over
+        self._compacting_for: tuple[int, int, int, int] | None = None
+        self._compacted = False
         if lives:
             self._catch_up(lives)
+        self._check_mark()
         self._delete_unknown_blobs()
         self.reads = self.state.floor
         if self._db is not None:
-            writes.add(self)
-            writes.note_open(self)
+            self._writes.note_open(self)
+        if self._db is not None or self.untidy or self.doomed:
+            self._writes.add(self)
 
     # LevelDB
-
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        if not is_new and not (self.path / "CURRENT").exists():
-            raise JournalError(
-                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                "Nothing in it was touched; move it away, or repair a copy of it"
-            )
-        return is_new
 
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
-        try:
-            for directory in (*reversed(list(pieces)), self.path):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise JournalError(f"cannot make {self.path}: {error}") from error
+        directories = [*reversed(list(pieces)), self.path]
+        for left in reversed(range(MKDIR_TRIES)):
+            try:
+                for directory in directories:
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                (self.path / DELETED_NAME).unlink(missing_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                # who has deleted another queue in one of the pieces may have taken that along
+                if not left:
+                    raise failure(f"cannot make {self.path}", error) from error
+            except OSError as error:
+                raise failure(f"cannot make {self.path}", error) from error
+            else:
+                return
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -376,9 +637,9 @@ class Journal:
         with self._using:
             if self._db is None:
                 if self._closed_for is not None and not again:
-                    raise self._closed_for
+                    raise self._closed_for.with_traceback(None)
                 try:
-                    db = self._open()
+                    db = self._open_with_room()
                     try:
                         if known:
                             self._recognize(db)
@@ -386,36 +647,61 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = failure(f"cannot open {self.path}", error)
+                    raise self._closed_for from error
                 except JournalError as error:
                     self._closed_for = error
                     raise
-                except (leveldb.Error, OSError, ValueError) as error:
-                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
-                    raise self._closed_for from error
                 self._db, self._closed_for = db, None
+                self._count_uncompacted(db)
             return self._db
 
+    def _count_uncompacted(self, db: Any) -> None:
+        """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
+        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
+        if size >= IDLE_COMPACT_BYTES:
+            self._compact_from = 0
+            self._trimmed_bytes = max(self._trimmed_bytes, size)
+
+    def _open_with_room(self) -> Any:
+        try:
+            return self._open()
+        except (leveldb.Error, OSError, JournalError) as error:
+            if not is_full(error):
+                raise
+        self._writes.make_room()
+        with self._writes.lend_room(0):
+            return self._open()
+
     def _open(self) -> Any:
-        is_new = self._is_new()
-        if is_new:
-            if self._exists:
+        with contextlib.suppress(OSError):
+            (self.path / PROBE_NAME).unlink()
+        begins = is_new(self.path)
+        if begins:
+            if self._must_exist:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
+        elif harm := leveldb_log.damage(self.path):
+            raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
-            str(self.path),
-            create_if_missing=is_new,
-            write_buffer_size=WRITE_BUFFER_BYTES,
+            os.fsencode(self.path),
+            create_if_missing=begins,
+            write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
             compression=None,
+            # else a compaction passes damage on as sound, or ends the process
+            paranoid_checks=True,
         )
 
     def _recognize(self, db: Any) -> None:
         """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
         stored = stored_state(db)
-        if stored is None and not self._exists:
+        if stored is None and not self._must_exist:
             return
         change = 0
         if stored is not None:
@@ -423,12 +709,15 @@ class Journal:
             state = _proto.decode_state(record)
             change = state.change
             if state.life != self.state.life:
-                raise JournalError(f"{self.path} is another journal than it was: put that back")
+                raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise JournalError(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
-                f"{self.stored_change}. Stop the server; then darner check says more, and darner repair "
-                "saves what is left"
+                f"{self.stored_change}"
+            )
+        if self._has_state and change > self.stored_change:
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB ends at change {change}, and its file {STATE_NAME} is older"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -445,12 +734,12 @@ class Journal:
         try:
             return self._look() != self._place
         except JournalError:
-            if self._exists:
+            if self._must_exist:
                 raise
             return True
 
     def _vanished(self) -> JournalError:
-        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -458,50 +747,112 @@ class Journal:
                 self._db.close()
                 self._db = self._write = None
 
-    def _load_state(self) -> bool:
-        """Take the state that `close` left; returns whether there is one."""
-        try:
-            self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError):  # of a power cut
-            self._has_state = True
-            return False
-        self._exists = self._has_state = True
-        return True
+    # What a start must know. `restore` takes what `snapshot` gives, and nothing else of it is kept anywhere.
+
+    def snapshot(self) -> Snapshot:
+        """Return all that must be known of it at start, as LevelDB has it once all is written."""
+        return Snapshot(
+            self.state,
+            sorted(self.kept),
+            self._has_kept,
+            sorted(self.begun.union(blob for blob, _ in self.doomed)),
+            self.expiring,
+            dict(self.cursors),
+            self.delayed_items,
+            self.delayed_bytes,
+            self._live_from,
+            [self._due_from_ms],
+            [] if self.next_due_ms == math.inf else [int(self.next_due_ms)],
+        )
+
+    def restore(self, found: Snapshot) -> None:
+        """Be as a journal that gave this snapshot."""
+        self.state = found.state
+        self.kept = set(found.kept)
+        self._has_kept = found.has_kept
+        self.doomed = [(blob, 0) for blob in found.blobs]
+        self.expiring = found.expiring
+        self.cursors = dict(found.cursors)
+        self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
+        self._live_from = found.live_from
+        self._due_from_ms = min(found.due_from, default=0)
+        # if something is missed, it is looked for
+        self.next_due_ms = min(found.next_due, default=0 if self.delayed_items else math.inf)
 
     def _load(self) -> None:
+        """Take what `close` left, or else what LevelDB has."""
+        try:
+            found = snapshot.read(self.path / STATE_NAME)
+            self._has_state = found is not None
+        except NewerFormatError as error:
+            raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
+        except (OSError, ValueError):  # of a power cut
+            found, self._has_state = None, True
+        if found is None:
+            found = self._stored()
+        if found is not None:
+            self._exists = self._must_exist = True
+            self.restore(found)
+            self._stored_state = _proto.encode_state(found.state)
+
+    def _stored(self) -> Snapshot | None:
+        """What LevelDB has to say at a start, None if it is empty."""
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                if next(iter(db.iterator(include_value=False)), None) is not None:
-                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
-                return
-            self._state_key, record = stored
-            self.state = _proto.decode_state(record)
+                _check_empty(db)
+                return None
             self._exists = True
+            self._state_key, record = stored
+            found = Snapshot(_proto.decode_state(record))
             if kept := db.get(KEPT_KEY):
-                self._has_kept = True
-                self.kept = {
+                found.has_kept = True
+                found.kept = [
                     id
                     for id in _proto.decode_ids(kept)
-                    if id < self.state.floor and db.get(_proto.item_key(id)) is not None
-                }
+                    if id < found.state.floor and db.get(_proto.item_key(id)) is not None
+                ]
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
-                self.doomed.append((int.from_bytes(key[1:], "big"), 0))
-            self.expiring = db.get(EXPIRING_KEY) is not None
+                if is_known_key(key):
+                    found.blobs.append(int.from_bytes(key[1:], "big"))
+            found.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = _proto.decode_ids(place)
+                found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
-                counts = _proto.decode_ids(delayed)
-                self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
-                first = next(self._stored_delayed(include_value=False), None)
-                if first is not None:
-                    self.next_due_ms = _due_ms(first)
-        except (leveldb.Error, OSError, ValueError) as error:
-            self._shut()
-            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+                counts = decode_counts(delayed)
+                found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
+                found.due_from = [self._due_from_ms]
+                first_due_ms = self._first_due_ms()
+                found.next_due = [] if first_due_ms == math.inf else [int(first_due_ms)]
+        except (leveldb.Error, OSError, ValueError, JournalError) as error:
+            raise failure(f"cannot read {self.path}", error) from error
+        return found
+
+    def _check_mark(self) -> None:
+        """Raises JournalError if LevelDB and the log end before what LevelDB has had on the disk."""
+        if self.log is None or self._has_state:
+            return
+        life, change = read_mark(self.path)
+        self._has_mark = change > 0
+        state = self.state
+        if change and not state.deleted and (life != state.life or change > state.change):
+            end = state.change if life == state.life else 0
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
+                f"{change}"
+            )
+
+    def _first_due_ms(self) -> float:
+        """When the first delayed item in LevelDB is due."""
+        try:
+            first = next(self._stored_delayed(include_value=False), None)
+        except leveldb.Error as error:
+            if not leveldb.is_damage(error):
+                raise
+            return 0  # whoever looks finds what is damaged
+        return math.inf if first is None else _due_ms(first)
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -522,9 +873,9 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
+            raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -534,11 +885,11 @@ class Journal:
     def _replay(self, life: Life) -> None:
         state = self.state
         for change, kind, payload in life.changes:
-            if state.life != life.number or change > state.change + 1:
-                raise ValueError(
-                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
-                    "back, or move this one away and delete the queue"
+            if state.life != life.number:
+                raise MisplacedError("it is not the directory that the log was written for")
+            if change > state.change + 1:
+                raise DamagedError(
+                    f"the log goes on at change {change}, the directory ends at change {state.change}"
                 )
             if change > state.change:
                 state.change = change
@@ -578,38 +929,26 @@ class Journal:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             path.unlink(missing_ok=True)
             link_or_copy(origin, path)
-        except OSError:
+        except (OSError, ValueError):
             return False
         self._writes.note_link(path)
         return self._is_whole(item)
 
     def _redo(self, kind: int, payload: bytes) -> None:
-        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
+            self._check_given_out(id)
             if blob:  # another queue may have it, and its link may be missing: this file stays until it is not
                 self.bind()
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
-            ends = range(0, len(payload), 16)
-            self._flush(
-                {
-                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(
-                        payload[at + 8 : at + 16], "big"
-                    )
-                    for at in ends
-                }
-            )
+            stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
+            for id in stay:
+                self._check_given_out(id)
+            self._flush(stay)
         elif kind == Change.BLOB:
             blob = numbers[0]
             if len(payload) > BLOB_ID_BYTES:
@@ -624,6 +963,17 @@ class Journal:
         else:
             self._redo_aside(kind, payload, numbers)
 
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""
         if kind == Change.DELAY:
@@ -637,24 +987,29 @@ class Journal:
             if delayed is None:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
+        elif kind == Change.LOST:
+            first, stop, items, size = numbers
+            if not first <= stop <= self.state.next_id:
+                raise ValueError(f"the log has items up to {stop}, and the next one is {self.state.next_id}")
+            self._lost(first, stop, items, size)
+        elif kind == Change.LOST_DELAYED:
+            _, _, items, size = numbers
+            self._lost_delayed(b"d" + payload[:16], items, size)
         elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
+            self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
-            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
+            raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
+
+    def _check_given_out(self, id: int) -> None:
+        if not 0 < id < self.state.next_id:
+            raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the state for `close`, if it says all that must be known at start; else b""."""
-        # what was delayed and flushed has records until it would have been due
-        has_delayed = self.next_due_ms < math.inf
-        has_blobs = self.begun or self.doomed
-        is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
-        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
-        if self.dirty or self.state.deleted:  # of one that is deleted, ends of blobs are not written any more
-            return b""
-        return _proto.encode_state(self.state) if is_all and is_stored else b""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
+        compacted, which is for who has it open. Of one that is deleted ends of blobs are not written any more."""
+        is_tidy = not (self.to_be_compacted or self.state.deleted)
+        is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
+        return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -664,6 +1019,17 @@ class Journal:
             with contextlib.suppress(OSError):  # then the next start opens it
                 (self.path / STATE_NAME).write_bytes(state)
                 self._has_state = True
+                if self._has_mark:
+                    (self.path / MARK_NAME).unlink(missing_ok=True)
+                    self._has_mark = False
+
+    def set_aside(self, fault: JournalError) -> None:
+        """Have nothing more done with it until the next start, which finds what the log and LevelDB have:
+        whoever asks for a change gets `fault`."""
+        self.fault = self.failing = fault
+        fence = _Fence(fault)
+        self._segment, self.log = fence.segment, fence
+        self.go_on()
 
     # Logging
 
@@ -729,9 +1095,9 @@ class Journal:
         item.id = state.next_id
         if log is not None:
             if self.failing is not None:
-                raise self.failing
+                raise self.failing.with_traceback(None)
             if self._segment.refusal is not None:
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
@@ -759,14 +1125,14 @@ class Journal:
     def _fill(self) -> None:
         if not self.writing:
             self._writes.checkpoint(self)
-        elif self.batch.room < -AHEAD_BYTES:
+        elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
             self.crowded = True
 
     def rewrite(self, item: Item) -> None:
         """Put down a change to a live item."""
         if self.log is not None:
             if self._segment.refusal is not None:  # what room there is is for what must be logged
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
@@ -786,6 +1152,8 @@ class Journal:
         """Remove a live item."""
         log = self.log
         state = self.state
+        if state.items == 0 or state.bytes < item.size:
+            raise self._miscounted()
         if log is not None:
             if self._entered != self._segment.number:
                 self._enter()
@@ -864,6 +1232,8 @@ class Journal:
             self._has_kept = bool(self.kept)
             ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
             self.batch.ops.append((KEPT_KEY, ids))
+            if not self.dirty:  # a read has come to this, maybe
+                self._mark()
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -877,6 +1247,7 @@ class Journal:
     def _flush(self, stay: dict[int, int]) -> None:
         batch, state = self.batch, self.state
         passed, self.kept = self.kept, set(stay)
+        self.unsound.clear()
         for id in passed - self.kept:
             self._discard(id)
         for id in [id for id in batch.puts if id not in stay]:
@@ -898,8 +1269,8 @@ class Journal:
 
     def _discard(self, id: int) -> None:
         """Delete a kept item, which `_trim` may have passed by."""
-        with contextlib.suppress(JournalError):  # damaged, but dead
-            item = self.find(id)
+        with contextlib.suppress(JournalError, leveldb.Error, ValueError, _DamagedRecordError):  # but dead
+            item = self._find(id)
             if item is not None and item.blob:
                 self._doom(item.blob)
         self._delete(id)
@@ -911,8 +1282,8 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
-        # what LevelDB has is not missed, should it have vanished
-        self._exists = False
+        # should it have vanished
+        self._must_exist = False
 
     def _retire(self) -> None:
         self._flush({})
@@ -948,9 +1319,9 @@ class Journal:
     def check(self) -> None:
         """Raises JournalError if nothing is taken in."""
         if self.failing is not None:
-            raise self.failing
+            raise self.failing.with_traceback(None)
         if self._segment.refusal is not None:
-            raise self._segment.refusal
+            raise self._segment.refusal.with_traceback(None)
 
     def delay(self, item: Item, due_ms: int) -> None:
         """Take in a new item that is out of sight until it is due, and then is to `join` the others; gives it
@@ -988,18 +1359,29 @@ class Journal:
         takes; sets `next_due_ms` to when the first of the others is."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
+        damaged: list[_DamagedRecordError] = []
         size = 0
-        self.next_due_ms = math.inf
+        next_due_ms = math.inf
+        # whoever asks again is told again
+        self.next_due_ms = now_ms
         try:
             with self._using:
-                for key, item in self._delayed():
+                for key, item in self._delayed(damaged):
                     if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        self.next_due_ms = _due_ms(key)
+                        next_due_ms = _due_ms(key)
                         break
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
-            raise self._unreadable("delayed items", error) from error
+            raise self._unreadable("delayed items", error, _delayed_key(self._due_from_ms, 0)) from error
+        self.next_due_ms = next_due_ms
+        for record in damaged:
+            self._give_up_delayed(record)
+        if self.next_due_ms == math.inf and self.delayed_items != len(found):
+            self._look_over(_delayed_key(self._due_from_ms, 0))
+            missing = self.delayed_items - len(found)
+            self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
+            self._tell_quarantine("not known", f"{missing} delayed items are missing", None)
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
@@ -1009,8 +1391,10 @@ class Journal:
         return found
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
-        self.check()
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
+        refused while nothing is taken in: that a reader finds it is what lets it go."""
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise self._miscounted()
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
@@ -1029,6 +1413,8 @@ class Journal:
             item.chunk_bytes,
         )
         _proto.encode_item(joined)
+        if joined.expires_ms:
+            self.note_expiring(expiring=True)
         self._put(joined)
         return joined
 
@@ -1047,6 +1433,8 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise ValueError(f"delayed item {item.id} is one more than are counted")
         self.delayed_items -= 1
         self.delayed_bytes -= item.size
 
@@ -1063,11 +1451,12 @@ class Journal:
         self._live_from = self.state.next_blob
         batch.recount = True
 
-    def _delayed(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items in the order in which they are due, those that were flushed among them."""
+    def _delayed(self, damaged: list[_DamagedRecordError] | None = None) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items in the order in which they are due, those that were flushed among them. Which are
+        damaged is put into that list; ValueError if there is none."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
+        stored = self._sound_delayed(ended, damaged)
         staged = [batch.in_order() for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
@@ -1075,6 +1464,20 @@ class Journal:
             if key != last and key not in ended:
                 yield key, item
             last = key
+
+    def _sound_delayed(
+        self, ended: set[bytes], damaged: list[_DamagedRecordError] | None
+    ) -> Iterator[tuple[bytes, Item]]:
+        for key, record in self._stored_delayed():
+            try:
+                yield key, _proto.decode_item(b"i" + key[9:], record)
+            except NewerFormatError:
+                raise
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                if key not in ended:
+                    damaged.append(_DamagedRecordError(key, record, str(error)))
 
     def _stored_delayed(self, **options: bool) -> Iterator[Any]:
         if self._exists:
@@ -1127,19 +1530,29 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def link_blob(self, file: Path) -> int:
+    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
         """Begin a blob with the bytes of another one, in `file`; returns its id.
 
-        Raises JournalError if that cannot be: then `file` is as it was.
+        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
+        given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
+        was.
         """
         blob = self.begin_blob(file)
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.hardlink_to(file)
+            try:
+                path.hardlink_to(file)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                if copies is None:
+                    shutil.copyfile(file, path)
+                else:
+                    copies.append((file, path))
         except OSError as error:
             self.abandon_blob(blob)
-            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+            raise failure(f"cannot link {path} to {file}", error) from error
         self._writes.note_link(path)
         return blob
 
@@ -1176,10 +1589,21 @@ class Journal:
             self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
         return ripe
 
+    def take_doomed_back(self, blobs: Iterable[int]) -> None:
+        """What `take_doomed` gave could not be deleted: it is to be tried again."""
+        self.doomed += [(blob, 0) for blob in blobs]
+
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails for one,
+        with the others deleted."""
+        failed = None
         for blob in blobs:
-            self.blob_path(blob).unlink(missing_ok=True)
+            try:
+                self.blob_path(blob).unlink(missing_ok=True)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
         with contextlib.suppress(FileNotFoundError):
             sync_directory(self.path / BLOBS_NAME)
 
@@ -1212,17 +1636,22 @@ class Journal:
     def read(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """Return items from id `start` on, and the id to read on from.
 
-        Stops behind the item that reaches `max_items` or `max_bytes`. `start` must be where the last
-        read ended, or the floor: ids found missing on the way are gone.
+        Stops behind the item that reaches `max_items` or `max_bytes`, and where something is damaged: the
+        next one then gets past that. `start` must be where the last read ended, or the floor: ids found
+        missing on the way are gone.
         """
         items: list[Item] = []
         size = 0
+        if self.unsound:
+            item = self.find(self.unsound[-1])
+            self.unsound.pop()
+            return ([] if item is None else [item]), start
         start = max(start, self.state.floor)
         try:
             with self._using:
                 for item in self._from(start):
                     if item.id != start:
-                        self._skip(start, item.id)
+                        self._pass(start, item.id)
                     start = item.id + 1
                     if item.id in self.gone or item.id < self.state.floor:
                         continue  # its record goes with the next batch
@@ -1230,12 +1659,26 @@ class Journal:
                     size += item.memory_bytes
                     if len(items) >= max_items or size >= max_bytes:
                         return items, start
-        except (leveldb.Error, ValueError) as error:
+            self._pass(start, self.state.next_id)
+        except (leveldb.Error, ValueError, MendingError, _DamagedRecordError) as error:
             if items:  # the next one meets it
                 return items, start
-            raise self._unreadable(f"items from {start} on", error) from error
-        self._skip(start, self.state.next_id)
+            if isinstance(error, MendingError):
+                raise
+            if not isinstance(error, _DamagedRecordError):
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            return items, self._get_past(start, error)
         return items, self.state.next_id
+
+    def _get_past(self, start: int, damaged: _DamagedRecordError) -> int:
+        """A `read` from `start` on has met that first; returns where to go on."""
+        self._look_over(_proto.item_key(start))
+        if damaged.id > start:
+            self._pass(start, damaged.id)
+            return damaged.id
+        self._give_up(damaged)
+        self._skip(start, start + 1)
+        return start + 1
 
     def _from(self, start: int) -> Iterator[Item]:
         expunged = self._expunged()
@@ -1249,14 +1692,30 @@ class Journal:
                 for key, record in records:
                     if is_state_key(key):
                         continue
-                    item = _proto.decode_item(key, record)
-                    if item.id not in expunged:
+                    item = self._decoded(key, record, rewrites, expunged)
+                    if item is not None and item.id not in expunged:
                         yield rewrites.get(item.id, item) if rewrites else item
             start = self.stored_id
         for id in range(start, self.state.next_id):
             staged = self._staged(id)
             if staged is not None and id not in expunged:
                 yield staged
+
+    def _decoded(
+        self, key: bytes, record: bytes, rewrites: dict[int, Item], expunged: set[int]
+    ) -> Item | None:
+        """The item in a record; None if it is damaged, and dead."""
+        try:
+            return _proto.decode_item(key, record)
+        except ValueError as error:
+            damaged = _DamagedRecordError(key, record, str(error))
+            if damaged.id in rewrites:
+                return rewrites[damaged.id]
+            if isinstance(error, NewerFormatError):
+                raise
+            if damaged.id in expunged or damaged.id in self.gone:
+                return None
+            raise damaged from error
 
     def _expunged(self) -> set[int]:
         """The ids of what was removed and may still be found."""
@@ -1270,33 +1729,91 @@ class Journal:
             found = sealed.puts.get(id) or sealed.rewrites.get(id)
         return found
 
+    def _pass(self, start: int, stop: int) -> None:
+        """There are no records of these ids. Raises MendingError if some are missing, and there is something
+        that may bring them back."""
+        state = self.state
+        # all that are not read yet, and how many of these were removed out of turn
+        unread = int(state.next_id) - start
+        gone = sum(id < start for id in self.gone)
+        removed = unread + len(self.kept) + start - int(state.floor) - gone - int(state.items)
+        missing = stop - start - removed
+        if missing > 0:
+            self._look_over(_proto.item_key(start))
+            self._lose(start, stop, missing, self._missing_bytes(start, stop, missing))
+            self._tell_missing(start, stop, missing)
+        self._skip(start, stop)
+
+    def _missing_bytes(self, start: int, stop: int, missing: int) -> int:
+        """How many bytes the missing ones of these items had: of some that is known, of the others guessed,
+        which is put right in the end."""
+        rejected, state = self._rejected, self.state
+        ids = range(start, stop) if stop - start < len(rejected) else rejected
+        known = [rejected[id].size for id in ids if id in rejected and start <= id < stop]
+        return sum(known) + int(state.bytes) * max(0, missing - len(known)) // int(state.items)
+
+    def _tell_missing(self, start: int, stop: int, missing: int) -> None:
+        where = self.path / DAMAGED_NAME
+        if stop - start > 1:
+            ids = f"{start} to {stop - 1}"
+            self._tell_quarantine(ids, f"{missing} records of these are damaged or missing", where)
+        else:
+            record = where / f"{start}.record"
+            self._tell_quarantine(
+                str(start), "its record is damaged or missing", record if record.exists() else where
+            )
+
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
         if start >= stop:
             return
+        # not one by one: a sweep may have left a wide gap
         if start == self.state.floor:
-            # not one by one: a sweep may have left a wide gap
             self.state.floor = stop
             self.gone = {id for id in self.gone if id >= stop}
+        elif stop - start > MAX_GONE:
+            self.kept.update(id for id in range(self.state.floor, start) if id not in self.gone)
+            self._keep(stop)
         else:
             self.gone.update(range(start, stop))
         self._advance()
         if len(self.gone) > MAX_GONE:
             self._checkpoint()
 
+    def check_whole(self) -> None:
+        """Raises JournalError if all items have been read and they are not as many as are counted: what is
+        damaged is not to be taken for empty."""
+        state = self.state
+        if self.reads >= state.next_id:
+            found = state.next_id - state.floor - len(self.gone) + len(self.kept)
+            if found != state.items:
+                raise self._miscounted()
+
+    def _miscounted(self) -> JournalError:
+        failure = DamagedError(f"{self.path} is damaged: there are not as many items as are counted")
+        self._tell(failure)
+        return failure
+
     def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
         items: list[Item] = []
         size = 0
+        start = max(start, self.state.floor)
         try:
             with self._using:
-                for item in self._from(max(start, self.state.floor)):
+                for item in self._from(start):
                     items.append(item)
                     size += item.memory_bytes
+                    start = item.id + 1
                     if len(items) >= max_items or size >= max_bytes:
-                        return items, item.id + 1
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"items from {start} on", error) from error
+                        return items, start
+        except (leveldb.Error, ValueError, _DamagedRecordError) as error:
+            if items:
+                return items, start
+            if not isinstance(error, _DamagedRecordError):
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            self._give_up(error)
+            return items, error.id + 1
         return items, self.state.next_id
 
     def live(self, id: int) -> Item | None:
@@ -1310,36 +1827,67 @@ class Journal:
         for id in sorted(self.kept):
             if id >= start and (item := self.live(id)) is not None:
                 return item
-        try:
-            with self._using:
-                items = self._from(max(start, self.state.floor))
-                return next((item for item in items if item.id not in self.gone), None)
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"items from {start} on", error) from error
+        start = max(start, self.state.floor)
+        for _ in range(MAX_STRIKES):
+            try:
+                with self._using:
+                    return next((item for item in self._from(start) if item.id not in self.gone), None)
+            except (leveldb.Error, ValueError) as error:
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            except _DamagedRecordError as error:
+                self._give_up(error)
+                start = error.id + 1
+        raise self.pause()
 
     def kept_items(self) -> list[Item]:
-        """Return the live items below the floor, oldest first."""
-        return [item for id in sorted(self.kept) if (item := self.find(id)) is not None]
+        """Return the live items below the floor, oldest first. What is damaged of them is left to `read`."""
+        items = []
+        for id in sorted(self.kept):
+            try:
+                item = self._find(id)
+            except (leveldb.Error, ValueError, _DamagedRecordError):
+                self.unsound.append(id)
+            else:
+                if item is not None:
+                    items.append(item)
+        return items
 
     def find(self, id: int) -> Item | None:
-        """Return the live item with this id, or None if its record is missing."""
+        """Return the live item with this id, or None if its record is missing, or was damaged."""
+        try:
+            return self._find(id)
+        except (leveldb.Error, ValueError) as error:
+            raise self._unreadable(f"item {id}", error, _proto.item_key(id)) from error
+        except _DamagedRecordError as error:
+            self._give_up(error)
+            return None
+
+    def _find(self, id: int) -> Item | None:
         staged = self._staged(id)
         if staged is not None or id >= self.stored_id:
             return staged
         key = _proto.item_key(id)
+        with self._using:
+            record = self._opened_to_read().get(key, fill_cache=False)
         try:
-            with self._using:
-                record = self._opened_to_read().get(key, fill_cache=False)
             return None if record is None else _proto.decode_item(key, record)
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"item {id}", error) from error
+        except NewerFormatError:
+            raise
+        except ValueError as error:
+            raise _DamagedRecordError(key, record, str(error)) from error
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of a large item. Raises JournalError if they are not there or not whole."""
+        """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
+        they are not there or have another size."""
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
+        except DamagedItemError:
+            # not if they are away with all the rest
+            if self._exists or not self.path.exists():
+                self._look()
+            raise
         except JournalError as error:
-            self._tell(JournalError(f"item {item.id}: {error}"))
+            self._tell(failure(f"item {item.id}", error))
             raise
 
     def _opened_to_read(self) -> Any:
@@ -1350,21 +1898,263 @@ class Journal:
             self._writes.note_open(self)
             return db
         except JournalError as error:
+            if self._exists and leveldb.is_damage(error.__cause__) and self._writes.mend(self, b""):
+                raise self._mending() from error
             if self.failing is None:
                 self._writes.close_down(self, error)
             raise
 
-    def _unreadable(self, what: str, error: Exception) -> JournalError:
-        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
-        self._tell(failure)
-        return failure
+    def _unreadable(self, what: str, error: Exception, key: bytes) -> JournalError:
+        """Return the error that says why `what`, which begins at `key`, cannot be read. If LevelDB is damaged
+        there, that is being mended."""
+        if leveldb.is_damage(error) and self._writes.mend(self, key):
+            return self._mending()
+        unreadable = failure(f"cannot read {what} in {self.path}", error)
+        self._tell(unreadable)
+        return unreadable
 
-    def _tell(self, failure: JournalError) -> None:
+    def _tell(self, error: JournalError) -> None:
         """Have the operator told, once: the client is each time."""
-        text = str(failure)
+        text = str(error)
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, failure)
+            self._writes.tell_damage(self, error)
+
+    # Damage. What is damaged is counted out, and what is left of it put into a directory of its own.
+
+    def quarantine(self, item: Item, damage: JournalError) -> None:
+        """Remove a live item whose file is damaged, and put that aside. Raises JournalError if that cannot
+        be: then nothing is removed."""
+        name = str(item.id)
+        # first: if it is met again after a kill, it is removed then
+        kept = self._put_aside(f"{name}.record", _proto.encode_item(item))
+        with self._putting_aside(name), contextlib.suppress(FileNotFoundError):  # that was the damage
+            kept = self.blob_path(item.blob).rename(self.path / DAMAGED_NAME / name)
+            self._quarantined.append(kept)
+        self.remove(item)
+        self.damaged_items += 1
+        self._tell_quarantine(name, str(damage), kept)
+
+    def recount(self, items: int, size: int) -> None:
+        """So many items, of so many bytes, are there in truth: some were lost unseen."""
+        lost = int(self.state.items) - items
+        if lost:
+            self._look_over(_proto.item_key(self.state.floor))
+            self._tell_quarantine("not known", f"{lost} items are missing", None)
+        self._lose(0, 0, lost, int(self.state.bytes) - size)
+
+    def pause(self) -> MendingError:
+        """Return the error for whoever has met much that is damaged: others have their turn before more of it
+        is met."""
+        self.offload(lambda: None, lambda _: self._resume())
+        return self._mending()
+
+    def _mending(self) -> MendingError:
+        self._has_paused = True
+        return MendingError(f"something in {self.path} is damaged and being put aside: try again", self)
+
+    def _resume(self) -> None:
+        if self._has_paused:
+            self._has_paused = False
+            self._writes.resume(self)
+        crowding, self.crowding = self.crowding, []
+        for client in crowding:
+            client.release()
+
+    def _look_over(self, key: bytes) -> None:
+        """What is at `key`, or the first record behind it, is not as it should be: raises MendingError unless
+        LevelDB's tables are as sound there as they can be."""
+        first, last = self._looked_over
+        if not first <= key <= last and self._writes.mend(self, key):
+            raise self._mending()
+
+    def _give_up(self, damaged: _DamagedRecordError) -> None:
+        """Count an item out whose record is damaged, and put that aside."""
+        self._look_over(damaged.key)
+        id, name = damaged.id, str(damaged.id)
+        kept = self._put_aside(f"{name}.record", damaged.record)
+        if damaged.blob:  # if the number is right: it may be another's
+            with contextlib.suppress(OSError):
+                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+        self._lose(id, id + 1, 1, damaged.size)
+        self._tell_quarantine(name, str(damaged), kept)
+
+    def _lose(self, first: int, stop: int, items: int, size: int) -> None:
+        """Count out so many of the items with these ids."""
+        state = self.state
+        left = max(0, int(state.items) - items), max(0, int(state.bytes) - size)
+        self._log(Change.LOST, b"".join(number.to_bytes(8, "big") for number in (first, stop, *left)))
+        self._lost(first, stop, *left)
+        self.damaged_items += max(0, items)
+
+    def _lost(self, first: int, stop: int, items: int, size: int) -> None:
+        state = self.state
+        state.items, state.bytes = items, size
+        if first == state.floor:
+            state.floor = max(state.floor, stop)
+            self.gone = {id for id in self.gone if id >= state.floor}
+            self._advance()
+        elif stop - first <= MAX_GONE:  # should they come back
+            for id in range(first, stop):
+                self._delete(id)
+                self._part_with(id, 0, is_staged=False)
+        if not self.dirty:
+            self._mark()
+
+    def _give_up_delayed(self, damaged: _DamagedRecordError) -> None:
+        self._look_over(damaged.key)
+        key = damaged.key
+        if damaged.id < self._live_from:  # it was flushed
+            self.batch.ended.add(key)
+            self.batch.ops.append((key, None))
+            return
+        name = f"delayed-{damaged.id}"
+        kept = self._put_aside(f"{name}.record", damaged.record)
+        if damaged.blob:
+            with contextlib.suppress(OSError):
+                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+        self._lose_delayed(key, 1, max(0, self.delayed_bytes - damaged.size))
+        self._tell_quarantine(name, str(damaged), kept)
+
+    def _lose_delayed(self, key: bytes, items: int, left_bytes: int) -> None:
+        left = max(0, self.delayed_items - items)
+        self._log(Change.LOST_DELAYED, key[1:] + left.to_bytes(8, "big") + left_bytes.to_bytes(8, "big"))
+        self._lost_delayed(key, left, left_bytes)
+        self.damaged_items += max(0, items)
+
+    def _lost_delayed(self, key: bytes, items: int, size: int) -> None:
+        self.batch.ended.add(key)
+        self.batch.ops.append((key, None))
+        self.batch.recount = True
+        self.delayed_items, self.delayed_bytes = items, size
+        if not self.dirty:
+            self._mark()
+
+    def _put_aside(self, name: str, content: bytes) -> Path:
+        """Write that to a file among what is damaged, which is returned."""
+        file = self.path / DAMAGED_NAME / name
+        with self._putting_aside(name):
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            file.write_bytes(content)
+        self._quarantined.append(file)
+        return file
+
+    @contextlib.contextmanager
+    def _putting_aside(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            refusal = failure(f"cannot put {name} aside, which is damaged, in {self.path}", error)
+            self._tell(refusal)
+            raise refusal from error
+
+    def _tell_quarantine(self, ids: str, reason: str, where: Path | None) -> None:
+        """Have the operator told, of so many items that it can be read."""
+        self._told_quarantined += 1
+        if self._told_quarantined == MAX_QUARANTINED_TOLD:
+            reason = f"{reason}; further ones are not logged, but counted as damaged_items"
+        if where is not None and not where.exists():
+            where = None
+        if self._told_quarantined <= MAX_QUARANTINED_TOLD:
+            self._writes.tell_quarantine(self, ids, reason, where)
+
+    def mend(self, key: bytes) -> bool:
+        """Have LevelDB's tables in which the first record from `key` on may be as sound as they can be, all
+        if it is b"": what is damaged is put aside, and a table with what is sound of it takes its place.
+        Returns whether one was damaged. In a thread; JournalError if that cannot be done."""
+        try:
+            with self._using:
+                tables = self._tables()
+            sound = self._sound_tables(tables, key)
+            if sound:
+                with self._compacting, self._using:
+                    if self._db is not None:
+                        self._db.close()
+                        self._db = self._write = None
+                    self._replace(sound)
+                    db = self._open()
+                    try:
+                        self._put_stored_state(db)
+                    finally:
+                        db.close()
+                    self._opened(again=True)
+        except (leveldb.Error, OSError) as error:
+            raise failure(f"cannot mend {self.path}", error) from error
+        return bool(sound)
+
+    def _tables(self) -> bytes:
+        """LevelDB's own list of its tables. That it is the one that it was may not be found out before it is
+        mended."""
+        if self._db is not None:
+            return bytes(self._db.get_property(b"leveldb.sstables"))
+        with contextlib.closing(self._open()) as db:
+            return bytes(db.get_property(b"leveldb.sstables"))
+
+    def _sound_tables(self, tables: bytes, key: bytes) -> dict[Path, bytes]:
+        """What is to be in the place of those tables of LevelDB that are damaged."""
+        found, last = table.listed(tables, key)
+        sound = {}
+        rejected: dict[int, _DamagedRecordError] = {}
+
+        def judge(key: bytes, record: bytes) -> bool | None:
+            verdict = _is_sound(key, record)
+            if verdict is False and key[:1] == b"i" and len(key) == 9:
+                damaged = _DamagedRecordError(key, record)
+                if self.state.floor <= damaged.id < self.state.next_id:
+                    rejected[damaged.id] = damaged
+            return verdict
+
+        for number, size in found:
+            path = self.path / f"{number:06d}.ldb"
+            with contextlib.suppress(FileNotFoundError):  # a compaction has made others of it
+                mended = table.mend(path.read_bytes(), size, judge)
+                if mended is not None:
+                    sound[path] = mended
+        self._looked_over = (key, last)
+        self._rejected = rejected
+        return sound
+
+    def _replace(self, tables: dict[Path, bytes]) -> None:
+        """Put tables in the place of damaged ones, which are put aside. LevelDB must be closed."""
+        aside = self.path / DAMAGED_NAME
+        aside.mkdir(mode=0o700, exist_ok=True)
+        for path, content in tables.items():
+            if not path.exists():  # a compaction has made others of it
+                continue
+            with contextlib.suppress(FileExistsError):  # it was damaged before
+                (aside / path.name).hardlink_to(path)
+            mended = path.with_suffix(".mended")
+            mended.write_bytes(content)
+            sync_file(mended)
+            mended.rename(path)
+            self._mended.append(aside / path.name)
+        for damaged in itertools.islice(self._rejected.values(), MAX_QUARANTINED_TOLD):
+            self._put_aside(f"{damaged.id}.record", damaged.record)
+        sync_directory(aside)
+        sync_directory(self.path)
+
+    def _put_stored_state(self, db: Any) -> None:
+        """Have LevelDB have the state that it had, should that have been damaged."""
+        if not self._stored_state:
+            return
+        state = _proto.decode_state(self._stored_state)
+        found = stored_state(db)
+        if found is None or _proto.decode_state(found[1]).change < state.change:
+            db.put(state_key(state.next_id), self._stored_state, sync=True)
+
+    def _stage_anew(self) -> None:
+        """What there is besides items may have been damaged: have all of it written again."""
+        batch = self.batch
+        batch.cursors.update(self.cursors)
+        batch.recount |= self.delayed_items > 0
+        if self.kept or self._has_kept:
+            self._has_kept = bool(self.kept)
+            ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
+            batch.ops.append((KEPT_KEY, ids))
+        if self.expiring:
+            batch.ops.append((EXPIRING_KEY, b""))
+        if not self.dirty:
+            self._mark()
 
     @property
     def disk_bytes(self) -> int:
@@ -1386,7 +2176,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)
@@ -1394,6 +2184,7 @@ class Journal:
         if batch.trims:
             self._untrimmed_puts = 0
         batch.dead_bytes = self._dead_bytes
+        batch.proves = self._compacted
         for label in batch.cursors:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
@@ -1420,6 +2211,7 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
+        batch.room -= sum(item.memory_bytes for item in puts.values())
         puts.update(batch.puts)
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
@@ -1432,6 +2224,7 @@ class Journal:
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
+                batch.room -= item.memory_bytes
         batch.due = sorted(batch.delayed)
         batch.ended |= sealed.ended
 
@@ -1443,36 +2236,61 @@ class Journal:
         """
         batch = self.sealed
         assert batch is not None
+        trimmed = batch.state.trimmed
         try:
-            if self._db is not None and self._has_moved():
-                self._shut()
-            self._reopen()
-            fresh = self._db is None
-            db = self._opened(again=True)
-            if self._has_state:
-                (self.path / STATE_NAME).unlink(missing_ok=True)
-                sync_directory(self.path)
-                self._has_state = False
-            self._sync_blobs(batch)
-            write = self._put_together(db, batch)
-            if batch.trims:
-                self._trim(db, write, batch)
-            key = state_key(batch.state.next_id)
-            if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
-                write.delete(self._state_key)  # trimming has passed it by
-            write.put(key, _proto.encode_state(batch.state))
-            write.write()
-            self._state_key = key
-            self._look()  # else it is written to files that are deleted
-            self._exists = True
-            if fresh:  # LevelDB does not see to the name of its CURRENT
-                sync_directory(self.path)
+            try:
+                self._write_sealed(batch)
+            except (leveldb.Error, JournalError) as error:
+                # A compaction has met damage, which LevelDB says to whoever writes next. Or it was opened.
+                cause = error.__cause__ if isinstance(error, JournalError) else error
+                if not (leveldb.is_damage(cause) and self.mend(b"")):
+                    raise
+                batch.state.trimmed = trimmed
+                batch.trimmed_records = batch.trimmed_bytes = 0
+                batch.doomed.clear()
+                self._write_sealed(batch)
         except JournalError:
             self._doubtful = True
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
-            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
+            if is_full(error):
+                self._writes.make_room()
+            raise failure(f"cannot write {self.path}", error) from error
+
+    def _put_mark(self, state: State) -> None:
+        # Without a sync: it outlives the process, and after a power cut an older one does no harm.
+        with contextlib.suppress(OSError):
+            (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
+            self._has_mark = True
+
+    def _write_sealed(self, batch: Batch) -> None:
+        if self._db is not None and self._has_moved():
+            self._shut()
+        self._reopen(batch)
+        fresh = self._db is None
+        db = self._opened(again=True)
+        if self._has_state:
+            (self.path / STATE_NAME).unlink(missing_ok=True)
+            sync_directory(self.path)
+            self._has_state = False
+        self._sync_blobs(batch)
+        self._sync_quarantined()
+        write = self._put_together(db, batch)
+        if batch.trims:
+            self._trim(db, write, batch)
+        key = state_key(batch.state.next_id)
+        if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
+            write.delete(self._state_key)  # trimming has passed it by
+        record = _proto.encode_state(batch.state)
+        write.put(key, record)
+        write.write()
+        self._state_key, self._stored_state = key, record
+        self._look()  # else it is written to files that are deleted
+        self._exists = self._must_exist = True
+        if fresh:  # LevelDB does not see to the name of its CURRENT
+            sync_directory(self.path)
+        self._put_mark(batch.state)
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write
@@ -1492,19 +2310,35 @@ class Journal:
                 write.put(key, value)
         return write
 
-    def _reopen(self) -> None:
-        """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
-        what it has can still be read. OSError if there is none."""
+    def _reopen(self, batch: Batch) -> None:
+        """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
+        written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            probe = self.path / PROBE_NAME
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, OPENING_BYTES)
-            finally:
-                os.close(descriptor)
-                probe.unlink()
-            self._shut()
+            self._open_anew(self._opening_bytes + batch.staged_bytes)
         self._doubtful = False
+
+    def _open_anew(self, size: int) -> None:
+        """Close LevelDB and open it again, with that much room for it. OSError if there is less."""
+        with self._compacting, self._using, self._writes.lend_room(size):
+            self._db.close()
+            self._db = self._write = None
+            self._opened(again=True)
+
+    @property
+    def _opening_bytes(self) -> int:
+        """What room it takes to open LevelDB anew: its logs become tables before they go, and its manifest is
+        written once more. What a failed compaction has left goes only then."""
+        with os.scandir(self.path) as entries:
+            return OPENING_BYTES + sum(
+                entry.stat().st_size
+                for entry in entries
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
+            )
+
+    def _has_garbage(self) -> bool:
+        """Whether the open LevelDB has left files that are none of its any more, and go when it is opened."""
+        live: int = self._db.get_property(b"leveldb.sstables").count(b"[")
+        return sum(file.suffix == ".ldb" for file in self.path.iterdir()) > live
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
@@ -1516,6 +2350,16 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 sync_directory(self.path / BLOBS_NAME)
             sync_directory(self.path)
+
+    def _sync_quarantined(self) -> None:
+        """Have what was put aside on the disk before it goes from where it was."""
+        files, self._quarantined = self._quarantined, []
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                sync_file(file)
+        if files:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(self.path / DAMAGED_NAME)
 
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
         """Delete some records that are dead."""
@@ -1548,12 +2392,16 @@ class Journal:
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
         self.failing = error
-        if error is None:
+        if error is not None:
+            self.fail_compaction()
+        else:
             written, self.sealed = self.sealed, None
             assert written is not None
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
+            if written.proves:
+                self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
@@ -1566,9 +2414,19 @@ class Journal:
         """The thread that had the directory is done with it."""
         self.writing = False
         self.crowded = False
-        crowding, self.crowding = self.crowding, []
-        for client in crowding:
-            client.release()
+        mended, self._mended = self._mended, []
+        for path in mended:
+            self._tell_quarantine("not known", "a table of LevelDB is damaged", path)
+        if mended:
+            self._stage_anew()
+        self._resume()
+
+    def close_for_rest(self, state: bytes) -> None:
+        """As `close`, but leave nothing that takes up room, which there is little of."""
+        with contextlib.suppress(OSError, JournalError):  # said by whoever needs it
+            if self._db is not None and self._has_garbage():
+                self._open_anew(self._opening_bytes)
+        self.close(state)
 
     # Tidying
 
@@ -1591,37 +2449,63 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self) -> bool:
+    def compactable(self, *, soon: bool = False) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last."""
+        happened since this was asked last, or if it is to be taken back `soon`."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
-        if idle and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if self._compacting_for is not None or self.failing is not None:
+            return False
+        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
     @property
     def to_be_compacted(self) -> bool:
-        """Whether it will be compactable, if only once nothing happens."""
-        return self._trimmed_bytes >= IDLE_COMPACT_BYTES
+        """Whether it will be compactable, if only once nothing happens, or is being compacted."""
+        return self._trimmed_bytes >= IDLE_COMPACT_BYTES or self._compacting_for is not None
 
     def begin_compaction(self) -> tuple[int, int]:
         """Return what `compact` takes: the ids between which records were trimmed or expunged since the
         last time. Not more, for a compaction rewrites what is alive in its range."""
         span = self._compact_from, max(self.state.trimmed, self._expunged_to)
+        self._compacting_for = (
+            self._compact_from, self._expunged_to, self._trimmed_records, self._trimmed_bytes
+        )  # fmt: skip
+        self._compacted = False
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if
+        it is not open."""
         with self._compacting:
             db = self._db
-            if db is not None:
-                start, stop = map(_proto.item_key, span)
-                db.compact_range(start=start, stop=stop)
-                if self._due_from_ms:
-                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+            if db is None:
+                raise JournalError("LevelDB was closed meanwhile")
+            start, stop = map(_proto.item_key, span)
+            db.compact_range(start=start, stop=stop)
+            if self._due_from_ms:
+                db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+
+    def end_compaction(self) -> None:
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
+        there, but to the next who writes: so something is to be written."""
+        if self._compacting_for is not None:
+            self._compacted = True
+            if not self.dirty:
+                self._mark()
+
+    def fail_compaction(self) -> None:
+        """What was to be compacted may be there yet: it is to be compacted once more."""
+        if self._compacting_for is not None:
+            start, expunged_to, records, size = self._compacting_for
+            self._compact_from = min(self._compact_from, start)
+            self._expunged_to = max(self._expunged_to, expunged_to)
+            self._trimmed_records += records
+            self._trimmed_bytes += size
+            self._compacting_for, self._compacted = None, False
 
     @property
     def is_open(self) -> bool:
@@ -1631,4 +2515,4 @@ class Journal:
     @property
     def busy(self) -> bool:
         """Whether something still needs the directory: a write or a compaction."""
-        return self.writing or self._compacting.locked()
+        return self.writing or (self._compacting_for is not None and not self._compacted)

@@ -2,21 +2,21 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import math
 import os
 import resource
 import shutil
-import signal
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from darner import auth, systemd, tls
+from darner import auth, broker, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap
 from darner._version import __version__
 from darner.admission import Admission
@@ -24,8 +24,10 @@ from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
-from darner.errors import ConfigError, StartError
+from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.reserve import size_for
+from darner.signals import Watch
 from darner.threads import Threads
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ DRAIN_S = 5.0
 TICK_S = 0.25
 # How often idle connections are looked for.
 SWEEP_S = 1.0
+# How long after an error such work is begun again.
+REPEAT_S = 1.0
 # Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
 DESCRIPTORS_PER_OPEN = 16
 # For each lane: they wait for the disk, not for a processor.
@@ -50,22 +54,80 @@ def read_access(
 ) -> tuple[ssl.SSLContext | None, auth.Users | None]:
     """The certificates and the users that the settings name, as they are now. `failed` will be told why a TLS
     handshake failed. Raises ConfigError."""
-    context = users = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        ca = None if settings.tls_ca is None else Path(settings.tls_ca)
-        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
-    if settings.auth_file is not None:
-        users = auth.load(Path(settings.auth_file))
-    return context, users
+    return _read_tls(settings, failed), _read_users(settings)
+
+
+def _read_tls(settings: Settings, failed: Callable[[str], None] = lambda _: None) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    ca = None if settings.tls_ca is None else Path(settings.tls_ca)
+    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
+
+
+def _read_users(settings: Settings) -> auth.Users | None:
+    return None if settings.auth_file is None else auth.load(Path(settings.auth_file))
+
+
+def _metrics_class() -> "type[Metrics]":
+    """What serves metrics. Raises StartError if it is not installed."""
+    try:
+        # not at the top: it is an extra, and takes its time and memory
+        from darner.metrics import Metrics  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+    return Metrics
+
+
+def check_start(settings: Settings) -> Iterator[DarnerError]:
+    """Return what would keep a server with these settings from starting, as far as that can be told without
+    starting one. What it would say in its log at the start is logged."""
+    data = Path(settings.data).resolve()
+    for look in (
+        lambda: _read_tls(settings),
+        lambda: _read_users(settings),
+        lambda: None if settings.metrics_port is None else _metrics_class(),
+        lambda: broker.check_usable(data),
+    ):
+        try:
+            look()
+        except DarnerError as error:
+            yield error
+    yield from _check_addresses(settings, is_served=broker.is_served(data))
+    with contextlib.suppress(OSError):  # said already
+        free_bytes = shutil.disk_usage(broker.nearest(data)).free
+        if free_bytes < settings.min_free_space:
+            broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
+        for directory in broker.queue_directories(data):
+            name = broker.name_of(directory)
+            if not settings.queue(name).durable:
+                broker.say_in_memory(name)
+
+
+def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
+    hosts = [(settings.host, settings.port, "--host", "--port")]
+    if settings.metrics_port is not None:
+        hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
+    for host, port, host_key, port_key in hosts:
+        try:
+            listeners.check_usable(host, port)
+        except OSError as error:
+            refusal = listeners.unusable(host, port, error, host_key, port_key)
+            if error.errno != errno.EADDRINUSE:
+                yield refusal
+            elif not is_served:  # else it is the server's that has this configuration
+                log.warning("port in use", reason=str(refusal))
 
 
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
-        """`reread` reads the configuration again; ConfigError if it is wrong."""
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+        """`reread` reads the configuration again; ConfigError if it is wrong. `watch` has the signals."""
         self._settings = settings
         self._reread = reread
+        self._watch = watch
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(self._loop, THREADS)
@@ -80,6 +142,7 @@ class Server:
             lambda: shutil.disk_usage(self._data).free,
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
             self._threads.defer,
+            lambda: size_for(shutil.disk_usage(self._data).total),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
@@ -113,56 +176,51 @@ class Server:
         except OSError as error:
             await self._threads.end()
             self._broker.close()
-            raise StartError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-                "stop what listens there, or give another with --port"
-            ) from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+            raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
+        # no client has been served before that
+        self._watch.hand_over(
+            lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
+            lambda: self._loop.call_soon_threadsafe(self._hung_up),
+        )
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        chores = (self._upkeep(), self._sweep(), self._listeners.keep())
-        upkeep = [asyncio.create_task(chore) for chore in chores]
+        chores = (self._upkeep, self._sweep, self._listeners.keep)
+        upkeep = [asyncio.create_task(_go_on(chore)) for chore in chores]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
         for task in upkeep:
             task.cancel()
         await asyncio.wait(upkeep)
-        self._listeners.close()
-        self._admission.close()
-        await self._drain()
+        try:
+            self._listeners.close()
+            self._admission.close()
+            await self._drain()
+        except Exception:  # a fault of ours: it must not keep the queues from being closed
+            log.exception("not all clients are told that the server closes")
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
         await self._threads.end()
         self._broker.close()
+        # the loop is about to be no more
+        self._watch.hand_over(lambda _: None, lambda: None)
         log.info("closed")
 
     def _serve_metrics(self) -> "Metrics | None":
         settings = self._settings
         if settings.metrics_port is None:
             return None
-        try:
-            # not at the top: it is an extra, and takes its time and memory
-            from darner.metrics import Metrics  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            if error.name != "prometheus_client":
-                raise
-            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
-        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
+        return _metrics_class()(self._clients, settings.metrics_host, settings.metrics_port)
 
-    def _signalled(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("second signal: ending at once", signal=signal.Signals(number).name)
-            os._exit(1)
-        log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
+    def _signalled(self, name: str) -> None:
+        log.info("closing", signal=name, connections=len(self._clients.connections))
         self._stop.set()
 
     def _shut_down(self) -> None:
+        self._watch.note_stopping()
         log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
         self._stop.set()
 
@@ -184,11 +242,11 @@ class Server:
         if context is not None:
             self._listeners.change_tls(context)
         changed = self._broker.reconfigure(settings.queue, settings.aliases)
-        log.info(
-            "configuration reloaded",
-            changed=" ".join(sorted(name.decode(errors="replace") for name in changed)) or None,
-            needs_restart=" ".join(needs_restart(self._settings, settings)) or None,
-        )
+        lists = {
+            "changed": " ".join(sorted(name.decode(errors="replace") for name in changed)),
+            "needs_restart": " ".join(needs_restart(self._settings, settings)),
+        }
+        log.info("configuration reloaded", **{key: text for key, text in lists.items() if text})
 
     async def _upkeep(self) -> None:
         while True:
@@ -210,18 +268,34 @@ class Server:
         await self._clients.emptied()
 
 
+async def _go_on(chore: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore that all depend on until cancelled: one that ends by an error of ours is begun again. The
+    same error is said once."""
+    said = ""
+    while True:
+        try:
+            await chore()
+        except Exception as error:
+            if repr(error) != said:
+                said = repr(error)
+                log.exception(
+                    "internal error in what the server does by itself; begun again", chore=chore.__name__
+                )
+        await asyncio.sleep(REPEAT_S)
+
+
 def raise_descriptor_limit() -> None:
     """Take as many file descriptors as the system lets us: each connection needs one, each queue four."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
-    """Run a server until a signal says stop; `reread` reads its configuration again when a client or SIGHUP
-    asks for it. Raises StartError if it cannot start."""
+def serve(settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+    """Run a server until a signal says stop, of which `watch` tells; `reread` reads its configuration again
+    when a client or SIGHUP asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
-        await Server(settings, reread).run()
+        await Server(settings, reread, watch).run()
 
     os.umask(0o077)
     raise_descriptor_limit()

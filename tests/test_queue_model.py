@@ -7,7 +7,6 @@ queues: they are in both, or in none. Threads do their tasks in any order.
 """
 
 import contextlib
-import gc
 import itertools
 import os
 import random
@@ -23,7 +22,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from system import Killed, System
 
@@ -183,9 +181,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _start(self, calls=0):
         while True:
             self.offload = Offload()
-            self.broker = Broker(
-                self.data, lambda: self.now, self.offload, settings_for=self._settings_for
-            )
+            self.broker = Broker(self.data, lambda: self.now, self.offload, settings_for=self._settings_for)
             self.holds, self.uploads, self.readers, self.clients = [], [], [], []
             self.system.calls_left = calls
             try:

@@ -9,12 +9,12 @@ import pytest
 from brokers import Data
 from click.testing import CliRunner
 from doubles import Silence
-from running import running
+from running import running, until
 
 from darner import _proto, broker, leveldb
 from darner.broker import directory_of
 from darner.cli import main
-from darner.errors import JournalError, RepairError
+from darner.errors import JournalError, MendingError, RepairError
 from darner.journal import KEPT_KEY, stored_state
 from darner.repair import check, repair
 
@@ -193,21 +193,27 @@ class TestDamage:
 
     def test_bytes_of_an_item_are_flipped(self, closed, silence):
         damage(table(closed / "work"), b"000007")
-        data = Data(closed)
+        assert any("checksum" in said for said in problems(closed)["work"])
+        shutil.copytree(closed, closed.with_name("served"))
+        data = Data(closed.with_name("served"))
         work = data.broker.queue(b"work")
         assert [work.reserve().data for _ in range(4)] == [*map(body, range(3, 7))]
-        for _ in range(3):
-            with pytest.raises(JournalError, match="item 7 fails its checksum"):
-                work.pop()
+        with pytest.raises(MendingError):
+            work.pop()
+        data.settle()
+        assert work.pop().data == body(8)
         assert data.read(b"sound") == b"one"
         data.close()
-        (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
-        assert (told["queue"], "item 7" in told["reason"]) == ("work", True)
-        assert "darner check" in told["action"]
-        assert any("checksum" in said for said in problems(closed)["work"])
+        told = [fields for event, fields in silence.lines if event.startswith("damage put aside")]
+        aside = data.path / "work" / "damaged"
+        assert [(fields["queue"], fields["ids"]) for fields in told] == [("work", "not known"), ("work", "7")]
+        assert {fields["kept"] for fields in told} == {str(file) for file in aside.iterdir()}
+        (report,) = check(data.path, b"work")
+        assert (report.problems, report.items) == ([], ITEMS - 4)
+        assert report.note == f"what is left of 1 damaged item and 1 damaged table lies in {aside}"
         losses = " ".join(repair(closed, b"work").losses)
         assert "item 7 fails its checksum" in losses
-        assert "1 items of 1006 bytes are lost, ids 7" in losses
+        assert "1 item of 1006 bytes is lost, id 7" in losses
         assert problems(closed)["work"] == []
         assert numbers(closed) == ([*range(3, 7), *range(8, ITEMS + 1)], (37, 37 * 1006))
 
@@ -218,12 +224,19 @@ class TestDamage:
         data.restart()
         data.close()
         os.truncate(cut, cut.stat().st_size // 2)
-        data = Data(closed)
-        with pytest.raises(JournalError):
-            data.read_all(b"work")
+        assert problems(closed)["work"]
+        shutil.copytree(closed, closed.with_name("served"))
+        data = Data(closed.with_name("served"))
+        with pytest.raises(MendingError):
+            data.read(b"work")
+        data.settle()
+        found = [int(content[:6]) for content in data.read_all(b"work")]
+        assert found == [*range(3, 3 + len(found) - 1), ITEMS + 1]
+        assert len(found) > 10
+        assert data.broker.queue(b"work").journal.damaged_items == ITEMS - 1 - len(found)
         assert data.read(b"sound") == b"one"
         data.close()
-        assert problems(closed)["work"]
+        assert problems(data.path)["work"] == []
         losses = " ".join(repair(closed, b"work").losses)
         assert f"38 items of {38 * 1006} bytes are lost, ids 3-40" in losses
         assert problems(closed)["work"] == []
@@ -292,6 +305,52 @@ class TestDamage:
         assert data.read_all(b"work") == [b"acknowledged"]
         data.close()
 
+    @pytest.mark.parametrize("again", ["restart", "kill"])
+    def test_a_bit_in_leveldbs_log_is_flipped(self, path, silence, again):
+        """LevelDB itself would leave out all up to its next block, and say nothing."""
+        data = Data(path)
+        data.push(b"sound", b"one")
+        for n in range(1, 20):
+            data.push(b"work", body(n))
+            data.write_out_once()
+        data.close() if again == "restart" else data.end()
+        (log,) = (path / "work").glob("*.log")
+        damage(log, body(7)[:6])
+        before = log.read_bytes()
+        data = Data(path)
+        with pytest.raises(JournalError, match=r"is damaged at byte \d+, and goes on behind that"):
+            data.read(b"work")
+        assert data.read(b"sound") == b"one"
+        data.push(b"sound", b"one")
+        data.write_out()
+        assert log.read_bytes() == before
+        assert any("is damaged at byte" in str(fields.get("reason")) for _, fields in silence.lines)
+        data.close()
+        assert any("LevelDB is damaged" in text for text in problems(path)["work"])
+        repaired = repair(path, b"work")
+        found, (items, _) = numbers(path)
+        if again == "kill":  # the other log has all of it
+            assert found == list(range(1, 20))
+        else:
+            assert any("13 items" in text and "lost" in text for text in repaired.losses)
+            assert (found, items) == (list(range(1, 7)), 6)
+
+    def test_the_end_of_leveldbs_log_is_lost_without_a_clean_end_and_the_other_has_not_got_it(self, path):
+        data = Data(path)
+        data.push(b"sound", b"one")
+        for n in range(1, 6):
+            data.push(b"work", body(n))
+            data.write_out_once()
+        data.end()
+        shutil.rmtree(path / ".log")
+        (log,) = (path / "work").glob("*.log")
+        damage(log, body(5)[:6])
+        text = "; ".join(problems(path)["work"])
+        assert "LevelDB and the log end at change 4, and LevelDB had all up to 5" in text
+        assert "had all up to 5" in is_out_of_service(path)
+        assert any("changes 5 to 5 are lost" in text for text in repair(path, b"work").losses)
+        assert (problems(path)["work"], numbers(path)[0]) == ([], [1, 2, 3, 4])
+
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
         data.push(b"work", *map(body, range(1, 11)))
@@ -344,7 +403,7 @@ class TestDamage:
             opened.put(b"mine", b"one")
         is_out_of_service(path)
         losses = repair(path, b"work").losses
-        assert any("1 records that are none of darner's" in said for said in losses)
+        assert any("1 record that is none of darner's" in said for said in losses)
         assert numbers(path)[0] == [1, 2, 3]
 
     @pytest.mark.parametrize("how", ["missing", "short", "flipped"])
@@ -363,19 +422,19 @@ class TestDamage:
         else:
             damage(blob, b"000002")
         if how != "flipped":  # else it is met by who has begun to read it
-            data = Data(path)
+            shutil.copytree(path, path.with_name("served"))
+            data = Data(path.with_name("served"))
             assert data.broker.queue(b"work").reserve().id == 1
-            for _ in range(3):
-                with pytest.raises(JournalError, match=str(blob)):
-                    data.read(b"work")
+            assert data.read(b"work") == b"000003"
             data.close()
-            (told,) = [fields for event, fields in silence.lines if event.startswith("damage in a queue")]
-            assert (told["queue"], told["reason"].startswith("item 2: ")) == ("work", True)
+            (told,) = [fields for event, fields in silence.lines if event.startswith("damage put aside")]
+            assert (told["queue"], told["ids"]) == ("work", "2")
+            assert problems(data.path)["work"] == []
         said = " ".join(problems(path)["work"])
         assert "the file of item 2" in said
         assert str(blob) in said
         losses = " ".join(repair(path, b"work").losses)
-        assert f"1 items of {LARGE_BYTES + 6} bytes are lost, ids 2" in losses
+        assert f"1 item of {LARGE_BYTES + 6} bytes is lost, id 2" in losses
         assert problems(path)["work"] == []
         assert numbers(path) == ([1, 3], (2, 12))
         assert not list((path / "work" / "blobs").iterdir())
@@ -549,11 +608,18 @@ class TestCommand:
         assert "no CURRENT" in output
         assert self.run("check", closed, "sound") == (0, "sound: ok, items=1 bytes=3\n")
 
+    def test_check_says_what_was_put_aside_and_that_it_is_no_fault(self, closed):
+        (closed / "work" / "damaged").mkdir()
+        for name in ("7.record", "8.record", "8", "000005.ldb"):
+            (closed / "work" / "damaged" / name).touch()
+        said = f"what is left of 2 damaged items and 1 damaged table lies in {closed / 'work' / 'damaged'}"
+        assert self.run("check", closed, "work") == (0, f"work: ok, items=38 bytes=38228\nwork: {said}\n")
+
     def test_repair_says_what_was_lost_and_where_the_rest_is(self, closed):
         damage(table(closed / "work"), b"000007")
         code, output = self.run("repair", closed, "work")
         assert code == 0
-        assert "work: 1 items of 1006 bytes are lost, ids 7\n" in output
+        assert "work: 1 item of 1006 bytes is lost, id 7\n" in output
         assert "work: repaired, items=37 bytes=37222\n" in output
         assert ".damaged-work-1" in output
         assert self.run("repair", closed, "work") == (
@@ -563,6 +629,24 @@ class TestCommand:
 
     def test_a_mistake_is_one_line(self, closed):
         assert self.run("repair", closed, "none") == (1, f"darner: {closed} has no queue none\n")
+
+    def test_the_server_says_what_leveldb_would_not_and_serves_the_others(self, path):
+        log = path / "work" / "000003.log"
+        with running(path) as server:
+            with contextlib.closing(server.connect()) as wire:
+                assert wire.set(b"sound", b"one") == b"STORED\r\n"
+                for n in range(3):
+                    assert wire.set(b"work", body(n)) == b"STORED\r\n"
+                    until(lambda n=n: log.exists() and log.stat().st_size > (n + 1) * len(body(n)))
+            assert server.stop() == 0
+            damage(log, body(0)[:6])
+            server.start()
+            with contextlib.closing(server.connect()) as wire:
+                assert wire.ask(b"get work\r\n").startswith(b"SERVER_ERROR ")
+                assert wire.get(b"sound") == b"one"
+            server.kill()
+            code, text = self.run("check", path)
+            assert (code, "work: LevelDB is damaged" in text) == (1, True)
 
     def test_the_server_sets_a_damaged_queue_aside_and_takes_it_back_when_it_is_repaired(self, closed):
         (closed / "work" / "CURRENT").unlink()

@@ -464,6 +464,24 @@ class TestDamage:
             Process(directory)
         assert (directory / "2").read_bytes() == b"darner 3" + content[8:]
 
+    @pytest.mark.parametrize(
+        "name", ["needed-1-99999999999999+5", "needed-5-1+7", "needed-1-2", "needed-x+1"]
+    )
+    def test_of_a_name_that_no_darner_has_given_is_no_gap(self, directory, name):
+        fill_segments(directory, 2)
+        for needed in directory.glob("needed-*"):
+            needed.rename(directory / name)
+        assert Process(directory).found()
+
+    @pytest.mark.parametrize("number", [2**40, 2**61, 2**62, 2**64 - 1])
+    def test_in_a_head_that_no_darner_has_written_is_said_without_counting_up_to_it(self, directory, number):
+        logged = fill_segments(directory, 1)
+        head = wal.segment_head(number, 5, 1, 0, wal.SEGMENT_BYTES)
+        (directory / "2").write_bytes(head + bytes(wal.SEGMENT_BYTES - 2 * len(head)) + head)
+        process = Process(directory)
+        assert process.found()[:1] == logged[0][:1]
+        process.log.close()
+
     def test_to_many_gaps_has_a_segment_stay_until_there_are_fewer(self, directory, monkeypatch):
         monkeypatch.setattr(wal, "NEEDED_BYTES", 16)
         log = Process(directory).log
@@ -756,6 +774,52 @@ class TestRoom:
         assert process.log.segment.refusal is None
         process.writer().write(b"b")
         assert Process(directory).found() == [b"a", b"b"]
+
+    def test_that_is_made_when_it_is_asked_for_is_used_at_once(self, directory, room):
+        threads = Offload()
+        log = Process(directory, threads).log
+        asked = []
+
+        def make_room(error):
+            asked.append(error.errno)
+            room.full = False
+            return True
+
+        log.on_full = make_room
+        room.full = True
+        log.roll()  # there is no spare one yet
+        assert asked == [errno.ENOSPC]
+        room.full = True
+        threads.run_all()  # the spare one
+        assert asked == [errno.ENOSPC] * 2
+        assert log.segment.refusal is None
+
+    def test_that_cannot_be_made_is_asked_for_once(self, directory, room):
+        threads = Offload()
+        log = Process(directory, threads).log
+        asked = []
+        log.on_full = asked.append
+        room.full = True
+        with pytest.raises(JournalError, match="cannot begin a segment"):
+            log.roll()
+        assert len(asked) == 1
+        threads.run_all()
+        assert len(asked) == 2
+        assert log.segment.refusal is not None
+
+    def test_that_is_short_has_written_what_keeps_more_than_a_segment(self, directory):
+        log = Process(directory).log
+        asked = []
+        log.on_long = asked.extend
+        writers = [Writer(log, name) for name in (b"work", b"play", b"rest")]
+        for writer in writers[:2]:
+            writer.write(b"a")
+            log.roll()
+        assert asked == []
+        log.is_short = True
+        writers[2].write(b"a")
+        log.roll()
+        assert asked == [writers[0]]
 
     def test_of_a_name_that_cannot_be_given_is_kept(self, directory, monkeypatch):
         log = Process(directory).log
