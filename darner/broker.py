@@ -1,7 +1,7 @@
 """The set of queues: find or make one by name, delete it, and what concerns all of them.
 
 Knows the data directory's layout: a directory a queue, its name percent-encoded. No socket and no event
-loop; the clock, and how to run something in another thread, are handed in.
+loop; the clocks, and how to run something in another thread, are handed in.
 """
 
 import contextlib
@@ -25,8 +25,10 @@ from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.queue import DEFAULTS, Queue, Reader, Source, Upload
+from darner.runs import STEP_MS, Runs
 from darner.status import QUIESCENT, STATUSES, Status
+from darner.timeline import Clock, Timeline
 from darner.wal import Client, Log
 
 log = structlog.get_logger()
@@ -143,8 +145,12 @@ class Broker:
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
+        monotonic: Clock | None = None,
+        boot: int = 0,
     ) -> None:
-        """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
+        """`clock` is the wall clock, in ms of the Unix epoch. `monotonic` counts the ms of one start of the
+        machine, `boot` is that start's number, 0 if it is not known: see `Runs`; without them all goes by the
+        wall clock, which then must not be set. `settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
         LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
@@ -152,7 +158,12 @@ class Broker:
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
+        self._wall = clock
+        # gives the stamp of the moment, and so how much time has passed; before `open` there is no other
         self._clock = clock
+        self._monotonic = monotonic
+        self._runs = Runs(data, boot)
+        self._times = Timeline(clock)
         self._offload = offload
         self._defer = defer or offload
         self.log: Log
@@ -226,6 +237,9 @@ class Broker:
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
             self._committer.on_damage = self._say_damage
+            if self._monotonic is not None:
+                self._times = self._runs.begin(self._wall, self._monotonic)
+            self._clock = self._times.now
             self.status.load()
             self._empty_trash()
             self._recover()
@@ -270,7 +284,7 @@ class Broker:
         lives = self._lives.get(name, [])
         path = self._data / directory_of(name)
         while not (lives and lives[-1].retired and not path.exists()):
-            journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
+            journal = Journal(name, path, self._committer, self.log, self._wall(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
                 break
@@ -293,7 +307,7 @@ class Broker:
                 action="delete it, and it is in memory from then on",
             )
         try:
-            queue = Queue(journal.name, journal, self._clock, settings)
+            queue = Queue(journal.name, journal, self._clock, settings, self._times)
         except JournalError:
             self._committer.discard(journal)
             self.log.unpin(journal)
@@ -314,6 +328,7 @@ class Broker:
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
+        self._look_at_clock()
         self._committer.close()
         for journal in self._journals():
             journal.close(journal.resting_state())
@@ -345,7 +360,8 @@ class Broker:
         if name in self.broken:
             raise self.broken[name]
         settings = self.settings_for(name)
-        queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
+        journal = self._journal(name, durable=settings.durable)
+        queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -354,16 +370,16 @@ class Broker:
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
         path = self._data / directory_of(name)
         if not durable:
-            return Journal(name, path, self._committer, None, self._clock())
+            return Journal(name, path, self._committer, None, self._wall())
         if name not in self._retired:
-            journal = Journal(name, path, self._committer, self.log, self._clock())
+            journal = Journal(name, path, self._committer, self.log, self._wall())
             with contextlib.suppress(
                 JournalError
             ):  # then a kill may take it along before anything is set on it
                 journal.announce()
             return journal
         journal, _ = self._retired[name]
-        journal.revive(self._clock())
+        journal.revive(self._wall())
         del self._retired[name]
         return journal
 
@@ -658,6 +674,7 @@ class Broker:
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
+        self._look_at_clock(self._offload)
         self._enforce_status()
         self._look_for_space()
         self.log.tick()
@@ -668,6 +685,19 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _look_at_clock(self, offload: Offload | None = None) -> None:
+        """Take over how the wall clock stands, and keep that; in a thread if there is one."""
+        if self._monotonic is None:
+            return
+        step_ms = self._times.look()
+        if abs(step_ms) >= STEP_MS:
+            log.warning(
+                "the system's clock was set; what was stored by a relative time keeps that",
+                direction="forward" if step_ms > 0 else "back",
+                seconds=abs(step_ms) / 1000,
+            )
+        self._runs.keep(self._times, offload)
 
     def _say_refusal(self) -> None:
         refusal = self.log.segment.refusal
@@ -785,7 +815,7 @@ class Broker:
         if self._sync_ms is None:
             return
         left_ms = self._sync_ms - self._clock()
-        if left_ms > 0:  # it was called for a later time, or the clock was set back
+        if left_ms > 0:  # it was called for a later time
             self.call_later(left_ms, self._sync)
         else:
             self._sync_ms = None

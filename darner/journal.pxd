@@ -52,7 +52,7 @@ cdef class Journal:
         bint expiring
         Py_ssize_t delayed_items
         uint64_t delayed_bytes
-        double next_due_ms
+        dict next_due
         dict cursors
         set begun
         list doomed
@@ -84,7 +84,7 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         Py_ssize_t _untrimmed_puts
         object _last_looked_at
-        uint64_t _due_from_ms
+        dict _due_from
         uint64_t _live_from
         uint64_t _expunged_to
 

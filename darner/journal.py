@@ -26,12 +26,11 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 import contextlib
 import heapq
 import itertools
-import math
 import os
 import secrets
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
@@ -40,6 +39,7 @@ from darner import _proto, leveldb
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
+from darner.timeline import NEVER, end_of, run_of, start_of
 from darner.wal import Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -165,9 +165,10 @@ class Batch:
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
 
-    def in_order(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items, in the order in which they are due."""
-        for key in self.due:
+    def in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run, in the order in which they are due."""
+        start, stop = (bisect_left(self.due, _delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
+        for key in self.due[start:stop]:
             yield key, self.delayed[key]
 
 
@@ -201,11 +202,11 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
+        "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
         "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
         "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
         "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
-        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
+        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due", "offload", "path",
         "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
@@ -252,12 +253,12 @@ class Journal:
         self.reads = 1
         # whether an item may have an expiry of its own
         self.expiring = False
-        # what is delayed, and when the first of it is due
+        # what is delayed, and by run when the first of it is due
         self.delayed_items = 0
         self.delayed_bytes = 0
-        self.next_due_ms = math.inf
-        # when the first record of a delayed item may be due, and the id below which they were flushed
-        self._due_from_ms = 0
+        self.next_due: dict[int, int] = {}
+        # by run when the first record of a delayed item may be due, and the id below which they were flushed
+        self._due_from: dict[int, int] = {}
         self._live_from = 0
         # the places of the cursors
         self.cursors: dict[bytes, list[int]] = {}
@@ -471,13 +472,23 @@ class Journal:
                 self.cursors[key[1:]] = _proto.decode_ids(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = _proto.decode_ids(delayed)
-                self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
-                first = next(self._stored_delayed(include_value=False), None)
-                if first is not None:
-                    self.next_due_ms = _due_ms(first)
+                self.delayed_items, self.delayed_bytes, due_from, self._live_from = counts
+                self._find_runs(db, due_from)
         except (leveldb.Error, OSError, ValueError) as error:
             self._shut()
             raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+
+    def _find_runs(self, db: Any, due_from: int) -> None:
+        """Find the first delayed item of each run; none is due before `due_from`."""
+        self._due_from[run_of(due_from)] = due_from
+        while due_from < NEVER:
+            start = _delayed_key(due_from, 0)
+            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
+            due_ms = NEVER if first is None else _due_ms(first)
+            if due_ms >= NEVER:
+                return
+            self._due_from[run_of(due_ms)] = self.next_due[run_of(due_ms)] = due_ms
+            due_from = end_of(run_of(due_ms))
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -604,9 +615,8 @@ class Journal:
     def resting_state(self) -> bytes:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
         # what was delayed and flushed has records until it would have been due
-        has_delayed = self.next_due_ms < math.inf
         has_blobs = self.begun or self.doomed
-        is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
+        is_all = not (self.kept or has_blobs or self.untidy or self.next_due or self.cursors or self.expiring)
         is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
         return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
 
@@ -900,8 +910,9 @@ class Journal:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
         due_ms = _due_ms(key)
-        self.next_due_ms = min(self.next_due_ms, due_ms)
-        self._due_from_ms = min(self._due_from_ms, due_ms)
+        run = run_of(due_ms)
+        self.next_due[run] = min(self.next_due.get(run, due_ms), due_ms)
+        self._due_from[run] = min(self._due_from.get(run, due_ms), due_ms)
         self.delayed_items += 1
         self.delayed_bytes += item.size
         batch.recount = True
@@ -911,30 +922,49 @@ class Journal:
         if batch.room < 0:
             self._fill()
 
-    def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
+    def due(
+        self, now_ms: int, max_items: int, max_bytes: int, date_ms: Callable[[int], int] = int
+    ) -> list[tuple[bytes, Item]]:
         """Return delayed items that are due, in the order of their times, each with the key that `join`
-        takes; sets `next_due_ms` to when the first of the others is."""
+        takes; sets `next_due` to when the first of the others are. `date_ms` makes times of different runs
+        comparable."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
         size = 0
-        self.next_due_ms = math.inf
+        until_ms = date_ms(now_ms)
         try:
             with self._using:
-                for key, item in self._delayed():
-                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        self.next_due_ms = _due_ms(key)
+                runs = {run: self._delayed(run) for run in self._due_from}
+                firsts = {run: first for run, items in runs.items() if (first := next(items, None))}
+                while firsts:
+                    dates = {run: date_ms(_due_ms(key)) for run, (key, _) in firsts.items()}
+                    run = min(dates, key=dates.__getitem__)
+                    if dates[run] > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
                         break
+                    key, item = firsts.pop(run)
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
+                    if following := next(runs[run], None):
+                        firsts[run] = following
+                runs.clear()  # while LevelDB is sure to be open
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable("delayed items", error) from error
+        self.next_due = {run: _due_ms(key) for run, (key, _) in firsts.items()}
+        self._end_flushed(flushed, found)
+        return found
+
+    def _end_flushed(self, flushed: list[tuple[bytes, Item]], found: list[tuple[bytes, Item]]) -> None:
+        """Be rid of delayed items that were flushed, as far as they come before those that were found."""
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
                 self._doom(item.blob)
-        if flushed:
-            self._due_from_ms = _due_ms(found[0][0] if found else flushed[-1][0])
-        return found
+        for key, _ in flushed + found[::-1]:
+            self._due_from[run_of(_due_ms(key))] = _due_ms(key)
+        # of runs that have no more, only the last key tells where there is nothing any more
+        for run in self._due_from.keys() - self.next_due.keys() - {run_of(_due_ms(key)) for key, _ in found}:
+            if run < max(self._due_from):
+                del self._due_from[run]
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
@@ -944,7 +974,7 @@ class Journal:
 
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
         self._end_delay(key, item)
-        self._due_from_ms = _due_ms(key)
+        self._due_from[run_of(_due_ms(key))] = _due_ms(key)
         self._discount(item)
         joined = Item(
             self.state.next_id,
@@ -991,12 +1021,12 @@ class Journal:
         self._live_from = self.state.next_blob
         batch.recount = True
 
-    def _delayed(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items in the order in which they are due, those that were flushed among them."""
+    def _delayed(self, run: int = 0) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run in the order in which they are due, those that were flushed among them."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
-        staged = [batch.in_order() for batch in batches]
+        stored = self._stored_delayed(run)
+        staged = [batch.in_order(run) for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
             # what is being written may be in LevelDB, too
@@ -1004,12 +1034,13 @@ class Journal:
                 yield key, item
             last = key
 
-    def _stored_delayed(self, **options: bool) -> Iterator[Any]:
+    def _stored_delayed(self, run: int) -> Iterator[tuple[bytes, Item]]:
         if self._exists:
-            start = _delayed_key(self._due_from_ms, 0)
+            start, stop = _delayed_key(self._due_from[run], 0), _delayed_key(end_of(run), 0)
             db = self._opened_to_read()
-            with db.iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
-                yield from records
+            with db.iterator(start=start, stop=stop, fill_cache=False) as records:
+                for key, record in records:
+                    yield key, _proto.decode_item(b"i" + key[9:], record)
 
     def _find_delayed(self, key: bytes) -> Item | None:
         """As it is found when the log is read back."""
@@ -1316,7 +1347,8 @@ class Journal:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
         if batch.recount:
-            counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
+            due_from = min(self._due_from.values())
+            counts = [self.delayed_items, self.delayed_bytes, due_from, self._live_from]
             batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
         self.sealed = batch
         self.writing = True
@@ -1537,8 +1569,10 @@ class Journal:
             if db is not None:
                 start, stop = map(_proto.item_key, span)
                 db.compact_range(start=start, stop=stop)
-                if self._due_from_ms:
-                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+                at = b"d"
+                for due_ms in sorted(self._due_from.values()):
+                    db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
+                    at = _delayed_key(end_of(run_of(due_ms)), 0)
 
     @property
     def is_open(self) -> bool:

@@ -500,9 +500,9 @@ class TestRecords:
         with pytest.raises(ValueError, match="version 2, this darner knows 1"):
             _proto.decode_state(_proto.encode_chunk(b"\x02" + state[1:]))
         record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
-        body = b"\x02" + record[5:]
+        body = b"\x03" + record[5:]
         checksum = crc32c(body, 7 ^ len(record)).to_bytes(4, "big")
-        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
+        with pytest.raises(ValueError, match="version 3, this darner knows 2"):
             _proto.decode_item(_proto.item_key(7), checksum + body)
 
     def test_a_new_state_is_that_of_an_empty_queue(self):

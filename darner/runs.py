@@ -1,0 +1,118 @@
+"""Which run the stamps of now belong to (timeline.py), and how those of earlier runs stand to the wall clock: in
+the file `.clock` of the data directory.
+
+A run outlives the process: the next one goes on with it if the machine has been up since, and its clock was not
+set meanwhile. So a clock that is wrong when the machine starts may be put right whenever that comes. Otherwise
+what is stored is taken by the wall clock as it is at the start, and a new run begins.
+"""
+
+import secrets
+from pathlib import Path
+
+import structlog
+
+from darner._proto import decode_ids, encode_ids
+from darner.blob import Offload, at_once, replace_file
+from darner.errors import StartError
+from darner.timeline import FIRST_RUN, RUNS_END, Clock, Timeline
+
+log = structlog.get_logger()
+
+FILE_NAME = ".clock"
+VERSION = 1
+# A wall clock that goes off by less within a tick has not been set, but drifts: that is more than any clock drifts
+# and than any tick is late, and what is in seconds on the wire can be wrong by as much.
+STEP_MS = 1000
+# Of so many runs in which the clock was set it is known by how much. A machine without a clock of its own has one at
+# each start.
+MAX_EARLIER = 1000
+# Numbers in the file have no sign.
+ZERO = 1 << 60
+
+
+class Runs:
+    """The runs of a data directory."""
+
+    def __init__(self, directory: Path, boot: int) -> None:
+        """Nothing is read yet: see `begin`. `boot` is another number, below 2 ** 60, for each start of the
+        machine; 0 if it is not known."""
+        self._path = directory / FILE_NAME
+        self._boot = boot
+        self._run = 0
+        self._origin_ms = 0
+        # of earlier runs, those in which the clock was set: how much their stamps are before the wall clock
+        self._earlier: dict[int, int] = {}
+        # what the file has of the present run; None if it has nothing
+        self._kept_ms: int | None = None
+        # whether it is being written, and whether that failed, which was said
+        self._writing = False
+        self._failed = False
+
+    def begin(self, wall: Clock, monotonic: Clock) -> Timeline:
+        """Go on with the last run, or begin another. Raises StartError if the file is of a newer darner."""
+        origin_ms = wall() - monotonic()
+        boot = self._load()
+        if self._boot and self._boot == boot and self._is_kept(origin_ms - self._origin_ms):
+            self._earlier.pop(self._run, None)
+        else:
+            self._origin_ms = origin_ms
+            self._run, self._kept_ms = 0, None
+            while not self._run or self._run in self._earlier:
+                self._run = FIRST_RUN + secrets.randbelow(RUNS_END - FIRST_RUN)
+        offset_ms = origin_ms - self._origin_ms
+        times = Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
+        self.keep(times)
+        return times
+
+    def _load(self) -> int:
+        """Read the file; returns at which start of the machine it was written."""
+        try:
+            version, *numbers = decode_ids(self._path.read_bytes())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            log.error(
+                "cannot read by how much the clock was set: delays and expiries from before may be early or late by "
+                "as much",
+                file=str(self._path),
+                reason=str(error),
+            )
+            return 0
+        if version != VERSION:
+            raise StartError(f"{self._path} is of a newer darner, its version is {version}: use that one")
+        boot, self._run, origin_ms, *pairs = numbers
+        self._origin_ms = origin_ms - ZERO
+        self._earlier = {run: ms - ZERO for run, ms in zip(pairs[::2], pairs[1::2], strict=True)}
+        self._kept_ms = self._earlier.get(self._run, 0)
+        return boot
+
+    def _is_kept(self, offset_ms: int) -> bool:
+        return self._kept_ms is not None and abs(offset_ms - self._kept_ms) < STEP_MS
+
+    def keep(self, times: Timeline, offload: Offload | None = None) -> None:
+        """Have the file say how the present run stands to the wall clock, if it does not; in a thread if there is
+        one."""
+        offset_ms = times.offset_ms
+        if self._writing or self._is_kept(offset_ms):
+            return
+        known = self._earlier | ({self._run: offset_ms} if abs(offset_ms) >= STEP_MS else {})
+        numbers = [VERSION, self._boot, self._run, self._origin_ms + ZERO]
+        for run, ms in list(known.items())[-MAX_EARLIER:]:
+            numbers += (run, ms + ZERO)
+        content = encode_ids(numbers)
+
+        def done(error: Exception | None) -> None:
+            self._writing = False
+            if error is None:
+                self._kept_ms = offset_ms
+            elif not self._failed:
+                log.error(
+                    "cannot keep how the clock stands; tried again by itself",
+                    file=str(self._path),
+                    reason=str(error),
+                    action="make room or repair the disk",
+                )
+            self._failed = error is not None
+
+        self._writing = True
+        (offload or at_once)(lambda: replace_file(self._path, content), done)
