@@ -26,7 +26,7 @@ from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
 from darner.queue import DEFAULTS, Queue, Reader, Source, Upload
-from darner.runs import STEP_MS, Runs
+from darner.runs import Runs
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.timeline import Clock, Timeline
 from darner.wal import Client, Log
@@ -148,13 +148,12 @@ class Broker:
         monotonic: Clock | None = None,
         boot: int = 0,
     ) -> None:
-        """`clock` is the wall clock, in ms of the Unix epoch. `monotonic` counts the ms of one start of the
-        machine, `boot` is that start's number, 0 if it is not known: see `Runs`; without them all goes by the
-        wall clock, which then must not be set. `settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
-        that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
-        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
-        LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another."""
+        """`clock` is the wall clock. `settings_for` says what is set for the queue of a name, `aliases` the
+        queues behind each name that is one; `grace_ms` is the grace period of a stricter status. Sets are
+        refused while `free_bytes`, what is free on the disk (OSError if that cannot be told), is below
+        `min_free_bytes`. Of the queues' LevelDBs, `max_open` are open at once. `offload` is for what a client
+        waits for, `defer` for the rest, if that is another. `monotonic` is the ms since the machine's start
+        `boot`: see `Runs`; without it all goes by the wall clock, which then must not be set."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -328,7 +327,8 @@ class Broker:
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
-        self._look_at_clock()
+        if self._monotonic is not None:
+            self._runs.follow(self._times)
         self._committer.close()
         for journal in self._journals():
             journal.close(journal.resting_state())
@@ -674,7 +674,8 @@ class Broker:
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        self._look_at_clock(self._offload)
+        if self._monotonic is not None:
+            self._runs.follow(self._times, self._offload)
         self._enforce_status()
         self._look_for_space()
         self.log.tick()
@@ -685,19 +686,6 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
-
-    def _look_at_clock(self, offload: Offload | None = None) -> None:
-        """Take over how the wall clock stands, and keep that; in a thread if there is one."""
-        if self._monotonic is None:
-            return
-        step_ms = self._times.look()
-        if abs(step_ms) >= STEP_MS:
-            log.warning(
-                "the system's clock was set; what was stored by a relative time keeps that",
-                direction="forward" if step_ms > 0 else "back",
-                seconds=abs(step_ms) / 1000,
-            )
-        self._runs.keep(self._times, offload)
 
     def _say_refusal(self) -> None:
         refusal = self.log.segment.refusal

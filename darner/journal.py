@@ -937,9 +937,10 @@ class Journal:
                 runs = {run: self._delayed(run) for run in self._due_from}
                 firsts = {run: first for run, items in runs.items() if (first := next(items, None))}
                 while firsts:
-                    dates = {run: date_ms(_due_ms(key)) for run, (key, _) in firsts.items()}
-                    run = min(dates, key=dates.__getitem__)
-                    if dates[run] > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
+                    due_ms, _, run = min(
+                        (date_ms(_due_ms(key)), item.id, run) for run, (key, item) in firsts.items()
+                    )
+                    if due_ms > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
                         break
                     key, item = firsts.pop(run)
                     (found if item.id >= self._live_from else flushed).append((key, item))
@@ -1022,7 +1023,7 @@ class Journal:
         batch.recount = True
 
     def _delayed(self, run: int = 0) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items of a run in the order in which they are due, those that were flushed among them."""
+        """The delayed items of a run, in the order in which they are due, flushed ones among them."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
         stored = self._stored_delayed(run)
@@ -1036,7 +1037,8 @@ class Journal:
 
     def _stored_delayed(self, run: int) -> Iterator[tuple[bytes, Item]]:
         if self._exists:
-            start, stop = _delayed_key(self._due_from[run], 0), _delayed_key(end_of(run), 0)
+            start = _delayed_key(self._due_from.get(run, start_of(run)), 0)
+            stop = _delayed_key(end_of(run), 0)
             db = self._opened_to_read()
             with db.iterator(start=start, stop=stop, fill_cache=False) as records:
                 for key, record in records:

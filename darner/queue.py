@@ -350,8 +350,8 @@ class Queue:
         settings: QueueSettings = DEFAULTS,
         times: Timeline | None = None,
     ) -> None:
-        """`clock` gives the stamp of the moment, `times` says what stamps mean; without it they are dates, and
-        `clock` is the wall clock."""
+        """`clock` gives the stamp of the moment, and `times` says what stamps mean; without it `clock` is the
+        wall clock, and they are dates."""
         self.name = name
         self.journal = journal
         self.clock = clock

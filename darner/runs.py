@@ -1,12 +1,14 @@
-"""Which run the stamps of now belong to (timeline.py), and how those of earlier runs stand to the wall clock: in
-the file `.clock` of the data directory.
+"""Which run stamps belong to (timeline.py), and how those of earlier runs stand to the wall clock: the file
+`.clock` of the data directory.
 
-A run outlives the process: the next one goes on with it if the machine has been up since, and its clock was not
-set meanwhile. So a clock that is wrong when the machine starts may be put right whenever that comes. Otherwise
-what is stored is taken by the wall clock as it is at the start, and a new run begins.
+A run outlives the process: the next one goes on with it if the machine has been up since and its clock was
+not set meanwhile. So a clock that is wrong when the machine starts may be put right at any time. Otherwise a
+new run begins, and what is stored is taken by the wall clock as it is then.
 """
 
+import functools
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -20,14 +22,22 @@ log = structlog.get_logger()
 
 FILE_NAME = ".clock"
 VERSION = 1
-# A wall clock that goes off by less within a tick has not been set, but drifts: that is more than any clock drifts
-# and than any tick is late, and what is in seconds on the wire can be wrong by as much.
+# By less within a tick the wall clock drifts, and has not been set: no clock drifts as much, and what clients
+# say in seconds can be off by it anyway.
 STEP_MS = 1000
-# Of so many runs in which the clock was set it is known by how much. A machine without a clock of its own has one at
-# each start.
+# For so many runs it is known by how much the clock was set. A machine that has no clock while it is off has
+# one at each start.
 MAX_EARLIER = 1000
 # Numbers in the file have no sign.
 ZERO = 1 << 60
+
+
+def _say_step(step_ms: int) -> None:
+    log.warning(
+        "the system's clock was set; what was stored by a relative time keeps that",
+        direction="forward" if step_ms > 0 else "back",
+        seconds=abs(step_ms) / 1000,
+    )
 
 
 class Runs:
@@ -61,7 +71,7 @@ class Runs:
                 self._run = FIRST_RUN + secrets.randbelow(RUNS_END - FIRST_RUN)
         offset_ms = origin_ms - self._origin_ms
         times = Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
-        self.keep(times)
+        self._keep(offset_ms, at_once, lambda: None)
         return times
 
     def _load(self) -> int:
@@ -72,8 +82,8 @@ class Runs:
             return 0
         except (OSError, ValueError) as error:
             log.error(
-                "cannot read by how much the clock was set: delays and expiries from before may be early or late by "
-                "as much",
+                "cannot read by how much the clock was set: what is stored may be due, and expire, early or late "
+                "by as much",
                 file=str(self._path),
                 reason=str(error),
             )
@@ -89,11 +99,17 @@ class Runs:
     def _is_kept(self, offset_ms: int) -> bool:
         return self._kept_ms is not None and abs(offset_ms - self._kept_ms) < STEP_MS
 
-    def keep(self, times: Timeline, offload: Offload | None = None) -> None:
-        """Have the file say how the present run stands to the wall clock, if it does not; in a thread if there is
-        one."""
-        offset_ms = times.offset_ms
+    def follow(self, times: Timeline, offload: Offload | None = None) -> None:
+        """Take over how the wall clock stands, and keep that, in a thread if there is one. To be called a
+        few times a second."""
+        step_ms = times.look()
+        say = functools.partial(_say_step, step_ms) if abs(step_ms) >= STEP_MS else lambda: None
+        self._keep(times.offset_ms, offload or at_once, say)
+
+    def _keep(self, offset_ms: int, offload: Offload, then: Callable[[], None]) -> None:
+        """Have the file say how the present run stands to the wall clock, if it does not."""
         if self._writing or self._is_kept(offset_ms):
+            then()
             return
         known = self._earlier | ({self._run: offset_ms} if abs(offset_ms) >= STEP_MS else {})
         numbers = [VERSION, self._boot, self._run, self._origin_ms + ZERO]
@@ -113,6 +129,7 @@ class Runs:
                     action="make room or repair the disk",
                 )
             self._failed = error is not None
+            then()
 
         self._writing = True
-        (offload or at_once)(lambda: replace_file(self._path, content), done)
+        offload(lambda: replace_file(self._path, content), done)

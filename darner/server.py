@@ -215,7 +215,7 @@ class Server:
 
 
 def boot_number() -> int:
-    """Return a number of 60 bits that is another one for each start of the machine; 0 if the system has none."""
+    """Return a number of 60 bits, another one for each start of the machine; 0 if the system has none."""
     try:
         return int(BOOT_ID.read_text().replace("-", "")[:15], 16)
     except (OSError, ValueError):

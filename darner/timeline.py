@@ -1,11 +1,11 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 """The time that items are stored with, which goes on evenly while the system's clock is set.
 
-No clock in here: the wall clock and the monotonic one are handed in. A time that is stored is a *stamp*, 62 bits:
-the number of a run, and behind it milliseconds. A run is a stretch in which stamps and the monotonic clock go
-on together: of one start of the machine, see runs.py. How a run's milliseconds stand to the wall clock is kept
-once, for all its stamps: so what is stored need not be touched when the clock is set. A stamp of no run is a
-date of the wall clock.
+No clock in here: the wall clock and the monotonic one are handed in. A time that is stored is a *stamp* of
+62 bits: the number of a run, and behind it milliseconds. A run is a stretch in which stamps go on with the
+monotonic clock: see runs.py. How a run's milliseconds stand to the wall clock is kept once, for all its
+stamps, so what is stored need not be touched when the clock is set. A stamp of no run is a date of the wall
+clock.
 """
 
 from collections.abc import Callable, Mapping
