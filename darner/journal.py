@@ -168,7 +168,7 @@ class Batch:
     def in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
         """The delayed items of a run, in the order in which they are due."""
         start, stop = (bisect_left(self.due, _delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
-        for key in self.due[start:stop]:
+        for key in itertools.islice(self.due, start, stop):
             yield key, self.delayed[key]
 
 

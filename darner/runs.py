@@ -82,8 +82,7 @@ class Runs:
             return 0
         except (OSError, ValueError) as error:
             log.error(
-                "cannot read by how much the clock was set: what is stored may be due, and expire, early or late "
-                "by as much",
+                "cannot read by how much the clock was set: what is stored may be early or late by as much",
                 file=str(self._path),
                 reason=str(error),
             )
