@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 PYTHON_MODULES = ("stats", "timeline", "journal", "queue", "holds", "commands", "connection")
 
 # Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
-SMALL_MODULES = ("journal", "holds")
+SMALL_MODULES = ("journal", "holds", "timeline")
 
 SOURCES = {"_proto": "darner/_proto.pyx"} | {name: f"darner/{name}.py" for name in PYTHON_MODULES}
 
