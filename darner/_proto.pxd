@@ -100,14 +100,17 @@ cdef class Segment:
         Py_buffer _view
         char* _memory
         Py_ssize_t _size
-        Py_ssize_t _group           # where the first frame of a group is, whose checksum waits; 0 if there is none
-        uint32_t _group_crc
+        int _kind_flag              # of the frames of a group
+        int _bus_errors             # how many there had been when it was begun
         readonly Py_ssize_t used_bytes
         public object refusal
         readonly uint64_t number
+        readonly uint64_t marker
+        readonly bint is_lost       # whether a page could not be written: what was written before that counts
 
     cdef char* frame(self, Py_ssize_t size) noexcept
-    cdef void close_frame(self, char* at, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept
+    cdef bint close_frame(self, char* payload, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept
+    cdef bint write(self, int kind, uint32_t journal, uint64_t change, bytes payload)
     cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload)
     cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item)
     cpdef bint drop(self, uint32_t journal, uint64_t change, uint64_t id, uint64_t size, uint64_t blob)

@@ -11,14 +11,14 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport clock_gettime, timespec
 
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
-    "encode_ids", "encode_item", "encode_state", "item_key", "marker_key", "new_item", "populate", "read_segment",
-    "send", "share_heap", "since_boot_ms", "trim_memory",
+    "SegmentFormatError", "bus_errors", "encode_ids", "encode_item", "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate",
+    "read_segment", "segment_head", "send", "share_heap", "since_boot_ms", "trim_memory",
     "valid_name", "value", "value_header",
 ]
 
@@ -1086,26 +1086,88 @@ cpdef enum Change:
     JOIN = 10       # the first two of a DELAY, and when, in ms: that item is put, as the last
     END = 11        # nothing follows in this segment
     CURSOR = 12     # the size of its label, in a byte, the label, then its place; no place if it is dropped
+    COMMIT = 13     # the group of frames before it is whole
 
 
 cdef enum:
-    _SEGMENT_HEAD = 16      # the magic, the segment's number
-    _FRAME_HEAD = 21        # checksum, payload's size (32 bits each), kind (8), journal (32), change (64)
+    # Magic, segment's number, marker, the number of the segment before it and how many bytes of that count, the
+    # segment's size (64 bits each), checksum. A copy of it lies at the end of the segment.
+    _SEGMENT_HEAD = 64
+    _SEGMENT_HEAD_CHECKED = 48
+    # Marker (64 bits), checksum, payload's size (32 bits each), kind (8), journal (32), change (64).
+    _FRAME_HEAD = 29
+    _MARKER = 8
     # A record's own checksum sees to its bytes: that of the frame takes in the id and that checksum.
     _CHECKED_OF_RECORD = 12
+    # In the kind of a frame: a COMMIT must follow, or it does not count.
+    _IN_GROUP = 0x80
+    # Version 1, which darner 1.0.0 before its release wrote: magic and number, then frames without a marker.
+    _SEGMENT_HEAD_1 = 16
+    _FRAME_HEAD_1 = 21
 
-cdef bytes SEGMENT_MAGIC = b"darner 1"
+cdef bytes SEGMENT_MAGIC = b"darner 2"
+cdef bytes SEGMENT_MAGIC_1 = b"darner 1"
+
+
+cdef extern from *:
+    """
+    #include <signal.h>
+    #include <stdint.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
+
+    static volatile sig_atomic_t darner_bus_errors = 0;
+    static struct sigaction darner_bus_before;
+    static long darner_page_bytes;
+
+    static void darner_on_bus_error(int number, siginfo_t* info, void* context)
+    {
+        /* The page has no room on the disk, or the file was cut short, or cannot be read. A page of memory
+           takes its place, so that whoever copies goes on; they look at the count when they are done. */
+        if (info->si_code == BUS_ADRERR) {
+            void* page = (void*)((uintptr_t)info->si_addr & ~((uintptr_t)darner_page_bytes - 1));
+            if (mmap(page, darner_page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                     -1, 0) != MAP_FAILED) {
+                darner_bus_errors++;
+                return;
+            }
+        }
+        sigaction(SIGBUS, &darner_bus_before, NULL);  /* comes again, and does what it did before */
+    }
+
+    static void darner_guard_memory(void)
+    {
+        struct sigaction action = {0};
+        darner_page_bytes = sysconf(_SC_PAGESIZE);
+        action.sa_sigaction = darner_on_bus_error;
+        action.sa_flags = SA_SIGINFO;
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGBUS, &action, &darner_bus_before);
+    }
+    """
+    int darner_bus_errors
+    void darner_guard_memory()
+    int c_madvise "madvise"(void* memory, size_t size, int advice) nogil
+
+
+def guard_memory():
+    """Survive a write to mapped memory that the disk has no room for, or whose file was cut short: these arrive as a
+    signal (SIGBUS), which ends a process. To be called once, before anything is mapped."""
+    darner_guard_memory()
+
+
+def bus_errors():
+    """Return how many pages of mapped files could not be written or read since `guard_memory`: what was read from
+    them since then is zeros, and what was written is lost."""
+    return darner_bus_errors
 
 
 cdef inline uint32_t frame_crc(const char* frame, Py_ssize_t size, uint64_t number) noexcept:
-    """The number takes part, so that what an earlier use of the file left behind is no frame of this one."""
-    if frame[8] == PUT or frame[8] == REWRITE:
+    """The checksum of a frame, behind its marker. The segment's number takes part."""
+    cdef int kind = frame[8] & (_IN_GROUP - 1)
+    if kind == PUT or kind == REWRITE:
         size = _CHECKED_OF_RECORD
-    return crc32c(frame + 4, _FRAME_HEAD - 4 + size, <uint32_t>number)
-
-
-cdef extern from "<sys/mman.h>":
-    int c_madvise "madvise"(void* memory, size_t size, int advice) nogil
+    return crc32c(frame + 4, _FRAME_HEAD_1 - 4 + size, <uint32_t>number)
 
 
 # Of Linux 5.14, and missing in older headers.
@@ -1170,6 +1232,21 @@ def trim_memory():
         malloc_trim(0)
 
 
+def segment_head(uint64_t number, uint64_t marker, uint64_t previous, uint64_t previous_bytes, uint64_t size):
+    """Return the head of a segment of `size` bytes; number 0 is that of one that was not begun. Of the segment
+    before it, `previous`, so many bytes count."""
+    cdef char out[_SEGMENT_HEAD]
+    memset(out, 0, _SEGMENT_HEAD)
+    memcpy(out, PyBytes_AS_STRING(SEGMENT_MAGIC), 8)
+    put_u64(out + 8, number)
+    put_u64(out + 16, marker)
+    put_u64(out + 24, previous)
+    put_u64(out + 32, previous_bytes)
+    put_u64(out + 40, size)
+    put_u32(out + _SEGMENT_HEAD_CHECKED, crc32c(out, _SEGMENT_HEAD_CHECKED, 0))
+    return PyBytes_FromStringAndSize(out, _SEGMENT_HEAD)
+
+
 @cython.final
 cdef class Segment:
     """The segment of the log that is being written, in mapped memory.
@@ -1177,76 +1254,96 @@ cdef class Segment:
     `begin` has it write to another piece of memory. The methods that write a frame return whether there
     was room for it; `journal` numbers the journals of this segment, `change` the changes of the journal.
     `refusal`: why no item is taken in, if none is; what is taken out is logged as long as there is room.
+
+    Each frame begins with the segment's marker, a random number: so no bytes of an item, which a client chooses, and
+    none that an earlier use of the file left behind, are a frame of this one.
     """
 
     def __dealloc__(self):
         if self._memory != NULL:
             PyBuffer_Release(&self._view)
 
-    def begin(self, memory, uint64_t number):
-        """Write to `memory`, a writable buffer, from its start, as the segment of this number."""
+    def begin(self, memory, uint64_t number, uint64_t marker, uint64_t previous=0, uint64_t previous_bytes=0):
+        """Write to `memory`, a writable buffer, from its start, as the segment of this number; see `segment_head`."""
         self.end()
         PyObject_GetBuffer(memory, &self._view, PyBUF_WRITABLE)
         self._memory = <char*>self._view.buf
         self.number = number
-        # so that there is always room for the END
-        self._size = self._view.len - _FRAME_HEAD
-        memcpy(self._memory, PyBytes_AS_STRING(SEGMENT_MAGIC), 8)
-        put_u64(self._memory + 8, number)
+        self.marker = marker
+        self._bus_errors = darner_bus_errors
+        self.is_lost = False
+        cdef bytes head = segment_head(number, marker, previous, previous_bytes, self._view.len)
+        # the copy first: as long as the one at the start is not there, nothing was begun
+        memcpy(self._memory + self._view.len - _SEGMENT_HEAD, PyBytes_AS_STRING(head), _SEGMENT_HEAD)
+        memcpy(self._memory, PyBytes_AS_STRING(head), _SEGMENT_HEAD)
+        # so that there is always room for the COMMIT and the END
+        self._size = self._view.len - _SEGMENT_HEAD - 2 * _FRAME_HEAD
         self.used_bytes = _SEGMENT_HEAD
 
     def end(self):
         """Write nothing more to this memory, and let it go."""
         if self._memory == NULL:
             return
-        self.end_group()
-        self._size += _FRAME_HEAD
-        self.append(END, 0, 0, b"")
+        if not self.is_lost:
+            self._size = self._view.len - _SEGMENT_HEAD
+            self.write(END, 0, 0, b"")
         PyBuffer_Release(&self._view)
         self._memory = NULL
         self._size = self.used_bytes = 0
 
-    def begin_group(self, Py_ssize_t size):
-        """Have the frames from here to `end_group` found all or none. Returns whether there is room for `size`
-        bytes of them; if they come to more than there is, they are found one by one."""
-        if self.used_bytes + size > self._size:
-            return False
-        self._group = self.used_bytes
-        return True
+    @property
+    def room_bytes(self):
+        """How many bytes of frames fit in."""
+        return self._size - self.used_bytes
+
+    def begin_group(self):
+        """Have the frames from here to `end_group` found all or none, also in segments that are begun meanwhile."""
+        self._kind_flag = _IN_GROUP
 
     def end_group(self):
-        """All frames of the group are written."""
-        if self._group and self.used_bytes > self._group:
-            put_u32(self._memory + self._group, self._group_crc)
-        self._group = 0
+        """All frames of the group are written; returns whether that is noted, for which there is always room."""
+        self._kind_flag = 0
+        if self.is_lost:
+            return False
+        self._size += _FRAME_HEAD
+        written = self.write(COMMIT, 0, 0, b"")
+        if written:
+            self._size -= _FRAME_HEAD
+        return written
 
     cdef char* frame(self, Py_ssize_t size) noexcept:
+        """Where the payload of a frame goes, or NULL."""
         if self.used_bytes + _FRAME_HEAD + size > self._size:
             return NULL
-        return self._memory + self.used_bytes
+        return self._memory + self.used_bytes + _FRAME_HEAD
 
-    cdef void close_frame(self, char* at, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept:
+    cdef bint close_frame(self, char* payload, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept:
+        cdef char* at = payload - _FRAME_HEAD + _MARKER
         put_u32(at + 4, <uint32_t>size)
-        at[8] = kind
+        at[8] = <char>(kind | self._kind_flag)
         put_u32(at + 9, journal)
         put_u64(at + 13, change)
-        cdef uint32_t crc = frame_crc(at, size, self.number)
-        if at - self._memory == self._group:
-            # nobody reads past it before its checksum is right
-            self._group_crc = crc
-            crc = ~crc
-        put_u32(at, crc)
+        put_u32(at, frame_crc(at, size, self.number))
+        put_u64(at - _MARKER, self.marker)
+        if darner_bus_errors != self._bus_errors:
+            # perhaps not under this frame; but to go on elsewhere is always right
+            self.is_lost = True
+            self._size = 0
+            return False
         self.used_bytes += _FRAME_HEAD + size
+        return True
 
-    cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload):
-        """Write a frame of any kind."""
+    cdef bint write(self, int kind, uint32_t journal, uint64_t change, bytes payload):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef char* at = self.frame(size)
         if at == NULL:
             return False
-        memcpy(at + _FRAME_HEAD, PyBytes_AS_STRING(payload), size)
-        self.close_frame(at, size, kind, journal, change)
-        return True
+        memcpy(at, PyBytes_AS_STRING(payload), size)
+        return self.close_frame(at, size, kind, journal, change)
+
+    cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload):
+        """Write a frame of any kind."""
+        return self.write(kind, journal, change, payload)
 
     cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item):
         """Write a PUT or a REWRITE."""
@@ -1258,56 +1355,159 @@ cdef class Segment:
         cdef char* at = self.frame(8 + size)
         if at == NULL:
             return False
-        put_u64(at + _FRAME_HEAD, item.id)
-        memcpy(at + _FRAME_HEAD + 8, PyBytes_AS_STRING(record), size)
-        self.close_frame(at, 8 + size, kind, journal, change)
-        return True
+        put_u64(at, item.id)
+        memcpy(at + 8, PyBytes_AS_STRING(record), size)
+        return self.close_frame(at, 8 + size, kind, journal, change)
 
     cpdef bint drop(self, uint32_t journal, uint64_t change, uint64_t id, uint64_t size, uint64_t blob):
         """Write a DROP."""
         cdef char* at = self.frame(24)
         if at == NULL:
             return False
-        put_u64(at + _FRAME_HEAD, id)
-        put_u64(at + _FRAME_HEAD + 8, size)
-        put_u64(at + _FRAME_HEAD + 16, blob)
-        self.close_frame(at, 24, DROP, journal, change)
-        return True
+        put_u64(at, id)
+        put_u64(at + 8, size)
+        put_u64(at + 16, blob)
+        return self.close_frame(at, 24, DROP, journal, change)
+
+
+class SegmentFormatError(ValueError):
+    """A segment has a format that this darner does not know."""
+
+
+cdef class Scanned:
+    """What a segment holds: see `read_segment`."""
+
+    cdef:
+        readonly uint64_t number
+        readonly uint64_t marker
+        readonly uint64_t previous
+        readonly uint64_t previous_bytes
+        readonly list frames
+        readonly Py_ssize_t used_bytes
+        readonly Py_ssize_t whole_bytes
+        readonly Py_ssize_t open_frames
+        readonly bint ended
+        readonly bint commits
+        readonly list behind
+        readonly str damage
+
+
+cdef extern from "<string.h>":
+    void* memmem(const void* haystack, size_t size, const void* needle, size_t needle_size)
+
+
+cdef const char* head_of(bytes memory):
+    """The head of a segment, or its copy, or NULL if neither is right."""
+    cdef:
+        const char* start = PyBytes_AS_STRING(memory)
+        Py_ssize_t size = PyBytes_GET_SIZE(memory)
+        const char* at
+        int copy
+    if size < 2 * _SEGMENT_HEAD:
+        return NULL
+    for copy in range(2):
+        at = start + (size - _SEGMENT_HEAD if copy else 0)
+        if memcmp(at, PyBytes_AS_STRING(SEGMENT_MAGIC), 8) == 0 and get_u32(
+            at + _SEGMENT_HEAD_CHECKED
+        ) == crc32c(at, _SEGMENT_HEAD_CHECKED, 0):
+            return at
+    return NULL
+
+
+cdef Py_ssize_t frame_at(const char* at, Py_ssize_t left, Scanned scanned, Py_ssize_t marker):
+    """The size of the payload of the frame there, or -1 if it is not whole; with a marker of so many bytes."""
+    cdef Py_ssize_t size
+    cdef int kind
+    if left < marker + _FRAME_HEAD_1 or (marker and get_u64(at) != scanned.marker):
+        return -1
+    at += marker
+    size = get_u32(at + 4)
+    kind = at[8] & (_IN_GROUP - 1)
+    if size > left - marker - _FRAME_HEAD_1:
+        return -1
+    if (kind == PUT or kind == REWRITE) and size < 8 + _RECORD_HEAD:
+        return -1
+    if get_u32(at) != frame_crc(at, size, scanned.number):
+        return -1
+    if kind == PUT or kind == REWRITE:
+        at += _FRAME_HEAD_1
+        try:
+            item_of(get_u64(at), PyBytes_FromStringAndSize(at + 8, size - 8))
+        except ValueError:
+            return -1
+    return size
+
+
+cdef tuple frame_of(const char* at, Py_ssize_t size):
+    return (
+        at[8] & (_IN_GROUP - 1), get_u32(at + 9), get_u64(at + 13), PyBytes_FromStringAndSize(at + _FRAME_HEAD_1, size)
+    )
 
 
 def read_segment(bytes memory not None):
-    """The number of a segment, its frames as (kind, journal, change, payload), how many bytes they and its head
-    take, and whether it was ended.
+    """Return what a segment holds, as far as it is whole:
 
-    It has no number, but 0, if it is none or was never begun. The frames end at the first that is not whole.
+    `number`, 0 if it was never begun or is none; `previous` and `previous_bytes`: see `segment_head`; `marker`.
+    `frames`: as (kind, journal, change, payload), up to the first that is not whole; `used_bytes`, where that is;
+    `ended`: whether that is the END. Of the frames, the last `open_frames` are of a group without its COMMIT, which begins at
+    `whole_bytes`; `commits`: whether a group that the segment before it has left so is whole. `behind`: the whole frames behind the one that is not. `damage`: what is wrong with the head and the size, or "".
+
+    Raises SegmentFormatError if it is of a later version.
     """
     cdef:
+        Scanned scanned = Scanned.__new__(Scanned)
         const char* start = PyBytes_AS_STRING(memory)
-        const char* at = start + _SEGMENT_HEAD
-        Py_ssize_t left = PyBytes_GET_SIZE(memory) - _SEGMENT_HEAD
-        Py_ssize_t size, checked
-        uint64_t number
-        list frames = []
-        bytes payload
-    if left < 0 or memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC), 8) != 0:
-        return 0, frames, 0, False
-    number = get_u64(start + 8)
-    while left >= _FRAME_HEAD:
-        size = get_u32(at + 4)
-        is_record = at[8] == PUT or at[8] == REWRITE
-        if size > left - _FRAME_HEAD or (is_record and size < 8 + _RECORD_HEAD):
+        Py_ssize_t total = PyBytes_GET_SIZE(memory), at, stop = total, size, marker = _MARKER
+        const char* head
+        const char* found
+        char pattern[8]
+        int kind
+    scanned.frames, scanned.behind, scanned.damage = [], [], ""
+    if total >= 8 and memcmp(start, b"darner ", 7) == 0 and start[7] > SEGMENT_MAGIC[7] and start[7] <= c"9":
+        raise SegmentFormatError(f"it is of version {chr(start[7])}")
+    if total >= _SEGMENT_HEAD_1 and memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC_1), 8) == 0:
+        scanned.number = get_u64(start + 8)
+        at, marker = _SEGMENT_HEAD_1, 0
+    else:
+        head = head_of(memory)
+        if head == NULL:
+            scanned.damage = "is empty" if memory.count(0) == total else "has no head"
+            return scanned
+        scanned.number = get_u64(head + 8)
+        scanned.marker = get_u64(head + 16)
+        scanned.previous = get_u64(head + 24)
+        scanned.previous_bytes = get_u64(head + 32)
+        at = _SEGMENT_HEAD
+        if <Py_ssize_t>get_u64(head + 40) != total:
+            scanned.damage = "is cut short"
+        else:
+            stop -= _SEGMENT_HEAD
+    scanned.used_bytes = scanned.whole_bytes = at
+    while (size := frame_at(start + at, stop - at, scanned, marker)) >= 0:
+        kind = start[at + marker + 8]
+        if kind == END:
+            scanned.ended = True
+            return scanned
+        scanned.commits |= not kind & _IN_GROUP
+        if kind == COMMIT:
+            scanned.open_frames = 0
+        else:
+            scanned.frames.append(frame_of(start + at + marker, size))
+            scanned.open_frames = scanned.open_frames + 1 if kind & _IN_GROUP else 0
+        at += marker + _FRAME_HEAD_1 + size
+        scanned.used_bytes = at
+        if not scanned.open_frames:
+            scanned.whole_bytes = at
+    # A process that is killed leaves nothing whole behind the break, nor does a disk that wrote all in order.
+    put_u64(pattern, scanned.marker)
+    while marker and stop - at > _FRAME_HEAD:
+        found = <const char*>memmem(start + at, stop - at, pattern, _MARKER)
+        if found == NULL:
             break
-        if get_u32(at) != frame_crc(at, size, number):
-            break
-        payload = PyBytes_FromStringAndSize(at + _FRAME_HEAD, size)
-        if is_record:
-            try:
-                item_of(get_u64(at + _FRAME_HEAD), payload[8:])
-            except ValueError:
-                break
-        if at[8] == END:
-            return number, frames, at - start, True
-        frames.append((<int>at[8], get_u32(at + 9), get_u64(at + 13), payload))
-        at += _FRAME_HEAD + size
-        left -= _FRAME_HEAD + size
-    return number, frames, at - start, False
+        at = found - start
+        size = frame_at(found, stop - at, scanned, marker)
+        if size >= 0:
+            scanned.behind.append(frame_of(found + marker, size))
+            at += size
+        at += 1
+    return scanned

@@ -40,7 +40,7 @@ from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import JournalError
 from darner.timeline import NEVER, end_of, run_of, start_of
-from darner.wal import Client, Life, Log
+from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
@@ -88,6 +88,9 @@ LEAST_RECORDS = 20_000
 LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
+
+# How many new segments a change is tried in: one may turn out not to be writable.
+SEGMENTS_TRIED = 3
 
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
@@ -636,8 +639,12 @@ class Journal:
         log = self.log
         assert log is not None
         payload = self.state.life.to_bytes(8, "big") + self.name
-        while not self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+        for _ in range(SEGMENTS_TRIED):
+            if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
+                break
             log.roll()
+        else:
+            raise JournalError("the log cannot be written")
         self._number = log.enter(self.state.life)
         self._entered = self._segment.number
         if self.dirty:  # otherwise once it is
@@ -654,12 +661,25 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                self.log.roll()
-                self._enter()
-                if not self._segment.append(kind, self._number, self.state.change + 1, payload):
-                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            change = self.state.change + 1
+            if not self._segment.append(kind, self._number, change, payload):
+                for _ in self._new_segments():
+                    if self._segment.append(kind, self._number, change, payload):
+                        break
+                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
         self.state.change += 1
+
+    def _new_segments(self) -> Iterator[None]:
+        """Go on in a new segment, for there is no room in this one, or it cannot be written; and in another
+        one
+        if that cannot be written either. Raises JournalError if there is none."""
+        assert self.log is not None
+        for _ in range(SEGMENTS_TRIED):
+            self.log.roll()
+            self._enter()
+            yield
+        raise JournalError("the log cannot be written")
 
     def _mark(self) -> None:
         self.dirty = True
@@ -682,9 +702,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                log.roll()
-                self._enter()
-                self._segment.put(_PUT, self._number, state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_PUT, self._number, state.change + 1, item):
+                        break
         state.change += 1
         self._put(item)
 
@@ -715,9 +735,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                self.log.roll()
-                self._enter()
-                self._segment.put(_REWRITE, self._number, self.state.change + 1, item)
+                for _ in self._new_segments():
+                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
+                        break
         self.state.change += 1
         self._rewrite(item)
 
@@ -735,9 +755,9 @@ class Journal:
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                log.roll()
-                self._enter()
-                self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob)
+                for _ in self._new_segments():
+                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                        break
         state.change += 1
         self._remove(item.id, item.size, item.blob)
 

@@ -37,7 +37,7 @@ from darner.journal import (
     state_key,
     stored_state,
 )
-from darner.wal import Life, Log
+from darner.wal import NEEDED_PREFIX, Life, Log
 
 REPAIR_PREFIX = ".repair-"
 DAMAGED_PREFIX = ".damaged-"
@@ -155,8 +155,9 @@ def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], 
     """Read a copy of the log: reading it as a server does ends it where it breaks off."""
     copy = scratch / LOG_NAME
     copy.mkdir()
-    for file in (data / LOG_NAME).glob("[0-9]*"):
-        shutil.copyfile(file, copy / file.name)
+    for pattern in ("[0-9]*", f"{NEEDED_PREFIX}*"):
+        for file in (data / LOG_NAME).glob(pattern):
+            shutil.copyfile(file, copy / file.name)
     log = Log(copy, at_once)
     lives, damage = log.recover()
     return log, lives, [text.replace(str(copy), str(data / LOG_NAME)) for text in damage]

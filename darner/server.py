@@ -17,7 +17,7 @@ import structlog
 import uvloop
 
 from darner import auth, systemd, tls
-from darner._proto import share_heap, since_boot_ms
+from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
@@ -238,6 +238,7 @@ def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     os.umask(0o077)
     raise_descriptor_limit()
     share_heap()
+    guard_memory()
     # What is there at start stays: the collector need not look at it again.
     gc.freeze()
     # What requests leave behind is freed by counting: the default of 700 has it look about for nothing

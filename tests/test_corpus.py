@@ -53,6 +53,11 @@ def records(data: bytes) -> None:
     for checked in (len(data), 29):
         frame = _proto.checksum(data[:checked]).to_bytes(4, "big") + data
         _proto.read_segment(b"darner 1" + zero.to_bytes(8, "big") + frame + frame)
+        marker = b"marker.."
+        content = (marker + frame) * 2
+        head = _proto.segment_head(zero, int.from_bytes(marker, "big"), 0, 0, 128 + len(content))
+        for lost in (b"", marker):
+            _proto.read_segment(head + lost + content + head)
 
 
 def inputs(name: str) -> list:

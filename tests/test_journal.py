@@ -534,7 +534,7 @@ class TestLives:
         it.log.unpin(it.journal)
         it.log.roll()
         for path in (it.data / ".log").glob("[0-9]*"):
-            found = wal.read_segment(path.read_bytes())[1]
+            found = wal.read_segment(path.read_bytes()).frames
             if found and not any(kind == _proto.Change.RETIRE for kind, *_ in found):
                 path.unlink()
         it.kill()

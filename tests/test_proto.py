@@ -16,6 +16,7 @@ from darner._proto import (
     Item,
     Parser,
     Segment,
+    SegmentFormatError,
     State,
     Verb,
     read_segment,
@@ -583,61 +584,105 @@ def write(segment):
     return frames, ends
 
 
+MARKER = 0x1122334455667788
+
+
 def begun(size=1000, number=3):
     memory, segment = bytearray(size), Segment()
-    segment.begin(memory, number)
+    segment.begin(memory, number, MARKER, 2, 70)
     return memory, segment
+
+
+def scan(memory):
+    """The number, frames and end of a segment, and whether that is its END."""
+    found = read_segment(bytes(memory))
+    return found.number, found.frames, found.used_bytes, found.ended
 
 
 class TestSegment:
     def test_gives_back_what_was_written(self):
         memory, segment = begun()
         frames, ends = write(segment)
-        assert read_segment(bytes(memory)) == (3, frames, ends[-1], False)
+        assert scan(memory) == (3, frames, ends[-1], False)
         segment.end()
-        assert read_segment(bytes(memory)) == (3, frames, ends[-1], True)
+        assert scan(memory) == (3, frames, ends[-1], True)
+        found = read_segment(bytes(memory))
+        assert (found.marker, found.previous, found.previous_bytes) == (MARKER, 2, 70)
+        assert (found.damage, found.behind) == ("", [])
 
     def test_that_is_none_has_no_number(self):
         for memory in (b"", bytes(15), bytes(1000), b"darner 2" + bytes(1000)):
-            assert read_segment(memory) == (0, [], 0, False)
+            assert scan(memory)[:2] == (0, [])
+            assert read_segment(memory).damage
+
+    def test_of_a_later_version_is_refused(self):
+        memory, segment = begun()
+        write(segment)
+        for version in b"3456789":
+            memory[7] = version
+            with pytest.raises(SegmentFormatError):
+                read_segment(bytes(memory))
+
+    def test_of_version_1_is_read(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        segment.end()
+        old = bytearray(b"darner 1" + (3).to_bytes(8, "big"))
+        at = 64
+        for end in (*ends[1:], ends[-1] + 29):
+            old += memory[at + 8 : end]
+            at = end
+        assert (scan(old + bytes(100))[1], scan(old + bytes(100))[3]) == (frames, True)
+        assert (scan(old[:-1])[1], scan(old[:-1])[3]) == (frames, False)
 
     def test_cut_at_any_byte_has_what_was_before(self):
         memory, segment = begun()
         frames, ends = write(segment)
-        for at, lost in itertools.product(range(ends[-1]), (b"", bytes(1000), b"\xff" * 1000)):
-            cut = bytes(memory[:at]) + lost
-            number, found, used_bytes, ended = read_segment(cut)
-            if at >= ends[0]:
-                whole = sum(cut[:end] == memory[:end] for end in ends[1:])
-                assert (number, found, used_bytes, ended) == (3, frames[:whole], ends[whole], False)
-            else:
-                assert found == []
+        for at, lost in itertools.product(range(ends[-1]), (0, 0xFF)):
+            cut = memory[:at] + bytes([lost]) * (len(memory) - 64 - at) + memory[-64:]
+            whole = sum(cut[:end] == memory[:end] for end in ends[1:])
+            number, found, used_bytes, ended = scan(cut)
+            assert (number, found, ended) == (3, frames[:whole], False)
+            if at >= 64:
+                assert used_bytes == ends[whole]
+            assert scan(memory[:at])[1] == ([] if at < 64 else frames[: sum(end <= at for end in ends[1:])])
 
-    def test_with_any_byte_damaged_has_what_was_before(self):
+    def test_with_any_byte_damaged_has_what_was_before_and_knows_what_is_behind(self):
         memory, segment = begun()
         frames, ends = write(segment)
         segment.end()
-        for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1] + 21)):
+        for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1])):
+            found = read_segment(damaged)
+            if at < 64:  # there is a copy
+                assert (found.frames, found.ended) == (frames, True)
+                continue
             whole = sum(end <= at for end in ends[1:])
-            _, found, _, ended = read_segment(damaged)
-            if at >= 16:
-                assert (found, ended) == (frames[:whole], False)
+            assert (found.frames, found.ended, found.damage) == (frames[:whole], False, "")
+            assert found.behind[:-1] == frames[whole + 1 :]
+            assert found.behind[-1][0] == Change.END
+
+    def test_cut_short_says_so(self):
+        memory, segment = begun()
+        frames, ends = write(segment)
+        found = read_segment(bytes(memory[: ends[2]]))
+        assert (found.frames, found.damage) == (frames[:2], "is cut short")
 
     def test_used_again_has_nothing_of_what_it_had(self):
         memory, segment = begun()
         write(segment)
-        for number in (4, 5, 3 + 2**32 - 1):
-            segment.begin(memory, number)
-            assert read_segment(bytes(memory))[:2] == (number, [])
+        for marker in (1, MARKER + 1, 2**64 - 1):
+            segment.begin(memory, 3, marker)
+            assert scan(memory)[:2] == (3, [])
             # so that its end is where one of the old frames began
             for frame in ITEM, LARGE:
                 segment.put(Change.PUT, 7, 2**40, frame)
-                assert len(read_segment(bytes(memory))[1]) == frame.id
+                assert len(scan(memory)[1]) == frame.id
+                assert read_segment(bytes(memory)).behind == []
             segment.end()
-            assert read_segment(bytes(memory))[3]
+            assert scan(memory)[3]
 
     def test_that_is_full_says_so_and_has_room_for_its_end(self):
-        memory, segment = begun(200)
+        memory, segment = begun(300)
         count = 0
         while segment.append(Change.BLOB, 1, count, bytes(8)):
             count += 1
@@ -646,35 +691,44 @@ class TestSegment:
         assert not segment.drop(1, count, 1, 2, 3)
         assert segment.used_bytes == used_bytes
         segment.end()
-        _, frames, _, ended = read_segment(bytes(memory))
+        _, frames, _, ended = scan(memory)
         assert (len(frames), ended) == (count, True)
 
-    def test_has_all_of_a_group_or_none(self):
+    @pytest.mark.parametrize("size", range(280, 330))
+    def test_that_is_full_has_room_for_the_end_of_a_group(self, size):
+        memory, segment = begun(size)
+        segment.begin_group()
+        count = 0
+        while segment.append(Change.BLOB, 1, count, b""):
+            count += 1
+        assert segment.room_bytes < 29
+        assert segment.end_group()
+        segment.end()
+        _, frames, _, ended = scan(memory)
+        assert (len(frames), ended) == (count, True)
+        assert read_segment(bytes(memory)).open_frames == 0
+
+    def test_knows_which_frames_are_of_a_group_that_has_no_end(self):
         memory, segment = begun()
         segment.append(Change.BLOB, 1, 1, b"before")
-        assert segment.begin_group(300)
+        before = segment.used_bytes
+        segment.begin_group()
         _, ends = write(segment)
-        assert len(read_segment(bytes(memory))[1]) == 1
+        found = read_segment(bytes(memory))
+        assert (found.open_frames, found.whole_bytes, found.used_bytes) == (len(ends) - 1, before, ends[-1])
+        assert found.commits
         segment.end_group()
-        assert len(read_segment(bytes(memory))[1]) == len(ends)
-        segment.append(Change.BLOB, 1, 1, b"after")
-        assert len(read_segment(bytes(memory))[1]) == len(ends) + 1
+        found = read_segment(bytes(memory))
+        assert (found.open_frames, found.whole_bytes) == (0, segment.used_bytes)
+        assert len(found.frames) == len(ends)
 
-    def test_has_what_there_was_of_a_group_when_it_ended(self):
+    def test_says_whether_it_ends_a_group_of_the_segment_before_it(self):
         memory, segment = begun()
-        assert segment.begin_group(300)
-        frames, _ = write(segment)
-        segment.end()
-        assert read_segment(bytes(memory))[1] == frames
-        assert read_segment(bytes(memory))[3]
-
-    def test_begins_no_group_without_room_for_it_and_ends_an_empty_one(self):
-        memory, segment = begun(200)
-        assert not segment.begin_group(170)
-        assert segment.begin_group(100)
+        segment.begin_group()
+        segment.append(Change.BLOB, 1, 1, b"of the group")
+        assert not read_segment(bytes(memory)).commits
         segment.end_group()
-        segment.append(Change.BLOB, 1, 1, b"after")
-        assert len(read_segment(bytes(memory))[1]) == 1
+        assert read_segment(bytes(memory)).commits
 
     def test_without_memory_takes_nothing(self):
         segment = Segment()
@@ -687,5 +741,5 @@ class TestSegment:
         memory, segment = begun()
         with pytest.raises(BufferError):
             memory.clear()
-        segment.begin(bytearray(100), 4)
+        segment.begin(bytearray(200), 4, MARKER)
         memory.clear()
