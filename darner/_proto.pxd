@@ -93,6 +93,7 @@ cdef class State:
 
     cpdef void add(self, Item item)
     cpdef bint drop(self, uint64_t id, uint64_t size)
+    cpdef State copy(self)
 
 
 cdef class Segment:

@@ -14,6 +14,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport clock_gettime, timespec
 
+from darner.errors import NewerFormatError
+
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
@@ -33,6 +35,10 @@ cdef enum:
     _MAX_WORDS = 1025
     # What an item costs in memory besides its bytes.
     _ITEM_BYTES = 150
+    # A chunk is read as a whole: no record makes anybody take more memory for one.
+    _MAX_CHUNK = 16777216
+    # More than any file has, and so little that the sizes of many items can be added.
+    _MAX_SIZE = 9007199254740992
     # Longer than any wait a client means (24 days), and short enough for every timer.
     _MAX_TIMEOUT_MS = 0x7fffffff
 
@@ -865,7 +871,9 @@ cdef class Item:
     @property
     def chunks(self):
         """How many chunks hold its bytes."""
-        return (self.size + self.chunk_bytes - 1) // self.chunk_bytes if self.blob else 0
+        if self.blob == 0 or self.chunk_bytes == 0:
+            return 0
+        return self.size // self.chunk_bytes + (self.size % self.chunk_bytes != 0)
 
 
 cpdef bytes copy_record(bytes record):
@@ -910,8 +918,20 @@ cpdef bytes encode_item(Item item):
     return record
 
 
+cdef inline bint is_too_large(uint64_t number) noexcept:
+    """Whether no record of darner's has this number: what is less can be added, and still fits into 64 bits."""
+    return number >> 62 != 0
+
+
+cdef wrong_version(what, uint8_t version, int known):
+    if version > known:
+        return NewerFormatError(f"{what} has record version {version}, this darner knows {known}")
+    return ValueError(f"{what} has record version {version}, which there is not")
+
+
 def decode_item(bytes key not None, bytes record not None):
-    """The item in a record. ValueError if the record is damaged or of an unknown version."""
+    """The item in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
+    numbers that no item has."""
     if PyBytes_GET_SIZE(key) != 9:
         raise ValueError("key of an item cut short")
     return item_of(get_u64(PyBytes_AS_STRING(key) + 1), record)
@@ -922,13 +942,17 @@ cdef Item item_of(uint64_t id, bytes record):
         const char* at = PyBytes_AS_STRING(record)
         Py_ssize_t size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
         Item item
-    if size < 0:
+    if PyBytes_GET_SIZE(record) <= _CRC:
         raise ValueError("item record cut short")
     if get_u32(at) != record_crc(at, PyBytes_GET_SIZE(record), id):
         raise ValueError(f"item {id} fails its checksum")
     at += _CRC
     if at[0] != _ITEM_VERSION and at[0] != _RECORD_VERSION:
-        raise ValueError(f"item {id} has record version {<int>at[0]}, this darner knows {_ITEM_VERSION}")
+        raise wrong_version(f"item {id}", <uint8_t>at[0], _ITEM_VERSION)
+    if size < 0:
+        raise ValueError("item record cut short")
+    if at[1] != _CHUNKED and at[1] != _INLINE:
+        raise NewerFormatError(f"item {id} is of kind {<int><uint8_t>at[1]}, which this darner does not know")
     item = Item.__new__(Item)
     item.id = id
     item.attempts = <uint16_t>(<uint8_t>at[2] << 8 | <uint8_t>at[3])
@@ -936,6 +960,8 @@ cdef Item item_of(uint64_t id, bytes record):
     item.expires_ms = get_u64(at + 8)
     item.enqueued_ms = get_u64(at + 16)
     item.memory_bytes = _ITEM_BYTES
+    if id == 0 or is_too_large(id | item.expires_ms | item.enqueued_ms):
+        raise ValueError(f"item {id} has numbers that no item has")
     if at[1] == _CHUNKED:
         if size != _BLOB_HEADER:
             raise ValueError(f"item {id} is chunked, and does not say where")
@@ -943,6 +969,9 @@ cdef Item item_of(uint64_t id, bytes record):
         item.blob = get_u64(at)
         item.size = get_u64(at + 8)
         item.chunk_bytes = get_u32(at + 16)
+        if (item.blob == 0 or is_too_large(item.blob) or item.size > _MAX_SIZE
+                or not 0 < item.chunk_bytes <= _MAX_CHUNK):
+            raise ValueError(f"item {id} is chunked, and has numbers that no such item has")
     else:
         item.record = record
         item.size = size
@@ -1002,12 +1031,28 @@ cdef class State:
 
     cpdef bint drop(self, uint64_t id, uint64_t size):
         """Count an item out; returns whether it was the one at the floor, which is now behind it."""
-        self.items -= 1
-        self.bytes -= size
+        # a count that was too low on the disk stays a count
+        self.items -= self.items > 0
+        self.bytes -= min(size, self.bytes)
         if id != self.floor:
             return False
         self.floor += 1
         return True
+
+    cpdef State copy(self):
+        """Another one with the same in it."""
+        cdef State state = State.__new__(State)
+        state.deleted = self.deleted
+        state.change = self.change
+        state.floor = self.floor
+        state.trimmed = self.trimmed
+        state.next_id = self.next_id
+        state.next_blob = self.next_blob
+        state.items = self.items
+        state.bytes = self.bytes
+        state.created_ms = self.created_ms
+        state.life = self.life
+        return state
 
 
 def encode_state(State state not None):
@@ -1029,16 +1074,19 @@ def encode_state(State state not None):
 
 
 def decode_state(bytes record not None):
-    """The state in a record. ValueError if the record is damaged or of an unknown version."""
+    """The state in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
+    numbers that no state has."""
     cdef bytes body
     cdef const char* at
     cdef State state = State.__new__(State)
-    if PyBytes_GET_SIZE(record) != _CRC + _STATE:
+    if PyBytes_GET_SIZE(record) <= _CRC:
         raise ValueError("state record has the wrong length")
     body = decode_chunk(record)
     at = PyBytes_AS_STRING(body)
     if at[0] != _RECORD_VERSION:
-        raise ValueError(f"state has record version {<int>at[0]}, this darner knows {_RECORD_VERSION}")
+        raise wrong_version("state", <uint8_t>at[0], _RECORD_VERSION)
+    if PyBytes_GET_SIZE(body) != _STATE:
+        raise ValueError("state record has the wrong length")
     state.deleted = at[1]
     state.change = get_u64(at + 2)
     state.floor = get_u64(at + 10)
@@ -1049,6 +1097,10 @@ def decode_state(bytes record not None):
     state.bytes = get_u64(at + 50)
     state.created_ms = get_u64(at + 58)
     state.life = get_u64(at + 66)
+    if not 0 < state.trimmed <= state.floor <= state.next_id or state.next_blob == 0 or is_too_large(
+        state.change | state.next_id | state.next_blob | state.items | state.bytes | state.created_ms
+    ):
+        raise ValueError("state has numbers that no state has")
     return state
 
 
@@ -1063,11 +1115,16 @@ def encode_ids(list ids not None):
 
 
 def decode_ids(bytes record not None):
-    """The ids in a record. ValueError if the record is damaged."""
+    """The ids in a record. ValueError if the record is damaged, or has numbers that are no ids."""
     cdef bytes body = decode_chunk(record)
     cdef const char* at = PyBytes_AS_STRING(body)
-    cdef Py_ssize_t i
-    return [get_u64(at + 8 * i) for i in range(PyBytes_GET_SIZE(body) // 8)]
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(body)
+    if size % 8 != 0:
+        raise ValueError("list of ids cut short")
+    for i in range(0, size, 8):
+        if is_too_large(get_u64(at + i)):
+            raise ValueError("list of ids has numbers that are none")
+    return [get_u64(at + i) for i in range(0, size, 8)]
 
 
 # The write-ahead log: segments of frames, one frame a change. wal.py says what becomes of the segments.
@@ -1429,11 +1486,10 @@ cdef Py_ssize_t frame_at(const char* at, Py_ssize_t left, Scanned scanned, Py_ss
         return -1
     if get_u32(at) != frame_crc(at, size, scanned.number):
         return -1
+    # whether it is an item that this darner knows is for its queue to say
     if kind == PUT or kind == REWRITE:
         at += _FRAME_HEAD_1
-        try:
-            item_of(get_u64(at), PyBytes_FromStringAndSize(at + 8, size - 8))
-        except ValueError:
+        if get_u32(at + 8) != record_crc(at + 8, size - 8, get_u64(at)):
             return -1
     return size
 
@@ -1465,12 +1521,13 @@ def read_segment(bytes memory not None):
     scanned.frames, scanned.behind, scanned.damage = [], [], ""
     if total >= 8 and memcmp(start, b"darner ", 7) == 0 and start[7] > SEGMENT_MAGIC[7] and start[7] <= c"9":
         raise SegmentFormatError(f"it is of version {chr(start[7])}")
-    if total >= _SEGMENT_HEAD_1 and memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC_1), 8) == 0:
+    if (total >= _SEGMENT_HEAD_1 and memcmp(start, PyBytes_AS_STRING(SEGMENT_MAGIC_1), 8) == 0
+            and not is_too_large(get_u64(start + 8))):
         scanned.number = get_u64(start + 8)
         at, marker = _SEGMENT_HEAD_1, 0
     else:
         head = head_of(memory)
-        if head == NULL:
+        if head == NULL or is_too_large(get_u64(head + 8)):
             scanned.damage = "is empty" if memory.count(0) == total else "has no head"
             return scanned
         scanned.number = get_u64(head + 8)

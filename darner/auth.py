@@ -28,6 +28,8 @@ import tomlkit
 
 from darner._proto import Request, Verb
 from darner.errors import ConfigError
+from darner.kinds import NAME as _GLOB
+from darner.kinds import NAME_RULE
 
 log = structlog.get_logger()
 
@@ -71,7 +73,7 @@ def load(path: Path) -> Users:
         text = path.read_text()
         mode = path.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the auth_file {path}: {error}") from error
+        raise ConfigError(f"cannot read the auth_file {path}: {_reason(error)}") from error
     try:
         users = {name: _user(name, table) for name, table in tomllib.loads(text).items()}
     except tomllib.TOMLDecodeError as error:
@@ -80,7 +82,25 @@ def load(path: Path) -> Users:
         raise ConfigError(f"{path}: {error}") from error
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("others may read the auth_file", file=str(path), action=f"chmod 600 {path}")
+    if not users:
+        log.error(
+            "the auth_file has no users: nobody can log in", file=str(path), action="darner passwd adds one"
+        )
+    for name, user in users.items():
+        for key in ("read", "write", "manage"):
+            if idle := [glob for glob in getattr(user, key) if not _GLOB.fullmatch(glob.encode())]:
+                log.warning(
+                    "a pattern in the auth_file matches no queue",
+                    file=str(path), user=name, key=key, pattern=" ".join(map(repr, idle)),
+                    action=f"the name of a queue has {NAME_RULE}",
+                )  # fmt: skip
     return users
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"it is not UTF-8: {error.reason} at byte {error.start}"
 
 
 def _user(name: str, table: object) -> User:
@@ -175,7 +195,7 @@ def set_password(path: Path, name: str, password: bytes) -> bool:
         document[name]["password"] = hash_password(password)
         _replace(path, tomlkit.dumps(document))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot write the auth_file {path}: {error}") from error
+        raise ConfigError(f"cannot write the auth_file {path}: {_reason(error)}") from error
     except (tomlkit.exceptions.TOMLKitError, TypeError) as error:
         raise ConfigError(f"{path} is no auth_file: {error}") from error
     return is_new

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from darner import _proto
 from darner._proto import CHUNK_BYTES, Item
-from darner.errors import JournalError
+from darner.errors import DamagedError, JournalError
+from darner.leveldb import failure
 
 # How many bytes a sender may have waiting to be written before it has to wait.
 CROWDED_BYTES = 128 << 10
@@ -62,7 +63,7 @@ class BlobWriter:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file: BufferedWriter = path.open("wb")
         except OSError as error:
-            raise JournalError(f"cannot write {path}: {error}") from error
+            raise failure(f"cannot write {path}", error) from error
         self._path = path
         self._offload = offload
         self._chunks: list[bytes] = []
@@ -126,7 +127,7 @@ class BlobWriter:
             if error is None or self._error is not None:
                 self._over = last
             else:
-                self._error = JournalError(f"cannot write {self._path}: {error}")
+                self._error = failure(f"cannot write {self._path}", error)
             room, self._room = self._room, None
             if room is not None:
                 room()
@@ -197,7 +198,7 @@ def read_whole(path: Path, size: int) -> bytes:
                 for left in range(size, 0, -CHUNK_BYTES)
             )
     except (OSError, ValueError) as error:
-        raise JournalError(f"cannot read {path}: {error}") from error
+        raise failure(f"cannot read {path}", error) from error
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -208,7 +209,7 @@ def write_whole(path: Path, data: bytes) -> None:
             for at in range(0, len(data), CHUNK_BYTES):
                 file.write(_proto.encode_chunk(data[at : at + CHUNK_BYTES]))
     except OSError as error:
-        raise JournalError(f"cannot write {path}: {error}") from error
+        raise failure(f"cannot write {path}", error) from error
 
 
 class MemoryWriter:
@@ -288,10 +289,10 @@ class BlobReader:
             self._file: BinaryIO = path.open("rb")
             found = os.fstat(self._file.fileno()).st_size
         except OSError as error:
-            raise JournalError(f"cannot read {path}: {error}") from error
+            raise failure(f"cannot read {path}", error) from error
         if found != expected:
             self._file.close()
-            raise JournalError(f"{path} is damaged: it has {found} bytes, not {expected}")
+            raise DamagedError(f"{path} is damaged: it has {found} bytes, not {expected}")
 
     def read(self, ready: Callable[[], None]) -> bytes | None:
         """Return the next bytes, b"" at the end, or None: then `ready` is called when there are some.
@@ -329,7 +330,7 @@ class BlobReader:
 
     def _done(self, error: Exception | None) -> None:
         if error is not None:
-            self._error = JournalError(f"cannot read {self._path}: {error}")
+            self._error = failure(f"cannot read {self._path}", error)
         ready, self._ready = self._ready, None
         if self._closed:
             self._file.close()

@@ -5,18 +5,22 @@ loop; the clocks, and how to run something in another thread, are handed in.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
 import shutil
+import string
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
+from darner import foreign
 from darner._proto import Item, valid_name
 from darner.blob import Offload, sync_name
 from darner.commit import MAX_OPEN, Committer
@@ -25,11 +29,12 @@ from darner.cursor import MARK, Cursor
 from darner.errors import JournalError, StartError
 from darner.fanout import Fanout, parent_of
 from darner.journal import Journal
+from darner.leveldb import reason
 from darner.queue import DEFAULTS, Queue, Reader, Source, Upload
 from darner.runs import Runs
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.timeline import Clock, Timeline
-from darner.wal import Client, Log
+from darner.wal import Client, Life, Log
 
 log = structlog.get_logger()
 
@@ -43,6 +48,19 @@ LOG_NAME = ".log"
 TRASH_NAME = ".trash"
 # What a file system has at its root, which a data directory may be.
 LOST_FOUND = "lost+found"
+# What can be done if the data directory cannot be used, by the system's number for why.
+REMEDIES = {
+    errno.EACCES: "let the user that darner runs as write there, or give another with --data",
+    errno.EPERM: "let the user that darner runs as write there, or give another with --data",
+    errno.EROFS: "mount it to be written to, or give another with --data",
+    errno.ENOSPC: "make room there, or give another with --data",
+    errno.EDQUOT: "raise the quota, or give another with --data",
+}
+
+
+def shown(name: bytes) -> str:
+    """The name of a queue as operators see it: bytes outside printable ASCII are percent-encoded."""
+    return quote(name, safe=string.punctuation)
 
 
 def directory_of(name: bytes) -> Path:
@@ -84,11 +102,102 @@ def queue_directories(
         if not entry.is_dir():
             stray(entry)
         elif entry.name.endswith("%"):
-            yield from queue_directories(data, stray, relative)
+            try:
+                yield from queue_directories(data, stray, relative)
+            except OSError:  # it may not be read
+                stray(entry)
         elif not valid_name(name_of(relative)) or directory_of(name_of(relative)) != relative:
             stray(entry)
         else:
             yield relative
+
+
+def say_stray(entry: Path) -> None:
+    """Log what lies in the data directory, and is no queue."""
+    whose = foreign.whose(entry)
+    # of the pieces of a long name the last one alone is at the top
+    is_in_the_way = directory_of(name_of(Path(entry.name))) == Path(entry.name)
+    log.warning(
+        "stray file or directory in the data directory, left alone",
+        path=str(entry),
+        **({"what": f"{whose}, which this darner does not read"} if whose else {}),
+        action="move it away" + (": until then no queue can have its name" if is_in_the_way else ""),
+    )
+
+
+def say_in_memory(name: bytes) -> None:
+    """Log that a queue that is on disk is to be in memory."""
+    log.warning(
+        "queue is to be in memory, but lies on disk: it stays there",
+        queue=shown(name),
+        action="delete it, and it is in memory from then on",
+    )
+
+
+def say_full(free_bytes: int, min_free_bytes: int) -> None:
+    """Log that there is less room on the disk than is to be left free."""
+    log.error(
+        "disk too full, sets are refused",
+        free_bytes=free_bytes,
+        min_free_bytes=min_free_bytes,
+        action="make room, or let clients get",
+    )
+
+
+def unusable(data: Path, error: OSError) -> StartError:
+    """Return why a server cannot use the data directory, and what can be done about it."""
+    path = data if error.filename is None else Path(os.fsdecode(error.filename))
+    what = f"{path} in the data directory {data}" if data in path.parents else f"the data directory {data}"
+    action = REMEDIES.get(error.errno or 0, "give another with --data")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StartError(f"cannot use {what}: it is no directory; move it away, or give another with --data")
+    return StartError(f"cannot use {what}: {reason(error)}; {action}")
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
+def check_usable(data: Path) -> None:
+    """Raise StartError if a server could not use the data directory, as far as that can be told while nothing
+    is made or changed."""
+    for path in [nearest(data), *(data / name for name in (LOCK_NAME, LOG_NAME, TRASH_NAME))]:
+        with contextlib.suppress(FileNotFoundError):
+            is_directory = path.is_dir()
+            number = 0
+            if path.name == LOCK_NAME:
+                number = errno.EISDIR if is_directory else 0
+            elif not is_directory and os.path.lexists(path):
+                number = errno.ENOTDIR
+            rights = os.R_OK | os.W_OK | (os.X_OK if is_directory else 0)
+            if not number and os.path.lexists(path) and not os.access(path, rights):
+                read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+                number = errno.EROFS if read_only else errno.EACCES
+            if number:
+                raise unusable(data, OSError(number, os.strerror(number), path))
+
+
+def is_served(data: Path) -> bool:
+    """Whether a server has the data directory."""
+    try:
+        with (data / LOCK_NAME).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read_log(log: Log) -> tuple[dict[bytes, list[Life]], list[str]]:
+    """Return what the log of an earlier process has of each queue, oldest first, and what is to be said about
+    damage. Raises OSError if it cannot be read, JournalError if a later darner wrote it."""
+    lives, damage = log.recover()
+    for name in [name for name in lives if not valid_name(name)]:
+        del lives[name]
+        damage.append(f'it has changes of "{shown(name)}", which is no name of a queue: they are left out')
+    return lives, damage
 
 
 class Reaper:
@@ -122,7 +231,7 @@ class Quiet:
 
     def fail(self, slot: int, error: JournalError) -> None:  # noqa: ARG002
         """The sync failed."""
-        log.error("what was set is not synced", reason=str(error))
+        log.error("what was set is not synced", reason=error.reason)
 
 
 class Broker:
@@ -218,10 +327,7 @@ class Broker:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = (self._data / LOCK_NAME).open("a")
         except OSError as error:
-            raise StartError(
-                f"cannot use the data directory {self._data}: {error.strerror}; "
-                "give another with --data, or the right to write to this one"
-            ) from error
+            raise unusable(self._data, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -242,28 +348,26 @@ class Broker:
             self.status.load()
             self._empty_trash()
             self._recover()
+            self._follow_clock()
         except OSError as error:
             self._lock.close()
-            raise StartError(
-                f"cannot begin to log in {self._data / LOG_NAME}: {error}; make room there"
-            ) from error
+            raise unusable(self._data, error) from error
+        except JournalError as error:
+            self._lock.close()
+            raise StartError(f"cannot use {self._data / LOG_NAME}: {error}") from error
         self._route_anew()
         self._look_for_space()
 
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
-        self._lives, damage = self.log.recover()
+        self._lives, damage = read_log(self.log)
         for text in damage:
             log.error("log damaged", reason=text)
-        found = [name_of(directory) for directory in queue_directories(self._data, self._say_stray)]
+        found = [name_of(directory) for directory in queue_directories(self._data, say_stray)]
         for name in dict.fromkeys(found + list(self._lives)):
             self._open_found(name)
         self.log.begin()
         self.reap()
-
-    @staticmethod
-    def _say_stray(entry: Path) -> None:
-        log.warning("stray file or directory in the data directory, left alone", path=str(entry))
 
     def _open_found(self, name: bytes) -> None:
         try:
@@ -275,8 +379,8 @@ class Broker:
             log.error(
                 "queue out of service",
                 queue=name.decode(errors="replace"),
-                reason=str(error),
-                action="stop the server; then darner check says more, and darner repair saves what is left",
+                reason=error.reason,
+                action=error.action,
             )
 
     def _adopt(self, name: bytes) -> None:
@@ -300,11 +404,7 @@ class Broker:
     def _serve(self, journal: Journal) -> None:
         settings = self.settings_for(journal.name)
         if not settings.durable:
-            log.warning(
-                "queue is to be in memory, but lies on disk: it stays there",
-                queue=journal.name.decode(errors="replace"),
-                action="delete it, and it is in memory from then on",
-            )
+            say_in_memory(journal.name)
         try:
             queue = Queue(journal.name, journal, self._clock, settings, self._times)
         except JournalError:
@@ -327,8 +427,7 @@ class Broker:
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
-        if self._monotonic is not None:
-            self._runs.follow(self._times)
+        self._follow_clock()
         self._committer.close()
         for journal in self._journals():
             journal.close(journal.resting_state())
@@ -606,7 +705,7 @@ class Broker:
                     log.error(
                         "cannot delete the files of a deleted queue; tried again by itself",
                         directory=str(journal.path),
-                        reason=str(error),
+                        reason=reason(error),
                     )
                 return False
             self._remove(doomed, journal)
@@ -674,8 +773,7 @@ class Broker:
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        if self._monotonic is not None:
-            self._runs.follow(self._times, self._offload)
+        self._follow_clock(self._offload)
         self._enforce_status()
         self._look_for_space()
         self.log.tick()
@@ -687,16 +785,20 @@ class Broker:
             self._unswept.extend(self._stirring)
         self._sweep()
 
+    def _follow_clock(self, offload: Offload | None = None) -> None:
+        if self._monotonic is not None:
+            self._runs.follow(self._times, offload)
+
     def _say_refusal(self) -> None:
-        refusal = self.log.segment.refusal
+        refusal = cast("JournalError | None", self.log.segment.refusal)
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None
         if refusal is not None:
             log.error(
                 "log failure, no queue takes anything in",
-                reason=str(refusal),
-                action="make room or repair the disk; it is tried again by itself",
+                reason=refusal.reason,
+                action=refusal.action,
             )
         else:
             log.warning("log back in service, sets are taken")
@@ -716,12 +818,12 @@ class Broker:
         crammed = free_bytes < self._min_free_bytes
         if crammed == (self._crammed is not None):
             return
-        figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
         if crammed:
             self._crammed = JournalError("refused: less is free on the disk than min_free_space")
-            log.error("disk too full, sets are refused", **figures, action="make room, or let clients get")
+            say_full(free_bytes, self._min_free_bytes)
         else:
             self._crammed = None
+            figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
@@ -776,10 +878,11 @@ class Broker:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
                 log.error(
-                    "items cannot be moved, they stay where they are and are tried again",
+                    "items cannot be moved, they stay where they are",
                     queue=source.name.decode(errors="replace"),
                     to=name.decode(errors="replace"),
-                    reason=str(error),
+                    reason=error.reason,
+                    action=error.action,
                 )
             raise
         self._stuck.discard(source.name)
@@ -827,8 +930,8 @@ class Broker:
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
             queue=journal.name.decode(errors="replace"),
-            reason=str(error),
-            action="make room or repair the disk; the queue is tried again by itself",
+            reason=error.reason,
+            action=error.action,
         )
 
     @staticmethod
@@ -836,8 +939,8 @@ class Broker:
         log.error(
             "damage in a queue, what is behind it is not served",
             queue=journal.name.decode(errors="replace"),
-            reason=str(error),
-            action="stop the server; then darner check says more, and darner repair saves what is left",
+            reason=error.reason,
+            action=error.action,
         )
 
     @staticmethod

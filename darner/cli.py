@@ -1,16 +1,19 @@
 """The command line, and nothing else."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import structlog
 
 from darner import __version__, auth, config, repair
-from darner.errors import DarnerError
-from darner.server import read_access, serve
+from darner.broker import shown
+from darner.errors import DarnerError, RepairError
+from darner.server import check_start, serve
 
 
 def set_up_log(*, debug: bool) -> None:
@@ -30,6 +33,39 @@ def set_up_log(*, debug: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+class _Errors(logging.Handler):
+    """Counts what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+        set_up_log(debug=False)
+        logging.getLogger().addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        """Take note of one."""
+        self.count += 1
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    # a path or a name need not be text
+    click.echo(text.encode(errors="backslashreplace").decode(), err=err)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Say an error in one line, and exit with status 1."""
+    try:
+        yield
+    except DarnerError as error:
+        _say(f"darner: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
+        _say(f"darner: {error.strerror or error}{where}", err=True)
+        sys.exit(1)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,17 +99,23 @@ def main(
         raise click.UsageError("--check-config needs --config FILE")
     options = {"data": data, "host": host, "port": port, "debug": debug}
     given = {key: value for key, value in options.items() if value is not None}
-    try:
+    with _refusals():
         settings = config.load(config_path, given)
         if check_config:
-            read_access(settings)
-            click.echo(f"{config_path} is fine: {settings.summary()}")
+            _check_config(config_path, settings)
             return
         set_up_log(debug=settings.debug)
         serve(settings, lambda: config.load(config_path, given))
-    except DarnerError as error:
-        click.echo(f"darner: {error}", err=True)
+
+
+def _check_config(path: Path | None, settings: config.Settings) -> None:
+    errors = _Errors()
+    found = list(check_start(settings))
+    for error in found:
+        _say(f"darner: {error}", err=True)
+    if found or errors.count:
         sys.exit(1)
+    _say(f"{path} is fine: {settings.summary()}")
 
 
 @main.command(short_help="Set the password of a user.")
@@ -85,18 +127,15 @@ def passwd(file: Path, user: str) -> None:
     Asks for the password; if standard input is no terminal, reads it from there, up to the line end. The
     server takes it over when it is told to reload (SIGHUP).
     """
-    try:
+    with _refusals():
         auth.check_name(user)
         if sys.stdin.isatty():
             password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
         else:
             password = sys.stdin.buffer.readline().rstrip(b"\r\n")
         is_new = auth.set_password(file, user, password)
-    except DarnerError as error:
-        click.echo(f"darner: {error}", err=True)
-        sys.exit(1)
     if is_new:
-        click.echo(f"{user} is new, and may read, write and manage every queue: change that in {file}")
+        _say(f"{user} is new, and may read, write and manage every queue: change that in {file}")
 
 
 @main.command(short_help="Look for damage in queues.")
@@ -105,39 +144,59 @@ def passwd(file: Path, user: str) -> None:
 def check(data: Path, queue: str | None) -> None:
     """Read all of the data directory DATA, or of its queue QUEUE, and say of each queue whether it is whole.
 
-    No server may have it. Nothing is changed. The exit status is 0 if all is well.
+    Says what a server would say of it, too: whether it can be used, what is wrong with the log, and, on
+    standard error, what it would warn of. No server may have it. Nothing is changed. The exit status is 0 if
+    nothing is wrong.
     """
-    is_whole = True
-    try:
+    errors = _Errors()
+    failed = can_be_repaired = False
+    with _refusals():
         for report in repair.check(data, None if queue is None else os.fsencode(queue)):
-            is_whole &= not report.problems
+            failed |= bool(report.problems)
+            can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
-            click.echo(f"{report.where}: {text}")
-    except DarnerError as error:
-        click.echo(f"darner: {error}", err=True)
-        is_whole = False
-    if not is_whole:
+            _say(f"{report.where}: {text}")
+    if can_be_repaired:
+        _say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
+    if failed or errors.count:
         sys.exit(1)
 
 
-@main.command("repair", short_help="Rebuild a damaged queue from what is left.")
+@main.command("repair", short_help="Rebuild damaged queues from what is left.")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.argument("queue")
-def repair_(data: Path, queue: str) -> None:
+@click.argument("queue", required=False)
+@click.option("--all", "all_", is_flag=True, help="Repair every queue that needs it.")
+def repair_(data: Path, queue: str | None, *, all_: bool) -> None:
     """Rebuild QUEUE in the data directory DATA from what is left of it, and say what is lost.
 
-    No server may have it. The damaged directory is kept beside, as .damaged-QUEUE-1.
+    No server may have it. The damaged directory is kept beside, as .damaged-QUEUE-1. The exit status is 0 if
+    all is whole then.
     """
-    try:
-        repaired = repair.repair(data, os.fsencode(queue))
-    except DarnerError as error:
-        click.echo(f"darner: {error}", err=True)
+    if all_ == (queue is not None):
+        raise click.UsageError("give the name of a queue, or --all")
+    set_up_log(debug=False)
+    failed = False
+    with _refusals():
+        if queue is not None:
+            name = os.fsencode(queue)
+            _say_repaired(name, repair.repair(data, name))
+            return
+        for name, outcome in repair.repair_all(data):
+            if isinstance(outcome, RepairError):
+                failed = True
+                _say(f"{shown(name)}: {outcome}", err=True)
+            else:
+                _say_repaired(name, outcome)
+    if failed:
         sys.exit(1)
-    for text in repaired.losses:
-        click.echo(f"{queue}: {text}")
-    figures = f"items={repaired.items} bytes={repaired.bytes}"
+
+
+def _say_repaired(name: bytes, repaired: repair.Repaired) -> None:
+    queue, figures = shown(name), f"items={repaired.items} bytes={repaired.bytes}"
     if repaired.damaged is None:
-        click.echo(f"{queue}: ok, nothing to repair, {figures}")
+        _say(f"{queue}: ok, nothing to repair, {figures}")
         return
-    click.echo(f"{queue}: repaired, {figures}")
-    click.echo(f"{queue}: the damaged directory is {repaired.damaged}; delete it when it is of no more use")
+    for text in repaired.losses:
+        _say(f"{queue}: {text}")
+    _say(f"{queue}: repaired, {figures}")
+    _say(f"{queue}: the damaged directory is {repaired.damaged}; delete it when it is of no more use")

@@ -12,6 +12,7 @@ from darner._proto import trim_memory
 from darner.blob import Offload
 from darner.errors import JournalError
 from darner.journal import Journal
+from darner.leveldb import failure
 from darner.wal import Log
 
 # How many ticks a change may stay in the log alone.
@@ -108,7 +109,9 @@ class Committer:
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         was_failing = journal.failing is not None
-        journal.settle(None if error is None else JournalError(str(error)))
+        journal.settle(
+            error if isinstance(error, JournalError) or error is None else JournalError(str(error))
+        )
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -162,7 +165,7 @@ class Committer:
             if error is None:
                 journal.forget(blobs)
             else:
-                self.on_failure(journal, JournalError(f"cannot delete an item's file: {error}"))
+                self.on_failure(journal, failure(f"cannot delete an item's file in {journal.path}", error))
 
         self._defer(lambda: journal.delete_blobs(blobs), done)
 
@@ -174,7 +177,7 @@ class Committer:
             self._compactions -= 1
             self.note_open(journal)
             if error is not None:
-                self.on_failure(journal, JournalError(f"cannot compact {journal.path}: {error}"))
+                self.on_failure(journal, failure(f"cannot compact {journal.path}", error))
 
         self._defer(lambda: journal.compact(span), done)
 

@@ -6,6 +6,7 @@ effect. docs/darner.toml tells operators what each setting is for.
 
 import difflib
 import fnmatch
+import ipaddress
 import json
 import re
 import tomllib
@@ -309,6 +310,7 @@ def _settings(found: dict[str, Any], overrides: dict[str, Any]) -> Settings:
         aliases={name.encode(): names for name, names in aliases.items()},
     )
     _check_tls(settings)
+    _check_ports(settings)
     _check_aliases(settings)
     _check_moves(settings, ("queue_defaults",), defaults)
     for name, table in queues.items():
@@ -326,6 +328,32 @@ def _check_tls(settings: Settings) -> None:
     for key, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_ca", "tls_cert")):
         if getattr(settings, key) is not None and getattr(settings, needed) is None:
             raise _WrongError((key,), f"is of no use without {needed}")
+
+
+def _check_ports(settings: Settings) -> None:
+    port = settings.metrics_port
+    if port and port == settings.port and _meet(settings.host, settings.metrics_host):
+        raise _WrongError(("metrics_port",), f"is {port}, where clients are served; give another")
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two hosts are, or may be, the same address."""
+    ours, theirs = _addresses(one), _addresses(other)
+    for wide in ("0.0.0.0", "::"):  # noqa: S104  # nobody listens there for that
+        if wide in ours | theirs and all(
+            any((":" in address) == (":" in wide) for address in addresses) for addresses in (ours, theirs)
+        ):
+            return True
+    return not ours.isdisjoint(theirs)
+
+
+def _addresses(host: str) -> set[str]:
+    if host.lower() == "localhost":
+        return {"127.0.0.1", "::1"}
+    try:
+        return {str(ipaddress.ip_address(host))}
+    except ValueError:
+        return {host.lower()}
 
 
 def _check_aliases(settings: Settings) -> None:

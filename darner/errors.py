@@ -1,5 +1,8 @@
 """What can go wrong, by what the caller can do about it."""
 
+import errno
+import os
+
 
 class DarnerError(Exception):
     """The root of every error darner raises on purpose."""
@@ -21,8 +24,68 @@ class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 
 
+# What an operator can do about an error of the disk, by the system's number for it.
+_ACTIONS = {
+    errno.EACCES: "let the user that darner runs as read and write it; it is tried again by itself",
+    errno.EPERM: "let the user that darner runs as read and write it; it is tried again by itself",
+    errno.EROFS: "mount the file system to be written to; it is tried again by itself",
+    errno.ENOSPC: "make room; it is tried again by itself",
+    errno.EDQUOT: "raise the quota; it is tried again by itself",
+    errno.EMFILE: "raise the limit of open files; it is tried again by itself",
+    errno.ENFILE: "raise the system's limit of open files; it is tried again by itself",
+}
+
+
 class JournalError(UnavailableError):
     """A queue's journal could not be read or written: nothing of the operation was acknowledged."""
+
+    @property
+    def reason(self) -> str:
+        """What happened, without what to do about it."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def action(self) -> str:
+        """What an operator can do about it: one advice that fits."""
+        found = (text for number, text in _ACTIONS.items() if os.strerror(number) in self.reason)
+        return next(found, "make room or repair the disk; it is tried again by itself")
+
+
+class OutOfServiceError(JournalError):
+    """A queue is out of service until somebody has done something about it, which clients are told, too."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.action}"
+
+
+class DamagedError(OutOfServiceError):
+    """What is on the disk is not what was written."""
+
+    action = "stop the server; then darner check says more, and darner repair saves what is left"
+
+
+class NewerFormatError(OutOfServiceError, ValueError):
+    """What is on the disk was written by a later darner. It is not damaged, and nothing is to mend it."""
+
+    action = "use the newer darner that wrote it"
+
+
+class ForeignError(OutOfServiceError):
+    """What is on the disk is of another program. It is not damaged, and nothing is to mend it."""
+
+    action = "move it away, for this darner does not read it"
+
+
+class MisplacedError(OutOfServiceError):
+    """What is on the disk is not what the journal was: it was moved, or another was put in its place."""
+
+    action = "put back what it was; or move this one away, and delete the queue"
+
+
+class VanishedError(MisplacedError):
+    """What was on the disk is not there."""
+
+    action = "put it back as it was, or delete the queue"
 
 
 class StatusError(UnavailableError):

@@ -35,10 +35,19 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, leveldb
+from darner import _proto, foreign, leveldb
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
-from darner.errors import JournalError
+from darner.errors import (
+    DamagedError,
+    ForeignError,
+    JournalError,
+    MisplacedError,
+    NewerFormatError,
+    VanishedError,
+)
+from darner.kinds import LARGEST
+from darner.leveldb import failure
 from darner.timeline import NEVER, end_of, run_of, start_of
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
@@ -89,11 +98,38 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# How many numbers the payload of a change begins with, if it has a fixed number of them.
+_NUMBERS: dict[int, int] = {
+    Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
+    Change.JOIN: 3,
+}  # fmt: skip
 # How many new segments a change is tried in: one may turn out not to be writable.
 SEGMENTS_TRIED = 3
 
 _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
+
+
+def is_known_key(key: bytes) -> bool:
+    """Whether a journal has records with such a key."""
+    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
+
+
+def decode_place(record: bytes) -> list[int]:
+    """Return the place of a cursor. ValueError if the record is damaged."""
+    place = _proto.decode_ids(record)
+    if not place:
+        raise ValueError("the place of a cursor is empty")
+    return place
+
+
+def decode_counts(record: bytes) -> list[int]:
+    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    counts = _proto.decode_ids(record)
+    if len(counts) != 4:
+        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
+    return counts
 
 
 def _is_unborn(file: Path) -> bool:
@@ -122,12 +158,64 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def _check_empty(db: Any) -> None:
+    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
+    ValueError."""
+    first = next(iter(db.iterator(include_value=False)), None)
+    if first is not None and not is_known_key(first):
+        raise ForeignError("it is a LevelDB, and no journal of darner")
+    if first is not None:
+        raise ValueError("it has records but no state: it is damaged or no journal of darner")
+
+
 def _delayed_key(due_ms: int, id: int) -> bytes:
     return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
 
 def _due_ms(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big")
+
+
+def _numbers(kind: int, payload: bytes) -> list[int]:
+    """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
+    the size that such a change has, or has numbers that no change has."""
+    start, stop, each = 0, 8 * _NUMBERS.get(kind, 0), 8
+    if kind == Change.DISCARD:
+        stop, each = len(payload), 16
+    elif kind == Change.CURSOR:
+        start, stop = 1 + payload[0] if payload else 1, len(payload)
+    numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(start, stop, 8)]
+    is_whole = start <= stop <= len(payload) and (stop - start) % each == 0
+    if not is_whole or any(number >= LARGEST for number in numbers):
+        raise ValueError(f"the log has a change of kind {kind} that is damaged")
+    return numbers
+
+
+def is_new(path: Path) -> bool:
+    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
+    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
+    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
+    # was cut off, by a full disk or a kill.
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
+    except OSError as error:
+        raise failure(f"cannot open {path}", error) from error
+    if all(map(_is_unborn, files)):
+        return True
+    if (path / "CURRENT").is_file():
+        return False
+    check_whose(path)
+    if any(foreign.is_of_leveldb(file.name) for file in files):
+        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
+    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
+
+
+def check_whose(path: Path) -> None:
+    """Raise ForeignError if a directory is known as one of another program."""
+    if whose := foreign.whose(path):
+        raise ForeignError(f"{path} is {whose}")
 
 
 class Batch:
@@ -296,7 +384,7 @@ class Journal:
         self.state.next_blob = secrets.randbits(40) << 20
         if log is None:
             self.batch.room = sys.maxsize
-        elif self._is_new():
+        elif is_new(self.path):
             self._make_directory()
         elif not self._load_state():
             self._load()
@@ -326,21 +414,6 @@ class Journal:
 
     # LevelDB
 
-    def _is_new(self) -> bool:
-        # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-        # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-        # was cut off, by a full disk or a kill.
-        try:
-            is_new = not self.path.exists() or all(map(_is_unborn, self.path.iterdir()))
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        if not is_new and not (self.path / "CURRENT").exists():
-            raise JournalError(
-                f"{self.path} holds files but no CURRENT: it is damaged or no journal. "
-                "Nothing in it was touched; move it away, or repair a copy of it"
-            )
-        return is_new
-
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
@@ -348,7 +421,7 @@ class Journal:
             for directory in (*reversed(list(pieces)), self.path):
                 directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise JournalError(f"cannot make {self.path}: {error}") from error
+            raise failure(f"cannot make {self.path}", error) from error
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -366,25 +439,25 @@ class Journal:
                     except BaseException:
                         db.close()
                         raise
+                except (leveldb.Error, OSError, ValueError) as error:
+                    self._closed_for = failure(f"cannot open {self.path}", error)
+                    raise self._closed_for from error
                 except JournalError as error:
                     self._closed_for = error
                     raise
-                except (leveldb.Error, OSError, ValueError) as error:
-                    self._closed_for = JournalError(f"cannot open {self.path}: {leveldb.reason(error)}")
-                    raise self._closed_for from error
                 self._db, self._closed_for = db, None
             return self._db
 
     def _open(self) -> Any:
-        is_new = self._is_new()
-        if is_new:
+        begins = is_new(self.path)
+        if begins:
             if self._exists:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         return leveldb.DB(
             str(self.path),
-            create_if_missing=is_new,
+            create_if_missing=begins,
             write_buffer_size=WRITE_BUFFER_BYTES,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
@@ -403,12 +476,11 @@ class Journal:
             state = _proto.decode_state(record)
             change = state.change
             if state.life != self.state.life:
-                raise JournalError(f"{self.path} is another journal than it was: put that back")
+                raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise JournalError(
+            raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
-                f"{self.stored_change}. Stop the server; then darner check says more, and darner repair "
-                "saves what is left"
+                f"{self.stored_change}"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -430,7 +502,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return JournalError(f"{self.path} has vanished: put it back as it was, or delete the queue")
+        return VanishedError(f"{self.path} has vanished")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -444,6 +516,8 @@ class Journal:
             self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
         except FileNotFoundError:
             return False
+        except NewerFormatError as error:
+            raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
             self._has_state = True
             return False
@@ -451,12 +525,12 @@ class Journal:
         return True
 
     def _load(self) -> None:
+        check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
-                if next(iter(db.iterator(include_value=False)), None) is not None:
-                    raise ValueError("it has records but no state: it is damaged or no journal of darner")
+                _check_empty(db)
                 return
             self._state_key, record = stored
             self.state = _proto.decode_state(record)
@@ -469,17 +543,18 @@ class Journal:
                     if id < self.state.floor and db.get(_proto.item_key(id)) is not None
                 }
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
-                self.doomed.append((int.from_bytes(key[1:], "big"), 0))
+                if is_known_key(key):
+                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
             self.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = _proto.decode_ids(place)
+                self.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
-                counts = _proto.decode_ids(delayed)
+                counts = decode_counts(delayed)
                 self.delayed_items, self.delayed_bytes, due_from, self._live_from = counts
                 self._find_runs(db, due_from)
-        except (leveldb.Error, OSError, ValueError) as error:
+        except (leveldb.Error, OSError, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot read {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot read {self.path}", error) from error
 
     def _find_runs(self, db: Any, due_from: int) -> None:
         """Find the first delayed item of each run; none is due before `due_from`."""
@@ -512,9 +587,9 @@ class Journal:
         change = state.change
         try:
             self._replay(last)
-        except (leveldb.Error, ValueError) as error:
+        except (leveldb.Error, ValueError, JournalError) as error:
             self._shut()
-            raise JournalError(f"cannot bring {self.path} up to date: {leveldb.reason(error)}") from error
+            raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
         self.dirty = self.writing = self.crowded = False
         if state.change != change:
@@ -524,11 +599,11 @@ class Journal:
     def _replay(self, life: Life) -> None:
         state = self.state
         for change, kind, payload in life.changes:
-            if state.life != life.number or change > state.change + 1:
-                raise ValueError(
-                    f"the log goes on at change {change} of life {life.number}, the directory ends at "
-                    f"{state.change} of {state.life}: it is not the one the log was written for; put that "
-                    "back, or move this one away and delete the queue"
+            if state.life != life.number:
+                raise MisplacedError("it is not the directory that the log was written for")
+            if change > state.change + 1:
+                raise DamagedError(
+                    f"the log goes on at change {change}, the directory ends at change {state.change}"
                 )
             if change > state.change:
                 state.change = change
@@ -558,30 +633,18 @@ class Journal:
             return False
 
     def _redo(self, kind: int, payload: bytes) -> None:
-        numbers = [int.from_bytes(payload[at : at + 8], "big") for at in range(0, min(len(payload), 24), 8)]
+        numbers = _numbers(kind, payload)
         if kind in (Change.PUT, Change.REWRITE):
-            item = _proto.decode_item(b"i" + payload[:8], payload[8:])
-            if kind == Change.REWRITE:
-                self._rewrite(item)
-            elif item.id == self.state.next_id:
-                if item.expires_ms:
-                    self.note_expiring(expiring=True)
-                self._put(item)
-            else:
-                raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
+            self._redo_item(kind, _proto.decode_item(b"i" + payload[:8], payload[8:]))
         elif kind == Change.DROP:
             id, size, blob = numbers
+            self._check_given_out(id)
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
-            ends = range(0, len(payload), 16)
-            self._flush(
-                {
-                    int.from_bytes(payload[at : at + 8], "big"): int.from_bytes(
-                        payload[at + 8 : at + 16], "big"
-                    )
-                    for at in ends
-                }
-            )
+            stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
+            for id in stay:
+                self._check_given_out(id)
+            self._flush(stay)
         elif kind == Change.BLOB:
             (blob,) = numbers
             self._begin_blob(blob)
@@ -593,6 +656,17 @@ class Journal:
             self._revive(created_ms)
         else:
             self._redo_aside(kind, payload, numbers)
+
+    def _redo_item(self, kind: int, item: Item) -> None:
+        if kind == Change.REWRITE:
+            self._check_given_out(item.id)
+            self._rewrite(item)
+        elif item.id == self.state.next_id:
+            if item.expires_ms:
+                self.note_expiring(expiring=True)
+            self._put(item)
+        else:
+            raise ValueError(f"item {item.id} follows {self.state.next_id - 1} in the log")
 
     def _redo_aside(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         """As `_redo`, of what is not among the items."""
@@ -608,12 +682,13 @@ class Journal:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
         elif kind == Change.CURSOR:
-            ends = range(1 + payload[0], len(payload), 8)
-            self._keep_cursor(
-                payload[1 : 1 + payload[0]], [int.from_bytes(payload[at : at + 8], "big") for at in ends]
-            )
+            self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
-            raise ValueError(f"the log has a change of kind {kind}, which this darner does not know")
+            raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
+
+    def _check_given_out(self, id: int) -> None:
+        if not 0 < id < self.state.next_id:
+            raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
         """Return the state for `close`, if it says all that must be known at start; else b""."""
@@ -1026,8 +1101,9 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        self.delayed_items -= 1
-        self.delayed_bytes -= item.size
+        # a count that was too low on the disk stays a count
+        self.delayed_items = max(0, self.delayed_items - 1)
+        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1119,7 +1195,7 @@ class Journal:
             path.hardlink_to(file)
         except OSError as error:
             self.abandon_blob(blob)
-            raise JournalError(f"cannot link {path} to {file}: {error}") from error
+            raise failure(f"cannot link {path} to {file}", error) from error
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1245,10 +1321,13 @@ class Journal:
         start = max(start, self.state.floor)
         if start >= stop:
             return
+        # not one by one: a sweep may have left a wide gap
         if start == self.state.floor:
-            # not one by one: a sweep may have left a wide gap
             self.state.floor = stop
             self.gone = {id for id in self.gone if id >= stop}
+        elif stop - start > MAX_GONE:
+            self.kept.update(id for id in range(self.state.floor, start) if id not in self.gone)
+            self._keep(stop)
         else:
             self.gone.update(range(start, stop))
         self._advance()
@@ -1310,7 +1389,7 @@ class Journal:
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
         except JournalError as error:
-            self._tell(JournalError(f"item {item.id}: {error}"))
+            self._tell(failure(f"item {item.id}", error))
             raise
 
     def _opened_to_read(self) -> Any:
@@ -1326,16 +1405,16 @@ class Journal:
             raise
 
     def _unreadable(self, what: str, error: Exception) -> JournalError:
-        failure = JournalError(f"cannot read {what} in {self.path}: {leveldb.reason(error)}")
-        self._tell(failure)
-        return failure
+        unreadable = failure(f"cannot read {what} in {self.path}", error)
+        self._tell(unreadable)
+        return unreadable
 
-    def _tell(self, failure: JournalError) -> None:
+    def _tell(self, error: JournalError) -> None:
         """Have the operator told, once: the client is each time."""
-        text = str(failure)
+        text = str(error)
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, failure)
+            self._writes.tell_damage(self, error)
 
     @property
     def disk_bytes(self) -> int:
@@ -1357,7 +1436,7 @@ class Journal:
         if self.sealed is not None:
             self._take_back(self.sealed)
         batch, self.batch = self.batch, Batch()
-        batch.state = _proto.decode_state(_proto.encode_state(self.state))
+        batch.state = self.state.copy()
         batch.kept = frozenset(self.kept)
         batch.segment = self.log.segment.number
         self._untrimmed_puts += len(batch.puts)
@@ -1443,7 +1522,7 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
-            raise JournalError(f"cannot write {self.path}: {leveldb.reason(error)}") from error
+            raise failure(f"cannot write {self.path}", error) from error
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write

@@ -1,6 +1,9 @@
 """LevelDB under the name its binding has here: plyvel up to Python 3.12, plyvel-next from 3.13."""
 
+import errno
 import sys
+
+from darner.errors import DamagedError, ForeignError, JournalError, OutOfServiceError
 
 if sys.version_info >= (3, 13):
     import plyvel_next as plyvel  # type: ignore[import-not-found,unused-ignore]
@@ -11,10 +14,34 @@ DB = plyvel.DB
 Error = plyvel.Error
 repair_db = plyvel.repair_db
 
-__all__ = ["DB", "Error", "reason", "repair_db"]
+__all__ = ["DB", "Error", "failure", "reason", "repair_db"]
+
+# What LevelDB says of what it misses or cannot make out, by the words that it has for it.
+_DAMAGE = ("Corruption", "Invalid argument", "NotFound", "No such file or directory")
 
 
 def reason(error: Exception) -> str:
-    """What an error says; LevelDB's have bytes."""
+    """What an error says, without the system's number for it; LevelDB's have bytes."""
+    if isinstance(error, JournalError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = error.args[0] if error.args else ""
     return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
+
+
+def failure(what: str, error: Exception) -> JournalError:
+    """Return the error that says `what` could not be done because of `error`, by what can be done about it:
+    what cannot be made out is damaged, unless it is of a later darner or of another program."""
+    text = f"{what}: {reason(error)}"
+    if isinstance(error, OSError) and error.filename is not None and str(error.filename) not in text:
+        text += f": {error.filename}"
+    if isinstance(error, OutOfServiceError):
+        return type(error)(text)
+    if isinstance(error, OSError):
+        return ForeignError(text) if error.errno == errno.ENOTDIR else JournalError(text)
+    if "comparator" in text:
+        return ForeignError(text)
+    if isinstance(error, ValueError) or any(words in text for words in _DAMAGE):
+        return DamagedError(text)
+    return JournalError(text)

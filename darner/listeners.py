@@ -8,14 +8,17 @@ is kept here, and a listener that is to change, or that does not do its work, is
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from darner.admission import LOGIN_S, Complaint
+from darner.errors import StartError
 
 log = structlog.get_logger()
 
@@ -25,6 +28,49 @@ BACKLOG = 4096
 LOOK_S = 1.0
 # Where Linux says in tcp_info how many wait on a socket that listens (tcpi_unacked).
 WAITING_AT = 24
+
+
+def unusable(host: str, port: int, error: OSError, host_key: str, port_key: str) -> StartError:
+    """Return why nobody can listen there, and what can be done about it; the keys set host and port."""
+    where = f"cannot listen on {host}:{port}"
+    if isinstance(error, socket.gaierror):
+        hint = (
+            "write an IPv6 address without brackets"
+            if host.startswith("[")
+            else f"give another with {host_key}"
+        )
+        return StartError(f"{where}: cannot resolve the host {host}: {error.strerror}; {hint}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(
+            f"{where}: {host} is not an address of this machine; give one that is with {host_key}"
+        )
+    number = error.errno or 0
+    why = os.strerror(number) if number else str(error)
+    remedies = {
+        errno.EADDRINUSE: f"stop what listens there, or give another with {port_key}",
+        errno.EACCES: f"give one from 1024 on with {port_key}, or the right to this (CAP_NET_BIND_SERVICE)",
+    }
+    return StartError(f"{where}: {why}; {remedies.get(number, f'give another with {host_key}')}")
+
+
+def check_usable(host: str, port: int) -> None:
+    """Raise OSError if nobody could listen there; nobody does."""
+    with _resolving():
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in dict.fromkeys(found):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+
+
+@contextlib.contextmanager
+def _resolving() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError as error:  # a part of the name is empty, or too long
+        raise socket.gaierror(socket.EAI_NONAME, "it is no name of a host") from error
 
 
 class Listeners:
@@ -46,7 +92,8 @@ class Listeners:
         loop = asyncio.get_running_loop()
         self._sockets = list(given)
         if not given:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            with _resolving():
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, _, _, _, address in dict.fromkeys(found):
                 self._sockets.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
         await self._listen()

@@ -18,8 +18,8 @@ from prometheus_client.samples import Sample
 
 from darner._version import __version__
 from darner.connection import Clients
-from darner.errors import StartError
 from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
+from darner.listeners import check_usable, unusable
 
 log = structlog.get_logger()
 
@@ -43,12 +43,10 @@ class Metrics:
         registry.register(_Figures(clients))
         ProcessCollector(registry=registry)
         try:
+            check_usable(host, port)
             self._http, self._thread = start_http_server(port, host, registry)
         except OSError as error:
-            raise StartError(
-                f"cannot serve metrics on {host}:{port}: {error.strerror or error}; "
-                "stop what listens there, or give another metrics_port"
-            ) from error
+            raise unusable(host, port, error, "metrics_host", "metrics_port") from error
         self.port = self._http.server_port
         log.info("serving metrics", host=host, port=self.port)
 

@@ -8,6 +8,7 @@ that gets the sound records of the damaged one, and puts the outcome in the plac
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import secrets
@@ -18,12 +19,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darner import _proto, leveldb
-from darner._proto import Change, Item, State
+import structlog
+
+from darner import _proto, foreign, leveldb
+from darner._proto import Change, Item, State, valid_name
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
-from darner.broker import LOCK_NAME, LOG_NAME, directory_of, name_of, queue_directories
+from darner.broker import (
+    LOCK_NAME,
+    LOG_NAME,
+    TRASH_NAME,
+    check_usable,
+    directory_of,
+    name_of,
+    queue_directories,
+    read_log,
+    say_stray,
+    shown,
+    unusable,
+)
 from darner.commit import Committer
-from darner.errors import JournalError, RepairError
+from darner.errors import (
+    DamagedError,
+    ForeignError,
+    JournalError,
+    NewerFormatError,
+    OutOfServiceError,
+    RepairError,
+    StartError,
+)
 from darner.journal import (
     BLOBS_NAME,
     CURSOR_PREFIX,
@@ -33,11 +56,20 @@ from darner.journal import (
     STATE_NAME,
     WRITE_BUFFER_BYTES,
     Journal,
-    is_state_key,
+    check_whose,
+    decode_counts,
+    decode_place,
+    is_known_key,
+    is_new,
     state_key,
     stored_state,
 )
-from darner.wal import NEEDED_PREFIX, Life, Log
+from darner.kinds import NAME_RULE
+from darner.runs import Runs
+from darner.status import Status
+from darner.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
+
+log = structlog.get_logger()
 
 REPAIR_PREFIX = ".repair-"
 DAMAGED_PREFIX = ".damaged-"
@@ -52,6 +84,11 @@ COPY_BYTES = 1 << 20
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
+# Of what, and why.
+_CANNOT = "cannot repair {}, it is as it was: {}"
+# What is to be done with what was kept.
+_DELETE = "delete it when it is of no more use"
+
 # Makes the second path be what the first one is.
 Link = Callable[[Path, Path], object]
 
@@ -64,6 +101,15 @@ class Report:
     problems: list[str]
     items: int = 0
     bytes: int = 0
+    # whether it is of a queue in its directory
+    is_queue: bool = False
+    # what it is, if it is nothing that a repair can mend, or may
+    refusal: JournalError | None = None
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether a repair can do something about it."""
+        return bool(self.problems) and self.is_queue and self.refusal is None
 
 
 @dataclass(frozen=True)
@@ -78,28 +124,109 @@ class Repaired:
 
 
 def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
-    """Look at each queue, or at the one of this name, and at the log. Changes nothing.
+    """Look at each queue, or at the one of this name, at the log, and at what else there is that a server
+    would speak of; what it would only warn of is logged. Changes nothing.
 
     Raises RepairError if there is nothing to look at, or a server has it.
     """
+    if name is not None:
+        _check_name(name)
     with _locked(data, "rb"), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
-        log, lives, damage = _read_log(data, Path(scratch))
-        if damage:
-            yield Report(str(data / LOG_NAME), damage)
-        found = [name_of(directory) for directory in queue_directories(data)]
-        names = dict.fromkeys(found + [name for name, known in lives.items() if not known[-1].retired])
+        refused = ""
+        try:
+            check_usable(data)
+        except StartError as error:
+            refused = str(error)
+            yield Report(str(data), [refused])
+        try:
+            log_copy, lives, damage = _read_log(data, Path(scratch))
+        except StartError as error:
+            # the queues are looked at all the same
+            log_copy, lives, damage = Log(Path(scratch) / "none", at_once), {}, [str(error)]
+        if damage and damage != [refused]:
+            yield Report("log", damage)
+        if name is None:
+            yield from _look_around(data)
+        names = _names(data, lives, say_stray if name is None else lambda _: None)
         if name is not None and name not in names:
-            raise RepairError(f"{data} has no queue {_said(name)}")
+            raise RepairError(f"{data} has no queue {shown(name)}")
         for each in names if name is None else (name,):
-            yield _check(data, each, Path(scratch), log, lives.get(each, []))
+            yield _check(data, each, Path(scratch), log_copy, lives.get(each, []))
 
 
-def _check(data: Path, name: bytes, scratch: Path, log: Log, lives: list[Life]) -> Report:
+def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Life]) -> Report:
     source, shadow = data / directory_of(name), scratch / "shadow"
-    _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
-    problems, items, size = _examine(name, shadow, log, lives, _resting_state(source))
-    shutil.rmtree(shadow)
-    return Report(_said(name), [text.replace(str(shadow), str(source)) for text in problems], items, size)
+    problems: list[str] = []
+    items = size = 0
+    refusal = None
+    try:
+        _check_access(source)
+        if not is_new(source):
+            check_whose(source)
+        _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
+        problems, items, size = _examine(name, shadow, log_copy, lives, _resting_state(source))
+    except JournalError as error:
+        problems = [_text(error)]
+        refusal = None if isinstance(error, DamagedError) else error
+    except OSError as error:
+        refusal = leveldb.failure(f"cannot read {source}", error)
+        problems = [refusal.reason]
+    finally:
+        shutil.rmtree(shadow, ignore_errors=True)
+    texts = [text.replace(str(shadow), str(source)) for text in problems]
+    return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal)
+
+
+def _text(error: Exception) -> str:
+    """What an error says, and what is to be done about it if that is nothing that repairs do."""
+    is_mended = not isinstance(error, OutOfServiceError) or isinstance(error, DamagedError)
+    return leveldb.reason(error) if is_mended else str(error)
+
+
+def _check_access(source: Path) -> None:
+    """Raise JournalError if a server may not do with a queue's directory what it needs to."""
+    for directory in (source, source / BLOBS_NAME):
+        if directory.is_dir() and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            number = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
+            if number == errno.EACCES or not os.access(directory, os.R_OK | os.X_OK):
+                raise leveldb.failure(f"cannot use {directory}", OSError(number, os.strerror(number)))
+
+
+def _look_around(data: Path) -> Iterator[Report]:
+    """Log what there is besides queues that somebody should know of; returns what is wrong with it."""
+    Status(data, 0).load()
+    try:
+        Runs(data, 0).load()
+    except StartError as error:
+        yield Report("clock", [str(error)])
+    for entry in sorted(data.iterdir()):
+        if entry.name.startswith(DAMAGED_PREFIX):
+            log.warning("kept by a repair", path=str(entry), action=_DELETE)
+        elif entry.name.startswith(REPAIR_PREFIX):
+            yield from _look_at_repair(data, entry)
+    for lost in sorted((data / LOG_NAME).glob(f"{LOST_PREFIX}*")):
+        log.warning("a part of the log was put aside when it was damaged", path=str(lost), action=_DELETE)
+    with contextlib.suppress(OSError):
+        if any((data / TRASH_NAME).iterdir()):
+            log.warning(
+                "files of deleted queues are there yet",
+                path=str(data / TRASH_NAME),
+                action="start the server, which deletes them",
+            )
+
+
+def _look_at_repair(data: Path, scratch: Path) -> Iterator[Report]:
+    label = scratch.name.removeprefix(REPAIR_PREFIX)
+    damaged = sorted(data.glob(f"{DAMAGED_PREFIX}{label}-[0-9]*"))
+    if damaged and (scratch / "queue").exists() and not (data / label).exists():
+        back = f"move {damaged[-1]} back to {data / label}, and repair again"
+        yield Report(label, [f"a repair was cut off between two steps: {back}"])
+    else:
+        log.warning(
+            "left by a repair that was cut off",
+            path=str(scratch),
+            action="repair the queue again, or delete it",
+        )
 
 
 def repair(data: Path, name: bytes) -> Repaired:
@@ -107,28 +234,66 @@ def repair(data: Path, name: bytes) -> Repaired:
 
     Raises RepairError if nothing can be saved, or a server has the data directory; then nothing has changed.
     """
+    _check_name(name)
+    with _locked(data, "ab"):
+        return _repair(data, name)
+
+
+def repair_all(data: Path) -> Iterator[tuple[bytes, Repaired | RepairError]]:
+    """Repair each queue that needs it; returns their names, and what came of each.
+
+    Raises RepairError if a server has the data directory, or the log cannot be read.
+    """
+    with _locked(data, "ab"):
+        with tempfile.TemporaryDirectory(prefix="darner-repair-") as scratch:
+            try:
+                _, lives, _ = _read_log(data, Path(scratch))
+            except StartError as error:
+                raise RepairError(f"nothing is repaired: {error}") from error
+        for name in _names(data, lives):
+            try:
+                yield name, _repair(data, name)
+            except RepairError as error:
+                yield name, error
+
+
+def _repair(data: Path, name: bytes) -> Repaired:
     source = data / directory_of(name)
     label = "".join(directory_of(name).parts)[:LABEL_BYTES]
-    with _locked(data, "ab"):
+    scratch = data / f"{REPAIR_PREFIX}{label}"
+    try:
         with contextlib.suppress(FileNotFoundError):  # of one that was cut off
-            shutil.rmtree(data / f"{REPAIR_PREFIX}{label}")
-        scratch = data / f"{REPAIR_PREFIX}{label}"
+            shutil.rmtree(scratch)
         scratch.mkdir(mode=0o700)
-        try:
-            log, lives, _ = _read_log(data, scratch)
-            if not source.exists() and name not in lives:
-                raise RepairError(f"{data} has no queue {_said(name)}")
-            report = _check(data, name, scratch, log, lives.get(name, []))
-            if not report.problems:
-                return Repaired(report.items, report.bytes, [], None)
-            items, size, losses = _Repair(name, source, scratch, log, lives.get(name, [])).run()
-            damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
-            _swap(source, scratch / "queue", damaged)
-        except (OSError, leveldb.Error, JournalError) as error:
-            raise RepairError(f"cannot repair {source}, it is as it was: {leveldb.reason(error)}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        log_copy, lives, _ = _read_log(data, scratch)
+        if not source.exists() and name not in lives:
+            raise RepairError(f"{data} has no queue {shown(name)}")
+        report = _check(data, name, scratch, log_copy, lives.get(name, []))
+        if not report.problems:
+            return Repaired(report.items, report.bytes, [], None)
+        if report.refusal is not None and not _may_be_replaced(source, report.refusal, lives.get(name, [])):
+            raise RepairError(_CANNOT.format(source, "; ".join(report.problems)))
+        items, size, losses = _Repair(name, source, scratch, log_copy, lives.get(name, [])).run()
+        damaged = _free_path(data / f"{DAMAGED_PREFIX}{label}")
+        _swap(source, scratch / "queue", damaged)
+    except (OSError, leveldb.Error, JournalError, StartError) as error:
+        raise RepairError(_CANNOT.format(source, _text(error))) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return Repaired(items, size, losses, damaged)
+
+
+def _may_be_replaced(source: Path, refusal: JournalError, lives: list[Life]) -> bool:
+    """Whether what came of a later darner or of another program, or cannot be used, may be put aside."""
+    if isinstance(refusal, ForeignError):
+        is_in_log = bool(lives) and not lives[-1].retired
+        return source.is_dir() and (is_in_log or not foreign.whose(source))
+    return not isinstance(refusal, NewerFormatError)
+
+
+def _check_name(name: bytes) -> None:
+    if not valid_name(name):
+        raise RepairError(f'"{shown(name)}" is no name of a queue: that has {NAME_RULE}')
 
 
 # The data directory
@@ -151,24 +316,41 @@ def _locked(data: Path, mode: str) -> Iterator[None]:
         yield
 
 
+def _names(
+    data: Path, lives: dict[bytes, list[Life]], stray: Callable[[Path], None] = lambda _: None
+) -> list[bytes]:
+    """The queues there are, in the data directory and in the log."""
+    found = [name_of(directory) for directory in queue_directories(data, stray)]
+    return list(dict.fromkeys(found + [name for name, known in lives.items() if not known[-1].retired]))
+
+
 def _read_log(data: Path, scratch: Path) -> tuple[Log, dict[bytes, list[Life]], list[str]]:
-    """Read a copy of the log: reading it as a server does ends it where it breaks off."""
+    """Read a copy of the log: reading it as a server does ends it where it breaks off. Raises StartError if
+    it cannot be read, or a later darner wrote it."""
     copy = scratch / LOG_NAME
     copy.mkdir()
-    for pattern in ("[0-9]*", f"{NEEDED_PREFIX}*"):
-        for file in (data / LOG_NAME).glob(pattern):
-            shutil.copyfile(file, copy / file.name)
-    log = Log(copy, at_once)
-    lives, damage = log.recover()
-    return log, lives, [text.replace(str(copy), str(data / LOG_NAME)) for text in damage]
+    try:
+        for file in (data / LOG_NAME).iterdir() if os.path.lexists(data / LOG_NAME) else ():
+            if file.name.isdecimal() or file.name.startswith(NEEDED_PREFIX):
+                shutil.copyfile(file, copy / file.name)
+    except OSError as error:
+        raise unusable(data, error) from error
+    log_copy = Log(copy, at_once)
+    try:
+        lives, damage = read_log(log_copy)
+    except (JournalError, StartError) as error:
+        raise StartError(str(error).replace(str(copy), str(data / LOG_NAME))) from error
+    return log_copy, lives, [text.replace(str(copy), str(data / LOG_NAME)) for text in damage]
 
 
 def _shadow(source: Path, copy: Path, link: Link) -> None:
     """Make `copy` have what LevelDB and blobs there are in `source`."""
     copy.mkdir()
     for file in source.iterdir() if source.exists() else ():
-        if file.name == BLOBS_NAME:
+        if file.name == BLOBS_NAME and file.is_dir():
             _shadow(file, copy / BLOBS_NAME, link)
+        elif not file.is_file():  # nobody is to wait for the other end of a pipe
+            continue
         elif file.suffix in (".ldb", ".sst", ".log") or source.name == BLOBS_NAME:
             link(file, copy / file.name)
         elif file.name == "CURRENT" or file.name.startswith("MANIFEST-"):
@@ -214,8 +396,12 @@ def _exchange(one: Path, other: Path) -> bool:
     )
 
 
-def _said(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 # One queue
@@ -261,7 +447,8 @@ def _examine(
     try:
         journal = _play_back(name, path, log, lives)
         if journal.lost:
-            problems.append(f"{journal.lost} large items are in the log, but their files are not whole")
+            lost = _counted(journal.lost, "large item")
+            problems.append(f"{lost} {_are(journal.lost)} in the log without a whole file")
         if not (path / "CURRENT").exists():
             return problems, 0, 0
         with contextlib.closing(_open(path)) as db:
@@ -273,7 +460,7 @@ def _examine(
             # as far as a server would not notice: which items are damaged
             scan = Scan(db, path / BLOBS_NAME)
             return problems + scan.judge(verify_checksums=False), scan.items, scan.size
-    except (JournalError, leveldb.Error) as error:
+    except (DamagedError, leveldb.Error) as error:
         return list(dict.fromkeys([*problems, leveldb.reason(error)])), 0, 0
 
 
@@ -287,9 +474,13 @@ def _disagreement(db: Any, resting: State | None) -> list[str]:
 
 
 def _resting_state(source: Path) -> State | None:
-    """The state that a journal has left besides LevelDB's, if it is whole."""
+    """The state that a journal has left besides LevelDB's, if it is whole. NewerFormatError if a later darner
+    wrote it."""
+    path = source / STATE_NAME
     try:
-        return _proto.decode_state((source / STATE_NAME).read_bytes())
+        return _proto.decode_state(path.read_bytes()) if path.is_file() else None
+    except NewerFormatError as error:
+        raise leveldb.failure(f"cannot read {path}", error) from error
     except (OSError, ValueError):
         return None
 
@@ -317,7 +508,7 @@ class Scan:
         self._kept = None if kept is None and record is not None else set(kept or ())
         record = db.get(DELAYED_KEY)
         self.delayed_counted: list[int] | None = self._decoded(
-            record, _proto.decode_ids, "the count of delayed items"
+            record, decode_counts, "the count of delayed items"
         )
         # how many items are alive and sound, and their bytes
         self.items = 0
@@ -344,6 +535,8 @@ class Scan:
     def _decoded(self, record: bytes | None, decode: Callable[[bytes], Any], what: str) -> Any:
         try:
             return None if record is None else decode(record)
+        except NewerFormatError:
+            raise
         except ValueError as error:
             self._problems.append(f"{what} is damaged: {error}")
             return None
@@ -365,6 +558,8 @@ class Scan:
                 try:
                     if self._takes(key, record):
                         yield key, record
+                except NewerFormatError:
+                    raise
                 except ValueError as error:
                     self._problems.append(str(error))
                     self.failed.append(key)
@@ -379,13 +574,13 @@ class Scan:
             return self._takes_delayed(key, record)
         if kind == CURSOR_PREFIX:
             try:
-                _proto.decode_ids(record)
+                decode_place(record)
             except ValueError as error:
-                raise ValueError(f"cursor {_said(key[1:])}: {error}") from None
+                raise ValueError(f"cursor {shown(key[1:])}: {error}") from None
             return True
         if kind == b"u" and len(key) == 9:
             self.marked.add(int.from_bytes(key[1:], "big"))
-        elif not (kind == b"i" and is_state_key(key)) and key not in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
+        elif not is_known_key(key):
             self.foreign += 1
         return False
 
@@ -442,9 +637,11 @@ class Scan:
         if self.next_id > state.next_id or self.next_blob > state.next_blob:
             texts.append("the ids to be given out next are taken")
         if both := self.marked & self.claimed:
-            texts.append(f"{len(both)} files of large items are marked as belonging to none")
+            texts.append(
+                f"{_counted(len(both), 'file')} of large items {_are(len(both))} marked as belonging to none"
+            )
         if self.foreign:
-            texts.append(f"{self.foreign} records are none of darner's")
+            texts.append(f"{_counted(self.foreign, 'record')} {_are(self.foreign)} none of darner's")
         return texts
 
     def differences(self, state: State) -> list[str]:
@@ -453,20 +650,23 @@ class Scan:
         lost = state.items - self.items
         if lost > 0:
             missing = sum(last - first + 1 for first, last in self.gaps)
-            which = "ids" if missing == lost else "among the ids"
+            which = ("id" if missing == 1 else "ids") if missing == lost else "among the ids"
+            # what they had is not known if the counts of the others are wrong, too
+            size = state.bytes - self.size
+            of_bytes = f" of {_counted(size, 'byte')}" if size >= 0 else ""
             texts.append(
-                f"{lost} items of {state.bytes - self.size} bytes are lost, {which} {_listed(self.gaps)}"
+                f"{_counted(lost, 'item')}{of_bytes} {_are(lost)} lost, {which} {_listed(self.gaps)}"
             )
         elif lost or state.bytes != self.size:
             texts.append(
-                f"{self.items} items of {self.size} bytes are there, and {state.items} of {state.bytes} "
-                "counted: some that were fetched may have come back"
+                f"{_counted(self.items, 'item')} of {_counted(self.size, 'byte')} {_are(self.items)} there, "
+                f"and {state.items} of {state.bytes} counted: some that were fetched may have come back"
             )
         items, size = (self.delayed_counted or [0, 0])[:2]
         if [items, size] != self.delayed[:2]:
             texts.append(
-                f"{self.delayed[0]} delayed items of {self.delayed[1]} bytes are there, and {items} of "
-                f"{size} counted"
+                f"{_counted(self.delayed[0], 'delayed item')} of {_counted(self.delayed[1], 'byte')} "
+                f"{_are(self.delayed[0])} there, and {items} of {size} counted"
             )
         return texts
 
@@ -490,6 +690,10 @@ def _listed(ranges: list[tuple[int, int]]) -> str:
     return " ".join([*texts, "..."] if len(ranges) > SAID else texts) or "not known"
 
 
+def _changes(first: int, last: int) -> str:
+    return f"change {first} is" if first == last else f"changes {first} to {last} are"
+
+
 class _Repair:
     """The repair of one queue, in `scratch`: `source` is looked at, `queue` comes out."""
 
@@ -508,16 +712,21 @@ class _Repair:
 
     def run(self) -> tuple[int, int, list[str]]:
         """Do it; returns how many items there are then, of how many bytes, and what is said of the rest."""
-        _shadow(self._source, self._old, _hard_link)
-        foreign = self._copy_anew().foreign
+        if not foreign.whose(self._source):
+            _shadow(self._source, self._old, _hard_link)
+        others = self._copy_anew().foreign
         journal = _play_back(self._name, self._new, self._log, self._lives)
         if journal.state.deleted:
-            raise RepairError(f"the queue {_said(self._name)} was deleted: there is nothing to repair")
+            raise RepairError(f"the queue {shown(self._name)} was deleted: there is nothing to repair")
         if journal.lost:
-            self._losses.append(f"{journal.lost} large items are lost: their bytes were not on the disk")
+            lost = _counted(journal.lost, "large item")
+            self._losses.append(f"{lost} {_are(journal.lost)} lost: what was in the file was not on the disk")
         self._count_anew()
-        if foreign:
-            self._losses.append(f"{foreign} records that are none of darner's are left out")
+        if others:
+            which = "that is" if others == 1 else "that are"
+            self._losses.append(
+                f"{_counted(others, 'record')} {which} none of darner's {_are(others)} left out"
+            )
         problems, items, size = _examine(self._name, self._new, self._log, self._lives, None)
         if problems:
             raise RepairError("what came out of it is not whole: " + "; ".join(problems))
@@ -529,7 +738,11 @@ class _Repair:
         try:
             return self._copy()
         except leveldb.Error as error:
-            self._losses.append(f"LevelDB was damaged: {leveldb.reason(error)}")
+            has_current = (self._old / "CURRENT").exists()
+            what = (
+                f"LevelDB was damaged: {leveldb.reason(error)}" if has_current else "LevelDB had no CURRENT"
+            )
+            self._losses.append(what)
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
             leveldb.repair_db(str(self._old), compression=None)
@@ -594,8 +807,8 @@ class _Repair:
             if scan.state is not None:
                 self._counts_hold = False
                 self._losses.append(
-                    f"changes {state.change + 1} to {first - 1} are lost: what was set by them is gone, and "
-                    "what was fetched may have come back"
+                    f"{_changes(state.change + 1, first - 1)} lost: what was set is gone, and what was "
+                    "fetched may have come back"
                 )
             state.change = first - 1
             state.next_id = _first_id(last) or state.next_id
@@ -638,7 +851,7 @@ class _Repair:
             if self._counts_hold:
                 self._losses += scan.differences(state)
             elif scan.gaps:
-                self._losses.append(f"there are no items of these ids: {_listed(scan.gaps)}")
+                self._losses.append(f"there is no item of: {_listed(scan.gaps)}")
             for key in [*scan.failed, *map(_proto.marker_key, scan.marked)]:
                 db.delete(key)
             state.items, state.bytes = scan.items, scan.size

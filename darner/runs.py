@@ -59,9 +59,10 @@ class Runs:
         self._failed = False
 
     def begin(self, wall: Clock, monotonic: Clock) -> Timeline:
-        """Go on with the last run, or begin another. Raises StartError if the file is of a newer darner."""
+        """Go on with the last run, or begin another, which `follow` then keeps. Raises StartError if the file is
+        of a newer darner."""
         origin_ms = wall() - monotonic()
-        boot = self._load()
+        boot = self.load()
         if self._boot and self._boot == boot and self._is_kept(origin_ms - self._origin_ms):
             self._earlier.pop(self._run, None)
         else:
@@ -70,12 +71,11 @@ class Runs:
             while not self._run or self._run in self._earlier:
                 self._run = FIRST_RUN + secrets.randbelow(RUNS_END - FIRST_RUN)
         offset_ms = origin_ms - self._origin_ms
-        times = Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
-        self._keep(offset_ms, at_once, lambda: None)
-        return times
+        return Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
 
-    def _load(self) -> int:
-        """Read the file; returns at which start of the machine it was written."""
+    def load(self) -> int:
+        """Read the file; returns at which start of the machine it was written. Raises StartError if it is of a
+        newer darner."""
         try:
             version, *numbers = decode_ids(self._path.read_bytes())
         except FileNotFoundError:

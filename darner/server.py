@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import math
 import os
@@ -9,14 +10,14 @@ import resource
 import shutil
 import signal
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from darner import auth, systemd, tls
+from darner import auth, broker, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import Admission
@@ -24,7 +25,7 @@ from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
-from darner.errors import ConfigError, StartError
+from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
 from darner.threads import Threads
 
@@ -52,13 +53,70 @@ def read_access(
 ) -> tuple[ssl.SSLContext | None, auth.Users | None]:
     """The certificates and the users that the settings name, as they are now. `failed` will be told why a TLS
     handshake failed. Raises ConfigError."""
-    context = users = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        ca = None if settings.tls_ca is None else Path(settings.tls_ca)
-        context = tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
-    if settings.auth_file is not None:
-        users = auth.load(Path(settings.auth_file))
-    return context, users
+    return _read_tls(settings, failed), _read_users(settings)
+
+
+def _read_tls(settings: Settings, failed: Callable[[str], None] = lambda _: None) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    ca = None if settings.tls_ca is None else Path(settings.tls_ca)
+    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
+
+
+def _read_users(settings: Settings) -> auth.Users | None:
+    return None if settings.auth_file is None else auth.load(Path(settings.auth_file))
+
+
+def _metrics_class() -> "type[Metrics]":
+    """What serves metrics. Raises StartError if it is not installed."""
+    try:
+        # not at the top: it is an extra, and takes its time and memory
+        from darner.metrics import Metrics  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
+    return Metrics
+
+
+def check_start(settings: Settings) -> Iterator[DarnerError]:
+    """Return what would keep a server with these settings from starting, as far as that can be told without
+    starting one. What it would say in its log at the start is logged."""
+    data = Path(settings.data).resolve()
+    for look in (
+        lambda: _read_tls(settings),
+        lambda: _read_users(settings),
+        lambda: None if settings.metrics_port is None else _metrics_class(),
+        lambda: broker.check_usable(data),
+    ):
+        try:
+            look()
+        except DarnerError as error:
+            yield error
+    yield from _check_addresses(settings, is_served=broker.is_served(data))
+    with contextlib.suppress(OSError):  # said already
+        free_bytes = shutil.disk_usage(broker.nearest(data)).free
+        if free_bytes < settings.min_free_space:
+            broker.say_full(free_bytes, settings.min_free_space)
+        for directory in broker.queue_directories(data):
+            name = broker.name_of(directory)
+            if not settings.queue(name).durable:
+                broker.say_in_memory(name)
+
+
+def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
+    hosts = [(settings.host, settings.port, "--host", "--port")]
+    if settings.metrics_port is not None:
+        hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
+    for host, port, host_key, port_key in hosts:
+        try:
+            listeners.check_usable(host, port)
+        except OSError as error:
+            refusal = listeners.unusable(host, port, error, host_key, port_key)
+            if error.errno != errno.EADDRINUSE:
+                yield refusal
+            elif not is_served:  # else it is the server's that has this configuration
+                log.warning("port in use", reason=str(refusal))
 
 
 class Server:
@@ -117,10 +175,7 @@ class Server:
         except OSError as error:
             await self._threads.end()
             self._broker.close()
-            raise StartError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-                "stop what listens there, or give another with --port"
-            ) from error
+            raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
@@ -150,14 +205,7 @@ class Server:
         settings = self._settings
         if settings.metrics_port is None:
             return None
-        try:
-            # not at the top: it is an extra, and takes its time and memory
-            from darner.metrics import Metrics  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            if error.name != "prometheus_client":
-                raise
-            raise StartError("metrics_port needs prometheus_client: pip install darner[metrics]") from error
-        return Metrics(self._clients, settings.metrics_host, settings.metrics_port)
+        return _metrics_class()(self._clients, settings.metrics_host, settings.metrics_port)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
@@ -188,11 +236,11 @@ class Server:
         if context is not None:
             self._listeners.change_tls(context)
         changed = self._broker.reconfigure(settings.queue, settings.aliases)
-        log.info(
-            "configuration reloaded",
-            changed=" ".join(sorted(name.decode(errors="replace") for name in changed)) or None,
-            needs_restart=" ".join(needs_restart(self._settings, settings)) or None,
-        )
+        lists = {
+            "changed": " ".join(sorted(name.decode(errors="replace") for name in changed)),
+            "needs_restart": " ".join(needs_restart(self._settings, settings)),
+        }
+        log.info("configuration reloaded", **{key: text for key, text in lists.items() if text})
 
     async def _upkeep(self) -> None:
         while True:

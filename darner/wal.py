@@ -60,6 +60,8 @@ NEEDED_PREFIX = "needed-"
 NAMES_SAID = 8
 # What is surely taken for a name; beyond that a segment in the middle stays until others have gone.
 NEEDED_BYTES = 200
+# More than any disk has: a name that says more is none of darner's.
+MOST_SEGMENTS = 1 << 20
 # What a frame takes besides its payload; and what a segment takes besides its frames: its head and a copy of
 # that, and the frames that end a group and the segment.
 FRAME_BYTES = 29
@@ -270,7 +272,10 @@ def _needed(name: str) -> tuple[set[int], int]:
     numbers: set[int] = set()
     for each in ranges.split(",") if ranges else ():
         first, _, last = each.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        span = range(int(first), int(last or first) + 1)
+        if not 0 < len(span) <= MOST_SEGMENTS:
+            raise ValueError(f"no log has {len(span)} segments")
+        numbers.update(span)
     return numbers, int(later)
 
 
@@ -378,7 +383,13 @@ class Log:
                 one.path.unlink()  # it had gone, but for the disk
                 found.remove(one)
         last = max((one.number for one in found), default=0)
-        missing = sorted((numbers | set(range(later, last))) - {one.number for one in found})
+        there = {one.number for one in found}
+        # the first is enough, and a head may say any number
+        gaps = (
+            next((number for number in each if number not in there), None)
+            for each in (sorted(numbers), range(later, last))
+        )
+        missing = sorted(number for number in gaps if number is not None)
         reach = next((at for at, one in enumerate(found) if missing and one.number > missing[0]), len(found))
         end = next(
             (

@@ -21,6 +21,7 @@ from darner._proto import (
     Verb,
     read_segment,
 )
+from darner.errors import NewerFormatError
 
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
@@ -412,12 +413,17 @@ class TestValue:
 
 
 u64 = st.integers(0, 2**64 - 1)
+# what records have: two of these can be added
+LARGEST = 2**62 - 1
+LARGEST_CHUNK, LARGEST_SIZE = 16 << 20, 2**53
+ids, numbers = st.integers(1, LARGEST), st.integers(0, LARGEST)
 inline = st.builds(
-    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.binary(max_size=200), attempts=st.integers(0, 0xFFFF)
-)
+    Item, ids, st.integers(0, 2**32 - 1), numbers, numbers, st.binary(max_size=200),
+    attempts=st.integers(0, 0xFFFF),
+)  # fmt: skip
 chunked = st.builds(
-    Item, u64, st.integers(0, 2**32 - 1), u64, u64, st.none(),
-    st.integers(1, 2**64 - 1), u64, st.integers(1, 2**32 - 1), st.integers(0, 0xFFFF),
+    Item, ids, st.integers(0, 2**32 - 1), numbers, numbers, st.none(),
+    ids, st.integers(0, LARGEST_SIZE), st.integers(1, LARGEST_CHUNK), st.integers(0, 0xFFFF),
 )  # fmt: skip
 items = inline | chunked
 
@@ -468,7 +474,7 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
                 _proto.decode_item(key, record)
 
-    @given(st.lists(u64, max_size=20))
+    @given(st.lists(numbers, max_size=20))
     def test_of_ids_come_back_as_they_were_or_not_at_all(self, ids):
         record = _proto.encode_ids(ids)
         assert _proto.decode_ids(record) == ids
@@ -485,26 +491,79 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
                 _proto.decode_chunk(damaged)
 
-    @given(st.lists(u64, min_size=9, max_size=9), st.booleans())
-    def test_of_the_state_come_back_as_they_were_or_not_at_all(self, numbers, deleted):
-        state = State(1, 2)
-        for name, number in zip(STATE_FIELDS, [*numbers, deleted], strict=True):
-            setattr(state, name, number)
+    @given(
+        u64, st.lists(ids, min_size=3, max_size=3).map(sorted), ids,
+        st.lists(numbers, min_size=4, max_size=4), st.booleans(),
+    )  # fmt: skip
+    def test_of_the_state_come_back_as_they_were_or_not_at_all(self, life, marks, blob, others, deleted):
+        state = State(1, life)
+        state.trimmed, state.floor, state.next_id = marks
+        state.next_blob, state.deleted = blob, deleted
+        state.change, state.items, state.bytes, state.created_ms = others
+        assert fields(state.copy(), STATE_FIELDS) == fields(state, STATE_FIELDS)
         record = _proto.encode_state(state)
         assert fields(_proto.decode_state(record), STATE_FIELDS) == fields(state, STATE_FIELDS)
         for damaged in (*flipped(record), record[:-1], record + b"\0", b""):
             with pytest.raises(ValueError, match=r"checksum|wrong length"):
                 _proto.decode_state(damaged)
 
+    @pytest.mark.parametrize(
+        "item",
+        [
+            Item(0, 0, 0, 0, b"data"), Item(LARGEST + 1, 0, 0, 0, b"data"), Item(2**64 - 1, 0, 0, 0, b"data"),
+            Item(1, 0, LARGEST + 1, 0, b"data"), Item(1, 0, 0, 2**64 - 1, b"data"),
+            Item(1, 0, 0, 0, None, 0, 9, 3), Item(1, 0, 0, 0, None, LARGEST + 1, 9, 3),
+            Item(1, 0, 0, 0, None, 5, LARGEST_SIZE + 1, 3), Item(1, 0, 0, 0, None, 5, 9, 0),
+            Item(1, 0, 0, 0, None, 5, 0, 0), Item(1, 0, 0, 0, None, 5, 9, LARGEST_CHUNK + 1),
+        ],
+    )  # fmt: skip
+    def test_of_items_are_refused_with_numbers_that_none_has(self, item):
+        assert item.chunks >= 0
+        with pytest.raises(ValueError, match="has numbers that no"):
+            _proto.decode_item(_proto.item_key(item.id), _proto.encode_item(item))
+
+    @pytest.mark.parametrize(
+        ("name", "number"),
+        [
+            *((name, LARGEST + 1) for name in STATE_FIELDS if name not in ("life", "deleted")),
+            *((name, 0) for name in ("floor", "trimmed", "next_id", "next_blob")),
+            ("floor", 2), ("trimmed", 2),
+        ],
+    )  # fmt: skip
+    def test_of_the_state_are_refused_with_numbers_that_none_has(self, name, number):
+        state = State(1, 2)
+        setattr(state, name, number)
+        with pytest.raises(ValueError, match="numbers that no state has"):
+            _proto.decode_state(_proto.encode_state(state))
+
+    def test_of_ids_are_refused_with_what_is_none(self):
+        for record in (_proto.encode_ids([1, LARGEST + 1]), _proto.encode_chunk(bytes(9))):
+            with pytest.raises(ValueError, match="list of ids"):
+                _proto.decode_ids(record)
+
+    def test_of_the_state_count_no_lower_than_nothing(self):
+        state = State(1, 2)
+        state.next_id, state.items, state.bytes = 9, 0, 5
+        state.drop(3, 7)
+        assert (state.items, state.bytes) == (0, 0)
+
     def test_of_a_version_to_come_are_refused_as_such(self):
         state = _proto.decode_chunk(_proto.encode_state(State(1, 2)))
-        with pytest.raises(ValueError, match="version 2, this darner knows 1"):
-            _proto.decode_state(_proto.encode_chunk(b"\x02" + state[1:]))
+        for body in (state[1:], state[1:] + b"more", b"less"):
+            with pytest.raises(NewerFormatError, match="version 2, this darner knows 1"):
+                _proto.decode_state(_proto.encode_chunk(b"\x02" + body))
+        with pytest.raises(ValueError, match="version 0, which there is not") as caught:
+            _proto.decode_state(_proto.encode_chunk(b"\x00" + state[1:]))
+        assert not isinstance(caught.value, NewerFormatError)
         record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
-        body = b"\x03" + record[5:]
-        checksum = crc32c(body, 7 ^ len(record)).to_bytes(4, "big")
-        with pytest.raises(ValueError, match="version 3, this darner knows 2"):
-            _proto.decode_item(_proto.item_key(7), checksum + body)
+        for body, says in (
+            (b"\x03" + record[5:], "version 3, this darner knows 2"),
+            (b"\x03less", "version 3, this darner knows 2"),
+            (b"\x02\x07" + record[6:], "of kind 7, which this darner does not know"),
+        ):
+            checksum = crc32c(body, 7 ^ (4 + len(body))).to_bytes(4, "big")
+            with pytest.raises(NewerFormatError, match=says):
+                _proto.decode_item(_proto.item_key(7), checksum + body)
 
     def test_a_new_state_is_that_of_an_empty_queue(self):
         assert fields(State(5, 9), STATE_FIELDS) == {

@@ -207,7 +207,7 @@ class TestDamage:
         assert any("checksum" in said for said in problems(closed)["work"])
         losses = " ".join(repair(closed, b"work").losses)
         assert "item 7 fails its checksum" in losses
-        assert "1 items of 1006 bytes are lost, ids 7" in losses
+        assert "1 item of 1006 bytes is lost, id 7" in losses
         assert problems(closed)["work"] == []
         assert numbers(closed) == ([*range(3, 7), *range(8, ITEMS + 1)], (37, 37 * 1006))
 
@@ -344,7 +344,7 @@ class TestDamage:
             opened.put(b"mine", b"one")
         is_out_of_service(path)
         losses = repair(path, b"work").losses
-        assert any("1 records that are none of darner's" in said for said in losses)
+        assert any("1 record that is none of darner's" in said for said in losses)
         assert numbers(path)[0] == [1, 2, 3]
 
     @pytest.mark.parametrize("how", ["missing", "short", "flipped"])
@@ -375,7 +375,7 @@ class TestDamage:
         assert "the file of item 2" in said
         assert str(blob) in said
         losses = " ".join(repair(path, b"work").losses)
-        assert f"1 items of {LARGE_BYTES + 6} bytes are lost, ids 2" in losses
+        assert f"1 item of {LARGE_BYTES + 6} bytes is lost, id 2" in losses
         assert problems(path)["work"] == []
         assert numbers(path) == ([1, 3], (2, 12))
         assert not list((path / "work" / "blobs").iterdir())
@@ -553,7 +553,7 @@ class TestCommand:
         damage(table(closed / "work"), b"000007")
         code, output = self.run("repair", closed, "work")
         assert code == 0
-        assert "work: 1 items of 1006 bytes are lost, ids 7\n" in output
+        assert "work: 1 item of 1006 bytes is lost, id 7\n" in output
         assert "work: repaired, items=37 bytes=37222\n" in output
         assert ".damaged-work-1" in output
         assert self.run("repair", closed, "work") == (

@@ -25,6 +25,7 @@ class Machine:
     def begin(self):
         self.runs = Runs(self.path, self.boot)
         self.times = self.runs.begin(lambda: self.wall, lambda: self.up)
+        self.runs.follow(self.times)
         return run_of(self.times.now())
 
     @property

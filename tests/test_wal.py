@@ -464,6 +464,24 @@ class TestDamage:
             Process(directory)
         assert (directory / "2").read_bytes() == b"darner 3" + content[8:]
 
+    @pytest.mark.parametrize(
+        "name", ["needed-1-99999999999999+5", "needed-5-1+7", "needed-1-2", "needed-x+1"]
+    )
+    def test_of_a_name_that_no_darner_has_given_is_no_gap(self, directory, name):
+        fill_segments(directory, 2)
+        for needed in directory.glob("needed-*"):
+            needed.rename(directory / name)
+        assert Process(directory).found()
+
+    @pytest.mark.parametrize("number", [2**40, 2**61, 2**62, 2**64 - 1])
+    def test_in_a_head_that_no_darner_has_written_is_said_without_counting_up_to_it(self, directory, number):
+        logged = fill_segments(directory, 1)
+        head = wal.segment_head(number, 5, 1, 0, wal.SEGMENT_BYTES)
+        (directory / "2").write_bytes(head + bytes(wal.SEGMENT_BYTES - 2 * len(head)) + head)
+        process = Process(directory)
+        assert process.found()[:1] == logged[0][:1]
+        process.log.close()
+
     def test_to_many_gaps_has_a_segment_stay_until_there_are_fewer(self, directory, monkeypatch):
         monkeypatch.setattr(wal, "NEEDED_BYTES", 16)
         log = Process(directory).log
