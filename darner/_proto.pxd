@@ -107,6 +107,7 @@ cdef class Segment:
         public object refusal
         readonly uint64_t number
         readonly uint64_t marker
+        readonly bint in_group      # whether a group is begun and not ended
         readonly bint is_lost       # whether a page could not be written: what was written before that counts
 
     cdef char* frame(self, Py_ssize_t size) noexcept

@@ -17,7 +17,7 @@ from posix.time cimport clock_gettime, timespec
 from darner.errors import NewerFormatError
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Segment", "State",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Scanned", "Segment", "State",
     "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "SegmentFormatError", "bus_errors", "encode_ids", "encode_item", "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate",
     "read_segment", "segment_head", "send", "share_heap", "since_boot_ms", "trim_memory",
@@ -1343,7 +1343,10 @@ cdef class Segment:
             return
         if not self.is_lost:
             self._size = self._view.len - _SEGMENT_HEAD
+            kind_flag = self._kind_flag
+            self._kind_flag = 0  # it is of no group, though one may go on in the next segment
             self.write(END, 0, 0, b"")
+            self._kind_flag = kind_flag
         PyBuffer_Release(&self._view)
         self._memory = NULL
         self._size = self.used_bytes = 0
@@ -1356,10 +1359,12 @@ cdef class Segment:
     def begin_group(self):
         """Have the frames from here to `end_group` found all or none, also in segments that are begun meanwhile."""
         self._kind_flag = _IN_GROUP
+        self.in_group = True
 
     def end_group(self):
         """All frames of the group are written; returns whether that is noted, for which there is always room."""
         self._kind_flag = 0
+        self.in_group = False
         if self.is_lost:
             return False
         self._size += _FRAME_HEAD

@@ -89,6 +89,8 @@ class Admission:
         # Those that are neither in nor turned away. Weak: who fails the TLS handshake is only dropped.
         self.arriving: weakref.WeakSet[Arrival] = weakref.WeakSet()
         self.lingering: set[Arrival] = set()
+        # whether nobody gets in any more
+        self.closed = False
         self._offload = offload
         # passwords to be checked when there is a thread for it
         self._checks: deque[tuple[Arrival, auth.User | None, bytes, Callable[[bool], None]]] = deque()
@@ -182,7 +184,8 @@ class Admission:
             log.info("closed idle connections", connections=closed, idle_timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Close all that are not in."""
+        """Close all that are not in, and those that come yet: their TLS handshakes may be under way."""
+        self.closed = True
         self._checks.clear()
         for arrival in [*self.arriving, *self.lingering]:
             arrival.abort()
@@ -191,7 +194,10 @@ class Admission:
 class Arrival(asyncio.Protocol):
     """A connection that is not in yet: the protocol of its transport until it is."""
 
-    __slots__ = ("__weakref__", "_admission", "_ended", "_parser", "_received", "_timer", "_transport")
+    __slots__ = (
+        "__weakref__", "_admission", "_ended", "_is_connected", "_parser", "_received", "_timer",
+        "_transport",
+    )  # fmt: skip
 
     _transport: asyncio.Transport
 
@@ -201,13 +207,18 @@ class Arrival(asyncio.Protocol):
         self._parser: Parser | None = None
         self._received = b""
         self._ended = False
+        # whether there is a transport: not before the end of the TLS handshake
+        self._is_connected = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, have it log in, or turn it away."""
         self._transport = cast("asyncio.Transport", transport)
+        self._is_connected = True
         admission = self._admission
-        if not admission.has_room():
+        if admission.closed:
+            self.abort()
+        elif not admission.has_room():
             self._turn_away(TOO_MANY)
         elif admission.users is None:
             self._let_in(None)
@@ -307,6 +318,7 @@ class Arrival(asyncio.Protocol):
         self._admission.lingering.discard(self)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; one that is not there yet, when it comes."""
         self._leave()
-        self._transport.abort()
+        if self._is_connected:
+            self._transport.abort()

@@ -1,38 +1,62 @@
 """The command line, and nothing else."""
 
+import atexit
 import contextlib
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 import structlog
 
-from darner import __version__, auth, config, repair
+from darner import __version__, auth, config, repair, signals, standard
 from darner.broker import shown
 from darner.errors import DarnerError, RepairError
 from darner.server import check_start, serve
 
+_STAMP = structlog.processors.TimeStamper(fmt="iso")
+_RENDER = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
 
-def set_up_log(*, debug: bool) -> None:
+
+def set_up_log() -> None:
     """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
-    )
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.add_log_level, _STAMP, _RENDER],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _dropped(lines: int) -> str:
+    """The line that says how many of the log there was no room for."""
+    event = {"level": "warning", "event": "lines of the log dropped: standard error was not read"}
+    return f"{_RENDER(None, '', _STAMP(None, '', {**event, 'lines': lines}))}\n"
+
+
+def _serve(config_path: Path | None, given: dict[str, Any]) -> None:
+    """Serve until a signal says stop. Raises ConfigError or StartError if the server cannot start."""
+    writer = standard.replace_stderr(_dropped)
+    atexit.register(writer.drain)
+    set_up_log()
+
+    def end(name: str) -> NoReturn:
+        # nobody was promised anything yet, and what the start was about is found by the next one as after a
+        # kill
+        structlog.get_logger().info("closed before it was up", signal=name)
+        writer.drain()
+        os._exit(0)
+
+    watch = signals.Watch(end)
+    settings = config.load(config_path, given)
+    if settings.debug:
+        logging.getLogger().setLevel(logging.DEBUG)
+    serve(settings, lambda: config.load(config_path, given), watch)
 
 
 class _Errors(logging.Handler):
@@ -41,7 +65,7 @@ class _Errors(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.count = 0
-        set_up_log(debug=False)
+        set_up_log()
         logging.getLogger().addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
@@ -93,19 +117,19 @@ def main(
     debug: bool | None,
 ) -> None:
     """Serve durable message queues to memcache clients."""
+    if context.invoked_subcommand is not None or check_config:
+        signals.give_back()
     if context.invoked_subcommand is not None:
         return
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
     options = {"data": data, "host": host, "port": port, "debug": debug}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     with _refusals():
-        settings = config.load(config_path, given)
         if check_config:
-            _check_config(config_path, settings)
-            return
-        set_up_log(debug=settings.debug)
-        serve(settings, lambda: config.load(config_path, given))
+            _check_config(config_path, config.load(config_path, given))
+        else:
+            _serve(config_path, given)
 
 
 def _check_config(path: Path | None, settings: config.Settings) -> None:
@@ -174,7 +198,7 @@ def repair_(data: Path, queue: str | None, *, all_: bool) -> None:
     """
     if all_ == (queue is not None):
         raise click.UsageError("give the name of a queue, or --all")
-    set_up_log(debug=False)
+    set_up_log()
     failed = False
     with _refusals():
         if queue is not None:

@@ -138,7 +138,7 @@ def set_chunk(connection: "Connection", request: Request) -> None:
     try:
         upload.write(request.data)
         connection.wait_for_room(upload)
-    except JournalError as error:
+    except UnavailableError as error:
         upload.abandon()
         connection.upload = error
 
@@ -184,6 +184,13 @@ def get(connection: "Connection", request: Request) -> None:
         connection.out.append(server_error(error))
         return
     _answer(connection, request, queue, item)
+
+
+def takes_item(request: Request) -> bool:
+    """Whether a request removes an item for good that only its reply has then."""
+    return request.verb in (Verb.GET, Verb.GETS) and any(
+        each.fetches and not (each.open or each.peek) for each in (request, *(request.rest or ()))
+    )
 
 
 def _get_otherwise(connection: "Connection", request: Request, queue: Source | None) -> None:

@@ -7,9 +7,10 @@ compacted away, and so are the files of large items that are gone.
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
 from darner._proto import trim_memory
-from darner.blob import Offload
+from darner.blob import Offload, sync_directory, sync_file, sync_name
 from darner.errors import JournalError
 from darner.journal import Journal
 from darner.leveldb import failure
@@ -29,11 +30,28 @@ WRITES_AT_CLOSE = 500
 COMPACTIONS = 2
 
 
+class Ordered:
+    """Waits for the log to be on the disk, for the sake of a batch that must not be there before it."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self._go_on = go_on
+
+    def hold(self) -> None:
+        """The batch is held back already."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Then LevelDB has to have what the log may not have."""
+
+    def release(self) -> None:
+        """It is there."""
+        self._go_on()
+
+
 class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_spent", "offload",
+        "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_spent", "offload",
         "on_damage", "on_failure", "on_recovery",
     )  # fmt: skip
 
@@ -52,6 +70,8 @@ class Committer:
         self._open: dict[Journal, None] = {}
         # journals with something to be done, and for how many ticks they have been so
         self._active: dict[Journal, int] = {}
+        # the files of blobs that are not known to be on the disk, and belong to changes of several journals
+        self._links: dict[Path, None] = {}
         # whether anything was written or compacted since memory was given back
         self._spent = False
         # told when a journal cannot be written, and when it can again, for the log
@@ -75,6 +95,9 @@ class Committer:
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
+        if self._log.segment.in_group:  # no part of it by itself
+            self._log.after_group.append(lambda: self.checkpoint(journal))
+            return
         if journal.writing or journal.log is None:
             return
         journal.seal()
@@ -84,7 +107,32 @@ class Committer:
         def done(error: Exception | None) -> None:
             self._settle(journal, error)
 
-        self._defer(journal.write, done)
+        assert journal.sealed is not None
+        if journal.sealed.is_bound:
+            self._log.sync(Ordered(lambda: self._write_bound(journal, done)), 0)
+        else:
+            self._defer(journal.write, done)
+
+    def _write_bound(self, journal: Journal, done: Callable[[Exception | None], None]) -> None:
+        """Have a batch written that goes together with changes to other journals, now that the log is on the
+        disk."""
+        links = list(self._links)
+
+        def work() -> None:
+            _sync_links(links)
+            journal.write()
+
+        def written(error: Exception | None) -> None:
+            if error is None:
+                for path in links:
+                    self._links.pop(path, None)
+            done(error)
+
+        self._defer(work, written)
+
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
+        self._links[path] = None
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -184,6 +232,10 @@ class Committer:
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that does not take long for; of the
         others the log has it. Nothing may be being written."""
+        if any(journal.batch.is_bound for journal in self._active):
+            with contextlib.suppress(OSError):
+                self._log.sync_now()
+                _sync_links(self._links)
         for at, journal in enumerate(list(self._active)):
             if at < WRITES_AT_CLOSE:
                 self._write_now(journal)
@@ -204,3 +256,13 @@ class Committer:
         except JournalError as failure:
             error = failure
         self._settle(journal, error)
+
+
+def _sync_links(paths: Iterable[Path]) -> None:
+    """Have files of blobs, and their names, on the disk."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # the item is gone
+            sync_file(path)
+            for directory in (path.parent, path.parent.parent):
+                sync_directory(directory)
+            sync_name(path.parent.parent)

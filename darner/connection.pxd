@@ -44,6 +44,7 @@ cdef class Connection:
         bint _more
         object _rest
         bint _ended
+        bint _is_unread
         bint _lost
         bint _draining
         bint _linger
@@ -52,7 +53,7 @@ cdef class Connection:
 
     @cython.locals(blocked=int)
     cpdef data_received(self, bytes data)
-    @cython.locals(left=int, parser=Parser, request=Request)
+    @cython.locals(left=int, parser=Parser, request=Request, guarded=bint)
     cdef _run(self)
     @cython.locals(blocked=int)
     cdef _settle(self)

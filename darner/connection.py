@@ -19,8 +19,8 @@ from darner._proto import Parser, Request, send
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.commands import TABLE, server_error
-from darner.errors import DarnerError, JournalError
+from darner.commands import TABLE, server_error, takes_item
+from darner.errors import DarnerError, JournalError, StatusError
 from darner.holds import Holds
 from darner.queue import Upload, Waiter
 from darner.stats import Counters
@@ -66,6 +66,7 @@ class Clients:
     ) -> None:
         self.loop = loop
         self.broker: Broker = broker
+        broker.on_quiescent = self._end_waits
         self.counters: Counters = Counters()
         self.connections: set[Connection] = set()
         self.bare_keys = dialect == "kestrel"
@@ -89,7 +90,16 @@ class Clients:
 
     def _flush_all_now(self) -> None:
         self._flush_all = None
-        self.broker.flush_all()
+        try:
+            self.broker.status.check_sets()
+        except StatusError as error:
+            log.warning("a flush_all that was due is not done", reason=str(error))
+        else:
+            self.broker.flush_all()
+
+    def _end_waits(self, error: StatusError) -> None:
+        for connection in self.connections:
+            connection.refuse_wait(error)
 
     def join(self, connection: "Connection") -> None:
         """A client has come."""
@@ -143,6 +153,7 @@ class Connection:
         "_draining",
         "_ended",
         "_held",
+        "_is_unread",
         "_linger",
         "_lost",
         "_more",
@@ -198,6 +209,8 @@ class Connection:
         self._rest: Callable[[], None] | None = None
         # whether the client has said that it sends no more
         self._ended = False
+        # whether nobody reads the replies
+        self._is_unread = False
         # whether the connection is no more
         self._lost = False
         # whether the server is closing, and waits only for the end of a data block
@@ -245,15 +258,23 @@ class Connection:
             self._run()
 
     def eof_received(self) -> bool:
-        """The client sends no more: it is served what it has asked for, but waits for nothing."""
+        """The client sends no more: it is served what it has asked for, but waits for nothing. Over TLS,
+        where there is no half of a connection, nobody reads the replies: no item is taken for it any
+        more."""
         self._ended = True
+        if not self._transport.can_write_eof():
+            self._is_unread = True
+            self._rest = None
+            if self._more and not self._blocked & ~YIELDING:
+                # its last turn: the transport is about to be closed
+                self._blocked &= ~YIELDING
+                self._run()
         if self._waiter is not None:
             self._give_up()
         elif self._blocked & FINISHED:
             self.finish()
         self._touch()
-        # over TLS there is no half of a connection
-        return self._transport.can_write_eof()
+        return not self._is_unread
 
     def connection_lost(self, _: Exception | None) -> None:
         """Put back what the client held and forget it."""
@@ -292,13 +313,13 @@ class Connection:
             self._rest = None
             rest()
         parser = self._parser
-        guard = self.guard
+        guarded = self.guard is not None or self._is_unread
         self._more = False
         while not self._blocked:
             request = parser.next_request()
             if request is None:
                 break
-            if guard is None or (refusal := guard.refusal(request)) is None:
+            if not guarded or (refusal := self._refusal(request)) is None:
                 TABLE[request.verb](self, request)
             else:
                 self.reply(request, refusal, is_error=bool(refusal))
@@ -310,6 +331,12 @@ class Connection:
             self._more = True
         self._settle()
 
+    def _refusal(self, request: Request) -> bytes | None:
+        """What a request is answered with in place of being served; None if it is served."""
+        if self._is_unread and takes_item(request):
+            return b""
+        return None if self.guard is None else self.guard.refusal(request)
+
     def _touch(self) -> None:
         """Have what can go on now do so, soon."""
         if not self._awake:
@@ -318,6 +345,9 @@ class Connection:
 
     def _wake(self) -> None:
         self._awake = False
+        # what goes through the transport, that alone knows whether it can
+        if (self._descriptor < 0 or self._buffered) and self._transport.is_closing():
+            self._lost = True
         try:
             self._blocked &= ~YIELDING
             self._settle()
@@ -367,13 +397,23 @@ class Connection:
                 sent = send(self._descriptor, data)
             except BlockingIOError:
                 sent = 0
-            except OSError:  # it has gone: the transport will hear of that, too
+            except OSError:
+                self._lose()
                 return
             if sent == len(data):
                 return
             data = data[sent:]
         self._buffered = True
         self._transport.write(data)
+
+    def _lose(self) -> None:
+        """The client has gone: nothing more is taken from a queue for it. Not everybody hears of that: who
+        asks first has the socket's error, and to the others a reset looks like the end of what a client
+        sends."""
+        self._blocked |= FINISHED | FULL
+        self._lost = True
+        self._descriptor = -1
+        self._transport.abort()
 
     def _send_streams(self) -> None:
         """Send replies until the client has enough for now."""
@@ -452,7 +492,10 @@ class Connection:
             self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
 
     def has_gone(self) -> bool:
-        """Whether the client has closed its end behind bytes that are not read, which hide that."""
+        """Whether the client has gone: reset the connection, which is told later, or closed its end behind
+        bytes that are not read, which hide that."""
+        if self._lost or self._transport.is_closing():
+            return True
         if self._reading or not hasattr(socket, "TCP_INFO"):
             return False
         sock = self._transport.get_extra_info("socket")
@@ -528,12 +571,21 @@ class Connection:
         """The server closes: wait for nothing more but the end of a data block, send what is due, then
         close."""
         self._draining = True
+        self._cut_wait(b"END\r\n")
+        self._touch()
+
+    def refuse_wait(self, error: StatusError) -> None:
+        """Who waits for an item is not to have one: say why."""
+        if self._waiter is not None:
+            self._cut_wait(server_error(error))
+            self._touch()
+
+    def _cut_wait(self, reply: bytes) -> None:
         if self._waiter is not None:
             self._waiter.cancel()
             self._forget_wait()
             self._blocked &= ~WAITING
-            self.out.append(b"END\r\n")
-        self._touch()
+            self.out.append(reply)
 
     def abort(self) -> None:
         """Close at once."""

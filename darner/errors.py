@@ -83,9 +83,12 @@ class MisplacedError(OutOfServiceError):
 
 
 class VanishedError(MisplacedError):
-    """What was on the disk is not there."""
+    """What was on the disk is not there: put it back as it was, or delete the queue, as the reason says."""
 
-    action = "put it back as it was, or delete the queue"
+    action = "then it goes on by itself"
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class StatusError(UnavailableError):

@@ -22,6 +22,7 @@ cdef class Batch:
         bint recount
         set cursors
         Py_ssize_t room
+        bint is_bound
         State state
         frozenset kept
         uint64_t segment

@@ -24,10 +24,12 @@ seeks from the start of the keys, where the deleted ones lie: LevelDB would walk
 """
 
 import contextlib
+import errno
 import heapq
 import itertools
 import os
 import secrets
+import shutil
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -89,6 +91,10 @@ MAX_TOLD = 100
 # What LevelDB may write when it is opened: both its write buffers as tables, and some more.
 OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
 PROBE_NAME = "room"
+# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+DELETED_NAME = "deleted"
+# What a file system has at its root, which may be mounted here.
+LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -98,6 +104,11 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+# What is said of a file that can be copied, but not linked: it is on another file system, or that has no
+# links.
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+# How often the directory of a long name is tried to be made.
+MKDIR_TRIES = 100
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
@@ -134,7 +145,8 @@ def decode_counts(record: bytes) -> list[int]:
 
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    unborn = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001", BLOBS_NAME, PROBE_NAME)
+    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    unborn = (*leveldb_has, BLOBS_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -222,8 +234,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "kept", "ops", "puts",
-        "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
+        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -242,6 +254,8 @@ class Batch:
         self.recount = False
         # the cursors that moved
         self.cursors: set[bytes] = set()
+        # whether it goes together with changes to other journals, so that the log is to be on the disk before
+        self.is_bound = False
         # how many bytes of memory the items in `puts` may take yet
         self.room = STAGED_BYTES
         # Once sealed: how the journal stood, and the segment of the log that was written then.
@@ -273,6 +287,9 @@ class Writes(Protocol):
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
+
+    def note_link(self, path: Path) -> None:
+        """The file of a blob was made by this process, and is not known to be on the disk."""
 
     def note_open(self, journal: "Journal") -> None:
         """The LevelDB of `journal` is open."""
@@ -417,11 +434,20 @@ class Journal:
     def _make_directory(self) -> None:
         # the pieces of a long name, but not the data directory: what vanished is to be put back
         pieces = itertools.takewhile(lambda parent: parent.name.endswith("%"), self.path.parents)
-        try:
-            for directory in (*reversed(list(pieces)), self.path):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise failure(f"cannot make {self.path}", error) from error
+        directories = [*reversed(list(pieces)), self.path]
+        for left in reversed(range(MKDIR_TRIES)):
+            try:
+                for directory in directories:
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                (self.path / DELETED_NAME).unlink(missing_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                # who has deleted another queue in one of the pieces may have taken that along
+                if not left:
+                    raise failure(f"cannot make {self.path}", error) from error
+            except OSError as error:
+                raise failure(f"cannot make {self.path}", error) from error
+            else:
+                return
 
     def _opened(self, *, again: bool = False, known: bool = True) -> Any:
         """Return the open LevelDB; from any thread. It is opened as often as that is tried `again`, else only
@@ -456,7 +482,7 @@ class Journal:
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
         return leveldb.DB(
-            str(self.path),
+            os.fsencode(self.path),
             create_if_missing=begins,
             write_buffer_size=WRITE_BUFFER_BYTES,
             lru_cache_size=BLOCK_CACHE_BYTES,
@@ -502,7 +528,7 @@ class Journal:
             return True
 
     def _vanished(self) -> JournalError:
-        return VanishedError(f"{self.path} has vanished")
+        return VanishedError(f"{self.path} has vanished: put it back as it was, or delete the queue")
 
     def _shut(self) -> None:
         with self._compacting, self._using:
@@ -787,6 +813,8 @@ class Journal:
         batch = self.batch
         self.state.add(item)
         batch.puts[item.id] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         if item.blob:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
@@ -858,6 +886,11 @@ class Journal:
             self._advance()
         if not self.dirty:
             self._mark()
+
+    def bind(self) -> None:
+        """What is removed next has come to be in another journal. If the log were lost with the machine, and
+        LevelDB had the removal, it would be in neither: have the log on the disk first."""
+        self.batch.is_bound = True
 
     def _part_with(self, id: int, size: int, *, is_staged: bool) -> None:
         """An item was removed out of its turn."""
@@ -1000,6 +1033,8 @@ class Journal:
         batch = self.batch
         self.state.next_blob = item.id + 1
         batch.delayed[key] = item
+        if self._segment.in_group:
+            batch.is_bound = True
         insort(batch.due, key)
         if item.blob:
             self.begun.discard(item.blob)
@@ -1183,19 +1218,30 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def link_blob(self, file: Path) -> int:
+    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
         """Begin a blob with the bytes of another one, in `file`; returns its id.
 
-        Raises JournalError if that cannot be: then `file` is as it was.
+        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
+        given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
+        was.
         """
         blob = self.begin_blob()
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.hardlink_to(file)
+            try:
+                path.hardlink_to(file)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                if copies is None:
+                    shutil.copyfile(file, path)
+                else:
+                    copies.append((file, path))
         except OSError as error:
             self.abandon_blob(blob)
             raise failure(f"cannot link {path} to {file}", error) from error
+        self._writes.note_link(path)
         return blob
 
     def write_blob(self, data: bytes) -> int:
@@ -1206,6 +1252,7 @@ class Journal:
         except JournalError:
             self.abandon_blob(blob)
             raise
+        self._writes.note_link(self.blob_path(blob))
         return blob
 
     def blob_path(self, blob: int) -> Path:
@@ -1231,9 +1278,11 @@ class Journal:
         return ripe
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
         for blob in blobs:
             self.blob_path(blob).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            sync_directory(self.path / BLOBS_NAME)
 
     def forget(self, blobs: Iterable[int]) -> None:
         """Stage the end of blobs whose files are deleted. It need not be logged: what is done again after
@@ -1479,6 +1528,7 @@ class Journal:
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
         batch.expunged |= sealed.expunged
+        batch.is_bound |= sealed.is_bound
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item

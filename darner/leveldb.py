@@ -1,6 +1,7 @@
 """LevelDB under the name its binding has here: plyvel up to Python 3.12, plyvel-next from 3.13."""
 
 import errno
+import os
 import sys
 
 from darner.errors import DamagedError, ForeignError, JournalError, OutOfServiceError
@@ -27,7 +28,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = error.args[0] if error.args else ""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(error)
+    # a path in it is what it is elsewhere
+    return os.fsdecode(text) if isinstance(text, bytes) else str(error)
 
 
 def failure(what: str, error: Exception) -> JournalError:

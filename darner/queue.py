@@ -8,6 +8,7 @@ window); those behind them are read from the journal when the window runs dry.
 
 import contextlib
 import itertools
+import shutil
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,14 @@ from typing import Any, Protocol
 from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
-from darner.errors import DarnerError, ItemTooLargeError, JournalError, QueueFullError, RefusedError
+from darner.errors import (
+    DarnerError,
+    ItemTooLargeError,
+    JournalError,
+    QueueFullError,
+    RefusedError,
+    UnavailableError,
+)
 from darner.journal import Journal
 from darner.timeline import Clock, Earliest, Timeline, run_of
 from darner.wal import GROUP_BYTES
@@ -48,9 +56,9 @@ def expires_ms(exptime: int, now_ms: int) -> int:
         return 0
     if exptime < 0:
         return 1
-    if exptime <= MAX_RELATIVE_S:
-        return exptime * 1000 + now_ms
-    return min(exptime * 1000, MAX_DATE_MS)
+    if exptime > MAX_DATE_MS // 1000:  # before it is multiplied: it has 64 bits
+        return MAX_DATE_MS
+    return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
 
 
 def all_or_none(queues: Sequence["Queue"], size: int) -> contextlib.AbstractContextManager[None]:
@@ -144,7 +152,7 @@ class Upload:
 
     __slots__ = (
         "_blob",
-        "_check_room",
+        "_check_sets",
         "_data",
         "_generation",
         "_is_put",
@@ -162,10 +170,10 @@ class Upload:
         self,
         queue: "Queue",
         targets: Callable[[], Sequence["Queue"]] | None = None,
-        check_room: Callable[[], None] = lambda: None,
+        check_sets: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
-        `check_room` raises JournalError when the item has become too much.
+        `check_sets` raises UnavailableError once nothing is taken in.
 
         Raises JournalError if its file cannot be made.
         """
@@ -174,7 +182,7 @@ class Upload:
         # where the item is, once it is whole
         self.queues: Sequence[Queue] = ()
         self._targets = targets or (lambda: (queue,))
-        self._check_room = check_room
+        self._check_sets = check_sets
         self._generation = journal.generation
         self._size = 0
         # 0 if the item is in memory
@@ -206,7 +214,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
         self._check()
-        self._check_room()
+        self._check_sets()
         self._writer.write(data)
         self._size += len(data)
 
@@ -246,9 +254,10 @@ class Upload:
                 done(None)
 
         try:
+            self._check_sets()
             # a file is not synced later, when the log is
             sync = sync or any(queue.syncs for queue in self._targets())
-        except JournalError as failure:
+        except UnavailableError as failure:
             self.abandon()
             done(failure)
         else:
@@ -260,17 +269,20 @@ class Upload:
         if isinstance(self._writer, MemoryWriter):
             self._data = self._writer.data
         links = []
+        copies: list[tuple[Path, Path]] = []
         reads = False
         for queue in targets:
             journal = queue.journal
             if not queue.is_durable:
                 reads = self._data is None
             elif queue is not self.queue and not self._is_linked(queue):
-                blob = journal.link_blob(self._path) if self._blob else journal.write_blob(self._data or b"")
+                blob = self._begin_link(journal, copies)
                 self._links[queue] = journal.generation, blob
                 links.append(journal.blob_path(blob))
 
         def work() -> None:
+            for copy in copies:
+                shutil.copyfile(*copy)
             if sync:
                 for link in links:
                     sync_file(link)
@@ -280,7 +292,10 @@ class Upload:
             if reads:
                 self._data = read_whole(self._path, self._size)
 
-        return work if reads or (links and sync) else None
+        return work if reads or copies or (links and sync) else None
+
+    def _begin_link(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
+        return journal.link_blob(self._path, copies) if self._blob else journal.write_blob(self._data or b"")
 
     def _is_linked(self, queue: "Queue") -> bool:
         return self._links.get(queue, (-1, 0))[0] == queue.journal.generation

@@ -9,7 +9,6 @@ that gets the sound records of the damaged one, and puts the outcome in the plac
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -25,11 +24,10 @@ from darner import _proto, foreign, leveldb
 from darner._proto import Change, Item, State, valid_name
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.broker import (
-    LOCK_NAME,
     LOG_NAME,
-    TRASH_NAME,
     check_usable,
     directory_of,
+    find_directory,
     name_of,
     queue_directories,
     read_log,
@@ -65,8 +63,10 @@ from darner.journal import (
     stored_state,
 )
 from darner.kinds import NAME_RULE
+from darner.lock import DirectoryLock
 from darner.runs import Runs
 from darner.status import Status
+from darner.trash import TRASH_NAME
 from darner.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
 
 log = structlog.get_logger()
@@ -131,7 +131,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
     """
     if name is not None:
         _check_name(name)
-    with _locked(data, "rb"), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
+    with _locked(data, make=False), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
         refused = ""
         try:
             check_usable(data)
@@ -155,7 +155,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
 
 
 def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Life]) -> Report:
-    source, shadow = data / directory_of(name), scratch / "shadow"
+    source, shadow = find_directory(data, name), scratch / "shadow"
     problems: list[str] = []
     items = size = 0
     refusal = None
@@ -171,6 +171,9 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     except OSError as error:
         refusal = leveldb.failure(f"cannot read {source}", error)
         problems = [refusal.reason]
+    except Exception as error:  # whatever it is, the others are to be looked at
+        log.exception("internal error while a queue was looked at", queue=shown(name))
+        problems = [f"internal error: {type(error).__name__}: {error}"]
     finally:
         shutil.rmtree(shadow, ignore_errors=True)
     texts = [text.replace(str(shadow), str(source)) for text in problems]
@@ -235,7 +238,7 @@ def repair(data: Path, name: bytes) -> Repaired:
     Raises RepairError if nothing can be saved, or a server has the data directory; then nothing has changed.
     """
     _check_name(name)
-    with _locked(data, "ab"):
+    with _locked(data, make=True):
         return _repair(data, name)
 
 
@@ -244,7 +247,7 @@ def repair_all(data: Path) -> Iterator[tuple[bytes, Repaired | RepairError]]:
 
     Raises RepairError if a server has the data directory, or the log cannot be read.
     """
-    with _locked(data, "ab"):
+    with _locked(data, make=True):
         with tempfile.TemporaryDirectory(prefix="darner-repair-") as scratch:
             try:
                 _, lives, _ = _read_log(data, Path(scratch))
@@ -255,10 +258,13 @@ def repair_all(data: Path) -> Iterator[tuple[bytes, Repaired | RepairError]]:
                 yield name, _repair(data, name)
             except RepairError as error:
                 yield name, error
+            except Exception as error:  # whatever it is, the others are to be repaired
+                log.exception("internal error while a queue was repaired", queue=shown(name))
+                yield name, RepairError(f"internal error: {type(error).__name__}: {error}")
 
 
 def _repair(data: Path, name: bytes) -> Repaired:
-    source = data / directory_of(name)
+    source = find_directory(data, name)
     label = "".join(directory_of(name).parts)[:LABEL_BYTES]
     scratch = data / f"{REPAIR_PREFIX}{label}"
     try:
@@ -300,19 +306,17 @@ def _check_name(name: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(data: Path, mode: str) -> Iterator[None]:
-    """Keep servers away. With mode "rb" a data directory that no server has ever had stays so."""
-    with contextlib.ExitStack() as stack:
-        try:
-            if not data.is_dir():
-                raise RepairError(f"{data} is no directory")
-            with contextlib.suppress(FileNotFoundError):
-                lock = stack.enter_context((data / LOCK_NAME).open(mode))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RepairError(f"a server has {data}; stop it first") from None
-        except OSError as error:
-            raise RepairError(f"cannot use {data}: {error.strerror or error}") from error
+def _locked(data: Path, *, make: bool) -> Iterator[None]:
+    """Keep servers away. Unless `make`, a data directory that no server has ever had stays so."""
+    try:
+        if not data.is_dir():
+            raise RepairError(f"{data} is no directory")
+        lock = DirectoryLock(data, make=make)
+    except BlockingIOError:
+        raise RepairError(f"a server has {data}; stop it first") from None
+    except OSError as error:
+        raise RepairError(f"cannot use {data}: {error.strerror or error}") from error
+    with contextlib.closing(lock):
         yield
 
 
@@ -408,7 +412,7 @@ def _are(number: int) -> str:
 
 
 def _open(path: Path, **options: bool) -> Any:
-    return leveldb.DB(str(path), compression=None, write_buffer_size=WRITE_BUFFER_BYTES, **options)
+    return leveldb.DB(os.fsencode(path), compression=None, write_buffer_size=WRITE_BUFFER_BYTES, **options)
 
 
 def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
@@ -745,7 +749,7 @@ class _Repair:
             self._losses.append(what)
         shutil.rmtree(self._new, ignore_errors=True)
         if any(self._old.glob("*.ldb")) or any(self._old.glob("*.log")):
-            leveldb.repair_db(str(self._old), compression=None)
+            leveldb.repair_db(os.fsencode(self._old), compression=None)
         else:
             shutil.rmtree(self._old)
         return self._copy()

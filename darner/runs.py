@@ -59,8 +59,8 @@ class Runs:
         self._failed = False
 
     def begin(self, wall: Clock, monotonic: Clock) -> Timeline:
-        """Go on with the last run, or begin another, which `follow` then keeps. Raises StartError if the file is
-        of a newer darner."""
+        """Go on with the last run, or begin another, which `follow` then keeps. Raises StartError if the file
+        is of a newer darner."""
         origin_ms = wall() - monotonic()
         boot = self.load()
         if self._boot and self._boot == boot and self._is_kept(origin_ms - self._origin_ms):
@@ -74,8 +74,8 @@ class Runs:
         return Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
 
     def load(self) -> int:
-        """Read the file; returns at which start of the machine it was written. Raises StartError if it is of a
-        newer darner."""
+        """Read the file; returns at which start of the machine it was written. Raises StartError if it is of
+        a newer darner."""
         try:
             version, *numbers = decode_ids(self._path.read_bytes())
         except FileNotFoundError:

@@ -8,7 +8,6 @@ import math
 import os
 import resource
 import shutil
-import signal
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.signals import Watch
 from darner.threads import Threads
 
 if TYPE_CHECKING:
@@ -122,10 +122,11 @@ def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartEr
 class Server:
     """One server: a data directory, a port, and the connections to it."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
-        """`reread` reads the configuration again; ConfigError if it is wrong."""
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+        """`reread` reads the configuration again; ConfigError if it is wrong. `watch` has the signals."""
         self._settings = settings
         self._reread = reread
+        self._watch = watch
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(self._loop, THREADS)
@@ -176,9 +177,11 @@ class Server:
             await self._threads.end()
             self._broker.close()
             raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        # no client has been served before that
+        self._watch.hand_over(
+            lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
+            lambda: self._loop.call_soon_threadsafe(self._hung_up),
+        )
         queues, items, _ = self._broker.totals()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
@@ -192,13 +195,18 @@ class Server:
         for task in upkeep:
             task.cancel()
         await asyncio.wait(upkeep)
-        self._listeners.close()
-        self._admission.close()
-        await self._drain()
+        try:
+            self._listeners.close()
+            self._admission.close()
+            await self._drain()
+        except Exception:  # a fault of ours: it must not keep the queues from being closed
+            log.exception("not all clients are told that the server closes")
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
         await self._threads.end()
         self._broker.close()
+        # the loop is about to be no more
+        self._watch.hand_over(lambda _: None, lambda: None)
         log.info("closed")
 
     def _serve_metrics(self) -> "Metrics | None":
@@ -207,14 +215,12 @@ class Server:
             return None
         return _metrics_class()(self._clients, settings.metrics_host, settings.metrics_port)
 
-    def _signalled(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("second signal: ending at once", signal=signal.Signals(number).name)
-            os._exit(1)
-        log.info("closing", signal=signal.Signals(number).name, connections=len(self._clients.connections))
+    def _signalled(self, name: str) -> None:
+        log.info("closing", signal=name, connections=len(self._clients.connections))
         self._stop.set()
 
     def _shut_down(self) -> None:
+        self._watch.note_stopping()
         log.info("closing", cause="the command shutdown", connections=len(self._clients.connections))
         self._stop.set()
 
@@ -276,12 +282,12 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
-    """Run a server until a signal says stop; `reread` reads its configuration again when a client or SIGHUP
-    asks for it. Raises StartError if it cannot start."""
+def serve(settings: Settings, reread: Callable[[], Settings], watch: Watch) -> None:
+    """Run a server until a signal says stop, of which `watch` tells; `reread` reads its configuration again
+    when a client or SIGHUP asks for it. Raises StartError if it cannot start."""
 
     async def main() -> None:
-        await Server(settings, reread).run()
+        await Server(settings, reread, watch).run()
 
     os.umask(0o077)
     raise_descriptor_limit()

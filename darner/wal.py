@@ -105,9 +105,9 @@ class SegmentFile:
 
     __slots__ = ("_memory", "descriptor", "leaving", "lives", "number", "path", "pins")
 
-    def __init__(self, path: Path, *, sync: bool = False) -> None:
-        """Make it, with all its room, and a head that says that it was not begun, which `sync` has on the
-        disk. Raises OSError if there is no room."""
+    def __init__(self, path: Path) -> None:
+        """Make it, with all its room, and a head that says that it was not begun, on the disk: an empty one
+        that a power cut left would not be told from a damaged one. Raises OSError if there is no room."""
         self.path = path
         self.number = 0
         self.pins: dict[Hashable, None] = {}
@@ -119,8 +119,7 @@ class SegmentFile:
         try:
             os.posix_fallocate(self.descriptor, 0, SEGMENT_BYTES)
             os.pwrite(self.descriptor, segment_head(0, _new_marker(), 0, 0, SEGMENT_BYTES), 0)
-            if sync:
-                os.fdatasync(self.descriptor)
+            os.fdatasync(self.descriptor)
         except OSError:
             self.delete()
             raise
@@ -291,10 +290,12 @@ class Log:
         self.segment = Segment()
         # called when the log has become long, with the journals that keep its oldest segment
         self.on_long: Callable[[Iterable[Hashable]], None] = lambda _: None
+        # what is to be done when the group that is being logged has ended
+        self.after_group: list[Callable[[], None]] = []
         # how many journals have a number in the segment now written
         self.entered = 0
-        # up to where the log is on the disk
-        self.synced = (0, 0)
+        # up to where the log is on the disk; before the first sync, nothing of it
+        self.synced = (-1, 0)
         # oldest first; the last is being written
         self._files: list[SegmentFile] = []
         self._needed = Needed(directory)
@@ -318,8 +319,8 @@ class Log:
         self._unsynced: list[SegmentFile] = []
         self._waiting: list[tuple[Client, int]] = []
         self._syncing = False
-        # the number of the last segment whose name is known to be on the disk
-        self._placed = 0
+        # the number of the last segment whose name is known to be on the disk, -1 if its directory may not be
+        self._placed = -1
         # segments of which a sync failed, or that somebody has cut short
         self._doubtful: list[SegmentFile] = []
 
@@ -382,6 +383,7 @@ class Log:
             for one in [one for one in found if one.number < later and one.number not in numbers]:
                 one.path.unlink()  # it had gone, but for the disk
                 found.remove(one)
+        self._needed.begin(numbers, later)
         last = max((one.number for one in found), default=0)
         there = {one.number for one in found}
         # the first is enough, and a head may say any number
@@ -437,17 +439,20 @@ class Log:
         end.
 
         What comes after it goes first, then the end is written: whatever this is interrupted by, the next
-        start finds the same. Whatever may be of use to somebody is kept aside.
+        start finds the same, and does not miss what went. Whatever may be of use to somebody is kept aside.
         """
         last = segments[end]
         content = last.content
         if content.ended and not content.open_frames and not behind and last is segments[-1]:
             return
-        self._set_aside([*segments[end + 1 :], *behind])
+        has_some = content.ended or len(content.frames) > content.open_frames
+        aside = [*segments[end + 1 :], *behind]
+        self._needed.forget(int(one.path.name) for one in (*([] if has_some else [last]), *aside))
+        self._set_aside(aside)
         if (content.damage or content.behind) and not content.ended:
             _keep_copy(last.path, self._lost_path(last))
         sync_directory(self._directory)
-        if content.ended or len(content.frames) > content.open_frames:
+        if has_some:
             with last.path.open("r+b") as file:
                 os.pwrite(file.fileno(), _end_of(content), content.whole_bytes)
         else:
@@ -559,8 +564,13 @@ class Log:
         try:
             yield
         finally:
-            while not self.segment.end_group():
-                self.roll()
+            try:
+                while not self.segment.end_group():
+                    self.roll()
+            finally:
+                after, self.after_group = self.after_group, []
+                for do in after:
+                    do()
 
     def _have_room(self, size: int) -> None:
         """Have so many bytes of frames fit in this segment, or in some that are made for them."""
@@ -618,16 +628,29 @@ class Log:
             other.pins.pop(file, None)
 
     def _part_with(self, file: SegmentFile) -> None:
-        """Keep a file that nobody needs to be used again, or delete it: in a thread. Until that is done it is
-        there, and so is what must outlast it."""
+        """Say that nobody needs a file, in a thread, and then be rid of it. Until that is done it is there, and
+        so is what must outlast it."""
+        file.leaving = True
+
+        def done(error: Exception | None) -> None:
+            if error is not None or file.pins:
+                # it is tried again when the next one goes, or when it is synced
+                file.leaving = False
+                return
+            # The disk may have it yet that it is needed. The next sync leaves it out, and sees to that.
+            self._unsynced = [other for other in self._unsynced if other is not file]
+            self._placed = -1
+            self._be_rid_of(file)
+
+        self._offload(lambda: self._needed.forget([file.number]), done)
+
+    def _be_rid_of(self, file: SegmentFile) -> None:
+        """Keep a file to be used again, or delete it, in a thread."""
         is_kept = len(self._reserve) + self._returning < RESERVE and file not in self._doubtful
         path = self._spare_path()
         self._returning += is_kept
-        file.leaving = True
-        self._unsynced = [other for other in self._unsynced if other is not file]
 
         def work() -> None:
-            self._needed.forget([file.number])
             if is_kept:
                 file.unmap()
                 file.rename(path.name)
@@ -668,7 +691,7 @@ class Log:
 
         def work() -> None:
             if not made:
-                made.append(SegmentFile(path, sync=True))
+                made.append(SegmentFile(path))
             made[0].map()
 
         def done(error: Exception | None) -> None:
@@ -723,6 +746,12 @@ class Log:
     def position(self) -> tuple[int, int]:
         """Where the next change will be logged; to be compared with `synced`."""
         return self.segment.number, self.segment.used_bytes
+
+    def sync_now(self) -> None:
+        """Have all that is logged now on the disk, on this thread. Raises OSError."""
+        for file in self._unsynced:
+            os.fdatasync(file.descriptor)
+        sync_directory(self._directory)
 
     def sync(self, client: Client, slot: int) -> None:
         """Have `client` hold its replies until all that is logged now is on the disk; `fail` tells it if

@@ -589,7 +589,7 @@ class Model:
 
     def tick(self):
         if self.now >= self.level_due:
-            self.in_force = self.level
+            self.enforce(self.level)
         for name in sorted(self.queues):
             if name in self.queues:
                 self.queues[name].tick()
@@ -887,11 +887,15 @@ class Model:
         if refusal is None:
             self.cancel(self.flush_timer)
             if seconds:
-                self.flush_timer = self.later(seconds * 1000, self.flush_each)
+                self.flush_timer = self.later(seconds * 1000, self.flush_later)
             else:
                 self.flush_each()
         reply = refusal or FLUSH_REPLIES[self.dialect]
         self.reply(client, reply, noreply=noreply, is_error=refusal is not None)
+
+    def flush_later(self):
+        if self.refusal(READONLY) is None:
+            self.flush_each()
 
     def flush_each(self):
         for queue in self.queues.values():
@@ -994,8 +998,18 @@ class Model:
         self.level = level
         self.level_due = self.now + self.grace
         if level < self.in_force or not self.grace:
-            self.in_force = level
+            self.enforce(level)
         client.out += END
+
+    def enforce(self, level):
+        """Who waits when fetching is refused has waited in vain."""
+        self.in_force = level
+        refusal = self.refusal(QUIESCENT)
+        for client in self.clients:
+            if refusal and client.waiter is not None:
+                client.waiter.cancel()
+                self.end_wait(client)
+                client.out += refusal
 
     def reload(self, client, config, error):
         if error is not None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from darner import connection, leveldb
 from darner.blob import at_once
+from darner.wal import FRAME_BYTES
 
 RECORD_HEAD_BYTES = 28
 
@@ -62,9 +63,9 @@ class Offload:
     def __call__(self, work, done):
         self.tasks.append((work, done))
 
-    def run(self):
-        """Do the oldest task."""
-        at_once(*self.tasks.pop(0))
+    def run(self, index=0):
+        """Do the oldest task, or another one."""
+        at_once(*self.tasks.pop(index))
 
     def run_all(self):
         """Do all tasks, and those that come of them."""
@@ -170,11 +171,29 @@ class Transport:
     abort = close
 
 
+def unmap(log):
+    """Let go of the memory of the segments, in which the log has what it has."""
+    segment, files = log.segment, segments_of(log)
+    at = segment.used_bytes
+    if at:
+        memory = log._files[-1]._memory if log._files[-1].is_whole else bytearray(at + FRAME_BYTES)
+        before = memory[at : at + FRAME_BYTES]
+        segment.end()  # which writes an end
+        memory[at : at + FRAME_BYTES] = before
+    for file in files:
+        file.unmap()
+
+
+def segments_of(log):
+    """The files of segments that a log has open."""
+    return [file for file in (*log._files, *log._reserve, log._spare) if file is not None]
+
+
 def let_go(log):
     """Close what the end of the process would close; the log has what it has."""
-    for file in [*log._files, *log._reserve, log._spare]:
-        if file is not None:
-            os.close(file.descriptor)
+    unmap(log)
+    for file in segments_of(log):
+        os.close(file.descriptor)
 
 
 class Disk:

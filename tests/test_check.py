@@ -14,10 +14,11 @@ from brokers import Data
 from running import DARNER, running
 from test_proto import crc32c
 
+import darner.repair
 from darner import _proto, broker, leveldb
 from darner.errors import RepairError
 from darner.journal import STATE_NAME, stored_state
-from darner.repair import check, repair, repair_all
+from darner.repair import _Repair, check, repair, repair_all
 
 NEWER = "use the newer darner"
 NO_PROMETHEUS = 'raise ModuleNotFoundError("none", name="prometheus_client")\n'
@@ -358,6 +359,23 @@ class TestRepairAll:
         assert done.returncode == 1
         assert "work: cannot repair" in done.stderr
         assert "zebra: repaired, items=1 bytes=5\n" in done.stdout
+
+    def test_is_not_kept_from_the_others_by_what_nobody_has_provided_for(self, path, third, monkeypatch):
+        (path / "work" / "CURRENT").unlink()
+        run_one = _Repair.run
+        monkeypatch.setattr(_Repair, "run", lambda it: run_one(it) if it._name == b"third" else 1 // 0)
+        outcomes = dict(repair_all(path))
+        assert "ZeroDivisionError" in str(outcomes[b"work"])
+        assert outcomes[b"third"].items == 1
+        examine = darner.repair._examine
+        monkeypatch.setattr(
+            darner.repair,
+            "_examine",
+            lambda name, *rest: 1 // 0 if name == b"third" else examine(name, *rest),
+        )
+        reports = {report.where: " ".join(report.problems) for report in check(path)}
+        assert "ZeroDivisionError" in reports["third"]
+        assert reports["sound"] == ""
 
     @pytest.mark.parametrize("args", [(), ("work", "--all")])
     def test_or_one_queue_must_be_asked_for(self, path, args):

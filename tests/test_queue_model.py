@@ -1,118 +1,49 @@
 """Queues on real journals against plain lists, through full disks, failing writes, kills and power cuts.
 
 A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what
-it has held: a kill must leave the last of these, a power cut one that is not older than the last sync.
+it has held: a kill must leave the last of these, a power cut one that is not older than the last sync. Items
+that come back too often are moved to the queue `dead`: none may be lost on the way. Some items are set on two
+queues: they are in both, or in none. Threads do their tasks in any order.
 """
 
 import contextlib
-import errno
+import gc
 import itertools
 import os
 import random
-import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
-from doubles import Client, Disk, Offload, Silence, let_go, record
+from doubles import Client, Disk, Offload, Silence, record, unmap
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from system import Killed, System
 
 from darner import _proto, journal, queue, wal
 from darner import broker as broker_module
-from darner.blob import BlobReader
+from darner.blob import BlobReader, BlobWriter
 from darner.broker import Broker
+from darner.config import QueueSettings
 from darner.errors import JournalError, StartError
+from darner.fanout import Fanout
 from darner.journal import is_state_key
 from darner.queue import Queue
 
-NAMES = (b"work", b"play")
+DEAD = b"dead"
+NAMES = (b"work", b"play", DEAD)
+MAX_ATTEMPTS = 2
+BOTH = NAMES[:2]
 CHUNK_BYTES = 16
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
-
-
-class Killed(BaseException):
-    """The process is no more."""
-
-
-class System:
-    """The system's calls, any of which may be a process's last, and what of its files is on the disk."""
-
-    CALLS = (
-        "open", "mkdir", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite", "posix_fallocate",
-    )  # fmt: skip
-
-    def __init__(self, patch):
-        self.calls_left = 0  # until the process is killed; 0 is never
-        self.full = False
-        self.sync_fails = False
-        self.on_disk = {}  # of segments by inode, of blobs by path
-        self.lost = {}  # of segments, what was in memory when a sync failed
-        for name in self.CALLS:
-            patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
-
-    def _wrapped(self, name, call):
-        before = getattr(self, "_" + name, lambda *_: None)
-
-        def wrapped(*args, **options):
-            if self.calls_left:
-                self.calls_left -= 1
-                if not self.calls_left:
-                    raise Killed
-            before(*args)
-            return call(*args, **options)
-
-        return wrapped
-
-    def _posix_fallocate(self, *_):
-        if self.full:
-            raise OSError(errno.ENOSPC, "no space left")
-
-    def _fdatasync(self, descriptor):
-        inode = os.fstat(descriptor).st_ino
-        content = os.pread(descriptor, 2 * SEGMENT_BYTES, 0)
-        if self.sync_fails:
-            self.lost[inode] = content
-            raise OSError(errno.EIO, "cannot write")
-        # what was lost once is not written again unless it changes
-        lost, before = self.lost.get(inode, b""), self.before(inode, content)
-        self.on_disk[inode] = b"".join(
-            before[page] if lost[page] == content[page] else content[page] for page in pages(content)
-        )
-
-    def _pwrite(self, descriptor, *_):
-        self.lost.pop(os.fstat(descriptor).st_ino, None)
-
-    def _fsync(self, descriptor):
-        self.on_disk[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = True
-
-    def before(self, inode, content):
-        return self.on_disk.get(inode, b"").ljust(len(content), b"\0")
-
-    def lose_power(self, data, chance):
-        """Cut the files of a data directory back to what is on the disk, and some of the rest."""
-        for path in sorted((data / ".log").iterdir()):
-            content, share = path.read_bytes(), chance.choice((0, 0.5, 1))
-            before = self.before(path.stat().st_ino, content)
-            with path.open("r+b") as file:
-                for page in pages(content):
-                    file.write(content[page] if chance.random() < share else before[page])
-        for path in sorted(data.glob("*/blobs/*"), key=lambda path: path.stat().st_ino):
-            if str(path) not in self.on_disk:
-                with path.open("r+b") as file:
-                    file.truncate(chance.randrange(path.stat().st_size + 1))
-        self.on_disk.clear()
-        self.lost.clear()
-        for path in (data / ".log").iterdir():
-            self.on_disk[path.stat().st_ino] = path.read_bytes()
-        for path in data.glob("*/blobs/*"):
-            self.on_disk[str(path)] = True
-
-
-def pages(content):
-    return [slice(at, at + PAGE_BYTES) for at in range(0, len(content), PAGE_BYTES)]
 
 
 class Hold:
@@ -137,6 +68,15 @@ class Twin:
         # while it is out of service, what may be found once it is back
         self.unsure = []
         self.generation = 0
+        # of each number, its place among all, in the order of setting; and how often it came back, if that is
+        # known for sure
+        self.order = {}
+        self.attempts = {}
+        # the numbers that came from another queue, which never expire
+        self.moved = set()
+        # large items that nobody has synced; of these, those that were there when the power went
+        self.unsynced = set()
+        self.may_miss = set()
 
     def changed(self):
         self.history.append(self.held)
@@ -151,6 +91,20 @@ class Twin:
         if power_cut:
             return self.history[self.promised :] + self.unsure
         return self.unsure or self.history[-1:]
+
+    def has(self, number, place):
+        """An item was put at the end."""
+        self.waiting.append(number)
+        self.order[number] = place
+        self.attempts[number] = 0
+        self.changed()
+
+    def may_be(self, held, may):
+        """Whether it can be found to hold `held` if it held `may`: some large items may miss."""
+        if may is None or held is None:
+            # a queue of which nothing was logged is none
+            return not may and not held
+        return held <= may and self.may_miss.issuperset(map(abs, may - held))
 
     def found(self, numbers, delayed):
         """These are there, in order; None if there is no queue."""
@@ -177,29 +131,38 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "DEAD_RECORDS", 4)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
-        patch.setattr(broker_module, "log", Silence())
+        self.blobs = []  # those that are read and written
+        patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
+        patch.setattr(queue, "BlobWriter", lambda *args: self._note_blob(BlobWriter(*args)))
+        self.log = Silence()
+        patch.setattr(broker_module, "log", self.log)
         self.disk = Disk(patch)
-        self.system = System(patch)
         memory = Path("/dev/shm")
         self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
+        self.system = System(patch, self.data, PAGE_BYTES)
         self.now = 1_000_000
         self.items = {}  # number: data, or a list of it if in chunks, and when it expires
-        self.order = {}  # number: its place among all, in the order of setting
-        self.attempts = {}  # number: how often it came back, if that is known for sure
-        self.unsynced = set()  # large items that nobody has synced
-        self.may_miss = set()  # of these, those that were there when the power went
         self.due = {}  # number: when a delayed item is due, and the order in which they were set
         self.due_place = {}
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
+        # (twin, index, other, index, number): if a power cut leaves of `twin` what it held then, or later, so
+        # it does of the other one; and if that held the number, it is there
+        self.joint = []
         self._start()
 
     # The process
 
+    def _note_blob(self, blob):
+        self.blobs.append(blob)
+        return blob
+
     def _start(self, calls=0):
         while True:
             self.offload = Offload()
-            self.broker = Broker(self.data, lambda: self.now, self.offload)
+            self.broker = Broker(
+                self.data, lambda: self.now, self.offload, settings_for=self._settings_for
+            )
             self.holds, self.uploads, self.readers, self.clients = [], [], [], []
             self.system.calls_left = calls
             try:
@@ -215,18 +178,30 @@ class QueueMachine(RuleBasedStateMachine):
             finally:
                 self.system.calls_left = 0
 
+    @staticmethod
+    def _settings_for(name):
+        if name == DEAD:
+            return QueueSettings()
+        return QueueSettings(max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode())
+
     def _die(self):
         self.system.calls_left = 0
+        self.offload.tasks.clear()
         self.disk.failures.clear()
         self.disk.drop()
-        log = getattr(self.broker, "log", None)
-        if log is not None:
-            let_go(log)
         if hasattr(self.broker, "_lock"):
             self.broker._lock.close()
+        if hasattr(self.broker, "log"):
+            unmap(self.broker.log)
+        while self.blobs:
+            self.blobs.pop()._file.close()
+        self.system.end_process()
 
-    def _restart(self, may_hold, calls=0):
+    def _restart(self, may_hold, calls=0, *, is_torn=False):
+        self.log.lines.clear()
         self._start(calls)
+        said = [fields["reason"] for event, fields in self.log.lines if event == "log damaged"]
+        assert is_torn or not said, said
         # a queue that was at rest has not been opened yet
         refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
@@ -246,10 +221,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         journal = self.broker.queues[name].journal
         with self._readable():
-            numbers, delayed = self._numbers(journal), self._delayed(journal)
+            numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
         held = frozenset((*numbers, *(-number for number in delayed)))
-        missing = [may - held for may in twin.unsure if may is not None and held <= may]
-        assert any(self.may_miss.issuperset(map(abs, numbers)) for numbers in missing)
+        assert any(twin.may_be(held, may) for may in twin.unsure)
         twin.found(numbers, delayed)
 
     @contextlib.contextmanager
@@ -259,27 +233,27 @@ class QueueMachine(RuleBasedStateMachine):
         yield
         self.disk.refuses = refuses
 
-    def _delayed(self, journal):
+    def _delayed(self, journal, twin):
         """The delayed items, and when they are due."""
         delayed = {}
         entries = sorted(journal._delayed(), key=lambda entry: entry[1].id)
         # the first ones may have been flushed
         for key, item in entries[len(entries) - journal.delayed_items :]:
-            self._is_item(item, item.flags)
+            self._is_item(item, item.flags, twin)
             delayed[item.flags] = int.from_bytes(key[1:9], "big")
             assert delayed[item.flags] == self.due[item.flags]
         assert journal.delayed_items == len(delayed)
         assert journal.delayed_bytes == sum(map(self._size, delayed))
         return delayed
 
-    def _numbers(self, journal):
+    def _numbers(self, journal, twin):
         items = journal.kept_items() + self._unread(journal)
         for item in items:
-            self._is_item(item, item.flags)
-            if item.flags in self.attempts:
-                assert item.attempts == self.attempts[item.flags]
+            self._is_item(item, item.flags, twin)
+            if item.flags in twin.attempts:
+                assert item.attempts == twin.attempts[item.flags]
         numbers = [item.flags for item in items]
-        assert numbers == sorted(numbers, key=self.order.get)
+        assert numbers == sorted(numbers, key=twin.order.get)
         assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
         return numbers
 
@@ -288,10 +262,10 @@ class QueueMachine(RuleBasedStateMachine):
         items, _ = journal.scan(journal.reads, 1 << 20, 1 << 30)
         return items
 
-    def _is_item(self, item, number):
+    def _is_item(self, item, number, twin):
         data, expires = self.items[number]
         assert item.flags == number
-        assert item.expires_ms == expires
+        assert item.expires_ms == (0 if number in twin.moved else expires)
         assert item.data == (None if isinstance(data, list) else data)
         assert item.size == self._size(number)
 
@@ -320,6 +294,7 @@ class QueueMachine(RuleBasedStateMachine):
         queues = self.broker.queues.values()
         return (
             self.system.full
+            or self.system.sync_fails
             or self.disk.refuses
             or self.broker.log.segment.refusal is not None
             or any(queue.journal.failing is not None for queue in queues)
@@ -334,20 +309,21 @@ class QueueMachine(RuleBasedStateMachine):
             return False
         return True
 
-    def _expired(self, number):
-        return 0 < self.items[number][1] <= self.now
+    def _expired(self, number, twin):
+        return number not in twin.moved and 0 < self.items[number][1] <= self.now
 
     def _head(self, twin):
         """The number of what is fetched next."""
         due = sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
         joining = [number for number in due if twin.delayed[number] <= self.now]
-        return next((number for number in twin.waiting + joining if not self._expired(number)), None)
+        return next((number for number in twin.waiting + joining if not self._expired(number, twin)), None)
 
     def _reconcile(self, name):
         """Some of what had expired may be gone, and some of what was due may have joined the others."""
         twin, queue = self.twins[name], self.broker.queues.get(name)
         if queue is None or not (
-            any(map(self._expired, twin.waiting)) or any(due <= self.now for due in twin.delayed.values())
+            any(self._expired(number, twin) for number in twin.waiting)
+            or any(due <= self.now for due in twin.delayed.values())
         ):
             return
         journal = queue.journal
@@ -355,28 +331,22 @@ class QueueMachine(RuleBasedStateMachine):
             waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
             delayed = {item.flags for _, item in journal._delayed()}
         for number in [number for number in twin.waiting if number not in waiting]:
-            assert self._expired(number)
+            assert self._expired(number, twin)
             twin.waiting.remove(number)
         joined = [number for number in twin.delayed if number not in delayed]
         for number in sorted(joined, key=lambda number: waiting.get(number, 0)):
             assert twin.delayed.pop(number) <= self.now
             if number in waiting:
-                self.order[number] = next(self.places)
+                twin.order[number] = next(self.places)
                 twin.waiting.append(number)
             else:
-                assert self._expired(number)
+                assert self._expired(number, twin)
         twin.changed()
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
-        self._set(number, data, exptime)
+        self.items[number] = (data, self.now + exptime * 1000 if exptime > 0 else -exptime)
         return number
-
-    def _set(self, number, data, exptime):
-        expires = self.now + exptime * 1000 if exptime > 0 else -exptime
-        self.items[number] = (data, expires)
-        self.order[number] = next(self.places)
-        self.attempts[number] = 0
 
     def _sync(self):
         """Somebody waits for the log."""
@@ -407,16 +377,46 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is None:
             return
         number = self._number(b"x" * size, exptime)
+        # perhaps it is killed now
+        twin.order[number], twin.attempts[number] = next(self.places), 0
         if self._tried(queue.push, record(b"x" * size), number, exptime):
-            twin.waiting.append(number)
-            twin.changed()
-            if queue.journal.crowded:
-                client = Client()
-                client.hold()
-                queue.journal.crowding.append(client)
-                self.clients.append((client, {}))
+            twin.has(number, twin.order[number])
+            self._wait_if_crowded(queue)
             if sync:
                 self._sync()
+
+    def _wait_if_crowded(self, queue):
+        if queue.journal.crowded:
+            client = Client()
+            client.hold()
+            queue.journal.crowding.append(client)
+            self.clients.append((client, {}))
+
+    @rule(size=st.sampled_from([0, 9, 400]), sync=st.booleans())
+    def push_both(self, size, sync):
+        """As a set to a queue with a child does it."""
+        both = [self._queue(name) for name in BOTH]
+        if any(queue is None for queue, _ in both):
+            return
+        number = self._number(b"x" * size)
+        for _, twin in both:
+            twin.order[number], twin.attempts[number] = next(self.places), 0
+        if self._tried(Fanout([queue for queue, _ in both]).push, record(b"x" * size), number, 0, 0):
+            self._both_have([twin for _, twin in both], number)
+            for queue, _ in both:
+                self._wait_if_crowded(queue)
+            if sync:
+                self._sync()
+
+    def _both_have(self, twins, number):
+        for twin in twins:
+            twin.has(number, next(self.places))
+        for one, other in itertools.permutations(twins, 2):
+            self._implies(one, other)
+
+    def _implies(self, twin, other, number=None):
+        """What `twin` holds now may be found only if that is, too, which the other one holds."""
+        self.joint.append((twin, len(twin.history) - 1, other, len(other.history) - 1, number))
 
     @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
     def push_delayed(self, name, exptime, delay_s, sync):
@@ -431,7 +431,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _is_delayed(self, twin, number, delay_s):
         twin.delayed[number] = self.due[number] = self.now + delay_s * 1000
-        self.due_place[number] = next(self.places)
+        self.due_place[number] = twin.order[number] = next(self.places)
+        twin.attempts[number] = 0
         twin.changed()
 
     @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
@@ -439,13 +440,19 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.push(name=name, size=size, exptime=0, sync=False)
 
-    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5), run=st.booleans())
-    def begin_upload(self, name, sizes, run):
+    @rule(
+        name=names,
+        sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5),
+        run=st.booleans(),
+        both=st.sampled_from([False, False, True]),
+    )
+    def begin_upload(self, name, sizes, run, both):
         queue, twin = self._queue(name)
         if queue is None:
             return
+        names = BOTH if both and name in BOTH else (name,)
         try:
-            upload = queue.upload(sum(sizes))
+            upload = queue.upload(sum(sizes), lambda: [self._target(name) for name in names])
         except JournalError:
             assert self._is_troubled
             return
@@ -455,7 +462,15 @@ class QueueMachine(RuleBasedStateMachine):
             upload.write(chunk)
             if run:
                 self.threads_run()
-        self.uploads.append((upload, twin, twin.generation, number, b"".join(chunks)))
+        twins = [self.twins[name] for name in names]
+        self.uploads.append((upload, twins, twin.generation, number, b"".join(chunks)))
+
+    def _target(self, name):
+        """The queue of that name, for who has no use for none."""
+        queue, _ = self._queue(name)
+        if queue is None:
+            raise JournalError("it is out of service")
+        return queue
 
     @precondition(lambda self: self.uploads)
     @rule(data=st.data(), abandon=st.booleans(), delay_s=st.sampled_from([0, 0, 2]), sync=st.booleans())
@@ -464,24 +479,27 @@ class QueueMachine(RuleBasedStateMachine):
         self._end_upload(index, abandon=abandon, delay_s=delay_s, sync=sync)
 
     def _end_upload(self, index, *, abandon, delay_s=0, sync):
-        upload, twin, generation, number, content = self.uploads.pop(index)
+        upload, twins, generation, number, content = self.uploads.pop(index)
+        twin = self.twins[upload.queue.name]
         if abandon:
             upload.abandon()
             return
+        self.items[number] = ([content], 0)
+        if len(twins) > 1:
+            delay_s = 0
 
         def done(error):
             if error is not None:
                 assert self._is_troubled or twin.generation != generation
                 return
             assert twin.generation == generation
-            self._set(number, [content], 0)
             if not sync:
-                self.unsynced.add(number)
+                for each in twins:
+                    each.unsynced.add(number)
             if delay_s:
                 self._is_delayed(twin, number, delay_s)
             else:
-                twin.waiting.append(number)
-                twin.changed()
+                self._both_have(twins, number)
             if sync:
                 self._sync()
 
@@ -490,7 +508,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3), sync=st.booleans())
     def push_large(self, name, sizes, sync):
         before = len(self.uploads)
-        self.begin_upload(name=name, sizes=sizes, run=False)
+        self.begin_upload(name=name, sizes=sizes, run=False, both=False)
         if len(self.uploads) > before:
             self._end_upload(before, abandon=False, sync=sync)
             self.threads_run()
@@ -511,13 +529,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert item is None
             self._reconcile(name)
             return
-        self._is_item(item, number)
+        self._is_item(item, number, twin)
         if how != "peek":
             if number in twin.waiting:
                 twin.waiting.remove(number)
             else:
                 del twin.delayed[number]
-                self.order[number] = next(self.places)
+                twin.order[number] = next(self.places)
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
             self.holds.append((hold, twin))
@@ -552,20 +570,44 @@ class QueueMachine(RuleBasedStateMachine):
     def _end_hold(self, index, how):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
-        if how == "abort":
+        if how == "abort" and is_held and hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS:
+            if not self._move(hold, twin):
+                return
+        elif how == "abort":
             if is_held and self._is_troubled:
-                self.attempts.pop(hold.number, None)
+                twin.attempts.pop(hold.number, None)
             hold.queue.abort(hold.item)
+            if is_held:
+                twin.waiting.insert(0, hold.number)
+                if hold.number in twin.attempts:
+                    twin.attempts[hold.number] += 1
         elif not self._tried(hold.queue.close, hold.item):
             return
         del self.holds[index]
         if is_held:
-            del twin.reserved[hold.number]
-            if how == "abort":
-                twin.waiting.insert(0, hold.number)
-                if hold.number in self.attempts:
-                    self.attempts[hold.number] += 1
+            twin.reserved.pop(hold.number, None)
             twin.changed()
+            if how == "abort" and hold.number not in twin.waiting:
+                number = None if hold.number in twin.unsynced else hold.number
+                self._implies(twin, self.twins[DEAD], number)
+
+    def _move(self, hold, twin):
+        """An item has come back too often; returns whether it was moved, which is not tried in trouble."""
+        number, dead = hold.number, self.twins[DEAD]
+        if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
+            return False
+        if not dead.exists:
+            dead.exists = True
+            dead.changed()
+        # perhaps it is killed now
+        dead.order[number], dead.attempts[number] = next(self.places), 0
+        dead.moved.add(number)
+        if hold.item.blob:
+            dead.unsynced.add(number)
+        hold.queue.abort(hold.item)
+        assert not any(item.flags == number for item in hold.queue.window)
+        dead.has(number, dead.order[number])
+        return True
 
     @precondition(lambda self: self.readers)
     @rule()
@@ -623,6 +665,11 @@ class QueueMachine(RuleBasedStateMachine):
     def heal(self):
         self.trouble([], refuses=False, full=False, sync_fails=False)
 
+    @rule(seed=st.integers(0, 1 << 16))
+    def write_back(self, seed):
+        """The system writes some pages in its own time."""
+        self.system.write_back(random.Random(seed))
+
     @rule(count=st.integers(1, 6))
     def tick(self, count):
         for _ in range(count):
@@ -636,9 +683,10 @@ class QueueMachine(RuleBasedStateMachine):
                 self._reconcile(name)
 
     @precondition(lambda self: self.offload.tasks)
-    @rule()
-    def thread_runs(self):
-        self.offload.run()
+    @rule(which=st.integers(0, 3))
+    def thread_runs(self, which=0):
+        """There are several threads: what was begun last may be done first."""
+        self.offload.run(min(which, len(self.offload.tasks) - 1))
         self._told()
 
     @rule()
@@ -677,7 +725,7 @@ class QueueMachine(RuleBasedStateMachine):
         journal = queue.journal
         files = set()
         live = set()
-        delayed = self._delayed(journal)
+        delayed = self._delayed(journal, twin)
         if not journal.path.exists():
             assert not twin.held
             return
@@ -713,65 +761,159 @@ class QueueMachine(RuleBasedStateMachine):
         self.disk.failures.clear()
         self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()})
 
-    @rule(tasks=st.integers(0, 3), calls=st.integers(0, 25))
-    def kill(self, tasks, calls):
+    @rule(seed=st.integers(0, 99), tasks=st.integers(0, 3), calls=st.integers(0, 25))
+    def kill(self, seed, tasks, calls):
         """Between two operations; perhaps again while it starts."""
-        self._kill(tasks)
+        self._kill(random.Random(seed), tasks)
         self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}, calls)
 
-    def _kill(self, tasks):
-        for work, _ in self.offload.tasks[:tasks]:
-            try:
+    def _kill(self, chance, tasks):
+        """Some tasks are done by then, but nobody knows."""
+        for work, _ in chance.sample(self.offload.tasks, min(tasks, len(self.offload.tasks))):
+            with contextlib.suppress(Exception):
                 work()
-            except Exception:
-                break
         self._die()
 
-    @rule(name=names, what=st.sampled_from(["push", "flush", "delete", "tick"]), calls=st.integers(1, 6))
+    @rule(
+        name=names,
+        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort"]),
+        calls=st.integers(1, 6),
+    )
     def kill_amid(self, name, what, calls):
         """While it does something: that is done then, or it is not."""
         before = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
+        parts = getattr(self, f"_parts_of_{what}", lambda _: {})(name)
         self.system.calls_left = calls
-        try:
-            if what == "push":
-                self.push(name=name, size=300, exptime=0, sync=False)
-            elif what == "tick":
-                self.tick(count=5)
-                self.threads_run()
-            else:
-                getattr(self, what)(name=name)
-        except Killed:
-            pass
-        finally:
-            self.system.calls_left = 0
-        twin = self.twins[name]
+        with contextlib.suppress(Killed):
+            getattr(self, f"_do_{what}", getattr(self, what, None))(name)
+        self.system.calls_left = 0
         for other in NAMES:
             self._reconcile(other)
-        after = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
+        may_hold = {
+            name: before[name] + twin.may_hold(power_cut=False) for name, twin in self.twins.items()
+        }
+        for each, states in parts.items():
+            if not self.twins[each].unsure:
+                may_hold[each] += states
         self._die()
-        may_hold = {name: before[name] + after[name] for name in self.twins}
-        if what == "push" and not twin.unsure:
-            held = before[name][-1] or frozenset()  # a new queue may be there with nothing in it yet
-            may_hold[name] = [*may_hold[name], held, held | {len(self.items)}]
-        elif what == "flush" and not twin.unsure:
-            may_hold[name] = [*may_hold[name], frozenset(twin.reserved)]
-        elif what == "delete":
-            may_hold[name] = [*may_hold[name], None]
         self._restart(may_hold)
+        if parts and not any(self.twins[each].unsure for each in parts):
+            number = len(self.items)
+            found = [self.twins[each].held or frozenset() for each in parts]
+            if what == "push_both":
+                assert len({number in held for held in found}) == 1
+            elif what == "abort":
+                (number,) = frozenset.difference(*parts[name])
+                assert any(number in held for held in found)
 
-    @rule(seed=st.integers(0, 1 << 16), tasks=st.integers(0, 3), calls=st.integers(0, 25))
-    def power_cut(self, seed, tasks, calls):
-        self._kill(tasks)
-        self.system.lose_power(self.data, random.Random(seed))
-        self.attempts.clear()
-        self.may_miss |= self.unsynced
-        may_hold = {name: twin.may_hold(power_cut=True) for name, twin in self.twins.items()}
-        for name, twin in self.twins.items():
+    def _held(self, name):
+        """What a queue holds; a new one may be there with nothing in it yet."""
+        return self.twins[name].held or frozenset()
+
+    def _do_push(self, name):
+        self.push(name=name, size=300, exptime=0, sync=False)
+
+    def _parts_of_push(self, name):
+        held = self._held(name)
+        return {name: [held, held | {len(self.items) + 1}]}
+
+    def _do_push_both(self, _):
+        self.push_both(size=300, sync=False)
+
+    def _parts_of_push_both(self, _):
+        return self._parts_of_push(BOTH[0]) | self._parts_of_push(BOTH[1])
+
+    def _parts_of_flush(self, name):
+        return {name: [frozenset(self.twins[name].reserved)]}
+
+    def _parts_of_delete(self, name):
+        return {name: [None]}
+
+    def _do_tick(self, _):
+        self.tick(count=5)
+        self.threads_run()
+
+    def _abortable(self, name):
+        """The first item held of a queue, if it is there yet."""
+        for index, (hold, twin) in enumerate(self.holds):
+            if twin is self.twins[name] and twin.reserved.get(hold.number) is hold:
+                return index, hold.number
+        return None, 0
+
+    def _do_abort(self, name):
+        index, number = self._abortable(name)
+        if index is not None:
+            self.twins[name].attempts.pop(number, None)
+            self._end_hold(index, "abort")
+
+    def _parts_of_abort(self, name):
+        index, number = self._abortable(name)
+        if index is None or name == DEAD:
+            return {}
+        held, dead = self._held(name), self._held(DEAD)
+        return {name: [held, held - {number}], DEAD: [dead, dead | {number}]}
+
+    @rule(
+        seed=st.integers(0, 1 << 16),
+        tasks=st.integers(0, 3),
+        calls=st.integers(0, 25),
+        in_order=st.booleans(),
+        again=st.booleans(),
+    )
+    def power_cut(self, seed, tasks, calls, in_order, again):
+        """Perhaps one more comes while it starts."""
+        chance = random.Random(seed)
+        self._kill(chance, tasks)
+        is_torn = not in_order or self.system.has_failed or self.system.has_written_back
+        may_hold, joint, twins = {}, self.joint, self.twins
+        shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
+        for name, twin in twins.items():
+            twin.attempts.clear()
+            twin.may_miss |= twin.unsynced
+            may_hold[name] = twin.may_hold(power_cut=True)
             twin.history, twin.promised = list(may_hold[name]), 0
-        self._restart(may_hold, calls)
-        for twin in self.twins.values():
+        self.joint = []
+        self.system.lose_power(chance, in_order=in_order)
+        if again:
+            self._start(max(1, calls))
+            self._die()
+            is_torn = True
+            self.system.lose_power(chance, in_order=in_order)
+        self._restart(may_hold, calls, is_torn=is_torn)
+        domains = {
+            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may)}
+            for name, twin in twins.items()
+            if twin in shifts and not twin.unsure
+        }
+        self._fit_together(domains, joint, shifts)
+        for twin in twins.values():
             if not twin.unsure:  # what it holds is on the disk
                 del twin.history[:-1]
+
+    def _fit_together(self, domains, joint, shifts):
+        """What was found can be what there was at a time, or, of each queue, at a time of its own, but for
+        what goes together. `domains` are the places in the histories that each may be from."""
+        pairs = [
+            (twin, index - shifts[twin], other, at - shifts[other], number)
+            for twin, index, other, at, number in joint
+            if twin in domains and other in domains
+        ]
+        while pairs:
+            before = sum(map(len, domains.values()))
+            for twin, index, other, at, number in pairs:
+                is_there = number is None or number in (other.held or ())
+                late = {
+                    each
+                    for each in domains[other]
+                    if each >= at and (is_there or number not in (other.history[each] or ()))
+                }
+                if not late:
+                    domains[twin] = {each for each in domains[twin] if each < index}
+                elif all(each >= index for each in domains[twin]):
+                    domains[other] = late
+            assert all(domains.values()), "something was lost, or is there in part"
+            if sum(map(len, domains.values())) == before:
+                return
 
     @invariant()
     def counts_are_exact(self):
@@ -793,8 +935,9 @@ class QueueMachine(RuleBasedStateMachine):
                 assert not twin.exists or self.broker.queue(name).pop() is None
             self.broker.close()
         finally:
+            self._die()
             self.patch.undo()
-            shutil.rmtree(self.data, ignore_errors=True)
+            self.system.remove()
 
 
 TestQueue = QueueMachine.TestCase

@@ -2,7 +2,10 @@
 
 import pytest
 from brokers import Data
+from doubles import Loop
 
+from darner._proto import CHUNK_BYTES
+from darner.connection import Clients
 from darner.errors import JournalError, StatusError
 from darner.status import QUIESCENT, READONLY, UP
 
@@ -81,6 +84,43 @@ class TestStatus:
         data.broker.set_status(UP)
         data.set(b"work", b"2")
         assert data.read_all(b"work") == [b"1", b"2"]
+
+    @pytest.mark.parametrize("level", [READONLY, QUIESCENT])
+    def test_stops_a_flush_of_all_that_was_ordered_before(self, data, level):
+        loop = Loop(lambda: data.now)
+        clients = Clients(loop, data.broker, dialect="memcached", keepalive=60)
+        data.set(b"work", b"1")
+        clients.flush_all_later(60)
+        data.broker.set_status(level)
+        data.now += 60_000
+        data.tick()
+        loop.next_timer(data.now).work()
+        assert data.broker.queues[b"work"].items == 1
+        data.broker.set_status(UP)
+        clients.flush_all_later(60)
+        loop.next_timer(data.now + 60_000).work()
+        assert data.broker.queues[b"work"].items == 0
+
+    @pytest.mark.parametrize("ends", ["in the middle", "at the end"])
+    def test_stops_a_large_item_that_is_on_its_way(self, data, ends):
+        content = bytes(2 * CHUNK_BYTES)
+        upload = data.broker.upload(b"work", len(content))
+        upload.write(content[:CHUNK_BYTES])
+        if ends == "at the end":
+            upload.write(content[CHUNK_BYTES:])
+        data.broker.set_status(READONLY)
+        data.now += GRACE_MS
+        data.tick()
+        if ends == "at the end":
+            (error,) = data.finish(upload)
+            assert "the server is readonly" in str(error)
+        else:
+            with pytest.raises(StatusError, match="the server is readonly"):
+                upload.write(content[CHUNK_BYTES:])
+            upload.abandon()
+        data.settle()
+        assert data.broker.queues[b"work"].items == 0
+        assert data.blobs() == []
 
     def test_that_cannot_be_kept_is_not_taken(self, data):
         (data.path / ".status.new").mkdir()

@@ -21,7 +21,8 @@ given = [int(word) for word in sys.argv[2 : 2 + count]]
 spare = [os.dup2(fd, 100 + number) for number, fd in enumerate(given)]
 for number, fd in enumerate(spare):
     os.dup2(fd, 3 + number)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(count), "LISTEN_FDNAMES": "darner.socket"}
+told = os.environ.get("COUNT", str(count))
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": told, "LISTEN_FDNAMES": "darner.socket"}
 os.execv(sys.argv[2 + count], sys.argv[2 + count :])
 """
 
@@ -31,7 +32,9 @@ def start(tmp_path):
     """Starts a server that is given sockets, and takes it away."""
     processes = []
 
-    def start(*sockets: socket.socket, **environment: str) -> subprocess.Popen:
+    def start(*sockets: socket.socket, count: str | None = None, **environment: str) -> subprocess.Popen:
+        if count is not None:
+            environment["COUNT"] = count
         fds = [sock.fileno() for sock in sockets]
         for fd in fds:
             os.set_inheritable(fd, True)
@@ -142,6 +145,44 @@ class TestSockets:
             process = start(sock)
             assert "is not TCP" in process.communicate(timeout=20)[1]
         assert process.returncode == 1
+
+    def refused(self, process) -> str:
+        """The one line it says instead of starting."""
+        said = process.communicate(timeout=20)[1]
+        assert process.returncode == 1
+        assert said.count("\n") == 1, said
+        return said
+
+    def test_a_connection_in_the_place_of_a_socket_that_listens_is_refused(self, start, listening):
+        sock = listening()
+        with socket.create_connection(sock.getsockname()) as client:
+            accepted, _ = sock.accept()
+            with accepted:
+                assert "Accept=no" in self.refused(start(accepted))
+                assert "Accept=no" in self.refused(start(sock, accepted))
+                assert "Accept=no" in self.refused(start(client))
+
+    def test_a_socket_that_does_not_listen_is_refused(self, start):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            assert "ListenStream=" in self.refused(start(sock))
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            assert "is not TCP" in self.refused(start(sock))
+
+    @pytest.mark.parametrize("count", ["x", "-1", "1.5", "٣", " 1", "9" * 5000])
+    def test_a_number_of_sockets_that_is_none_is_refused(self, start, count):
+        assert "LISTEN_FDS" in self.refused(start(count=count))
+
+    def test_no_socket_at_all_is_as_without_systemd(self, start, tmp_path):
+        for count in ("0", ""):
+            told = Told(str(tmp_path / f"notify{count}"))
+            process = start(count=count, NOTIFY_SOCKET=str(tmp_path / f"notify{count}"))
+            assert told.next() == b"READY=1"
+            assert "event=listening" in log_of(process)
+
+    def test_fewer_sockets_than_were_told_of_are_refused(self, start, listening):
+        assert "descriptor 4 of systemd is no socket" in self.refused(start(listening(), count="2"))
 
     def test_a_descriptor_that_is_no_socket_is_refused(self, start):
         with Path(os.devnull).open() as file:

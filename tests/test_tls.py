@@ -270,3 +270,90 @@ class TestBadFiles:
         assert "bad.pem" in line
         assert refused("--config", str(directory / "darner.toml"), "--check-config") == line
         assert not (directory / "data").exists()
+
+
+class TestEnd:
+    def test_comes_while_handshakes_are_under_way_and_those_who_wait_are_told(self, server, wire):
+        with contextlib.ExitStack() as stack:
+            silent = stack.enter_context(contextlib.closing(Wire(server.port)))
+            begun = stack.enter_context(contextlib.closing(Wire(server.port)))
+            begun.send(b"\x16\x03\x01\x02\x00\x01")
+            wire.send(b"get work/t=60000\r\n")
+            until(lambda: descriptors(server.process.pid) >= 3)
+            server.process.terminate()
+            assert wire.line() == b"END\r\n"
+            wire.close()
+            assert server.process.wait(20) == 0
+            assert silent.closed()
+            assert begun.closed()
+        server.log += server.process.stderr.read().decode()
+        assert "event=closed" in server.log
+
+    def test_lets_nobody_in_whose_handshake_ends_while_it_comes(self, server, wire, authority):
+        late = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        wire.send(b"set work 0 0 10\r\n01234")
+        server.process.terminate()
+        server.wait_for_log("event=closing")
+        with contextlib.suppress(OSError, ssl.SSLError):
+            client = trusting(authority).wrap_socket(late, server_hostname="localhost")
+            client.sendall(b"version\r\n")
+            assert client.recv(100) == b""
+        wire.send(b"56789\r\n")
+        assert wire.line() == b"STORED\r\n"
+        wire.close()
+        late.close()
+        assert server.process.wait(20) == 0
+        server.log += server.process.stderr.read().decode()
+
+
+class TestGone:
+    """Over TLS there is no half of a connection: who has ended it reads nothing any more."""
+
+    @pytest.mark.parametrize("size", [60_000, 3 * CHUNK_BYTES])
+    @pytest.mark.parametrize("how", ["reset", "goodbye"])
+    def test_client_costs_no_more_than_was_about_to_be_sent(self, server, authority, wire, size, how):
+        count = 60
+        for _ in range(count):
+            assert wire.set(b"work", bytes(size)) == b"STORED\r\n"
+        client = TLSWire(server.port, trusting(authority))
+        client.ask(b"version\r\n")
+        server.process.send_signal(signal.SIGSTOP)
+        client.send(b"get work\r\n" * count)
+        client.reset() if how == "reset" else goodbye(client)
+        server.process.send_signal(signal.SIGCONT)
+        until(lambda: wire.stats()["curr_connections"] == "1")
+        assert count - int(wire.stats()["queue_work_items"]) <= (20 if size == 60_000 else 5)
+
+    def test_client_has_done_what_it_asked_for_but_gets(self, server, authority, wire):
+        for n in range(3):
+            wire.set(b"work", b"%d" % n)
+        wire.set(b"other", b"x")
+        client = TLSWire(server.port, trusting(authority))
+        assert client.get(b"work/open") == b"0"
+        server.process.send_signal(signal.SIGSTOP)
+        # the first ones fill its turn, so that the others are met when it has gone
+        rest = b"get other\r\nget work/close\r\nset more 0 0 1 noreply\r\nx\r\n"
+        client.send(b"version\r\n" * 512 + rest)
+        goodbye(client)
+        server.process.send_signal(signal.SIGCONT)
+        until(lambda: wire.stats()["curr_connections"] == "1")
+        assert [wire.get(b"work"), wire.get(b"work"), wire.get(b"work")] == [b"1", b"2", None]
+        assert wire.get(b"more") == b"x"
+        assert wire.get(b"other") == b"x"
+
+
+def goodbye(wire: TLSWire) -> None:
+    """End it as TLS has it, without waiting for an answer."""
+    wire.socket.settimeout(0)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        wire.socket.unwrap()
+    wire.close()
+
+
+def descriptors(pid: int) -> int:
+    """How many sockets it has."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(entry.readlink()))
+    return sum(link.startswith("socket:") for link in links)

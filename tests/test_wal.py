@@ -725,6 +725,8 @@ class TestRoom:
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
         log.unpin(told)
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
+        offload.run()  # which says that it is needed no more
+        assert [path.name for path in segments(directory)] == ["1", "2", "3"]
         offload.run()
         assert [path.name for path in segments(directory)] == ["2", "3"]
         offload.run_all()

@@ -100,6 +100,43 @@ def stopped(server):
         server.process.send_signal(signal.SIGCONT)
 
 
+class TestReset:
+    """A client that is killed with something unread, after it has asked for much: its end is reset, which a
+    server that writes to it learns in another way than one that reads."""
+
+    COUNT = 40
+
+    @pytest.mark.parametrize(
+        "size", [100, 60_000, 3 * CHUNK_BYTES], ids=["small", "as large as a line may be", "a file each"]
+    )
+    @pytest.mark.parametrize("request_", [b"get q\r\n", b"get q empty\r\n"])
+    def test_has_no_more_taken_than_was_about_to_be_sent(self, server, wire, size, request_):
+        count = self.COUNT if size > 100 else 3000
+        for _ in range(count):
+            wire.send(b"set q 0 0 %d\r\n%s\r\n" % (size, bytes(size)))
+        assert all(wire.line() == b"STORED\r\n" for _ in range(count))
+        client = server.connect()
+        client.ask(b"version\r\n")
+        with stopped(server):
+            client.send(request_ * count)
+            client.reset()
+        until(lambda: server.stat("curr_connections") == 2)
+        taken = count - server.stat("queue_q_items")
+        # what goes out in one turn
+        assert taken <= (520 if size == 100 else 10 if size == 60_000 else 2)
+
+    @pytest.mark.parametrize("request_", [b"get q/t=60000", b"get q/t=60000/open", b"monitor q 60 1"])
+    def test_of_one_who_waits_costs_no_item_that_comes_after_it(self, server, wire, request_):
+        client = server.connect()
+        client.send(request_ + b"\r\n")
+        until(lambda: server.stat("queue_q_waiters") == 1)
+        with stopped(server):
+            client.reset()
+            wire.send(b"set q 0 0 1\r\nx\r\n")
+        assert wire.line() == b"STORED\r\n"
+        assert wire.gets(b"q") == (1, b"x")
+
+
 class TestPipelineOfAMillion:
     COUNT = 1_000_000
 

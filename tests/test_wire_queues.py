@@ -207,6 +207,35 @@ class TestStatus:
         assert wire.ask(b"status up\r\n") == b"END\r\n"
         assert drain(wire, b"work") == [b"2", b"3"]
 
+    @pytest.mark.parametrize(
+        "request_",
+        [b"get work/t=60000", b"get work/open/t=60000", b"get work/cursor=c/t=60000", b"monitor work 60"],
+    )
+    def test_quiescent_ends_the_wait_of_those_who_wait(self, server, wire, request_):
+        wire.set(b"work/delay=1", b"1", exptime=0)
+        assert wire.get(b"work/t=60000") == b"1"
+        waiting = server.connect()
+        waiting.send(request_ + b"\r\nversion\r\n")
+        until(lambda: waiters(server, b"work") == 1 or b"cursor" in request_)
+        assert wire.ask(b"status readonly\r\n") == b"END\r\n"
+        assert waiting.silent()
+        assert wire.ask(b"status quiescent\r\n") == b"END\r\n"
+        assert waiting.line() == b"SERVER_ERROR refused: the server is quiescent\r\n"
+        assert waiting.line().startswith(b"VERSION ")
+        assert wire.ask(b"status up\r\n") == b"END\r\n"
+        assert wire.set(b"work", b"2") == b"STORED\r\n"
+        assert waiting.get(b"work") == b"2"
+
+    def test_readonly_refuses_a_large_item_that_is_on_its_way(self, server, wire):
+        other = server.connect()
+        other.send(b"set work 0 0 %d\r\n" % len(LARGE) + LARGE[: 2 * CHUNK_BYTES])
+        until(lambda: wire.stats().get("queue_work_items") == "0")
+        assert wire.ask(b"status readonly\r\n") == b"END\r\n"
+        other.send(LARGE[2 * CHUNK_BYTES :] + b"\r\nversion\r\n")
+        assert other.line() == b"SERVER_ERROR refused: the server is readonly\r\n"
+        assert other.line().startswith(b"VERSION ")
+        assert wire.get(b"work") is None
+
 
 class TestDump:
     def block(self, wire):

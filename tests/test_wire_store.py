@@ -18,6 +18,55 @@ def in_step(client) -> bool:
     return client.ask(b"version\r\n").startswith(b"VERSION ")
 
 
+class TestNumber:
+    """Each number that a client can send, where whoever reads it with 32 or 64 bits, or as a float, goes
+    wrong."""
+
+    NUMBERS = (
+        -1,
+        *(2**bits + more for bits in (31, 32, 53, 63, 64) for more in (-1, 0, 1)),
+        10**15,
+        10**17,
+        10**18 - 1,
+        10**18,
+        10**40,
+    )
+    STORED, REFUSED, END = b"STORED\r\n", b"CLIENT_ERROR ", b"END\r\n"
+
+    @pytest.mark.parametrize("number", NUMBERS)
+    @pytest.mark.parametrize(
+        ("request_", "reply"),
+        [
+            (b"set %s 0 {} 1\r\nx\r\n", STORED),
+            (b"set %s {} 0 1\r\nx\r\n", STORED),
+            (b"set %s/delay={} 0 0 1\r\nx\r\n", STORED),
+            (b"set %s/delay=1 0 {} 1\r\nx\r\n", STORED),
+            (b"get %s/peek/t={}\r\n", b"VALUE "),
+            (b"get %s/close/t={}\r\n", END),
+            (b"monitor %s {} 1\r\n", b"VALUE "),
+            (b"monitor %s 0 {}\r\n", END),
+            (b"confirm %s {}\r\n", b"ERROR\r\n"),
+            (b"delete %s {}\r\n", b"DELETED\r\n"),
+        ],
+    )
+    def test_is_taken_or_refused_and_the_stream_in_step(self, standing, queue, request_, reply, number):
+        client = standing.connect()
+        assert client.set(queue, b"first") == self.STORED
+        client.send(request_.replace(b"{}", b"%d" % number) % queue + b"quit\r\n")
+        line = client.line()
+        assert line.startswith((reply, self.REFUSED))
+        while line and not line.startswith((self.END, self.REFUSED)):
+            line = client.line()
+        assert standing.connect().get(queue) in (b"first", None)
+
+    @pytest.mark.parametrize(
+        "exptime", [10**10, 2**53 // 1000, 2**63 // 1000 + 1, 2**64 // 1000 + 1, 10**18 - 1]
+    )
+    def test_of_a_time_far_off_is_one_that_does_not_come(self, client, queue, exptime):
+        assert client.set(queue, b"x", exptime=exptime) == b"STORED\r\n"
+        assert client.get(queue) == b"x"
+
+
 class TestFlags:
     @pytest.mark.parametrize("flags", [0, 1, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
     def test_of_32_bits_come_back(self, client, queue, flags):
