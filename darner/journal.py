@@ -32,16 +32,17 @@ import secrets
 import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, foreign, leveldb
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import (
     DamagedError,
+    FaultError,
     ForeignError,
     JournalError,
     MisplacedError,
@@ -50,6 +51,7 @@ from darner.errors import (
 )
 from darner.kinds import LARGEST
 from darner.leveldb import failure
+from darner.snapshot import Snapshot
 from darner.timeline import NEVER, end_of, run_of, start_of
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
@@ -64,9 +66,12 @@ CURSORS_END = b"s"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
 # written to.
 STATE_NAME = "state"
+# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
+# it is noticed if that is lost.
+MARK_NAME = "written"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -170,6 +175,15 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def read_mark(directory: Path) -> tuple[int, int]:
+    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
+    try:
+        record = snapshot.read_small(directory / MARK_NAME)
+        return (0, 0) if record is None else snapshot.decode_mark(record)
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def _check_empty(db: Any) -> None:
     """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
     ValueError."""
@@ -230,12 +244,28 @@ def check_whose(path: Path) -> None:
         raise ForeignError(f"{path} is {whose}")
 
 
+def _find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
+    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
+    due before `due_from`."""
+    froms, firsts = {run_of(due_from): due_from}, []
+    while due_from < NEVER:
+        start = _delayed_key(due_from, 0)
+        first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
+        due_ms = NEVER if first is None else _due_ms(first)
+        if due_ms < NEVER:
+            froms[run_of(due_ms)] = due_ms
+            firsts.append(due_ms)
+        due_from = end_of(run_of(due_ms))
+    return list(froms.values()), firsts
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept",
+        "ops", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -285,6 +315,9 @@ class Writes(Protocol):
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
 
+    def discard(self, journal: "Journal") -> None:
+        """Forget about `journal`."""
+
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
 
@@ -301,6 +334,24 @@ class Writes(Protocol):
         """`journal` cannot read something for the first time."""
 
 
+class _Fence(Log):
+    """In place of the log of a journal that was set aside."""
+
+    def __init__(self, fault: JournalError) -> None:
+        self._fault = fault
+        # in which nothing has room
+        self.segment = Segment()
+        self.segment.refusal = fault
+        self.entered = 0
+
+    def roll(self) -> None:
+        """Raises why nothing is logged."""
+        raise self._fault.with_traceback(None)
+
+    def pin(self, journal: Hashable) -> None:
+        """What the journal needs is pinned, and stays so."""
+
+
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
     the change was not made.
@@ -310,12 +361,12 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_state", "_last_looked_at",
-        "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
-        "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
-        "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
-        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due", "offload", "path",
-        "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept", "_has_mark", "_has_state",
+        "_last_looked_at", "_live_from", "_must_exist", "_number", "_place", "_segment", "_state_key",
+        "_told", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes",
+        "batch", "begun", "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty",
+        "doomed", "expiring", "failing", "fault", "generation", "gone", "kept", "log", "lost", "name",
+        "next_due", "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -349,6 +400,8 @@ class Journal:
         self.dirty = False
         # why it could not be written
         self.failing: JournalError | None = None
+        # why nothing more is done with it until the next start: see `set_aside`
+        self.fault: JournalError | None = None
         # whether items come faster than they are written: who sets waits
         self.crowded = False
         self.crowding: list[Client] = []
@@ -388,9 +441,13 @@ class Journal:
         self._told: set[str] = set()
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it, and whether its state is in a file besides
+        # whether LevelDB may have anything of it, and whether that is missed if it is not there: not of a
+        # queue that was deleted
         self._exists = False
+        self._must_exist = False
+        # whether the files STATE_NAME and MARK_NAME are there
         self._has_state = False
+        self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
         # of the state in LevelDB
@@ -399,11 +456,23 @@ class Journal:
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is None:
+        try:
+            self._begin(lives)
+        except BaseException as error:
+            self._shut()
+            if log is not None:
+                writes.discard(self)
+                log.unpin(self)
+            if isinstance(error, Exception) and not isinstance(error, JournalError):
+                raise FaultError(error) from error
+            raise
+
+    def _begin(self, lives: Sequence[Life]) -> None:
+        if self.log is None:
             self.batch.room = sys.maxsize
         elif is_new(self.path):
             self._make_directory()
-        elif not self._load_state():
+        else:
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -423,11 +492,13 @@ class Journal:
         self._last_looked_at = -1
         if lives:
             self._catch_up(lives)
+        self._check_mark()
         self._delete_unknown_blobs()
         self.reads = self.state.floor
         if self._db is not None:
-            writes.add(self)
-            writes.note_open(self)
+            self._writes.note_open(self)
+        if self._db is not None or self.untidy or self.doomed:
+            self._writes.add(self)
 
     # LevelDB
 
@@ -455,7 +526,7 @@ class Journal:
         with self._using:
             if self._db is None:
                 if self._closed_for is not None and not again:
-                    raise self._closed_for
+                    raise self._closed_for.with_traceback(None)
                 try:
                     db = self._open()
                     try:
@@ -477,10 +548,12 @@ class Journal:
     def _open(self) -> Any:
         begins = is_new(self.path)
         if begins:
-            if self._exists:
+            if self._must_exist:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
+        elif harm := leveldb_log.damage(self.path):
+            raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
             os.fsencode(self.path),
             create_if_missing=begins,
@@ -494,7 +567,7 @@ class Journal:
     def _recognize(self, db: Any) -> None:
         """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
         stored = stored_state(db)
-        if stored is None and not self._exists:
+        if stored is None and not self._must_exist:
             return
         change = 0
         if stored is not None:
@@ -507,6 +580,10 @@ class Journal:
             raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
                 f"{self.stored_change}"
+            )
+        if self._has_state and change > self.stored_change:
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB ends at change {change}, and its file {STATE_NAME} is older"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -523,7 +600,7 @@ class Journal:
         try:
             return self._look() != self._place
         except JournalError:
-            if self._exists:
+            if self._must_exist:
                 raise
             return True
 
@@ -536,63 +613,100 @@ class Journal:
                 self._db.close()
                 self._db = self._write = None
 
-    def _load_state(self) -> bool:
-        """Take the state that `close` left; returns whether there is one."""
+    # What a start must know. `restore` takes what `snapshot` gives, and nothing else of it is kept anywhere.
+
+    def snapshot(self) -> Snapshot:
+        """Return all that must be known of it at start, as LevelDB has it once all is written."""
+        return Snapshot(
+            self.state,
+            sorted(self.kept),
+            self._has_kept,
+            sorted(self.begun.union(blob for blob, _ in self.doomed)),
+            self.expiring,
+            dict(self.cursors),
+            self.delayed_items,
+            self.delayed_bytes,
+            self._live_from,
+            list(self._due_from.values()),
+            list(self.next_due.values()),
+        )
+
+    def restore(self, found: Snapshot) -> None:
+        """Be as a journal that gave this snapshot."""
+        self.state = found.state
+        self.kept = set(found.kept)
+        self._has_kept = found.has_kept
+        self.doomed = [(blob, 0) for blob in found.blobs]
+        self.expiring = found.expiring
+        self.cursors = dict(found.cursors)
+        self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
+        self._live_from = found.live_from
+        # if something is missed, it is looked for
+        self._due_from = {run_of(due_ms): due_ms for due_ms in found.due_from or [0]}
+        firsts = found.next_due or ([0] if self.delayed_items else [])
+        self.next_due = {run_of(due_ms): due_ms for due_ms in firsts}
+
+    def _load(self) -> None:
+        """Take what `close` left, or else what LevelDB has."""
         try:
-            self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
-        except FileNotFoundError:
-            return False
+            found = snapshot.read(self.path / STATE_NAME)
+            self._has_state = found is not None
         except NewerFormatError as error:
             raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
-            self._has_state = True
-            return False
-        self._exists = self._has_state = True
-        return True
+            found, self._has_state = None, True
+        if found is None:
+            found = self._stored()
+        if found is not None:
+            self._exists = self._must_exist = True
+            self.restore(found)
 
-    def _load(self) -> None:
+    def _stored(self) -> Snapshot | None:
+        """What LevelDB has to say at a start, None if it is empty."""
         check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
                 _check_empty(db)
-                return
-            self._state_key, record = stored
-            self.state = _proto.decode_state(record)
+                return None
             self._exists = True
+            self._state_key, record = stored
+            found = Snapshot(_proto.decode_state(record))
             if kept := db.get(KEPT_KEY):
-                self._has_kept = True
-                self.kept = {
+                found.has_kept = True
+                found.kept = [
                     id
                     for id in _proto.decode_ids(kept)
-                    if id < self.state.floor and db.get(_proto.item_key(id)) is not None
-                }
+                    if id < found.state.floor and db.get(_proto.item_key(id)) is not None
+                ]
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
                 if is_known_key(key):
-                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
-            self.expiring = db.get(EXPIRING_KEY) is not None
+                    found.blobs.append(int.from_bytes(key[1:], "big"))
+            found.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = decode_place(place)
+                found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
-                self.delayed_items, self.delayed_bytes, due_from, self._live_from = counts
-                self._find_runs(db, due_from)
+                found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
+                found.due_from, found.next_due = _find_runs(db, due_from)
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
-            self._shut()
             raise failure(f"cannot read {self.path}", error) from error
+        return found
 
-    def _find_runs(self, db: Any, due_from: int) -> None:
-        """Find the first delayed item of each run; none is due before `due_from`."""
-        self._due_from[run_of(due_from)] = due_from
-        while due_from < NEVER:
-            start = _delayed_key(due_from, 0)
-            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
-            due_ms = NEVER if first is None else _due_ms(first)
-            if due_ms >= NEVER:
-                return
-            self._due_from[run_of(due_ms)] = self.next_due[run_of(due_ms)] = due_ms
-            due_from = end_of(run_of(due_ms))
+    def _check_mark(self) -> None:
+        """Raises JournalError if LevelDB and the log end before what LevelDB has had on the disk."""
+        if self.log is None or self._has_state:
+            return
+        life, change = read_mark(self.path)
+        self._has_mark = change > 0
+        state = self.state
+        if change and not state.deleted and (life != state.life or change > state.change):
+            end = state.change if life == state.life else 0
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
+                f"{change}"
+            )
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -717,12 +831,9 @@ class Journal:
             raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the state for `close`, if it says all that must be known at start; else b""."""
-        # what was delayed and flushed has records until it would have been due
-        has_blobs = self.begun or self.doomed
-        is_all = not (self.kept or has_blobs or self.untidy or self.next_due or self.cursors or self.expiring)
-        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
-        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet."""
+        is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
+        return self.snapshot().encode() if is_stored and self.failing is None else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -732,6 +843,17 @@ class Journal:
             with contextlib.suppress(OSError):  # then the next start opens it
                 (self.path / STATE_NAME).write_bytes(state)
                 self._has_state = True
+                if self._has_mark:
+                    (self.path / MARK_NAME).unlink(missing_ok=True)
+                    self._has_mark = False
+
+    def set_aside(self, fault: JournalError) -> None:
+        """Have nothing more done with it until the next start, which finds what the log and LevelDB have:
+        whoever asks for a change gets `fault`."""
+        self.fault = self.failing = fault
+        fence = _Fence(fault)
+        self._segment, self.log = fence.segment, fence
+        self.go_on()
 
     # Logging
 
@@ -797,9 +919,9 @@ class Journal:
         item.id = state.next_id
         if log is not None:
             if self.failing is not None:
-                raise self.failing
+                raise self.failing.with_traceback(None)
             if self._segment.refusal is not None:
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
@@ -834,7 +956,7 @@ class Journal:
         """Put down a change to a live item."""
         if self.log is not None:
             if self._segment.refusal is not None:  # what room there is is for what must be logged
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
@@ -854,6 +976,8 @@ class Journal:
         """Remove a live item."""
         log = self.log
         state = self.state
+        if state.items == 0 or state.bytes < item.size:
+            raise self._miscounted()
         if log is not None:
             if self._entered != self._segment.number:
                 self._enter()
@@ -932,6 +1056,8 @@ class Journal:
             self._has_kept = bool(self.kept)
             ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
             self.batch.ops.append((KEPT_KEY, ids))
+            if not self.dirty:  # a read has come to this, maybe
+                self._mark()
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -979,8 +1105,8 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
-        # what LevelDB has is not missed, should it have vanished
-        self._exists = False
+        # should it have vanished
+        self._must_exist = False
 
     def _retire(self) -> None:
         self._flush({})
@@ -1016,9 +1142,9 @@ class Journal:
     def check(self) -> None:
         """Raises JournalError if nothing is taken in."""
         if self.failing is not None:
-            raise self.failing
+            raise self.failing.with_traceback(None)
         if self._segment.refusal is not None:
-            raise self._segment.refusal
+            raise self._segment.refusal.with_traceback(None)
 
     def delay(self, item: Item, due_ms: int) -> None:
         """Take in a new item that is out of sight until it is due, and then is to `join` the others; gives it
@@ -1062,6 +1188,8 @@ class Journal:
         flushed: list[tuple[bytes, Item]] = []
         size = 0
         until_ms = date_ms(now_ms)
+        # whoever asks again is told again
+        self.next_due = {run_of(now_ms): now_ms}
         try:
             with self._using:
                 runs = {run: self._delayed(run) for run in self._due_from}
@@ -1081,6 +1209,13 @@ class Journal:
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable("delayed items", error) from error
         self.next_due = {run: _due_ms(key) for run, (key, _) in firsts.items()}
+        if not self.next_due and len(found) != self.delayed_items:
+            self._tell(
+                DamagedError(
+                    f"{self.path} is damaged: {self.delayed_items} delayed items are counted, and "
+                    f"{len(found)} there"
+                )
+            )
         self._end_flushed(flushed, found)
         return found
 
@@ -1100,6 +1235,8 @@ class Journal:
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
         self.check()
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise self._miscounted()
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
@@ -1118,6 +1255,8 @@ class Journal:
             item.chunk_bytes,
         )
         _proto.encode_item(joined)
+        if joined.expires_ms:
+            self.note_expiring(expiring=True)
         self._put(joined)
         return joined
 
@@ -1136,9 +1275,10 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        # a count that was too low on the disk stays a count
-        self.delayed_items = max(0, self.delayed_items - 1)
-        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise ValueError(f"delayed item {item.id} is one more than are counted")
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1383,6 +1523,20 @@ class Journal:
         if len(self.gone) > MAX_GONE:
             self._checkpoint()
 
+    def check_whole(self) -> None:
+        """Raises JournalError if all items have been read and they are not as many as are counted: what is
+        damaged is not to be taken for empty."""
+        state = self.state
+        if self.reads >= state.next_id:
+            found = state.next_id - state.floor - len(self.gone) + len(self.kept)
+            if found != state.items:
+                raise self._miscounted()
+
+    def _miscounted(self) -> JournalError:
+        failure = DamagedError(f"{self.path} is damaged: there are not as many items as are counted")
+        self._tell(failure)
+        return failure
+
     def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
         items: list[Item] = []
@@ -1564,15 +1718,22 @@ class Journal:
             write.write()
             self._state_key = key
             self._look()  # else it is written to files that are deleted
-            self._exists = True
+            self._exists = self._must_exist = True
             if fresh:  # LevelDB does not see to the name of its CURRENT
                 sync_directory(self.path)
+            self._put_mark(batch.state)
         except JournalError:
             self._doubtful = True
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
             raise failure(f"cannot write {self.path}", error) from error
+
+    def _put_mark(self, state: State) -> None:
+        # Without a sync: it outlives the process, and after a power cut an older one does no harm.
+        with contextlib.suppress(OSError):
+            (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
+            self._has_mark = True
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write

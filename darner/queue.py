@@ -19,6 +19,7 @@ from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_d
 from darner.config import QueueSettings
 from darner.errors import (
     DarnerError,
+    FaultError,
     ItemTooLargeError,
     JournalError,
     QueueFullError,
@@ -103,9 +104,10 @@ class Reader(Source, Protocol):
 
 class Waiter:
     """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
-    to deliver it, and whether they have gone without a word. `queue` is where they wait."""
+    to deliver it, whether they have gone without a word, and how to tell them that none will come. `queue` is
+    where they wait."""
 
-    __slots__ = ("deliver", "fetch", "has_gone", "queue")
+    __slots__ = ("deliver", "fail", "fetch", "has_gone", "queue")
 
     queue: Source
 
@@ -114,10 +116,12 @@ class Waiter:
         fetch: Callable[[Any], Item | None],
         deliver: Callable[[Any, Item], None],
         has_gone: Callable[[], bool] = lambda: False,
+        fail: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
         self.fetch = fetch
         self.deliver = deliver
         self.has_gone = has_gone
+        self.fail = fail
 
     def cancel(self) -> None:
         """Wait no longer."""
@@ -250,6 +254,9 @@ class Upload:
             except DarnerError as failure:
                 self.abandon()
                 done(failure)
+            except Exception as failure:  # said by who is told
+                self.queue.on_fault(self.queue, failure)
+                done(FaultError(failure))
             else:
                 done(None)
 
@@ -353,8 +360,8 @@ class Queue:
         "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened", "_reserved_bytes",
         "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms", "_taken_ms",
         "canceled_transactions", "clock", "cursors", "discarded", "expired_items", "is_durable", "journal",
-        "name", "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times", "total_flushes",
-        "total_items", "transactions", "waiters", "window", "window_bytes",
+        "name", "on_fault", "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times",
+        "total_flushes", "total_items", "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -392,6 +399,8 @@ class Queue:
         self._serving = False
         # told when `sweep` is to be called from now on
         self.on_stir: Callable[[Queue], None] = lambda _: None
+        # told of an error that nobody has provided for, and that no request or sweep would be told of
+        self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         # when an item was fetched last, and when that one was set
         self._taken_ms = self._taken_enqueued_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
@@ -544,10 +553,9 @@ class Queue:
         journal = self.journal
         # who waits is served on the way, and must not have later ones join before these
         self._due.clear()
-        due = iter(journal.due(now, JOIN_ITEMS, READ_BYTES, self.times.date_ms))
         joined = False
         try:
-            for key, item in due:
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, self.times.date_ms):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
@@ -628,6 +636,7 @@ class Queue:
                     self._opened = self.open_blob(item)
                 return item
             self._expire_first()
+        self.journal.check_whole()
         return None
 
     def _shift(self) -> None:
@@ -924,6 +933,13 @@ class Queue:
         """Have `waiter` served when an item comes, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
+
+    def fail_waiters(self, error: JournalError) -> None:
+        """Tell those who wait, here or at a cursor, that the queue is out of service."""
+        for source in (self, *self.cursors.values()):
+            while source.waiters:
+                waiter, _ = source.waiters.popitem(last=False)
+                waiter.fail(error)
 
     def _serve(self) -> None:
         if self._serving:
