@@ -186,6 +186,22 @@ def link_or_copy(file: Path, path: Path) -> None:
         shutil.copyfile(file, path)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Have a file with this content on the disk, or the one before as it was; OSError if that fails."""
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        sync_directory(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
 def read_whole(path: Path, size: int) -> bytes:
     """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
     be had; DamagedItemError if it is damaged."""

@@ -1,7 +1,7 @@
 """The set of queues: find or make one by name, delete it, and what concerns all of them.
 
 Knows the data directory's layout: a directory a queue, its name percent-encoded. No socket and no event
-loop; the clock, and how to run something in another thread, are handed in.
+loop; the clocks, and how to run something in another thread, are handed in.
 """
 
 import contextlib
@@ -36,10 +36,12 @@ from darner.fanout import Fanout, parent_of
 from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
+from darner.queue import DEFAULTS, Queue, Reader, Source, Upload, move
 from darner.reserve import FILE_NAME as RESERVE_NAME
 from darner.reserve import Reserve, is_full
+from darner.runs import Runs
 from darner.status import QUIESCENT, STATUSES, Status
+from darner.timeline import Clock, Timeline
 from darner.wal import Client, Life, Log
 
 log = structlog.get_logger()
@@ -135,7 +137,8 @@ def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
     if not valid_name(name) or directory == directory_of(name, folds_case=folds):
         return valid_name(name)
     return directory == directory_of(name, folds_case=not folds) and any(
-        (data / directory / file).exists() for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
+        os.path.exists(data / directory / file)  # noqa: PTH110  # raises nothing
+        for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
     )
 
 
@@ -316,17 +319,26 @@ class Broker:
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
         reserve_bytes: Callable[[], int] = lambda: 0,
+        monotonic: Clock | None = None,
+        boot: int = 0,
     ) -> None:
-        """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
-        that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
-        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
-        LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full;
-        it is asked once the data directory is there."""
+        """`clock` is the wall clock. `settings_for` says what is set for the queue of a name, `aliases` the
+        queues behind each name that is one; `grace_ms` is the grace period of a stricter status. Sets are
+        refused while `free_bytes`, what is free on the disk (OSError if that cannot be told), is below
+        `min_free_bytes`. Of the queues' LevelDBs, `max_open` are open at once. `offload` is for what a client
+        waits for, `defer` for the rest, if that is another. `reserve_bytes` says how much room is held back,
+        for when the disk is full; it is asked once the data directory is there. `monotonic` is the ms since
+        the machine's start `boot`: see `Runs`; without it all goes by the wall clock, which then must not be
+        set."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
+        self._wall = clock
+        # gives the stamp of the moment, and so how much time has passed; before `open` there is no other
         self._clock = clock
+        self._monotonic = monotonic
+        self._runs = Runs(data, boot)
+        self._times = Timeline(clock)
         self._offload = offload
         self._defer = defer or offload
         self.log: Log
@@ -423,9 +435,13 @@ class Broker:
             self._committer.on_damage = self._say_damage
             self._committer.on_quarantine = self._say_quarantine
             self._committer.on_resume = self._resume
+            if self._monotonic is not None:
+                self._times = self._runs.begin(self._wall, self._monotonic)
+            self._clock = self._times.now
             self.status.load()
             self._empty_trash()
             self._recover()
+            self._follow_clock()
         except OSError as error:
             self._lock.close()
             raise unusable(self._data, error) from error
@@ -498,7 +514,7 @@ class Broker:
         if name in self._emptied and not (lives and lives[-1].retired):
             raise self._emptied[name]
         while not (lives and lives[-1].retired and (name in self._emptied or not path.exists())):
-            journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
+            journal = Journal(name, path, self._committer, self.log, self._wall(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
                 break
@@ -521,7 +537,7 @@ class Broker:
         if not settings.durable:
             say_in_memory(journal.name)
         try:
-            queue = Queue(journal.name, journal, self._clock, settings)
+            queue = Queue(journal.name, journal, self._clock, settings, self._times)
         except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
@@ -543,6 +559,7 @@ class Broker:
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
+        self._follow_clock()
         self._committer.close()
         for journal in self._journals():
             try:
@@ -579,7 +596,8 @@ class Broker:
         if name in self._emptied:
             raise self._emptied[name].with_traceback(None)
         settings = self.settings_for(name)
-        queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
+        journal = self._journal(name, durable=settings.durable)
+        queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -588,16 +606,16 @@ class Broker:
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
         path = self._path_of(name)
         if not durable:
-            return Journal(name, path, self._committer, None, self._clock())
+            return Journal(name, path, self._committer, None, self._wall())
         if name not in self._retired:
-            journal = Journal(name, path, self._committer, self.log, self._clock())
+            journal = Journal(name, path, self._committer, self.log, self._wall())
             with contextlib.suppress(
                 JournalError
             ):  # then a kill may take it along before anything is set on it
                 journal.announce()
             return journal
         journal, _ = self._retired[name]
-        journal.revive(self._clock())
+        journal.revive(self._wall())
         del self._retired[name]
         return journal
 
@@ -979,6 +997,7 @@ class Broker:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
         for what, step in {
+            "clock": lambda: self._follow_clock(self._offload),
             "status": self._enforce_status,
             "room on the disk": self._look_for_space,
             "log": self.log.tick,
@@ -1007,6 +1026,10 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _follow_clock(self, offload: Offload | None = None) -> None:
+        if self._monotonic is not None:
+            self._runs.follow(self._times, offload)
 
     def _say_refusal(self) -> None:
         refusal = cast("JournalError | None", self.log.segment.refusal)
@@ -1216,7 +1239,7 @@ class Broker:
         if self._sync_ms is None:
             return
         left_ms = self._sync_ms - self._clock()
-        if left_ms > 0:  # it was called for a later time, or the clock was set back
+        if left_ms > 0:  # it was called for a later time
             self.call_later(left_ms, self._sync)
         else:
             self._sync_ms = None

@@ -145,6 +145,8 @@ class Committer:
     def _forget(self, journal: Journal) -> None:
         for of in (self._active, self._open, self._sealed):
             of.pop(journal, None)
+        self._told.discard(journal)
+        self._undeleted.discard(journal)
 
     def set_aside(self, journal: Journal, error: Exception) -> None:
         """Something went wrong with `journal` that nobody has provided for: nothing more is done with it, and
@@ -320,6 +322,7 @@ class Committer:
             if self._isolated_tick(journal, ticks, may_write=left > 0):
                 is_late |= left <= 0 and journal.dirty
                 left -= 1
+            is_late |= journal.failing is not None
         if is_late and self._ticks % MAX_TICKS == 0:
             self._sync.ask()
         while len(self._retries) > RETRIES_PER_TICK:
@@ -359,6 +362,8 @@ class Committer:
                 del self._active[journal]
                 self._retrying = journal
                 self.checkpoint(journal)
+                if journal.fault is not None:  # then nothing comes of it
+                    self._retrying = None
 
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
@@ -416,9 +421,9 @@ class Committer:
                 return
             if error is None:
                 self._isolate(journal, lambda: self.note_open(journal))
-                journal.end_compaction()
+                self._isolate(journal, journal.end_compaction)
             else:
-                journal.fail_compaction()
+                self._isolate(journal, journal.fail_compaction)
 
         self._defer(lambda: journal.compact(span), done)
 

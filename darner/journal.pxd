@@ -55,7 +55,7 @@ cdef class Journal:
         bint expiring
         Py_ssize_t delayed_items
         uint64_t delayed_bytes
-        double next_due_ms
+        dict next_due
         dict cursors
         set begun
         list doomed
@@ -102,7 +102,7 @@ cdef class Journal:
         object _last_looked_at
         object _compacting_for
         bint _compacted
-        uint64_t _due_from_ms
+        dict _due_from
         uint64_t _live_from
         uint64_t _expunged_to
 

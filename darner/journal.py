@@ -27,13 +27,12 @@ import contextlib
 import errno
 import heapq
 import itertools
-import math
 import os
 import secrets
 import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
@@ -65,6 +64,7 @@ from darner.kinds import LARGEST
 from darner.leveldb import failure
 from darner.reserve import is_full
 from darner.snapshot import Snapshot
+from darner.timeline import NEVER, end_of, run_of, start_of
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -318,6 +318,27 @@ class _DamagedRecordError(Exception):
         return 0
 
 
+def _find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
+    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
+    due before `due_from`."""
+    froms, firsts = {run_of(due_from): due_from}, []
+    while due_from < NEVER:
+        start = _delayed_key(due_from, 0)
+        try:
+            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
+        except leveldb.Error as error:
+            if not leveldb.is_damage(error):
+                raise
+            firsts.append(due_from)  # whoever looks then finds what is damaged
+            break
+        due_ms = NEVER if first is None else _due_ms(first)
+        if due_ms < NEVER:
+            froms[run_of(due_ms)] = due_ms
+            firsts.append(due_ms)
+        due_from = end_of(run_of(due_ms))
+    return list(froms.values()), firsts
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
@@ -366,9 +387,10 @@ class Batch:
         """How many bytes of memory its items take: about what it takes to be written."""
         return STAGED_BYTES - self.room
 
-    def in_order(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items, in the order in which they are due."""
-        for key in self.due:
+    def in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run, in the order in which they are due."""
+        start, stop = (bisect_left(self.due, _delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
+        for key in itertools.islice(self.due, start, stop):
             yield key, self.delayed[key]
 
 
@@ -446,13 +468,13 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
         "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_live_from", "_looked_over", "_mended",
         "_must_exist", "_number", "_origins", "_place", "_quarantined", "_rejected", "_segment", "_state_key",
         "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
         "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors",
         "damaged_items", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "fault",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
+        "generation", "gone", "kept", "log", "lost", "name", "next_due", "offload", "path", "reads",
         "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
     )  # fmt: skip
 
@@ -503,12 +525,12 @@ class Journal:
         self.reads = 1
         # whether an item may have an expiry of its own
         self.expiring = False
-        # what is delayed, and when the first of it is due
+        # what is delayed, and by run when the first of it is due
         self.delayed_items = 0
         self.delayed_bytes = 0
-        self.next_due_ms = math.inf
-        # when the first record of a delayed item may be due, and the id below which they were flushed
-        self._due_from_ms = 0
+        self.next_due: dict[int, int] = {}
+        # by run when the first record of a delayed item may be due, and the id below which they were flushed
+        self._due_from: dict[int, int] = {}
         self._live_from = 0
         # the places of the cursors
         self.cursors: dict[bytes, list[int]] = {}
@@ -659,7 +681,7 @@ class Journal:
 
     def _count_uncompacted(self, db: Any) -> None:
         """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
-        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        trimmed, due = _proto.item_key(self.state.trimmed), self._first_delayed_key
         size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
         if size >= IDLE_COMPACT_BYTES:
             self._compact_from = 0
@@ -761,8 +783,8 @@ class Journal:
             self.delayed_items,
             self.delayed_bytes,
             self._live_from,
-            [self._due_from_ms],
-            [] if self.next_due_ms == math.inf else [int(self.next_due_ms)],
+            list(self._due_from.values()),
+            list(self.next_due.values()),
         )
 
     def restore(self, found: Snapshot) -> None:
@@ -775,9 +797,10 @@ class Journal:
         self.cursors = dict(found.cursors)
         self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
         self._live_from = found.live_from
-        self._due_from_ms = min(found.due_from, default=0)
         # if something is missed, it is looked for
-        self.next_due_ms = min(found.next_due, default=0 if self.delayed_items else math.inf)
+        self._due_from = {run_of(due_ms): due_ms for due_ms in found.due_from or [0]}
+        firsts = found.next_due or ([0] if self.delayed_items else [])
+        self.next_due = {run_of(due_ms): due_ms for due_ms in firsts}
 
     def _load(self) -> None:
         """Take what `close` left, or else what LevelDB has."""
@@ -822,10 +845,8 @@ class Journal:
                 found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
-                found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
-                found.due_from = [self._due_from_ms]
-                first_due_ms = self._first_due_ms()
-                found.next_due = [] if first_due_ms == math.inf else [int(first_due_ms)]
+                found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
+                found.due_from, found.next_due = _find_runs(db, due_from)
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
             raise failure(f"cannot read {self.path}", error) from error
         return found
@@ -843,16 +864,6 @@ class Journal:
                 f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
                 f"{change}"
             )
-
-    def _first_due_ms(self) -> float:
-        """When the first delayed item in LevelDB is due."""
-        try:
-            first = next(self._stored_delayed(include_value=False), None)
-        except leveldb.Error as error:
-            if not leveldb.is_damage(error):
-                raise
-            return 0  # whoever looks finds what is damaged
-        return math.inf if first is None else _due_ms(first)
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -1343,8 +1354,9 @@ class Journal:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
         due_ms = _due_ms(key)
-        self.next_due_ms = min(self.next_due_ms, due_ms)
-        self._due_from_ms = min(self._due_from_ms, due_ms)
+        run = run_of(due_ms)
+        self.next_due[run] = min(self.next_due.get(run, due_ms), due_ms)
+        self._due_from[run] = min(self._due_from.get(run, due_ms), due_ms)
         self.delayed_items += 1
         self.delayed_bytes += item.size
         batch.recount = True
@@ -1354,41 +1366,65 @@ class Journal:
         if batch.room < 0:
             self._fill()
 
-    def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
+    def due(
+        self, now_ms: int, max_items: int, max_bytes: int, date_ms: Callable[[int], int] = int
+    ) -> list[tuple[bytes, Item]]:
         """Return delayed items that are due, in the order of their times, each with the key that `join`
-        takes; sets `next_due_ms` to when the first of the others is."""
+        takes; sets `next_due` to when the first of the others are. `date_ms` makes times of different runs
+        comparable."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
         damaged: list[_DamagedRecordError] = []
         size = 0
-        next_due_ms = math.inf
+        until_ms = date_ms(now_ms)
         # whoever asks again is told again
-        self.next_due_ms = now_ms
+        self.next_due = {run_of(now_ms): now_ms}
         try:
             with self._using:
-                for key, item in self._delayed(damaged):
-                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        next_due_ms = _due_ms(key)
+                runs = {run: self._delayed(run, damaged) for run in self._due_from}
+                firsts = {run: first for run, items in runs.items() if (first := next(items, None))}
+                while firsts:
+                    due_ms, _, run = min(
+                        (date_ms(_due_ms(key)), item.id, run) for run, (key, item) in firsts.items()
+                    )
+                    if due_ms > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
                         break
+                    key, item = firsts.pop(run)
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
+                    if following := next(runs[run], None):
+                        firsts[run] = following
+                runs.clear()  # while LevelDB is sure to be open
         except (leveldb.Error, ValueError) as error:
-            raise self._unreadable("delayed items", error, _delayed_key(self._due_from_ms, 0)) from error
-        self.next_due_ms = next_due_ms
+            raise self._unreadable("delayed items", error, self._first_delayed_key) from error
+        self.next_due = {run: _due_ms(key) for run, (key, _) in firsts.items()}
         for record in damaged:
             self._give_up_delayed(record)
-        if self.next_due_ms == math.inf and self.delayed_items != len(found):
-            self._look_over(_delayed_key(self._due_from_ms, 0))
+        if not self.next_due and self.delayed_items != len(found):
+            self._look_over(self._first_delayed_key)
             missing = self.delayed_items - len(found)
             self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
             self._tell_quarantine("not known", f"{missing} delayed items are missing", None)
+        self._end_flushed(flushed, found)
+        return found
+
+    @property
+    def _first_delayed_key(self) -> bytes:
+        """No delayed item lies before this."""
+        return _delayed_key(min(self._due_from.values(), default=0), 0)
+
+    def _end_flushed(self, flushed: list[tuple[bytes, Item]], found: list[tuple[bytes, Item]]) -> None:
+        """Be rid of delayed items that were flushed, as far as they come before those that were found."""
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
                 self._doom(item.blob)
-        if flushed:
-            self._due_from_ms = _due_ms(found[0][0] if found else flushed[-1][0])
-        return found
+        for key, _ in flushed + found[::-1]:
+            self._due_from[run_of(_due_ms(key))] = _due_ms(key)
+        # of runs that have no more, only the last key tells where there is nothing any more
+        for run in self._due_from.keys() - self.next_due.keys() - {run_of(_due_ms(key)) for key, _ in found}:
+            if run < max(self._due_from):
+                del self._due_from[run]
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
@@ -1400,7 +1436,7 @@ class Journal:
 
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
         self._end_delay(key, item)
-        self._due_from_ms = _due_ms(key)
+        self._due_from[run_of(_due_ms(key))] = _due_ms(key)
         self._discount(item)
         joined = Item(
             self.state.next_id,
@@ -1451,13 +1487,15 @@ class Journal:
         self._live_from = self.state.next_blob
         batch.recount = True
 
-    def _delayed(self, damaged: list[_DamagedRecordError] | None = None) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items in the order in which they are due, those that were flushed among them. Which are
+    def _delayed(
+        self, run: int = 0, damaged: list[_DamagedRecordError] | None = None
+    ) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run, in the order in which they are due, flushed ones among them. Which are
         damaged is put into that list; ValueError if there is none."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = self._sound_delayed(ended, damaged)
-        staged = [batch.in_order() for batch in batches]
+        stored = self._sound_delayed(run, ended, damaged)
+        staged = [batch.in_order(run) for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
             # what is being written may be in LevelDB, too
@@ -1466,9 +1504,9 @@ class Journal:
             last = key
 
     def _sound_delayed(
-        self, ended: set[bytes], damaged: list[_DamagedRecordError] | None
+        self, run: int, ended: set[bytes], damaged: list[_DamagedRecordError] | None
     ) -> Iterator[tuple[bytes, Item]]:
-        for key, record in self._stored_delayed():
+        for key, record in self._stored_delayed(run):
             try:
                 yield key, _proto.decode_item(b"i" + key[9:], record)
             except NewerFormatError:
@@ -1479,11 +1517,12 @@ class Journal:
                 if key not in ended:
                     damaged.append(_DamagedRecordError(key, record, str(error)))
 
-    def _stored_delayed(self, **options: bool) -> Iterator[Any]:
+    def _stored_delayed(self, run: int) -> Iterator[tuple[bytes, bytes]]:
         if self._exists:
-            start = _delayed_key(self._due_from_ms, 0)
+            start = _delayed_key(self._due_from.get(run, start_of(run)), 0)
+            stop = _delayed_key(end_of(run), 0)
             db = self._opened_to_read()
-            with db.iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
+            with db.iterator(start=start, stop=stop, fill_cache=False) as records:
                 yield from records
 
     def _find_delayed(self, key: bytes) -> Item | None:
@@ -2189,7 +2228,8 @@ class Journal:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
         if batch.recount:
-            counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
+            due_from = min(self._due_from.values())
+            counts = [self.delayed_items, self.delayed_bytes, due_from, self._live_from]
             batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
         self.sealed = batch
         self.writing = True
@@ -2486,8 +2526,10 @@ class Journal:
                 raise JournalError("LevelDB was closed meanwhile")
             start, stop = map(_proto.item_key, span)
             db.compact_range(start=start, stop=stop)
-            if self._due_from_ms:
-                db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+            at = b"d"
+            for due_ms in sorted(self._due_from.values()):
+                db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
+                at = _delayed_key(end_of(run_of(due_ms)), 0)
 
     def end_compaction(self) -> None:
         """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so

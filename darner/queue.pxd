@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from darner._proto cimport Item, new_item
 from darner.journal cimport Journal
+from darner.timeline cimport Earliest, Timeline, run_of
 
 
 cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
@@ -16,6 +17,7 @@ cdef class Queue:
         bytes name
         Journal journal
         object clock
+        Timeline times
         bint is_durable
         bint syncs
         object settings
@@ -35,7 +37,8 @@ cdef class Queue:
         uint64_t canceled_transactions
         uint64_t total_flushes
     cdef:
-        int64_t _age_ms
+        int64_t _taken_ms
+        int64_t _taken_enqueued_ms
         object _opened
         Py_ssize_t _most_bytes
         uint64_t _reserved_bytes
@@ -49,8 +52,8 @@ cdef class Queue:
         list _moved
         bint _leaving
         bint _serving
-        double _soonest_ms
-        double _due_ms
+        Earliest _soonest
+        Earliest _due
         uint64_t _swept
         object _idle_ms
         uint64_t _idle_id

@@ -1,14 +1,13 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
-Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
+Pure logic over a journal: no socket, no event loop, and the clocks are handed in. Every method is done
 when it returns, and what it changed is in the journal's log. The oldest waiting items are held in memory (the
 window); those behind them are read from the journal when the window runs dry.
 """
 
 import contextlib
 import itertools
-import math
 import shutil
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from darner.errors import (
     UnavailableError,
 )
 from darner.journal import MAX_STRIKES, Journal
+from darner.timeline import Clock, Earliest, Timeline, run_of
 from darner.wal import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
@@ -50,12 +50,9 @@ MAX_DATE_MS = 1 << 53
 # Of a queue for which nothing is set.
 DEFAULTS = QueueSettings()
 
-# Milliseconds of the Unix epoch.
-Clock = Callable[[], int]
-
 
 def expires_ms(exptime: int, now_ms: int) -> int:
-    """When an item set with memcache's `exptime` expires, in ms of the Unix epoch; 0 is never."""
+    """When an item set with memcache's `exptime` expires, as a stamp; 0 is never."""
     if exptime == 0:
         return 0
     if exptime < 0:
@@ -417,20 +414,28 @@ class Queue:
     """
 
     __slots__ = (
-        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
-        "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
-        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
-        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
-        "transactions", "waiters", "window", "window_bytes",
+        "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited", "_max_age_ms",
+        "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened", "_reserved_bytes",
+        "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms", "_taken_ms",
+        "canceled_transactions", "clock", "cursors", "discarded", "expired_items", "is_durable", "journal",
+        "name", "on_fault", "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times",
+        "total_flushes", "total_items", "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(
-        self, name: bytes, journal: Journal, clock: Clock, settings: QueueSettings = DEFAULTS
+        self,
+        name: bytes,
+        journal: Journal,
+        clock: Clock,
+        settings: QueueSettings = DEFAULTS,
+        times: Timeline | None = None,
     ) -> None:
+        """`clock` gives the stamp of the moment, and `times` says what stamps mean; without it `clock` is the
+        wall clock, and they are dates."""
         self.name = name
         self.journal = journal
         self.clock = clock
+        self.times = times or Timeline(clock)
         # whether its items are on disk
         self.is_durable = journal.log is not None
         # what the window may take
@@ -458,16 +463,20 @@ class Queue:
         self.on_stir: Callable[[Queue], None] = lambda _: None
         # told of an error that nobody has provided for, and that no request or sweep would be told of
         self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
-        self._age_ms = 0
+        # when an item was fetched last, and when that one was set
+        self._taken_ms = self._taken_enqueued_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
         # since when it is empty, and the id of the next item then
         self._idle_ms: int | None = None
         self._idle_id = 0
-        # No item's own expiry is before this. 0 if that is not known.
-        self._soonest_ms: float = 0 if journal.expiring else math.inf
+        # no item's own expiry is before this
+        self._soonest = Earliest(self.times)
+        if journal.expiring:
+            self._soonest.note(1)  # it is not known
         # when the first delayed item is due
-        self._due_ms: float = journal.next_due_ms
+        self._due = Earliest(self.times)
+        self._note_due()
         # the id up to which `sweep` has looked for expired items; 0 if it is not about to
         self._swept = 0
         self.configure(settings)
@@ -521,8 +530,8 @@ class Queue:
             self._max_age_ms
             or self._reserved_ms
             or self._swept
-            or self._soonest_ms < math.inf
-            or self._due_ms < math.inf
+            or not self._soonest.is_never()
+            or not self._due.is_never()
             or self._moved
             or self.settings.max_queue_age_ms is not None
         )
@@ -545,7 +554,7 @@ class Queue:
     @property
     def age_ms(self) -> int:
         """How long the last item fetched had waited; 0 if the queue is empty."""
-        return self._age_ms if self.items else 0
+        return self.times.age_ms(self._taken_enqueued_ms, self._taken_ms) if self.items else 0
 
     # In
 
@@ -622,35 +631,39 @@ class Queue:
         self._line_up(item)
 
     def _delay(self, item: Item, delay_ms: int) -> None:
-        due_ms = min(self.clock() + delay_ms, MAX_DATE_MS)
+        due_ms = min(self.clock() + delay_ms, self.times.last)
         self.journal.delay(item, due_ms)
-        if due_ms < self._due_ms:
-            self._due_ms = due_ms
+        if self._due.note(due_ms):
             self.on_stir(self)
+
+    def _note_due(self) -> None:
+        self._due.clear()
+        for due_ms in self.journal.next_due.values():
+            self._due.note(due_ms)
 
     def _join(self, now: int) -> bool:
         """Have delayed items that are due join the end, as if they were set now; whether any did."""
         journal = self.journal
         # who waits is served on the way, and must not have later ones join before these
-        self._due_ms = math.inf
+        self._due.clear()
         joined = False
         try:
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES):
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, self.times.date_ms):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
                 joined = True
         except JournalError:
-            journal.next_due_ms = now
+            journal.next_due[run_of(now)] = now
             raise
         finally:
-            self._due_ms = journal.next_due_ms
+            self._note_due()
         return joined
 
     def _join_in_time(self) -> bool:
         """Do not have a reader who finds nothing wait for the sweep; whether there is an item now."""
         now = self.clock()
-        return self._due_ms <= now and self._join(now) and (bool(self.window) or self._read_ahead())
+        return self._due.has_passed(now) and self._join(now) and (bool(self.window) or self._read_ahead())
 
     def check(self, size: int, *, may_expire: bool = True) -> None:
         """Raises what `append` of an item of `size` bytes would raise now, and changes nothing. With
@@ -824,7 +837,8 @@ class Queue:
 
     def _take(self, item: Item) -> None:
         self._shift()
-        self._age_ms = self.clock() - item.enqueued_ms
+        self._taken_ms = self.clock()
+        self._taken_enqueued_ms = item.enqueued_ms
 
     def pop(self) -> Item | None:
         """Remove the oldest waiting item for good, and return it; None if there is none."""
@@ -968,12 +982,15 @@ class Queue:
         return self._has_expired(item, self.clock())
 
     def _has_expired(self, item: Item, now: int) -> bool:
-        return 0 < item.expires_ms <= now or 0 < self._max_age_ms <= now - item.enqueued_ms
+        times = self.times
+        return bool(
+            (item.expires_ms and times.has_passed(item.expires_ms, now))
+            or (self._max_age_ms and times.age_ms(item.enqueued_ms, now) >= self._max_age_ms)
+        )
 
     def _expect(self, item: Item) -> None:
         """Take note of when an item expires."""
-        if item.expires_ms < self._soonest_ms:
-            self._soonest_ms = item.expires_ms
+        if self._soonest.note(item.expires_ms):
             self.journal.note_expiring(expiring=True)
             self.on_stir(self)
 
@@ -1036,12 +1053,12 @@ class Queue:
             self._moved.pop()
         if self._reserved_ms:
             self._take_back(now)
-        if self._due_ms <= now and (may_join or self.waiters):
+        if self._due.has_passed(now) and (may_join or self.waiters):
             if not self.waiters:
                 self.journal.check()
             self.restless = self._join(now)
         limit = self.settings.max_expire_sweep
-        if self._swept or self._soonest_ms <= now:
+        if self._swept or self._soonest.has_passed(now):
             self._sweep(now)
         elif self._max_age_ms:
             self.restless |= self._expire_head(now, limit) == limit
@@ -1051,11 +1068,11 @@ class Queue:
     def _sweep(self, now: int) -> None:
         if not self._swept:
             # what is met from now on, on the way or coming in, says when to look again
-            self._soonest_ms = math.inf
+            self._soonest.clear()
             self._swept = 1
         _, self._swept = self._expire_slice(now, self._swept)
         self.restless |= self._swept > 0
-        if not self._swept and self._soonest_ms == math.inf:
+        if not self._swept and self._soonest.is_never():
             self.journal.note_expiring(expiring=False)
 
     def flush_expired(self) -> Iterator[int]:

@@ -68,6 +68,7 @@ from darner.journal import (
 )
 from darner.kinds import NAME_RULE
 from darner.lock import DirectoryLock
+from darner.runs import Runs
 from darner.status import Status
 from darner.trash import TRASH_NAME
 from darner.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
@@ -210,6 +211,10 @@ def _check_access(source: Path) -> None:
 def _look_around(data: Path) -> Iterator[Report]:
     """Log what there is besides queues that somebody should know of; returns what is wrong with it."""
     Status(data, 0).load()
+    try:
+        Runs(data, 0).load()
+    except StartError as error:
+        yield Report("clock", [str(error)])
     for entry in sorted(data.iterdir()):
         if entry.name.startswith(DAMAGED_PREFIX):
             log.warning("kept by a repair", path=str(entry), action=_DELETE)

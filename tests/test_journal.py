@@ -964,7 +964,7 @@ class TestRest:
         by_file, datas = it.journal.snapshot(), it.datas()
         assert disk.handles[-1].closed or it.journal.is_open
         it.journal.close()
-        (it.path / journal.STATE_NAME).unlink()
+        (it.path / journal.STATE_NAME).unlink(missing_ok=True)  # there is none if it has to be tidied
         it.start()
         by_leveldb = it.journal.snapshot()
         for found in (by_file, by_leveldb):
@@ -984,7 +984,7 @@ class TestRest:
         disk.refuses = True
         found = it.kill()
         assert (found.kept, found.cursors, found.expiring) == ({1}, {b"label": [2]}, True)
-        assert (found.delayed_items, found.next_due_ms, counts(found)) == (1, 5, (2, 2))
+        assert (found.delayed_items, found.next_due, counts(found)) == (1, {0: 5}, (2, 2))
         disk.refuses = False
         assert it.datas() == [b"a", b"d"]
         assert [item.data for _, item in found.due(9, 10, 1 << 20)] == [b"last"]
@@ -1190,7 +1190,7 @@ class TestDamage:
         disk.refuses = True
         with pytest.raises(JournalError):
             it.journal.due(9, 10, 1 << 20)
-        assert it.journal.next_due_ms <= 9
+        assert min(it.journal.next_due.values()) <= 9
         disk.refuses = False
         it.write()
         assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"later"]
