@@ -24,10 +24,10 @@ from darner.blob import Offload, sync_directory, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import JournalError, StartError, StatusError
+from darner.errors import DarnerError, FaultError, JournalError, StartError, StatusError
 from darner.fanout import Fanout, parent_of
 from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
-from darner.leveldb import reason
+from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
 from darner.reserve import FILE_NAME as RESERVE_NAME
@@ -87,7 +87,7 @@ def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
 def name_of(directory: Path) -> bytes:
     """The queue whose directory, below the data directory, this is."""
     *pieces, last = directory.parts
-    return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
+    return unquote_to_bytes(os.fsencode("".join(piece.removesuffix("%") for piece in pieces) + last))
 
 
 def queue_directories(
@@ -106,7 +106,7 @@ def queue_directories(
         # not Path.exists: that raises where we may not look
         if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
             continue
-        if not entry.is_dir():
+        if not _is_directory(entry):
             stray(entry)
         elif entry.name.endswith("%"):
             try:
@@ -146,6 +146,26 @@ def find_directory(data: Path, name: bytes) -> Path:
     # not by its path: that may lead to another queue's
     is_other = not (data / proper).exists() and other in queue_directories(data)
     return data / (other if is_other else proper)
+
+
+def _is_directory(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # whoever opens it is told why
+        return True
+
+
+def _failure(error: Exception) -> JournalError:
+    """Why a queue could not be opened."""
+    if isinstance(error, JournalError):
+        return error
+    return failure("cannot open it", error) if isinstance(error, OSError) else FaultError(error)
+
+
+def _traceback(error: JournalError) -> dict[str, BaseException]:
+    """What a log line about `error` has besides: where it comes from, if nobody has provided for it."""
+    cause = error.__cause__
+    return {"exc_info": cause} if isinstance(error, FaultError) and cause is not None else {}
 
 
 def say_stray(entry: Path) -> None:
@@ -313,8 +333,13 @@ class Broker:
         self._children: dict[bytes, set[bytes]] = {}
         self.aliases: dict[bytes, tuple[bytes, ...]] = {}
         self.set_aliases(aliases or {})
-        # directories that cannot be opened as queues, and why
+        # queues out of service, and why: their directories cannot be opened, or they were set aside
         self.broken: dict[bytes, JournalError] = {}
+        # those that were set aside, until the next start, and whether they are on disk
+        self._aside: dict[bytes, tuple[Journal, bool]] = {}
+        # queues of which was said why what time brings cannot be done, and steps of `tick` that failed
+        self._said: dict[bytes, str] = {}
+        self._failed: set[str] = set()
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
@@ -348,8 +373,6 @@ class Broker:
         self._resting = False
         # queues whose items cannot be moved now, for the log
         self._stuck: set[bytes] = set()
-        # those that could not be swept, for the log
-        self._unsweepable: set[bytes] = set()
         self.queue_creates = 0
         self.queue_deletes = 0
         self.queue_expires = 0
@@ -389,6 +412,7 @@ class Broker:
             self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
             self.status.load()
             self._empty_trash()
@@ -446,15 +470,17 @@ class Broker:
     def _open_found(self, name: bytes) -> None:
         try:
             self._adopt(name)
-        except JournalError as error:
-            self.broken[name] = error
+        except Exception as error:  # whatever it is, the others are to be served
+            why = _failure(error)
+            self.broken[name] = why
             self._note_child(name)
             self.log.keep_found(name)
             log.error(
                 "queue out of service",
                 queue=name.decode(errors="replace"),
-                reason=error.reason,
-                action=error.action,
+                reason=why.reason,
+                action=why.action,
+                **_traceback(why),
             )
 
     def _adopt(self, name: bytes) -> None:
@@ -469,8 +495,8 @@ class Broker:
                 break
             self._unregister(name)
             if not lives or journal.state.life == lives[-1].number:
-                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which tells
-                # of this queue, and not of its end.
+                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which
+                # tells of this queue, and not of its end.
                 self._retired[name] = (journal, self.log.position)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
@@ -487,7 +513,7 @@ class Broker:
             say_in_memory(journal.name)
         try:
             queue = Queue(journal.name, journal, self._clock, settings)
-        except JournalError:
+        except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
             journal.close()
@@ -501,15 +527,19 @@ class Broker:
             )
 
     def _journals(self) -> list[Journal]:
-        return [queue.journal for queue in self.queues.values()] + [
-            journal for journal, _ in self._retired.values()
+        return [
+            *(queue.journal for queue in self.queues.values()),
+            *(journal for journal, _ in (*self._retired.values(), *self._aside.values())),
         ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close(journal.resting_state())
+            try:
+                journal.close(journal.resting_state())
+            except Exception as error:  # the others are to be closed
+                self._committer.set_aside(journal, error)
         self.log.close()
         self._lock.close()
 
@@ -526,7 +556,7 @@ class Broker:
         if name in self.aliases:
             return None
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         return self.queues.get(name)
 
     def settings(self, name: bytes) -> QueueSettings:
@@ -536,9 +566,9 @@ class Broker:
 
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         if name in self._emptied:
-            raise self._emptied[name]
+            raise self._emptied[name].with_traceback(None)
         settings = self.settings_for(name)
         queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
@@ -570,6 +600,8 @@ class Broker:
         """
         if MARK in name:
             return self._delete_cursor(name)
+        if name in self._aside:
+            return self._delete_aside(name)
         if name in self.broken and not self._path_of(name).exists():
             self._give_up(name)
             return True
@@ -579,7 +611,7 @@ class Broker:
         queue.retire()
         self._unregister(name)
         self._stuck.discard(name)
-        self._unsweepable.discard(name)
+        self._said.pop(name, None)
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
@@ -607,14 +639,28 @@ class Broker:
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
+    def _delete_aside(self, name: bytes) -> bool:
+        """Drop a queue that was set aside, if it is in memory alone: of one on disk only the next start knows
+        how it stands."""
+        _, is_durable = self._aside[name]
+        if is_durable:
+            raise self.broken[name].with_traceback(None)
+        del self._aside[name], self.broken[name]
+        self._unregister(name)
+        self.queue_deletes += 1
+        return True
+
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
         errors = list(self.broken.values())
-        for queue in self.queues.values():
+        for queue in list(self.queues.values()):
             try:
                 queue.flush()
             except JournalError as error:
                 errors.append(error)
+            except Exception as error:  # the others are to be flushed
+                self.set_aside(queue, error)
+                errors.append(self.broken[queue.name])
         return errors
 
     # Where sets go, and fetches come from
@@ -747,6 +793,7 @@ class Broker:
         self.queues[queue.name] = queue
         queue.on_move = self._move
         queue.on_stir = self._stir
+        queue.on_fault = self.set_aside
         if queue.stirs:
             self._stir(queue)
         self._note_child(queue.name)
@@ -776,7 +823,7 @@ class Broker:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
         they are out of the way."""
         journal.close()
-        # not Path.exists: a link that leads nowhere is in the way, too
+        # not Path.exists: a link that leads nowhere is in the way, too; and that raises
         if os.path.lexists(journal.path):
             try:
                 work = trash.throw(self._data, journal.path)
@@ -828,14 +875,25 @@ class Broker:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
         journal.writing = True
 
-        def done(_: Exception | None) -> None:
+        def done(error: Exception | None) -> None:
             journal.go_on()
+            if error is not None:
+                self._committer.set_aside(journal, error)
             self.reap()
 
         self._defer(journal.close, done)
 
     def _empty_trash(self) -> None:
-        for work in trash.left_over(self._data):
+        try:
+            left = list(trash.left_over(self._data))
+        except OSError as error:
+            log.warning(
+                "files of deleted queues stay",
+                directory=str(self._data / trash.TRASH_NAME),
+                reason=reason(error),
+            )
+            return
+        for work in left:
             self._defer(work, lambda _: None)
 
     def _remove(self, work: trash.Work, journal: Journal) -> None:
@@ -888,20 +946,43 @@ class Broker:
                 continue
             elif journal.is_open:
                 self._shut(journal)
-            elif self._destroy(journal):
-                del self._retired[name]
+            else:
+                try:
+                    if self._destroy(journal):
+                        del self._retired[name]
+                except Exception as error:  # the others are to go
+                    self._committer.set_aside(journal, error)
         return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        self._enforce_status()
-        self._look_for_space()
-        self.log.tick()
-        self._say_refusal()
-        self._committer.tick()
-        self._retry_broken()
-        self.reap()
+        for what, step in {
+            "status": self._enforce_status,
+            "room on the disk": self._look_for_space,
+            "log": self.log.tick,
+            "refusal": self._say_refusal,
+            "writes": self._committer.tick,
+            "queues out of service": self._retry_broken,
+            "deleted queues": self.reap,
+            "sweep": self._sweep_all,
+        }.items():
+            self._take_step(what, step)
+
+    def _take_step(self, what: str, step: Callable[[], None]) -> None:
+        """Do a part of `tick`, which must not keep the others from being done."""
+        try:
+            step()
+        except Exception:
+            if what not in self._failed:
+                self._failed.add(what)
+                log.exception(
+                    "internal error in what the server does by itself; it is tried again", part=what
+                )
+        else:
+            self._failed.discard(what)
+
+    def _sweep_all(self) -> None:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
@@ -925,7 +1006,7 @@ class Broker:
     def _check_sets(self) -> None:
         self.status.check_sets()
         if self._crammed is not None:
-            raise self._crammed
+            raise self._crammed.with_traceback(None)
 
     def _check_upload(self) -> None:
         """As `_check_sets`, for what goes to the disk by itself and may fill it between two ticks."""
@@ -1015,21 +1096,52 @@ class Broker:
         self._sweep()
 
     def _look_after(self, queue: Queue) -> None:
-        if queue.is_outdated(self._clock()):
-            self._expire(queue)
-            return
         try:
+            if queue.is_outdated(self._clock()):
+                self._expire(queue)
+                return
             takes_in = queue.journal.failing is None and self.log.segment.refusal is None
             queue.sweep(may_join=self._may_move and takes_in)
+            self._said.pop(queue.name, None)
         except JournalError as error:
             # why a move fails is said already
-            if queue.name not in self._stuck | self._unsweepable:
-                self._unsweepable.add(queue.name)
+            if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
+                self._said[queue.name] = str(error)
                 self._say_failure(queue.journal, error)
-        else:
-            self._unsweepable.discard(queue.name)
+        except Exception as error:  # the others are to be looked after
+            self.set_aside(queue, error)
         if not queue.stirs:
             self._stirring.pop(queue, None)
+
+    def set_aside(self, queue: Queue, error: Exception) -> None:
+        """Something went wrong with a queue that nobody has provided for: it is out of service until the next
+        start, and the others are not."""
+        self._committer.set_aside(queue.journal, error)
+
+    def _take_out(self, journal: Journal, fault: FaultError) -> None:
+        """A journal was set aside: have its queue be out of service."""
+        name = journal.name
+        queue = self.queues.get(name)
+        if queue is not None and queue.journal is journal:
+            self._aside[name] = (journal, queue.is_durable)
+            self._unregister(name)
+            self._note_child(name)
+        elif name in self._retired:
+            queue = None
+            self._aside[name] = (journal, True)
+            del self._retired[name]
+        else:
+            return
+        self.broken[name] = fault
+        log.error(
+            "queue out of service",
+            queue=name.decode(errors="replace"),
+            reason=fault.reason,
+            action=fault.action,
+            **_traceback(fault),
+        )
+        if queue is not None:
+            queue.fail_waiters(fault)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> None:
         """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
@@ -1040,7 +1152,7 @@ class Broker:
             for target in targets:
                 target.journal.check()
             for target in targets:
-                target.adopt(item, source.journal)
+                self._adopt_item(target, item, source)
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -1054,6 +1166,15 @@ class Broker:
             raise
         self._stuck.discard(source.name)
         source.journal.bind()
+
+    def _adopt_item(self, target: Queue, item: Item, source: Queue) -> None:
+        try:
+            target.adopt(item, source.journal)
+        except DarnerError:
+            raise
+        except Exception as error:
+            self.set_aside(target, error)
+            raise FaultError(error) from error
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
@@ -1081,15 +1202,23 @@ class Broker:
             self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
-        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        for name in list(self.broken):
-            del self.broken[name]
-            try:
-                self._adopt(name)
-            except JournalError as failure:  # said at the start
-                self.broken[name] = failure
+        begun = self._clock()
+        for name in [name for name in self.broken if name not in self._aside]:
+            # those that are not tried now come first the next time
+            self.broken[name] = self.broken.pop(name)
+            self._retry(name)
+            if self._clock() - begun >= SLICE_MS:
                 break
+
+    def _retry(self, name: bytes) -> None:
+        try:
+            self._adopt(name)
+        except Exception as error:  # said at the start
+            self.broken[name] = _failure(error)
+        else:
+            del self.broken[name]
             self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
@@ -1108,6 +1237,7 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=error.reason,
             action=error.action,
+            **_traceback(error),
         )
 
     @staticmethod

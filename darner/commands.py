@@ -257,7 +257,11 @@ def _wait(connection: "Connection", request: Request, queue: Source) -> None:
         _answer(connection, request, queue, item)
         connection.end_wait()
 
-    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone)
+    def fail(error: JournalError) -> None:
+        connection.out.append(server_error(error))
+        connection.end_wait()
+
+    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone, fail)
     queue.wait(waiter)
 
     def time_out() -> None:
@@ -381,7 +385,7 @@ class Monitor:
         self._deadline = connection.clients.loop.time() + seconds
         # how many more items may come
         self._left = left
-        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone)
+        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone, self._fail)
 
     def go_on(self) -> None:
         """Send what is there; then wait for more, or end."""
@@ -414,6 +418,10 @@ class Monitor:
     def _time_out(self) -> None:
         self._waiter.cancel()
         self._connection.out.append(END)
+        self._connection.end_wait()
+
+    def _fail(self, error: JournalError) -> None:
+        self._connection.out.append(server_error(error))
         self._connection.end_wait()
 
     def _deliver(self, queue: Source, item: Item) -> None:

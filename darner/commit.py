@@ -6,25 +6,28 @@ compacted away, and so are the files of large items that are gone.
 """
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from darner._proto import trim_memory
 from darner.blob import Offload, sync_directory, sync_file, sync_name
-from darner.errors import JournalError
+from darner.errors import FaultError, JournalError
 from darner.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
 from darner.leveldb import failure
 from darner.reserve import Reserve, is_full
 from darner.wal import Log
 
-# How many ticks a change may stay in the log alone.
+# How many ticks a change may stay in the log alone; and then on the way to LevelDB, before the log is synced
+# for it.
 MAX_TICKS = 4
 # How many ticks a journal has nothing to be done before its LevelDB is closed: opening it again takes 1.5 ms.
 REST_TICKS = 20
 # How many LevelDBs are open at most, but for those being written: each has four descriptors and 200 KB.
 MAX_OPEN = 1000
-# How many journals are begun to be written in one tick: each costs an fsync.
+# How many journals are begun to be written in one tick, those first that have waited longest: each costs an
+# fsync.
 WRITES_PER_TICK = 64
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500
@@ -59,8 +62,9 @@ class Committer:
 
     __slots__ = (
         "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_reserve", "_retries",
-        "_retrying", "_sealed_bytes", "_spent", "_told", "_undeleted", "is_scarce", "is_short", "offload",
-        "on_damage", "on_failure", "on_recovery", "on_staged", "write_buffer_bytes",
+        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted",
+        "is_scarce", "is_short", "offload", "on_damage", "on_failure", "on_fault", "on_recovery", "on_staged",
+        "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -91,8 +95,13 @@ class Committer:
         self._max_open = max_open
         # journals whose LevelDB may be open; the one last opened or written comes last
         self._open: dict[Journal, None] = {}
-        # journals with something to be done, and for how many ticks they have been so
+        # journals with something to be done, and for how many ticks they have been so; the one last written
+        # comes last
         self._active: dict[Journal, int] = {}
+        # those that are being written, and at which tick that was begun
+        self._sealed: dict[Journal, int] = {}
+        self._ticks = 0
+        self._sync = LogSync(log)
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
         self._links: dict[Path, None] = {}
         # whether anything was written or compacted since memory was given back
@@ -110,39 +119,64 @@ class Committer:
         # full: then the reserve is let go of, and that is no matter of one journal.
         self.on_failure: Callable[[Journal, JournalError], None] = lambda *_: None
         self.on_recovery: Callable[[Journal], None] = lambda _: None
+        # told when a journal was set aside
+        self.on_fault: Callable[[Journal, FaultError], None] = _raise
         # told when something in a journal cannot be read
         self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
         """`journal` has something to be written, or to be tidied."""
-        if journal.log is not None:
+        if journal.log is not None and journal.fault is None:
             self._active.setdefault(journal, 0)
 
     def discard(self, journal: Journal) -> None:
         """Forget about `journal`, which is deleted, or was not opened after all."""
-        self._active.pop(journal, None)
-        self._open.pop(journal, None)
-        self._told.discard(journal)
-        self._undeleted.discard(journal)
+        self._forget(journal)
         # it may be asked for yet, as long as the log is needed for it
         journal.log = None
+
+    def _forget(self, journal: Journal) -> None:
+        for of in (self._active, self._open, self._sealed):
+            of.pop(journal, None)
+        self._told.discard(journal)
+        self._undeleted.discard(journal)
+
+    def set_aside(self, journal: Journal, error: Exception) -> None:
+        """Something went wrong with `journal` that nobody has provided for: nothing more is done with it, and
+        with the others all goes on."""
+        if journal.fault is None:
+            fault = FaultError(error)
+            self._forget(journal)
+            journal.set_aside(fault)
+            self.on_fault(journal, fault)
+
+    def _isolate(self, journal: Journal, work: Callable[[], None]) -> None:
+        """Do some work on `journal`, which may be set aside meanwhile, and be so by this."""
+        if journal.fault is None:
+            try:
+                work()
+            except Exception as error:  # said by who is told
+                self.set_aside(journal, error)
 
     def checkpoint(self, journal: Journal) -> None:
         """Have what `journal` has staged written, in a thread."""
         if self._log.segment.in_group:  # no part of it by itself
             self._log.after_group.append(lambda: self.checkpoint(journal))
-            return
-        if journal.writing or journal.log is None:
-            return
+        elif not journal.writing and journal.log is not None:
+            self._isolate(journal, lambda: self._checkpoint(journal))
+
+    def _checkpoint(self, journal: Journal) -> None:
         journal.seal(tidy=self.is_short)
+        self._active.pop(journal, None)
         self._active[journal] = 0
+        self._sealed[journal] = self._ticks
         self._spent = True
         assert journal.sealed is not None
         self._sealed_bytes += journal.sealed.staged_bytes
 
         def done(error: Exception | None) -> None:
-            self._settle(journal, error)
+            self._isolate(journal, lambda: self._settle(journal, error))
             if self._retrying is journal:
                 self._retrying = None
                 self._retry()
@@ -185,7 +219,7 @@ class Committer:
             first = next(iter(self._open))
             del self._open[first]
             if not first.busy:  # else it is noted again when that is over
-                first.close()
+                self._isolate(first, first.close)
 
     def close_down(self, journal: Journal, error: JournalError) -> None:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
@@ -216,9 +250,8 @@ class Committer:
         return total
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
-        journal.settle(
-            error if isinstance(error, JournalError) or error is None else JournalError(str(error))
-        )
+        self._sealed.pop(journal, None)
+        journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -241,20 +274,16 @@ class Committer:
 
     def tick(self) -> None:
         """Do a slice of what is to be done; to be called a few times a second."""
+        self._ticks += 1
         left = WRITES_PER_TICK
         self._retries.clear()
+        is_late = self._ticks - next(iter(self._sealed.values()), self._ticks) >= MAX_TICKS
         for journal, ticks in list(self._active.items()):
-            if blobs := journal.take_doomed():
-                self._delete_blobs(journal, blobs)
-            if journal.writing or not self._has_due(journal, ticks):
-                continue
-            if journal.failing is not None:
-                self._retries.append(journal)
-            elif left > 0:
+            if self._isolated_tick(journal, ticks, may_write=left > 0):
+                is_late |= left <= 0 and journal.dirty
                 left -= 1
-                self.checkpoint(journal)
-        while len(self._retries) > RETRIES_PER_TICK:
-            self._retries.pop()
+        if is_late and self._ticks % MAX_TICKS == 0:
+            self._sync.ask()
         self._retry()
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False
@@ -266,13 +295,36 @@ class Committer:
         while self._retries and self._retrying is None:
             journal = self._retries.popleft()
             if journal.failing is not None and not journal.writing and journal in self._active:
-                del self._active[journal]
                 self._retrying = journal
                 self.checkpoint(journal)
+                if not journal.writing:  # it was set aside
+                    self._retrying = None
+
+    def _isolated_tick(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
+        try:
+            return self._tick(journal, ticks, may_write=may_write)
+        except Exception as error:  # said by who is told
+            self.set_aside(journal, error)
+            return False
+
+    def _tick(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
+        """Do a slice of what is to be done for a journal; returns whether it is due to be written, which is
+        begun if it may be."""
+        if blobs := journal.take_doomed():
+            self._delete_blobs(journal, blobs)
+        if journal.writing or not self._has_due(journal, ticks):
+            return False
+        if journal.failing is not None:
+            if len(self._retries) < RETRIES_PER_TICK:
+                self._retries.append(journal)
+            return False
+        if may_write:
+            self._checkpoint(journal)
+        return True
 
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
-        if self._compactions < COMPACTIONS and journal.compactable(soon=self.is_short):
+        if self._compactions < COMPACTIONS and journal.compactable():
             self._compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1
@@ -292,13 +344,20 @@ class Committer:
         journal.writing = True
         state = journal.resting_state()
         close = journal.close_for_rest if self.is_short else journal.close
-        self._defer(lambda: close(state), lambda _: journal.go_on())
+
+        def done(error: Exception | None) -> None:
+            journal.go_on()
+            if error is not None:
+                self.set_aside(journal, error)
+
+        self._defer(lambda: close(state), done)
 
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:
             if error is None:
                 self._undeleted.discard(journal)
-                journal.forget(blobs)
+                if journal.log is not None:
+                    self._isolate(journal, lambda: journal.forget(blobs))
                 return
             journal.take_doomed_back(blobs)
             self.add(journal)
@@ -314,9 +373,10 @@ class Committer:
 
         def done(error: Exception | None) -> None:
             self._compactions -= 1
+            if journal.fault is None and journal.log is not None:
+                self._isolate(journal, lambda: self.note_open(journal))
             if error is None:
-                self.note_open(journal)
-                journal.end_compaction()
+                self._isolate(journal, journal.end_compaction)
             else:
                 journal.fail_compaction()
 
@@ -330,25 +390,59 @@ class Committer:
                 self._log.sync_now()
                 _sync_links(self._links)
         for at, journal in enumerate(list(self._active)):
-            if at < WRITES_AT_CLOSE:
+            writes = at < WRITES_AT_CLOSE
+            self._isolate(journal, functools.partial(self._close, journal, writes=writes))
+
+    def _close(self, journal: Journal, *, writes: bool) -> None:
+        if writes:
+            self._write_now(journal)
+            if blobs := journal.take_doomed():
+                with contextlib.suppress(OSError):  # then after the next start
+                    journal.delete_blobs(blobs)
+                    journal.forget(blobs)
                 self._write_now(journal)
-                if blobs := journal.take_doomed():
-                    with contextlib.suppress(OSError):  # then after the next start
-                        journal.delete_blobs(blobs)
-                        journal.forget(blobs)
-                    self._write_now(journal)
-            journal.close(journal.resting_state())
+        journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:
         if journal.log is None or not (journal.dirty or journal.untidy or journal.sealed is not None):
             return
         journal.seal(tidy=True)
-        error = None
+        error: Exception | None = None
         try:
             journal.write()
-        except JournalError as failure:
+        except Exception as failure:  # of whatever kind: the others are to be written
             error = failure
         self._settle(journal, error)
+
+
+class LogSync:
+    """Has the log synced for changes that LevelDB has not got in time. Nobody waits for it."""
+
+    __slots__ = ("_is_asked", "_log")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._is_asked = False
+
+    def ask(self) -> None:
+        """Have all that is logged by now on the disk, unless that is under way."""
+        if not self._is_asked and self._log.synced != self._log.position:
+            self._is_asked = True
+            self._log.sync(self, 0)
+
+    def hold(self) -> None:
+        """Nothing is held back."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """The log takes nothing in until LevelDB has what was in there."""
+
+    def release(self) -> None:
+        """It is over."""
+        self._is_asked = False
+
+
+def _raise(_: Journal, fault: FaultError) -> None:
+    raise fault
 
 
 def _sync_links(paths: Iterable[Path]) -> None:

@@ -45,6 +45,7 @@ cdef class Journal:
         bint writing
         bint dirty
         object failing
+        object fault
         bint crowded
         list crowding
         uint64_t generation
@@ -75,8 +76,10 @@ cdef class Journal:
         object _closed_for
         set _told
         bint _exists
+        bint _must_exist
         bint _has_kept
         bint _has_state
+        bint _has_mark
         bytes _state_key
         bint _doubtful
         uint64_t _blobs_to
@@ -102,3 +105,5 @@ cdef class Journal:
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
     cdef _delete(self, uint64_t id)
+    @cython.locals(state=State, found=uint64_t)
+    cpdef check_whole(self)

@@ -33,16 +33,17 @@ import secrets
 import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, foreign, leveldb
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot
 from darner._proto import Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import (
     DamagedError,
+    FaultError,
     ForeignError,
     JournalError,
     MisplacedError,
@@ -52,6 +53,7 @@ from darner.errors import (
 from darner.kinds import LARGEST
 from darner.leveldb import failure
 from darner.reserve import is_full
+from darner.snapshot import Snapshot
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -65,9 +67,12 @@ CURSORS_END = b"s"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
 # written to.
 STATE_NAME = "state"
+# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
+# it is noticed if that is lost.
+MARK_NAME = "written"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -173,6 +178,15 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     return last if last is not None and is_state_key(last[0]) else None
 
 
+def read_mark(directory: Path) -> tuple[int, int]:
+    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
+    try:
+        record = snapshot.read_small(directory / MARK_NAME)
+        return (0, 0) if record is None else snapshot.decode_mark(record)
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def _check_empty(db: Any) -> None:
     """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
     ValueError."""
@@ -237,8 +251,8 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept",
+        "ops", "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
         "trimmed_records", "trims",
     )  # fmt: skip
 
@@ -291,6 +305,8 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk is short, so that what gives some back does not wait
+    is_short: bool
     # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
     is_scarce: bool
     # how much of a LevelDB is in memory before it is written out
@@ -298,6 +314,9 @@ class Writes(Protocol):
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
+
+    def discard(self, journal: "Journal") -> None:
+        """Forget about `journal`."""
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
@@ -321,6 +340,24 @@ class Writes(Protocol):
         """Have within all the room there is, `size` bytes at least. OSError if there is less."""
 
 
+class _Fence(Log):
+    """In place of the log of a journal that was set aside."""
+
+    def __init__(self, fault: JournalError) -> None:
+        self._fault = fault
+        # in which nothing has room
+        self.segment = Segment()
+        self.segment.refusal = fault
+        self.entered = 0
+
+    def roll(self) -> None:
+        """Raises why nothing is logged."""
+        raise self._fault.with_traceback(None)
+
+    def pin(self, journal: Hashable) -> None:
+        """What the journal needs is pinned, and stays so."""
+
+
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
     the change was not made.
@@ -331,11 +368,12 @@ class Journal:
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
         "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
-        "_has_state", "_last_looked_at", "_live_from", "_number", "_place", "_segment", "_state_key", "_told", "_trimmed_bytes",
-        "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
-        "crowded", "crowding", "cursors", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring",
-        "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path",
-        "reads", "sealed", "state", "stored_change", "stored_id", "writing",
+        "_has_mark", "_has_state", "_last_looked_at", "_live_from", "_must_exist", "_number", "_place",
+        "_segment", "_state_key", "_told", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using",
+        "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors", "delayed_bytes",
+        "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
+        "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state", "stored_change",
+        "stored_id", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -369,6 +407,8 @@ class Journal:
         self.dirty = False
         # why it could not be written
         self.failing: JournalError | None = None
+        # why nothing more is done with it until the next start: see `set_aside`
+        self.fault: JournalError | None = None
         # whether items come faster than they are written: who sets waits
         self.crowded = False
         self.crowding: list[Client] = []
@@ -408,9 +448,13 @@ class Journal:
         self._told: set[str] = set()
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it, and whether its state is in a file besides
+        # whether LevelDB may have anything of it, and whether that is missed if it is not there: not of a
+        # queue that was deleted
         self._exists = False
+        self._must_exist = False
+        # whether the files STATE_NAME and MARK_NAME are there
         self._has_state = False
+        self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
         # of the state in LevelDB
@@ -419,11 +463,23 @@ class Journal:
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is None:
+        try:
+            self._begin(lives)
+        except BaseException as error:
+            self._shut()
+            if log is not None:
+                writes.discard(self)
+                log.unpin(self)
+            if isinstance(error, Exception) and not isinstance(error, JournalError):
+                raise FaultError(error) from error
+            raise
+
+    def _begin(self, lives: Sequence[Life]) -> None:
+        if self.log is None:
             self.batch.room = sys.maxsize
         elif is_new(self.path):
             self._make_directory()
-        elif not self._load_state():
+        else:
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -448,11 +504,13 @@ class Journal:
         self._compacted = False
         if lives:
             self._catch_up(lives)
+        self._check_mark()
         self._delete_unknown_blobs()
         self.reads = self.state.floor
         if self._db is not None:
-            writes.add(self)
-            writes.note_open(self)
+            self._writes.note_open(self)
+        if self._db is not None or self.untidy or self.doomed:
+            self._writes.add(self)
 
     # LevelDB
 
@@ -480,7 +538,7 @@ class Journal:
         with self._using:
             if self._db is None:
                 if self._closed_for is not None and not again:
-                    raise self._closed_for
+                    raise self._closed_for.with_traceback(None)
                 try:
                     db = self._open_with_room()
                     try:
@@ -523,10 +581,12 @@ class Journal:
             (self.path / PROBE_NAME).unlink()
         begins = is_new(self.path)
         if begins:
-            if self._exists:
+            if self._must_exist:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
+        elif harm := leveldb_log.damage(self.path):
+            raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
             os.fsencode(self.path),
             create_if_missing=begins,
@@ -540,7 +600,7 @@ class Journal:
     def _recognize(self, db: Any) -> None:
         """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
         stored = stored_state(db)
-        if stored is None and not self._exists:
+        if stored is None and not self._must_exist:
             return
         change = 0
         if stored is not None:
@@ -553,6 +613,10 @@ class Journal:
             raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
                 f"{self.stored_change}"
+            )
+        if self._has_state and change > self.stored_change:
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB ends at change {change}, and its file {STATE_NAME} is older"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -569,7 +633,7 @@ class Journal:
         try:
             return self._look() != self._place
         except JournalError:
-            if self._exists:
+            if self._must_exist:
                 raise
             return True
 
@@ -582,53 +646,102 @@ class Journal:
                 self._db.close()
                 self._db = self._write = None
 
-    def _load_state(self) -> bool:
-        """Take the state that `close` left; returns whether there is one."""
+    # What a start must know. `restore` takes what `snapshot` gives, and nothing else of it is kept anywhere.
+
+    def snapshot(self) -> Snapshot:
+        """Return all that must be known of it at start, as LevelDB has it once all is written."""
+        return Snapshot(
+            self.state,
+            sorted(self.kept),
+            self._has_kept,
+            sorted(self.begun.union(blob for blob, _ in self.doomed)),
+            self.expiring,
+            dict(self.cursors),
+            self.delayed_items,
+            self.delayed_bytes,
+            self._live_from,
+            [self._due_from_ms],
+            [] if self.next_due_ms == math.inf else [int(self.next_due_ms)],
+        )
+
+    def restore(self, found: Snapshot) -> None:
+        """Be as a journal that gave this snapshot."""
+        self.state = found.state
+        self.kept = set(found.kept)
+        self._has_kept = found.has_kept
+        self.doomed = [(blob, 0) for blob in found.blobs]
+        self.expiring = found.expiring
+        self.cursors = dict(found.cursors)
+        self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
+        self._live_from = found.live_from
+        self._due_from_ms = min(found.due_from, default=0)
+        # if something is missed, it is looked for
+        self.next_due_ms = min(found.next_due, default=0 if self.delayed_items else math.inf)
+
+    def _load(self) -> None:
+        """Take what `close` left, or else what LevelDB has."""
         try:
-            self.state = _proto.decode_state((self.path / STATE_NAME).read_bytes())
-        except FileNotFoundError:
-            return False
+            found = snapshot.read(self.path / STATE_NAME)
+            self._has_state = found is not None
         except NewerFormatError as error:
             raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
-            self._has_state = True
-            return False
-        self._exists = self._has_state = True
-        return True
+            found, self._has_state = None, True
+        if found is None:
+            found = self._stored()
+        if found is not None:
+            self._exists = self._must_exist = True
+            self.restore(found)
 
-    def _load(self) -> None:
+    def _stored(self) -> Snapshot | None:
+        """What LevelDB has to say at a start, None if it is empty."""
         check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
                 _check_empty(db)
-                return
-            self._state_key, record = stored
-            self.state = _proto.decode_state(record)
+                return None
             self._exists = True
+            self._state_key, record = stored
+            found = Snapshot(_proto.decode_state(record))
             if kept := db.get(KEPT_KEY):
-                self._has_kept = True
-                self.kept = {
+                found.has_kept = True
+                found.kept = [
                     id
                     for id in _proto.decode_ids(kept)
-                    if id < self.state.floor and db.get(_proto.item_key(id)) is not None
-                }
+                    if id < found.state.floor and db.get(_proto.item_key(id)) is not None
+                ]
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
                 if is_known_key(key):
-                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
-            self.expiring = db.get(EXPIRING_KEY) is not None
+                    found.blobs.append(int.from_bytes(key[1:], "big"))
+            found.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = decode_place(place)
+                found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
-                self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
-                first = next(self._stored_delayed(include_value=False), None)
-                if first is not None:
-                    self.next_due_ms = _due_ms(first)
+                found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
+                found.due_from = [self._due_from_ms]
+                found.next_due = [
+                    _due_ms(key) for key in itertools.islice(self._stored_delayed(include_value=False), 1)
+                ]
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
-            self._shut()
             raise failure(f"cannot read {self.path}", error) from error
+        return found
+
+    def _check_mark(self) -> None:
+        """Raises JournalError if LevelDB and the log end before what LevelDB has had on the disk."""
+        if self.log is None or self._has_state:
+            return
+        life, change = read_mark(self.path)
+        self._has_mark = change > 0
+        state = self.state
+        if change and not state.deleted and (life != state.life or change > state.change):
+            end = state.change if life == state.life else 0
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
+                f"{change}"
+            )
 
     def _catch_up(self, lives: Sequence[Life]) -> None:
         """Make the changes that the log knows and LevelDB does not."""
@@ -753,15 +866,11 @@ class Journal:
             raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the state for `close`, if it says all that must be known at start; else b""."""
-        # what was delayed and flushed has records until it would have been due
-        has_delayed = self.next_due_ms < math.inf
-        has_blobs = self.begun or self.doomed
-        # what is dead is compacted by who has LevelDB open
-        is_tidy = not (self.untidy or self.to_be_compacted)
-        is_all = is_tidy and not (self.kept or has_blobs or has_delayed or self.cursors or self.expiring)
-        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
-        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or the next start is to open
+        it: what is dead is compacted by who has it open."""
+        is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
+        is_all = is_stored and self.failing is None and not self.to_be_compacted
+        return self.snapshot().encode() if is_all else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -771,6 +880,17 @@ class Journal:
             with contextlib.suppress(OSError):  # then the next start opens it
                 (self.path / STATE_NAME).write_bytes(state)
                 self._has_state = True
+                if self._has_mark:
+                    (self.path / MARK_NAME).unlink(missing_ok=True)
+                    self._has_mark = False
+
+    def set_aside(self, fault: JournalError) -> None:
+        """Have nothing more done with it until the next start, which finds what the log and LevelDB have:
+        whoever asks for a change gets `fault`."""
+        self.fault = self.failing = fault
+        fence = _Fence(fault)
+        self._segment, self.log = fence.segment, fence
+        self.go_on()
 
     # Logging
 
@@ -836,9 +956,9 @@ class Journal:
         item.id = state.next_id
         if log is not None:
             if self.failing is not None:
-                raise self.failing
+                raise self.failing.with_traceback(None)
             if self._segment.refusal is not None:
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
@@ -873,7 +993,7 @@ class Journal:
         """Put down a change to a live item."""
         if self.log is not None:
             if self._segment.refusal is not None:  # what room there is is for what must be logged
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
@@ -893,6 +1013,8 @@ class Journal:
         """Remove a live item."""
         log = self.log
         state = self.state
+        if state.items == 0 or state.bytes < item.size:
+            raise self._miscounted()
         if log is not None:
             if self._entered != self._segment.number:
                 self._enter()
@@ -971,6 +1093,8 @@ class Journal:
             self._has_kept = bool(self.kept)
             ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
             self.batch.ops.append((KEPT_KEY, ids))
+            if not self.dirty:  # a read has come to this, maybe
+                self._mark()
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -1018,8 +1142,8 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
-        # what LevelDB has is not missed, should it have vanished
-        self._exists = False
+        # should it have vanished
+        self._must_exist = False
 
     def _retire(self) -> None:
         self._flush({})
@@ -1055,9 +1179,9 @@ class Journal:
     def check(self) -> None:
         """Raises JournalError if nothing is taken in."""
         if self.failing is not None:
-            raise self.failing
+            raise self.failing.with_traceback(None)
         if self._segment.refusal is not None:
-            raise self._segment.refusal
+            raise self._segment.refusal.with_traceback(None)
 
     def delay(self, item: Item, due_ms: int) -> None:
         """Take in a new item that is out of sight until it is due, and then is to `join` the others; gives it
@@ -1096,17 +1220,27 @@ class Journal:
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
         size = 0
-        self.next_due_ms = math.inf
+        next_due_ms = math.inf
+        # whoever asks again is told again
+        self.next_due_ms = now_ms
         try:
             with self._using:
                 for key, item in self._delayed():
                     if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        self.next_due_ms = _due_ms(key)
+                        next_due_ms = _due_ms(key)
                         break
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable("delayed items", error) from error
+        self.next_due_ms = next_due_ms
+        if next_due_ms == math.inf and len(found) != self.delayed_items:
+            self._tell(
+                DamagedError(
+                    f"{self.path} is damaged: {self.delayed_items} delayed items are counted, and "
+                    f"{len(found)} there"
+                )
+            )
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
@@ -1118,6 +1252,8 @@ class Journal:
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
         refused while nothing is taken in: that a reader finds it is what lets it go."""
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise self._miscounted()
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
@@ -1136,6 +1272,8 @@ class Journal:
             item.chunk_bytes,
         )
         _proto.encode_item(joined)
+        if joined.expires_ms:
+            self.note_expiring(expiring=True)
         self._put(joined)
         return joined
 
@@ -1154,9 +1292,10 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        # a count that was too low on the disk stays a count
-        self.delayed_items = max(0, self.delayed_items - 1)
-        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise ValueError(f"delayed item {item.id} is one more than are counted")
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1410,6 +1549,20 @@ class Journal:
         if len(self.gone) > MAX_GONE:
             self._checkpoint()
 
+    def check_whole(self) -> None:
+        """Raises JournalError if all items have been read and they are not as many as are counted: what is
+        damaged is not to be taken for empty."""
+        state = self.state
+        if self.reads >= state.next_id:
+            found = state.next_id - state.floor - len(self.gone) + len(self.kept)
+            if found != state.items:
+                raise self._miscounted()
+
+    def _miscounted(self) -> JournalError:
+        failure = DamagedError(f"{self.path} is damaged: there are not as many items as are counted")
+        self._tell(failure)
+        return failure
+
     def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
         items: list[Item] = []
@@ -1593,9 +1746,10 @@ class Journal:
             write.write()
             self._state_key = key
             self._look()  # else it is written to files that are deleted
-            self._exists = True
+            self._exists = self._must_exist = True
             if fresh:  # LevelDB does not see to the name of its CURRENT
                 sync_directory(self.path)
+            self._put_mark(batch.state)
         except JournalError:
             self._doubtful = True
             raise
@@ -1604,6 +1758,12 @@ class Journal:
             if is_full(error):
                 self._writes.make_room()
             raise failure(f"cannot write {self.path}", error) from error
+
+    def _put_mark(self, state: State) -> None:
+        # Without a sync: it outlives the process, and after a power cut an older one does no harm.
+        with contextlib.suppress(OSError):
+            (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
+            self._has_mark = True
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write
@@ -1749,14 +1909,14 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self, *, soon: bool = False) -> bool:
+    def compactable(self) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last, or if it is to be taken back `soon`."""
+        happened since this was asked last, or if room is short."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
         if self._compacting_for is not None or self.failing is not None:
             return False
-        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if (idle or self._writes.is_short) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 

@@ -20,6 +20,7 @@ from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_d
 from darner.config import QueueSettings
 from darner.errors import (
     DarnerError,
+    FaultError,
     ItemTooLargeError,
     JournalError,
     QueueFullError,
@@ -106,9 +107,10 @@ class Reader(Source, Protocol):
 
 class Waiter:
     """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
-    to deliver it, and whether they have gone without a word. `queue` is where they wait."""
+    to deliver it, whether they have gone without a word, and how to tell them that none will come. `queue` is
+    where they wait."""
 
-    __slots__ = ("deliver", "fetch", "has_gone", "queue")
+    __slots__ = ("deliver", "fail", "fetch", "has_gone", "queue")
 
     queue: Source
 
@@ -117,10 +119,12 @@ class Waiter:
         fetch: Callable[[Any], Item | None],
         deliver: Callable[[Any, Item], None],
         has_gone: Callable[[], bool] = lambda: False,
+        fail: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
         self.fetch = fetch
         self.deliver = deliver
         self.has_gone = has_gone
+        self.fail = fail
 
     def cancel(self) -> None:
         """Wait no longer."""
@@ -253,6 +257,9 @@ class Upload:
             except DarnerError as failure:
                 self.abandon()
                 done(failure)
+            except Exception as failure:  # said by who is told
+                self.queue.on_fault(self.queue, failure)
+                done(FaultError(failure))
             else:
                 done(None)
 
@@ -355,8 +362,8 @@ class Queue:
         "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited",
         "_max_age_ms", "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
-        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_move",
-        "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
+        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
+        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
         "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
@@ -387,6 +394,8 @@ class Queue:
         self._serving = False
         # told when `sweep` is to be called from now on
         self.on_stir: Callable[[Queue], None] = lambda _: None
+        # told of an error that nobody has provided for, and that no request or sweep would be told of
+        self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
@@ -531,10 +540,9 @@ class Queue:
         journal = self.journal
         # who waits is served on the way, and must not have later ones join before these
         self._due_ms = math.inf
-        due = iter(journal.due(now, JOIN_ITEMS, READ_BYTES))
         joined = False
         try:
-            for key, item in due:
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
@@ -615,6 +623,7 @@ class Queue:
                     self._opened = self.open_blob(item)
                 return item
             self._expire_first()
+        self.journal.check_whole()
         return None
 
     def _shift(self) -> None:
@@ -910,6 +919,13 @@ class Queue:
         """Have `waiter` served when an item comes, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
+
+    def fail_waiters(self, error: JournalError) -> None:
+        """Tell those who wait, here or at a cursor, that the queue is out of service."""
+        for source in (self, *self.cursors.values()):
+            while source.waiters:
+                waiter, _ = source.waiters.popitem(last=False)
+                waiter.fail(error)
 
     def _serve(self) -> None:
         if self._serving:

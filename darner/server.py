@@ -9,7 +9,7 @@ import os
 import resource
 import shutil
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ DRAIN_S = 5.0
 TICK_S = 0.25
 # How often idle connections are looked for.
 SWEEP_S = 1.0
+# How long after an error such work is begun again.
+REPEAT_S = 1.0
 # Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
 DESCRIPTORS_PER_OPEN = 16
 # For each lane: they wait for the disk, not for a processor.
@@ -186,8 +188,8 @@ class Server:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        chores = (self._upkeep(), self._sweep(), self._listeners.keep())
-        upkeep = [asyncio.create_task(chore) for chore in chores]
+        chores = (self._upkeep, self._sweep, self._listeners.keep)
+        upkeep = [asyncio.create_task(_go_on(chore)) for chore in chores]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
         for task in upkeep:
@@ -264,6 +266,22 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
+
+
+async def _go_on(chore: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore that all depend on until cancelled: one that ends by an error of ours is begun again. The
+    same error is said once."""
+    said = ""
+    while True:
+        try:
+            await chore()
+        except Exception as error:
+            if repr(error) != said:
+                said = repr(error)
+                log.exception(
+                    "internal error in what the server does by itself; begun again", chore=chore.__name__
+                )
+        await asyncio.sleep(REPEAT_S)
 
 
 def raise_descriptor_limit() -> None:

@@ -636,8 +636,8 @@ class Log:
             other.pins.pop(file, None)
 
     def _part_with(self, file: SegmentFile) -> None:
-        """Say that nobody needs a file, in a thread, and then be rid of it. Until that is done it is there, and
-        so is what must outlast it."""
+        """Say that nobody needs a file, in a thread, and then be rid of it. Until that is done it is there,
+        and so is what must outlast it."""
         file.leaving = True
 
         def done(error: Exception | None) -> None:

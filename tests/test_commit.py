@@ -9,6 +9,7 @@ from doubles import Client, Disk, Offload
 from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
 from darner.commit import MAX_TICKS, REST_TICKS, Committer
+from darner.errors import JournalError
 from darner.journal import STATE_NAME, Journal, is_state_key, state_key
 from darner.reserve import Reserve
 from darner.wal import Log
@@ -90,7 +91,7 @@ class TestTicks:
         bench.tick(MAX_TICKS + 1)
         bench.put(work, b"b")
         bench.tick(2 * MAX_TICKS)
-        assert len(bench.threads.tasks) == 1
+        assert [work for work, _ in bench.threads.tasks].count(work.write) == 1
         bench.threads.run()
         assert (bench.in_leveldb(work), work.dirty) == (1, True)
         bench.tick(MAX_TICKS + 1)
@@ -182,6 +183,53 @@ class TestTicks:
             bench.tick()
             bench.threads.run_all()
         assert compacted == [{"start": b"i" + bytes(7) + b"\x01", "stop": b"i" + bytes(7) + b"\x10"}]
+
+
+class TestTurns:
+    def test_come_to_every_journal_however_busy_the_others_are(self, bench, monkeypatch):
+        monkeypatch.setattr(commit, "WRITES_PER_TICK", 2)
+        journals = [bench.journal(b"q%d" % n) for n in range(15)]
+        for _ in range(4 * MAX_TICKS):
+            for each in journals:
+                bench.put(each, b"x")
+            bench.tick()
+            bench.threads.run_all()
+        assert [bool(each.stored_change) for each in journals] == [True] * len(journals)
+
+    def in_the_log_alone(self, bench, count):
+        for number in range(count):
+            bench.put(bench.journal(b"q%d" % number), b"x")
+        return bench.log.position
+
+    def test_that_come_late_have_the_log_synced_for_all_that_wait(self, bench, monkeypatch):
+        monkeypatch.setattr(commit, "WRITES_PER_TICK", 1)
+        position = self.in_the_log_alone(bench, 40)
+        for _ in range(MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced < position
+        for _ in range(MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced >= position
+
+    def test_that_come_in_time_have_not(self, bench):
+        position = self.in_the_log_alone(bench, 40)
+        for _ in range(3 * MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced < position
+
+    def test_that_wait_for_a_slow_disk_have_the_log_synced(self, bench, work):
+        bench.put(work, b"a")
+        bench.tick(MAX_TICKS + 1)
+        position = bench.log.position
+        bench.tick(2 * MAX_TICKS)
+        write, sync = bench.threads.tasks
+        assert write[0] == work.write
+        bench.threads.tasks = [sync]
+        bench.threads.run_all()
+        assert bench.log.synced >= position
 
 
 class TestLog:
@@ -502,6 +550,99 @@ class TestCompaction:
         self.go_on(bench)
         self.go_on(bench)
         assert len(compacted) == 2
+
+
+class Faulty(Journal):
+    """A journal with a fault, in the method of the name in `fault_in`."""
+
+    fault_in = None
+
+    def _meet(self, name):
+        if self.fault_in == name:
+            raise OverflowError("can't convert negative value")
+
+    def seal(self, *, tidy=False):
+        self._meet("seal")
+        super().seal(tidy=tidy)
+
+    def settle(self, error):
+        self._meet("settle")
+        super().settle(error)
+
+    def compactable(self):
+        self._meet("compactable")
+        return super().compactable()
+
+    def take_doomed(self):
+        self._meet("take_doomed")
+        return super().take_doomed()
+
+    def forget(self, blobs):
+        self._meet("forget")
+        super().forget(blobs)
+
+    def resting_state(self):
+        self._meet("resting_state")
+        return super().resting_state()
+
+    def close(self, state=b""):
+        self._meet("close")
+        super().close(state)
+
+
+class TestFault:
+    @pytest.fixture
+    def faulty(self, bench):
+        bench.committer.on_fault = lambda journal, fault: bench.told.append((journal.name, str(fault)))
+        return Faulty(b"faulty", bench.data / "faulty", bench.committer, bench.log, 1)
+
+    @pytest.mark.parametrize(
+        "fault_in", ["seal", "settle", "compactable", "take_doomed", "forget", "resting_state", "close"]
+    )
+    def test_of_one_journal_sets_it_aside_and_the_others_go_on(self, bench, faulty, fault_in):
+        others = [bench.put(bench.journal(name), b"a") for name in (b"before", b"after")]
+        faulty.fault_in = fault_in
+        blob = faulty.begin_blob()
+        faulty.abandon_blob(blob)
+        for _ in range(3 * (MAX_TICKS + REST_TICKS)):
+            bench.tick()
+            bench.threads.run_all()
+        fault = "internal error: OverflowError: can't convert negative value"
+        assert bench.told == [(b"faulty", fault)]
+        assert [bench.in_leveldb(each) for each in others] == [1, 1]
+        with pytest.raises(JournalError, match=fault):
+            bench.put(faulty, b"b")
+        bench.put(others[0], b"b")
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert bench.in_leveldb(others[0]) == 2
+
+    def test_that_comes_while_a_client_sets_is_told_and_harms_no_client(self, bench, faulty, monkeypatch):
+        monkeypatch.setattr(journal, "STAGED_BYTES", 0)
+        bench.put(faulty, b"a")
+        bench.committer.checkpoint(faulty)
+        bench.threads.run_all()
+        faulty.fault_in = "seal"
+        bench.put(faulty, b"b")
+        assert bench.told
+        with pytest.raises(JournalError, match="internal error"):
+            bench.put(faulty, b"c")
+
+    def test_when_all_is_closed_keeps_no_other_from_being_written(self, bench, faulty):
+        others = [bench.journal(b"before"), bench.journal(b"after")]
+        for each in (others[0], faulty, others[1]):
+            bench.put(each, b"a")
+        faulty.fault_in = "seal"
+        bench.committer.close()
+        assert [bench.in_leveldb(each) for each in others] == [1, 1]
+
+    def test_in_a_write_is_a_failure_that_says_where_it_comes_from(self, bench, work):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        _, done = bench.threads.tasks.pop()
+        error = OverflowError("too large")
+        done(error)
+        assert work.failing.__cause__ is error
 
 
 class TestClosing:
