@@ -91,6 +91,8 @@ cdef class Journal:
         object _last_looked_at
         object _compacting_for
         bint _compacted
+        Py_ssize_t _left_bytes
+        bint _stirred
         uint64_t _due_from_ms
         uint64_t _live_from
         uint64_t _expunged_to
