@@ -128,7 +128,8 @@ def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
     if not valid_name(name) or directory == directory_of(name, folds_case=folds):
         return valid_name(name)
     return directory == directory_of(name, folds_case=not folds) and any(
-        (data / directory / file).exists() for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
+        os.path.exists(data / directory / file)  # noqa: PTH110
+        for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
     )
 
 
