@@ -17,7 +17,7 @@ from darner.errors import NewerFormatError
 
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Scanned", "Segment", "State",
-    "Verb", "blob_of", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
+    "Verb", "blob_of", "checksum", "check_chunk", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "SegmentFormatError", "bus_errors", "encode_ids", "encode_item", "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate",
     "read_segment", "segment_head", "send", "share_heap", "trim_memory",
     "valid_name", "value", "value_header",
@@ -995,13 +995,18 @@ def encode_chunk(bytes data not None):
 
 def decode_chunk(bytes record not None):
     """The bytes of a chunk. ValueError if they fail the checksum."""
+    check_chunk(record)
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(record) + _CRC, PyBytes_GET_SIZE(record) - _CRC)
+
+
+cpdef check_chunk(bytes record):
+    """ValueError if the bytes of a chunk fail the checksum."""
     cdef const char* at = PyBytes_AS_STRING(record)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
     if size < _CRC:
         raise ValueError("chunk cut short")
     if get_u32(at) != record_crc(at, size, 0):
         raise ValueError("chunk fails its checksum")
-    return PyBytes_FromStringAndSize(at + _CRC, size - _CRC)
 
 
 @cython.final
@@ -1143,6 +1148,9 @@ cpdef enum Change:
     END = 11        # nothing follows in this segment
     CURSOR = 12     # the size of its label, in a byte, the label, then its place; no place if it is dropped
     COMMIT = 13     # the group of frames before it is whole
+    LOST = 14       # what is damaged: no item of the ids from the first up to the second is there any more; then how
+                    # many items there are, and their bytes
+    LOST_DELAYED = 15   # the first two of a DELAY: that item is damaged, and no more; then as LOST, of the delayed
 
 
 cdef enum:

@@ -24,12 +24,19 @@ from darner.blob import Offload, sync_directory, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import DarnerError, FaultError, JournalError, StartError, StatusError
+from darner.errors import (
+    DamagedItemError,
+    FaultError,
+    JournalError,
+    MendingError,
+    StartError,
+    StatusError,
+)
 from darner.fanout import Fanout, parent_of
 from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
 from darner.reserve import FILE_NAME as RESERVE_NAME
 from darner.reserve import Reserve, is_full
 from darner.status import QUIESCENT, STATUSES, Status
@@ -415,6 +422,8 @@ class Broker:
             self._committer.on_recovery = self._say_recovery
             self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
+            self._committer.on_quarantine = self._say_quarantine
+            self._committer.on_resume = self._resume
             self.status.load()
             self._empty_trash()
             self._recover()
@@ -1070,6 +1079,12 @@ class Broker:
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
+    def _resume(self, journal: Journal) -> None:
+        """Serve those who wait for items of a queue that can be read on."""
+        queue = self.queues.get(journal.name)
+        if queue is not None:
+            self._stir(queue)
+
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
         if queue is self.queues.get(queue.name):
@@ -1104,6 +1119,8 @@ class Broker:
             takes_in = queue.journal.failing is None and self.log.segment.refusal is None
             queue.sweep(may_join=self._may_move and takes_in)
             self._said.pop(queue.name, None)
+        except MendingError:  # it is swept again when it can be read on
+            pass
         except JournalError as error:
             # why a move fails is said already
             if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
@@ -1144,16 +1161,16 @@ class Broker:
         if queue is not None:
             queue.fail_waiters(fault)
 
-    def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
+    def _move(self, source: Queue, item: Item, name: bytes) -> Sequence[Queue]:
+        """Put an item that leaves `source` into what `name` is the name of, but not into `source` itself;
+        returns the queues that have it. JournalError if that fails: none has it then."""
         try:
             if not (self._may_move or (self._let_go() and self._may_move)):
                 raise JournalError("the disk is full")
-            targets = self._targets(name)
-            for target in targets:
-                target.journal.check()
-            for target in targets:
-                self._adopt_item(target, item, source)
+            targets = [target for target in self._targets(name) if target is not source]
+            move(item, source.journal, targets)
+        except DamagedItemError:
+            raise
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -1167,15 +1184,7 @@ class Broker:
             raise
         self._stuck.discard(source.name)
         source.journal.bind()
-
-    def _adopt_item(self, target: Queue, item: Item, source: Queue) -> None:
-        try:
-            target.adopt(item, source.journal)
-        except DarnerError:
-            raise
-        except Exception as error:
-            self.set_aside(target, error)
-            raise FaultError(error) from error
+        return targets
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
@@ -1248,6 +1257,16 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=error.reason,
             action=error.action,
+        )
+
+    @staticmethod
+    def _say_quarantine(journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        log.error(
+            "damage put aside, what is behind it is served",
+            queue=journal.name.decode(errors="replace"),
+            ids=ids,
+            reason=reason,
+            kept="nothing is left" if where is None else str(where),
         )
 
     @staticmethod

@@ -185,7 +185,8 @@ def check(data: Path, queue: str | None) -> None:
 
     Says what a server would say of it, too: whether it can be used, what is wrong with the log, and, on
     standard error, what it would warn of. No server may have it. Nothing is changed. The exit status is 0 if
-    nothing is wrong.
+    nothing is wrong. What a server has put aside since it was damaged is said, and nothing wrong: the queue
+    is whole without it.
     """
     errors = _Errors()
     failed = can_be_repaired = False
@@ -195,6 +196,8 @@ def check(data: Path, queue: str | None) -> None:
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
             _say(f"{report.where}: {text}")
+            if report.note:
+                _say(f"{report.where}: {report.note}")
     if can_be_repaired:
         _say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
     if failed or errors.count:

@@ -62,9 +62,9 @@ class Committer:
 
     __slots__ = (
         "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_reserve", "_retries",
-        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted", "is_scarce",
-        "is_short", "offload", "on_damage", "on_failure", "on_fault", "on_recovery", "on_staged",
-        "write_buffer_bytes",
+        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted",
+        "_unmended", "is_scarce", "is_short", "offload", "on_damage", "on_failure", "on_fault",
+        "on_quarantine", "on_recovery", "on_resume", "on_staged", "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +123,12 @@ class Committer:
         self.on_fault: Callable[[Journal, FaultError], None] = _raise
         # told when something in a journal cannot be read
         self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
+        # told what was damaged, by its ids and the reason, and where what is left of it is
+        self.on_quarantine: Callable[[Journal, str, str, Path | None], None] = lambda *_: None
+        # told when a journal can be read on
+        self.on_resume: Callable[[Journal], None] = lambda _: None
+        # the journals that it was of no use to mend, since the last tick
+        self._unmended: set[Journal] = set()
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -247,9 +253,37 @@ class Committer:
                 total += journal.sealed.staged_bytes
         return total
 
+    def tell_quarantine(self, journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
+        self.on_quarantine(journal, ids, reason, where)
+
+    def resume(self, journal: Journal) -> None:
+        """`journal` can be read on."""
+        self.on_resume(journal)
+
+    def mend(self, journal: Journal, key: bytes) -> bool:
+        """Have `journal` mend the tables in which the first record from `key` on may be, in a thread; returns
+        whether that is being done, or is to be tried again: not if it has just failed."""
+        if journal.log is None or journal in self._unmended:
+            return False
+        if journal.writing:  # who asks then will ask again
+            return True
+        journal.writing = True
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._unmended.add(journal)
+                self.on_damage(journal, failure(f"cannot mend {journal.path}", error))
+            self._isolate(journal, journal.go_on)
+
+        def work() -> None:
+            journal.mend(key)
+
+        self.offload(work, done)
+        return True
+
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         self._sealed.pop(journal, None)
-        was_failing = journal.failing is not None
         journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
         if journal.log is not None:
             self.note_open(journal)
@@ -277,6 +311,7 @@ class Committer:
         left = WRITES_PER_TICK
         is_late = self._ticks - next(iter(self._sealed.values()), self._ticks) >= MAX_TICKS
         self._retries.clear()
+        self._unmended.clear()
         for journal, ticks in list(self._active.items()):
             if self._isolated_tick(journal, ticks, may_write=left > 0):
                 is_late |= left <= 0 and journal.dirty

@@ -60,6 +60,8 @@ cdef class Journal:
         set begun
         list doomed
         Py_ssize_t lost
+        Py_ssize_t damaged_items
+        list unsound
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -75,6 +77,13 @@ cdef class Journal:
         object _place
         object _closed_for
         set _told
+        Py_ssize_t _told_quarantined
+        list _quarantined
+        list _mended
+        tuple _looked_over
+        dict _rejected
+        bytes _stored_state
+        bint _has_paused
         bint _exists
         bint _must_exist
         bint _has_kept
@@ -104,6 +113,7 @@ cdef class Journal:
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
+    cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
     cdef _delete(self, uint64_t id)
     @cython.locals(state=State, found=uint64_t)
     cpdef check_whole(self)

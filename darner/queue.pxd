@@ -46,7 +46,8 @@ cdef class Queue:
         int64_t _open_timeout_ms
         object _expire_to
         object _dead_letter_to
-        bint _moving
+        list _moved
+        bint _leaving
         bint _serving
         double _soonest_ms
         double _due_ms
@@ -58,14 +59,20 @@ cdef class Queue:
     cpdef push(self, bytes record, uint32_t flags, int64_t exptime)
     cpdef append(self, Item item)
     @cython.locals(journal=Journal)
+    cdef _line_up(self, Item item)
     cdef _come(self, Item item)
+    cpdef serve(self)
+    cpdef put(self, Item item, int64_t delay_ms=*)
+    cdef _hold(self, Item item)
     @cython.locals(item=Item)
-    cpdef Item pop(self)
+    cpdef Item take(self)
     @cython.locals(item=Item)
     cpdef Item reserve(self)
     cpdef Item peek(self)
-    @cython.locals(item=Item)
+    @cython.locals(item=Item, damaged=int)
     cdef Item _head(self)
+    @cython.locals(item=Item, size=Py_ssize_t, waiting_bytes=uint64_t)
+    cdef _measure(self)
     @cython.locals(item=Item)
     cdef _expire_first(self)
     @cython.locals(item=Item)

@@ -48,6 +48,7 @@ from darner.errors import (
 from darner.journal import (
     BLOBS_NAME,
     CURSOR_PREFIX,
+    DAMAGED_NAME,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
@@ -60,6 +61,7 @@ from darner.journal import (
     decode_place,
     is_known_key,
     is_new,
+    quarantined,
     read_mark,
     state_key,
     stored_state,
@@ -111,6 +113,9 @@ class Report:
     def is_repairable(self) -> bool:
         """Whether a repair can do something about it."""
         return bool(self.problems) and self.is_queue and self.refusal is None
+
+    # what is no damage any more, but to be known
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,13 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     finally:
         shutil.rmtree(shadow, ignore_errors=True)
     texts = [text.replace(str(shadow), str(source)) for text in problems]
-    return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal)
+    return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal, note=_quarantined(source))
+
+
+def _quarantined(source: Path) -> str:
+    counts = zip(quarantined(source), ("damaged item", "damaged table"), strict=True)
+    texts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    return f"what is left of {' and '.join(texts)} lies in {source / DAMAGED_NAME}" if texts else ""
 
 
 def _text(error: Exception) -> str:

@@ -569,9 +569,9 @@ class Faulty(Journal):
         self._meet("settle")
         super().settle(error)
 
-    def compactable(self):
+    def compactable(self, *, soon):
         self._meet("compactable")
-        return super().compactable()
+        return super().compactable(soon=soon)
 
     def take_doomed(self):
         self._meet("take_doomed")
