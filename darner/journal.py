@@ -387,6 +387,8 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk is short, so that what gives some back does not wait
+    is_short: bool
     # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
     is_scarce: bool
     # how much of a LevelDB is in memory before it is written out
@@ -2447,14 +2449,14 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self, *, soon: bool = False) -> bool:
+    def compactable(self) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last, or if it is to be taken back `soon`."""
+        happened since this was asked last, or if room is short."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
         if self._compacting_for is not None or self.failing is not None:
             return False
-        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if (idle or self._writes.is_short) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
