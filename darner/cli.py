@@ -21,13 +21,26 @@ _STAMP = structlog.processors.TimeStamper(fmt="iso")
 _RENDER = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
 
 
+class _Logger(structlog.stdlib.BoundLogger):
+    """Has the traceback of an exception in the line about it, where logging itself would let it follow."""
+
+    def exception(self, event: str | None = None, *args: object, **fields: object) -> object:
+        return self.error(event, *args, exc_info=True, **fields)
+
+
 def set_up_log() -> None:
     """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.add_log_level, _STAMP, _RENDER],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            _STAMP,
+            structlog.processors.format_exc_info,
+            _RENDER,
+        ],
+        wrapper_class=_Logger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
@@ -181,8 +194,6 @@ def check(data: Path, queue: str | None) -> None:
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
             _say(f"{report.where}: {text}")
-            if report.note:
-                _say(f"{report.where}: {report.note}")
     if can_be_repaired:
         _say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
     if failed or errors.count:

@@ -394,6 +394,7 @@ class Queue(Source):
             "mem_bytes": ANY,
             "age": self.age if self.waiting else 0,
             "discarded": self.discarded,
+            "damaged_items": 0,
             "waiters": len(self.waiters),
             "open_transactions": len(self.reserved),
             "transactions": self.transactions,
