@@ -7,7 +7,7 @@ TOOLS := $(VENV)/.tools
 TYPES := $(wildcard darner/*.pxd)
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
-.PHONY: run test test-all lint wheel wheels annotate fuzz clean
+.PHONY: run test test-long test-all lint wheel wheels annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -15,6 +15,10 @@ run: $(COMPILED)
 
 test: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest
+
+# What takes minutes: in CI it is left out.
+test-long: $(COMPILED) $(TOOLS)
+	$(BIN)/python -m pytest -m long
 
 # The suite under every CPython from 3.11 on that this machine has.
 test-all:

@@ -1032,10 +1032,12 @@ cdef class State:
         self.bytes += item.size
 
     cpdef bint drop(self, uint64_t id, uint64_t size):
-        """Count an item out; returns whether it was the one at the floor, which is now behind it."""
-        # a count that was too low on the disk stays a count
-        self.items -= self.items > 0
-        self.bytes -= min(size, self.bytes)
+        """Count an item out; returns whether it was the one at the floor, which is now behind it. ValueError if
+        there is none left to count out."""
+        if self.items == 0 or self.bytes < size:
+            raise ValueError(f"item {id} is one more than are counted")
+        self.items -= 1
+        self.bytes -= size
         if id != self.floor:
             return False
         self.floor += 1

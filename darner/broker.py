@@ -24,12 +24,21 @@ from darner.blob import Offload, sync_directory, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import DamagedItemError, JournalError, MendingError, StartError, StatusError
+from darner.errors import (
+    DamagedItemError,
+    FaultError,
+    JournalError,
+    MendingError,
+    StartError,
+    StatusError,
+)
 from darner.fanout import Fanout, parent_of
 from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
-from darner.leveldb import reason
+from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
 from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload, move
+from darner.reserve import FILE_NAME as RESERVE_NAME
+from darner.reserve import Reserve, is_full
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.wal import Client, Life, Log
 
@@ -40,6 +49,8 @@ MAX_FILE_NAME_BYTES = 255
 # How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
 SLICE_MS = 5
 REST_MS = 10
+# While less is free than so many times the reserve, room may be short before it is looked for again.
+SCARCE = 4
 LOG_NAME = ".log"
 # One, unless it stands in what is percent-encoded already.
 CAPITAL = re.compile("(%..)|[A-Z]")
@@ -83,7 +94,7 @@ def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
 def name_of(directory: Path) -> bytes:
     """The queue whose directory, below the data directory, this is."""
     *pieces, last = directory.parts
-    return unquote_to_bytes("".join(piece.removesuffix("%") for piece in pieces) + last)
+    return unquote_to_bytes(os.fsencode("".join(piece.removesuffix("%") for piece in pieces) + last))
 
 
 def queue_directories(
@@ -102,7 +113,7 @@ def queue_directories(
         # not Path.exists: that raises where we may not look
         if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
             continue
-        if not entry.is_dir():
+        if not _is_directory(entry):
             stray(entry)
         elif entry.name.endswith("%"):
             try:
@@ -144,6 +155,26 @@ def find_directory(data: Path, name: bytes) -> Path:
     return data / (other if is_other else proper)
 
 
+def _is_directory(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # whoever opens it is told why
+        return True
+
+
+def _failure(error: Exception) -> JournalError:
+    """Why a queue could not be opened."""
+    if isinstance(error, JournalError):
+        return error
+    return failure("cannot open it", error) if isinstance(error, OSError) else FaultError(error)
+
+
+def _traceback(error: JournalError) -> dict[str, BaseException]:
+    """What a log line about `error` has besides: where it comes from, if nobody has provided for it."""
+    cause = error.__cause__
+    return {"exc_info": cause} if isinstance(error, FaultError) and cause is not None else {}
+
+
 def say_stray(entry: Path) -> None:
     """Log what lies in the data directory, and is no queue."""
     whose = foreign.whose(entry)
@@ -166,12 +197,11 @@ def say_in_memory(name: bytes) -> None:
     )
 
 
-def say_full(free_bytes: int, min_free_bytes: int) -> None:
-    """Log that there is less room on the disk than is to be left free."""
+def say_full(**figures: int) -> None:
+    """Log that there is less room on the disk than is to be left free, or is needed."""
     log.error(
         "disk too full, sets are refused",
-        free_bytes=free_bytes,
-        min_free_bytes=min_free_bytes,
+        **figures,
         action="make room, or let clients get",
     )
 
@@ -285,12 +315,14 @@ class Broker:
         free_bytes: Callable[[], int] = lambda: 0,
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
+        reserve_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
         that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
         what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
         LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another."""
+        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full;
+        it is asked once the data directory is there."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -308,15 +340,23 @@ class Broker:
         self._children: dict[bytes, set[bytes]] = {}
         self.aliases: dict[bytes, tuple[bytes, ...]] = {}
         self.set_aliases(aliases or {})
-        # directories that cannot be opened as queues, and why
+        # queues out of service, and why: their directories cannot be opened, or they were set aside
         self.broken: dict[bytes, JournalError] = {}
+        # those that were set aside, until the next start, and whether they are on disk
+        self._aside: dict[bytes, tuple[Journal, bool]] = {}
+        # queues of which was said why what time brings cannot be done, and steps of `tick` that failed
+        self._said: dict[bytes, str] = {}
+        self._failed: set[str] = set()
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
         self._max_open = max_open
+        self._reserve_bytes = reserve_bytes
+        self._reserve: Reserve
         # whether the log takes nothing in, which was said
         self._is_refusing = False
-        # why sets are refused, if the disk is too full
+        # why sets are refused, if the disk is too full, and whether items may be moved even so
         self._crammed: JournalError | None = None
+        self._may_move = True
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # told when fetching is refused from now on
@@ -328,6 +368,8 @@ class Broker:
         self._reaper = Reaper(self._bury)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # what is left to do for directories in the trash that could not be removed, and whose they were
+        self._unremoved: deque[tuple[trash.Work, Journal]] = deque()
         # deleted queues whose directories are being emptied where they are, and what is said until that is
         # done
         self._emptied: dict[bytes, JournalError] = {}
@@ -369,10 +411,15 @@ class Broker:
             )
         self._folds_case = folds_case(self._data)
         try:
+            self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
+            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
-            self._committer = Committer(self.log, self._offload, self._defer, self._max_open)
+            self.log.on_full = lambda error: is_full(error) and self._let_go()
+            self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
+            self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
+            self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
             self._committer.on_quarantine = self._say_quarantine
             self._committer.on_resume = self._resume
@@ -432,15 +479,17 @@ class Broker:
     def _open_found(self, name: bytes) -> None:
         try:
             self._adopt(name)
-        except JournalError as error:
-            self.broken[name] = error
+        except Exception as error:  # whatever it is, the others are to be served
+            why = _failure(error)
+            self.broken[name] = why
             self._note_child(name)
             self.log.keep_found(name)
             log.error(
                 "queue out of service",
                 queue=name.decode(errors="replace"),
-                reason=error.reason,
-                action=error.action,
+                reason=why.reason,
+                action=why.action,
+                **_traceback(why),
             )
 
     def _adopt(self, name: bytes) -> None:
@@ -455,8 +504,8 @@ class Broker:
                 break
             self._unregister(name)
             if not lives or journal.state.life == lives[-1].number:
-                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which tells
-                # of this queue, and not of its end.
+                # Not before a sync, even if nothing was logged yet: the disk may have an older log, which
+                # tells of this queue, and not of its end.
                 self._retired[name] = (journal, self.log.position)
                 break
             # the directory is of an earlier life, and must have come back with the loss of the machine
@@ -473,7 +522,7 @@ class Broker:
             say_in_memory(journal.name)
         try:
             queue = Queue(journal.name, journal, self._clock, settings)
-        except JournalError:
+        except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
             journal.close()
@@ -487,15 +536,19 @@ class Broker:
             )
 
     def _journals(self) -> list[Journal]:
-        return [queue.journal for queue in self.queues.values()] + [
-            journal for journal, _ in self._retired.values()
+        return [
+            *(queue.journal for queue in self.queues.values()),
+            *(journal for journal, _ in (*self._retired.values(), *self._aside.values())),
         ]
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
         self._committer.close()
         for journal in self._journals():
-            journal.close(journal.resting_state())
+            try:
+                journal.close(journal.resting_state())
+            except Exception as error:  # the others are to be closed
+                self._committer.set_aside(journal, error)
         self.log.close()
         self._lock.close()
 
@@ -512,7 +565,7 @@ class Broker:
         if name in self.aliases:
             return None
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         return self.queues.get(name)
 
     def settings(self, name: bytes) -> QueueSettings:
@@ -522,9 +575,9 @@ class Broker:
 
     def _create(self, name: bytes) -> Queue:
         if name in self.broken:
-            raise self.broken[name]
+            raise self.broken[name].with_traceback(None)
         if name in self._emptied:
-            raise self._emptied[name]
+            raise self._emptied[name].with_traceback(None)
         settings = self.settings_for(name)
         queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
         self._register(queue)
@@ -556,6 +609,8 @@ class Broker:
         """
         if MARK in name:
             return self._delete_cursor(name)
+        if name in self._aside:
+            return self._delete_aside(name)
         if name in self.broken and not self._path_of(name).exists():
             self._give_up(name)
             return True
@@ -565,6 +620,7 @@ class Broker:
         queue.retire()
         self._unregister(name)
         self._stuck.discard(name)
+        self._said.pop(name, None)
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
@@ -592,14 +648,28 @@ class Broker:
         self.log.unpin(name)
         log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
 
+    def _delete_aside(self, name: bytes) -> bool:
+        """Drop a queue that was set aside, if it is in memory alone: of one on disk only the next start knows
+        how it stands."""
+        _, is_durable = self._aside[name]
+        if is_durable:
+            raise self.broken[name].with_traceback(None)
+        del self._aside[name], self.broken[name]
+        self._unregister(name)
+        self.queue_deletes += 1
+        return True
+
     def flush_all(self) -> list[JournalError]:
         """Flush every queue; returns the errors of those that could not be."""
         errors = list(self.broken.values())
-        for queue in self.queues.values():
+        for queue in list(self.queues.values()):
             try:
                 queue.flush()
             except JournalError as error:
                 errors.append(error)
+            except Exception as error:  # the others are to be flushed
+                self.set_aside(queue, error)
+                errors.append(self.broken[queue.name])
         return errors
 
     # Where sets go, and fetches come from
@@ -630,7 +700,7 @@ class Broker:
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_sets)
+        return Upload(stores[0], lambda: self._targets(name), self._check_upload)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -732,6 +802,7 @@ class Broker:
         self.queues[queue.name] = queue
         queue.on_move = self._move
         queue.on_stir = self._stir
+        queue.on_fault = self.set_aside
         if queue.stirs:
             self._stir(queue)
         self._note_child(queue.name)
@@ -761,28 +832,34 @@ class Broker:
         """Close a journal and delete its files: out of the way at once, then in a thread. Returns whether
         they are out of the way."""
         journal.close()
-        # not Path.exists: a link that leads nowhere is in the way, too
+        # not Path.exists: a link that leads nowhere is in the way, too; and that raises
         if os.path.lexists(journal.path):
             try:
                 work = trash.throw(self._data, journal.path)
             except OSError as error:
-                if journal not in self._undying:
-                    self._undying.add(journal)
-                    log.error(
-                        "cannot delete the files of a deleted queue; tried again by itself",
-                        directory=str(journal.path),
-                        reason=reason(error),
-                    )
+                if is_full(error):
+                    self._let_go()
+                self._say_undying(journal, error)
                 return False
+            self._undying.discard(journal)
             if os.path.lexists(journal.path):
                 self._empty_in_place(journal.name, work, lambda: self.log.unpin(journal))
             else:
                 self._remove(work, journal)
         else:
             self.log.unpin(journal)
+            self._undying.discard(journal)
         self._committer.discard(journal)
-        self._undying.discard(journal)
         return True
+
+    def _say_undying(self, journal: Journal, error: Exception) -> None:
+        if journal not in self._undying:
+            self._undying.add(journal)
+            log.error(
+                "cannot delete the files of a deleted queue; tried again by itself",
+                directory=str(journal.path),
+                reason=reason(error),
+            )
 
     def _empty_in_place(self, name: bytes, work: trash.Work, gone: Callable[[], None]) -> None:
         """Have a directory emptied that cannot be moved; until that is done its queue cannot be made anew."""
@@ -807,14 +884,25 @@ class Broker:
         """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
         journal.writing = True
 
-        def done(_: Exception | None) -> None:
+        def done(error: Exception | None) -> None:
             journal.go_on()
+            if error is not None:
+                self._committer.set_aside(journal, error)
             self.reap()
 
         self._defer(journal.close, done)
 
     def _empty_trash(self) -> None:
-        for work in trash.left_over(self._data):
+        try:
+            left = list(trash.left_over(self._data))
+        except OSError as error:
+            log.warning(
+                "files of deleted queues stay",
+                directory=str(self._data / trash.TRASH_NAME),
+                reason=reason(error),
+            )
+            return
+        for work in left:
             self._defer(work, lambda _: None)
 
     def _remove(self, work: trash.Work, journal: Journal) -> None:
@@ -828,6 +916,10 @@ class Broker:
         def done(error: Exception | None) -> None:
             if error is None:
                 self.log.unpin(journal)
+                self._undying.discard(journal)
+            else:
+                self._unremoved.append((work, journal))
+                self._say_undying(journal, error)
 
         self._offload(remove, done)
 
@@ -847,6 +939,8 @@ class Broker:
 
     def reap(self) -> None:
         """Delete the files of deleted queues that nothing needs any more."""
+        if self._unremoved:
+            self._remove(*self._unremoved.popleft())
         if self._bury() and not self._reaper.waits:
             self.log.sync(self._reaper, 0)
 
@@ -861,26 +955,51 @@ class Broker:
                 continue
             elif journal.is_open:
                 self._shut(journal)
-            elif self._destroy(journal):
-                del self._retired[name]
+            else:
+                try:
+                    if self._destroy(journal):
+                        del self._retired[name]
+                except Exception as error:  # the others are to go
+                    self._committer.set_aside(journal, error)
         return waits
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
-        self._enforce_status()
-        self._look_for_space()
-        self.log.tick()
-        self._say_refusal()
-        self._committer.tick()
-        self._retry_broken()
-        self.reap()
+        for what, step in {
+            "status": self._enforce_status,
+            "room on the disk": self._look_for_space,
+            "log": self.log.tick,
+            "refusal": self._say_refusal,
+            "writes": self._committer.tick,
+            "queues out of service": self._retry_broken,
+            "deleted queues": self.reap,
+            "sweep": self._sweep_all,
+        }.items():
+            self._take_step(what, step)
+
+    def _take_step(self, what: str, step: Callable[[], None]) -> None:
+        """Do a part of `tick`, which must not keep the others from being done."""
+        try:
+            step()
+        except Exception:
+            if what not in self._failed:
+                self._failed.add(what)
+                log.exception(
+                    "internal error in what the server does by itself; it is tried again", part=what
+                )
+        else:
+            self._failed.discard(what)
+
+    def _sweep_all(self) -> None:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
 
     def _say_refusal(self) -> None:
         refusal = cast("JournalError | None", self.log.segment.refusal)
+        if refusal is not None and self._crammed is not None and is_full(refusal):
+            refusal = None  # that is said
         if (refusal is not None) == self._is_refusing:
             return
         self._is_refusing = refusal is not None
@@ -896,25 +1015,66 @@ class Broker:
     def _check_sets(self) -> None:
         self.status.check_sets()
         if self._crammed is not None:
-            raise self._crammed
+            raise self._crammed.with_traceback(None)
+
+    def _check_upload(self) -> None:
+        """As `_check_sets`, for what goes to the disk by itself and may fill it between two ticks."""
+        if self._reserve.size and self._crammed is None:
+            with contextlib.suppress(OSError):
+                if self._free_bytes() < self._margin_bytes:
+                    self._look_for_space()
+        self._check_sets()
+
+    def _let_go(self) -> bool:
+        """Let go of the reserve; returns whether that made room."""
+        made = self._reserve.release()
+        if made:
+            self._look_for_space()
+        return made
+
+    @property
+    def _margin_bytes(self) -> int:
+        """How much is left free, for LevelDB's compactions, so that the reserve is seldom needed."""
+        return self._reserve.size // 2
 
     def _look_for_space(self) -> None:
         """Refuse sets from now on if the disk is too full, or take them again."""
-        if not self._min_free_bytes:
+        reserve = self._reserve
+        if not (self._min_free_bytes or reserve.size):
             return
         try:
             free_bytes = self._free_bytes()
         except OSError:  # whoever needs the disk finds that out, too
             return
-        crammed = free_bytes < self._min_free_bytes
-        if crammed == (self._crammed is not None):
+        margin = self._margin_bytes
+        # what is in the log needs as much room again in LevelDB
+        needed = self._committer.staged_bytes if reserve.size else 0
+        self._may_move = free_bytes >= needed + margin // 2
+        if self._crammed is not None:  # not to be in the same case at once again
+            margin += margin // 2
+        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        missing = reserve.missing_bytes
+        if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
+            reserve.hold()
+            free_bytes -= missing - reserve.missing_bytes
+        crammed = None
+        if free_bytes < self._min_free_bytes:
+            crammed = JournalError("refused: less is free on the disk than min_free_space")
+        elif not reserve.is_held or free_bytes < needed + margin:
+            crammed = JournalError("refused: the disk is full")
+        figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
+        if reserve.size:
+            figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        self._cram(crammed, figures)
+
+    def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
+        was_crammed, self._crammed = self._crammed is not None, crammed
+        self.log.is_short = self._committer.is_short = crammed is not None
+        if was_crammed == (crammed is not None):
             return
-        if crammed:
-            self._crammed = JournalError("refused: less is free on the disk than min_free_space")
-            say_full(free_bytes, self._min_free_bytes)
+        if crammed is not None:
+            say_full(**figures)
         else:
-            self._crammed = None
-            figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
@@ -951,24 +1111,61 @@ class Broker:
         self._sweep()
 
     def _look_after(self, queue: Queue) -> None:
-        if queue.is_outdated(self._clock()):
-            self._expire(queue)
-            return
         try:
-            queue.sweep()
+            if queue.is_outdated(self._clock()):
+                self._expire(queue)
+                return
+            takes_in = queue.journal.failing is None and self.log.segment.refusal is None
+            queue.sweep(may_join=self._may_move and takes_in)
+            self._said.pop(queue.name, None)
         except MendingError:  # it is swept again when it can be read on
             pass
         except JournalError as error:
             # why a move fails is said already
-            if queue.name not in self._stuck:
+            if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
+                self._said[queue.name] = str(error)
                 self._say_failure(queue.journal, error)
+        except Exception as error:  # the others are to be looked after
+            self.set_aside(queue, error)
         if not queue.stirs:
             self._stirring.pop(queue, None)
+
+    def set_aside(self, queue: Queue, error: Exception) -> None:
+        """Something went wrong with a queue that nobody has provided for: it is out of service until the next
+        start, and the others are not."""
+        self._committer.set_aside(queue.journal, error)
+
+    def _take_out(self, journal: Journal, fault: FaultError) -> None:
+        """A journal was set aside: have its queue be out of service."""
+        name = journal.name
+        queue = self.queues.get(name)
+        if queue is not None and queue.journal is journal:
+            self._aside[name] = (journal, queue.is_durable)
+            self._unregister(name)
+            self._note_child(name)
+        elif name in self._retired:
+            queue = None
+            self._aside[name] = (journal, True)
+            del self._retired[name]
+        else:
+            return
+        self.broken[name] = fault
+        log.error(
+            "queue out of service",
+            queue=name.decode(errors="replace"),
+            reason=fault.reason,
+            action=fault.action,
+            **_traceback(fault),
+        )
+        if queue is not None:
+            queue.fail_waiters(fault)
 
     def _move(self, source: Queue, item: Item, name: bytes) -> Sequence[Queue]:
         """Put an item that leaves `source` into what `name` is the name of, but not into `source` itself;
         returns the queues that have it. JournalError if that fails: none has it then."""
         try:
+            if not (self._may_move or (self._let_go() and self._may_move)):
+                raise JournalError("the disk is full")
             targets = [target for target in self._targets(name) if target is not source]
             move(item, source.journal, targets)
         except DamagedItemError:
@@ -1014,25 +1211,42 @@ class Broker:
             self.log.sync(Quiet(), 0)
 
     def _retry_broken(self) -> None:
-        """Try directories that could not be opened, up to the first that still cannot: the disk may have room
+        """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        for name in list(self.broken):
-            del self.broken[name]
-            try:
-                self._adopt(name)
-            except JournalError as failure:  # said at the start
-                self.broken[name] = failure
+        begun = self._clock()
+        for name in [name for name in self.broken if name not in self._aside]:
+            # those that are not tried now come first the next time
+            self.broken[name] = self.broken.pop(name)
+            self._retry(name)
+            if self._clock() - begun >= SLICE_MS:
                 break
+
+    def _retry(self, name: bytes) -> None:
+        try:
+            self._adopt(name)
+        except Exception as error:  # said at the start
+            self.broken[name] = _failure(error)
+        else:
+            del self.broken[name]
             self.log.unpin(name)
             log.warning("queue back in service", queue=name.decode(errors="replace"))
 
     @staticmethod
     def _say_failure(journal: Journal, error: JournalError) -> None:
+        if journal.failing is None:
+            log.error(
+                "upkeep failure, something of a queue stays as it was; it is tried again by itself",
+                queue=journal.name.decode(errors="replace"),
+                reason=error.reason,
+                action=error.action,
+            )
+            return
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
             queue=journal.name.decode(errors="replace"),
             reason=error.reason,
             action=error.action,
+            **_traceback(error),
         )
 
     @staticmethod

@@ -291,7 +291,11 @@ def _wait(connection: "Connection", request: Request, queue: Source, deadline: f
         _answer(connection, request, queue, item, one_of_many=False, deadline=deadline)
         connection.end_wait()
 
-    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone)
+    def fail(error: JournalError) -> None:
+        connection.out.append(server_error(error))
+        connection.end_wait()
+
+    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone, fail)
     queue.wait(waiter)
 
     def time_out() -> None:
@@ -507,7 +511,7 @@ class Monitor:
         # how many more items may come, and why none does
         self._left = left
         self._error: UnavailableError | None = None
-        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone)
+        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone, self._fail)
 
     def go_on(self) -> None:
         """Send what is there; then wait for more, or end."""
@@ -542,6 +546,10 @@ class Monitor:
     def _time_out(self) -> None:
         self._waiter.cancel()
         self._connection.out.append(END)
+        self._connection.end_wait()
+
+    def _fail(self, error: JournalError) -> None:
+        self._connection.out.append(server_error(error))
         self._connection.end_wait()
 
     def _deliver(self, queue: Source, item: Item) -> None:

@@ -94,8 +94,10 @@ class Clients:
             self.broker.status.check_sets()
         except StatusError as error:
             log.warning("a flush_all that was due is not done", reason=str(error))
-        else:
-            self.broker.flush_all()
+            return
+        failures = self.broker.flush_all()
+        if failures:
+            log.error("not all queues flushed", failures=len(failures), reason=str(failures[0]))
 
     def _end_waits(self, error: StatusError) -> None:
         for connection in self.connections:

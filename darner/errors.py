@@ -1,4 +1,7 @@
-"""What can go wrong, by what the caller can do about it."""
+"""What can go wrong, by what the caller can do about it.
+
+An error that is kept and raised again and again is raised `with_traceback(None)`: else each time adds to it.
+"""
 
 import errno
 import os
@@ -90,6 +93,16 @@ class VanishedError(MisplacedError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class FaultError(JournalError):
+    """Something went wrong with a queue that nothing here provides for; `__cause__` has where."""
+
+    action = "restart the server: what was acknowledged is in the log; and please report this"
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"internal error: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
 
 
 class DamagedItemError(JournalError):

@@ -30,6 +30,7 @@ cdef class Batch:
         Py_ssize_t trimmed_bytes
         list doomed
         bint trims
+        bint proves
         Py_ssize_t dead_bytes
 
 
@@ -44,6 +45,7 @@ cdef class Journal:
         bint writing
         bint dirty
         object failing
+        object fault
         bint crowded
         list crowding
         uint64_t generation
@@ -83,8 +85,10 @@ cdef class Journal:
         bytes _stored_state
         bint _has_paused
         bint _exists
+        bint _must_exist
         bint _has_kept
         bint _has_state
+        bint _has_mark
         bytes _state_key
         bint _doubtful
         uint64_t _blobs_to
@@ -94,6 +98,8 @@ cdef class Journal:
         Py_ssize_t _trimmed_bytes
         Py_ssize_t _untrimmed_puts
         object _last_looked_at
+        object _compacting_for
+        bint _compacted
         uint64_t _due_from_ms
         uint64_t _live_from
         uint64_t _expunged_to
@@ -109,3 +115,5 @@ cdef class Journal:
     cdef _fill(self)
     cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
     cdef _delete(self, uint64_t id)
+    @cython.locals(state=State, found=uint64_t)
+    cpdef check_whole(self)

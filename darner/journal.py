@@ -33,17 +33,18 @@ import secrets
 import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, foreign, leveldb, table
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot, table
 from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
 from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
 from darner.errors import (
     DamagedError,
     DamagedItemError,
+    FaultError,
     ForeignError,
     JournalError,
     MendingError,
@@ -53,6 +54,8 @@ from darner.errors import (
 )
 from darner.kinds import LARGEST
 from darner.leveldb import failure
+from darner.reserve import is_full
+from darner.snapshot import Snapshot
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -68,9 +71,12 @@ MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
 # Where what is left of damaged items is put.
 DAMAGED_NAME = "damaged"
-# The state of a journal that rests, so that a start need not open each LevelDB. Not there while that is
+# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
 # written to.
 STATE_NAME = "state"
+# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
+# it is noticed if that is lost.
+MARK_NAME = "written"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -96,8 +102,10 @@ MAX_TOLD = 100
 MAX_QUARANTINED_TOLD = 100
 # How many damaged items may be met before others have their turn.
 MAX_STRIKES = 64
-# What LevelDB may write when it is opened: both its write buffers as tables, and some more.
-OPENING_BYTES = 3 * WRITE_BUFFER_BYTES
+# What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
+# of blocks.
+OPENING_BYTES = 256 << 10
+# What an earlier version tried with whether there was room, and may have left.
 PROBE_NAME = "room"
 # In a directory that could not be moved away when its queue was deleted: nothing in it counts.
 DELETED_NAME = "deleted"
@@ -176,6 +184,15 @@ def stored_state(db: Any) -> tuple[bytes, bytes] | None:
     """The key and the record of the state in a LevelDB, or None: the last one; those before it are dead."""
     last = next(iter(db.iterator(start=b"i", stop=b"j", reverse=True)), None)
     return last if last is not None and is_state_key(last[0]) else None
+
+
+def read_mark(directory: Path) -> tuple[int, int]:
+    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
+    try:
+        record = snapshot.read_small(directory / MARK_NAME)
+        return (0, 0) if record is None else snapshot.decode_mark(record)
+    except (OSError, ValueError):
+        return 0, 0
 
 
 def _check_empty(db: Any) -> None:
@@ -296,7 +313,8 @@ class Batch:
 
     __slots__ = (
         "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes", "trimmed_records", "trims",
+        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -326,10 +344,17 @@ class Batch:
         # whether dead records go with it, and how much all those that are dead then come to
         self.trims = False
         self.dead_bytes = 0
+        # whether a compaction is known to have worked once it is written
+        self.proves = False
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.doomed: list[int] = []
+
+    @property
+    def staged_bytes(self) -> int:
+        """How many bytes of memory its items take: about what it takes to be written."""
+        return STAGED_BYTES - self.room
 
     def in_order(self) -> Iterator[tuple[bytes, Item]]:
         """The delayed items, in the order in which they are due."""
@@ -341,9 +366,16 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
+    is_scarce: bool
+    # how much of a LevelDB is in memory before it is written out
+    write_buffer_bytes: int
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
+
+    def discard(self, journal: "Journal") -> None:
+        """Forget about `journal`."""
 
     def checkpoint(self, journal: "Journal") -> None:
         """Have what `journal` has staged written now."""
@@ -360,6 +392,12 @@ class Writes(Protocol):
     def tell_damage(self, journal: "Journal", error: JournalError) -> None:
         """`journal` cannot read something for the first time."""
 
+    def make_room(self) -> bool:
+        """The disk is full; returns whether there is more room now. From any thread, as is the next."""
+
+    def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
+        """Have within all the room there is, `size` bytes at least. OSError if there is less."""
+
     def mend(self, journal: "Journal", key: bytes) -> bool:
         """Have `journal` mend the tables in which the first record from `key` on may be; returns whether that
         is being done, or is to be tried again: not if it has just failed."""
@@ -371,6 +409,24 @@ class Writes(Protocol):
         """`journal` can be read on."""
 
 
+class _Fence(Log):
+    """In place of the log of a journal that was set aside."""
+
+    def __init__(self, fault: JournalError) -> None:
+        self._fault = fault
+        # in which nothing has room
+        self.segment = Segment()
+        self.segment.refusal = fault
+        self.entered = 0
+
+    def roll(self) -> None:
+        """Raises why nothing is logged."""
+        raise self._fault.with_traceback(None)
+
+    def pin(self, journal: Hashable) -> None:
+        """What the journal needs is pinned, and stays so."""
+
+
 class Journal:
     """One queue's journal. Raises JournalError, and only that, for what the disk or the log refuses: then
     the change was not made.
@@ -379,16 +435,15 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacting", "_db", "_dead_bytes", "_doubtful",
-        "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
-        "_has_paused", "_has_state", "_last_looked_at",
-        "_live_from", "_looked_over", "_mended", "_number", "_place", "_quarantined",
-        "_rejected", "_segment",
-        "_state_key", "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
-        "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun",
-        "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes", "delayed_items", "dirty",
-        "doomed", "expiring", "failing", "generation", "gone", "kept", "log", "lost", "name", "next_due_ms",
-        "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
+        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_has_mark", "_has_paused", "_has_state", "_last_looked_at", "_live_from", "_looked_over", "_mended",
+        "_must_exist", "_number", "_place", "_quarantined", "_rejected", "_segment", "_state_key",
+        "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
+        "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors",
+        "damaged_items", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "fault",
+        "generation", "gone", "kept", "log", "lost", "name", "next_due_ms", "offload", "path", "reads",
+        "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -422,6 +477,8 @@ class Journal:
         self.dirty = False
         # why it could not be written
         self.failing: JournalError | None = None
+        # why nothing more is done with it until the next start: see `set_aside`
+        self.fault: JournalError | None = None
         # whether items come faster than they are written: who sets waits
         self.crowded = False
         self.crowding: list[Client] = []
@@ -474,9 +531,13 @@ class Journal:
         self._told: set[str] = set()
         # whether a write has failed since it was opened
         self._doubtful = False
-        # whether LevelDB has anything of it, and whether its state is in a file besides
+        # whether LevelDB may have anything of it, and whether that is missed if it is not there: not of a
+        # queue that was deleted
         self._exists = False
+        self._must_exist = False
+        # whether the files STATE_NAME and MARK_NAME are there
         self._has_state = False
+        self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
         # of the state in LevelDB, and that record
@@ -486,11 +547,23 @@ class Journal:
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
         self.state.next_blob = secrets.randbits(40) << 20
-        if log is None:
+        try:
+            self._begin(lives)
+        except BaseException as error:
+            self._shut()
+            if log is not None:
+                writes.discard(self)
+                log.unpin(self)
+            if isinstance(error, Exception) and not isinstance(error, JournalError):
+                raise FaultError(error) from error
+            raise
+
+    def _begin(self, lives: Sequence[Life]) -> None:
+        if self.log is None:
             self.batch.room = sys.maxsize
         elif is_new(self.path):
             self._make_directory()
-        elif not self._load_state():
+        else:
             self._load()
         # the first id and the last change of which LevelDB may not know
         self.stored_id = self.state.next_id
@@ -504,17 +577,24 @@ class Journal:
         # since the last compaction
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = 0
+        if self._db is not None:
+            self._count_uncompacted(self._db)
         # behind the last item expunged since then
         self._expunged_to = 0
         # the change that was the last one when `compactable` was asked last
         self._last_looked_at = -1
+        # of a compaction that is not known to have worked: what was counted for it, and whether it is over
+        self._compacting_for: tuple[int, int, int, int] | None = None
+        self._compacted = False
         if lives:
             self._catch_up(lives)
+        self._check_mark()
         self._delete_unknown_blobs()
         self.reads = self.state.floor
         if self._db is not None:
-            writes.add(self)
-            writes.note_open(self)
+            self._writes.note_open(self)
+        if self._db is not None or self.untidy or self.doomed:
+            self._writes.add(self)
 
     # LevelDB
 
@@ -542,9 +622,9 @@ class Journal:
         with self._using:
             if self._db is None:
                 if self._closed_for is not None and not again:
-                    raise self._closed_for
+                    raise self._closed_for.with_traceback(None)
                 try:
-                    db = self._open()
+                    db = self._open_with_room()
                     try:
                         if known:
                             self._recognize(db)
@@ -559,19 +639,42 @@ class Journal:
                     self._closed_for = error
                     raise
                 self._db, self._closed_for = db, None
+                self._count_uncompacted(db)
             return self._db
 
+    def _count_uncompacted(self, db: Any) -> None:
+        """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
+        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
+        if size >= IDLE_COMPACT_BYTES:
+            self._compact_from = 0
+            self._trimmed_bytes = max(self._trimmed_bytes, size)
+
+    def _open_with_room(self) -> Any:
+        try:
+            return self._open()
+        except (leveldb.Error, OSError, JournalError) as error:
+            if not is_full(error):
+                raise
+        self._writes.make_room()
+        with self._writes.lend_room(0):
+            return self._open()
+
     def _open(self) -> Any:
+        with contextlib.suppress(OSError):
+            (self.path / PROBE_NAME).unlink()
         begins = is_new(self.path)
         if begins:
-            if self._exists:
+            if self._must_exist:
                 raise self._vanished()
             self._make_directory()
             sync_name(self.path)  # LevelDB sees only to what is inside
+        elif harm := leveldb_log.damage(self.path):
+            raise DamagedError(f"{harm}. Nothing in it was touched")
         return leveldb.DB(
             os.fsencode(self.path),
             create_if_missing=begins,
-            write_buffer_size=WRITE_BUFFER_BYTES,
+            write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
@@ -583,7 +686,7 @@ class Journal:
     def _recognize(self, db: Any) -> None:
         """Raises JournalError if LevelDB is not the one it was, or ends before what was written to it."""
         stored = stored_state(db)
-        if stored is None and not self._exists:
+        if stored is None and not self._must_exist:
             return
         change = 0
         if stored is not None:
@@ -596,6 +699,10 @@ class Journal:
             raise DamagedError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
                 f"{self.stored_change}"
+            )
+        if self._has_state and change > self.stored_change:
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB ends at change {change}, and its file {STATE_NAME} is older"
             )
 
     def _look(self) -> tuple[int, int]:
@@ -612,7 +719,7 @@ class Journal:
         try:
             return self._look() != self._place
         except JournalError:
-            if self._exists:
+            if self._must_exist:
                 raise
             return True
 
@@ -625,54 +732,102 @@ class Journal:
                 self._db.close()
                 self._db = self._write = None
 
-    def _load_state(self) -> bool:
-        """Take the state that `close` left; returns whether there is one."""
+    # What a start must know. `restore` takes what `snapshot` gives, and nothing else of it is kept anywhere.
+
+    def snapshot(self) -> Snapshot:
+        """Return all that must be known of it at start, as LevelDB has it once all is written."""
+        return Snapshot(
+            self.state,
+            sorted(self.kept),
+            self._has_kept,
+            sorted(self.begun.union(blob for blob, _ in self.doomed)),
+            self.expiring,
+            dict(self.cursors),
+            self.delayed_items,
+            self.delayed_bytes,
+            self._live_from,
+            [self._due_from_ms],
+            [] if self.next_due_ms == math.inf else [int(self.next_due_ms)],
+        )
+
+    def restore(self, found: Snapshot) -> None:
+        """Be as a journal that gave this snapshot."""
+        self.state = found.state
+        self.kept = set(found.kept)
+        self._has_kept = found.has_kept
+        self.doomed = [(blob, 0) for blob in found.blobs]
+        self.expiring = found.expiring
+        self.cursors = dict(found.cursors)
+        self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
+        self._live_from = found.live_from
+        self._due_from_ms = min(found.due_from, default=0)
+        # if something is missed, it is looked for
+        self.next_due_ms = min(found.next_due, default=0 if self.delayed_items else math.inf)
+
+    def _load(self) -> None:
+        """Take what `close` left, or else what LevelDB has."""
         try:
-            record = (self.path / STATE_NAME).read_bytes()
-            self.state = _proto.decode_state(record)
-        except FileNotFoundError:
-            return False
+            found = snapshot.read(self.path / STATE_NAME)
+            self._has_state = found is not None
         except NewerFormatError as error:
             raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
-            self._has_state = True
-            return False
-        self._exists = self._has_state = True
-        self._stored_state = record
-        return True
+            found, self._has_state = None, True
+        if found is None:
+            found = self._stored()
+        if found is not None:
+            self._exists = self._must_exist = True
+            self.restore(found)
+            self._stored_state = _proto.encode_state(found.state)
 
-    def _load(self) -> None:
+    def _stored(self) -> Snapshot | None:
+        """What LevelDB has to say at a start, None if it is empty."""
         check_whose(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
             if stored is None:
                 _check_empty(db)
-                return
-            self._state_key, record = stored
-            self.state = _proto.decode_state(record)
-            self._stored_state = record
+                return None
             self._exists = True
+            self._state_key, record = stored
+            found = Snapshot(_proto.decode_state(record))
             if kept := db.get(KEPT_KEY):
-                self._has_kept = True
-                self.kept = {
+                found.has_kept = True
+                found.kept = [
                     id
                     for id in _proto.decode_ids(kept)
-                    if id < self.state.floor and db.get(_proto.item_key(id)) is not None
-                }
+                    if id < found.state.floor and db.get(_proto.item_key(id)) is not None
+                ]
             for key in db.iterator(start=b"u", stop=b"v", include_value=False):
                 if is_known_key(key):
-                    self.doomed.append((int.from_bytes(key[1:], "big"), 0))
-            self.expiring = db.get(EXPIRING_KEY) is not None
+                    found.blobs.append(int.from_bytes(key[1:], "big"))
+            found.expiring = db.get(EXPIRING_KEY) is not None
             for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
-                self.cursors[key[1:]] = decode_place(place)
+                found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
-                self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from = counts
-                self.next_due_ms = self._first_due_ms()
+                found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
+                found.due_from = [self._due_from_ms]
+                first_due_ms = self._first_due_ms()
+                found.next_due = [] if first_due_ms == math.inf else [int(first_due_ms)]
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
-            self._shut()
             raise failure(f"cannot read {self.path}", error) from error
+        return found
+
+    def _check_mark(self) -> None:
+        """Raises JournalError if LevelDB and the log end before what LevelDB has had on the disk."""
+        if self.log is None or self._has_state:
+            return
+        life, change = read_mark(self.path)
+        self._has_mark = change > 0
+        state = self.state
+        if change and not state.deleted and (life != state.life or change > state.change):
+            end = state.change if life == state.life else 0
+            raise DamagedError(
+                f"{self.path} is damaged: LevelDB and the log end at change {end}, and LevelDB had all up to "
+                f"{change}"
+            )
 
     def _first_due_ms(self) -> float:
         """When the first delayed item in LevelDB is due."""
@@ -815,13 +970,11 @@ class Journal:
             raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the state for `close`, if it says all that must be known at start; else b""."""
-        # what was delayed and flushed has records until it would have been due
-        has_delayed = self.next_due_ms < math.inf
-        has_blobs = self.begun or self.doomed
-        is_all = not (self.kept or has_blobs or self.untidy or has_delayed or self.cursors or self.expiring)
-        is_stored = self._exists and self.stored_change == self.state.change and self.failing is None
-        return _proto.encode_state(self.state) if is_all and is_stored and not self.dirty else b""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
+        compacted, which is for who has it open."""
+        is_tidy = not self.to_be_compacted
+        is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
+        return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -831,6 +984,17 @@ class Journal:
             with contextlib.suppress(OSError):  # then the next start opens it
                 (self.path / STATE_NAME).write_bytes(state)
                 self._has_state = True
+                if self._has_mark:
+                    (self.path / MARK_NAME).unlink(missing_ok=True)
+                    self._has_mark = False
+
+    def set_aside(self, fault: JournalError) -> None:
+        """Have nothing more done with it until the next start, which finds what the log and LevelDB have:
+        whoever asks for a change gets `fault`."""
+        self.fault = self.failing = fault
+        fence = _Fence(fault)
+        self._segment, self.log = fence.segment, fence
+        self.go_on()
 
     # Logging
 
@@ -896,9 +1060,9 @@ class Journal:
         item.id = state.next_id
         if log is not None:
             if self.failing is not None:
-                raise self.failing
+                raise self.failing.with_traceback(None)
             if self._segment.refusal is not None:
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_PUT, self._number, state.change + 1, item):
@@ -926,14 +1090,14 @@ class Journal:
     def _fill(self) -> None:
         if not self.writing:
             self._writes.checkpoint(self)
-        elif self.batch.room < -AHEAD_BYTES:
+        elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
             self.crowded = True
 
     def rewrite(self, item: Item) -> None:
         """Put down a change to a live item."""
         if self.log is not None:
             if self._segment.refusal is not None:  # what room there is is for what must be logged
-                raise self._segment.refusal
+                raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
             if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
@@ -953,6 +1117,8 @@ class Journal:
         """Remove a live item."""
         log = self.log
         state = self.state
+        if state.items == 0 or state.bytes < item.size:
+            raise self._miscounted()
         if log is not None:
             if self._entered != self._segment.number:
                 self._enter()
@@ -1031,6 +1197,8 @@ class Journal:
             self._has_kept = bool(self.kept)
             ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
             self.batch.ops.append((KEPT_KEY, ids))
+            if not self.dirty:  # a read has come to this, maybe
+                self._mark()
 
     def flush(self, keep: Collection[Item]) -> None:
         """Remove all items but `keep`, in a time that does not grow with the queue."""
@@ -1079,8 +1247,8 @@ class Journal:
         if self.log is not None:
             self.log.outlast(self.state.life)
         self._retire()
-        # what LevelDB has is not missed, should it have vanished
-        self._exists = False
+        # should it have vanished
+        self._must_exist = False
 
     def _retire(self) -> None:
         self._flush({})
@@ -1116,9 +1284,9 @@ class Journal:
     def check(self) -> None:
         """Raises JournalError if nothing is taken in."""
         if self.failing is not None:
-            raise self.failing
+            raise self.failing.with_traceback(None)
         if self._segment.refusal is not None:
-            raise self._segment.refusal
+            raise self._segment.refusal.with_traceback(None)
 
     def delay(self, item: Item, due_ms: int) -> None:
         """Take in a new item that is out of sight until it is due, and then is to `join` the others; gives it
@@ -1158,17 +1326,20 @@ class Journal:
         flushed: list[tuple[bytes, Item]] = []
         damaged: list[_DamagedRecordError] = []
         size = 0
-        self.next_due_ms = math.inf
+        next_due_ms = math.inf
+        # whoever asks again is told again
+        self.next_due_ms = now_ms
         try:
             with self._using:
                 for key, item in self._delayed(damaged):
                     if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        self.next_due_ms = _due_ms(key)
+                        next_due_ms = _due_ms(key)
                         break
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable("delayed items", error, _delayed_key(self._due_from_ms, 0)) from error
+        self.next_due_ms = next_due_ms
         for record in damaged:
             self._give_up_delayed(record)
         if self.next_due_ms == math.inf and self.delayed_items != len(found):
@@ -1185,8 +1356,10 @@ class Journal:
         return found
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
-        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such."""
-        self.check()
+        """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
+        refused while nothing is taken in: that a reader finds it is what lets it go."""
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise self._miscounted()
         self._log(Change.JOIN, key[1:] + now_ms.to_bytes(8, "big"))
         return self._join(key, item, now_ms)
 
@@ -1205,6 +1378,8 @@ class Journal:
             item.chunk_bytes,
         )
         _proto.encode_item(joined)
+        if joined.expires_ms:
+            self.note_expiring(expiring=True)
         self._put(joined)
         return joined
 
@@ -1223,9 +1398,10 @@ class Journal:
             self._mark()
 
     def _discount(self, item: Item) -> None:
-        # a count that was too low on the disk stays a count
-        self.delayed_items = max(0, self.delayed_items - 1)
-        self.delayed_bytes = max(0, self.delayed_bytes - item.size)
+        if self.delayed_items < 1 or self.delayed_bytes < item.size:
+            raise ValueError(f"delayed item {item.id} is one more than are counted")
+        self.delayed_items -= 1
+        self.delayed_bytes -= item.size
 
     def _flush_delayed(self) -> None:
         """Forget what is delayed; records in LevelDB go when it would have been due."""
@@ -1377,10 +1553,21 @@ class Journal:
             self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
         return ripe
 
+    def take_doomed_back(self, blobs: Iterable[int]) -> None:
+        """What `take_doomed` gave could not be deleted: it is to be tried again."""
+        self.doomed += [(blob, 0) for blob in blobs]
+
     def delete_blobs(self, blobs: Iterable[int]) -> None:
-        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails."""
+        """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails for one,
+        with the others deleted."""
+        failed = None
         for blob in blobs:
-            self.blob_path(blob).unlink(missing_ok=True)
+            try:
+                self.blob_path(blob).unlink(missing_ok=True)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
         with contextlib.suppress(FileNotFoundError):
             sync_directory(self.path / BLOBS_NAME)
 
@@ -1551,6 +1738,20 @@ class Journal:
         self._advance()
         if len(self.gone) > MAX_GONE:
             self._checkpoint()
+
+    def check_whole(self) -> None:
+        """Raises JournalError if all items have been read and they are not as many as are counted: what is
+        damaged is not to be taken for empty."""
+        state = self.state
+        if self.reads >= state.next_id:
+            found = state.next_id - state.floor - len(self.gone) + len(self.kept)
+            if found != state.items:
+                raise self._miscounted()
+
+    def _miscounted(self) -> JournalError:
+        failure = DamagedError(f"{self.path} is damaged: there are not as many items as are counted")
+        self._tell(failure)
+        return failure
 
     def scan(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
@@ -1942,6 +2143,7 @@ class Journal:
         if batch.trims:
             self._untrimmed_puts = 0
         batch.dead_bytes = self._dead_bytes
+        batch.proves = self._compacted
         for label in batch.cursors:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
@@ -1968,6 +2170,7 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
+        batch.room -= sum(item.memory_bytes for item in puts.values())
         puts.update(batch.puts)
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
@@ -1980,6 +2183,7 @@ class Journal:
         for key, item in sealed.delayed.items():
             if key not in batch.ended:
                 batch.delayed[key] = item
+                batch.room -= item.memory_bytes
         batch.due = sorted(batch.delayed)
         batch.ended |= sealed.ended
 
@@ -2009,12 +2213,20 @@ class Journal:
             raise
         except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
             self._doubtful = True
+            if is_full(error):
+                self._writes.make_room()
             raise failure(f"cannot write {self.path}", error) from error
+
+    def _put_mark(self, state: State) -> None:
+        # Without a sync: it outlives the process, and after a power cut an older one does no harm.
+        with contextlib.suppress(OSError):
+            (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
+            self._has_mark = True
 
     def _write_sealed(self, batch: Batch) -> None:
         if self._db is not None and self._has_moved():
             self._shut()
-        self._reopen()
+        self._reopen(batch)
         fresh = self._db is None
         db = self._opened(again=True)
         if self._has_state:
@@ -2034,9 +2246,10 @@ class Journal:
         write.write()
         self._state_key, self._stored_state = key, record
         self._look()  # else it is written to files that are deleted
-        self._exists = True
+        self._exists = self._must_exist = True
         if fresh:  # LevelDB does not see to the name of its CURRENT
             sync_directory(self.path)
+        self._put_mark(batch.state)
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write
@@ -2056,19 +2269,35 @@ class Journal:
                 write.put(key, value)
         return write
 
-    def _reopen(self) -> None:
-        """Close LevelDB after a failed write, if there is room for it to be opened again: until there is,
-        what it has can still be read. OSError if there is none."""
+    def _reopen(self, batch: Batch) -> None:
+        """Close LevelDB after a failed write, if there is room for it to be opened again, and `batch` to be
+        written: until there is, what it has can still be read. OSError if there is none."""
         if self._doubtful and self._db is not None:
-            probe = self.path / PROBE_NAME
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, OPENING_BYTES)
-            finally:
-                os.close(descriptor)
-                probe.unlink()
-            self._shut()
+            self._open_anew(self._opening_bytes + batch.staged_bytes)
         self._doubtful = False
+
+    def _open_anew(self, size: int) -> None:
+        """Close LevelDB and open it again, with that much room for it. OSError if there is less."""
+        with self._compacting, self._using, self._writes.lend_room(size):
+            self._db.close()
+            self._db = self._write = None
+            self._opened(again=True)
+
+    @property
+    def _opening_bytes(self) -> int:
+        """What room it takes to open LevelDB anew: its logs become tables before they go, and its manifest is
+        written once more. What a failed compaction has left goes only then."""
+        with os.scandir(self.path) as entries:
+            return OPENING_BYTES + sum(
+                entry.stat().st_size
+                for entry in entries
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST-")
+            )
+
+    def _has_garbage(self) -> bool:
+        """Whether the open LevelDB has left files that are none of its any more, and go when it is opened."""
+        live: int = self._db.get_property(b"leveldb.sstables").count(b"[")
+        return sum(file.suffix == ".ldb" for file in self.path.iterdir()) > live
 
     def _sync_blobs(self, batch: Batch) -> None:
         """Have the blobs of new items on the disk before the items are."""
@@ -2122,12 +2351,16 @@ class Journal:
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
         self.failing = error
-        if error is None:
+        if error is not None:
+            self.fail_compaction()
+        else:
             written, self.sealed = self.sealed, None
             assert written is not None
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
+            if written.proves:
+                self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
@@ -2146,6 +2379,13 @@ class Journal:
         if mended:
             self._stage_anew()
         self._resume()
+
+    def close_for_rest(self, state: bytes) -> None:
+        """As `close`, but leave nothing that takes up room, which there is little of."""
+        with contextlib.suppress(OSError, JournalError):  # said by whoever needs it
+            if self._db is not None and self._has_garbage():
+                self._open_anew(self._opening_bytes)
+        self.close(state)
 
     # Tidying
 
@@ -2168,37 +2408,63 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self) -> bool:
+    def compactable(self, *, soon: bool = False) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last."""
+        happened since this was asked last, or if it is to be taken back `soon`."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
-        if idle and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if self._compacting_for is not None or self.failing is not None:
+            return False
+        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
     @property
     def to_be_compacted(self) -> bool:
-        """Whether it will be compactable, if only once nothing happens."""
-        return self._trimmed_bytes >= IDLE_COMPACT_BYTES
+        """Whether it will be compactable, if only once nothing happens, or is being compacted."""
+        return self._trimmed_bytes >= IDLE_COMPACT_BYTES or self._compacting_for is not None
 
     def begin_compaction(self) -> tuple[int, int]:
         """Return what `compact` takes: the ids between which records were trimmed or expunged since the
         last time. Not more, for a compaction rewrites what is alive in its range."""
         span = self._compact_from, max(self.state.trimmed, self._expunged_to)
+        self._compacting_for = (
+            self._compact_from, self._expunged_to, self._trimmed_records, self._trimmed_bytes
+        )  # fmt: skip
+        self._compacted = False
         self._compact_from = self.state.trimmed
         self._trimmed_records = self._trimmed_bytes = self._expunged_to = 0
         return span
 
     def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB give back the room of deleted records; takes its time, so in a thread."""
+        """Have LevelDB give back the room of deleted records; takes its time, so in a thread. JournalError if
+        it is not open."""
         with self._compacting:
             db = self._db
-            if db is not None:
-                start, stop = map(_proto.item_key, span)
-                db.compact_range(start=start, stop=stop)
-                if self._due_from_ms:
-                    db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+            if db is None:
+                raise JournalError("LevelDB was closed meanwhile")
+            start, stop = map(_proto.item_key, span)
+            db.compact_range(start=start, stop=stop)
+            if self._due_from_ms:
+                db.compact_range(start=b"d", stop=_delayed_key(self._due_from_ms, 0))
+
+    def end_compaction(self) -> None:
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
+        there, but to the next who writes: so something is to be written."""
+        if self._compacting_for is not None:
+            self._compacted = True
+            if not self.dirty:
+                self._mark()
+
+    def fail_compaction(self) -> None:
+        """What was to be compacted may be there yet: it is to be compacted once more."""
+        if self._compacting_for is not None:
+            start, expunged_to, records, size = self._compacting_for
+            self._compact_from = min(self._compact_from, start)
+            self._expunged_to = max(self._expunged_to, expunged_to)
+            self._trimmed_records += records
+            self._trimmed_bytes += size
+            self._compacting_for, self._compacted = None, False
 
     @property
     def is_open(self) -> bool:
@@ -2208,4 +2474,4 @@ class Journal:
     @property
     def busy(self) -> bool:
         """Whether something still needs the directory: a write or a compaction."""
-        return self.writing or self._compacting.locked()
+        return self.writing or (self._compacting_for is not None and not self._compacted)

@@ -21,6 +21,7 @@ cdef class Queue:
         object settings
         object on_move
         object on_stir
+        object on_fault
         dict reserved
         object waiters
         dict cursors

@@ -21,6 +21,7 @@ from darner.config import QueueSettings
 from darner.errors import (
     DamagedItemError,
     DarnerError,
+    FaultError,
     ItemTooLargeError,
     JournalError,
     QueueFullError,
@@ -106,7 +107,7 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
         if item.blob and targets:
             home.open_blob(item).close()
         for target in targets:
-            ready.append((target, target.adopt(item, home)))
+            ready.append((target, _adopted(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
             while ready:
                 target, mine = ready[0]
@@ -119,6 +120,17 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
         raise
     for target in targets:
         target.discard_excess()
+
+
+def _adopted(target: "Queue", item: Item, home: Journal) -> Item:
+    """As `Queue.adopt`; what nobody has provided for is a fault of the target, not of the item's queue."""
+    try:
+        return target.adopt(item, home)
+    except DarnerError:
+        raise
+    except Exception as error:
+        target.on_fault(target, error)
+        raise FaultError(error) from error
 
 
 class Source(Protocol):
@@ -155,9 +167,10 @@ class Reader(Source, Protocol):
 
 class Waiter:
     """Somebody who waits for an item: how to fetch it for them (`Queue.take`, `reserve` or `peek`), where
-    to deliver it, and whether they have gone without a word. `queue` is where they wait."""
+    to deliver it, whether they have gone without a word, and how to tell them that none will come. `queue` is
+    where they wait."""
 
-    __slots__ = ("deliver", "fetch", "has_gone", "queue")
+    __slots__ = ("deliver", "fail", "fetch", "has_gone", "queue")
 
     queue: Source
 
@@ -166,10 +179,12 @@ class Waiter:
         fetch: Callable[[Any], Item | None],
         deliver: Callable[[Any, Item], None],
         has_gone: Callable[[], bool] = lambda: False,
+        fail: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
         self.fetch = fetch
         self.deliver = deliver
         self.has_gone = has_gone
+        self.fail = fail
 
     def cancel(self) -> None:
         """Wait no longer."""
@@ -302,6 +317,9 @@ class Upload:
             except DarnerError as failure:
                 self.abandon()
                 done(failure)
+            except Exception as failure:  # said by who is told
+                self.queue.on_fault(self.queue, failure)
+                done(FaultError(failure))
             else:
                 done(None)
 
@@ -402,8 +420,8 @@ class Queue:
         "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
         "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
-        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_move",
-        "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
+        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
+        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
         "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
@@ -438,6 +456,8 @@ class Queue:
         self._serving = False
         # told when `sweep` is to be called from now on
         self.on_stir: Callable[[Queue], None] = lambda _: None
+        # told of an error that nobody has provided for, and that no request or sweep would be told of
+        self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         self._age_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
@@ -744,6 +764,7 @@ class Queue:
                     raise self.journal.pause()
             else:
                 self._expire_first()
+        self.journal.check_whole()
         return None
 
     def _open_first(self, item: Item) -> bool:
@@ -1003,10 +1024,11 @@ class Queue:
             data = item.data
         return Item(0, item.flags, 0, self.clock(), data, blob, item.size, CHUNK_BYTES if blob else 0)
 
-    def sweep(self) -> None:
+    def sweep(self, *, may_join: bool = True) -> None:
         """Take back what has been reserved for too long, have what is due join, and be rid of some of what
         has expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
-        `restless` if there is more to do at once."""
+        `restless` if there is more to do at once. Unless `may_join`, what is due waits for a reader: it is
+        written once more when it joins, and for that there may be no room."""
         self.restless = False
         now = self.clock()
         while self._moved:
@@ -1014,7 +1036,9 @@ class Queue:
             self._moved.pop()
         if self._reserved_ms:
             self._take_back(now)
-        if self._due_ms <= now:
+        if self._due_ms <= now and (may_join or self.waiters):
+            if not self.waiters:
+                self.journal.check()
             self.restless = self._join(now)
         limit = self.settings.max_expire_sweep
         if self._swept or self._soonest_ms <= now:
@@ -1113,6 +1137,13 @@ class Queue:
         """Have `waiter` served when an item comes, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
+
+    def fail_waiters(self, error: JournalError) -> None:
+        """Tell those who wait, here or at a cursor, that the queue is out of service."""
+        for source in (self, *self.cursors.values()):
+            while source.waiters:
+                waiter, _ = source.waiters.popitem(last=False)
+                waiter.fail(error)
 
     def _serve(self) -> None:
         if self._serving:

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from darner import _proto, foreign, leveldb
+from darner import _proto, foreign, leveldb, snapshot
 from darner._proto import Change, Item, State, valid_name
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.broker import (
@@ -52,6 +52,7 @@ from darner.journal import (
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
+    MARK_NAME,
     STATE_NAME,
     WRITE_BUFFER_BYTES,
     Journal,
@@ -61,6 +62,7 @@ from darner.journal import (
     is_known_key,
     is_new,
     quarantined,
+    read_mark,
     state_key,
     stored_state,
 )
@@ -369,7 +371,7 @@ def _shadow(source: Path, copy: Path, link: Link) -> None:
             continue
         elif file.suffix in (".ldb", ".sst", ".log") or source.name == BLOBS_NAME:
             link(file, copy / file.name)
-        elif file.name == "CURRENT" or file.name.startswith("MANIFEST-"):
+        elif file.name in ("CURRENT", MARK_NAME) or file.name.startswith("MANIFEST-"):
             shutil.copyfile(file, copy / file.name)
 
 
@@ -494,11 +496,12 @@ def _resting_state(source: Path) -> State | None:
     wrote it."""
     path = source / STATE_NAME
     try:
-        return _proto.decode_state(path.read_bytes()) if path.is_file() else None
+        found = snapshot.read(path)
     except NewerFormatError as error:
         raise leveldb.failure(f"cannot read {path}", error) from error
     except (OSError, ValueError):
         return None
+    return None if found is None else found.state
 
 
 class Scan:
@@ -737,6 +740,12 @@ class _Repair:
         if journal.lost:
             lost = _counted(journal.lost, "large item")
             self._losses.append(f"{lost} {_are(journal.lost)} lost: what was in the file was not on the disk")
+        life, change = read_mark(self._source)
+        if life == journal.state.life and change > journal.state.change:
+            self._losses.append(
+                f"changes {journal.state.change + 1} to {change} are lost: what was set by them is gone, and "
+                "what was fetched may have come back"
+            )
         self._count_anew()
         if others:
             which = "that is" if others == 1 else "that are"

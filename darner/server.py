@@ -9,7 +9,7 @@ import os
 import resource
 import shutil
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.reserve import size_for
 from darner.signals import Watch
 from darner.threads import Threads
 
@@ -40,6 +41,8 @@ DRAIN_S = 5.0
 TICK_S = 0.25
 # How often idle connections are looked for.
 SWEEP_S = 1.0
+# How long after an error such work is begun again.
+REPEAT_S = 1.0
 # Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
 DESCRIPTORS_PER_OPEN = 16
 # For each lane: they wait for the disk, not for a processor.
@@ -95,7 +98,7 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
         if free_bytes < settings.min_free_space:
-            broker.say_full(free_bytes, settings.min_free_space)
+            broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
         for directory in broker.queue_directories(data):
             name = broker.name_of(directory)
             if not settings.queue(name).durable:
@@ -139,6 +142,7 @@ class Server:
             lambda: shutil.disk_usage(self._data).free,
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
             self._threads.defer,
+            lambda: size_for(shutil.disk_usage(self._data).total),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
@@ -184,8 +188,8 @@ class Server:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        chores = (self._upkeep(), self._sweep(), self._listeners.keep())
-        upkeep = [asyncio.create_task(chore) for chore in chores]
+        chores = (self._upkeep, self._sweep, self._listeners.keep)
+        upkeep = [asyncio.create_task(_go_on(chore)) for chore in chores]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
         for task in upkeep:
@@ -262,6 +266,22 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
+
+
+async def _go_on(chore: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore that all depend on until cancelled: one that ends by an error of ours is begun again. The
+    same error is said once."""
+    said = ""
+    while True:
+        try:
+            await chore()
+        except Exception as error:
+            if repr(error) != said:
+                said = repr(error)
+                log.exception(
+                    "internal error in what the server does by itself; begun again", chore=chore.__name__
+                )
+        await asyncio.sleep(REPEAT_S)
 
 
 def raise_descriptor_limit() -> None:

@@ -76,8 +76,14 @@ class Threads:
         def settle(error: Exception | None) -> None:
             self._loop.call_soon_threadsafe(tell, error)
 
+        def do() -> None:
+            try:
+                at_once(work, settle)
+            except BaseException as error:  # the thread is to live, and whoever is to be told is told
+                settle(RuntimeError(repr(error)))
+
         self._left += 1
-        lane.put(lambda: at_once(work, settle))
+        lane.put(do)
 
     async def end(self) -> None:
         """Wait until all is done, and what came of it, too; then end the threads."""

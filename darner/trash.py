@@ -80,7 +80,8 @@ def _empty(directory: Path) -> None:
 
 def _delete(thrown: Path) -> None:
     if not thrown.is_symlink():
-        shutil.rmtree(thrown, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(thrown)
         return
     # the link was renamed; what it leads to is where it was
     with contextlib.suppress(FileNotFoundError):

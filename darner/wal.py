@@ -290,6 +290,10 @@ class Log:
         self.segment = Segment()
         # called when the log has become long, with the journals that keep its oldest segment
         self.on_long: Callable[[Iterable[Hashable]], None] = lambda _: None
+        # called when there is no room for a segment; returns whether there is now
+        self.on_full: Callable[[OSError], bool] = lambda _: False
+        # whether room is short, so that it is to be no longer than it must
+        self.is_short = False
         # what is to be done when the group that is being logged has ended
         self.after_group: list[Callable[[], None]] = []
         # how many journals have a number in the segment now written
@@ -504,12 +508,15 @@ class Log:
     def roll(self) -> None:
         """Go on in a new segment. Raises JournalError if there is none to be had."""
         lost = self._files[-1] if self.segment.is_lost else None
-        try:
-            if self._spare is None:
-                self._spare = self._reserve.pop() if self._reserve else SegmentFile(self._spare_path())
-            self._start(self._spare)
-        except OSError as error:
-            raise self._roomless(error) from error
+        while True:
+            try:
+                if self._spare is None:
+                    self._spare = self._reserve.pop() if self._reserve else SegmentFile(self._spare_path())
+                self._start(self._spare)
+                break
+            except OSError as error:
+                if not self.on_full(error):
+                    raise self._roomless(error) from error
         self._spare = None
         if lost is not None:
             # where it ends says the new one's head alone
@@ -519,7 +526,7 @@ class Log:
             )
         self._recycle()
         self._make_spare()
-        if len(self._files) > LONG_SEGMENTS:
+        if len(self._files) > (1 if self.is_short else LONG_SEGMENTS):
             self.on_long(list(self._files[0].pins))
 
     def _start(self, file: SegmentFile) -> None:
@@ -582,11 +589,12 @@ class Log:
             return
         # of each some is left, since no frame lies in two; and one may be about to be made the spare one
         count = 2 * size // capacity + 2
-        try:
-            while len(self._reserve) < count:
+        while len(self._reserve) < count:
+            try:
                 self._reserve.append(SegmentFile(self._spare_path()))
-        except OSError as error:
-            raise self._roomless(error) from error
+            except OSError as error:
+                if not self.on_full(error):
+                    raise self._roomless(error) from error
 
     def outlast(self, life: int) -> None:
         """The end of a life was logged: what says so stays as long as anything older that tells of it."""
@@ -628,8 +636,8 @@ class Log:
             other.pins.pop(file, None)
 
     def _part_with(self, file: SegmentFile) -> None:
-        """Say that nobody needs a file, in a thread, and then be rid of it. Until that is done it is there, and
-        so is what must outlast it."""
+        """Say that nobody needs a file, in a thread, and then be rid of it. Until that is done it is there,
+        and so is what must outlast it."""
         file.leaving = True
 
         def done(error: Exception | None) -> None:
@@ -697,9 +705,12 @@ class Log:
         def done(error: Exception | None) -> None:
             self._making = False
             if error is not None:
-                self.segment.refusal = self._roomless(error)
                 for file in made:
                     file.delete()
+                if isinstance(error, OSError) and self.on_full(error):
+                    self._make_spare()
+                else:
+                    self.segment.refusal = self._roomless(error)
             else:
                 self._spare = made[0]
 

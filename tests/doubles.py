@@ -1,5 +1,6 @@
 """What stands in for a thread, a client, a disk and a log in tests that drive the queues themselves."""
 
+import errno
 import os
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ from darner.blob import at_once
 from darner.wal import FRAME_BYTES
 
 RECORD_HEAD_BYTES = 28
+# what LevelDB says
+FULL = f"IO error: a/file: {os.strerror(errno.ENOSPC)}"
 
 
 def record(data):
@@ -200,13 +203,14 @@ class Disk:
     """LevelDB on a disk that fails when told to.
 
     `failures`: of the next writes, whether each fails "before" or "after" it is done, or None. `refuses`:
-    whether it can not be opened. A handle that has failed must not be written to again: LevelDB would lose
-    what it accepts.
+    whether it can not be opened. `full`: asked before each of both whether the disk is. A handle that has
+    failed must not be written to again: LevelDB would lose what it accepts.
     """
 
     def __init__(self, monkeypatch):
         self.failures = []
         self.refuses = False
+        self.full = lambda: False
         self.writes = 0
         self.handles = []
         self._open = leveldb.DB
@@ -215,6 +219,8 @@ class Disk:
     def open(self, *args, **options):
         if self.refuses:
             raise leveldb.Error("no space left to open it")
+        if self.full():
+            raise leveldb.Error(FULL)
         handle = Handle(self, self._open(*args, **options))
         self.handles.append(handle)
         return handle
@@ -252,6 +258,9 @@ class WriteBatch:
     def write(self):
         disk = self._handle.disk
         assert not self._handle.failed
+        if disk.full():
+            self._handle.failed = True
+            raise leveldb.Error(FULL)
         failure = disk.failures.pop(0) if disk.failures else None
         if failure != "before":
             self._batch.write()

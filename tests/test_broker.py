@@ -1,8 +1,10 @@
 """The set of queues: names and directories, what comes and goes, what cannot be opened."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from brokers import Data
@@ -10,9 +12,10 @@ from doubles import Disk, Silence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darner import broker
+from darner import broker, trash
 from darner._proto import CHUNK_BYTES, valid_name
 from darner.broker import Broker, directory_of, name_of
+from darner.config import QueueSettings
 from darner.errors import JournalError, StartError
 from darner.queue import Queue, Waiter
 
@@ -111,6 +114,257 @@ class TestName:
         data.tick()
         assert set(data.restart().queues) == {other}
         assert data.broker.queue(other).pop().data == b"other"
+
+
+@pytest.fixture
+def silence(monkeypatch):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    return silence
+
+
+def fail(*_):
+    raise OverflowError("can't convert negative value")
+
+
+class TestFault:
+    """Of one queue: something goes wrong that nobody has provided for."""
+
+    def sweep(self, data):
+        data.settings[b"faulty"] = QueueSettings(max_age_ms=10)
+        data.push(b"faulty", b"a")
+        data.broker.queue(b"faulty").clock = fail
+        data.tick()
+
+    def expire(self, data):
+        data.settings[b"faulty"] = QueueSettings(max_queue_age_ms=10)
+        queue = data.broker.queue(b"faulty")
+        data.tick()
+        queue.cursors[b"label"] = SimpleNamespace(waiters={}, clear=fail)
+        data.now += 100
+        data.tick()
+
+    def move_into(self, data):
+        data.settings[b"source"] = QueueSettings(expire_to_queue="faulty")
+        data.broker.queue(b"faulty").clock = fail
+        data.push(b"source", b"a", exptime=-1)
+        data.tick()
+
+    def flush_all(self, data):
+        data.push(b"faulty", b"a")
+        data.broker.queue(b"faulty").journal.kept = None
+        data.broker.flush_all()
+
+    @pytest.fixture(params=["sweep", "expire", "move_into", "flush_all"])
+    def meet(self, request):
+        return getattr(self, request.param)
+
+    def test_puts_that_queue_out_of_service_and_says_where_it_comes_from(self, data, silence, meet):
+        data.push(b"other", b"before")
+        meet(data)
+        with pytest.raises(JournalError, match="internal error"):
+            data.broker.queue(b"faulty")
+        with pytest.raises(JournalError, match="internal error"):
+            data.set(b"faulty", b"b")
+        (line,) = [fields for event, fields in silence.lines if event == "queue out of service"]
+        assert line["queue"] == "faulty"
+        assert line["exc_info"].__traceback__ is not None
+
+    def test_leaves_the_others_as_they_are(self, data, silence, meet):
+        data.broker.queue(b"other")
+        meet(data)
+        data.set(b"other", b"later", delay_ms=50)
+        data.push(b"other", b"now")
+        data.now += 100
+        data.write_out()
+        assert data.read_all(b"other") == [b"now", b"later"]
+        assert data.broker.queues[b"other"].journal.stored_change > 0
+
+    @pytest.mark.parametrize("again", ["restart", "kill"])
+    def test_ends_with_the_next_start_which_finds_all(self, data, silence, again):
+        data.push(b"faulty", b"a")
+        data.write_out()
+        data.push(b"faulty", b"b")
+        data.broker.set_aside(data.broker.queue(b"faulty"), ValueError("?"))
+        data.write_out()
+        getattr(data, again)()
+        assert data.read_all(b"faulty") == [b"a", b"b"]
+        data.push(b"faulty", b"c")
+        data.kill()
+        assert data.read_all(b"faulty") == [b"c"]
+
+    def test_is_told_to_those_who_wait(self, data, silence):
+        told = []
+        queue = data.broker.queue(b"faulty")
+        queue.wait(Waiter(Queue.pop, None, fail=told.append))
+        data.broker.source(b"faulty/cursor=label", make=True).wait(Waiter(Queue.pop, None, fail=told.append))
+        data.broker.set_aside(queue, ValueError("?"))
+        assert [str(error) for error in told] == ["internal error: ValueError: ?"] * 2
+
+    def test_of_a_child_refuses_what_is_set_on_its_parent_and_stores_none_of_it(self, data, silence):
+        data.broker.queue(b"faulty+child")
+        data.broker.set_aside(data.broker.queue(b"faulty+child"), ValueError("?"))
+        with pytest.raises(JournalError):
+            data.set(b"faulty", b"a")
+        assert data.broker.queue(b"faulty").items == 0
+
+    def test_of_a_queue_in_memory_ends_when_it_is_deleted(self, data, silence):
+        data.settings[b"faulty"] = QueueSettings(durable=False)
+        data.push(b"faulty", b"a")
+        data.broker.set_aside(data.broker.queue(b"faulty"), ValueError("?"))
+        with pytest.raises(JournalError):
+            data.broker.queue(b"faulty")
+        assert data.broker.delete(b"faulty")
+        data.push(b"faulty", b"b")
+        assert data.read_all(b"faulty") == [b"b"]
+
+    @pytest.mark.parametrize("vanishes", [False, True])
+    def test_of_one_on_disk_does_not_end_so(self, data, silence, vanishes):
+        data.push(b"faulty", b"a")
+        data.broker.set_aside(data.broker.queue(b"faulty"), ValueError("?"))
+        if vanishes:
+            (data.path / "faulty").rmdir()
+        with pytest.raises(JournalError, match="internal error"):
+            data.broker.delete(b"faulty")
+
+    def test_of_a_deleted_queue_leaves_the_other_ones_to_go(self, data, silence, monkeypatch):
+        for name in (b"faulty", b"other"):
+            data.push(name, b"a")
+        data.write_out()
+        for name in (b"faulty", b"other"):
+            data.broker.delete(name)
+        destroy = data.broker._destroy
+        monkeypatch.setattr(
+            data.broker, "_destroy", lambda one: fail() if one.name == b"faulty" else destroy(one)
+        )
+        data.write_out()
+        assert data.directories() == ["faulty"]
+        with pytest.raises(JournalError, match="internal error"):
+            data.broker.queue(b"faulty")
+        monkeypatch.undo()
+        monkeypatch.setattr(broker, "log", silence)
+        data.restart()
+        data.write_out()
+        assert (data.directories(), data.broker.queues) == ([], {})
+
+    @pytest.mark.parametrize(
+        "step", ["_enforce_status", "_look_for_space", "_say_refusal", "_retry_broken", "reap", "_sweep_all"]
+    )
+    def test_of_what_concerns_all_is_said_once_and_the_rest_is_done(self, data, silence, monkeypatch, step):
+        monkeypatch.setattr(data.broker, step, fail)
+        data.push(b"work", b"a")
+        data.write_out()
+        said = [event for event, _ in silence.lines if event.startswith("internal error")]
+        assert len(said) == 1
+        assert data.broker.queue(b"work").journal.stored_change == 1
+
+    def test_that_is_no_fault_but_a_full_log_is_tried_again_and_said_once(self, data, silence):
+        """An empty queue is to be deleted, which has to be logged."""
+        data.settings[b"old"] = QueueSettings(max_queue_age_ms=10)
+        data.broker.queue(b"old")
+        data.tick()
+        data.now += 100
+        journal, roll = data.broker.queue(b"old").journal, data.broker.log.roll
+
+        def refuse():
+            raise JournalError("no room")
+
+        data.broker.log.roll = refuse
+        data.broker.log.segment.end()
+        data.tick(5)
+        assert len([fields for _, fields in silence.lines if fields.get("reason") == "no room"]) == 1
+        assert b"old" in data.broker.queues
+        data.broker.log.roll = roll
+        data.broker.log.roll()
+        data.tick()
+        assert b"old" not in data.broker.queues
+        assert journal.fault is None
+
+
+class TestStart:
+    """One queue that cannot be opened, for whatever reason, keeps no other from being served."""
+
+    @pytest.mark.parametrize(
+        "error", [OverflowError("?"), MemoryError(), RecursionError("?"), OSError(5, "?"), KeyError("?")]
+    )
+    def test_with_a_queue_that_fails_in_any_way(self, data, silence, monkeypatch, error):
+        for name in (b"before", b"faulty", b"later"):
+            data.push(name, b"a")
+        data.end()
+        journal = broker.Journal
+
+        def open_journal(name, *rest):
+            if name == b"faulty":
+                raise error
+            return journal(name, *rest)
+
+        monkeypatch.setattr(broker, "Journal", open_journal)
+        data.open()
+        assert set(data.broker.queues) == {b"before", b"later"}
+        with pytest.raises(JournalError):
+            data.broker.queue(b"faulty")
+        monkeypatch.setattr(broker, "Journal", journal)
+        data.tick()
+        assert data.read_all(b"faulty") == [b"a"]
+
+    @pytest.mark.parametrize("name", [b"\xff", b"caf\xe9", b"%", b"%zz", b"a%"])
+    def test_with_a_directory_of_a_strange_name(self, data, silence, name):
+        data.push(b"work", b"a")
+        data.close()
+        (data.path / os.fsdecode(name)).mkdir()
+        data.open()
+        assert set(data.broker.queues) == {b"work"}
+
+    @pytest.mark.parametrize("piece", [b"work", b"\xff" * 200])
+    def test_with_a_directory_that_cannot_be_looked_at(self, data, silence, monkeypatch, piece):
+        data.push(b"other", b"a")
+        data.push(piece, b"b")
+        data.close()
+        refused = data.path / directory_of(piece).parts[0]
+
+        def refuse(of):
+            def refusing(path, *rest, **options):
+                if path == refused or refused in path.parents:
+                    raise PermissionError(13, "Permission denied", str(path))
+                return of(path, *rest, **options)
+
+            return refusing
+
+        with monkeypatch.context() as patch:
+            for name in ("iterdir", "is_dir", "stat"):
+                patch.setattr(Path, name, refuse(getattr(Path, name)))
+            data.open()
+            assert data.read_all(b"other") == [b"a"]
+        data.restart()
+        assert data.read_all(piece) == [b"b"]
+
+    def test_tries_those_again_in_turn_whichever_fail(self, data, silence, monkeypatch):
+        names = [b"q%d" % n for n in range(9)]
+        for name in names:
+            data.push(name, name)
+        data.restart()
+        data.end()
+        for name in names:
+            (data.path / name.decode() / "CURRENT").rename(data.path / name.decode() / "away")
+        data.open()
+        assert len(data.broker.broken) == 9
+        for name in names[1::2]:
+            (data.path / name.decode() / "away").rename(data.path / name.decode() / "CURRENT")
+        data.tick()
+        assert set(data.broker.queues) == set(names[1::2])
+        # each takes longer than a slice
+        tried = []
+        monkeypatch.setattr(data.broker, "_clock", lambda: data.now)
+
+        def adopt(name):
+            tried.append(name)
+            data.now += broker.SLICE_MS
+            raise JournalError("still not")
+
+        monkeypatch.setattr(data.broker, "_adopt", adopt)
+        for _ in range(10):
+            data.broker.tick()
+        assert sorted(tried) == sorted(2 * names[::2])
 
 
 class TestQueue:
@@ -476,6 +730,223 @@ class TestMinFreeSpace:
             ),
             ("room on the disk again, sets are taken", {"free_bytes": 100, "min_free_bytes": 100}),
         ]
+
+
+class TestFullDisk:
+    RESERVE = 120
+
+    @pytest.fixture
+    def free(self):
+        free = Free()
+        free.bytes = 1 << 20
+        return free
+
+    @pytest.fixture
+    def data(self, tmp_path, free):
+        data = Data(tmp_path / "data", free_bytes=free, reserve_bytes=lambda: self.RESERVE)
+        yield data
+        data.close()
+
+    @pytest.fixture
+    def said(self, monkeypatch):
+        silence = Silence()
+        monkeypatch.setattr(broker, "log", silence)
+        return silence.lines
+
+    def assert_refused(self, data):
+        for request in (data.broker.sink, lambda name: data.broker.upload(name, 100_000)):
+            with pytest.raises(JournalError, match="refused: the disk is full"):
+                request(b"work")
+
+    def test_is_held_off_by_a_reserve_on_the_disk(self, data):
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+        assert data.restart().queues == {}
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+
+    def test_refuses_sets_while_there_is_no_room_for_what_is_staged_and_some_more(self, data, free):
+        data.push(b"work", b"one")
+        staged = data.broker._committer.staged_bytes
+        free.bytes = staged + self.RESERVE // 2
+        data.broker.tick()
+        data.set(b"work", b"two")
+        data.broker.tick()
+        self.assert_refused(data)
+        assert data.read_all(b"work") == [b"one", b"two"]
+
+    def test_is_looked_for_when_much_was_set_since_the_last_tick(self, data, free, monkeypatch):
+        monkeypatch.setattr("darner.commit.STAGED_BYTES", 1000)
+        monkeypatch.setattr("darner.journal.STAGED_BYTES", 1000)
+        data.tick()
+        free.bytes = 0
+        data.push(b"work", *[bytes(100)] * 10)
+        self.assert_refused(data)
+
+    def test_ends_an_upload_before_the_next_tick(self, data, free):
+        upload = data.broker.upload(b"work", 2 * CHUNK_BYTES)
+        upload.write(bytes(CHUNK_BYTES))
+        free.bytes = self.RESERVE // 2 - 1
+        with pytest.raises(JournalError, match="refused: the disk is full"):
+            upload.write(bytes(CHUNK_BYTES))
+        upload.abandon()
+
+    def test_is_over_once_there_is_clearly_more_room(self, data, free, said):
+        for free.bytes in (59, 60, 89, 90, 60, 59, 90):
+            data.tick()
+        assert [event for event, _ in said] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+        ] * 2
+        assert said[0][1]["needed_bytes"] == 60
+
+    def test_that_was_met_has_the_reserve_let_go_of_until_it_can_be_held_again(self, data, free, said):
+        free.bytes = 60
+        data.broker._reserve.release()
+        data.tick()
+        self.assert_refused(data)
+        free.bytes = 149  # what is missing of the reserve, and then more than it takes to go on
+        data.tick(3)
+        self.assert_refused(data)
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE // 2
+        free.bytes = 150
+        data.tick()
+        assert (data.path / ".reserve").stat().st_size == self.RESERVE
+        data.set(b"work", b"one")
+        assert [event for event, _ in said] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+            "queue created",
+        ]
+
+    def test_is_not_over_as_long_as_somebody_meets_it(self, data):
+        data.broker._reserve.release()
+        for _ in range(3):
+            data.broker._reserve.release()
+            data.tick()
+            self.assert_refused(data)
+        data.tick()
+        data.set(b"work", b"one")
+
+    def test_without_room_for_a_segment_is_said_once_and_what_is_fetched_goes_on(
+        self, data, free, said, monkeypatch
+    ):
+        monkeypatch.setattr("darner.wal.SEGMENT_BYTES", 4096)
+        data.restart()
+        data.push(b"work", *[b"x"] * 300)
+        make, left = os.posix_fallocate, [0]
+
+        def posix_fallocate(descriptor, start, size):
+            left[0] -= size == 4096
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            make(descriptor, start, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
+        release = data.broker._reserve.release
+
+        def released():
+            made = release()
+            left[0] += 10 * made
+            return made
+
+        data.broker._reserve.release = released
+        free.bytes = 60
+        assert len(data.read_all(b"work")) == 300
+        data.tick(4)
+        left[0] = 100
+        free.bytes = 1000
+        data.tick(4)
+        data.set(b"work", b"one")
+        assert [event for event, _ in said if event != "queue created"] == [
+            "disk too full, sets are refused",
+            "room on the disk again, sets are taken",
+        ]
+
+    def test_gives_a_reader_what_was_delayed_and_leaves_the_rest_of_it_out_of_sight(self, data, free):
+        for _ in range(600):
+            data.set(b"work", b"later", 1000)
+        data.tick()
+        data.now += 1000
+        free.bytes = 0
+        data.tick(3)
+        assert data.broker.queues[b"work"].items == 0
+        assert data.read(b"work") == b"later"
+        data.tick(3)
+        assert data.broker.queues[b"work"].delayed_items > 300
+        assert len(data.read_all(b"work")) == 599
+
+    def test_lets_items_move_with_what_the_reserve_has(self, data, free):
+        data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        free.bytes = 0
+        data.broker._look_for_space()
+        release = data.broker._reserve.release
+
+        def released():
+            free.bytes = 200
+            return release()
+
+        data.broker._reserve.release = released
+        data.tick()
+        assert data.read_all(b"dead") == [b"one"]
+
+    def test_keeps_what_cannot_be_moved_until_there_is_room(self, data, free):
+        data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        free.bytes = 0
+        data.tick(3)
+        assert b"dead" not in data.broker.queues
+        free.bytes = 1000
+        data.tick(3)
+        assert data.read_all(b"dead") == [b"one"]
+
+
+def test_what_a_sweep_cannot_do_is_said_once(data, monkeypatch):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
+    move = data.broker.queue(b"work").on_move
+
+    def refuse(*_):
+        raise JournalError("no room")
+
+    for _ in range(2):
+        data.push(b"work", b"one", exptime=1)
+        data.now += 2000
+        data.broker.queue(b"work").on_move = refuse
+        data.tick(5)
+        data.broker.queue(b"work").on_move = move
+        data.tick()
+    assert len(data.read_all(b"dead")) == 2
+    assert [event for event, _ in silence.lines if event.startswith("upkeep failure")] == [
+        "upkeep failure, something of a queue stays as it was; it is tried again by itself"
+    ] * 2
+
+
+def test_the_files_of_a_deleted_queue_that_cannot_be_removed_are_tried_again_and_keep_the_log_no_longer(
+    data, monkeypatch
+):
+    silence = Silence()
+    monkeypatch.setattr(broker, "log", silence)
+    data.push(b"work", b"one")
+    data.write_out()
+    journal = data.broker.queues[b"work"].journal
+    assert data.broker.delete(b"work")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        patch.setattr(trash.shutil, "rmtree", refuse)
+        data.tick(5)
+    assert any(journal in file.pins for file in data.broker.log._files)
+    data.tick(2)
+    assert not any(journal in file.pins for file in data.broker.log._files)
+    assert list((data.path / ".trash").iterdir()) == []
+    events = [event for event, _ in silence.lines]
+    assert events.count("cannot delete the files of a deleted queue; tried again by itself") == 1
 
 
 def test_of_many_queues_that_are_read_or_written_a_bounded_number_is_open(tmp_path):

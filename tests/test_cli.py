@@ -20,6 +20,24 @@ def run(*options: str) -> subprocess.CompletedProcess:
     return subprocess.run([DARNER, *options], capture_output=True, text=True, timeout=20, check=False)
 
 
+def test_the_log_says_in_one_line_where_an_internal_error_comes_from():
+    program = """
+from darner.cli import set_up_log
+import structlog
+set_up_log(debug=False)
+try:
+    {}["missing"]
+except KeyError:
+    structlog.get_logger().exception("it failed", queue="work")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stderr.count("\n") == 1
+    assert 'event="it failed" queue=work exception="Traceback (most recent call last):' in done.stderr
+    assert "KeyError: 'missing'" in done.stderr
+
+
 def refused(*options: str) -> str:
     """Run it where it cannot start; returns the one line that it says."""
     done = run(*options)

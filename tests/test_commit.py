@@ -1,12 +1,17 @@
 """Group commit: when what is staged is written to LevelDB, who waits for that, and what a failure does."""
 
+import errno
+import os
+
 import pytest
 from doubles import Client, Disk, Offload
 
 from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
 from darner.commit import MAX_TICKS, REST_TICKS, Committer
+from darner.errors import JournalError
 from darner.journal import STATE_NAME, Journal, is_state_key, state_key
+from darner.reserve import Reserve
 from darner.wal import Log
 
 
@@ -86,7 +91,7 @@ class TestTicks:
         bench.tick(MAX_TICKS + 1)
         bench.put(work, b"b")
         bench.tick(2 * MAX_TICKS)
-        assert len(bench.threads.tasks) == 1
+        assert [work for work, _ in bench.threads.tasks].count(work.write) == 1
         bench.threads.run()
         assert (bench.in_leveldb(work), work.dirty) == (1, True)
         bench.tick(MAX_TICKS + 1)
@@ -178,6 +183,53 @@ class TestTicks:
             bench.tick()
             bench.threads.run_all()
         assert compacted == [{"start": b"i" + bytes(7) + b"\x01", "stop": b"i" + bytes(7) + b"\x10"}]
+
+
+class TestTurns:
+    def test_come_to_every_journal_however_busy_the_others_are(self, bench, monkeypatch):
+        monkeypatch.setattr(commit, "WRITES_PER_TICK", 2)
+        journals = [bench.journal(b"q%d" % n) for n in range(15)]
+        for _ in range(4 * MAX_TICKS):
+            for each in journals:
+                bench.put(each, b"x")
+            bench.tick()
+            bench.threads.run_all()
+        assert [bool(each.stored_change) for each in journals] == [True] * len(journals)
+
+    def in_the_log_alone(self, bench, count):
+        for number in range(count):
+            bench.put(bench.journal(b"q%d" % number), b"x")
+        return bench.log.position
+
+    def test_that_come_late_have_the_log_synced_for_all_that_wait(self, bench, monkeypatch):
+        monkeypatch.setattr(commit, "WRITES_PER_TICK", 1)
+        position = self.in_the_log_alone(bench, 40)
+        for _ in range(MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced < position
+        for _ in range(MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced >= position
+
+    def test_that_come_in_time_have_not(self, bench):
+        position = self.in_the_log_alone(bench, 40)
+        for _ in range(3 * MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert bench.log.synced < position
+
+    def test_that_wait_for_a_slow_disk_have_the_log_synced(self, bench, work):
+        bench.put(work, b"a")
+        bench.tick(MAX_TICKS + 1)
+        position = bench.log.position
+        bench.tick(2 * MAX_TICKS)
+        write, sync = bench.threads.tasks
+        assert write[0] == work.write
+        bench.threads.tasks = [sync]
+        bench.threads.run_all()
+        assert bench.log.synced >= position
 
 
 class TestLog:
@@ -303,6 +355,294 @@ class TestFailure:
         bench.tick()
         bench.threads.run_all()
         assert "cannot delete an item's file" in bench.told[0][1]
+
+    def test_of_several_is_tried_again_one_after_the_other(self, bench, disk):
+        journals = [bench.put(bench.journal(b"queue%d" % number), b"a") for number in range(3)]
+        disk.failures = ["before"] * 6
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        bench.tick()
+        tried = []
+        while bench.threads.tasks:
+            tried.append(len(bench.threads.tasks))
+            bench.threads.run()
+        assert tried == [1, 1, 1]
+        assert all(each.failing is not None for each in journals)
+        bench.tick()
+        bench.threads.run_all()
+        assert all(each.failing is None for each in journals)
+
+    def test_of_many_is_tried_again_for_a_few_in_each_tick_and_for_each_in_its_turn(
+        self, bench, disk, monkeypatch
+    ):
+        monkeypatch.setattr(commit, "RETRIES_PER_TICK", 2)
+        journals = [bench.put(bench.journal(b"queue%d" % number), b"a") for number in range(5)]
+        disk.failures = ["before"] * 7
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        well = []
+        for _ in range(4):
+            bench.tick()
+            bench.threads.run_all()
+            well.append([at for at, each in enumerate(journals) if each.failing is None])
+        assert well == [[], [2, 3], [0, 2, 3, 4], [0, 1, 2, 3, 4]]
+
+    def test_to_delete_files_is_told_once_and_tried_again_and_keeps_no_others(self, bench, work):
+        paths = []
+        for make in (lambda path: path.mkdir(), lambda path: path.touch()):
+            blob = work.begin_blob()
+            paths.append(work.blob_path(blob))
+            paths[-1].parent.mkdir(exist_ok=True, parents=True)
+            make(paths[-1])
+            work.abandon_blob(blob)
+        bench.committer.checkpoint(work)
+        for _ in range(5):
+            bench.threads.run_all()
+            bench.tick()
+        assert len(bench.told) == 1
+        assert [path.exists() for path in paths] == [True, False]
+        paths[0].rmdir()
+        for _ in range(MAX_TICKS + 3):
+            bench.tick()
+            bench.threads.run_all()
+        assert [key for key, _ in work._opened().iterator()] == [state_key(1)]
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def reserve(self, tmp_path, bench):
+        reserve = Reserve(tmp_path / ".reserve", 1 << 20)
+        reserve.hold()
+        bench.committer._reserve = reserve
+        return reserve
+
+    def test_has_the_reserve_let_go_of_and_is_no_matter_of_one_queue(self, bench, work, disk, reserve):
+        looked = []
+        bench.committer.on_staged = lambda: looked.append(reserve.is_held)
+        work.put(Item(0, 0, 0, 0, b"a"))
+        bench.committer.checkpoint(work)
+        disk.full = iter(
+            [False, True, False, False]
+        ).__next__  # opened, not written; opened again, and written
+        bench.threads.run_all()
+        assert (looked, bench.told) == ([False], [])
+        assert work.failing is not None
+        bench.tick()
+        bench.threads.run_all()
+        assert (work.failing, bench.told, bench.in_leveldb(work)) == (None, [], 1)
+
+    def test_that_is_met_when_leveldb_is_opened_to_be_read_is_got_over(self, bench, work, disk, reserve):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        work.close()
+        disk.full = lambda: reserve._held > 0
+        assert bench.datas(work) == [b"a"]
+        assert (work.failing, reserve.is_held) == (None, False)
+
+    def test_has_nothing_wait_that_gives_room_back(self, bench, work, disk, reserve, monkeypatch):
+        for _ in range(2):
+            bench.put(work, *[bytes(40_000)] * 20)
+            bench.committer.checkpoint(work)
+            bench.threads.run_all()
+        compacted = []
+        (handle,) = disk.handles
+        handle.compact_range = lambda **span: compacted.append(span)
+        bench.committer.is_short = True
+        for id in range(1, 35):
+            work.remove(work.find(id))
+            if id > 32:
+                bench.tick()
+                bench.threads.run_all()
+        assert bench.in_leveldb(work) == 6
+        bench.tick()
+        bench.threads.run_all()
+        assert len(compacted) == 1
+
+    def test_of_which_the_rest_is_used_up_costs_no_opening_until_there_is_some(
+        self, bench, work, disk, reserve, monkeypatch
+    ):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        (handle,) = disk.handles
+        bench.put(work, b"b")
+        disk.full = lambda: True
+        with monkeypatch.context() as patch:
+
+            def refuse(*_):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(os, "posix_fallocate", refuse)
+            with reserve.lend(0):
+                pass  # and somebody else takes it
+            for _ in range(20):
+                bench.tick(MAX_TICKS + 1)
+                bench.threads.run_all()
+            assert disk.handles == [handle]
+            assert bench.datas(work) == [b"a", b"b"]
+            assert [text for _, text in bench.told] == []
+        disk.full = lambda: False
+        bench.tick()
+        bench.threads.run_all()
+        assert (work.failing, bench.in_leveldb(work)) == (None, 2)
+
+    def test_leaves_no_files_of_a_failed_compaction_when_leveldb_is_closed(self, bench, work, reserve):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        bench.committer.is_short = True
+        left = work.path / "000099.ldb"
+        left.touch()
+        for _ in range(MAX_TICKS + REST_TICKS + 3):
+            bench.tick()
+            bench.threads.run_all()
+        assert not work.is_open
+        assert not left.exists()
+        assert bench.datas(work) == [b"a"]
+
+
+class TestCompaction:
+    @pytest.fixture
+    def compacted(self, bench, work, disk, monkeypatch):
+        """Of what is dead, as LevelDB was told, which does not say whether that worked."""
+        monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
+        bench.put(work, *[b"x"] * 20)
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        compacted = []
+        monkeypatch.setattr(
+            "doubles.Handle.compact_range", lambda _, **span: compacted.append(span), raising=False
+        )
+        for id in range(1, 16):
+            work.remove(work.find(id))
+        return compacted
+
+    def go_on(self, bench, ticks=MAX_TICKS + 3):
+        for _ in range(ticks):
+            bench.tick()
+            bench.threads.run_all()
+
+    def test_that_worked_is_over(self, bench, work, compacted):
+        self.go_on(bench)
+        self.go_on(bench)
+        assert len(compacted) == 1
+        assert not work.to_be_compacted
+
+    def test_that_failed_is_known_by_the_next_write_and_done_again(self, bench, work, disk, compacted):
+        while not compacted:
+            self.go_on(bench, 1)
+        disk.failures = ["before"]
+        self.go_on(bench)
+        assert len(compacted) == 2
+        self.go_on(bench)
+        assert compacted == compacted[:1] * 2
+
+    def test_that_a_failed_write_comes_before_is_done_again(self, bench, work, disk, compacted):
+        while not any("_compact" in work.__qualname__ for work, _ in bench.threads.tasks):
+            bench.threads.run_all()
+            bench.tick()
+        disk.failures = ["before"]
+        bench.put(work, b"y")
+        bench.committer.checkpoint(work)
+        bench.threads.tasks.reverse()
+        bench.threads.run_all()
+        self.go_on(bench)
+        self.go_on(bench)
+        assert len(compacted) == 2
+
+
+class Faulty(Journal):
+    """A journal with a fault, in the method of the name in `fault_in`."""
+
+    fault_in = None
+
+    def _meet(self, name):
+        if self.fault_in == name:
+            raise OverflowError("can't convert negative value")
+
+    def seal(self, *, tidy=False):
+        self._meet("seal")
+        super().seal(tidy=tidy)
+
+    def settle(self, error):
+        self._meet("settle")
+        super().settle(error)
+
+    def compactable(self, *, soon):
+        self._meet("compactable")
+        return super().compactable(soon=soon)
+
+    def take_doomed(self):
+        self._meet("take_doomed")
+        return super().take_doomed()
+
+    def forget(self, blobs):
+        self._meet("forget")
+        super().forget(blobs)
+
+    def resting_state(self):
+        self._meet("resting_state")
+        return super().resting_state()
+
+    def close(self, state=b""):
+        self._meet("close")
+        super().close(state)
+
+
+class TestFault:
+    @pytest.fixture
+    def faulty(self, bench):
+        bench.committer.on_fault = lambda journal, fault: bench.told.append((journal.name, str(fault)))
+        return Faulty(b"faulty", bench.data / "faulty", bench.committer, bench.log, 1)
+
+    @pytest.mark.parametrize(
+        "fault_in", ["seal", "settle", "compactable", "take_doomed", "forget", "resting_state", "close"]
+    )
+    def test_of_one_journal_sets_it_aside_and_the_others_go_on(self, bench, faulty, fault_in):
+        others = [bench.put(bench.journal(name), b"a") for name in (b"before", b"after")]
+        faulty.fault_in = fault_in
+        blob = faulty.begin_blob()
+        faulty.abandon_blob(blob)
+        for _ in range(3 * (MAX_TICKS + REST_TICKS)):
+            bench.tick()
+            bench.threads.run_all()
+        fault = "internal error: OverflowError: can't convert negative value"
+        assert bench.told == [(b"faulty", fault)]
+        assert [bench.in_leveldb(each) for each in others] == [1, 1]
+        with pytest.raises(JournalError, match=fault):
+            bench.put(faulty, b"b")
+        bench.put(others[0], b"b")
+        bench.tick(MAX_TICKS + 1)
+        bench.threads.run_all()
+        assert bench.in_leveldb(others[0]) == 2
+
+    def test_that_comes_while_a_client_sets_is_told_and_harms_no_client(self, bench, faulty, monkeypatch):
+        monkeypatch.setattr(journal, "STAGED_BYTES", 0)
+        bench.put(faulty, b"a")
+        bench.committer.checkpoint(faulty)
+        bench.threads.run_all()
+        faulty.fault_in = "seal"
+        bench.put(faulty, b"b")
+        assert bench.told
+        with pytest.raises(JournalError, match="internal error"):
+            bench.put(faulty, b"c")
+
+    def test_when_all_is_closed_keeps_no_other_from_being_written(self, bench, faulty):
+        others = [bench.journal(b"before"), bench.journal(b"after")]
+        for each in (others[0], faulty, others[1]):
+            bench.put(each, b"a")
+        faulty.fault_in = "seal"
+        bench.committer.close()
+        assert [bench.in_leveldb(each) for each in others] == [1, 1]
+
+    def test_in_a_write_is_a_failure_that_says_where_it_comes_from(self, bench, work):
+        bench.put(work, b"a")
+        bench.committer.checkpoint(work)
+        _, done = bench.threads.tasks.pop()
+        error = OverflowError("too large")
+        done(error)
+        assert work.failing.__cause__ is error
 
 
 class TestClosing:

@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from doubles import Disk, Offload
+from doubles import Client, Disk, Offload
 
 from darner import _proto, journal, leveldb, wal
 from darner._proto import Item, item_key
@@ -13,6 +13,7 @@ from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError, MendingError
 from darner.journal import KEPT_KEY, Journal, is_state_key, state_key, stored_state
+from darner.reserve import Reserve
 from darner.wal import Log
 
 NAME = b"work"
@@ -32,7 +33,8 @@ class Process:
         self.log = Log(self.data / ".log", self.threads)
         lives, damage = self.log.recover()
         assert damage == []
-        self.committer = Committer(self.log, self.threads)
+        reserve = Reserve(self.data / ".reserve", 0)
+        self.committer = Committer(self.log, self.threads, reserve=reserve)
         self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
@@ -935,20 +937,114 @@ class TestRest:
         "leave",
         [
             lambda it: it.journal.flush([it.journal.find(1)]),
+            lambda it: (it.journal.flush([it.journal.find(1)]), it.journal.remove(it.journal.find(1))),
             lambda it: it.journal.note_expiring(expiring=True),
-            lambda it: it.journal.keep_cursor(b"label", [1]),
+            lambda it: it.journal.keep_cursor(b"label", [2, 1]),
             lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
+            lambda it: (
+                it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 1_000),
+                it.write(),
+                it.journal.flush(()),
+            ),
             lambda it: it.journal.begin_blob(),
             lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
         ],
     )
-    def test_leaves_no_state_where_that_would_not_say_all(self, it, leave):
+    @pytest.mark.parametrize("again", ["restart", "kill"])
+    def test_leaves_to_a_start_all_that_leveldb_would_tell_it(self, it, disk, leave, again):
         it.put(b"a", b"b")
         it.write()
-        assert it.journal.resting_state()
         leave(it)
         it.write()
-        assert not it.journal.resting_state()
+        if again == "kill":
+            it.journal.close(it.journal.resting_state())
+            it.start()
+        else:
+            it.restart()
+        by_file, datas = it.journal.snapshot(), it.datas()
+        assert disk.handles[-1].closed or it.journal.is_open
+        it.journal.close()
+        (it.path / journal.STATE_NAME).unlink()
+        it.start()
+        by_leveldb = it.journal.snapshot()
+        for found in (by_file, by_leveldb):
+            found.state = _proto.encode_state(found.state)
+        assert by_file == by_leveldb
+        assert datas == it.datas()
+
+    def test_of_any_journal_spares_the_next_start_opening_leveldb(self, it, disk):
+        first, *_ = it.put(b"a", b"b", b"c")
+        it.journal.delay(Item(0, 0, 9_000, 0, b"later"), 5)
+        it.journal.keep_cursor(b"label", [2])
+        it.journal.note_expiring(expiring=True)
+        it.journal.flush([first])
+        it.journal.delay(Item(0, 0, 0, 0, b"last"), 7)
+        it.put(b"d")
+        it.restart()
+        disk.refuses = True
+        found = it.kill()
+        assert (found.kept, found.cursors, found.expiring) == ({1}, {b"label": [2]}, True)
+        assert (found.delayed_items, found.next_due_ms, counts(found)) == (1, 5, (2, 2))
+        disk.refuses = False
+        assert it.datas() == [b"a", b"d"]
+        assert [item.data for _, item in found.due(9, 10, 1 << 20)] == [b"last"]
+
+    def test_after_a_read_has_moved_the_floor_leaves_what_is_kept(self, it, monkeypatch):
+        monkeypatch.setattr(journal, "MAX_GONE", 2)
+        it.put(*[bytes([65 + i]) for i in range(9)])
+        for id in (2, 3, 4, 5, 7):
+            it.journal.remove(it.journal.find(id))
+        it.restart()
+        assert it.datas() == [b"A", b"F", b"H", b"I"]
+        assert it.journal.kept
+        it.committer.close()
+        it.journal.close(it.journal.resting_state())
+        it.start()
+        it.put(b"J")
+        it.write()
+        it.kill()
+        assert it.datas() == [b"A", b"F", b"H", b"I", b"J"]
+
+    def test_of_a_journal_that_was_deleted_and_named_again_leaves_its_flushed_items_flushed(self, it):
+        """They are due before LevelDB is written again, when it is not known to be there."""
+        it.journal.delay(Item(0, 0, 0, 0, b"deleted"), 5)
+        it.write()
+        it.journal.retire()
+        it.journal.revive(99)
+        assert it.journal.due(9, 10, 1 << 20) == []
+        it.come_to_rest()
+        assert [key for key, _ in it.journal._opened() if key[:1] == b"d"] == []
+        it.restart()
+        it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"new"]
+
+    def test_left_by_darner_1_0_0_is_read_and_brings_back_no_flushed_item(self, it, disk):
+        it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
+        it.put(b"a")
+        it.write()
+        it.journal.flush(())
+        it.put(b"b")
+        it.restart()
+        it.journal.close()
+        (it.path / journal.STATE_NAME).write_bytes(_proto.encode_state(it.journal.state))
+        disk.refuses = True
+        it.start()
+        assert counts(it.journal) == (1, 1)
+        disk.refuses = False
+        assert it.datas() == [b"b"]
+        it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"new"]
+
+    def test_whose_file_is_older_than_leveldb_is_an_error(self, it):
+        it.put(b"a")
+        it.restart()
+        older = (it.path / journal.STATE_NAME).read_bytes()
+        it.put(b"b")
+        it.restart()
+        (it.path / journal.STATE_NAME).write_bytes(older)
+        it.kill()
+        with pytest.raises(JournalError, match="LevelDB ends at change 2, and its file state is older"):
+            it.items()
 
     def test_does_not_bring_back_delayed_items_that_were_flushed(self, it):
         it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
@@ -966,6 +1062,202 @@ class TestRest:
         it.restart()
         it.come_to_rest()
         assert it.records() == []
+
+
+class TestDamage:
+    """Of what was there LevelDB has less than it had: that is said, and not taken for an empty journal."""
+
+    def log(self, it):
+        (log,) = it.path.glob("*.log")
+        return log
+
+    def written(self, it, *datas):
+        """Have each item be a write of its own; returns where these begin in LevelDB's log."""
+        starts = []
+        for data in datas:
+            starts.append(self.log(it).stat().st_size if it.journal.is_open else 0)
+            it.put(data)
+            it.write()
+        return starts
+
+    def flip(self, path, at):
+        content = bytearray(path.read_bytes())
+        content[at] ^= 1
+        path.write_bytes(content)
+
+    @pytest.mark.parametrize("again", ["kill", "restart"])
+    def test_in_the_middle_of_leveldbs_log_is_found_when_it_is_opened(self, it, again):
+        starts = self.written(it, b"a", b"b", b"c")
+        if again == "restart":
+            it.restart()
+        it.journal.close()
+        self.flip(self.log(it), starts[1] + 20)
+        before = {file: file.read_bytes() for file in it.path.iterdir() if file.is_file()}
+        with pytest.raises(JournalError, match=r"is damaged at byte .* darner repair"):
+            it.start().read(1, 10, 1 << 20)
+        assert {file: file.read_bytes() for file in it.path.iterdir() if file.is_file()} == before
+
+    def test_that_a_kill_leaves_at_the_end_of_leveldbs_log_is_none(self, it):
+        it.log.pin("somebody")
+        starts = self.written(it, b"a", b"b", b"c")
+        it.journal.close()
+        log = self.log(it)
+        log.write_bytes(log.read_bytes()[: starts[2] + 9])
+        it.start()  # the log has it
+        assert it.datas() == [b"a", b"b", b"c"]
+
+    @pytest.mark.parametrize("cut", [None, 3])
+    def test_at_the_end_of_leveldbs_log_is_found_if_the_log_does_not_have_it(self, it, cut):
+        starts = self.written(it, b"a", b"b", b"c")
+        it.journal.close()
+        log = self.log(it)
+        if cut is None:
+            self.flip(log, starts[2] + 20)
+        else:
+            log.write_bytes(log.read_bytes()[: starts[2] + cut])
+        shutil.rmtree(it.data / ".log")
+        for _ in range(2):
+            with pytest.raises(JournalError, match="end at change 2, and LevelDB had all up to 3"):
+                it.start()
+
+    def test_of_the_mark_alone_is_none(self, it):
+        self.written(it, b"a", b"b")
+        for content in (b"", b"garbage", None):
+            it.journal.close()
+            mark = it.path / journal.MARK_NAME
+            mark.unlink() if content is None else mark.write_bytes(content)
+            it.start()
+            assert it.datas() == [b"a", b"b"]
+
+    def test_of_what_is_read_is_told_at_the_end_of_what_is_there(self, it):
+        self.written(it, b"a", b"b", b"c")
+        it.journal.close()
+        with leveldb.DB(str(it.path)) as db:
+            db.delete(item_key(2))
+        it.start()
+        told = []
+        it.committer.on_damage = lambda _, error: told.append(str(error))
+        assert it.datas() == [b"a", b"c"]
+        it.journal.reads = it.journal.state.next_id
+        for _ in range(2):
+            with pytest.raises(JournalError, match="not as many items as are counted"):
+                it.journal.check_whole()
+        assert len(told) == 1
+        it.journal.flush(())
+        it.journal.check_whole()
+
+    def test_of_delayed_items_is_told_when_they_would_have_been_due(self, it):
+        it.journal.delay(Item(0, 0, 0, 0, b"lost"), 5)
+        it.journal.delay(Item(0, 0, 0, 0, b"there"), 6)
+        it.write()
+        key = next(key for key, _ in it.journal._opened() if key[:1] == b"d")
+        it.journal._opened().delete(key)
+        told = []
+        it.committer.on_damage = lambda _, error: told.append(str(error))
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"there"]
+        assert "2 delayed items are counted, and 1 there" in told[0]
+
+    def test_of_a_count_is_an_error_before_it_would_go_below_zero(self, it):
+        it.put(b"a", b"b")
+        it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
+        it.write()
+        it.journal.state.items = 1
+        it.journal.delayed_items = 0
+        it.journal.remove(it.journal.find(1))
+        before = it.journal.state.change
+        with pytest.raises(JournalError, match="not as many items as are counted"):
+            it.journal.remove(it.journal.find(2))
+        ((key, item),) = it.journal.due(9, 10, 1 << 20)
+        with pytest.raises(JournalError, match="not as many items as are counted"):
+            it.journal.join(key, item, 9)
+        assert it.journal.state.change == before
+
+    def test_of_a_count_that_the_log_finds_is_an_error_of_the_journal(self, it):
+        it.put(b"a")
+        it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
+        it.journal.state.items = it.journal.delayed_items = 0
+        it.write()
+        ((key, item),) = it.journal.due(9, 10, 1 << 20)
+        it.journal.delayed_items = 1
+        it.journal.join(key, item, 9)
+        with pytest.raises(JournalError, match="one more than are counted"):
+            it.kill()
+
+    def test_of_delayed_items_that_cannot_be_read_leaves_them_due(self, it, disk):
+        it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
+        it.restart()
+        it.journal.close()
+        disk.refuses = True
+        with pytest.raises(JournalError):
+            it.journal.due(9, 10, 1 << 20)
+        assert it.journal.next_due_ms <= 9
+        disk.refuses = False
+        it.write()
+        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"later"]
+
+
+class TestSetAside:
+    """A journal with which something went wrong that nobody has provided for."""
+
+    def set_aside(self, it):
+        it.committer.on_fault = lambda *_: None
+        it.committer.set_aside(it.journal, OverflowError("too large"))
+        return it.journal
+
+    def test_refuses_every_change_and_logs_none(self, it):
+        item, *_ = it.put(b"a", b"b")
+        work = self.set_aside(it)
+        before = it.log.position
+        for change in (
+            lambda: it.put(b"c"),
+            lambda: work.remove(item),
+            lambda: work.rewrite(item),
+            lambda: work.flush(()),
+            lambda: work.delay(Item(0, 0, 0, 0, b"later"), 5),
+            lambda: work.keep_cursor(b"label", [1]),
+            work.begin_blob,
+            work.retire,
+            lambda: work.revive(5),
+            work.announce,
+        ):
+            with pytest.raises(JournalError, match="internal error: OverflowError: too large"):
+                change()
+        assert it.log.position == before
+
+    def test_is_written_no_more_and_found_whole_by_the_next_start(self, it):
+        it.put(b"a")
+        it.write()
+        it.put(b"b")
+        it.committer.checkpoint(it.journal)
+        self.set_aside(it)
+        it.committer.tick()
+        it.committer.checkpoint(it.journal)
+        it.threads.run_all()  # the write that was under way
+        assert it.committer._active == {}
+        for _ in range(20):
+            it.log.roll()
+            it.threads.run_all()
+        it.committer.close()
+        it.kill()
+        assert it.datas() == [b"a", b"b"]
+
+    def test_lets_go_of_those_who_wait_for_room(self, it):
+        client = Client()
+        client.hold()
+        it.journal.crowding.append(client)
+        self.set_aside(it)
+        assert client.held == 0
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_grow(it):
+    it.journal.failing = error = JournalError("no room")
+    for _ in range(100):
+        with pytest.raises(JournalError):
+            it.put(b"a")
+    depth, traceback = 0, error.__traceback__
+    while traceback is not None:
+        depth, traceback = depth + 1, traceback.tb_next
+    assert depth < 20
 
 
 class TestOpening:
@@ -1032,6 +1324,33 @@ class TestOpening:
         with leveldb.DB(str(it.path)) as db:  # and lets go of it
             db.put(key, record)
         it.start()
+        assert it.datas() == [b"a"]
+
+    def test_that_fails_in_any_way_is_an_error_of_the_journal_and_lets_go_of_all(self, it, monkeypatch):
+        it.put(b"a")
+        it.write()
+        it.put(b"b")
+        it.journal.close()
+
+        def fail(*_):
+            raise RecursionError("too deep")
+
+        monkeypatch.setattr(journal, "read_mark", fail)
+        with pytest.raises(JournalError, match="internal error: RecursionError: too deep") as failure:
+            it.start(begin=False)
+        assert isinstance(failure.value.__cause__, RecursionError)
+        assert (it.committer._active, it.log._found_pins) == ({}, set())
+        monkeypatch.undo()
+        it.start()  # LevelDB was closed
+        assert it.datas() == [b"a", b"b"]
+
+    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+    def test_does_not_wait_for_what_lies_in_the_place_of_the_state(self, it, make):
+        it.put(b"a")
+        it.restart()
+        (it.path / journal.STATE_NAME).unlink()
+        make(it.path / journal.STATE_NAME)
+        it.kill()
         assert it.datas() == [b"a"]
 
     def test_refuses_a_file(self, it):

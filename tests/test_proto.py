@@ -541,11 +541,13 @@ class TestRecords:
             with pytest.raises(ValueError, match="list of ids"):
                 _proto.decode_ids(record)
 
-    def test_of_the_state_count_no_lower_than_nothing(self):
+    @pytest.mark.parametrize(("items", "size"), [(0, 5), (1, 6)])
+    def test_of_the_state_refuse_to_count_below_nothing(self, items, size):
         state = State(1, 2)
-        state.next_id, state.items, state.bytes = 9, 0, 5
-        state.drop(3, 7)
-        assert (state.items, state.bytes) == (0, 0)
+        state.next_id, state.items, state.bytes = 9, items, size
+        with pytest.raises(ValueError, match="one more than are counted"):
+            state.drop(3, 7)
+        assert (state.items, state.bytes) == (items, size)
 
     def test_of_a_version_to_come_are_refused_as_such(self):
         state = _proto.decode_chunk(_proto.encode_state(State(1, 2)))

@@ -5,7 +5,7 @@ from benches import NOW, Bench
 from doubles import record
 
 from darner import journal, queue
-from darner._proto import CHUNK_BYTES, ITEM_BYTES
+from darner._proto import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError
 from darner.queue import Queue, Waiter
 
@@ -344,6 +344,64 @@ class TestRefusal:
         with pytest.raises(JournalError):
             it.push(b"b")
         assert it.waiting() == [b"a"]
+
+
+class TestDamage:
+    """Items are counted, and not there."""
+
+    @pytest.fixture
+    def it(self, it):
+        it.push(b"a", b"lost", b"c")
+        it.commit()
+        it.journal._opened().delete(item_key(2))
+        it.kill()
+        return it
+
+    def test_is_an_error_behind_what_is_there_and_not_the_end(self, it):
+        assert [it.queue.pop().data for _ in range(2)] == [b"a", b"c"]
+        for fetch in (it.queue.pop, it.queue.reserve, it.queue.peek):
+            with pytest.raises(JournalError, match="not as many items as are counted"):
+                fetch()
+        it.restart()
+        with pytest.raises(JournalError, match="not as many items as are counted"):
+            it.queue.pop()
+
+    def test_does_not_keep_what_comes_later_from_being_fetched(self, it):
+        it.push(b"d")
+        assert [it.queue.pop().data for _ in range(3)] == [b"a", b"c", b"d"]
+        it.push(b"e")
+        assert it.queue.pop().data == b"e"
+        with pytest.raises(JournalError):
+            it.queue.pop()
+
+    def test_ends_with_a_flush(self, it):
+        it.queue.flush()
+        assert it.queue.pop() is None
+        it.push(b"d")
+        it.kill()
+        assert it.waiting() == [b"d"]
+
+    def test_of_what_is_reserved_meanwhile_is_found_just_so(self, it):
+        held = [it.queue.reserve(), it.queue.reserve()]
+        with pytest.raises(JournalError):
+            it.queue.reserve()
+        for item in held:
+            it.queue.close(item)
+        with pytest.raises(JournalError):
+            it.queue.reserve()
+
+
+def test_an_upload_that_fails_in_any_way_is_an_error_and_told(it):
+    faults = []
+    it.queue.on_fault = lambda _, error: faults.append(error)
+    upload = it.queue.upload(1, lambda: (it.queue,))
+    upload.write(b"x")
+    it.queue.clock = lambda: "noon"
+    told = []
+    upload.finish(0, 0, told.append, sync=False)
+    it.threads.run_all()
+    assert "internal error" in str(told[0])
+    assert faults == [told[0].__cause__]
 
 
 def test_a_deletion_harms_nobody_who_holds_an_item(it):

@@ -7,7 +7,6 @@ queues: they are in both, or in none. Threads do their tasks in any order.
 """
 
 import contextlib
-import gc
 import itertools
 import os
 import random
@@ -23,7 +22,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from system import Killed, System
 
@@ -160,9 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _start(self, calls=0):
         while True:
             self.offload = Offload()
-            self.broker = Broker(
-                self.data, lambda: self.now, self.offload, settings_for=self._settings_for
-            )
+            self.broker = Broker(self.data, lambda: self.now, self.offload, settings_for=self._settings_for)
             self.holds, self.uploads, self.readers, self.clients = [], [], [], []
             self.system.calls_left = calls
             try:
@@ -789,9 +785,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.system.calls_left = 0
         for other in NAMES:
             self._reconcile(other)
-        may_hold = {
-            name: before[name] + twin.may_hold(power_cut=False) for name, twin in self.twins.items()
-        }
+        may_hold = {name: before[name] + twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
         for each, states in parts.items():
             if not self.twins[each].unsure:
                 may_hold[each] += states

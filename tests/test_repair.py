@@ -9,7 +9,7 @@ import pytest
 from brokers import Data
 from click.testing import CliRunner
 from doubles import Silence
-from running import running
+from running import running, until
 
 from darner import _proto, broker, leveldb
 from darner.broker import directory_of
@@ -304,6 +304,52 @@ class TestDamage:
         assert data.read_all(b"work") == [b"acknowledged"]
         data.close()
 
+    @pytest.mark.parametrize("again", ["restart", "kill"])
+    def test_a_bit_in_leveldbs_log_is_flipped(self, path, silence, again):
+        """LevelDB itself would leave out all up to its next block, and say nothing."""
+        data = Data(path)
+        data.push(b"sound", b"one")
+        for n in range(1, 20):
+            data.push(b"work", body(n))
+            data.write_out_once()
+        data.close() if again == "restart" else data.end()
+        (log,) = (path / "work").glob("*.log")
+        damage(log, body(7)[:6])
+        before = log.read_bytes()
+        data = Data(path)
+        with pytest.raises(JournalError, match=r"is damaged at byte \d+, and goes on behind that"):
+            data.read(b"work")
+        assert data.read(b"sound") == b"one"
+        data.push(b"sound", b"one")
+        data.write_out()
+        assert log.read_bytes() == before
+        assert any("is damaged at byte" in str(fields.get("reason")) for _, fields in silence.lines)
+        data.close()
+        assert any("LevelDB is damaged" in text for text in problems(path)["work"])
+        repaired = repair(path, b"work")
+        found, (items, _) = numbers(path)
+        if again == "kill":  # the other log has all of it
+            assert found == list(range(1, 20))
+        else:
+            assert any("13 items" in text and "lost" in text for text in repaired.losses)
+            assert (found, items) == (list(range(1, 7)), 6)
+
+    def test_the_end_of_leveldbs_log_is_lost_without_a_clean_end_and_the_other_has_not_got_it(self, path):
+        data = Data(path)
+        data.push(b"sound", b"one")
+        for n in range(1, 6):
+            data.push(b"work", body(n))
+            data.write_out_once()
+        data.end()
+        shutil.rmtree(path / ".log")
+        (log,) = (path / "work").glob("*.log")
+        damage(log, body(5)[:6])
+        text = "; ".join(problems(path)["work"])
+        assert "LevelDB and the log end at change 4, and LevelDB had all up to 5" in text
+        assert "had all up to 5" in is_out_of_service(path)
+        assert any("changes 5 to 5 are lost" in text for text in repair(path, b"work").losses)
+        assert (problems(path)["work"], numbers(path)[0]) == ([], [1, 2, 3, 4])
+
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
         data.push(b"work", *map(body, range(1, 11)))
@@ -575,6 +621,24 @@ class TestCommand:
 
     def test_a_mistake_is_one_line(self, closed):
         assert self.run("repair", closed, "none") == (1, f"darner: {closed} has no queue none\n")
+
+    def test_the_server_says_what_leveldb_would_not_and_serves_the_others(self, path):
+        log = path / "work" / "000003.log"
+        with running(path) as server:
+            with contextlib.closing(server.connect()) as wire:
+                assert wire.set(b"sound", b"one") == b"STORED\r\n"
+                for n in range(3):
+                    assert wire.set(b"work", body(n)) == b"STORED\r\n"
+                    until(lambda n=n: log.exists() and log.stat().st_size > (n + 1) * len(body(n)))
+            assert server.stop() == 0
+            damage(log, body(0)[:6])
+            server.start()
+            with contextlib.closing(server.connect()) as wire:
+                assert wire.ask(b"get work\r\n").startswith(b"SERVER_ERROR ")
+                assert wire.get(b"sound") == b"one"
+            server.kill()
+            code, text = self.run("check", path)
+            assert (code, "work: LevelDB is damaged" in text) == (1, True)
 
     def test_the_server_sets_a_damaged_queue_aside_and_takes_it_back_when_it_is_repaired(self, closed):
         (closed / "work" / "CURRENT").unlink()

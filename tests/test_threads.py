@@ -54,6 +54,19 @@ class TestWork:
 
         assert str(run(scenario)) == "no room"
 
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+    def test_that_would_end_a_thread_is_told_so_and_does_not(self, error):
+        def end():
+            raise error
+
+        async def scenario(threads):
+            told = [asyncio.Future() for _ in range(5)]
+            for each in told:
+                threads.offload(end, each.set_result)
+            return [str(await each) for each in told]
+
+        assert run(scenario) == [f"{error.__name__}()"] * 5
+
     def test_that_can_wait_holds_up_none_that_cannot(self):
         async def scenario(threads):
             go_on, told = threading.Event(), asyncio.Future()

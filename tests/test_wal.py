@@ -775,6 +775,52 @@ class TestRoom:
         process.writer().write(b"b")
         assert Process(directory).found() == [b"a", b"b"]
 
+    def test_that_is_made_when_it_is_asked_for_is_used_at_once(self, directory, room):
+        threads = Offload()
+        log = Process(directory, threads).log
+        asked = []
+
+        def make_room(error):
+            asked.append(error.errno)
+            room.full = False
+            return True
+
+        log.on_full = make_room
+        room.full = True
+        log.roll()  # there is no spare one yet
+        assert asked == [errno.ENOSPC]
+        room.full = True
+        threads.run_all()  # the spare one
+        assert asked == [errno.ENOSPC] * 2
+        assert log.segment.refusal is None
+
+    def test_that_cannot_be_made_is_asked_for_once(self, directory, room):
+        threads = Offload()
+        log = Process(directory, threads).log
+        asked = []
+        log.on_full = asked.append
+        room.full = True
+        with pytest.raises(JournalError, match="cannot begin a segment"):
+            log.roll()
+        assert len(asked) == 1
+        threads.run_all()
+        assert len(asked) == 2
+        assert log.segment.refusal is not None
+
+    def test_that_is_short_has_written_what_keeps_more_than_a_segment(self, directory):
+        log = Process(directory).log
+        asked = []
+        log.on_long = asked.extend
+        writers = [Writer(log, name) for name in (b"work", b"play", b"rest")]
+        for writer in writers[:2]:
+            writer.write(b"a")
+            log.roll()
+        assert asked == []
+        log.is_short = True
+        writers[2].write(b"a")
+        log.roll()
+        assert asked == [writers[0]]
+
     def test_of_a_name_that_cannot_be_given_is_kept(self, directory, monkeypatch):
         log = Process(directory).log
         writer = Writer(log).write(b"a")
