@@ -196,8 +196,6 @@ def check(data: Path, queue: str | None) -> None:
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
             _say(f"{report.where}: {text}")
-            if report.note:
-                _say(f"{report.where}: {report.note}")
     if can_be_repaired:
         _say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
     if failed or errors.count:

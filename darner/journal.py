@@ -256,7 +256,8 @@ def check_whose(path: Path) -> None:
 
 
 def quarantined(path: Path) -> tuple[int, int]:
-    """Return of how many damaged items, and of how many tables, something lies in a queue's directory."""
+    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
+    directory."""
     try:
         names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
     except OSError:

@@ -253,6 +253,15 @@ class TestLeftovers:
         for name in (".damaged-work-1", ".repair-work", ".trash", ".log/lost-3"):
             assert sum(f"path={path / name}" in line for line in lines) == 1
 
+    def test_of_damage_that_a_server_has_met_are_warned_of_and_no_fault(self, path):
+        aside = path / "work" / "damaged"
+        aside.mkdir()
+        for name in ("7.record", "8.record", "8", "000005.ldb"):
+            (aside / name).touch()
+        done = run("check", path, "work")
+        assert (done.returncode, done.stdout) == (0, "work: ok, items=2 bytes=6\n")
+        assert f"queue=work items=2 tables=1 path={aside} action=" in done.stderr
+
     def test_of_a_repair_that_was_cut_off_between_two_steps_are_an_error(self, path):
         (path / "work").rename(path / ".damaged-work-1")
         (path / ".repair-work" / "queue").mkdir(parents=True)
