@@ -7,8 +7,9 @@ chunks. A chunk's record is its checksum and its bytes; all chunks but the last 
 import contextlib
 import errno
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
 from typing import BinaryIO
@@ -176,6 +177,17 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def link_or_copy(file: Path, path: Path) -> None:
+    """Have a file under another name, too: without taking room, if the file system can do that. Raises
+    FileExistsError if there is one of that name, OSError if it cannot be done."""
+    try:
+        path.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(file, path)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Have a file with this content on the disk, or the one before as it was; OSError if that fails."""
     new = path.with_name(path.name + ".new")
@@ -265,6 +277,16 @@ def sync_name(directory: Path) -> None:
         sync_directory(parent)
         if not parent.name.endswith("%"):  # that goes on in a directory inside
             break
+
+
+def sync_links(paths: Iterable[Path]) -> None:
+    """Have files of blobs, and their names, on the disk."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # the item is gone
+            sync_file(path)
+            for directory in (path.parent, path.parent.parent):
+                sync_directory(directory)
+            sync_name(path.parent.parent)
 
 
 class BlobReader:

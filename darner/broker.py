@@ -20,7 +20,7 @@ import structlog
 
 from darner import foreign, trash
 from darner._proto import Item, valid_name
-from darner.blob import Offload, sync_directory, sync_name
+from darner.blob import Offload, sync_directory, sync_links, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
@@ -899,16 +899,27 @@ class Broker:
         self._defer(work, done)
 
     def _shut(self, journal: Journal) -> None:
-        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
+        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first. And have what other
+        queues have from there on the disk under their names."""
         journal.writing = True
+        links = list(self._committer.links)
+
+        def work() -> None:
+            sync_links(links)
+            journal.close()
 
         def done(error: Exception | None) -> None:
             journal.go_on()
-            if error is not None:
+            if error is None:
+                self._committer.forget_links(links)
+            elif not isinstance(error, OSError):
                 self._committer.set_aside(journal, error)
+            else:
+                self._say_undying(journal, error)
+                return  # at the next tick again
             self.reap()
 
-        self._defer(journal.close, done)
+        self._defer(work, done)
 
     def _empty_trash(self) -> None:
         try:
@@ -971,7 +982,7 @@ class Broker:
                 waits = True
             elif journal.busy:
                 continue
-            elif journal.is_open:
+            elif journal.is_open or self._committer.links:
                 self._shut(journal)
             else:
                 try:

@@ -77,6 +77,8 @@ cdef class Journal:
         object _place
         object _closed_for
         set _told
+        object _home
+        dict _origins
         Py_ssize_t _told_quarantined
         list _quarantined
         list _mended

@@ -39,7 +39,16 @@ from typing import Any, Protocol
 
 from darner import _proto, foreign, leveldb, leveldb_log, snapshot, table
 from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
-from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
+from darner.blob import (
+    BlobReader,
+    Offload,
+    file_bytes,
+    link_or_copy,
+    sync_directory,
+    sync_file,
+    sync_name,
+    write_whole,
+)
 from darner.errors import (
     DamagedError,
     DamagedItemError,
@@ -119,6 +128,8 @@ LEAST_RECORDS = 20_000
 LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
+
+BLOB_ID_BYTES = 8
 
 # What is said of a file that can be copied, but not linked: it is on another file system, or that has no
 # links.
@@ -459,15 +470,16 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
-        "_has_mark", "_has_paused", "_has_state", "_last_looked_at", "_live_from", "_looked_over", "_mended",
-        "_must_exist", "_number", "_place", "_quarantined", "_rejected", "_segment", "_state_key",
-        "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
-        "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors",
-        "damaged_items", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "fault",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due", "offload", "path", "reads",
-        "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for",
+        "_db", "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to",
+        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_live_from",
+        "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place", "_quarantined",
+        "_rejected", "_segment", "_state_key", "_stored_state", "_told", "_told_quarantined",
+        "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch",
+        "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes", "delayed_items",
+        "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept", "log", "lost",
+        "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id",
+        "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -478,9 +490,11 @@ class Journal:
         log: Log | None,
         created_ms: int,
         lives: Sequence[Life] = (),
+        home: Path | None = None,
     ) -> None:
         """Open the journal in `path`, and bring it up to what the log says of the lives of this name; or
         begin one, if `path` is absent or empty, whose directory is made when its first batch is written.
+        `home` is the directory of which `path` is a copy, if it is one.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
@@ -551,6 +565,9 @@ class Journal:
         # the file by which an open LevelDB's directory is known again, and why it was not opened
         self._place = (0, 0)
         self._closed_for: JournalError | None = None
+        # where blobs were linked from, as the log has it, and the directory from which that is to be found
+        self._origins: dict[int, Path] = {}
+        self._home = home or path
         # what could not be read, as it was told
         self._told: set[str] = set()
         # whether a write has failed since it was opened
@@ -897,11 +914,11 @@ class Journal:
         """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
         the machine, and the log alone did. And do not delete the blobs of the others."""
         for item in list(self.batch.puts.values()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._remove(item.id, item.size, item.blob)
                 self.lost += 1
         for key, item in list(self.batch.delayed.items()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._end_delay(key, item)
                 self._discount(item)
                 self._doom(item.blob)
@@ -909,12 +926,28 @@ class Journal:
         live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
         self.begun.clear()
+        self._origins.clear()
 
     def _is_whole(self, item: Item) -> bool:
         try:
             return self.blob_path(item.blob).stat().st_size == file_bytes(item)
         except OSError:
             return False
+
+    def _link_again(self, item: Item) -> bool:
+        """Have the blob of an item that came from another queue, or went to several, linked to where it came
+        from: its own name was lost with the machine. Returns whether it is whole then."""
+        path, origin = self.blob_path(item.blob), self._origins.get(item.blob)
+        if origin is None:
+            return False
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.unlink(missing_ok=True)
+            link_or_copy(origin, path)
+        except (OSError, ValueError):
+            return False
+        self._writes.note_link(path)
+        return self._is_whole(item)
 
     def _redo(self, kind: int, payload: bytes) -> None:
         numbers = _numbers(kind, payload)
@@ -923,6 +956,8 @@ class Journal:
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._check_given_out(id)
+            if blob:  # another queue may have it, and miss its link: this file stays until it does not
+                self.bind()
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
             stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
@@ -930,7 +965,9 @@ class Journal:
                 self._check_given_out(id)
             self._flush(stay)
         elif kind == Change.BLOB:
-            (blob,) = numbers
+            blob = numbers[0]
+            if len(payload) > BLOB_ID_BYTES:
+                self._origins[blob] = self._home / os.fsdecode(payload[BLOB_ID_BYTES:])
             self._begin_blob(blob)
             self.doomed.append((blob, self.state.change))
         elif kind == Change.RETIRE:
@@ -984,8 +1021,9 @@ class Journal:
 
     def resting_state(self) -> bytes:
         """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
-        compacted, which is for who has it open."""
-        is_tidy = not self.to_be_compacted
+        compacted, which is for who has it open. Of one that is deleted ends of blobs are not written any
+        more."""
+        is_tidy = not (self.to_be_compacted or self.state.deleted)
         is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
         return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
@@ -1520,11 +1558,12 @@ class Journal:
 
     # Blobs
 
-    def begin_blob(self) -> int:
-        """Begin a blob, which belongs to no item yet; returns its id."""
+    def begin_blob(self, origin: Path | None = None) -> int:
+        """Begin a blob, which belongs to no item yet, and is to be a link to `origin`; returns its id."""
         self.check()
         blob = self.state.next_blob
-        self._log(Change.BLOB, blob.to_bytes(8, "big"))
+        place = b"" if origin is None else os.fsencode(os.path.relpath(origin, self.path))
+        self._log(Change.BLOB, blob.to_bytes(BLOB_ID_BYTES, "big") + place)
         self._begin_blob(blob)
         return blob
 
@@ -1542,7 +1581,7 @@ class Journal:
         given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
         was.
         """
-        blob = self.begin_blob()
+        blob = self.begin_blob(file)
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -1620,13 +1659,18 @@ class Journal:
             self._mark()
 
     def _delete_unknown_blobs(self) -> None:
-        """Delete the files of blobs that were begun in a change that was lost with the machine."""
+        """Delete the files of blobs that were begun in a change that was lost with the machine: for good, for
+        a later start may not know them from others."""
         known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
+            is_any = False
             for file in (self.path / BLOBS_NAME).iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= self.state.next_blob or not (self._exists or blob in known):
+                    is_any = True
                     file.unlink()
+            if is_any:
+                sync_directory(self.path / BLOBS_NAME)
 
     def _staged_items(self) -> list[Item]:
         return [*self.batch.puts.values(), *self.batch.delayed.values()]
