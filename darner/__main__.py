@@ -1,13 +1,15 @@
 """The console script `darner`, and `python -m darner`: what has to be so before anything else is loaded."""
 
-from darner import signals, standard
+from darner import signals
 
 
 def main() -> None:
     """Run the command line."""
-    standard.open_all()
     signals.hold_back()
-    # It takes 0.2 s to load, in which a signal is not to end the process with a traceback, or by surprise.
+    # the rest takes 0.2 s to load, in which none is to end the process by surprise or with a traceback
+    from darner import standard  # noqa: PLC0415
+
+    standard.open_all()
     from darner.cli import main as run  # noqa: PLC0415
 
     run()

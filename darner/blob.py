@@ -5,21 +5,26 @@ chunks. A chunk's record is its checksum and its bytes; all chunks but the last 
 """
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+import shutil
+import stat
+from collections.abc import Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
 from typing import BinaryIO
 
 from darner import _proto
 from darner._proto import CHUNK_BYTES, Item
-from darner.errors import DamagedError, JournalError
+from darner.errors import DamagedItemError, JournalError
 from darner.leveldb import failure
 
 # How many bytes a sender may have waiting to be written before it has to wait.
 CROWDED_BYTES = 128 << 10
 # How many bytes are read at once.
 SLICE_BYTES = 256 << 10
+# How many bytes are found whole at once: others have their turn then.
+VERIFY_BYTES = 4 << 20
 CHECKSUM_BYTES = 4
 
 # Runs the first function in another thread, then the second, with the first one's error or None, on
@@ -172,9 +177,36 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def link_or_copy(file: Path, path: Path) -> None:
+    """Have a file under another name, too: without taking room, if the file system can do that. Raises
+    FileExistsError if there is one of that name, OSError if it cannot be done."""
+    try:
+        path.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(file, path)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Have a file with this content on the disk, or the one before as it was; OSError if that fails."""
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        sync_directory(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
 def read_whole(path: Path, size: int) -> bytes:
     """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
-    be had."""
+    be had; DamagedItemError if it is damaged."""
     try:
         with path.open("rb") as file:
             return b"".join(
@@ -182,7 +214,14 @@ def read_whole(path: Path, size: int) -> bytes:
                 for left in range(size, 0, -CHUNK_BYTES)
             )
     except (OSError, ValueError) as error:
-        raise failure(f"cannot read {path}", error) from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: Exception) -> JournalError:
+    """The error that says why a blob cannot be read, by whether that may pass."""
+    is_damage = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    what = f"cannot read {path}"
+    return DamagedItemError(f"{what}: {error}") if is_damage else failure(what, error)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -240,8 +279,19 @@ def sync_name(directory: Path) -> None:
             break
 
 
+def sync_links(paths: Iterable[Path]) -> None:
+    """Have files of blobs, and their names, on the disk."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # the item is gone
+            sync_file(path)
+            for directory in (path.parent, path.parent.parent):
+                sync_directory(directory)
+            sync_name(path.parent.parent)
+
+
 class BlobReader:
-    """Reads a blob slice by slice. It can be read to the end even if its file is deleted meanwhile."""
+    """Reads a blob slice by slice, once all of it was found whole, or at once. It can be read to the end even
+    if its file is deleted meanwhile."""
 
     __slots__ = (
         "_chunk_bytes",
@@ -253,16 +303,20 @@ class BlobReader:
         "_offload",
         "_path",
         "_ready",
+        "_unverified",
         "blob",
     )
 
     def __init__(self, path: Path, item: Item, offload: Offload) -> None:
-        """Open the blob of `item`. Raises JournalError if it is not there or not whole."""
+        """Open the blob of `item`. Raises JournalError if that cannot be; DamagedItemError if it is not there
+        or has another size."""
         self.blob = item.blob
         self._path = path
         self._offload = offload
         self._chunk_bytes = item.chunk_bytes
         self._left = item.size
+        # how many bytes are still to be found whole
+        self._unverified = item.size
         self._data = b""
         self._error: JournalError | None = None
         # whom to tell when a slice is there; None while none is being read
@@ -270,13 +324,32 @@ class BlobReader:
         self._closed = False
         expected = file_bytes(item)
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # to open it might have to be waited for
+                raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))
             self._file: BinaryIO = path.open("rb")
-            found = os.fstat(self._file.fileno()).st_size
         except OSError as error:
-            raise failure(f"cannot read {path}", error) from error
+            raise _failure(path, error) from error
+        found = status.st_size
         if found != expected:
             self._file.close()
-            raise DamagedError(f"{path} is damaged: it has {found} bytes, not {expected}")
+            raise DamagedItemError(f"{path} is damaged: it has {found} bytes, not {expected}")
+
+    def verify(self, ready: Callable[[], None]) -> bool:
+        """Return whether all bytes are whole; False while that is found out: then `ready` is called when it
+        goes on. Nothing is to be read before.
+
+        Raises DamagedItemError if they are not, JournalError if they cannot be read.
+        """
+        if self._ready is not None:
+            return False
+        if self._error is not None:
+            raise self._error
+        if not self._unverified:
+            return True
+        self._ready = ready
+        self._offload(self._verify, self._done)
+        return False
 
     def read(self, ready: Callable[[], None]) -> bytes | None:
         """Return the next bytes, b"" at the end, or None: then `ready` is called when there are some.
@@ -300,6 +373,22 @@ class BlobReader:
         if self._ready is None:
             self._file.close()
 
+    def _verify(self) -> None:
+        if self._left <= SLICE_BYTES:  # it is kept, and read just once
+            self._read()
+            self._unverified = 0
+            return
+        stop = max(0, self._unverified - VERIFY_BYTES)
+        while self._unverified > stop:
+            take = min(self._unverified, self._chunk_bytes)
+            record = self._file.read(take + CHECKSUM_BYTES)
+            _proto.check_chunk(record)
+            if len(record) != take + CHECKSUM_BYTES:
+                raise ValueError("it ends too soon")
+            self._unverified -= take
+        if not self._unverified:
+            self._file.seek(0)
+
     def _read(self) -> None:
         chunks = []
         size = 0
@@ -314,7 +403,7 @@ class BlobReader:
 
     def _done(self, error: Exception | None) -> None:
         if error is not None:
-            self._error = failure(f"cannot read {self._path}", error)
+            self._error = _failure(self._path, error)
         ready, self._ready = self._ready, None
         if self._closed:
             self._file.close()

@@ -1,7 +1,7 @@
 """The set of queues: find or make one by name, delete it, and what concerns all of them.
 
 Knows the data directory's layout: a directory a queue, its name percent-encoded. No socket and no event
-loop; the clock, and how to run something in another thread, are handed in.
+loop; the clocks, and how to run something in another thread, are handed in.
 """
 
 import contextlib
@@ -20,19 +20,28 @@ import structlog
 
 from darner import foreign, trash
 from darner._proto import Item, valid_name
-from darner.blob import Offload, sync_directory, sync_name
+from darner.blob import Offload, sync_directory, sync_links, sync_name
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
-from darner.errors import DarnerError, FaultError, JournalError, StartError, StatusError
+from darner.errors import (
+    DamagedItemError,
+    FaultError,
+    JournalError,
+    MendingError,
+    StartError,
+    StatusError,
+)
 from darner.fanout import Fanout, parent_of
 from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
-from darner.queue import DEFAULTS, Clock, Queue, Reader, Source, Upload
+from darner.queue import DEFAULTS, Queue, Reader, Source, Upload, move
 from darner.reserve import FILE_NAME as RESERVE_NAME
 from darner.reserve import Reserve, is_full
+from darner.runs import Runs
 from darner.status import QUIESCENT, STATUSES, Status
+from darner.timeline import Clock, Timeline
 from darner.wal import Client, Life, Log
 
 log = structlog.get_logger()
@@ -131,7 +140,8 @@ def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
     if not valid_name(name) or directory == directory_of(name, folds_case=folds):
         return valid_name(name)
     return directory == directory_of(name, folds_case=not folds) and any(
-        (data / directory / file).exists() for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
+        os.path.exists(data / directory / file)  # noqa: PTH110  # raises nothing
+        for file in ("CURRENT", STATE_NAME, BLOBS_NAME)
     )
 
 
@@ -312,17 +322,26 @@ class Broker:
         max_open: int = MAX_OPEN,
         defer: Offload | None = None,
         reserve_bytes: Callable[[], int] = lambda: 0,
+        monotonic: Clock | None = None,
+        boot: int = 0,
     ) -> None:
-        """`settings_for` says what is set for the queue of a name, `aliases` the queues behind each name
-        that is one; `grace_ms` is the grace period of a stricter status. Sets are refused while `free_bytes`,
-        what is free on the disk (OSError if that cannot be told), is below `min_free_bytes`. Of the queues'
-        LevelDBs, `max_open` are open at once. `offload` is for what a client waits for, `defer` for the
-        rest, if that is another. `reserve_bytes` says how much room is held back, for when the disk is full;
-        it is asked once the data directory is there."""
+        """`clock` is the wall clock. `settings_for` says what is set for the queue of a name, `aliases` the
+        queues behind each name that is one; `grace_ms` is the grace period of a stricter status. Sets are
+        refused while `free_bytes`, what is free on the disk (OSError if that cannot be told), is below
+        `min_free_bytes`. Of the queues' LevelDBs, `max_open` are open at once. `offload` is for what a client
+        waits for, `defer` for the rest, if that is another. `reserve_bytes` says how much room is held back,
+        for when the disk is full; it is asked once the data directory is there. `monotonic` is the ms since
+        the machine's start `boot`: see `Runs`; without it all goes by the wall clock, which then must not be
+        set."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
+        self._wall = clock
+        # gives the stamp of the moment, and so how much time has passed; before `open` there is no other
         self._clock = clock
+        self._monotonic = monotonic
+        self._runs = Runs(data, boot)
+        self._times = Timeline(clock)
         self._offload = offload
         self._defer = defer or offload
         self.log: Log
@@ -422,9 +441,15 @@ class Broker:
             self._committer.on_recovery = self._say_recovery
             self._committer.on_fault = self._take_out
             self._committer.on_damage = self._say_damage
+            self._committer.on_quarantine = self._say_quarantine
+            self._committer.on_resume = self._resume
+            if self._monotonic is not None:
+                self._times = self._runs.begin(self._wall, self._monotonic)
+            self._clock = self._times.now
             self.status.load()
             self._empty_trash()
             self._recover()
+            self._follow_clock()
         except OSError as error:
             self._lock.close()
             raise unusable(self._data, error) from error
@@ -497,7 +522,7 @@ class Broker:
         if name in self._emptied and not (lives and lives[-1].retired):
             raise self._emptied[name]
         while not (lives and lives[-1].retired and (name in self._emptied or not path.exists())):
-            journal = Journal(name, path, self._committer, self.log, self._clock(), lives)
+            journal = Journal(name, path, self._committer, self.log, self._wall(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
                 break
@@ -520,7 +545,7 @@ class Broker:
         if not settings.durable:
             say_in_memory(journal.name)
         try:
-            queue = Queue(journal.name, journal, self._clock, settings)
+            queue = Queue(journal.name, journal, self._clock, settings, self._times)
         except Exception:
             self._committer.discard(journal)
             self.log.unpin(journal)
@@ -542,6 +567,7 @@ class Broker:
 
     def close(self) -> None:
         """Write what is staged and close every queue; nothing may be being written."""
+        self._follow_clock()
         self._committer.close()
         for journal in self._journals():
             try:
@@ -578,7 +604,8 @@ class Broker:
         if name in self._emptied:
             raise self._emptied[name].with_traceback(None)
         settings = self.settings_for(name)
-        queue = Queue(name, self._journal(name, durable=settings.durable), self._clock, settings)
+        journal = self._journal(name, durable=settings.durable)
+        queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
         self.queue_creates += 1
         log.debug("queue created", queue=name.decode(errors="replace"))
@@ -587,16 +614,16 @@ class Broker:
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
         path = self._path_of(name)
         if not durable:
-            return Journal(name, path, self._committer, None, self._clock())
+            return Journal(name, path, self._committer, None, self._wall())
         if name not in self._retired:
-            journal = Journal(name, path, self._committer, self.log, self._clock())
+            journal = Journal(name, path, self._committer, self.log, self._wall())
             with contextlib.suppress(
                 JournalError
             ):  # then a kill may take it along before anything is set on it
                 journal.announce()
             return journal
         journal, _ = self._retired[name]
-        journal.revive(self._clock())
+        journal.revive(self._wall())
         del self._retired[name]
         return journal
 
@@ -880,16 +907,27 @@ class Broker:
         self._defer(work, done)
 
     def _shut(self, journal: Journal) -> None:
-        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first."""
+        """Close the LevelDB of a deleted queue, in a thread: it ends a compaction first. And have what other
+        queues have from there on the disk under their names."""
         journal.writing = True
+        links = list(self._committer.links)
+
+        def work() -> None:
+            sync_links(links)
+            journal.close()
 
         def done(error: Exception | None) -> None:
             journal.go_on()
-            if error is not None:
+            if error is None:
+                self._committer.forget_links(links)
+            elif not isinstance(error, OSError):
                 self._committer.set_aside(journal, error)
+            else:
+                self._say_undying(journal, error)
+                return  # at the next tick again
             self.reap()
 
-        self._defer(journal.close, done)
+        self._defer(work, done)
 
     def _empty_trash(self) -> None:
         try:
@@ -952,7 +990,7 @@ class Broker:
                 waits = True
             elif journal.busy:
                 continue
-            elif journal.is_open:
+            elif journal.is_open or self._committer.links:
                 self._shut(journal)
             else:
                 try:
@@ -967,6 +1005,7 @@ class Broker:
         second."""
         self._ticks += 1
         for what, step in {
+            "clock": lambda: self._follow_clock(self._offload),
             "status": self._enforce_status,
             "room on the disk": self._look_for_space,
             "log": self.log.tick,
@@ -995,6 +1034,10 @@ class Broker:
         if not self._unswept:
             self._unswept.extend(self._stirring)
         self._sweep()
+
+    def _follow_clock(self, offload: Offload | None = None) -> None:
+        if self._monotonic is not None:
+            self._runs.follow(self._times, offload)
 
     def _say_refusal(self) -> None:
         refusal = cast("JournalError | None", self.log.segment.refusal)
@@ -1085,6 +1128,12 @@ class Broker:
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 
+    def _resume(self, journal: Journal) -> None:
+        """Serve those who wait for items of a queue that can be read on."""
+        queue = self.queues.get(journal.name)
+        if queue is not None:
+            self._stir(queue)
+
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
         if queue is self.queues.get(queue.name):
@@ -1119,6 +1168,8 @@ class Broker:
             takes_in = queue.journal.failing is None and self.log.segment.refusal is None
             queue.sweep(may_join=self._may_move and takes_in)
             self._said.pop(queue.name, None)
+        except MendingError:  # it is swept again when it can be read on
+            pass
         except JournalError as error:
             # why a move fails is said already
             if queue.name not in self._stuck and self._said.get(queue.name) != str(error):
@@ -1159,16 +1210,16 @@ class Broker:
         if queue is not None:
             queue.fail_waiters(fault)
 
-    def _move(self, source: Queue, item: Item, name: bytes) -> None:
-        """Put an item that leaves `source` into what `name` is the name of. JournalError if that fails."""
+    def _move(self, source: Queue, item: Item, name: bytes) -> Sequence[Queue]:
+        """Put an item that leaves `source` into what `name` is the name of, but not into `source` itself;
+        returns the queues that have it. JournalError if that fails: none has it then."""
         try:
             if not (self._may_move or (self._let_go() and self._may_move)):
                 raise JournalError("the disk is full")
-            targets = self._targets(name)
-            for target in targets:
-                target.journal.check()
-            for target in targets:
-                self._adopt_item(target, item, source)
+            targets = [target for target in self._targets(name) if target is not source]
+            move(item, source.journal, targets)
+        except DamagedItemError:
+            raise
         except JournalError as error:
             if source.name not in self._stuck:
                 self._stuck.add(source.name)
@@ -1182,15 +1233,7 @@ class Broker:
             raise
         self._stuck.discard(source.name)
         source.journal.bind()
-
-    def _adopt_item(self, target: Queue, item: Item, source: Queue) -> None:
-        try:
-            target.adopt(item, source.journal)
-        except DarnerError:
-            raise
-        except Exception as error:
-            self.set_aside(target, error)
-            raise FaultError(error) from error
+        return targets
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Something was set on these queues, as reply `slot` of `client` says: have it wait for the disk
@@ -1211,7 +1254,7 @@ class Broker:
         if self._sync_ms is None:
             return
         left_ms = self._sync_ms - self._clock()
-        if left_ms > 0:  # it was called for a later time, or the clock was set back
+        if left_ms > 0:  # it was called for a later time
             self.call_later(left_ms, self._sync)
         else:
             self._sync_ms = None
@@ -1263,6 +1306,16 @@ class Broker:
             queue=journal.name.decode(errors="replace"),
             reason=error.reason,
             action=error.action,
+        )
+
+    @staticmethod
+    def _say_quarantine(journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        log.error(
+            "damage put aside, what is behind it is served",
+            queue=journal.name.decode(errors="replace"),
+            ids=ids,
+            reason=reason,
+            kept="nothing is left" if where is None else str(where),
         )
 
     @staticmethod

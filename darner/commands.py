@@ -19,9 +19,11 @@ from darner.config import QueueSettings
 from darner.cursor import MARK
 from darner.errors import (
     ConfigError,
+    DamagedItemError,
     DarnerError,
     ItemTooLargeError,
     JournalError,
+    MendingError,
     QueueFullError,
     StatusError,
     UnavailableError,
@@ -32,7 +34,7 @@ from darner.queue import Queue, Source, Upload, Waiter
 from darner.status import STATUSES
 
 if TYPE_CHECKING:
-    from darner.connection import Connection
+    from darner.connection import Connection, Stream
 
 END = b"END\r\n"
 STORED = b"STORED\r\n"
@@ -179,9 +181,9 @@ def get(connection: "Connection", request: Request) -> None:
         _get_otherwise(connection, request, queue)
         return
     try:
-        item = queue.pop()
+        item = queue.take()
     except JournalError as error:
-        connection.out.append(server_error(error))
+        _fail(connection, request, queue, 0, error)
         return
     _answer(connection, request, queue, item)
 
@@ -198,14 +200,47 @@ def _get_otherwise(connection: "Connection", request: Request, queue: Source | N
     try:
         if queue is None:
             queue = _queue(connection, request)
-        item = _fetch(connection, request, queue) if queue is not None else None
+        if queue is not None:
+            _prepare(connection, request, queue)
     except UnavailableError as error:
         connection.out.append(server_error(error))
         return
-    if item is None and queue is not None and request.timeout_ms and request.fetches:
-        _wait(connection, request, queue)
+    if queue is None or not request.fetches:
+        _answer(connection, request, queue, None)
+        return
+    timeout_ms = request.timeout_ms
+    _fetch_or_wait(
+        connection, request, queue, connection.clients.loop.time() + timeout_ms / 1000 if timeout_ms else 0
+    )
+
+
+def _fetch_or_wait(connection: "Connection", request: Request, queue: Source, deadline: float) -> None:
+    """Fetch an item, or wait for one until the time `deadline` of the loop; 0 if not at all."""
+    try:
+        item = _fetcher(request, queue)(queue)
+    except JournalError as error:
+        _fail(connection, request, queue, deadline, error)
+        return
+    if item is None and deadline:
+        _wait(connection, request, queue, deadline)
     else:
-        _answer(connection, request, queue, item)
+        _answer(connection, request, queue, item, one_of_many=False, deadline=deadline)
+
+
+def _fail(
+    connection: "Connection", request: Request, queue: Source, deadline: float, error: JournalError
+) -> None:
+    """Say why nothing can be fetched; or try again, if that will soon be of use."""
+    if isinstance(error, MendingError):
+        _retry(connection, error, lambda: _fetch_or_wait(connection, request, queue, deadline))
+    else:
+        connection.out.append(server_error(error))
+
+
+def _retry(connection: "Connection", error: MendingError, again: Callable[[], None]) -> None:
+    error.journal.crowding.append(connection)
+    connection.hold()
+    connection.go_on(again)
 
 
 def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
@@ -239,22 +274,21 @@ def _release(connection: "Connection", request: Request) -> None:
         connection.holds.abort(request.queue)
 
 
-def _fetch(connection: "Connection", request: Request, queue: Source) -> Item | None:
-    """Close or abort what is held, then fetch, as the options say."""
+def _prepare(connection: "Connection", request: Request, queue: Source) -> None:
+    """Do what goes before a fetch: close or abort what is held, as the options say."""
     _release(connection, request)
     if request.open:
         queue.transactions += 1
-    return _fetcher(request, queue)(queue) if request.fetches else None
 
 
 def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:
     kind = type(queue)
-    return kind.reserve if request.open else kind.peek if request.peek else kind.pop
+    return kind.reserve if request.open else kind.peek if request.peek else kind.take
 
 
-def _wait(connection: "Connection", request: Request, queue: Source) -> None:
+def _wait(connection: "Connection", request: Request, queue: Source, deadline: float) -> None:
     def end(queue: Source, item: Item | None) -> None:
-        _answer(connection, request, queue, item)
+        _answer(connection, request, queue, item, one_of_many=False, deadline=deadline)
         connection.end_wait()
 
     def fail(error: JournalError) -> None:
@@ -268,7 +302,8 @@ def _wait(connection: "Connection", request: Request, queue: Source) -> None:
         waiter.cancel()
         end(waiter.queue, None)
 
-    connection.begin_wait(waiter, request.timeout_ms, time_out)
+    timeout_ms = min(request.timeout_ms, int((deadline - connection.clients.loop.time()) * 1000) + 1)
+    connection.begin_wait(waiter, max(0, timeout_ms), time_out)
 
 
 def _answer(
@@ -278,6 +313,7 @@ def _answer(
     item: Item | None,
     *,
     one_of_many: bool = False,
+    deadline: float = 0,
 ) -> None:
     """Count and send what a fetch came to: the item and `END`, or `END` alone; no `END` if one of many."""
     counters = connection.counters
@@ -295,7 +331,10 @@ def _answer(
         return
     if request.open:
         connection.holds.add(queue, item)
-    send_item(connection, request, queue, item, one_of_many=one_of_many)
+    if item.record is None:
+        send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
+    else:
+        send_item(connection, request, item, one_of_many=one_of_many)
 
 
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
@@ -324,7 +363,10 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     for request in requests:
         try:
             queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
-            item = _fetch(connection, request, queue) if queue is not None else None
+            item = None
+            if queue is not None:
+                _prepare(connection, request, queue)
+                item = _fetcher(request, queue)(queue) if request.fetches else None
         except JournalError:
             continue
         _answer(connection, request, queue, item, one_of_many=True)
@@ -334,21 +376,104 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     connection.out.append(END)
 
 
-def send_item(
-    connection: "Connection", request: Request, queue: Source, item: Item, *, one_of_many: bool = False
-) -> None:
+def send_item(connection: "Connection", request: Request, item: Item, *, one_of_many: bool = False) -> None:
     """Reply with an item, `END` behind it unless it is one of many."""
-    out = connection.out
-    key = request.queue.partition(b"/")[0] if connection.bare_keys else request.key
-    if item.record is None:
-        header = _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
-        out.append(connection.stream(queue.open_blob(item), header))
-        if not one_of_many:
-            out.append(END)
-    else:
-        reply = value(key, item, request.with_cas, not one_of_many)
-        out.append(reply)
-        connection.out_bytes += len(reply)
+    reply = value(_key(connection, request), item, request.with_cas, not one_of_many)
+    connection.out.append(reply)
+    connection.out_bytes += len(reply)
+
+
+def _key(connection: "Connection", request: Request) -> bytes:
+    """What a value goes by in a reply."""
+    return request.queue.partition(b"/")[0] if connection.bare_keys else request.key
+
+
+def send_large(delivery: "Delivery", *, one_of_many: bool = False) -> None:
+    """As `send_item`, of an item whose bytes are in a file."""
+    out = delivery.connection.out
+    out.append(delivery.stream())
+    if not (one_of_many or delivery.one_of_many):
+        out.append(END)
+
+
+class Delivery:
+    """A large item on its way to a client. It is not removed, and nothing of it is sent, before all its bytes
+    were found whole; if they are not, the item is put aside, and the next one is fetched in its place."""
+
+    __slots__ = ("_deadline", "connection", "item", "one_of_many", "queue", "request")
+
+    def __init__(
+        self,
+        connection: "Connection",
+        request: Request,
+        queue: Source,
+        item: Item,
+        deadline: float = 0,
+        *,
+        one_of_many: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.request = request
+        self.queue = queue
+        self.item = item
+        self.one_of_many = one_of_many
+        self._deadline = deadline
+
+    def stream(self) -> "Stream":
+        """Return the reply."""
+        item, request = self.item, self.request
+        header = _proto.value_header(
+            _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
+        )
+        return self.connection.stream(self.queue.open_blob(item), header, self)
+
+    def begin(self) -> None:
+        """The item is whole, and about to be sent. JournalError if it cannot be removed."""
+        if not (self.request.open or self.request.peek):
+            self.queue.close(self.item)
+
+    def give_up(self) -> None:
+        """The item will not be sent."""
+        if not self.request.open:  # what is held goes back by itself
+            self.queue.give_back(self.item)
+
+    def fail(self, error: JournalError) -> None:
+        """The item cannot be read, or not be removed: have another reply in the place of this one, the first
+        of `out`."""
+        del self.connection.out[0]
+        try:
+            if not isinstance(error, DamagedItemError):
+                self.queue.give_back(self.item)
+                raise error
+            self.queue.quarantine(self.item, error)
+        except JournalError as failure:
+            self.replace(failure)
+        else:
+            self.replace(None)
+
+    def replace(self, error: JournalError | None) -> None:
+        """Reply with the next item, or with the error."""
+        connection, request = self.connection, self.request
+        counters = connection.counters
+        if request.peek:
+            counters.cmd_peek -= 1
+        else:
+            counters.cmd_get -= 1
+            counters.get_hits -= 1
+        rest, connection.out[:] = connection.out[:], []
+        if self.one_of_many:
+            try:
+                item = None if error is not None else _fetcher(request, self.queue)(self.queue)
+            except JournalError:
+                item = None
+            _answer(connection, request, self.queue, item, one_of_many=True)
+        else:
+            del rest[0]  # its END
+            if error is not None:
+                connection.out.append(server_error(error))
+            else:
+                _fetch_or_wait(connection, request, self.queue, self._deadline)
+        connection.out += rest
 
 
 # Reserving several
@@ -377,14 +502,15 @@ def _reserve(queue: Source) -> Item | None:
 class Monitor:
     """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
 
-    __slots__ = ("_connection", "_deadline", "_left", "_request", "_waiter")
+    __slots__ = ("_connection", "_deadline", "_error", "_left", "_request", "_waiter")
 
     def __init__(self, connection: "Connection", request: Request, seconds: int, left: int) -> None:
         self._connection = connection
         self._request = request
         self._deadline = connection.clients.loop.time() + seconds
-        # how many more items may come
+        # how many more items may come, and why none does
         self._left = left
+        self._error: UnavailableError | None = None
         self._waiter = Waiter(_reserve, self._deliver, connection.has_gone, self._fail)
 
     def go_on(self) -> None:
@@ -405,10 +531,12 @@ class Monitor:
                 if self._send(queue, item) or given == MONITORED_PER_TURN:
                     connection.go_on(self.go_on)
                     return
+        except MendingError as error:
+            _retry(connection, error, self.go_on)
+            return
         except UnavailableError as error:
-            out.append(server_error(error))
-        else:
-            out.append(END)
+            self._error = error
+        out.append(END if self._error is None else server_error(self._error))
 
     def _wait(self, queue: Source) -> None:
         queue.wait(self._waiter)
@@ -443,8 +571,42 @@ class Monitor:
         queue.transactions += 1
         connection.holds.add(queue, item)
         self._left -= 1
-        send_item(connection, self._request, queue, item)
-        return item.record is None or connection.has_much_to_send
+        if item.record is None:
+            send_large(MonitoredDelivery(self, connection, self._request, queue, item))
+            return True
+        send_item(connection, self._request, item)
+        return connection.has_much_to_send
+
+    def miss(self, error: JournalError | None) -> None:
+        """An item just sent was not to be had: go on with the next, or end with the error."""
+        self._left = 0 if error is not None else self._left + 1
+        self._error = error
+
+
+class MonitoredDelivery(Delivery):
+    """As `Delivery`, to a `monitor`: the item is reserved."""
+
+    __slots__ = ("_monitor",)
+
+    def __init__(
+        self, monitor: Monitor, connection: "Connection", request: Request, queue: Source, item: Item
+    ) -> None:
+        super().__init__(connection, request, queue, item)
+        self._monitor = monitor
+
+    def begin(self) -> None:
+        """The item is whole, and about to be sent."""
+
+    def give_up(self) -> None:
+        """The item will not be sent; what is held goes back by itself."""
+
+    def replace(self, error: JournalError | None) -> None:
+        """Have the monitor go on."""
+        counters = self.connection.counters
+        counters.cmd_get -= 1
+        counters.get_hits -= 1
+        del self.connection.out[0]  # its END
+        self._monitor.miss(error)
 
 
 def confirm(connection: "Connection", request: Request) -> None:
@@ -564,10 +726,17 @@ def _flush_expired(
 
     def slices() -> Iterator[int]:
         for queue in queues:
-            try:
-                yield from queue.flush_expired()
-            except JournalError as error:
-                failures.append(error)
+            while True:
+                try:
+                    yield from queue.flush_expired()
+                except MendingError as error:
+                    error.journal.crowding.append(connection)
+                    connection.hold()
+                    yield 0
+                    continue
+                except JournalError as error:
+                    failures.append(error)
+                break
 
     def go_on() -> None:
         nonlocal total

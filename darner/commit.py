@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from darner._proto import trim_memory
-from darner.blob import Offload, sync_directory, sync_file, sync_name
+from darner.blob import Offload, sync_links
 from darner.errors import FaultError, JournalError
 from darner.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
 from darner.leveldb import failure
@@ -61,10 +61,10 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_links", "_log", "_max_open", "_open", "_reserve", "_retries",
+        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_reserve", "_retries",
         "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted",
-        "is_scarce", "is_short", "offload", "on_damage", "on_failure", "on_fault", "on_recovery", "on_staged",
-        "write_buffer_bytes",
+        "_unmended", "is_scarce", "is_short", "links", "offload", "on_damage", "on_failure", "on_fault",
+        "on_quarantine", "on_recovery", "on_resume", "on_staged", "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +103,7 @@ class Committer:
         self._ticks = 0
         self._sync = LogSync(log)
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
-        self._links: dict[Path, None] = {}
+        self.links: dict[Path, None] = {}
         # whether anything was written or compacted since memory was given back
         self._spent = False
         # the journals that could not be written and are to be tried in this tick, and the one that is tried
@@ -123,6 +123,12 @@ class Committer:
         self.on_fault: Callable[[Journal, FaultError], None] = _raise
         # told when something in a journal cannot be read
         self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
+        # told what was damaged, by its ids and the reason, and where what is left of it is
+        self.on_quarantine: Callable[[Journal, str, str, Path | None], None] = lambda *_: None
+        # told when a journal can be read on
+        self.on_resume: Callable[[Journal], None] = lambda _: None
+        # the journals that it was of no use to mend, since the last tick
+        self._unmended: set[Journal] = set()
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -192,23 +198,27 @@ class Committer:
     def _write_bound(self, journal: Journal, done: Callable[[Exception | None], None]) -> None:
         """Have a batch written that goes together with changes to other journals, now that the log is on the
         disk."""
-        links = list(self._links)
+        links = list(self.links)
 
         def work() -> None:
-            _sync_links(links)
+            sync_links(links)
             journal.write()
 
         def written(error: Exception | None) -> None:
             if error is None:
-                for path in links:
-                    self._links.pop(path, None)
+                self.forget_links(links)
             done(error)
 
         self._defer(work, written)
 
     def note_link(self, path: Path) -> None:
         """The file of a blob was made by this process, and is not known to be on the disk."""
-        self._links[path] = None
+        self.links[path] = None
+
+    def forget_links(self, paths: Iterable[Path]) -> None:
+        """These are on the disk."""
+        for path in paths:
+            self.links.pop(path, None)
 
     def note_open(self, journal: Journal) -> None:
         """The LevelDB of `journal` was opened or written. If too many are open, the one for which that is
@@ -249,6 +259,35 @@ class Committer:
                 total += journal.sealed.staged_bytes
         return total
 
+    def tell_quarantine(self, journal: Journal, ids: str, reason: str, where: Path | None) -> None:
+        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
+        self.on_quarantine(journal, ids, reason, where)
+
+    def resume(self, journal: Journal) -> None:
+        """`journal` can be read on."""
+        self.on_resume(journal)
+
+    def mend(self, journal: Journal, key: bytes) -> bool:
+        """Have `journal` mend the tables in which the first record from `key` on may be, in a thread; returns
+        whether that is being done, or is to be tried again: not if it has just failed."""
+        if journal.log is None or journal in self._unmended:
+            return False
+        if journal.writing:  # who asks then will ask again
+            return True
+        journal.writing = True
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._unmended.add(journal)
+                self.on_damage(journal, failure(f"cannot mend {journal.path}", error))
+            self._isolate(journal, journal.go_on)
+
+        def work() -> None:
+            journal.mend(key)
+
+        self.offload(work, done)
+        return True
+
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         self._sealed.pop(journal, None)
         journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
@@ -276,12 +315,14 @@ class Committer:
         """Do a slice of what is to be done; to be called a few times a second."""
         self._ticks += 1
         left = WRITES_PER_TICK
-        self._retries.clear()
         is_late = self._ticks - next(iter(self._sealed.values()), self._ticks) >= MAX_TICKS
+        self._retries.clear()
+        self._unmended.clear()
         for journal, ticks in list(self._active.items()):
             if self._isolated_tick(journal, ticks, may_write=left > 0):
                 is_late |= left <= 0 and journal.dirty
                 left -= 1
+            is_late |= journal.failing is not None
         if is_late and self._ticks % MAX_TICKS == 0:
             self._sync.ask()
         self._retry()
@@ -354,10 +395,11 @@ class Committer:
 
     def _delete_blobs(self, journal: Journal, blobs: list[int]) -> None:
         def done(error: Exception | None) -> None:
+            if journal.log is None or journal.fault is not None:
+                return
             if error is None:
                 self._undeleted.discard(journal)
-                if journal.log is not None:
-                    self._isolate(journal, lambda: journal.forget(blobs))
+                self._isolate(journal, lambda: journal.forget(blobs))
                 return
             journal.take_doomed_back(blobs)
             self.add(journal)
@@ -373,12 +415,13 @@ class Committer:
 
         def done(error: Exception | None) -> None:
             self._compactions -= 1
-            if journal.fault is None and journal.log is not None:
-                self._isolate(journal, lambda: self.note_open(journal))
+            if journal.fault is not None or journal.log is None:
+                return
             if error is None:
+                self._isolate(journal, lambda: self.note_open(journal))
                 self._isolate(journal, journal.end_compaction)
             else:
-                journal.fail_compaction()
+                self._isolate(journal, journal.fail_compaction)
 
         self._defer(lambda: journal.compact(span), done)
 
@@ -388,7 +431,7 @@ class Committer:
         if any(journal.batch.is_bound for journal in self._active):
             with contextlib.suppress(OSError):
                 self._log.sync_now()
-                _sync_links(self._links)
+                sync_links(self.links)
         for at, journal in enumerate(list(self._active)):
             writes = at < WRITES_AT_CLOSE
             self._isolate(journal, functools.partial(self._close, journal, writes=writes))
@@ -443,13 +486,3 @@ class LogSync:
 
 def _raise(_: Journal, fault: FaultError) -> None:
     raise fault
-
-
-def _sync_links(paths: Iterable[Path]) -> None:
-    """Have files of blobs, and their names, on the disk."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # the item is gone
-            sync_file(path)
-            for directory in (path.parent, path.parent.parent):
-                sync_directory(directory)
-            sync_name(path.parent.parent)

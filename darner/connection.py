@@ -19,7 +19,7 @@ from darner._proto import Parser, Request, send
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.commands import TABLE, server_error, takes_item
+from darner.commands import TABLE, Delivery, server_error, takes_item
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.holds import Holds
 from darner.queue import Upload, Waiter
@@ -135,13 +135,34 @@ class Clients:
 
 
 class Stream:
-    """An item on its way out, some chunks at a time: its header, its bytes, a line end."""
+    """A large item on its way out, some chunks at a time, once they were found whole: its header, its bytes,
+    a line end."""
 
-    __slots__ = ("blob", "header")
+    __slots__ = ("_delivery", "blob", "header")
 
-    def __init__(self, blob: BlobReader, header: bytes) -> None:
+    def __init__(self, blob: BlobReader, header: bytes, delivery: Delivery) -> None:
         self.blob = blob
         self.header = header
+        self._delivery = delivery
+
+    def begins(self, ready: Callable[[], None]) -> bool:
+        """Whether it can be sent now; if not, `ready` is called when that is to be asked again. JournalError
+        if it cannot be sent at all."""
+        if not self.blob.verify(ready):
+            return False
+        self._delivery.begin()
+        return True
+
+    def fail(self, error: JournalError) -> None:
+        """It cannot be sent: have something else in its place."""
+        self.blob.close()
+        self._delivery.fail(error)
+
+    def abandon(self) -> None:
+        """The client has gone."""
+        self.blob.close()
+        if self.header:
+            self._delivery.give_up()
 
 
 class Connection:
@@ -291,7 +312,7 @@ class Connection:
         self._lost = True
         for reply in self.out:
             if isinstance(reply, Stream):
-                reply.blob.close()
+                reply.abandon()
         self.holds.release()
         self.clients.leave(self)
 
@@ -428,18 +449,11 @@ class Connection:
                 if isinstance(reply, bytes):
                     data: bytes | None = reply
                     del out[0]
-                elif reply.header:
-                    data, reply.header = reply.header, b""
                 else:
-                    data = reply.blob.read(self._touch)
+                    data = self._begin(reply) if reply.header else self._go_on_with(reply)
                     if data is None:
                         waits = True
                         break
-                    if not data:
-                        reply.blob.close()
-                        self._streams -= 1
-                        data = b"\r\n"
-                        del out[0]
                 if data:
                     sent += len(data)
                     self._write(data)
@@ -455,6 +469,28 @@ class Connection:
         elif not waits and not self._blocked & FULL:
             self._touch()
 
+    def _begin(self, stream: Stream) -> bytes | None:
+        """What a stream begins with, None if that waits; b"" if something else is in its place."""
+        try:
+            if not stream.begins(self._touch):
+                return None
+        except JournalError as error:
+            self._streams -= 1
+            stream.fail(error)
+            return b""
+        header, stream.header = stream.header, b""
+        return header
+
+    def _go_on_with(self, stream: Stream) -> bytes | None:
+        """What a stream goes on with, None if that waits."""
+        data = stream.blob.read(self._touch)
+        if data == b"":
+            stream.blob.close()
+            self._streams -= 1
+            del self.out[0]
+            return b"\r\n"
+        return data
+
     # For commands.py
 
     def reply(self, request: Request, reply: bytes, *, is_error: bool = False) -> None:
@@ -465,11 +501,11 @@ class Connection:
         self.out.append(reply)
         self.out_bytes += len(reply)
 
-    def stream(self, blob: BlobReader, header: bytes) -> Stream:
+    def stream(self, blob: BlobReader, header: bytes, delivery: Delivery) -> Stream:
         """Return a reply that sends an item some chunks at a time; requests behind it have to wait."""
         self._blocked |= STREAMING
         self._streams += 1
-        return Stream(blob, header)
+        return Stream(blob, header, delivery)
 
     @property
     def has_much_to_send(self) -> bool:

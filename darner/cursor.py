@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from darner._proto import Item
 from darner.blob import BlobReader
+from darner.errors import DamagedItemError, JournalError
+from darner.journal import MAX_STRIKES
 from darner.queue import Queue, Waiter, serve_waiters
 
 # between the name of a queue and that of a cursor, in a request
@@ -61,6 +63,19 @@ class Cursor:
 
     def peek(self) -> Item | None:
         """Return the next item and leave the cursor where it is."""
+        for _ in range(MAX_STRIKES):
+            item = self._first()
+            if item is None or not item.blob:
+                return item
+            try:
+                self._opened = self.queue.open_blob(item)
+            except DamagedItemError as damage:
+                self._pass_by(item, damage)
+            else:
+                return item
+        raise self.queue.journal.pause()
+
+    def _first(self) -> Item | None:
         queue = self.queue
         item = self._come_back()
         while item is None and (item := queue.journal.next_live(self._next)) is not None:
@@ -68,9 +83,15 @@ class Cursor:
             if queue.has_expired(item):
                 self._next += 1
                 item = None
-        if item is not None and item.blob:
-            self._opened = queue.open_blob(item)
         return item
+
+    def _pass_by(self, item: Item, damage: DamagedItemError) -> None:
+        """The next item is damaged."""
+        self.queue.quarantine(item, damage)
+        if self._back:
+            del self._back[0]
+        else:
+            self._next = item.id + 1
 
     def _come_back(self) -> Item | None:
         while self._back:
@@ -82,7 +103,16 @@ class Cursor:
 
     def pop(self) -> Item | None:
         """Return the next item and move on."""
+        item = self.take()
+        if item is not None:
+            self.close(item)
+        return item
+
+    def take(self) -> Item | None:
+        """As `pop`, but a large item is only reserved: to be closed once its bytes were found whole."""
         item = self.peek()
+        if item is not None and item.blob:
+            return self._reserve(item)
         if item is not None:
             self._move_past(item, self.reserved)
         return item
@@ -90,9 +120,11 @@ class Cursor:
     def reserve(self) -> Item | None:
         """Return the next item, which counts as read when it is closed."""
         item = self.peek()
-        if item is not None:
-            self._move_past(item, [*self.reserved, item.id])
-            self.reserved[item.id] = item
+        return None if item is None else self._reserve(item)
+
+    def _reserve(self, item: Item) -> Item:
+        self._move_past(item, [*self.reserved, item.id])
+        self.reserved[item.id] = item
         return item
 
     def _move_past(self, item: Item, reserved: Iterable[int]) -> None:
@@ -114,6 +146,15 @@ class Cursor:
         if self.is_reserved(item):
             self._keep(self._next, self._back, self.reserved.keys() - {item.id})
             del self.reserved[item.id]
+
+    def give_back(self, item: Item) -> None:
+        """As `abort`."""
+        self.abort(item)
+
+    def quarantine(self, item: Item, damage: JournalError) -> None:
+        """An item that was fetched, or looked at, has a damaged file: see `Queue.quarantine`."""
+        self.queue.quarantine(item, damage)
+        self.close(item)
 
     def abort(self, item: Item) -> None:
         """Have a reserved item read again, before those that come after it."""

@@ -5,6 +5,7 @@ An error that is kept and raised again and again is raised `with_traceback(None)
 
 import errno
 import os
+from typing import Any
 
 
 class DarnerError(Exception):
@@ -102,6 +103,19 @@ class FaultError(JournalError):
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"internal error: {type(cause).__name__}: {cause}")
         self.__cause__ = cause
+
+
+class DamagedItemError(JournalError):
+    """The file of an item is damaged: to read it once more is of no use."""
+
+
+class MendingError(JournalError):
+    """A journal has met damage, and is about to be read on: ask again once it lets those go on who wait for
+    room in it (`Journal.crowding`)."""
+
+    def __init__(self, text: str, journal: Any) -> None:
+        super().__init__(text)
+        self.journal = journal
 
 
 class StatusError(UnavailableError):

@@ -7,7 +7,7 @@ itself never comes here.
 from collections.abc import Sequence
 
 from darner._proto import RECORD_HEAD_BYTES, copy_record
-from darner.queue import Queue, all_or_none
+from darner.queue import Queue, all_or_none, make_room
 
 
 class Fanout:
@@ -22,16 +22,14 @@ class Fanout:
         """Put an item at the end of each queue, or have it come there in `delay_ms`: see `Queue.push` and
         `Queue.push_delayed`. If one of them cannot take it, it is in none."""
         size = len(record) - RECORD_HEAD_BYTES
-        for queue in self.queues:
-            queue.check(size)
+        make_room(self.queues, size)
+        # each item writes the head of its own record
+        items = [queue.item(copy_record(record), flags, exptime) for queue in self.queues]
         with all_or_none(self.queues, size):
-            for queue in self.queues:
-                # each item writes the head of its own
-                copy = copy_record(record)
-                if delay_ms:
-                    queue.push_delayed(copy, flags, exptime, delay_ms)
-                else:
-                    queue.push(copy, flags, exptime)
+            for queue, item in zip(self.queues, items, strict=True):
+                queue.put(item, delay_ms)
+        for queue in self.queues:
+            queue.serve()
 
 
 def parent_of(name: bytes) -> bytes:

@@ -150,6 +150,10 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
     ),
     Figure(
+        "damaged_items", lambda queue: queue.journal.damaged_items,
+        "darner_queue_damaged_items_total", "Items lost to damage on the disk; what is left of them is kept.",
+    ),
+    Figure(
         "waiters", lambda queue: len(queue.waiters),
         "darner_queue_waiters", "Clients that wait for an item.",
     ),

@@ -55,11 +55,13 @@ cdef class Journal:
         bint expiring
         Py_ssize_t delayed_items
         uint64_t delayed_bytes
-        double next_due_ms
+        dict next_due
         dict cursors
         set begun
         list doomed
         Py_ssize_t lost
+        Py_ssize_t damaged_items
+        list unsound
         State state
         uint64_t stored_id
         uint64_t stored_change
@@ -75,6 +77,15 @@ cdef class Journal:
         object _place
         object _closed_for
         set _told
+        object _home
+        dict _origins
+        Py_ssize_t _told_quarantined
+        list _quarantined
+        list _mended
+        tuple _looked_over
+        dict _rejected
+        bytes _stored_state
+        bint _has_paused
         bint _exists
         bint _must_exist
         bint _has_kept
@@ -93,7 +104,7 @@ cdef class Journal:
         bint _compacted
         Py_ssize_t _left_bytes
         bint _stirred
-        uint64_t _due_from_ms
+        dict _due_from
         uint64_t _live_from
         uint64_t _expunged_to
 
@@ -106,6 +117,7 @@ cdef class Journal:
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
+    cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
     cdef _delete(self, uint64_t id)
     @cython.locals(state=State, found=uint64_t)
     cpdef check_whole(self)

@@ -27,25 +27,35 @@ import contextlib
 import errno
 import heapq
 import itertools
-import math
 import os
 import secrets
 import shutil
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, foreign, leveldb, leveldb_log, snapshot
-from darner._proto import Change, Item, Segment, State
-from darner.blob import BlobReader, Offload, file_bytes, sync_directory, sync_file, sync_name, write_whole
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot, table
+from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
+from darner.blob import (
+    BlobReader,
+    Offload,
+    file_bytes,
+    link_or_copy,
+    sync_directory,
+    sync_file,
+    sync_name,
+    write_whole,
+)
 from darner.errors import (
     DamagedError,
+    DamagedItemError,
     FaultError,
     ForeignError,
     JournalError,
+    MendingError,
     MisplacedError,
     NewerFormatError,
     VanishedError,
@@ -54,6 +64,7 @@ from darner.kinds import LARGEST
 from darner.leveldb import failure
 from darner.reserve import is_full
 from darner.snapshot import Snapshot
+from darner.timeline import NEVER, end_of, run_of, start_of
 from darner.wal import FRAME_BYTES, Client, Life, Log
 
 KEPT_KEY = b"k"
@@ -67,6 +78,8 @@ CURSORS_END = b"s"
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
 BLOBS_NAME = "blobs"
+# Where what is left of damaged items is put.
+DAMAGED_NAME = "damaged"
 # The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
 # written to.
 STATE_NAME = "state"
@@ -94,6 +107,10 @@ TRIM_RECORDS = 65_536
 TRIM_RECORDS_PER_PUT = 2
 # Of how many damaged places a journal tells its operator: a client may come back to each again and again.
 MAX_TOLD = 100
+# And of how many damaged items that were put aside.
+MAX_QUARANTINED_TOLD = 100
+# How many damaged items may be met before others have their turn.
+MAX_STRIKES = 64
 # What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
 # of blocks.
 OPENING_BYTES = 256 << 10
@@ -112,6 +129,8 @@ LEAST_BYTES = 2 << 20
 # And in a journal that nothing happens to: there it delays nobody.
 IDLE_COMPACT_BYTES = 1 << 20
 
+BLOB_ID_BYTES = 8
+
 # What is said of a file that can be copied, but not linked: it is on another file system, or that has no
 # links.
 UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
@@ -120,7 +139,7 @@ MKDIR_TRIES = 100
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
-    Change.JOIN: 3,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4,
 }  # fmt: skip
 # How many new segments a change is tried in: one may turn out not to be writable.
 SEGMENTS_TRIED = 3
@@ -154,7 +173,7 @@ def decode_counts(record: bytes) -> list[int]:
 def _is_unborn(file: Path) -> bool:
     """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
     leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
-    unborn = (*leveldb_has, BLOBS_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
+    unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
 
 
@@ -247,12 +266,86 @@ def check_whose(path: Path) -> None:
         raise ForeignError(f"{path} is {whose}")
 
 
+def quarantined(path: Path) -> tuple[int, int]:
+    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
+    directory."""
+    try:
+        names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
+    except OSError:
+        return 0, 0
+    tables = sum(is_table for _, is_table in names)
+    return len(names) - tables, tables
+
+
+def _is_sound(key: bytes, record: bytes) -> bool | None:
+    """Whether a record passes its own checksum; None if it has none."""
+    try:
+        if key[:1] == b"i" and len(key) == 9:
+            _proto.decode_item(key, record)
+        elif key[:1] == b"d" and len(key) == 17:
+            _proto.decode_item(b"i" + key[9:], record)
+        elif is_state_key(key) or key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
+            _proto.check_chunk(record)
+        else:
+            return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
+    except NewerFormatError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+class _DamagedRecordError(Exception):
+    """The record of an item, at this key, is damaged."""
+
+    def __init__(self, key: bytes, record: bytes, reason: str = "") -> None:
+        super().__init__(reason)
+        self.key = key
+        self.id = int.from_bytes(key[-8:] if key[:1] == b"d" else key[1:9], "big")
+        self.record = record
+
+    @property
+    def size(self) -> int:
+        """How many bytes the item has had, as far as that can be known."""
+        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:  # they are in a blob
+            return int.from_bytes(self.record[RECORD_HEAD_BYTES + 8 : RECORD_HEAD_BYTES + 16], "big")
+        return max(0, len(self.record) - RECORD_HEAD_BYTES)
+
+    @property
+    def blob(self) -> int:
+        """The blob it has had, as far as that can be known; 0 is none."""
+        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:
+            return int.from_bytes(self.record[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + 8], "big")
+        return 0
+
+
+def _find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
+    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
+    due before `due_from`."""
+    froms, firsts = {run_of(due_from): due_from}, []
+    while due_from < NEVER:
+        start = _delayed_key(due_from, 0)
+        try:
+            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
+        except leveldb.Error as error:
+            if not leveldb.is_damage(error):
+                raise
+            firsts.append(due_from)  # whoever looks then finds what is damaged
+            break
+        due_ms = NEVER if first is None else _due_ms(first)
+        if due_ms < NEVER:
+            froms[run_of(due_ms)] = due_ms
+            firsts.append(due_ms)
+        due_from = end_of(run_of(due_ms))
+    return list(froms.values()), firsts
+
+
 class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept",
-        "ops", "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
+        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
         "trimmed_records", "trims",
     )  # fmt: skip
 
@@ -295,9 +388,10 @@ class Batch:
         """How many bytes of memory its items take: about what it takes to be written."""
         return STAGED_BYTES - self.room
 
-    def in_order(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items, in the order in which they are due."""
-        for key in self.due:
+    def in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run, in the order in which they are due."""
+        start, stop = (bisect_left(self.due, _delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
+        for key in itertools.islice(self.due, start, stop):
             yield key, self.delayed[key]
 
 
@@ -339,6 +433,16 @@ class Writes(Protocol):
     def lend_room(self, size: int) -> contextlib.AbstractContextManager[None]:
         """Have within all the room there is, `size` bytes at least. OSError if there is less."""
 
+    def mend(self, journal: "Journal", key: bytes) -> bool:
+        """Have `journal` mend the tables in which the first record from `key` on may be; returns whether that
+        is being done, or is to be tried again: not if it has just failed."""
+
+    def tell_quarantine(self, journal: "Journal", ids: str, reason: str, where: Path | None) -> None:
+        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
+
+    def resume(self, journal: "Journal") -> None:
+        """`journal` can be read on."""
+
 
 class _Fence(Log):
     """In place of the log of a journal that was set aside."""
@@ -366,14 +470,16 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from_ms", "_entered", "_exists", "_expunged_to", "_has_kept",
-        "_has_mark", "_has_state", "_last_looked_at", "_live_from", "_must_exist", "_number", "_place",
-        "_left_bytes", "_segment", "_state_key", "_stirred", "_told", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using",
-        "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors", "delayed_bytes",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for",
+        "_db", "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to",
+        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_left_bytes",
+        "_live_from", "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place",
+        "_quarantined", "_rejected", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
+        "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
+        "_writes", "batch", "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes",
         "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
-        "log", "lost", "name", "next_due_ms", "offload", "path", "reads", "sealed", "state", "stored_change",
-        "stored_id", "writing",
+        "log", "lost", "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change",
+        "stored_id", "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -384,9 +490,11 @@ class Journal:
         log: Log | None,
         created_ms: int,
         lives: Sequence[Life] = (),
+        home: Path | None = None,
     ) -> None:
         """Open the journal in `path`, and bring it up to what the log says of the lives of this name; or
         begin one, if `path` is absent or empty, whose directory is made when its first batch is written.
+        `home` is the directory of which `path` is a copy, if it is one.
 
         Raises JournalError if it cannot be opened, or holds something else than a journal.
         """
@@ -421,12 +529,12 @@ class Journal:
         self.reads = 1
         # whether an item may have an expiry of its own
         self.expiring = False
-        # what is delayed, and when the first of it is due
+        # what is delayed, and by run when the first of it is due
         self.delayed_items = 0
         self.delayed_bytes = 0
-        self.next_due_ms = math.inf
-        # when the first record of a delayed item may be due, and the id below which they were flushed
-        self._due_from_ms = 0
+        self.next_due: dict[int, int] = {}
+        # by run when the first record of a delayed item may be due, and the id below which they were flushed
+        self._due_from: dict[int, int] = {}
         self._live_from = 0
         # the places of the cursors
         self.cursors: dict[bytes, list[int]] = {}
@@ -436,6 +544,19 @@ class Journal:
         self.doomed: list[tuple[int, int]] = []
         # how many items were in the log whose blobs were lost with the machine
         self.lost = 0
+        # how many items were damaged and are no more; and those below the floor that were found so at start
+        self.damaged_items = 0
+        self.unsound: list[int] = []
+        # files of such ones that are not synced, tables that were mended and nobody was told of, and of how
+        # many items somebody was
+        self._quarantined: list[Path] = []
+        self._mended: list[Path] = []
+        self._told_quarantined = 0
+        # whether somebody was told to try again
+        self._has_paused = False
+        # the keys between which LevelDB's tables were looked over, and the damaged records found there, by id
+        self._looked_over = (b"", b"")
+        self._rejected: dict[int, _DamagedRecordError] = {}
         self._compacting = Lock()
         # held by whoever must not find LevelDB closed meanwhile; but a compaction has its own
         self._using = RLock()
@@ -444,6 +565,9 @@ class Journal:
         # the file by which an open LevelDB's directory is known again, and why it was not opened
         self._place = (0, 0)
         self._closed_for: JournalError | None = None
+        # where blobs were linked from, as the log has it, and the directory from which that is to be found
+        self._origins: dict[int, Path] = {}
+        self._home = home or path
         # what could not be read, as it was told
         self._told: set[str] = set()
         # whether a write has failed since it was opened
@@ -457,8 +581,9 @@ class Journal:
         self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
-        # of the state in LevelDB
+        # of the state in LevelDB, and that record
         self._state_key = b""
+        self._stored_state = b""
         self.state = State(created_ms, secrets.randbits(63))
         # others than before if the queue was deleted and is made anew: a writer that comes late must
         # not delete another's blob
@@ -563,7 +688,7 @@ class Journal:
 
     def _count_uncompacted(self, db: Any) -> None:
         """Take note of what was deleted and not compacted before LevelDB was closed: nobody else knows."""
-        trimmed, due = _proto.item_key(self.state.trimmed), _delayed_key(self._due_from_ms, 0)
+        trimmed, due = _proto.item_key(self.state.trimmed), self._first_delayed_key
         size = sum(db.approximate_sizes((_proto.item_key(0), trimmed), (b"d", due)))
         if size >= IDLE_COMPACT_BYTES:
             self._compact_from = 0
@@ -598,6 +723,8 @@ class Journal:
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
             compression=None,
+            # else a compaction passes damage on as sound, or ends the process
+            paranoid_checks=True,
         )
 
     def _recognize(self, db: Any) -> None:
@@ -663,8 +790,8 @@ class Journal:
             self.delayed_items,
             self.delayed_bytes,
             self._live_from,
-            [self._due_from_ms],
-            [] if self.next_due_ms == math.inf else [int(self.next_due_ms)],
+            list(self._due_from.values()),
+            list(self.next_due.values()),
         )
 
     def restore(self, found: Snapshot) -> None:
@@ -677,9 +804,10 @@ class Journal:
         self.cursors = dict(found.cursors)
         self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
         self._live_from = found.live_from
-        self._due_from_ms = min(found.due_from, default=0)
         # if something is missed, it is looked for
-        self.next_due_ms = min(found.next_due, default=0 if self.delayed_items else math.inf)
+        self._due_from = {run_of(due_ms): due_ms for due_ms in found.due_from or [0]}
+        firsts = found.next_due or ([0] if self.delayed_items else [])
+        self.next_due = {run_of(due_ms): due_ms for due_ms in firsts}
 
     def _load(self) -> None:
         """Take what `close` left, or else what LevelDB has."""
@@ -695,6 +823,7 @@ class Journal:
         if found is not None:
             self._exists = self._must_exist = True
             self.restore(found)
+            self._stored_state = _proto.encode_state(found.state)
 
     def _stored(self) -> Snapshot | None:
         """What LevelDB has to say at a start, None if it is empty."""
@@ -723,11 +852,8 @@ class Journal:
                 found.cursors[key[1:]] = decode_place(place)
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
-                found.delayed_items, found.delayed_bytes, self._due_from_ms, found.live_from = counts
-                found.due_from = [self._due_from_ms]
-                found.next_due = [
-                    _due_ms(key) for key in itertools.islice(self._stored_delayed(include_value=False), 1)
-                ]
+                found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
+                found.due_from, found.next_due = _find_runs(db, due_from)
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
             raise failure(f"cannot read {self.path}", error) from error
         return found
@@ -791,11 +917,11 @@ class Journal:
         """Forget the items that the log has, but whose blobs are not whole: neither was promised to outlast
         the machine, and the log alone did. And do not delete the blobs of the others."""
         for item in list(self.batch.puts.values()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._remove(item.id, item.size, item.blob)
                 self.lost += 1
         for key, item in list(self.batch.delayed.items()):
-            if item.blob and not self._is_whole(item):
+            if item.blob and not (self._is_whole(item) or self._link_again(item)):
                 self._end_delay(key, item)
                 self._discount(item)
                 self._doom(item.blob)
@@ -803,12 +929,28 @@ class Journal:
         live = {item.blob for item in self._staged_items()}
         self.doomed = [entry for entry in self.doomed if entry[0] not in live]
         self.begun.clear()
+        self._origins.clear()
 
     def _is_whole(self, item: Item) -> bool:
         try:
             return self.blob_path(item.blob).stat().st_size == file_bytes(item)
         except OSError:
             return False
+
+    def _link_again(self, item: Item) -> bool:
+        """Have the blob of an item that came from another queue, or went to several, linked to where it came
+        from: its own name was lost with the machine. Returns whether it is whole then."""
+        path, origin = self.blob_path(item.blob), self._origins.get(item.blob)
+        if origin is None:
+            return False
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.unlink(missing_ok=True)
+            link_or_copy(origin, path)
+        except (OSError, ValueError):
+            return False
+        self._writes.note_link(path)
+        return self._is_whole(item)
 
     def _redo(self, kind: int, payload: bytes) -> None:
         numbers = _numbers(kind, payload)
@@ -817,6 +959,8 @@ class Journal:
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._check_given_out(id)
+            if blob:  # another queue may have it, and miss its link: this file stays until it does not
+                self.bind()
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
             stay = dict(zip(numbers[::2], numbers[1::2], strict=True))
@@ -824,7 +968,9 @@ class Journal:
                 self._check_given_out(id)
             self._flush(stay)
         elif kind == Change.BLOB:
-            (blob,) = numbers
+            blob = numbers[0]
+            if len(payload) > BLOB_ID_BYTES:
+                self._origins[blob] = self._home / os.fsdecode(payload[BLOB_ID_BYTES:])
             self._begin_blob(blob)
             self.doomed.append((blob, self.state.change))
         elif kind == Change.RETIRE:
@@ -859,6 +1005,14 @@ class Journal:
             if delayed is None:
                 raise ValueError(f"delayed item {numbers[1]} is in the log, and nowhere else")
             self._join(key, delayed, numbers[2])
+        elif kind == Change.LOST:
+            first, stop, items, size = numbers
+            if not first <= stop <= self.state.next_id:
+                raise ValueError(f"the log has items up to {stop}, and the next one is {self.state.next_id}")
+            self._lost(first, stop, items, size)
+        elif kind == Change.LOST_DELAYED:
+            _, _, items, size = numbers
+            self._lost_delayed(b"d" + payload[:16], items, size)
         elif kind == Change.CURSOR:
             self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
@@ -869,11 +1023,12 @@ class Journal:
             raise ValueError(f"the log has item {id}, and the next one is {self.state.next_id}")
 
     def resting_state(self) -> bytes:
-        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or the next start is to open
-        it: what is dead is compacted by who has it open."""
+        """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
+        compacted, which is for who has it open. Of one that is deleted ends of blobs are not written any
+        more."""
+        is_tidy = not (self.to_be_compacted or self.state.deleted)
         is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
-        is_all = is_stored and self.failing is None and not self.to_be_compacted
-        return self.snapshot().encode() if is_all else b""
+        return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
 
     def close(self, state: bytes = b"") -> None:
         """Close the directory, from any thread; nothing may be being written. `state` was its
@@ -1111,6 +1266,7 @@ class Journal:
     def _flush(self, stay: dict[int, int]) -> None:
         batch, state = self.batch, self.state
         passed, self.kept = self.kept, set(stay)
+        self.unsound.clear()
         for id in passed - self.kept:
             self._discard(id)
         for id in [id for id in batch.puts if id not in stay]:
@@ -1132,8 +1288,8 @@ class Journal:
 
     def _discard(self, id: int) -> None:
         """Delete a kept item, which `_trim` may have passed by."""
-        with contextlib.suppress(JournalError):  # damaged, but dead
-            item = self.find(id)
+        with contextlib.suppress(JournalError, leveldb.Error, ValueError, _DamagedRecordError):  # but dead
+            item = self._find(id)
             if item is not None and item.blob:
                 self._doom(item.blob)
         self._delete(id)
@@ -1206,8 +1362,9 @@ class Journal:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
         due_ms = _due_ms(key)
-        self.next_due_ms = min(self.next_due_ms, due_ms)
-        self._due_from_ms = min(self._due_from_ms, due_ms)
+        run = run_of(due_ms)
+        self.next_due[run] = min(self.next_due.get(run, due_ms), due_ms)
+        self._due_from[run] = min(self._due_from.get(run, due_ms), due_ms)
         self.delayed_items += 1
         self.delayed_bytes += item.size
         batch.recount = True
@@ -1217,40 +1374,65 @@ class Journal:
         if batch.room < 0:
             self._fill()
 
-    def due(self, now_ms: int, max_items: int, max_bytes: int) -> list[tuple[bytes, Item]]:
+    def due(
+        self, now_ms: int, max_items: int, max_bytes: int, date_ms: Callable[[int], int] = int
+    ) -> list[tuple[bytes, Item]]:
         """Return delayed items that are due, in the order of their times, each with the key that `join`
-        takes; sets `next_due_ms` to when the first of the others is."""
+        takes; sets `next_due` to when the first of the others are. `date_ms` makes times of different runs
+        comparable."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
+        damaged: list[_DamagedRecordError] = []
         size = 0
-        next_due_ms = math.inf
+        until_ms = date_ms(now_ms)
         # whoever asks again is told again
-        self.next_due_ms = now_ms
+        self.next_due = {run_of(now_ms): now_ms}
         try:
             with self._using:
-                for key, item in self._delayed():
-                    if _due_ms(key) > now_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
-                        next_due_ms = _due_ms(key)
+                runs = {run: self._delayed(run, damaged) for run in self._due_from}
+                firsts = {run: first for run, items in runs.items() if (first := next(items, None))}
+                while firsts:
+                    due_ms, _, run = min(
+                        (date_ms(_due_ms(key)), item.id, run) for run, (key, item) in firsts.items()
+                    )
+                    if due_ms > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
                         break
+                    key, item = firsts.pop(run)
                     (found if item.id >= self._live_from else flushed).append((key, item))
                     size += item.memory_bytes
+                    if following := next(runs[run], None):
+                        firsts[run] = following
+                runs.clear()  # while LevelDB is sure to be open
         except (leveldb.Error, ValueError) as error:
-            raise self._unreadable("delayed items", error) from error
-        self.next_due_ms = next_due_ms
-        if next_due_ms == math.inf and len(found) != self.delayed_items:
-            self._tell(
-                DamagedError(
-                    f"{self.path} is damaged: {self.delayed_items} delayed items are counted, and "
-                    f"{len(found)} there"
-                )
-            )
+            raise self._unreadable("delayed items", error, self._first_delayed_key) from error
+        self.next_due = {run: _due_ms(key) for run, (key, _) in firsts.items()}
+        for record in damaged:
+            self._give_up_delayed(record)
+        if not self.next_due and self.delayed_items != len(found):
+            self._look_over(self._first_delayed_key)
+            missing = self.delayed_items - len(found)
+            self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
+            self._tell_quarantine("not known", f"{missing} delayed items are missing", None)
+        self._end_flushed(flushed, found)
+        return found
+
+    @property
+    def _first_delayed_key(self) -> bytes:
+        """No delayed item lies before this."""
+        return _delayed_key(min(self._due_from.values(), default=0), 0)
+
+    def _end_flushed(self, flushed: list[tuple[bytes, Item]], found: list[tuple[bytes, Item]]) -> None:
+        """Be rid of delayed items that were flushed, as far as they come before those that were found."""
         for key, item in flushed:
             self._end_delay(key, item)
             if item.blob:
                 self._doom(item.blob)
-        if flushed:
-            self._due_from_ms = _due_ms(found[0][0] if found else flushed[-1][0])
-        return found
+        for key, _ in flushed + found[::-1]:
+            self._due_from[run_of(_due_ms(key))] = _due_ms(key)
+        # of runs that have no more, only the last key tells where there is nothing any more
+        for run in self._due_from.keys() - self.next_due.keys() - {run_of(_due_ms(key)) for key, _ in found}:
+            if run < max(self._due_from):
+                del self._due_from[run]
 
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item, which `due` gave, as the last, as if it were new now; returns it as such. Not
@@ -1262,7 +1444,7 @@ class Journal:
 
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
         self._end_delay(key, item)
-        self._due_from_ms = _due_ms(key)
+        self._due_from[run_of(_due_ms(key))] = _due_ms(key)
         self._discount(item)
         joined = Item(
             self.state.next_id,
@@ -1313,12 +1495,15 @@ class Journal:
         self._live_from = self.state.next_blob
         batch.recount = True
 
-    def _delayed(self) -> Iterator[tuple[bytes, Item]]:
-        """The delayed items in the order in which they are due, those that were flushed among them."""
+    def _delayed(
+        self, run: int = 0, damaged: list[_DamagedRecordError] | None = None
+    ) -> Iterator[tuple[bytes, Item]]:
+        """The delayed items of a run, in the order in which they are due, flushed ones among them. Which are
+        damaged is put into that list; ValueError if there is none."""
         batches = [self.batch] if self.sealed is None else [self.sealed, self.batch]
         ended = set().union(*(batch.ended for batch in batches))
-        stored = ((key, _proto.decode_item(b"i" + key[9:], record)) for key, record in self._stored_delayed())
-        staged = [batch.in_order() for batch in batches]
+        stored = self._sound_delayed(run, ended, damaged)
+        staged = [batch.in_order(run) for batch in batches]
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
             # what is being written may be in LevelDB, too
@@ -1326,11 +1511,26 @@ class Journal:
                 yield key, item
             last = key
 
-    def _stored_delayed(self, **options: bool) -> Iterator[Any]:
+    def _sound_delayed(
+        self, run: int, ended: set[bytes], damaged: list[_DamagedRecordError] | None
+    ) -> Iterator[tuple[bytes, Item]]:
+        for key, record in self._stored_delayed(run):
+            try:
+                yield key, _proto.decode_item(b"i" + key[9:], record)
+            except NewerFormatError:
+                raise
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                if key not in ended:
+                    damaged.append(_DamagedRecordError(key, record, str(error)))
+
+    def _stored_delayed(self, run: int) -> Iterator[tuple[bytes, bytes]]:
         if self._exists:
-            start = _delayed_key(self._due_from_ms, 0)
+            start = _delayed_key(self._due_from.get(run, start_of(run)), 0)
+            stop = _delayed_key(end_of(run), 0)
             db = self._opened_to_read()
-            with db.iterator(start=start, stop=b"e", fill_cache=False, **options) as records:
+            with db.iterator(start=start, stop=stop, fill_cache=False) as records:
                 yield from records
 
     def _find_delayed(self, key: bytes) -> Item | None:
@@ -1361,11 +1561,12 @@ class Journal:
 
     # Blobs
 
-    def begin_blob(self) -> int:
-        """Begin a blob, which belongs to no item yet; returns its id."""
+    def begin_blob(self, origin: Path | None = None) -> int:
+        """Begin a blob, which belongs to no item yet, and is to be a link to `origin`; returns its id."""
         self.check()
         blob = self.state.next_blob
-        self._log(Change.BLOB, blob.to_bytes(8, "big"))
+        place = b"" if origin is None else os.fsencode(os.path.relpath(origin, self.path))
+        self._log(Change.BLOB, blob.to_bytes(BLOB_ID_BYTES, "big") + place)
         self._begin_blob(blob)
         return blob
 
@@ -1383,7 +1584,7 @@ class Journal:
         given, with where it is to be copied to. Raises JournalError if that cannot be: then `file` is as it
         was.
         """
-        blob = self.begin_blob()
+        blob = self.begin_blob(file)
         path = self.blob_path(blob)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -1461,13 +1662,18 @@ class Journal:
             self._mark()
 
     def _delete_unknown_blobs(self) -> None:
-        """Delete the files of blobs that were begun in a change that was lost with the machine."""
+        """Delete the files of blobs that were begun in a change that was lost with the machine: for good, for
+        a later start may not know them from others."""
         known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
+            is_any = False
             for file in (self.path / BLOBS_NAME).iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= self.state.next_blob or not (self._exists or blob in known):
+                    is_any = True
                     file.unlink()
+            if is_any:
+                sync_directory(self.path / BLOBS_NAME)
 
     def _staged_items(self) -> list[Item]:
         return [*self.batch.puts.values(), *self.batch.delayed.values()]
@@ -1477,17 +1683,22 @@ class Journal:
     def read(self, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
         """Return items from id `start` on, and the id to read on from.
 
-        Stops behind the item that reaches `max_items` or `max_bytes`. `start` must be where the last
-        read ended, or the floor: ids found missing on the way are gone.
+        Stops behind the item that reaches `max_items` or `max_bytes`, and where something is damaged: the
+        next one then gets past that. `start` must be where the last read ended, or the floor: ids found
+        missing on the way are gone.
         """
         items: list[Item] = []
         size = 0
+        if self.unsound:
+            item = self.find(self.unsound[-1])
+            self.unsound.pop()
+            return ([] if item is None else [item]), start
         start = max(start, self.state.floor)
         try:
             with self._using:
                 for item in self._from(start):
                     if item.id != start:
-                        self._skip(start, item.id)
+                        self._pass(start, item.id)
                     start = item.id + 1
                     if item.id in self.gone or item.id < self.state.floor:
                         continue  # its record goes with the next batch
@@ -1495,12 +1706,26 @@ class Journal:
                     size += item.memory_bytes
                     if len(items) >= max_items or size >= max_bytes:
                         return items, start
-        except (leveldb.Error, ValueError) as error:
+            self._pass(start, self.state.next_id)
+        except (leveldb.Error, ValueError, MendingError, _DamagedRecordError) as error:
             if items:  # the next one meets it
                 return items, start
-            raise self._unreadable(f"items from {start} on", error) from error
-        self._skip(start, self.state.next_id)
+            if isinstance(error, MendingError):
+                raise
+            if not isinstance(error, _DamagedRecordError):
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            return items, self._get_past(start, error)
         return items, self.state.next_id
+
+    def _get_past(self, start: int, damaged: _DamagedRecordError) -> int:
+        """A `read` from `start` on has met that first; returns where to go on."""
+        self._look_over(_proto.item_key(start))
+        if damaged.id > start:
+            self._pass(start, damaged.id)
+            return damaged.id
+        self._give_up(damaged)
+        self._skip(start, start + 1)
+        return start + 1
 
     def _from(self, start: int) -> Iterator[Item]:
         expunged = self._expunged()
@@ -1514,14 +1739,30 @@ class Journal:
                 for key, record in records:
                     if is_state_key(key):
                         continue
-                    item = _proto.decode_item(key, record)
-                    if item.id not in expunged:
+                    item = self._decoded(key, record, rewrites, expunged)
+                    if item is not None and item.id not in expunged:
                         yield rewrites.get(item.id, item) if rewrites else item
             start = self.stored_id
         for id in range(start, self.state.next_id):
             staged = self._staged(id)
             if staged is not None and id not in expunged:
                 yield staged
+
+    def _decoded(
+        self, key: bytes, record: bytes, rewrites: dict[int, Item], expunged: set[int]
+    ) -> Item | None:
+        """The item in a record; None if it is damaged, and dead."""
+        try:
+            return _proto.decode_item(key, record)
+        except ValueError as error:
+            damaged = _DamagedRecordError(key, record, str(error))
+            if damaged.id in rewrites:
+                return rewrites[damaged.id]
+            if isinstance(error, NewerFormatError):
+                raise
+            if damaged.id in expunged or damaged.id in self.gone:
+                return None
+            raise damaged from error
 
     def _expunged(self) -> set[int]:
         """The ids of what was removed and may still be found."""
@@ -1534,6 +1775,40 @@ class Journal:
         if found is None and sealed is not None:
             found = sealed.puts.get(id) or sealed.rewrites.get(id)
         return found
+
+    def _pass(self, start: int, stop: int) -> None:
+        """There are no records of these ids. Raises MendingError if some are missing, and there is something
+        that may bring them back."""
+        state = self.state
+        # all that are not read yet, and how many of these were removed out of turn
+        unread = int(state.next_id) - start
+        gone = sum(id < start for id in self.gone)
+        removed = unread + len(self.kept) + start - int(state.floor) - gone - int(state.items)
+        missing = stop - start - removed
+        if missing > 0:
+            self._look_over(_proto.item_key(start))
+            self._lose(start, stop, missing, self._missing_bytes(start, stop, missing))
+            self._tell_missing(start, stop, missing)
+        self._skip(start, stop)
+
+    def _missing_bytes(self, start: int, stop: int, missing: int) -> int:
+        """How many bytes the missing ones of these items had: of some that is known, of the others guessed,
+        which is put right in the end."""
+        rejected, state = self._rejected, self.state
+        ids = range(start, stop) if stop - start < len(rejected) else rejected
+        known = [rejected[id].size for id in ids if id in rejected and start <= id < stop]
+        return sum(known) + int(state.bytes) * max(0, missing - len(known)) // int(state.items)
+
+    def _tell_missing(self, start: int, stop: int, missing: int) -> None:
+        where = self.path / DAMAGED_NAME
+        if stop - start > 1:
+            ids = f"{start} to {stop - 1}"
+            self._tell_quarantine(ids, f"{missing} records of these are damaged or missing", where)
+        else:
+            record = where / f"{start}.record"
+            self._tell_quarantine(
+                str(start), "its record is damaged or missing", record if record.exists() else where
+            )
 
     def _skip(self, start: int, stop: int) -> None:
         start = max(start, self.state.floor)
@@ -1570,15 +1845,22 @@ class Journal:
         """As `read`, but from any id on that `read` has not come to yet, and nothing is taken note of."""
         items: list[Item] = []
         size = 0
+        start = max(start, self.state.floor)
         try:
             with self._using:
-                for item in self._from(max(start, self.state.floor)):
+                for item in self._from(start):
                     items.append(item)
                     size += item.memory_bytes
+                    start = item.id + 1
                     if len(items) >= max_items or size >= max_bytes:
-                        return items, item.id + 1
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"items from {start} on", error) from error
+                        return items, start
+        except (leveldb.Error, ValueError, _DamagedRecordError) as error:
+            if items:
+                return items, start
+            if not isinstance(error, _DamagedRecordError):
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            self._give_up(error)
+            return items, error.id + 1
         return items, self.state.next_id
 
     def live(self, id: int) -> Item | None:
@@ -1592,34 +1874,65 @@ class Journal:
         for id in sorted(self.kept):
             if id >= start and (item := self.live(id)) is not None:
                 return item
-        try:
-            with self._using:
-                items = self._from(max(start, self.state.floor))
-                return next((item for item in items if item.id not in self.gone), None)
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"items from {start} on", error) from error
+        start = max(start, self.state.floor)
+        for _ in range(MAX_STRIKES):
+            try:
+                with self._using:
+                    return next((item for item in self._from(start) if item.id not in self.gone), None)
+            except (leveldb.Error, ValueError) as error:
+                raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
+            except _DamagedRecordError as error:
+                self._give_up(error)
+                start = error.id + 1
+        raise self.pause()
 
     def kept_items(self) -> list[Item]:
-        """Return the live items below the floor, oldest first."""
-        return [item for id in sorted(self.kept) if (item := self.find(id)) is not None]
+        """Return the live items below the floor, oldest first. What is damaged of them is left to `read`."""
+        items = []
+        for id in sorted(self.kept):
+            try:
+                item = self._find(id)
+            except (leveldb.Error, ValueError, _DamagedRecordError):
+                self.unsound.append(id)
+            else:
+                if item is not None:
+                    items.append(item)
+        return items
 
     def find(self, id: int) -> Item | None:
-        """Return the live item with this id, or None if its record is missing."""
+        """Return the live item with this id, or None if its record is missing, or was damaged."""
+        try:
+            return self._find(id)
+        except (leveldb.Error, ValueError) as error:
+            raise self._unreadable(f"item {id}", error, _proto.item_key(id)) from error
+        except _DamagedRecordError as error:
+            self._give_up(error)
+            return None
+
+    def _find(self, id: int) -> Item | None:
         staged = self._staged(id)
         if staged is not None or id >= self.stored_id:
             return staged
         key = _proto.item_key(id)
+        with self._using:
+            record = self._opened_to_read().get(key, fill_cache=False)
         try:
-            with self._using:
-                record = self._opened_to_read().get(key, fill_cache=False)
             return None if record is None else _proto.decode_item(key, record)
-        except (leveldb.Error, ValueError) as error:
-            raise self._unreadable(f"item {id}", error) from error
+        except NewerFormatError:
+            raise
+        except ValueError as error:
+            raise _DamagedRecordError(key, record, str(error)) from error
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of a large item. Raises JournalError if they are not there or not whole."""
+        """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
+        they are not there or have another size."""
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
+        except DamagedItemError:
+            # not if they are away with all the rest
+            if self._exists or not self.path.exists():
+                self._look()
+            raise
         except JournalError as error:
             self._tell(failure(f"item {item.id}", error))
             raise
@@ -1632,11 +1945,17 @@ class Journal:
             self._writes.note_open(self)
             return db
         except JournalError as error:
+            if self._exists and leveldb.is_damage(error.__cause__) and self._writes.mend(self, b""):
+                raise self._mending() from error
             if self.failing is None:
                 self._writes.close_down(self, error)
             raise
 
-    def _unreadable(self, what: str, error: Exception) -> JournalError:
+    def _unreadable(self, what: str, error: Exception, key: bytes) -> JournalError:
+        """Return the error that says why `what`, which begins at `key`, cannot be read. If LevelDB is damaged
+        there, that is being mended."""
+        if leveldb.is_damage(error) and self._writes.mend(self, key):
+            return self._mending()
         unreadable = failure(f"cannot read {what} in {self.path}", error)
         self._tell(unreadable)
         return unreadable
@@ -1647,6 +1966,242 @@ class Journal:
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
             self._writes.tell_damage(self, error)
+
+    # Damage. What is damaged is counted out, and what is left of it put into a directory of its own.
+
+    def quarantine(self, item: Item, damage: JournalError) -> None:
+        """Remove a live item whose file is damaged, and put that aside. Raises JournalError if that cannot
+        be: then nothing is removed."""
+        name = str(item.id)
+        # first: if it is met again after a kill, it is removed then
+        kept = self._put_aside(f"{name}.record", _proto.encode_item(item))
+        with self._putting_aside(name), contextlib.suppress(FileNotFoundError):  # that was the damage
+            kept = self.blob_path(item.blob).rename(self.path / DAMAGED_NAME / name)
+            self._quarantined.append(kept)
+        self.remove(item)
+        self.damaged_items += 1
+        self._tell_quarantine(name, str(damage), kept)
+
+    def recount(self, items: int, size: int) -> None:
+        """So many items, of so many bytes, are there in truth: some were lost unseen."""
+        lost = int(self.state.items) - items
+        if lost:
+            self._look_over(_proto.item_key(self.state.floor))
+            self._tell_quarantine("not known", f"{lost} items are missing", None)
+        self._lose(0, 0, lost, int(self.state.bytes) - size)
+
+    def pause(self) -> MendingError:
+        """Return the error for whoever has met much that is damaged: others have their turn before more of it
+        is met."""
+        self.offload(lambda: None, lambda _: self._resume())
+        return self._mending()
+
+    def _mending(self) -> MendingError:
+        self._has_paused = True
+        return MendingError(f"something in {self.path} is damaged and being put aside: try again", self)
+
+    def _resume(self) -> None:
+        if self._has_paused:
+            self._has_paused = False
+            self._writes.resume(self)
+        crowding, self.crowding = self.crowding, []
+        for client in crowding:
+            client.release()
+
+    def _look_over(self, key: bytes) -> None:
+        """What is at `key`, or the first record behind it, is not as it should be: raises MendingError unless
+        LevelDB's tables are as sound there as they can be."""
+        first, last = self._looked_over
+        if not first <= key <= last and self._writes.mend(self, key):
+            raise self._mending()
+
+    def _give_up(self, damaged: _DamagedRecordError) -> None:
+        """Count an item out whose record is damaged, and put that aside."""
+        self._look_over(damaged.key)
+        id, name = damaged.id, str(damaged.id)
+        kept = self._put_aside(f"{name}.record", damaged.record)
+        if damaged.blob:  # if the number is right: it may be another's
+            with contextlib.suppress(OSError):
+                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+        self._lose(id, id + 1, 1, damaged.size)
+        self._tell_quarantine(name, str(damaged), kept)
+
+    def _lose(self, first: int, stop: int, items: int, size: int) -> None:
+        """Count out so many of the items with these ids."""
+        state = self.state
+        left = max(0, int(state.items) - items), max(0, int(state.bytes) - size)
+        self._log(Change.LOST, b"".join(number.to_bytes(8, "big") for number in (first, stop, *left)))
+        self._lost(first, stop, *left)
+        self.damaged_items += max(0, items)
+
+    def _lost(self, first: int, stop: int, items: int, size: int) -> None:
+        state = self.state
+        state.items, state.bytes = items, size
+        if first == state.floor:
+            state.floor = max(state.floor, stop)
+            self.gone = {id for id in self.gone if id >= state.floor}
+            self._advance()
+        elif stop - first <= MAX_GONE:  # should they come back
+            for id in range(first, stop):
+                self._delete(id)
+                self._part_with(id, 0, is_staged=False)
+        if not self.dirty:
+            self._mark()
+
+    def _give_up_delayed(self, damaged: _DamagedRecordError) -> None:
+        self._look_over(damaged.key)
+        key = damaged.key
+        if damaged.id < self._live_from:  # it was flushed
+            self.batch.ended.add(key)
+            self.batch.ops.append((key, None))
+            return
+        name = f"delayed-{damaged.id}"
+        kept = self._put_aside(f"{name}.record", damaged.record)
+        if damaged.blob:
+            with contextlib.suppress(OSError):
+                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+        self._lose_delayed(key, 1, max(0, self.delayed_bytes - damaged.size))
+        self._tell_quarantine(name, str(damaged), kept)
+
+    def _lose_delayed(self, key: bytes, items: int, left_bytes: int) -> None:
+        left = max(0, self.delayed_items - items)
+        self._log(Change.LOST_DELAYED, key[1:] + left.to_bytes(8, "big") + left_bytes.to_bytes(8, "big"))
+        self._lost_delayed(key, left, left_bytes)
+        self.damaged_items += max(0, items)
+
+    def _lost_delayed(self, key: bytes, items: int, size: int) -> None:
+        self.batch.ended.add(key)
+        self.batch.ops.append((key, None))
+        self.batch.recount = True
+        self.delayed_items, self.delayed_bytes = items, size
+        if not self.dirty:
+            self._mark()
+
+    def _put_aside(self, name: str, content: bytes) -> Path:
+        """Write that to a file among what is damaged, which is returned."""
+        file = self.path / DAMAGED_NAME / name
+        with self._putting_aside(name):
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            file.write_bytes(content)
+        self._quarantined.append(file)
+        return file
+
+    @contextlib.contextmanager
+    def _putting_aside(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            refusal = failure(f"cannot put {name} aside, which is damaged, in {self.path}", error)
+            self._tell(refusal)
+            raise refusal from error
+
+    def _tell_quarantine(self, ids: str, reason: str, where: Path | None) -> None:
+        """Have the operator told, of so many items that it can be read."""
+        self._told_quarantined += 1
+        if self._told_quarantined == MAX_QUARANTINED_TOLD:
+            reason = f"{reason}; further ones are not logged, but counted as damaged_items"
+        if where is not None and not where.exists():
+            where = None
+        if self._told_quarantined <= MAX_QUARANTINED_TOLD:
+            self._writes.tell_quarantine(self, ids, reason, where)
+
+    def mend(self, key: bytes) -> bool:
+        """Have LevelDB's tables in which the first record from `key` on may be as sound as they can be, all
+        if it is b"": what is damaged is put aside, and a table with what is sound of it takes its place.
+        Returns whether one was damaged. In a thread; JournalError if that cannot be done."""
+        try:
+            with self._using:
+                tables = self._tables()
+            sound = self._sound_tables(tables, key)
+            if sound:
+                with self._compacting, self._using:
+                    if self._db is not None:
+                        self._db.close()
+                        self._db = self._write = None
+                    self._replace(sound)
+                    db = self._open()
+                    try:
+                        self._put_stored_state(db)
+                    finally:
+                        db.close()
+                    self._opened(again=True)
+        except (leveldb.Error, OSError) as error:
+            raise failure(f"cannot mend {self.path}", error) from error
+        return bool(sound)
+
+    def _tables(self) -> bytes:
+        """LevelDB's own list of its tables. That it is the one that it was may not be found out before it is
+        mended."""
+        if self._db is not None:
+            return bytes(self._db.get_property(b"leveldb.sstables"))
+        with contextlib.closing(self._open()) as db:
+            return bytes(db.get_property(b"leveldb.sstables"))
+
+    def _sound_tables(self, tables: bytes, key: bytes) -> dict[Path, bytes]:
+        """What is to be in the place of those tables of LevelDB that are damaged."""
+        found, last = table.listed(tables, key)
+        sound = {}
+        rejected: dict[int, _DamagedRecordError] = {}
+
+        def judge(key: bytes, record: bytes) -> bool | None:
+            verdict = _is_sound(key, record)
+            if verdict is False and key[:1] == b"i" and len(key) == 9:
+                damaged = _DamagedRecordError(key, record)
+                if self.state.floor <= damaged.id < self.state.next_id:
+                    rejected[damaged.id] = damaged
+            return verdict
+
+        for number, size in found:
+            path = self.path / f"{number:06d}.ldb"
+            with contextlib.suppress(FileNotFoundError):  # a compaction has made others of it
+                mended = table.mend(path.read_bytes(), size, judge)
+                if mended is not None:
+                    sound[path] = mended
+        self._looked_over = (key, last)
+        self._rejected = rejected
+        return sound
+
+    def _replace(self, tables: dict[Path, bytes]) -> None:
+        """Put tables in the place of damaged ones, which are put aside. LevelDB must be closed."""
+        aside = self.path / DAMAGED_NAME
+        aside.mkdir(mode=0o700, exist_ok=True)
+        for path, content in tables.items():
+            if not path.exists():  # a compaction has made others of it
+                continue
+            with contextlib.suppress(FileExistsError):  # it was damaged before
+                (aside / path.name).hardlink_to(path)
+            mended = path.with_suffix(".mended")
+            mended.write_bytes(content)
+            sync_file(mended)
+            mended.rename(path)
+            self._mended.append(aside / path.name)
+        for damaged in itertools.islice(self._rejected.values(), MAX_QUARANTINED_TOLD):
+            self._put_aside(f"{damaged.id}.record", damaged.record)
+        sync_directory(aside)
+        sync_directory(self.path)
+
+    def _put_stored_state(self, db: Any) -> None:
+        """Have LevelDB have the state that it had, should that have been damaged."""
+        if not self._stored_state:
+            return
+        state = _proto.decode_state(self._stored_state)
+        found = stored_state(db)
+        if found is None or _proto.decode_state(found[1]).change < state.change:
+            db.put(state_key(state.next_id), self._stored_state, sync=True)
+
+    def _stage_anew(self) -> None:
+        """What there is besides items may have been damaged: have all of it written again."""
+        batch = self.batch
+        batch.cursors.update(self.cursors)
+        batch.recount |= self.delayed_items > 0
+        if self.kept or self._has_kept:
+            self._has_kept = bool(self.kept)
+            ids = _proto.encode_ids(sorted(self.kept)) if self.kept else None
+            batch.ops.append((KEPT_KEY, ids))
+        if self.expiring:
+            batch.ops.append((EXPIRING_KEY, b""))
+        if not self.dirty:
+            self._mark()
 
     @property
     def disk_bytes(self) -> int:
@@ -1681,7 +2236,8 @@ class Journal:
             place = self.cursors.get(label)
             batch.ops.append((CURSOR_PREFIX + label, None if place is None else _proto.encode_ids(place)))
         if batch.recount:
-            counts = [self.delayed_items, self.delayed_bytes, self._due_from_ms, self._live_from]
+            due_from = min(self._due_from.values())
+            counts = [self.delayed_items, self.delayed_bytes, due_from, self._live_from]
             batch.ops.append((DELAYED_KEY, _proto.encode_ids(counts)))
         self.sealed = batch
         self.writing = True
@@ -1728,31 +2284,19 @@ class Journal:
         """
         batch = self.sealed
         assert batch is not None
+        trimmed = batch.state.trimmed
         try:
-            if self._db is not None and self._has_moved():
-                self._shut()
-            self._reopen(batch)
-            fresh = self._db is None
-            db = self._opened(again=True)
-            if self._has_state:
-                (self.path / STATE_NAME).unlink(missing_ok=True)
-                sync_directory(self.path)
-                self._has_state = False
-            self._sync_blobs(batch)
-            write = self._put_together(db, batch)
-            if batch.trims:
-                self._trim(db, write, batch)
-            key = state_key(batch.state.next_id)
-            if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
-                write.delete(self._state_key)  # trimming has passed it by
-            write.put(key, _proto.encode_state(batch.state))
-            write.write()
-            self._state_key = key
-            self._look()  # else it is written to files that are deleted
-            self._exists = self._must_exist = True
-            if fresh:  # LevelDB does not see to the name of its CURRENT
-                sync_directory(self.path)
-            self._put_mark(batch.state)
+            try:
+                self._write_sealed(batch)
+            except (leveldb.Error, JournalError) as error:
+                # A compaction has met damage, which LevelDB says to whoever writes next. Or it was opened.
+                cause = error.__cause__ if isinstance(error, JournalError) else error
+                if not (leveldb.is_damage(cause) and self.mend(b"")):
+                    raise
+                batch.state.trimmed = trimmed
+                batch.trimmed_records = batch.trimmed_bytes = 0
+                batch.doomed.clear()
+                self._write_sealed(batch)
         except JournalError:
             self._doubtful = True
             raise
@@ -1767,6 +2311,34 @@ class Journal:
         with contextlib.suppress(OSError):
             (self.path / MARK_NAME).write_bytes(snapshot.encode_mark(state))
             self._has_mark = True
+
+    def _write_sealed(self, batch: Batch) -> None:
+        if self._db is not None and self._has_moved():
+            self._shut()
+        self._reopen(batch)
+        fresh = self._db is None
+        db = self._opened(again=True)
+        if self._has_state:
+            (self.path / STATE_NAME).unlink(missing_ok=True)
+            sync_directory(self.path)
+            self._has_state = False
+        self._sync_blobs(batch)
+        self._sync_quarantined()
+        write = self._put_together(db, batch)
+        if batch.trims:
+            self._trim(db, write, batch)
+        key = state_key(batch.state.next_id)
+        if self._state_key and self._state_key < min(key, _proto.item_key(batch.state.trimmed)):
+            write.delete(self._state_key)  # trimming has passed it by
+        record = _proto.encode_state(batch.state)
+        write.put(key, record)
+        write.write()
+        self._state_key, self._stored_state = key, record
+        self._look()  # else it is written to files that are deleted
+        self._exists = self._must_exist = True
+        if fresh:  # LevelDB does not see to the name of its CURRENT
+            sync_directory(self.path)
+        self._put_mark(batch.state)
 
     def _put_together(self, db: Any, batch: Batch) -> Any:
         write = self._write
@@ -1827,6 +2399,16 @@ class Journal:
                 sync_directory(self.path / BLOBS_NAME)
             sync_directory(self.path)
 
+    def _sync_quarantined(self) -> None:
+        """Have what was put aside on the disk before it goes from where it was."""
+        files, self._quarantined = self._quarantined, []
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                sync_file(file)
+        if files:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(self.path / DAMAGED_NAME)
+
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
         """Delete some records that are dead."""
         state = batch.state
@@ -1883,9 +2465,12 @@ class Journal:
         """The thread that had the directory is done with it."""
         self.writing = False
         self.crowded = False
-        crowding, self.crowding = self.crowding, []
-        for client in crowding:
-            client.release()
+        mended, self._mended = self._mended, []
+        for path in mended:
+            self._tell_quarantine("not known", "a table of LevelDB is damaged", path)
+        if mended:
+            self._stage_anew()
+        self._resume()
 
     def close_for_rest(self, state: bytes) -> None:
         """As `close`, but leave nothing that takes up room, which there is little of."""
@@ -1951,15 +2536,16 @@ class Journal:
             if db is None:
                 raise JournalError("LevelDB was closed meanwhile")
             start, stop = map(_proto.item_key, span)
-            due = _delayed_key(self._due_from_ms, 0)
             db.compact_range(start=start, stop=stop)
-            if self._due_from_ms:
-                db.compact_range(start=b"d", stop=due)
-            self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", due)))
+            at = b"d"
+            for due_ms in sorted(self._due_from.values()):
+                db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
+                at = _delayed_key(end_of(run_of(due_ms)), 0)
+            self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._first_delayed_key)))
 
     def end_compaction(self) -> None:
-        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so there,
-        but to the next who writes: so something is to be written."""
+        """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
+        there, but to the next who writes: so something is to be written."""
         if self._compacting_for is None:
             return
         self._compacted = True
@@ -1968,8 +2554,8 @@ class Journal:
             # LevelDB keeps what was put and deleted before it was written out, for that is one table. It goes
             # when a deletion from another one comes to it: of a key that nobody has, at each end.
             first, last = _proto.item_key(self._compacting_for[0]), _proto.item_key(self._compact_from)
-            dues = (_delayed_key(0, 0), _delayed_key(self._due_from_ms, 0))
-            self.batch.ops += [(key + b"\0", None) for key in (first, last, *dues)]
+            ends = (first, last, _delayed_key(0, 0), self._first_delayed_key)
+            self.batch.ops += [(key + b"\0", None) for key in ends]
         if not self.dirty:
             self._mark()
 

@@ -15,7 +15,7 @@ DB = plyvel.DB
 Error = plyvel.Error
 repair_db = plyvel.repair_db
 
-__all__ = ["DB", "Error", "failure", "reason", "repair_db"]
+__all__ = ["DB", "Error", "failure", "is_damage", "reason", "repair_db"]
 
 # What LevelDB says of what it misses or cannot make out, by the words that it has for it.
 _DAMAGE = ("Corruption", "Invalid argument", "NotFound", "No such file or directory")
@@ -47,3 +47,8 @@ def failure(what: str, error: Exception) -> JournalError:
     if isinstance(error, ValueError) or any(words in text for words in _DAMAGE):
         return DamagedError(text)
     return JournalError(text)
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether an error of LevelDB's says that a file is damaged; else it may pass."""
+    return isinstance(error, Error) and any(words in reason(error) for words in _DAMAGE)

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from darner._proto cimport Item, new_item
 from darner.journal cimport Journal
+from darner.timeline cimport Earliest, Timeline, run_of
 
 
 cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
@@ -16,6 +17,7 @@ cdef class Queue:
         bytes name
         Journal journal
         object clock
+        Timeline times
         bint is_durable
         bint syncs
         object settings
@@ -35,7 +37,8 @@ cdef class Queue:
         uint64_t canceled_transactions
         uint64_t total_flushes
     cdef:
-        int64_t _age_ms
+        int64_t _taken_ms
+        int64_t _taken_enqueued_ms
         object _opened
         Py_ssize_t _most_bytes
         uint64_t _reserved_bytes
@@ -46,10 +49,11 @@ cdef class Queue:
         int64_t _open_timeout_ms
         object _expire_to
         object _dead_letter_to
-        bint _moving
+        list _moved
+        bint _leaving
         bint _serving
-        double _soonest_ms
-        double _due_ms
+        Earliest _soonest
+        Earliest _due
         uint64_t _swept
         object _idle_ms
         uint64_t _idle_id
@@ -58,14 +62,20 @@ cdef class Queue:
     cpdef push(self, bytes record, uint32_t flags, int64_t exptime)
     cpdef append(self, Item item)
     @cython.locals(journal=Journal)
+    cdef _line_up(self, Item item)
     cdef _come(self, Item item)
+    cpdef serve(self)
+    cpdef put(self, Item item, int64_t delay_ms=*)
+    cdef _hold(self, Item item)
     @cython.locals(item=Item)
-    cpdef Item pop(self)
+    cpdef Item take(self)
     @cython.locals(item=Item)
     cpdef Item reserve(self)
     cpdef Item peek(self)
-    @cython.locals(item=Item)
+    @cython.locals(item=Item, damaged=int)
     cdef Item _head(self)
+    @cython.locals(item=Item, size=Py_ssize_t, waiting_bytes=uint64_t)
+    cdef _measure(self)
     @cython.locals(item=Item)
     cdef _expire_first(self)
     @cython.locals(item=Item)

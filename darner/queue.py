@@ -1,14 +1,13 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
-Pure logic over a journal: no socket, no event loop, and the clock is handed in. Every method is done
+Pure logic over a journal: no socket, no event loop, and the clocks are handed in. Every method is done
 when it returns, and what it changed is in the journal's log. The oldest waiting items are held in memory (the
 window); those behind them are read from the journal when the window runs dry.
 """
 
 import contextlib
 import itertools
-import math
 import shutil
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +18,16 @@ from darner._proto import CHUNK_BYTES, Item, new_item
 from darner.blob import BlobReader, BlobWriter, MemoryWriter, read_whole, sync_directory, sync_file, sync_name
 from darner.config import QueueSettings
 from darner.errors import (
+    DamagedItemError,
     DarnerError,
     FaultError,
     ItemTooLargeError,
     JournalError,
     QueueFullError,
-    RefusedError,
     UnavailableError,
 )
-from darner.journal import Journal
+from darner.journal import MAX_STRIKES, Journal
+from darner.timeline import Clock, Earliest, Timeline, run_of
 from darner.wal import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
@@ -50,12 +50,9 @@ MAX_DATE_MS = 1 << 53
 # Of a queue for which nothing is set.
 DEFAULTS = QueueSettings()
 
-# Milliseconds of the Unix epoch.
-Clock = Callable[[], int]
-
 
 def expires_ms(exptime: int, now_ms: int) -> int:
-    """When an item set with memcache's `exptime` expires, in ms of the Unix epoch; 0 is never."""
+    """When an item set with memcache's `exptime` expires, as a stamp; 0 is never."""
     if exptime == 0:
         return 0
     if exptime < 0:
@@ -65,14 +62,72 @@ def expires_ms(exptime: int, now_ms: int) -> int:
     return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
 
 
+def make_room(queues: Sequence["Queue"], size: int) -> None:
+    """Have room for an item of `size` bytes in each of `queues`, at the cost of expired items and, where
+    the settings say so, of the oldest. Raises as `Queue.push` if one cannot take it; nothing is discarded
+    then."""
+    for queue in queues:
+        queue.check(size)
+    if not any(queue.is_limited for queue in queues):
+        return
+    for queue in queues:
+        queue.expire_for(size)
+    # what has expired in one may have moved to another
+    for queue in queues:
+        queue.check(size, may_expire=False)
+    for queue in queues:
+        queue.discard_for(size)
+
+
 def all_or_none(queues: Sequence["Queue"], size: int) -> contextlib.AbstractContextManager[None]:
-    """Have an item of `size` bytes that is put in each of `queues` be there after a kill in all or in none.
-    Raises JournalError if the log has no room for it."""
+    """Have an item of `size` bytes that is `put` in each of `queues` be there after a kill in all or in none.
+    Nothing else may be done within. Raises JournalError if the log has no room for it."""
     logs = (queue.journal.log for queue in queues)
     log = next((log for log in logs if log is not None), None)
     if log is None or len(queues) == 1:
         return contextlib.nullcontext()
     return log.group(len(queues) * (size + GROUP_BYTES))
+
+
+def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
+    """Put an item that leaves its queue, whose journal is `home`, at the end of each of `targets`, as if it
+    were set now, never to expire by itself. It is not refused for its size, but may take a queue over its
+    limits. Nobody is served.
+
+    Raises JournalError if one of them cannot take it, DamagedItemError if its file is damaged: then it is
+    in none.
+    """
+    ready: deque[tuple[Queue, Item]] = deque()
+    try:
+        for target in targets:
+            target.journal.check()
+        if item.blob and targets:
+            home.open_blob(item).close()
+        for target in targets:
+            ready.append((target, _adopted(target, item, home)))
+        with all_or_none(targets, 0 if item.blob else item.size):
+            while ready:
+                target, mine = ready[0]
+                target.put(mine)
+                ready.popleft()
+    except JournalError:
+        for target, mine in ready:
+            if mine.blob:
+                target.journal.abandon_blob(mine.blob)
+        raise
+    for target in targets:
+        target.discard_excess()
+
+
+def _adopted(target: "Queue", item: Item, home: Journal) -> Item:
+    """As `Queue.adopt`; what nobody has provided for is a fault of the target, not of the item's queue."""
+    try:
+        return target.adopt(item, home)
+    except DarnerError:
+        raise
+    except Exception as error:
+        target.on_fault(target, error)
+        raise FaultError(error) from error
 
 
 class Source(Protocol):
@@ -82,12 +137,14 @@ class Source(Protocol):
     waiters: OrderedDict["Waiter", None]
     transactions: int
 
-    def pop(self) -> Item | None: ...  # noqa: D102
+    def take(self) -> Item | None: ...  # noqa: D102
     def reserve(self) -> Item | None: ...  # noqa: D102
     def peek(self) -> Item | None: ...  # noqa: D102
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> None: ...  # noqa: D102
+    def give_back(self, item: Item) -> None: ...  # noqa: D102
+    def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
 
@@ -106,7 +163,7 @@ class Reader(Source, Protocol):
 
 
 class Waiter:
-    """Somebody who waits for an item: how to fetch it for them (`Queue.pop`, `reserve` or `peek`), where
+    """Somebody who waits for an item: how to fetch it for them (`Queue.take`, `reserve` or `peek`), where
     to deliver it, whether they have gone without a word, and how to tell them that none will come. `queue` is
     where they wait."""
 
@@ -313,8 +370,7 @@ class Upload:
     def _put(self, targets: Sequence["Queue"], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
-        for queue in targets:
-            queue.check(self._size)
+        make_room(targets, self._size)
         with all_or_none(targets, 0):
             for queue in targets:
                 if not queue.is_durable:
@@ -322,16 +378,15 @@ class Upload:
                 else:
                     blob = self._blob if queue is self.queue else self._links[queue][1]
                     item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
-                if delay_ms:
-                    queue.delay(item, delay_ms)
-                else:
-                    queue.append(item)
+                queue.put(item, delay_ms)
                 self._is_put |= queue is self.queue
                 self._links.pop(queue, None)
         self.queues = targets
         if not self._is_put:
             self.abandon()
         self._abandon_links()
+        for queue in targets:
+            queue.serve()
 
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
@@ -359,20 +414,29 @@ class Queue:
     """
 
     __slots__ = (
-        "_age_ms", "_dead_letter_to", "_due_ms", "_expire_to", "_idle_id", "_idle_ms", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moving", "_open_timeout_ms", "_opened",
-        "_reserved_bytes", "_reserved_ms", "_serving", "_soonest_ms", "_swept", "canceled_transactions",
-        "clock", "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
-        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "total_flushes", "total_items",
-        "transactions", "waiters", "window", "window_bytes",
+        "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
+        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
+        "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
+        "_taken_ms", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
+        "is_durable", "journal", "name", "on_fault", "on_move", "on_stir", "reserved", "restless",
+        "settings", "syncs", "times", "total_flushes", "total_items", "transactions", "waiters", "window",
+        "window_bytes",
     )  # fmt: skip
 
     def __init__(
-        self, name: bytes, journal: Journal, clock: Clock, settings: QueueSettings = DEFAULTS
+        self,
+        name: bytes,
+        journal: Journal,
+        clock: Clock,
+        settings: QueueSettings = DEFAULTS,
+        times: Timeline | None = None,
     ) -> None:
+        """`clock` gives the stamp of the moment, and `times` says what stamps mean; without it `clock` is the
+        wall clock, and they are dates."""
         self.name = name
         self.journal = journal
         self.clock = clock
+        self.times = times or Timeline(clock)
         # whether its items are on disk
         self.is_durable = journal.log is not None
         # what the window may take
@@ -386,26 +450,34 @@ class Queue:
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # those in use, by what is behind `cursor=`
         self.cursors: dict[bytes, Reader] = {}
-        # puts an item of this queue into the one of a name; JournalError if that cannot be
-        self.on_move: Callable[[Queue, Item, bytes], None] = lambda *_: None
-        # Whether that is going on, and whether those who wait are being served: it may come back here, for
-        # two queues may move their items to each other.
-        self._moving = False
+        # Puts an item of this queue into those of a name, and returns these, whose waiters are to be served
+        # then; JournalError if that cannot be, and it is in none.
+        self.on_move: Callable[[Queue, Item, bytes], Sequence[Queue] | None] = lambda *_: None
+        # what was moved, and is here as well as long as the log cannot say that it is gone
+        self._moved: list[Item] = []
+        # whether there are items that are neither waiting nor reserved any more, and not gone yet
+        self._leaving = False
+        # whether those who wait are being served: it may come back here, for two queues may move their items
+        # to each other
         self._serving = False
         # told when `sweep` is to be called from now on
         self.on_stir: Callable[[Queue], None] = lambda _: None
         # told of an error that nobody has provided for, and that no request or sweep would be told of
         self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
-        self._age_ms = 0
+        # when an item was fetched last, and when that one was set
+        self._taken_ms = self._taken_enqueued_ms = 0
         # the blob of the item at the head, if somebody is about to fetch it
         self._opened: BlobReader | None = None
         # since when it is empty, and the id of the next item then
         self._idle_ms: int | None = None
         self._idle_id = 0
-        # No item's own expiry is before this. 0 if that is not known.
-        self._soonest_ms: float = 0 if journal.expiring else math.inf
+        # no item's own expiry is before this
+        self._soonest = Earliest(self.times)
+        if journal.expiring:
+            self._soonest.note(1)  # it is not known
         # when the first delayed item is due
-        self._due_ms: float = journal.next_due_ms
+        self._due = Earliest(self.times)
+        self._note_due()
         # the id up to which `sweep` has looked for expired items; 0 if it is not about to
         self._swept = 0
         self.configure(settings)
@@ -447,6 +519,7 @@ class Queue:
         self.total_items = 0
         self.expired_items = 0
         self.discarded = 0
+        self.journal.damaged_items = 0
         self.transactions = 0
         self.canceled_transactions = 0
         self.total_flushes = 0
@@ -458,8 +531,9 @@ class Queue:
             self._max_age_ms
             or self._reserved_ms
             or self._swept
-            or self._soonest_ms < math.inf
-            or self._due_ms < math.inf
+            or not self._soonest.is_never()
+            or not self._due.is_never()
+            or self._moved
             or self.settings.max_queue_age_ms is not None
         )
 
@@ -481,7 +555,7 @@ class Queue:
     @property
     def age_ms(self) -> int:
         """How long the last item fetched had waited; 0 if the queue is empty."""
-        return self._age_ms if self.items else 0
+        return self.times.age_ms(self._taken_enqueued_ms, self._taken_ms) if self.items else 0
 
     # In
 
@@ -503,7 +577,7 @@ class Queue:
         self.journal.put(item)
         self._come(item)
 
-    def _come(self, item: Item) -> None:
+    def _line_up(self, item: Item) -> None:
         """An item was put in the journal."""
         journal = self.journal
         self.total_items += 1
@@ -511,6 +585,17 @@ class Queue:
             journal.reads += 1
             self.window.append(item)
             self.window_bytes += item.memory_bytes
+
+    def _come(self, item: Item) -> None:
+        """An item was put in the journal, and who waits is served."""
+        self._line_up(item)
+        if self.waiters:
+            self._serve()
+        if self.cursors:
+            self._show()
+
+    def serve(self) -> None:
+        """There may be an item: give it to who waits, on the queue itself and on its cursors."""
         if self.waiters:
             self._serve()
         if self.cursors:
@@ -522,48 +607,73 @@ class Queue:
 
     def push_delayed(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
         """As `push`, but the item is out of sight for `delay_ms`, and joins the end then."""
+        self.delay(self.item(record, flags, exptime), delay_ms)
+
+    def item(self, record: bytes, flags: int, exptime: int) -> Item:
+        """Return an item for `put`: see `push`."""
         now = self.clock()
-        self.delay(new_item(record, flags, expires_ms(exptime, now), now), delay_ms)
+        return new_item(record, flags, expires_ms(exptime, now), now)
 
     def delay(self, item: Item, delay_ms: int) -> None:
-        """Have `item` join the end in `delay_ms`."""
+        """Have `item` join the end in `delay_ms`. Raises as `push` does."""
         if self._limited:
             self._make_room(item.size)
-        due_ms = min(self.clock() + delay_ms, MAX_DATE_MS)
+        self._delay(item, delay_ms)
+
+    def put(self, item: Item, delay_ms: int = 0) -> None:
+        """Put `item` at the end, or have it join that in `delay_ms`, whatever the limits: see `make_room`.
+        Who waits for it is not served before `serve`."""
+        if delay_ms:
+            self._delay(item, delay_ms)
+            return
+        if item.expires_ms:
+            self._expect(item)
+        self.journal.put(item)
+        self._line_up(item)
+
+    def _delay(self, item: Item, delay_ms: int) -> None:
+        due_ms = min(self.clock() + delay_ms, self.times.last)
         self.journal.delay(item, due_ms)
-        if due_ms < self._due_ms:
-            self._due_ms = due_ms
+        if self._due.note(due_ms):
             self.on_stir(self)
+
+    def _note_due(self) -> None:
+        self._due.clear()
+        for due_ms in self.journal.next_due.values():
+            self._due.note(due_ms)
 
     def _join(self, now: int) -> bool:
         """Have delayed items that are due join the end, as if they were set now; whether any did."""
         journal = self.journal
         # who waits is served on the way, and must not have later ones join before these
-        self._due_ms = math.inf
+        self._due.clear()
         joined = False
         try:
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES):
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, self.times.date_ms):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
                 joined = True
         except JournalError:
-            journal.next_due_ms = now
+            journal.next_due[run_of(now)] = now
             raise
         finally:
-            self._due_ms = journal.next_due_ms
+            self._note_due()
         return joined
 
     def _join_in_time(self) -> bool:
         """Do not have a reader who finds nothing wait for the sweep; whether there is an item now."""
         now = self.clock()
-        return self._due_ms <= now and self._join(now) and (bool(self.window) or self._read_ahead())
+        return self._due.has_passed(now) and self._join(now) and (bool(self.window) or self._read_ahead())
 
-    def check(self, size: int) -> None:
-        """Raises what `append` of an item of `size` bytes would raise now."""
+    def check(self, size: int, *, may_expire: bool = True) -> None:
+        """Raises what `append` of an item of `size` bytes would raise now, and changes nothing. With
+        `may_expire`, not for a lack of room that expired items may make up for."""
         self.journal.check()
         if self._limited:
-            self._make_room(size, discard=False)
+            self._check_size(size)
+            if self._is_full(size):
+                self._check_full(size, may_expire=may_expire)
 
     def upload(self, size: int, targets: Callable[[], Sequence["Queue"]] | None = None) -> Upload:
         """Begin an item of `size` bytes that comes in chunks, for this queue or for `targets`: see `Upload`.
@@ -576,27 +686,68 @@ class Queue:
 
     # Limits
 
-    def _make_room(self, size: int, *, discard: bool = True) -> None:
-        """Have room for an item of `size` bytes, at the cost of expired items and, if the settings say so,
-        of the oldest; unless `discard`, those are only known to be there."""
-        settings = self.settings
-        if settings.max_item_size is not None and size > settings.max_item_size:
-            raise ItemTooLargeError(f"{size} bytes, and at most {settings.max_item_size} are taken")
+    @property
+    def is_limited(self) -> bool:
+        """Whether the settings may refuse an item."""
+        return self._limited
+
+    def _make_room(self, size: int) -> None:
+        """As `make_room`, of this queue by itself."""
+        self._check_size(size)
         if not self._is_full(size):
             return
+        self._check_full(size, may_expire=True)
+        self.journal.check()
+        self.expire_for(size)
+        if self._is_full(size):
+            self._check_full(size, may_expire=False)
+            self.discard_for(size)
+
+    def _check_size(self, size: int) -> None:
+        most = self.settings.max_item_size
+        if most is not None and size > most:
+            raise ItemTooLargeError(f"{size} bytes, and at most {most} are taken")
+
+    def _check_full(self, size: int, *, may_expire: bool) -> None:
+        """Raises QueueFullError unless this full queue can be made to take an item of `size` bytes."""
         if self._is_over(self.journal.delayed_items, self.journal.delayed_bytes + size):
             raise QueueFullError("no room even if nothing waited")
-        self.journal.check()
-        if not self._moving:
-            with contextlib.suppress(JournalError):  # then they stay, and there is less room
-                self._expire_head(self.clock(), settings.max_expire_sweep)
-        if settings.discard_old_when_full:
-            while discard and self._is_full(size) and (self.window or self._read_ahead()):
-                self.journal.remove(self.window[0])
-                self._shift()
-                self.discarded += 1
-        elif self._is_full(size):
+        if self.settings.discard_old_when_full:
+            return
+        # what is not read yet may have expired
+        if not may_expire or (self.window and not self.has_expired(self.window[0])):
             raise QueueFullError("the queue is full")
+
+    def expire_for(self, size: int) -> None:
+        """Be rid of expired items at the head if there is no room for an item of `size` bytes."""
+        if self._limited and self._is_full(size):
+            with contextlib.suppress(JournalError):  # then they stay, and there is less room
+                self._expire_head(self.clock(), self.settings.max_expire_sweep)
+
+    def discard_for(self, size: int) -> None:
+        """Discard the oldest items until there is room for one of `size` bytes."""
+        while self._limited and self._is_full(size) and (self.window or self._read_ahead()):
+            self._discard_first()
+
+    def discard_excess(self) -> None:
+        """Discard the oldest items, but not the last one, if that has taken the queue over its limits and the
+        settings say so."""
+        settings, journal = self.settings, self.journal
+        if not (self._limited and settings.discard_old_when_full):
+            return
+        last_id = journal.state.next_id - 1
+        with contextlib.suppress(JournalError):  # then the queue stays over its limits
+            while self._is_over(
+                self.items + journal.delayed_items - 1, self.waiting_bytes + journal.delayed_bytes
+            ):
+                if not (self.window or self._read_ahead()) or self.window[0].id == last_id:
+                    break
+                self._discard_first()
+
+    def _discard_first(self) -> None:
+        self.journal.remove(self.window[0])
+        self._shift()
+        self.discarded += 1
 
     def _is_full(self, size: int) -> bool:
         # what is reserved does not count, as in Kestrel
@@ -616,15 +767,29 @@ class Queue:
 
     def _head(self) -> Item | None:
         """Return the oldest waiting item that has not expired, still in the window."""
+        damaged = 0
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
-                if item.blob:
-                    self._opened = self.open_blob(item)
-                return item
-            self._expire_first()
+                if not item.blob or self._open_first(item):
+                    return item
+                damaged += 1
+                if damaged == MAX_STRIKES:
+                    raise self.journal.pause()
+            else:
+                self._expire_first()
         self.journal.check_whole()
         return None
+
+    def _open_first(self, item: Item) -> bool:
+        """Open the file of the item at the head; returns whether that was possible: else it is damaged, and
+        gone."""
+        try:
+            self._opened = self.open_blob(item)
+        except DamagedItemError as damage:
+            self.quarantine(item, damage)
+            return False
+        return True
 
     def _shift(self) -> None:
         item = self.window.popleft()
@@ -636,27 +801,63 @@ class Queue:
 
     def _read_ahead(self) -> bool:
         journal = self.journal
-        while journal.reads < journal.state.next_id:
+        damaged = 0
+        while journal.reads < journal.state.next_id or journal.unsound:
             items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
                 return True
+            damaged += 1
+            if damaged == MAX_STRIKES:
+                raise journal.pause()
+        # what is reserved is all there is
+        if journal.state.items != len(self.reserved) or journal.state.bytes != self._reserved_bytes:
+            self._recount()
         return False
 
     def _measure(self) -> None:
-        self.window_bytes = sum(item.memory_bytes for item in self.window)
+        size = 0
+        waiting_bytes = self._reserved_bytes
+        for item in self.window:
+            size += item.memory_bytes
+            waiting_bytes += item.size
+        self.window_bytes = size
+        if waiting_bytes > self.journal.state.bytes:
+            self._recount()
+
+    def _recount(self) -> None:
+        """The counts are not what there is: something was lost unseen."""
+        if not self._leaving:
+            items = [*self.window, *self.reserved.values()]
+            is_all = self.journal.reads >= self.journal.state.next_id
+            self.journal.recount(
+                len(items) if is_all else max(len(items), self.journal.state.items),
+                sum(item.size for item in items),
+            )
 
     def _take(self, item: Item) -> None:
         self._shift()
-        self._age_ms = self.clock() - item.enqueued_ms
+        self._taken_ms = self.clock()
+        self._taken_enqueued_ms = item.enqueued_ms
 
     def pop(self) -> Item | None:
         """Remove the oldest waiting item for good, and return it; None if there is none."""
+        item = self.take()
+        if item is not None and item.blob:
+            self.close(item)
+        return item
+
+    def take(self) -> Item | None:
+        """As `pop`, but a large item is only reserved: to be removed by `close` once its bytes were found
+        whole, before anything of it is sent."""
         item = self._head()
         if item is not None:
-            self.journal.remove(item)
+            if not item.blob:
+                self.journal.remove(item)
             self._take(item)
+            if item.blob:
+                self._hold(item)
         return item
 
     def reserve(self) -> Item | None:
@@ -664,12 +865,15 @@ class Queue:
         item = self._head()
         if item is not None:
             self._take(item)
-            self.reserved[item.id] = item
-            self._reserved_bytes += item.size
+            self._hold(item)
             if self._open_timeout_ms:
                 self._reserved_ms[item.id] = self.clock()
                 self.on_stir(self)
         return item
+
+    def _hold(self, item: Item) -> None:
+        self.reserved[item.id] = item
+        self._reserved_bytes += item.size
 
     def peek(self) -> Item | None:
         """Return the oldest waiting item and leave it there."""
@@ -686,6 +890,34 @@ class Queue:
         if opened is not None:
             opened.close()
         return self.journal.open_blob(item)
+
+    def give_back(self, item: Item) -> None:
+        """Put a reserved item back where it was, as if it had never been fetched."""
+        if self.is_reserved(item):
+            self._release(item)
+            before = []
+            while self.window and self.window[0].id < item.id:
+                before.append(self.window.popleft())
+            self._unshift(item)
+            self.window.extendleft(reversed(before))
+            if item.expires_ms:
+                self._expect(item)
+            self._serve()
+
+    def quarantine(self, item: Item, damage: JournalError) -> None:
+        """An item that was fetched here or by a cursor, or looked at, has a damaged file: put it aside,
+        unless another reader has it by now. JournalError if that cannot be: then it is as it was."""
+        held = self.reserved.get(item.id)
+        if held is not item:
+            is_read = item.id < self.journal.reads
+            if held is not None or (is_read and all(other.id != item.id for other in self.window)):
+                return
+        self.journal.quarantine(item, damage)
+        if held is not None:
+            self._release(item)
+        else:
+            self.window = deque(other for other in self.window if other.id != item.id)
+            self._measure()
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
@@ -751,12 +983,15 @@ class Queue:
         return self._has_expired(item, self.clock())
 
     def _has_expired(self, item: Item, now: int) -> bool:
-        return 0 < item.expires_ms <= now or 0 < self._max_age_ms <= now - item.enqueued_ms
+        times = self.times
+        return bool(
+            (item.expires_ms and times.has_passed(item.expires_ms, now))
+            or (self._max_age_ms and times.age_ms(item.enqueued_ms, now) >= self._max_age_ms)
+        )
 
     def _expect(self, item: Item) -> None:
         """Take note of when an item expires."""
-        if item.expires_ms < self._soonest_ms:
-            self._soonest_ms = item.expires_ms
+        if self._soonest.note(item.expires_ms):
             self.journal.note_expiring(expiring=True)
             self.on_stir(self)
 
@@ -774,42 +1009,38 @@ class Queue:
     def _dispose(self, item: Item, heir: bytes | None) -> None:
         """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is
         put there first, so a crash in between leaves it in both."""
-        if heir is not None:
-            moving, self._moving = self._moving, True
-            try:
-                self.on_move(self, item, heir)
-            finally:
-                self._moving = moving
-        self.journal.remove(item)
+        try:
+            targets = None if heir is None else self.on_move(self, item, heir)
+        except DamagedItemError as damage:
+            self.journal.quarantine(item, damage)
+            return
+        try:
+            self.journal.remove(item)
+        except JournalError:
+            if heir is None:
+                raise
+            # not to be moved once more: it is there
+            self._hold(item)
+            self._moved.append(item)
+            self.on_stir(self)
+        for target in targets or ():
+            target.serve()
 
-    def adopt(self, item: Item, home: Journal) -> None:
-        """Put an item that leaves its queue, whose journal is `home`, at the end, as if it were set now,
-        never to expire by itself. It is not refused for its size, but may take the queue over its limits."""
-        journal = self.journal
-        journal.check()
-        if self._limited and self.settings.discard_old_when_full:
-            with contextlib.suppress(RefusedError):
-                self._make_room(item.size)
-        now = self.clock()
+    def adopt(self, item: Item, home: Journal) -> Item:
+        """Return what `put` takes of an item that leaves its queue, whose journal is `home`, with the bytes
+        where this queue has them. JournalError if they cannot be had there."""
         blob, data = 0, None
         if item.blob:
             file = home.blob_path(item.blob)
             if self.is_durable:
-                blob = journal.link_blob(file)
+                blob = self.journal.link_blob(file)
             else:
                 data = read_whole(file, item.size)
         elif self.is_durable and item.size > CHUNK_BYTES:
-            blob = journal.write_blob(item.data or b"")
+            blob = self.journal.write_blob(item.data or b"")
         else:
             data = item.data
-        mine = Item(0, item.flags, 0, now, data, blob, item.size, CHUNK_BYTES if blob else 0)
-        try:
-            journal.put(mine)
-        except JournalError:
-            if blob:
-                journal.abandon_blob(blob)
-            raise
-        self._come(mine)
+        return Item(0, item.flags, 0, self.clock(), data, blob, item.size, CHUNK_BYTES if blob else 0)
 
     def sweep(self, *, may_join: bool = True) -> None:
         """Take back what has been reserved for too long, have what is due join, and be rid of some of what
@@ -818,28 +1049,31 @@ class Queue:
         written once more when it joins, and for that there may be no room."""
         self.restless = False
         now = self.clock()
+        while self._moved:
+            self.close(self._moved[-1])
+            self._moved.pop()
         if self._reserved_ms:
             self._take_back(now)
-        if self._due_ms <= now and (may_join or self.waiters):
+        if self._due.has_passed(now) and (may_join or self.waiters):
             if not self.waiters:
                 self.journal.check()
             self.restless = self._join(now)
         limit = self.settings.max_expire_sweep
-        if self._swept or self._soonest_ms <= now:
+        if self._swept or self._soonest.has_passed(now):
             self._sweep(now)
         elif self._max_age_ms:
             self.restless |= self._expire_head(now, limit) == limit
-        if self.waiters and self.items:
-            self._serve()
+        if self.items:
+            self.serve()
 
     def _sweep(self, now: int) -> None:
         if not self._swept:
             # what is met from now on, on the way or coming in, says when to look again
-            self._soonest_ms = math.inf
+            self._soonest.clear()
             self._swept = 1
         _, self._swept = self._expire_slice(now, self._swept)
         self.restless |= self._swept > 0
-        if not self._swept and self._soonest_ms == math.inf:
+        if not self._swept and self._soonest.is_never():
             self.journal.note_expiring(expiring=False)
 
     def flush_expired(self) -> Iterator[int]:
@@ -889,12 +1123,14 @@ class Queue:
             dead = {item.id for item in expired}
             self.window = deque(item for item in self.window if item.id not in dead)
             self._measure()
+        leaving, self._leaving = self._leaving, True
         try:
             while expired:
                 self._dispose(expired[0], self._expire_to)
                 self.expired_items += 1
                 expired.popleft()
         finally:
+            self._leaving = leaving
             # where they are does not matter: nobody fetches them
             for item in expired:
                 self._unshift(item)

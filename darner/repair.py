@@ -48,6 +48,7 @@ from darner.errors import (
 from darner.journal import (
     BLOBS_NAME,
     CURSOR_PREFIX,
+    DAMAGED_NAME,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
@@ -60,12 +61,14 @@ from darner.journal import (
     decode_place,
     is_known_key,
     is_new,
+    quarantined,
     read_mark,
     state_key,
     stored_state,
 )
 from darner.kinds import NAME_RULE
 from darner.lock import DirectoryLock
+from darner.runs import Runs
 from darner.status import Status
 from darner.trash import TRASH_NAME
 from darner.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
@@ -160,12 +163,13 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     problems: list[str] = []
     items = size = 0
     refusal = None
+    _look_at_quarantine(name, source)
     try:
         _check_access(source)
         if not is_new(source):
             check_whose(source)
         _shadow(source.resolve(), shadow, lambda file, link: link.symlink_to(file))
-        problems, items, size = _examine(name, shadow, log_copy, lives, _resting_state(source))
+        problems, items, size = _examine(name, shadow, log_copy, lives, _resting_state(source), source)
     except JournalError as error:
         problems = [_text(error)]
         refusal = None if isinstance(error, DamagedError) else error
@@ -179,6 +183,20 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
         shutil.rmtree(shadow, ignore_errors=True)
     texts = [text.replace(str(shadow), str(source)) for text in problems]
     return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal)
+
+
+def _look_at_quarantine(name: bytes, source: Path) -> None:
+    """Log what a server has put aside in a queue's directory."""
+    items, tables = quarantined(source)
+    if items or tables:
+        log.warning(
+            "kept of damage that a server has met; the queue is whole without it",
+            queue=shown(name),
+            items=items,
+            tables=tables,
+            path=str(source / DAMAGED_NAME),
+            action=_DELETE,
+        )
 
 
 def _text(error: Exception) -> str:
@@ -199,6 +217,10 @@ def _check_access(source: Path) -> None:
 def _look_around(data: Path) -> Iterator[Report]:
     """Log what there is besides queues that somebody should know of; returns what is wrong with it."""
     Status(data, 0).load()
+    try:
+        Runs(data, 0).load()
+    except StartError as error:
+        yield Report("clock", [str(error)])
     for entry in sorted(data.iterdir()):
         if entry.name.startswith(DAMAGED_PREFIX):
             log.warning("kept by a repair", path=str(entry), action=_DELETE)
@@ -412,13 +434,13 @@ def _open(path: Path, **options: bool) -> Any:
     return leveldb.DB(os.fsencode(path), compression=None, write_buffer_size=WRITE_BUFFER_BYTES, **options)
 
 
-def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
-    """Write what the log says to a copy of the queue's directory, as a server does it at its start; returns
-    the journal, closed. JournalError if that cannot be."""
+def _play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path) -> Journal:
+    """Write what the log says to a copy of the queue's directory `home`, as a server does it at its start;
+    returns the journal, closed. JournalError if that cannot be."""
     failures: list[JournalError] = []
     committer = Committer(log, at_once)
     committer.on_failure = lambda _, error: failures.append(error)
-    journal = Journal(name, path, committer, log, 0, lives)
+    journal = Journal(name, path, committer, log, 0, lives, home)
     try:
         committer.close()
     finally:
@@ -429,15 +451,15 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life]) -> Journal:
         # of an earlier queue of this name: a server deletes it, and makes the later one anew
         shutil.rmtree(path)
         path.mkdir()
-        return _play_back(name, path, log, lives)
+        return _play_back(name, path, log, lives, home)
     return journal
 
 
 def _examine(
-    name: bytes, path: Path, log: Log, lives: list[Life], resting: State | None
+    name: bytes, path: Path, log: Log, lives: list[Life], resting: State | None, home: Path
 ) -> tuple[list[str], int, int]:
-    """Look for all that can be wrong with a queue, in a copy of its directory; returns what is, and how many
-    items it has of how many bytes. `resting` is the state that was left besides, if one was."""
+    """Look for all that can be wrong with a queue, in a copy of its directory `home`; returns what is, and
+    how many items it has of how many bytes. `resting` is the state that was left besides, if one was."""
     problems = []
     if (path / "CURRENT").exists():
         try:
@@ -446,7 +468,7 @@ def _examine(
         except leveldb.Error as error:
             problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
-        journal = _play_back(name, path, log, lives)
+        journal = _play_back(name, path, log, lives, home)
         if journal.lost:
             lost = _counted(journal.lost, "large item")
             problems.append(f"{lost} {_are(journal.lost)} in the log without a whole file")
@@ -717,7 +739,7 @@ class _Repair:
         if not foreign.whose(self._source):
             _shadow(self._source, self._old, _hard_link)
         others = self._copy_anew().foreign
-        journal = _play_back(self._name, self._new, self._log, self._lives)
+        journal = _play_back(self._name, self._new, self._log, self._lives, self._source)
         if journal.state.deleted:
             raise RepairError(f"the queue {shown(self._name)} was deleted: there is nothing to repair")
         if journal.lost:
@@ -735,7 +757,7 @@ class _Repair:
             self._losses.append(
                 f"{_counted(others, 'record')} {which} none of darner's {_are(others)} left out"
             )
-        problems, items, size = _examine(self._name, self._new, self._log, self._lives, None)
+        problems, items, size = _examine(self._name, self._new, self._log, self._lives, None, self._source)
         if problems:
             raise RepairError("what came out of it is not whole: " + "; ".join(problems))
         for scratch in (self._new, self._old):

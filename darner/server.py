@@ -17,7 +17,7 @@ import structlog
 import uvloop
 
 from darner import auth, broker, listeners, systemd, tls
-from darner._proto import guard_memory, share_heap
+from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
@@ -45,6 +45,8 @@ SWEEP_S = 1.0
 REPEAT_S = 1.0
 # Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
 DESCRIPTORS_PER_OPEN = 16
+# Where Linux has a number for its start.
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # For each lane: they wait for the disk, not for a processor.
 THREADS = 4
 
@@ -143,6 +145,8 @@ class Server:
             min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
             self._threads.defer,
             lambda: size_for(shutil.disk_usage(self._data).total),
+            since_boot_ms,
+            boot_number(),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
@@ -266,6 +270,14 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
+
+
+def boot_number() -> int:
+    """Return a number of 60 bits, another one for each start of the machine; 0 if the system has none."""
+    try:
+        return int(BOOT_ID.read_text().replace("-", "")[:15], 16)
+    except (OSError, ValueError):
+        return 0
 
 
 async def _go_on(chore: Callable[[], Awaitable[None]]) -> None:

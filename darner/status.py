@@ -4,13 +4,11 @@ The status is a word in a file of the data directory, and so outlives the server
 force when clients have had a grace period to go elsewhere.
 """
 
-import contextlib
-import os
 from pathlib import Path
 
 import structlog
 
-from darner.blob import sync_directory
+from darner.blob import replace_file
 from darner.errors import JournalError, StatusError
 
 log = structlog.get_logger()
@@ -62,17 +60,9 @@ class Status:
             self.in_force = level
 
     def _keep(self, name: str) -> None:
-        new = self._path.with_name(self._path.name + ".new")
         try:
-            with new.open("w") as file:
-                file.write(name + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
-            sync_directory(self._path.parent)
+            replace_file(self._path, name.encode() + b"\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
             raise JournalError(f"cannot keep the status in {self._path}: {error.strerror}") from error
 
     def enforce(self, now_ms: int) -> bool:

@@ -22,7 +22,6 @@ import itertools
 import mmap
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ from darner._proto import (
     read_segment,
     segment_head,
 )
-from darner.blob import Offload, sync_directory
+from darner.blob import Offload, link_or_copy, sync_directory
 from darner.errors import JournalError, StartError
 
 # Large enough that a busy server begins a few a second, small enough for resident memory: two are mapped.
@@ -454,7 +453,8 @@ class Log:
         self._needed.forget(int(one.path.name) for one in (*([] if has_some else [last]), *aside))
         self._set_aside(aside)
         if (content.damage or content.behind) and not content.ended:
-            _keep_copy(last.path, self._lost_path(last))
+            with contextlib.suppress(FileExistsError):  # a start that was interrupted has done it
+                link_or_copy(last.path, self._lost_path(last))
         sync_directory(self._directory)
         if has_some:
             with last.path.open("r+b") as file:
@@ -567,6 +567,7 @@ class Log:
         """Have what is logged within found after a kill as a whole or not at all: up to `size` bytes,
         GROUP_BYTES of them for each change. JournalError if there is no room; then nothing was logged."""
         self._have_room(size)
+        first = self.segment.number
         self.segment.begin_group()
         try:
             yield
@@ -574,6 +575,9 @@ class Log:
             try:
                 while not self.segment.end_group():
                     self.roll()
+                # what says that it is whole stays as long as any part of it
+                last = self._files[-1]
+                last.pins.update((file, None) for file in self._files[:-1] if file.number >= first)
             finally:
                 after, self.after_group = self.after_group, []
                 for do in after:
@@ -864,16 +868,6 @@ def _read(path: Path, *, is_known: bool) -> FoundSegment:
         # nothing that was written since it got this name has reached the disk
         content = read_segment(segment_head(name, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
     return FoundSegment(name, path, content)
-
-
-def _keep_copy(path: Path, copy: Path) -> None:
-    """Have the file be there under another name, too: without taking room, if the file system can do that."""
-    try:
-        copy.hardlink_to(path)
-    except FileExistsError:  # by a start that was interrupted
-        return
-    except OSError:
-        shutil.copyfile(path, copy)
 
 
 def _sort(

@@ -9,11 +9,18 @@ from darner.fanout import Fanout, parent_of
 
 
 class Data:
-    """A data directory and the broker that has it."""
+    """A data directory and the broker that has it.
 
-    def __init__(self, path, *, now=1000, **options):
+    With a `boot` it has a monotonic clock besides: `now` goes on evenly, and the wall clock is `ahead` of it.
+    """
+
+    def __init__(self, path, *, now=1000, ahead=0, boot=0, **options):
         self.path = path
         self.now = now
+        self.ahead = ahead
+        # the number of the machine's start, and when that was
+        self.boot = boot
+        self.booted = now - 60_000
         self.options = options
         # what is set for each queue that is not as by default
         self.settings = {}
@@ -26,11 +33,24 @@ class Data:
         self.threads = Offload()
         # what is to be called, and when
         self.timers = []
+        options = self.options
+        if self.boot:
+            options = options | {"monotonic": lambda: self.now - self.booted, "boot": self.boot}
         self.broker = Broker(
-            self.path, lambda: self.now, self.threads, settings_for=self.settings_for, **self.options
+            self.path, lambda: self.now + self.ahead, self.threads, settings_for=self.settings_for, **options
         )
         self.broker.call_later = lambda ms, work: self.timers.append((self.now + ms, work))
         self.broker.open()
+
+    def set_clock(self, ahead):
+        """Set the wall clock, so that it is so far ahead of `now`."""
+        self.ahead = ahead
+        self.tick()
+
+    def reboot(self, *, ahead=0):
+        """The machine starts anew, with the wall clock so far ahead, between one process and the next."""
+        self.boot += 1
+        self.booted, self.ahead = self.now, ahead
 
     def settle(self):
         """Let the threads run."""

@@ -45,6 +45,10 @@ def cas(order):
     return b"\x00cas:%d\x00" % order
 
 
+class Date(int):
+    """A time by the wall clock."""
+
+
 @dataclass
 class Config:
     """The configuration: `queues` has what is set for each of them, `defaults` for all."""
@@ -183,7 +187,7 @@ class Queue(Source):
         self.name = name
         self.settings = model.config.settings(name)
         self.durable = self.settings["durable"]
-        self.created = model.now
+        self.created = model.now + model.ahead
         self.waiting = []
         self.delayed = []  # when they are due, and they
         self.cursors = {}
@@ -192,7 +196,7 @@ class Queue(Source):
 
     def begin(self):
         """The server has started, or made it."""
-        self.age = 0
+        self.taken = 0, 0
         self.idle_since = None
         self.seen = 0
         self.reset()
@@ -215,6 +219,13 @@ class Queue(Source):
         # nothing may have been written since it was made
         self.created = ANY
         self.begin()
+
+    def reboot(self):
+        """The machine starts anew: what was set goes by the wall clock from then on."""
+        date = self.model.date
+        for item in self.waiting + [item for _, item in self.delayed]:
+            item.enqueued, item.expires = date(item.enqueued), item.expires and date(item.expires)
+        self.delayed = [(date(due), item) for due, item in self.delayed]
 
     def configure(self):
         self.settings = self.model.config.settings(self.name)
@@ -262,7 +273,7 @@ class Queue(Source):
         item = Item(next(self.model.orders), data, flags, self.model.now, expires)
         if delay:
             self.delayed.append((self.model.now + delay, item))
-            self.delayed.sort(key=lambda pair: pair[0])
+            self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
         else:
             self.come(item)
 
@@ -285,7 +296,7 @@ class Queue(Source):
             return
         self.joining = True
         now = self.model.now
-        while self.delayed and self.delayed[0][0] <= now:
+        while self.delayed and self.model.at(self.delayed[0][0]) <= now:
             _, item = self.delayed.pop(0)
             item.order, item.enqueued = next(self.model.orders), now
             self.come(item)
@@ -306,7 +317,7 @@ class Queue(Source):
 
     def take(self, item):
         self.waiting.remove(item)
-        self.age = self.model.now - item.enqueued
+        self.taken = self.model.now, item.enqueued
 
     def held_since(self):
         return self.model.now if self.settings["open_timeout"] is not None else None
@@ -330,8 +341,8 @@ class Queue(Source):
 
     def has_expired(self, item):
         now, most = self.model.now, self.settings["max_age"]
-        return (item.expires is not None and item.expires <= now) or (
-            most is not None and item.enqueued + most <= now
+        return (item.expires is not None and self.model.at(item.expires) <= now) or (
+            most is not None and self.model.at(item.enqueued) + most <= now
         )
 
     def expire(self, item):
@@ -392,8 +403,9 @@ class Queue(Source):
             "expired_items": self.expired,
             "mem_items": ANY,
             "mem_bytes": ANY,
-            "age": self.age if self.waiting else 0,
+            "age": max(0, self.taken[0] - self.model.at(self.taken[1])) if self.waiting else 0,
             "discarded": self.discarded,
+            "damaged_items": 0,
             "waiters": len(self.waiters),
             "open_transactions": len(self.reserved),
             "transactions": self.transactions,
@@ -516,6 +528,8 @@ class Model:
     def __init__(self, config, now, *, dialect="memcached", grace=0):
         self.config = config
         self.now = now
+        # how far the wall clock is ahead of it
+        self.ahead = 0
         self.dialect = dialect
         self.grace = grace
         self.queues = {}
@@ -625,12 +639,22 @@ class Model:
         for client in clients:
             self.lose(client)
 
-    def start(self):
+    def at(self, time):
+        """The time, by the even clock."""
+        return time - self.ahead if isinstance(time, Date) else time
+
+    def date(self, time):
+        """The time, by the wall clock."""
+        return time if isinstance(time, Date) else Date(time + self.ahead)
+
+    def start(self, *, reboots):
         """The next process."""
         self.in_force = self.level
         for name, queue in list(self.queues.items()):
             if queue.durable:
                 queue.restart()
+                if reboots:
+                    queue.reboot()
             else:
                 del self.queues[name]
         self.begin()
@@ -741,7 +765,7 @@ class Model:
         elif 0 < exptime <= 2_592_000:
             expires = self.now + exptime * 1000
         elif exptime:
-            expires = exptime * 1000
+            expires = Date(exptime * 1000)
         for queue in targets:
             queue.set(data, flags, expires, delay)
         return STORED

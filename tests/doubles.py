@@ -203,8 +203,8 @@ class Disk:
     """LevelDB on a disk that fails when told to.
 
     `failures`: of the next writes, whether each fails "before" or "after" it is done, or None. `refuses`:
-    whether it can not be opened. `full`: asked before each of both whether the disk is. A handle that has failed must not be written to again: LevelDB would lose
-    what it accepts.
+    whether it can not be opened. `full`: asked before each of both whether the disk is. A handle that has
+    failed must not be written to again: LevelDB would lose what it accepts.
     """
 
     def __init__(self, monkeypatch):

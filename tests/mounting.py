@@ -37,3 +37,13 @@ def mounted(kind: str, size_mib: int, home: Path, *options: str) -> Iterator[Pat
     finally:
         run("umount", "--lazy", path)
         image.unlink()
+
+
+@contextlib.contextmanager
+def mounted_image(image: Path, path: Path, *options: str) -> Iterator[None]:
+    """The file system that is in a file, at this path."""
+    run("mount", "-o", ",".join(("loop", *options)), image, path)
+    try:
+        yield
+    finally:
+        run("umount", path)

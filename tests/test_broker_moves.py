@@ -1,14 +1,19 @@
 """Items that go from one queue to another when they expire or have come back too often."""
 
+import shutil
+from unittest.mock import Mock
+
 import pytest
 from brokers import Data
 from doubles import Silence
 
 from darner import broker as broker_module
+from darner import wal
+from darner._proto import CHUNK_BYTES, Change
 from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.errors import JournalError
-from darner.queue import Queue, Waiter
+from darner.queue import Queue, Upload, Waiter
 
 
 @pytest.fixture
@@ -242,3 +247,166 @@ def test_deleting_either_queue_harms_nobody(data):
     data.broker.delete(b"work")
     data.tick()
     assert data.directories() == []
+
+
+class TestFailure:
+    """A move that fails leaves everything as it was, however often it is tried."""
+
+    LARGE = b"x" * 2 * CHUNK_BYTES
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        data = Data(tmp_path / "data", aliases={b"both": (b"late", b"other")})
+        for to in ("late", "both"):
+            data.settings[to.encode()] = QueueSettings()
+            data.settings[b"expires-to-" + to.encode()] = QueueSettings(expire_to_queue=to)
+            data.settings[b"gives-up-to-" + to.encode()] = QueueSettings(max_attempts=1, dead_letter_queue=to)
+        yield data
+        data.close()
+
+    @staticmethod
+    def take_nothing_in(data, target):
+        target.journal.failing = JournalError("disk full")
+        return lambda: setattr(target.journal, "failing", None)
+
+    @staticmethod
+    def have_no_links(data, target):
+        blobs = target.journal.path / "blobs"
+        blobs.write_bytes(b"in the way")
+        return blobs.unlink
+
+    @staticmethod
+    def be_out_of_service(data, target):
+        data.broker._unregister(target.name)
+        data.broker._note_child(target.name)
+        data.broker.broken[target.name] = JournalError("damaged")
+
+        def end():
+            del data.broker.broken[target.name]
+            data.broker._register(target)
+
+        return end
+
+    @staticmethod
+    def have_no_log(data, target):
+        """There is no room in the log for what is moved, nor for its removal."""
+        log, room = data.broker.log, wal.SegmentFile
+        wal.SegmentFile = Mock(side_effect=OSError("no room"))
+        if log._spare is not None:
+            log._reserve.append(log._spare)
+            log._spare = None
+        while log._reserve:
+            log._reserve.pop().delete()
+        while log.segment.append(Change.BLOB, 0, 0, bytes(8)):
+            pass
+
+        def end():
+            wal.SegmentFile = room
+
+        return end
+
+    @pytest.mark.parametrize("large", [False, True])
+    @pytest.mark.parametrize("ends", ["expires-to", "gives-up-to"])
+    @pytest.mark.parametrize(
+        ("to", "names"),
+        [
+            (b"late", [b"late", b"late+a", b"late+memory", b"late+z"]),
+            (b"both", [b"late", b"late+z", b"other"]),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "trouble", ["take_nothing_in", "have_no_links", "be_out_of_service", "have_no_log"]
+    )
+    def test_at_any_target_leaves_the_item_in_none(
+        self, data, log, monkeypatch, trouble, to, names, ends, large
+    ):
+        if trouble == "have_no_links" and not large:
+            return
+        monkeypatch.setattr(Broker, "_retry_broken", lambda _: None)
+        data.settings[b"late+memory"] = QueueSettings(durable=False)
+        queues = [data.broker.queue(name) for name in names]
+        name = ends.encode() + b"-" + to
+        content = self.LARGE if large else b"small"
+        source = data.broker.queue(name)
+        upload = Upload(source)
+        data.write(upload, content)
+        upload.finish(0, 5 if ends == "expires-to" else 0, lambda _: None, sync=False)
+        data.settle()
+        data.now += 5000
+        for target in queues if trouble != "have_no_log" else queues[:1]:
+            if not target.is_durable:
+                continue
+            end = getattr(self, trouble)(data, target)
+            for _ in range(3):
+                if ends == "expires-to":
+                    data.tick()
+                else:
+                    source.abort(source.reserve())
+                held = [source.items, *(queue.items for queue in queues)]
+                assert held == [1] + [0] * len(queues)
+            end()
+        if ends == "expires-to":
+            data.tick(2)
+        else:
+            data.tick()
+            source.abort(source.reserve())
+        assert (source.items, source.journal.state.items) == (0, 0)
+        for target in names:
+            assert data.read_all(target) == [content]
+        assert data.blobs() == []
+
+    def test_of_the_removal_alone_does_not_repeat_the_move(self, data, monkeypatch):
+        work, late = data.broker.queue(b"expires-to-late"), data.broker.queue(b"late")
+        data.push(b"expires-to-late", b"a", b"b", exptime=1)
+        data.now += 1000
+        full = []
+        move = work.on_move
+
+        def move_and_fill(*args):
+            moved = move(*args)
+            full.append(self.have_no_log(data, late))
+            return moved
+
+        work.on_move = move_and_fill
+        for _ in range(3):
+            data.broker.tick()
+            assert (work.items + len(work.reserved), late.items) == (2, 1)
+        full[0]()
+        work.on_move = move
+        data.tick(4)
+        assert (work.items, work.journal.state.items) == (0, 0)
+        assert data.read_all(b"late") == [b"a", b"b"]
+
+    def test_at_a_kill_leaves_the_item_in_all_targets_or_in_none(self, data, tmp_path, monkeypatch):
+        names = [b"late", b"late+a", b"late+z"]
+        for name in names:
+            data.broker.queue(name)
+        data.push(b"expires-to-late", b"a", exptime=1)
+        data.now += 1000
+        broker_log, killed = data.broker.log, []
+        enter = broker_log.enter
+
+        def entering(life):
+            killed.append(tmp_path / f"killed-{len(killed)}")
+            shutil.copytree(data.path, killed[-1])
+            return enter(life)
+
+        monkeypatch.setattr(broker_log, "enter", entering)
+        broker_log.roll()
+        data.broker.queue(b"expires-to-late").sweep()
+        assert len(killed) == 4  # the last is about to be removed
+        for at, path in enumerate(killed):
+            found = Data(path, now=0)
+            held = [found.broker.queue(name).items for name in (b"expires-to-late", *names)]
+            assert held == ([1, 0, 0, 0] if at < 3 else [1, 1, 1, 1])
+            found.close()
+
+
+def test_a_queue_whose_items_go_to_its_parent_does_not_get_them_back(data):
+    data.settings[b"p+child"] = QueueSettings(expire_to_queue="p", max_age_ms=1000)
+    data.broker.queue(b"p+other")
+    data.push(b"p+child", b"a")
+    for _ in range(5):
+        data.now += 1000
+        data.tick()
+    assert [data.read_all(name) for name in (b"p", b"p+other", b"p+child")] == [[b"a"], [b"a"], []]

@@ -101,7 +101,7 @@ def with_a_newer_state_file(path):
 
 def with_a_newer_item(path):
     with db(path / "work") as opened:
-        record = b"\x02" + opened.get(_proto.item_key(1))[5:]
+        record = b"\x03" + opened.get(_proto.item_key(1))[5:]
         checksum = crc32c(record, 1 ^ (4 + len(record))).to_bytes(4, "big")
         opened.put(_proto.item_key(1), checksum + record)
 
@@ -152,6 +152,10 @@ def with_a_bad_status(path):
     (path / ".status").write_text("sideways")
 
 
+def with_a_damaged_clock(path):
+    (path / ".clock").write_bytes(b"sideways")
+
+
 OF_OTHERS = {
     of_the_original: "original darner",
     of_siberite: "siberite",
@@ -160,7 +164,8 @@ OF_OTHERS = {
 }
 SPOILED = [
     without_current, with_a_damaged_state, with_a_newer_state, with_a_newer_state_file, with_another_leveldb,
-    with_a_stray_file, with_a_stray_directory, with_a_bad_status, *OF_OTHERS,
+    with_a_stray_file, with_a_stray_directory, with_a_bad_status, with_a_damaged_clock,
+    *OF_OTHERS,
 ]  # fmt: skip
 
 
@@ -248,6 +253,15 @@ class TestLeftovers:
         for name in (".damaged-work-1", ".repair-work", ".trash", ".log/lost-3"):
             assert sum(f"path={path / name}" in line for line in lines) == 1
 
+    def test_of_damage_that_a_server_has_met_are_warned_of_and_no_fault(self, path):
+        aside = path / "work" / "damaged"
+        aside.mkdir()
+        for name in ("7.record", "8.record", "8", "000005.ldb"):
+            (aside / name).touch()
+        done = run("check", path, "work")
+        assert (done.returncode, done.stdout) == (0, "work: ok, items=2 bytes=6\n")
+        assert f"queue=work items=2 tables=1 path={aside} action=" in done.stderr
+
     def test_of_a_repair_that_was_cut_off_between_two_steps_are_an_error(self, path):
         (path / "work").rename(path / ".damaged-work-1")
         (path / ".repair-work" / "queue").mkdir(parents=True)
@@ -315,6 +329,16 @@ class TestNewerFormat:
         assert "newer" in said
         assert f"log: {said}" in checked.stdout
         assert said in repaired.stderr
+        assert snapshot(path) == before
+
+    def test_of_how_the_clock_stands_keeps_the_server_from_starting(self, path):
+        (path / ".clock").write_bytes(_proto.encode_ids([2, 3]))
+        before = snapshot(path)
+        started, checked = run("-d", path, "-p", "0"), run("check", path)
+        assert (started.returncode, checked.returncode) == (1, 1)
+        said = started.stderr.removeprefix("darner: ").strip()
+        assert "newer" in said
+        assert f"clock: {said}" in checked.stdout
         assert snapshot(path) == before
 
 

@@ -22,13 +22,14 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from darner import _proto, config, connection, journal, status, wal
+from darner import _proto, config, connection, journal, runs, status, wal
 from darner import broker as broker_module
 from darner.connection import Clients, Connection
 
 START_MS = 1_700_000_000_000
 # where in a tick's time commands come
 COMMANDS_AT_MS = 200
+HOUR_MS = 3_600_000
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
 BAD_TOML = "max_items = 1\n"
@@ -89,7 +90,7 @@ class Server(Data):
     def __init__(self, path, toml, dialect, grace_ms):
         self.toml = toml
         self.dialect = dialect
-        super().__init__(path, now=START_MS + COMMANDS_AT_MS, grace_ms=grace_ms)
+        super().__init__(path, now=START_MS + COMMANDS_AT_MS, boot=1, grace_ms=grace_ms)
 
     def settings_for(self, name):
         return self.config.queue(name)
@@ -253,6 +254,7 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(os, "fdatasync", lambda _: None)
         patch.setattr(broker_module, "log", Silence())
         patch.setattr(status, "log", Silence())
+        patch.setattr(runs, "log", Silence())
         patch.setattr(connection, "log", Silence())
         if tiny:
             patch.setattr(journal, "STAGED_BYTES", 8 * _proto.ITEM_BYTES)
@@ -330,7 +332,7 @@ class CommandMachine(RuleBasedStateMachine):
         content = (b"%d" % number).rjust(size, b".")
         exptime = data.draw(st.sampled_from([0, 0, 0, 1, 2, -1, "date"]))
         if exptime == "date":
-            exptime = self.model.now // 1000 + 1
+            exptime = (self.model.now + self.model.ahead) // 1000 + 1
         sync, noreply = data.draw(sometimes), data.draw(sometimes)
         key = name + (b"/sync" if sync else b"") + (b"/delay=%d" % delay if delay else b"")
         line = b"set %s %d %d %d%s\r\n" % (key, number, exptime, len(content), no(noreply))
@@ -494,9 +496,24 @@ class CommandMachine(RuleBasedStateMachine):
         self.check()
         self.clean()
 
+    @rule(hours=st.sampled_from([1, -1, 24, -24, 8760]))
+    def set_clock(self, hours):
+        # Set back, what is from before the machine's start would be the younger; max_age looks at the head.
+        ahead = (hours if self.server.boot == 1 else abs(hours)) * HOUR_MS
+        self.server.ahead += ahead
+        self.model.ahead += ahead
+        for it in (self.server, self.model):
+            it.tick()
+        self.check()
+        self.clean()
+
     @precondition(lambda self: not self.has_backlog())
-    @rule(quarters=st.sampled_from([0, 0, 4]), how=st.sampled_from(["stop", "kill"]))
-    def restart(self, quarters, how):
+    @rule(
+        quarters=st.sampled_from([0, 0, 4]),
+        how=st.sampled_from(["stop", "kill"]),
+        reboots=st.booleans(),
+    )
+    def restart(self, quarters, how, reboots):
         server, model = self.server, self.model
         if how == "stop":
             for transport, _ in self.pairs:
@@ -508,8 +525,10 @@ class CommandMachine(RuleBasedStateMachine):
         else:
             server.end()
         server.now = model.now = server.now + quarters * TICK_MS
+        if reboots:
+            server.reboot(ahead=server.ahead)
         server.open()
-        model.start()
+        model.start(reboots=reboots)
         self.pairs.clear()
         self.connect()
 

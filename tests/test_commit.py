@@ -231,6 +231,16 @@ class TestTurns:
         bench.threads.run_all()
         assert bench.log.synced >= position
 
+    def test_that_lead_to_nothing_have_the_log_synced(self, bench, work, disk):
+        bench.put(work, b"a")
+        disk.failures = ["before"] * 100
+        position = bench.log.position
+        for _ in range(3 * MAX_TICKS):
+            bench.tick()
+            bench.threads.run_all()
+        assert work.failing is not None
+        assert bench.log.synced >= position
+
 
 class TestLog:
     def test_is_let_go_of_once_leveldb_has_what_was_in_it(self, bench, work):
@@ -569,9 +579,9 @@ class Faulty(Journal):
         self._meet("settle")
         super().settle(error)
 
-    def compactable(self):
+    def compactable(self, *, soon=False):
         self._meet("compactable")
-        return super().compactable()
+        return super().compactable(soon=soon)
 
     def take_doomed(self):
         self._meet("take_doomed")
@@ -627,6 +637,20 @@ class TestFault:
         assert bench.told
         with pytest.raises(JournalError, match="internal error"):
             bench.put(faulty, b"c")
+
+    def test_when_it_is_tried_again_keeps_no_other_from_being_tried(self, bench, faulty, disk):
+        other = bench.journal(b"other")
+        for each in (faulty, other):
+            bench.put(each, b"a")
+        disk.failures = ["before", "before"]
+        for _ in range(MAX_TICKS + 1):
+            bench.tick()
+        faulty.fault_in = "seal"
+        for _ in range(4):
+            bench.threads.run_all()
+            bench.tick()
+        bench.threads.run_all()
+        assert (other.failing, bench.in_leveldb(other)) == (None, 1)
 
     def test_when_all_is_closed_keeps_no_other_from_being_written(self, bench, faulty):
         others = [bench.journal(b"before"), bench.journal(b"after")]

@@ -1,14 +1,19 @@
 """Sets that go to several queues: children of a queue, and aliases."""
 
+import contextlib
 import shutil
 
 import pytest
 from brokers import Data
 
+from darner import fanout
+from darner import queue as queue_module
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
+from darner.cursor import Cursor
 from darner.errors import JournalError, QueueFullError
-from darner.queue import Queue, Upload, Waiter
+from darner.queue import Queue, Upload, Waiter, all_or_none
+from darner.wal import GROUP_BYTES
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -258,39 +263,151 @@ class TestLargeItem:
         assert data.blobs() == []
 
 
+NAMES = (b"orders", b"orders+audit", b"orders+zoo")
+SETS = [
+    lambda data: data.set(b"orders", b"item"),
+    lambda data: data.set(b"orders", b"item", delay_ms=500),
+    lambda data: data.upload(b"orders", LARGE),
+]
+
+
 class TestKill:
-    """What is on the disk when the second queue, or the third, is about to get its item."""
+    """What is on the disk when each of the queues is about to get its item."""
 
-    def kill(self, data, tmp_path):
-        shutil.copytree(data.path, tmp_path / "killed", dirs_exist_ok=True)
-        return data.now
+    @pytest.fixture
+    def amid(self, data, monkeypatch):
+        """Calls what is in the list when a queue is about to be put something within a group."""
+        calls = []
+        log = data.broker.log
+        enter = log.enter
 
-    def serve(self):
-        """As a cursor that looks whether there is an item."""
-        self.amid()
+        def entering(life):
+            for call in calls:
+                call()
+            return enter(life)
 
-    @pytest.mark.parametrize(
-        "set_it",
-        [
-            lambda data: data.set(b"orders", b"item"),
-            lambda data: data.set(b"orders", b"item", delay_ms=500),
-            lambda data: data.upload(b"orders", LARGE),
-        ],
-    )
-    def test_amid_a_set_leaves_the_item_in_no_queue(self, data, tmp_path, set_it):
-        data.broker.queue(b"orders+audit")
-        data.set(b"orders", b"before")
-        data.broker.queue(b"orders+zoo").clock = lambda: self.kill(data, tmp_path)
-        self.amid = lambda: self.kill(data, tmp_path)
-        data.broker.queue(b"orders+audit").cursors[b"label"] = self
-        set_it(data)
-        del data.broker.queue(b"orders+audit").cursors[b"label"]
-        killed = Data(tmp_path / "killed")
+        def beginning(queues, size):
+            log.roll()  # so that each queue has to be named in the segment, just before its item
+            return all_or_none(queues, size)
+
+        monkeypatch.setattr(log, "enter", entering)
+        for module in (queue_module, fanout):
+            monkeypatch.setattr(module, "all_or_none", beginning)
+        return calls
+
+    def held(self, path):
+        killed = Data(path)
         held = {name: (queue.items, queue.delayed_items) for name, queue in killed.broker.queues.items()}
-        assert held == {b"orders": (1, 0), b"orders+audit": (1, 0), b"orders+zoo": (0, 0)}
         killed.close()
+        return held
+
+    @pytest.mark.parametrize("set_it", SETS)
+    def test_amid_a_set_leaves_the_item_in_no_queue(self, data, tmp_path, amid, set_it):
+        for name in NAMES:
+            data.broker.queue(name)
+        data.set(b"orders", b"before")
+        killed = [tmp_path / name.decode() for name in NAMES]
+        left = iter(killed)
+        amid.append(lambda: shutil.copytree(data.path, next(left)))
+        set_it(data)
+        amid.clear()
+        assert [self.held(path) for path in killed] == [dict.fromkeys(NAMES, (1, 0))] * 3
         data.restart()
-        assert all(queue.items + queue.delayed_items for queue in data.broker.queues.values())
+        assert all(queue.items + queue.delayed_items == 2 for queue in data.broker.queues.values())
+
+    def test_when_who_waits_is_served_finds_the_item_in_each_queue(self, data, tmp_path):
+        for name in NAMES:
+            data.broker.queue(name)
+        served = []
+
+        def deliver(queue, item):
+            shutil.copytree(data.path, tmp_path / f"served-{len(served)}")
+            served.append((queue.name, item.data))
+
+        for name in NAMES:
+            data.broker.queue(name).wait(Waiter(Queue.peek, deliver))
+        data.broker.source(b"orders/cursor=label", make=True).wait(Waiter(Cursor.peek, deliver))
+        data.set(b"orders", b"item")
+        names = [b"orders", b"orders/cursor=label", *NAMES[1:]]
+        assert served == [(name, b"item") for name in names]
+        for number in range(4):
+            assert self.held(tmp_path / f"served-{number}") == dict.fromkeys(NAMES, (1, 0))
+
+
+class TestRoom:
+    """Whether there is room in each queue is asked before anything is done for it."""
+
+    def settle(self, data, settings):
+        for name, setting in settings.items():
+            data.settings[name] = QueueSettings(**setting)
+        for name in settings:
+            data.broker.queue(name)
+
+    @pytest.mark.parametrize("set_it", SETS)
+    @pytest.mark.parametrize("full", [b"orders+a", b"orders+z"])
+    def test_that_what_expires_takes_up_elsewhere_is_missed_before_anything_is_stored(
+        self, data, full, set_it
+    ):
+        expires = {"max_items": 1, "expire_to_queue": full.decode()}
+        self.settle(data, {b"orders": {}, full: {"max_items": 1}, b"orders+m": expires})
+        data.push(b"orders+m", b"expires", exptime=1)
+        data.now += 1000
+        try:
+            refused = set_it(data) != [None]
+        except QueueFullError:
+            refused = True
+        assert refused
+        held = {name: queue.items + queue.delayed_items for name, queue in data.broker.queues.items()}
+        assert held == {b"orders": 0, full: 1, b"orders+m": 0}
+
+    def test_is_asked_for_without_side_effects(self, data):
+        self.settle(data, {b"late": {}, b"orders": {"max_items": 1, "expire_to_queue": "late"}})
+        data.push(b"orders", b"expires", exptime=1)
+        data.now += 1000
+        orders = data.broker.queue(b"orders")
+        orders.check(1)
+        with pytest.raises(QueueFullError):
+            orders.check(1, may_expire=False)
+        assert (orders.items, data.broker.queue(b"late").items) == (1, 0)
+
+    def test_is_made_in_none_if_one_of_them_has_none(self, data):
+        self.settle(
+            data,
+            {
+                b"orders": {},
+                b"orders+full": {"max_items": 1},
+                b"orders+discards": {"max_items": 1, "discard_old_when_full": True},
+            },
+        )
+        data.set(b"orders+full", b"1")
+        data.set(b"orders+discards", b"kept")
+        with pytest.raises(QueueFullError):
+            data.set(b"orders", b"2")
+        assert data.read_all(b"orders+discards") == [b"kept"]
+
+    @pytest.mark.parametrize("set_it", SETS)
+    def test_is_made_outside_of_what_is_found_as_a_whole(self, data, monkeypatch, set_it):
+        """However many items are discarded: what is logged as a group is what was put, of a known size."""
+        self.settle(data, {b"orders": {}, b"orders+c": {"max_items": 1000, "discard_old_when_full": True}})
+        data.push(b"orders+c", *[b"x"] * 1000)
+        used = []
+
+        @contextlib.contextmanager
+        def measured(queues, size):
+            segment = data.broker.log.segment
+            with all_or_none(queues, size):
+                begun = segment.used_bytes
+                yield
+                used.append(segment.used_bytes - begun)
+            assert used[-1] <= len(queues) * (size + GROUP_BYTES)
+
+        for module in (queue_module, fanout):
+            monkeypatch.setattr(module, "all_or_none", measured)
+        data.settings[b"orders+c"] = QueueSettings(max_items=2, discard_old_when_full=True)
+        data.broker.reconfigure(data.settings_for, {})
+        set_it(data)
+        assert data.broker.queue(b"orders+c").discarded == 999
+        assert len(used) == 1
 
 
 class TestAlias:

@@ -1,5 +1,5 @@
-"""Disks that a backlog, or somebody else, has filled to the last byte, and that are never made larger: what is
-fetched or flushed gives the room back, and sets are taken again by themselves."""
+"""Disks that a backlog, or somebody else, has filled to the last byte, and that are never made larger: what
+is fetched or flushed gives the room back, and sets are taken again by themselves."""
 
 import contextlib
 import random
@@ -273,10 +273,11 @@ def test_what_somebody_else_filled_to_the_last_byte_lets_all_out_and_takes_sets_
 @on_all_at_length
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_lost_of_a_disk_whose_very_reserve_somebody_else_has_taken(disk, server, seed):
-    """Gets may be refused then, too; the server is killed at any moment of it, and all comes back with the room."""
+    """Gets may be refused then, too; the server is killed at any moment of it, and all comes back with the
+    room."""
     chance = random.Random(seed)
     backlog = Backlog(server, 3, 1_000)
-    fetched = {queue: 0 for queue in backlog.queues}
+    fetched = dict.fromkeys(backlog.queues, 0)
     for _ in range(3):
         with backlog.connect() as wire:
             for _ in range(30):

@@ -559,9 +559,9 @@ class TestRecords:
         assert not isinstance(caught.value, NewerFormatError)
         record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
         for body, says in (
-            (b"\x02" + record[5:], "version 2, this darner knows 1"),
-            (b"\x02less", "version 2, this darner knows 1"),
-            (b"\x01\x07" + record[6:], "of kind 7, which this darner does not know"),
+            (b"\x03" + record[5:], "version 3, this darner knows 2"),
+            (b"\x03less", "version 3, this darner knows 2"),
+            (b"\x02\x07" + record[6:], "of kind 7, which this darner does not know"),
         ):
             checksum = crc32c(body, 7 ^ (4 + len(body))).to_bytes(4, "big")
             with pytest.raises(NewerFormatError, match=says):
