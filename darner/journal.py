@@ -715,16 +715,27 @@ class Journal:
             sync_name(self.path)  # LevelDB sees only to what is inside
         elif harm := leveldb_log.damage(self.path):
             raise DamagedError(f"{harm}. Nothing in it was touched")
+        try:
+            return self._open_leveldb(create=begins)
+        except leveldb.Error as error:
+            if not leveldb.is_damage(error):
+                raise
+            # It may be that the last write to LevelDB's log was cut off, which is no damage: what it had is
+            # in ours. Whether all is there that had to be is seen then.
+            self._open_leveldb(create=False, paranoid=False).close()
+            return self._open_leveldb(create=False)
+
+    def _open_leveldb(self, *, create: bool, paranoid: bool = True) -> Any:
         return leveldb.DB(
             os.fsencode(self.path),
-            create_if_missing=begins,
+            create_if_missing=create,
             write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
             compression=None,
             # else a compaction passes damage on as sound, or ends the process
-            paranoid_checks=True,
+            paranoid_checks=paranoid,
         )
 
     def _recognize(self, db: Any) -> None:
@@ -1412,7 +1423,9 @@ class Journal:
             self._look_over(self._first_delayed_key)
             missing = self.delayed_items - len(found)
             self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
-            self._tell_quarantine("not known", f"{missing} delayed items are missing", None)
+            is_one = missing == 1
+            text = f"{missing} delayed {'item is' if is_one else 'items are'} missing"
+            self._tell_quarantine("not known", text, None)
         self._end_flushed(flushed, found)
         return found
 
