@@ -53,8 +53,8 @@ SLICE_MS = 5
 REST_MS = 10
 # While less is free than so many times the reserve, room may be short before it is looked for again.
 SCARCE = 4
-# If the reserve had to be let go of soon after sets were taken again, that is done later the next time, and at last
-# only when there has been room for so many ticks.
+# If the reserve had to be let go of soon after sets were taken again, that is done later the next time, and
+# at last only when there has been room for so many ticks.
 STEADY_TICKS = 60
 LOG_NAME = ".log"
 # One, unless it stands in what is percent-encoded already.
@@ -372,8 +372,8 @@ class Broker:
         # why sets are refused, if the disk is too full, and whether items may be moved even so
         self._crammed: JournalError | None = None
         self._may_move = True
-        # Since when, in ticks, there has been room, and how long there must have been before sets are taken; and
-        # since when they are taken. What has room for a moment only is not to be said again and again.
+        # Since when, in ticks, there has been room, and how long there must have been before sets are taken;
+        # and since when they are taken. What has room for a moment only is not to be said again and again.
         self._ticks = 0
         self._room_since = self._patience = 0
         self._taken_since = -STEADY_TICKS
@@ -432,7 +432,6 @@ class Broker:
         self._folds_case = folds_case(self._data)
         try:
             self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
-            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
             self.log.on_full = lambda error: is_full(error) and self._let_go()
             self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
@@ -462,6 +461,9 @@ class Broker:
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
         self._lives, damage = read_log(self.log)
+        # not before it is known that this darner may use the directory: a start that is refused leaves
+        # nothing
+        self._reserve.hold()
         for text in damage:
             log.error("log damaged", reason=text)
         found = queue_directories(self._data, say_stray, self._empty_on)
