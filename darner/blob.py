@@ -5,8 +5,10 @@ chunks. A chunk's record is its checksum and its bytes; all chunks but the last 
 """
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
@@ -287,10 +289,6 @@ def sync_links(paths: Iterable[Path]) -> None:
             sync_name(path.parent.parent)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 class BlobReader:
     """Reads a blob slice by slice, once all of it was found whole, or at once. It can be read to the end even
     if its file is deleted meanwhile."""
@@ -326,11 +324,13 @@ class BlobReader:
         self._closed = False
         expected = file_bytes(item)
         try:
-            # what has come to be no file must not be waited for
-            self._file: BinaryIO = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
-            found = os.fstat(self._file.fileno()).st_size
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # to open it might have to be waited for
+                raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))
+            self._file: BinaryIO = path.open("rb")
         except OSError as error:
             raise _failure(path, error) from error
+        found = status.st_size
         if found != expected:
             self._file.close()
             raise DamagedItemError(f"{path} is damaged: it has {found} bytes, not {expected}")

@@ -28,9 +28,11 @@ class _Logger(structlog.stdlib.BoundLogger):
         return self.error(event, *args, exc_info=True, **fields)
 
 
-def set_up_log() -> None:
+def set_up_log(*, debug: bool) -> None:
     """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
+    )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
@@ -56,7 +58,7 @@ def _serve(config_path: Path | None, given: dict[str, Any]) -> None:
     """Serve until a signal says stop. Raises ConfigError or StartError if the server cannot start."""
     writer = standard.replace_stderr(_dropped)
     atexit.register(writer.drain)
-    set_up_log()
+    set_up_log(debug=False)
 
     def end(name: str) -> NoReturn:
         # nobody was promised anything yet, and what the start was about is found by the next one as after a
@@ -78,7 +80,7 @@ class _Errors(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.count = 0
-        set_up_log()
+        set_up_log(debug=False)
         logging.getLogger().addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
@@ -194,8 +196,6 @@ def check(data: Path, queue: str | None) -> None:
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
             _say(f"{report.where}: {text}")
-            if report.note:
-                _say(f"{report.where}: {report.note}")
     if can_be_repaired:
         _say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
     if failed or errors.count:
@@ -214,7 +214,7 @@ def repair_(data: Path, queue: str | None, *, all_: bool) -> None:
     """
     if all_ == (queue is not None):
         raise click.UsageError("give the name of a queue, or --all")
-    set_up_log()
+    set_up_log(debug=False)
     failed = False
     with _refusals():
         if queue is not None:

@@ -325,12 +325,21 @@ class Committer:
             is_late |= journal.failing is not None
         if is_late and self._ticks % MAX_TICKS == 0:
             self._sync.ask()
-        while len(self._retries) > RETRIES_PER_TICK:
-            self._retries.pop()
         self._retry()
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False
             self._defer(trim_memory, lambda _: None)
+
+    def _retry(self) -> None:
+        """Try to write the next journal that could not be written, if none is being tried: to open more than
+        one anew takes more room than there may be. Who has had its turn comes last at the next tick."""
+        while self._retries and self._retrying is None:
+            journal = self._retries.popleft()
+            if journal.failing is not None and not journal.writing and journal in self._active:
+                self._retrying = journal
+                self.checkpoint(journal)
+                if not journal.writing:  # it was set aside
+                    self._retrying = None
 
     def _isolated_tick(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
         try:
@@ -347,27 +356,16 @@ class Committer:
         if journal.writing or not self._has_due(journal, ticks):
             return False
         if journal.failing is not None:
-            self._retries.append(journal)
+            if len(self._retries) < RETRIES_PER_TICK:
+                self._retries.append(journal)
             return False
         if may_write:
             self._checkpoint(journal)
         return True
 
-    def _retry(self) -> None:
-        """Try to write the next journal that could not be written, if none is being tried: to open more than
-        one anew takes more room than there may be. Who has had its turn comes last at the next tick."""
-        while self._retries and self._retrying is None:
-            journal = self._retries.popleft()
-            if journal.failing is not None and not journal.writing and journal in self._active:
-                del self._active[journal]
-                self._retrying = journal
-                self.checkpoint(journal)
-                if journal.fault is not None:  # then nothing comes of it
-                    self._retrying = None
-
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
-        if self._compactions < COMPACTIONS and journal.compactable(soon=self.is_short):
+        if self._compactions < COMPACTIONS and journal.compactable():
             self._compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1

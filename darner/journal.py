@@ -267,7 +267,8 @@ def check_whose(path: Path) -> None:
 
 
 def quarantined(path: Path) -> tuple[int, int]:
-    """Return of how many damaged items, and of how many tables, something lies in a queue's directory."""
+    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
+    directory."""
     try:
         names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
     except OSError:
@@ -398,6 +399,8 @@ class Writes(Protocol):
     """Who has the journals' batches written: a `Committer`."""
 
     offload: Offload
+    # whether room on the disk is short, so that what gives some back does not wait
+    is_short: bool
     # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
     is_scarce: bool
     # how much of a LevelDB is in memory before it is written out
@@ -467,15 +470,16 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
-        "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_live_from", "_looked_over", "_mended",
-        "_must_exist", "_number", "_origins", "_place", "_quarantined", "_rejected", "_segment", "_state_key",
-        "_stored_state", "_told", "_told_quarantined", "_trimmed_bytes", "_trimmed_records",
-        "_untrimmed_puts", "_using", "_write", "_writes", "batch", "begun", "crowded", "crowding", "cursors",
-        "damaged_items", "delayed_bytes", "delayed_items", "dirty", "doomed", "expiring", "failing", "fault",
-        "generation", "gone", "kept", "log", "lost", "name", "next_due", "offload", "path", "reads",
-        "sealed", "state", "stored_change", "stored_id", "unsound", "writing",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for",
+        "_db", "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to",
+        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_left_bytes",
+        "_live_from", "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place",
+        "_quarantined", "_rejected", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
+        "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
+        "_writes", "batch", "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes",
+        "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
+        "log", "lost", "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change",
+        "stored_id", "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -623,6 +627,9 @@ class Journal:
         # of a compaction that is not known to have worked: what was counted for it, and whether it is over
         self._compacting_for: tuple[int, int, int, int] | None = None
         self._compacted = False
+        # of what it should have given back, how much is there yet, and whether that is being seen to
+        self._left_bytes = 0
+        self._stirred = False
         if lives:
             self._catch_up(lives)
         self._check_mark()
@@ -708,16 +715,27 @@ class Journal:
             sync_name(self.path)  # LevelDB sees only to what is inside
         elif harm := leveldb_log.damage(self.path):
             raise DamagedError(f"{harm}. Nothing in it was touched")
+        try:
+            return self._open_leveldb(create=begins)
+        except leveldb.Error as error:
+            if not leveldb.is_damage(error):
+                raise
+            # It may be that the last write to LevelDB's log was cut off, which is no damage: what it had is
+            # in ours. Whether all is there that had to be is seen then.
+            self._open_leveldb(create=False, paranoid=False).close()
+            return self._open_leveldb(create=False)
+
+    def _open_leveldb(self, *, create: bool, paranoid: bool = True) -> Any:
         return leveldb.DB(
             os.fsencode(self.path),
-            create_if_missing=begins,
+            create_if_missing=create,
             write_buffer_size=self._writes.write_buffer_bytes,
             lru_cache_size=BLOCK_CACHE_BYTES,
             max_open_files=MAX_OPEN_FILES,
             max_file_size=MAX_FILE_BYTES,
             compression=None,
             # else a compaction passes damage on as sound, or ends the process
-            paranoid_checks=True,
+            paranoid_checks=paranoid,
         )
 
     def _recognize(self, db: Any) -> None:
@@ -952,7 +970,7 @@ class Journal:
         elif kind == Change.DROP:
             id, size, blob = numbers
             self._check_given_out(id)
-            if blob:  # another queue may have it, and its link may be missing: this file stays until it is not
+            if blob:  # another queue may have it, and miss its link: this file stays until it does not
                 self.bind()
             self._remove(id, size, blob)
         elif kind == Change.DISCARD:
@@ -1017,7 +1035,8 @@ class Journal:
 
     def resting_state(self) -> bytes:
         """Return the snapshot for `close`, or b"" if LevelDB does not have all yet, or something is to be
-        compacted, which is for who has it open. Of one that is deleted ends of blobs are not written any more."""
+        compacted, which is for who has it open. Of one that is deleted ends of blobs are not written any
+        more."""
         is_tidy = not (self.to_be_compacted or self.state.deleted)
         is_stored = self._exists and self.stored_change == self.state.change and not self.dirty
         return self.snapshot().encode() if is_tidy and is_stored and self.failing is None else b""
@@ -1404,7 +1423,9 @@ class Journal:
             self._look_over(self._first_delayed_key)
             missing = self.delayed_items - len(found)
             self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
-            self._tell_quarantine("not known", f"{missing} delayed items are missing", None)
+            is_one = missing == 1
+            text = f"{missing} delayed {'item is' if is_one else 'items are'} missing"
+            self._tell_quarantine("not known", text, None)
         self._end_flushed(flushed, found)
         return found
 
@@ -2440,7 +2461,10 @@ class Journal:
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
-            if written.proves:
+            if written.proves and self._compacting_for is not None:
+                if self._stirred:
+                    self._compact_from = min(self._compact_from, self._compacting_for[0])
+                    self._trimmed_bytes += self._left_bytes
                 self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
@@ -2489,14 +2513,14 @@ class Journal:
             most_bytes, max(LEAST_BYTES, state.bytes)
         )
 
-    def compactable(self, *, soon: bool = False) -> bool:
+    def compactable(self) -> bool:
         """Whether so much was deleted that the room should be taken back; less will do if nothing has
-        happened since this was asked last, or if it is to be taken back `soon`."""
+        happened since this was asked last, or if room is short."""
         idle = self._last_looked_at == self.state.change
         self._last_looked_at = self.state.change
         if self._compacting_for is not None or self.failing is not None:
             return False
-        if (idle or soon) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if (idle or self._writes.is_short) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 
@@ -2530,14 +2554,23 @@ class Journal:
             for due_ms in sorted(self._due_from.values()):
                 db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
                 at = _delayed_key(end_of(run_of(due_ms)), 0)
+            self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._first_delayed_key)))
 
     def end_compaction(self) -> None:
         """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
         there, but to the next who writes: so something is to be written."""
-        if self._compacting_for is not None:
-            self._compacted = True
-            if not self.dirty:
-                self._mark()
+        if self._compacting_for is None:
+            return
+        self._compacted = True
+        self._stirred = not self._stirred and self._left_bytes >= IDLE_COMPACT_BYTES
+        if self._stirred:
+            # LevelDB keeps what was put and deleted before it was written out, for that is one table. It goes
+            # when a deletion from another one comes to it: of a key that nobody has, at each end.
+            first, last = _proto.item_key(self._compacting_for[0]), _proto.item_key(self._compact_from)
+            ends = (first, last, _delayed_key(0, 0), self._first_delayed_key)
+            self.batch.ops += [(key + b"\0", None) for key in ends]
+        if not self.dirty:
+            self._mark()
 
     def fail_compaction(self) -> None:
         """What was to be compacted may be there yet: it is to be compacted once more."""

@@ -115,9 +115,6 @@ class Report:
         """Whether a repair can do something about it."""
         return bool(self.problems) and self.is_queue and self.refusal is None
 
-    # what is no damage any more, but to be known
-    note: str = ""
-
 
 @dataclass(frozen=True)
 class Repaired:
@@ -166,6 +163,7 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     problems: list[str] = []
     items = size = 0
     refusal = None
+    _look_at_quarantine(name, source)
     try:
         _check_access(source)
         if not is_new(source):
@@ -184,13 +182,21 @@ def _check(data: Path, name: bytes, scratch: Path, log_copy: Log, lives: list[Li
     finally:
         shutil.rmtree(shadow, ignore_errors=True)
     texts = [text.replace(str(shadow), str(source)) for text in problems]
-    return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal, note=_quarantined(source))
+    return Report(shown(name), texts, items, size, is_queue=True, refusal=refusal)
 
 
-def _quarantined(source: Path) -> str:
-    counts = zip(quarantined(source), ("damaged item", "damaged table"), strict=True)
-    texts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
-    return f"what is left of {' and '.join(texts)} lies in {source / DAMAGED_NAME}" if texts else ""
+def _look_at_quarantine(name: bytes, source: Path) -> None:
+    """Log what a server has put aside in a queue's directory."""
+    items, tables = quarantined(source)
+    if items or tables:
+        log.warning(
+            "kept of damage that a server has met; the queue is whole without it",
+            queue=shown(name),
+            items=items,
+            tables=tables,
+            path=str(source / DAMAGED_NAME),
+            action=_DELETE,
+        )
 
 
 def _text(error: Exception) -> str:
@@ -452,8 +458,8 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path)
 def _examine(
     name: bytes, path: Path, log: Log, lives: list[Life], resting: State | None, home: Path
 ) -> tuple[list[str], int, int]:
-    """Look for all that can be wrong with a queue, in a copy of its directory `home`; returns what is, and how
-    many items it has of how many bytes. `resting` is the state that was left besides, if one was."""
+    """Look for all that can be wrong with a queue, in a copy of its directory `home`; returns what is, and
+    how many items it has of how many bytes. `resting` is the state that was left besides, if one was."""
     problems = []
     if (path / "CURRENT").exists():
         try:

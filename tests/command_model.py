@@ -405,6 +405,7 @@ class Queue(Source):
             "mem_bytes": ANY,
             "age": max(0, self.taken[0] - self.model.at(self.taken[1])) if self.waiting else 0,
             "discarded": self.discarded,
+            "damaged_items": 0,
             "waiters": len(self.waiters),
             "open_transactions": len(self.reserved),
             "transactions": self.transactions,

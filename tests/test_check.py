@@ -96,7 +96,9 @@ def with_a_newer_state(path):
 
 
 def with_a_newer_state_file(path):
-    (path / "work" / STATE_NAME).write_bytes(newer_state(path / "work"))
+    record = _proto.decode_chunk((path / "work" / STATE_NAME).read_bytes())
+    newer = bytes([record[0] + 1]) + record[1:] + b"more than this one knows"
+    (path / "work" / STATE_NAME).write_bytes(_proto.encode_chunk(newer))
 
 
 def with_a_newer_item(path):
@@ -252,6 +254,15 @@ class TestLeftovers:
         assert all(re.match(r'timestamp=\S+ level=warning event=".+" .*action=', line) for line in lines)
         for name in (".damaged-work-1", ".repair-work", ".trash", ".log/lost-3"):
             assert sum(f"path={path / name}" in line for line in lines) == 1
+
+    def test_of_damage_that_a_server_has_met_are_warned_of_and_no_fault(self, path):
+        aside = path / "work" / "damaged"
+        aside.mkdir()
+        for name in ("7.record", "8.record", "8", "000005.ldb"):
+            (aside / name).touch()
+        done = run("check", path, "work")
+        assert (done.returncode, done.stdout) == (0, "work: ok, items=2 bytes=6\n")
+        assert f"queue=work items=2 tables=1 path={aside} action=" in done.stderr
 
     def test_of_a_repair_that_was_cut_off_between_two_steps_are_an_error(self, path):
         (path / "work").rename(path / ".damaged-work-1")

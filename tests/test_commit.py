@@ -579,9 +579,9 @@ class Faulty(Journal):
         self._meet("settle")
         super().settle(error)
 
-    def compactable(self, *, soon=False):
+    def compactable(self):
         self._meet("compactable")
-        return super().compactable(soon=soon)
+        return super().compactable()
 
     def take_doomed(self):
         self._meet("take_doomed")

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ class Backlog:
     def connect(self) -> contextlib.AbstractContextManager[Wire]:
         return contextlib.closing(self.server.connect())
 
-    def set(self, wire: Wire, queue: bytes, count: int) -> set[bytes]:
+    def set(self, wire: Wire, queue: bytes, count: int) -> AbstractSet[bytes]:
         """Set so many items; returns the refusals there were."""
         numbers = range(self._number, self._number + count)
         self._number += count
@@ -121,7 +122,7 @@ class Backlog:
                     assert refusals <= {refusal}
         assert all(self.stored.values())
 
-    def _set_on_each(self, wire: Wire, count: int) -> set[bytes]:
+    def _set_on_each(self, wire: Wire, count: int) -> AbstractSet[bytes]:
         return set().union(*(self.set(wire, queue, count) for queue in self.queues))
 
     def assert_lets_all_out(self) -> None:
@@ -287,13 +288,11 @@ def test_nothing_is_lost_of_a_disk_whose_very_reserve_somebody_else_has_taken(di
             for _ in range(40):
                 queue = chance.choice(backlog.queues)
                 backlog.set(wire, queue, chance.randrange(200))
-                for _ in range(chance.randrange(20)):
-                    numbers = backlog.stored[queue]
-                    if fetched[queue] == len(numbers):
-                        break
+                left = len(backlog.stored[queue]) - fetched[queue]
+                for _ in range(min(left, chance.randrange(20))):
                     with contextlib.suppress(AssertionError):  # refused
                         value = wire.get(queue)
-                        assert value == item(numbers[fetched[queue]], backlog.size)
+                        assert value == item(backlog.stored[queue][fetched[queue]], backlog.size)
                         fetched[queue] += 1
                 if chance.random() < 0.2:
                     fill_to_the_last_byte(disk / "filler")

@@ -1136,14 +1136,15 @@ class TestDamage:
             db.delete(item_key(2))
         it.start()
         told = []
-        it.committer.on_damage = lambda _, error: told.append(str(error))
-        assert it.datas() == [b"a", b"c"]
-        it.journal.reads = it.journal.state.next_id
-        for _ in range(2):
-            with pytest.raises(JournalError, match="not as many items as are counted"):
-                it.journal.check_whole()
-        assert len(told) == 1
-        it.journal.flush(())
+        it.committer.on_quarantine = lambda _, ids, *__: told.append(ids)
+        items, it.journal.reads = it.journal.read(1, 10, 1 << 20)
+        assert [item.data for item in items] == [b"a"]
+        with pytest.raises(MendingError):
+            it.journal.read(it.journal.reads, 10, 1 << 20)
+        it.threads.run_all()
+        items, it.journal.reads = it.journal.read(it.journal.reads, 10, 1 << 20)
+        assert [item.data for item in items] == [b"c"]
+        assert (told, it.journal.state.items) == (["2"], 2)
         it.journal.check_whole()
 
     def test_of_delayed_items_is_told_when_they_would_have_been_due(self, it):
@@ -1153,9 +1154,12 @@ class TestDamage:
         key = next(key for key, _ in it.journal._opened() if key[:1] == b"d")
         it.journal._opened().delete(key)
         told = []
-        it.committer.on_damage = lambda _, error: told.append(str(error))
+        it.committer.on_quarantine = lambda _, ids, reason, __: told.append(reason)
+        with pytest.raises(MendingError):
+            it.journal.due(9, 10, 1 << 20)
+        it.threads.run_all()
         assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"there"]
-        assert "2 delayed items are counted, and 1 there" in told[0]
+        assert told == ["1 delayed item is missing"]
 
     def test_of_a_count_is_an_error_before_it_would_go_below_zero(self, it):
         it.put(b"a", b"b")
@@ -1167,21 +1171,30 @@ class TestDamage:
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
             it.journal.remove(it.journal.find(2))
-        ((key, item),) = it.journal.due(9, 10, 1 << 20)
+        with pytest.raises(MendingError):
+            it.journal.due(9, 10, 1 << 20)
+        it.threads.run_all()
+        assert it.journal.state.change == before
+        ((key, item),) = it.journal.due(9, 10, 1 << 20)  # which counts anew what is there
+        it.journal.delayed_items = 0
+        before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
             it.journal.join(key, item, 9)
         assert it.journal.state.change == before
 
-    def test_of_a_count_that_the_log_finds_is_an_error_of_the_journal(self, it):
+    def test_of_a_count_that_is_put_right_is_so_after_a_kill(self, it):
         it.put(b"a")
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
         it.journal.state.items = it.journal.delayed_items = 0
         it.write()
+        with pytest.raises(MendingError):
+            it.journal.due(9, 10, 1 << 20)
+        it.threads.run_all()
         ((key, item),) = it.journal.due(9, 10, 1 << 20)
-        it.journal.delayed_items = 1
+        assert it.journal.delayed_items == 1  # it was counted anew
         it.journal.join(key, item, 9)
-        with pytest.raises(JournalError, match="one more than are counted"):
-            it.kill()
+        it.kill()
+        assert it.journal.delayed_items == 0
 
     def test_of_delayed_items_that_cannot_be_read_leaves_them_due(self, it, disk):
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)

@@ -54,8 +54,8 @@ class Hold:
 
 
 class Passing:
-    """What a queue may hold while some items go that have expired, in any order, and delayed ones join it, one
-    after the other; `gone` are those of these that have expired, too."""
+    """What a queue may hold while some items go that have expired, in any order, and delayed ones join it,
+    one after the other; `gone` are those of these that have expired, too."""
 
     def __init__(self, before, expired, joined, gone):
         self._stays = before - expired - {-number for number in joined}

@@ -210,7 +210,6 @@ class TestDamage:
         assert {fields["kept"] for fields in told} == {str(file) for file in aside.iterdir()}
         (report,) = check(data.path, b"work")
         assert (report.problems, report.items) == ([], ITEMS - 4)
-        assert report.note == f"what is left of 1 damaged item and 1 damaged table lies in {aside}"
         losses = " ".join(repair(closed, b"work").losses)
         assert "item 7 fails its checksum" in losses
         assert "1 item of 1006 bytes is lost, id 7" in losses
@@ -607,13 +606,6 @@ class TestCommand:
         assert output.startswith("sound: ok, items=1 bytes=3\nwork: ")
         assert "no CURRENT" in output
         assert self.run("check", closed, "sound") == (0, "sound: ok, items=1 bytes=3\n")
-
-    def test_check_says_what_was_put_aside_and_that_it_is_no_fault(self, closed):
-        (closed / "work" / "damaged").mkdir()
-        for name in ("7.record", "8.record", "8", "000005.ldb"):
-            (closed / "work" / "damaged" / name).touch()
-        said = f"what is left of 2 damaged items and 1 damaged table lies in {closed / 'work' / 'damaged'}"
-        assert self.run("check", closed, "work") == (0, f"work: ok, items=38 bytes=38228\nwork: {said}\n")
 
     def test_repair_says_what_was_lost_and_where_the_rest_is(self, closed):
         damage(table(closed / "work"), b"000007")

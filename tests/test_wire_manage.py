@@ -408,7 +408,7 @@ class TestStats:
         assert 0 <= stats.pop("age") < 5000
         assert stats == {
             "items": 2, "bytes": 7, "total_items": 5, "expired_items": 1, "mem_items": 2, "mem_bytes": 7,
-            "discarded": 0, "waiters": 0, "open_transactions": 1, "transactions": 2,
+            "discarded": 0, "damaged_items": 0, "waiters": 0, "open_transactions": 1, "transactions": 2,
             "canceled_transactions": 1, "total_flushes": 0, "delayed_items": 0,
         }  # fmt: skip
 
