@@ -41,7 +41,7 @@ DEAD = b"dead"
 NAMES = (b"work", b"play", DEAD)
 MAX_ATTEMPTS = 2
 BOTH = NAMES[:2]
-CHUNK_BYTES = 16
+CHUNK_BYTES = 400  # no smaller item is a large one when it is moved
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
 
@@ -492,7 +492,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self._is_troubled
             return
         number = self._number([b""])
-        chunks = [b"%-16d" % number] * len(sizes[1:]) + [b"y" * sizes[0]]
+        chunks = [b"%-*d" % (CHUNK_BYTES, number)] * len(sizes[1:]) + [b"y" * sizes[0]]
         for chunk in chunks:
             upload.write(chunk)
             if run:
