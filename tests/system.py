@@ -100,9 +100,9 @@ class System:
                 self.calls_left -= 1
                 if not self.calls_left:
                     raise Killed
-            if name in self.ROOMY or (name == "open" and self._creates(*args)):
-                if not (name == "rename" and self.has_names()):
-                    self._need_room()
+            is_roomy = name in self.ROOMY or (name == "open" and self._creates(*args))
+            if is_roomy and not (name == "rename" and self.has_names()):
+                self._need_room()
             if before is not None:
                 before(*args)
             result = call(*args, **options)
