@@ -698,8 +698,6 @@ class TestKill:
         torn, *empty = segments(directory)[2:]
         content = torn.read_bytes()
         torn.write_bytes(content[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + content[-64:])
-            torn.read_bytes()[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + torn.read_bytes()[-64:]
-        )
         for path in empty:
             path.write_bytes(wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
