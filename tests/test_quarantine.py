@@ -623,6 +623,46 @@ class TestFile:
         assert (work.journal.state.items, work.delayed_items) == (0, 0)
         self.assert_aside(data, log, id=work.journal.state.next_id - 1)
 
+    def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
+        """Before and after each change in the directory, and once it is logged."""
+        if self.how == "a pipe":
+            pytest.skip("a pipe cannot be copied")
+        self.strike(damaged)
+        states = []
+
+        def kept():
+            states.append(tmp_path / f"killed-{len(states)}")
+            shutil.copytree(damaged.path, states[-1])
+
+        def wrapped(name):
+            call = getattr(Path, name)
+
+            def wrapper(*args):
+                kept()
+                result = call(*args)
+                kept()
+                return result
+
+            monkeypatch.setattr(Path, name, wrapper)
+
+        for name in ("write_bytes", "rename"):
+            wrapped(name)
+        work = damaged.broker.queue(b"work")
+        assert [work.pop().data, work.pop().data] == [body(1), body(3)]
+        monkeypatch.undo()
+        monkeypatch.setattr(broker_module, "log", Silence())
+        kept()
+        assert len(states) >= 4
+        for state in states:
+            again = Data(state)
+            work = again.broker.queue(b"work")
+            rest = drain(again)
+            assert rest == [3] or state is states[-1]
+            assert (work.journal.state.items, work.journal.state.bytes) == (0, 0)
+            aside = {file.name for file in (state / "work" / "damaged").iterdir()}
+            assert aside == {"2.record", "2"} if self.how != "missing" else {"2.record"}
+            again.close()
+
     def test_of_very_many_items_is_met_in_slices_and_said_some_times(self, data, log, monkeypatch):
         monkeypatch.setattr(journal, "MAX_QUARANTINED_TOLD", 5)
         for _ in range(200):
