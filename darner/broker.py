@@ -53,6 +53,9 @@ SLICE_MS = 5
 REST_MS = 10
 # While less is free than so many times the reserve, room may be short before it is looked for again.
 SCARCE = 4
+# If the reserve had to be let go of soon after sets were taken again, that is done later the next time, and
+# at last only when there has been room for so many ticks.
+STEADY_TICKS = 60
 LOG_NAME = ".log"
 # One, unless it stands in what is percent-encoded already.
 CAPITAL = re.compile("(%..)|[A-Z]")
@@ -369,6 +372,11 @@ class Broker:
         # why sets are refused, if the disk is too full, and whether items may be moved even so
         self._crammed: JournalError | None = None
         self._may_move = True
+        # Since when, in ticks, there has been room, and how long there must have been before sets are taken;
+        # and since when they are taken. What has room for a moment only is not to be said again and again.
+        self._ticks = 0
+        self._room_since = self._patience = 0
+        self._taken_since = -STEADY_TICKS
         # has a function called in so many ms
         self.call_later: Callable[[int, Callable[[], None]], None] = lambda *_: None
         # told when fetching is refused from now on
@@ -424,7 +432,6 @@ class Broker:
         self._folds_case = folds_case(self._data)
         try:
             self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
-            self._reserve.hold()
             self.log = Log(self._data / LOG_NAME, self._offload)
             self.log.on_full = lambda error: is_full(error) and self._let_go()
             self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
@@ -454,6 +461,9 @@ class Broker:
     def _recover(self) -> None:
         """Open every queue there is, in the data directory and in the log of an earlier process."""
         self._lives, damage = read_log(self.log)
+        # not before it is known that this darner may use the directory: a start that is refused leaves
+        # nothing
+        self._reserve.hold()
         for text in damage:
             log.error("log damaged", reason=text)
         found = queue_directories(self._data, say_stray, self._empty_on)
@@ -698,7 +708,7 @@ class Broker:
         Raises JournalError if one of them cannot be had, or the disk is too full; StatusError if sets are
         refused.
         """
-        self._check_sets()
+        self._check_room()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -712,13 +722,13 @@ class Broker:
     def upload(self, name: bytes, size: int) -> Upload:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
         `Queue.upload` of any of its queues."""
-        self._check_sets()
+        self._check_room()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least
         stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self.queue(name)]
         for target in targets:
             target.check(size)
-        return Upload(stores[0], lambda: self._targets(name), self._check_upload)
+        return Upload(stores[0], lambda: self._targets(name), self._check_room)
 
     def source(self, name: bytes, *, make: bool) -> Source | None:
         """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
@@ -995,6 +1005,7 @@ class Broker:
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
         second."""
+        self._ticks += 1
         for what, step in {
             "clock": lambda: self._follow_clock(self._offload),
             "status": self._enforce_status,
@@ -1051,8 +1062,8 @@ class Broker:
         if self._crammed is not None:
             raise self._crammed.with_traceback(None)
 
-    def _check_upload(self) -> None:
-        """As `_check_sets`, for what goes to the disk by itself and may fill it between two ticks."""
+    def _check_room(self) -> None:
+        """As `_check_sets`, for what may fill the disk before the next tick: large items, and new queues."""
         if self._reserve.size and self._crammed is None:
             with contextlib.suppress(OSError):
                 if self._free_bytes() < self._margin_bytes:
@@ -1099,6 +1110,10 @@ class Broker:
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
         if reserve.size:
             figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        if crammed is not None:
+            self._room_since = self._ticks + 1
+        elif self._ticks < self._room_since + self._patience:
+            crammed = self._crammed
         self._cram(crammed, figures)
 
     def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
@@ -1107,8 +1122,11 @@ class Broker:
         if was_crammed == (crammed is not None):
             return
         if crammed is not None:
+            is_soon = not self._reserve.is_held and self._ticks < self._taken_since + STEADY_TICKS
+            self._patience = min(STEADY_TICKS, 2 * self._patience + 1) if is_soon else 0
             say_full(**figures)
         else:
+            self._taken_since = self._ticks
             log.warning("room on the disk again, sets are taken", **figures)
         self._route_anew()
 

@@ -102,6 +102,8 @@ cdef class Journal:
         object _last_looked_at
         object _compacting_for
         bint _compacted
+        Py_ssize_t _left_bytes
+        bint _stirred
         dict _due_from
         uint64_t _live_from
         uint64_t _expunged_to

@@ -472,14 +472,14 @@ class Journal:
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for",
         "_db", "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to",
-        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_live_from",
-        "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place", "_quarantined",
-        "_rejected", "_segment", "_state_key", "_stored_state", "_told", "_told_quarantined",
-        "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write", "_writes", "batch",
-        "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes", "delayed_items",
-        "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept", "log", "lost",
-        "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change", "stored_id",
-        "unsound", "writing",
+        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_left_bytes",
+        "_live_from", "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place",
+        "_quarantined", "_rejected", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
+        "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
+        "_writes", "batch", "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes",
+        "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
+        "log", "lost", "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change",
+        "stored_id", "unsound", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -627,6 +627,9 @@ class Journal:
         # of a compaction that is not known to have worked: what was counted for it, and whether it is over
         self._compacting_for: tuple[int, int, int, int] | None = None
         self._compacted = False
+        # of what it should have given back, how much is there yet, and whether that is being seen to
+        self._left_bytes = 0
+        self._stirred = False
         if lives:
             self._catch_up(lives)
         self._check_mark()
@@ -2458,7 +2461,10 @@ class Journal:
             self.state.trimmed = written.state.trimmed
             self.stored_id = written.state.next_id
             self.stored_change = written.state.change
-            if written.proves:
+            if written.proves and self._compacting_for is not None:
+                if self._stirred:
+                    self._compact_from = min(self._compact_from, self._compacting_for[0])
+                    self._trimmed_bytes += self._left_bytes
                 self._compacting_for, self._compacted = None, False
             self.doomed += [(blob, 0) for blob in written.doomed]
             self._trimmed_records += written.trimmed_records
@@ -2548,14 +2554,23 @@ class Journal:
             for due_ms in sorted(self._due_from.values()):
                 db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
                 at = _delayed_key(end_of(run_of(due_ms)), 0)
+            self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._first_delayed_key)))
 
     def end_compaction(self) -> None:
         """`compact` has returned. If that failed, for want of room or whatever, LevelDB does not say so
         there, but to the next who writes: so something is to be written."""
-        if self._compacting_for is not None:
-            self._compacted = True
-            if not self.dirty:
-                self._mark()
+        if self._compacting_for is None:
+            return
+        self._compacted = True
+        self._stirred = not self._stirred and self._left_bytes >= IDLE_COMPACT_BYTES
+        if self._stirred:
+            # LevelDB keeps what was put and deleted before it was written out, for that is one table. It goes
+            # when a deletion from another one comes to it: of a key that nobody has, at each end.
+            first, last = _proto.item_key(self._compacting_for[0]), _proto.item_key(self._compact_from)
+            ends = (first, last, _delayed_key(0, 0), self._first_delayed_key)
+            self.batch.ops += [(key + b"\0", None) for key in ends]
+        if not self.dirty:
+            self._mark()
 
     def fail_compaction(self) -> None:
         """What was to be compacted may be there yet: it is to be compacted once more."""

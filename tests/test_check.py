@@ -96,7 +96,9 @@ def with_a_newer_state(path):
 
 
 def with_a_newer_state_file(path):
-    (path / "work" / STATE_NAME).write_bytes(newer_state(path / "work"))
+    record = _proto.decode_chunk((path / "work" / STATE_NAME).read_bytes())
+    newer = bytes([record[0] + 1]) + record[1:] + b"more than this one knows"
+    (path / "work" / STATE_NAME).write_bytes(_proto.encode_chunk(newer))
 
 
 def with_a_newer_item(path):

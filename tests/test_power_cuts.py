@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 from mounting import mounted, mounted_image, run
@@ -55,7 +56,7 @@ class Load:
             for work in (self._busy, self._fanout, self._rare, self._large, self._failed, self._write_back)
         ]
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
