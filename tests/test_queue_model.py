@@ -7,6 +7,7 @@ queues: they are in both, or in none. Threads do their tasks in any order.
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from system import Killed, System
 
