@@ -16,9 +16,12 @@ run: $(COMPILED)
 test: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest
 
-# What takes minutes: in CI it is left out.
+# What takes minutes or hours: in CI it is left out. 20,000 examples of the queue model, 50 power cuts on each file
+# system, 200 kills, and what else is marked so.
 test-long: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest -m long
+	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/test_ledger.py
+	DARNER_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/test_command_model.py
 
 # The suite under every CPython from 3.11 on that this machine has.
 test-all:

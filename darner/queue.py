@@ -1050,6 +1050,7 @@ class Queue:
         self.restless = False
         now = self.clock()
         while self._moved:
+            self.journal.bind()
             self.close(self._moved[-1])
             self._moved.pop()
         if self._reserved_ms:

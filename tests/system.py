@@ -17,6 +17,7 @@ import stat
 from pathlib import Path
 
 LOG_NAME = ".log"
+LOCK_NAME = ".lock"
 TRASH_NAME = ".trash"
 OF_LEVELDB = re.compile(r"CURRENT|LOCK|LOG|LOG\.old|MANIFEST-\d+|\d+\.(ldb|log|dbtmp)")
 
@@ -92,7 +93,7 @@ class System:
         self._calls["close"](descriptor)
 
     def end_process(self):
-        """Close what the process has open, but for what Python's own files and LevelDB have."""
+        """Close the segments and the locks that the process has open, wherever it has them."""
         self.calls_left = 0
         while self._descriptors:
             self._calls["close"](self._descriptors.pop())
@@ -104,7 +105,9 @@ class System:
             path, flags = args[0], args[1]
             if not str(path).startswith(self._data):
                 return
-            self._descriptors.add(result)
+            is_of_log = Path(path).parent.name == LOG_NAME and flags & os.O_CREAT
+            if is_of_log or flags & os.O_DIRECTORY or Path(path).name == LOCK_NAME:
+                self._descriptors.add(result)
             if not flags & os.O_CREAT:
                 return
         directory = options.get("dir_fd")

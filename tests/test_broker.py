@@ -499,6 +499,18 @@ class TestQueue:
         assert data.read_all(b"work") == [b"b", b"d"]
 
 
+def test_the_files_of_a_queue_deleted_before_the_start_go_once_the_log_is_on_the_disk(data):
+    # the disk may have an older log, which tells of the queue, and not of its end
+    data.push(b"work", b"a")
+    data.write_out()
+    data.broker.delete(b"work")
+    data.restart()
+    assert (data.path / "work").exists()
+    data.tick()
+    assert not (data.path / "work").exists()
+    assert data.broker.log.synced >= (0, 0)
+
+
 class TestLargeItem:
     """Its file must not be mistaken for one of a later queue of the same name."""
 

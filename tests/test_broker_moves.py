@@ -1,11 +1,14 @@
 """Items that go from one queue to another when they expire or have come back too often."""
 
+import os
 import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
+import doubles
 import pytest
 from brokers import Data
-from doubles import Silence
+from doubles import Disk, Silence
 
 from darner import broker as broker_module
 from darner import wal
@@ -13,6 +16,7 @@ from darner._proto import CHUNK_BYTES, Change
 from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.errors import JournalError
+from darner.journal import STAGED_BYTES
 from darner.queue import Queue, Upload, Waiter
 
 
@@ -410,3 +414,100 @@ def test_a_queue_whose_items_go_to_its_parent_does_not_get_them_back(data):
         data.now += 1000
         data.tick()
     assert [data.read_all(name) for name in (b"p", b"p+other", b"p+child")] == [[b"a"], [b"a"], []]
+
+
+class TestPowerCut:
+    """What is moved is in the log, and the removal soon in LevelDB, which may have it on the disk before."""
+
+    @pytest.fixture
+    def written(self, monkeypatch):
+        """What is written to the disk, so that it is there: the log, or a LevelDB."""
+        written = []
+        Disk(monkeypatch)
+        sync, write = os.fdatasync, doubles.WriteBatch.write
+
+        def sync_log(descriptor):
+            if Path(f"/proc/self/fd/{descriptor}").readlink().name.isdecimal():
+                written.append("log")
+            sync(descriptor)
+
+        def write_leveldb(batch):
+            written.append("leveldb")
+            write(batch)
+
+        monkeypatch.setattr(os, "fdatasync", sync_log)
+        monkeypatch.setattr(doubles.WriteBatch, "write", write_leveldb)
+        return written
+
+    @pytest.fixture
+    def work(self, data, written):
+        data.push(b"work", b"a")
+        data.write_out()
+        work = data.broker.queue(b"work")
+        work.abort(work.reserve())
+        written.clear()
+        return work
+
+    def test_has_no_removal_without_the_item_in_the_other_queue(self, data, work, written):
+        data.broker._committer.checkpoint(work.journal)
+        data.settle()
+        assert written == ["log", "leveldb"]
+
+    def test_has_none_when_the_server_ends_either(self, data, work, written):
+        data.close()
+        assert written == ["log", "leveldb", "leveldb"]
+        data.open()
+
+    def test_has_an_item_in_each_queue_that_it_was_set_on_or_in_none(self, data, written):
+        data.broker.queue(b"orders+audit")
+        data.set(b"orders", b"x" * (STAGED_BYTES + 1))  # so much is written at once
+        position = data.broker.log.position
+        while not written:
+            data.threads.run()
+        assert written == ["log"]
+        assert data.broker.log.synced == position
+        data.settle()
+        assert written.count("leveldb") == 2
+
+    @pytest.mark.parametrize("end", ["expires", "comes back"])
+    def test_that_takes_the_new_name_of_a_large_item_leaves_it_by_its_old_one(self, data, end):
+        content = b"x" * (CHUNK_BYTES + 1)
+        data.now += 1
+        upload = data.broker.upload(b"work", len(content))
+        data.write(upload, content)
+        upload.finish(0, 5 if end == "expires" else 0, lambda _: None, sync=True)
+        data.settle()
+        name = "late" if end == "expires" else "dead"
+        if end == "expires":
+            data.now += 5000
+            data.broker.queue(b"work").sweep()
+        else:
+            work = data.broker.queue(b"work")
+            work.abort(work.reserve())
+        (link,) = (data.path / name / "blobs").iterdir()
+        data.end()
+        link.unlink()
+        data.open()
+        assert data.broker.queue(b"work").items == 0
+        data.write_out()
+        assert data.blobs() == [name]
+        data.restart()
+        assert data.read_all(name.encode()) == [content]
+
+    def test_comes_after_the_names_of_large_items_when_their_old_queue_is_deleted(self, data, monkeypatch):
+        content = b"x" * (CHUNK_BYTES + 1)
+        data.upload(b"work", content, sync=True)
+        work = data.broker.queue(b"work")
+        work.abort(work.reserve())
+        (link,) = (data.path / "dead" / "blobs").iterdir()
+        synced = []
+
+        def sync_links(paths):
+            synced.extend(paths)
+            assert (data.path / "work").exists()
+
+        monkeypatch.setattr(broker_module, "sync_links", sync_links)
+        data.broker.delete(b"work")
+        data.tick()
+        assert synced == [link]
+        assert not (data.path / "work").exists()

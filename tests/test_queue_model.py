@@ -556,7 +556,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         number = self._head(twin)
         try:
-            item = getattr(Queue, how)(queue)
+            item = (self._pop if how == "pop" else getattr(Queue, how))(queue)
         except JournalError:
             assert self._is_troubled
             self._reconcile(name)
@@ -575,6 +575,18 @@ class QueueMachine(RuleBasedStateMachine):
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
+
+    @staticmethod
+    def _pop(queue):
+        """As a plain `get` does it."""
+        item = queue.take()
+        if item is not None and item.blob:
+            try:
+                queue.close(item)
+            except JournalError:
+                queue.give_back(item)
+                raise
+        return item
 
     @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
     def work_off(self, name, count, seed):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -592,6 +593,38 @@ class TestGroup:
         process = Process(directory)
         assert [len(process.found(b"queue %d" % n)) for n in range(1, 6)] == [6, 4, 4, 4, 4]
 
+    def test_that_reaches_over_several_segments_is_no_damage(self, directory):
+        log = Process(directory).log
+        writer = Writer(log)
+        with log.group(4 * SEGMENT_BYTES):
+            writer.write(*payloads(40))
+        assert len(segments(directory)) > 2
+        process = Process(directory)
+        assert (process.found(), process.damage) == (payloads(40), [])
+
+    def test_that_reaches_over_several_segments_keeps_the_one_with_its_end(self, directory):
+        log = Process(directory).log
+        work, play = Writer(log), Writer(log, b"play", life=8)
+        with log.group(SEGMENT_BYTES // 2):
+            work.write(b"a")
+            log.roll()
+            play.write(b"b")
+        log.roll()
+        log.unpin(play)  # LevelDB has that one
+        assert Process(directory).found() == [b"a"]
+
+    def test_has_nothing_done_that_is_for_its_end(self, directory):
+        log = Process(directory).log
+        writer = Writer(log)
+        done = []
+        with contextlib.suppress(JournalError), log.group(100):
+            log.after_group.append(lambda: done.append(log.segment.in_group))
+            writer.write(b"a")
+            assert log.segment.in_group
+            assert not done
+            raise JournalError("no")
+        assert done == [False]
+
     def test_that_is_larger_than_the_room_there_is_is_not_begun(self, directory, room):
         log = Process(directory).log
         room.full = True
@@ -654,6 +687,31 @@ class TestKill:
             assert process.found() == found
             process.writer().write(BEHIND)
             assert Process(directory).found() == [*found, BEHIND]
+        assert calls > 10
+
+    def test_at_any_call_of_a_start_after_a_power_cut_is_no_damage(self, directory, monkeypatch):
+        fill_segments(directory, 3)
+        log = Process(directory).log
+        Writer(log, b"play", life=8).write(b"a")
+        log.roll()
+        # the last pages of the third one, and all of those behind it, were not on the disk yet
+        torn, *empty = segments(directory)[2:]
+        content = torn.read_bytes()
+        torn.write_bytes(content[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + content[-64:])
+        for path in empty:
+            path.write_bytes(wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
+        content = {path.name: path.read_bytes() for path in directory.iterdir()}
+        found = Process(directory).found()
+        for calls in itertools.count(1):
+            for path in directory.iterdir():
+                path.unlink()
+            for name, data in content.items():
+                (directory / name).write_bytes(data)
+            more = interrupted(monkeypatch, calls, lambda: Process(directory))
+            process = Process(directory)
+            assert (process.found(), process.damage) == (found, [])
+            if not more:
+                break
         assert calls > 10
 
     @pytest.mark.parametrize(("reserve", "least"), [(0, 2), (wal.RESERVE, 1)])  # none is made with a reserve
@@ -985,6 +1043,61 @@ class TestSync:
         log.unpin(writer, log.segment.number)
         waiting(log)
         assert syncs.files == ["2"]
+
+    def test_takes_in_a_segment_of_which_the_disk_does_not_have_that_nobody_needs_it(self, directory, syncs):
+        offload = Offload()
+        log = Process(directory, offload).log
+        told = Writer(log).write(b"a")
+        log.roll()
+        Writer(log, b"play", life=8).write(b"b")
+        offload.run_all()
+        log.unpin(told)  # which is said in a thread
+        client = waiting(log)
+        offload.run(1)
+        assert syncs.files == ["1", "2"]
+        assert not client.held
+        offload.run_all()
+        directories = syncs.directories
+        waiting(log)
+        offload.run_all()
+        assert syncs.files == ["1", "2", "2"]
+        assert syncs.directories == directories + 1
+
+    def test_takes_in_a_segment_of_which_it_cannot_be_said_that_nobody_needs_it(
+        self, directory, syncs, monkeypatch
+    ):
+        offload = Offload()
+        log = Process(directory, offload).log
+        told = Writer(log).write(b"a")
+        log.roll()
+        Writer(log, b"play", life=8).write(b"b")
+        offload.run_all()
+        monkeypatch.setattr(wal, "NEEDED_BYTES", 0)
+        log.unpin(told)
+        offload.run_all()
+        waiting(log)
+        offload.run_all()
+        assert syncs.files == ["1", "2"]
+
+    def test_has_the_head_of_a_new_segment_on_the_disk_before_it_has_its_number(self, directory, monkeypatch):
+        synced, named = [], []
+        sync, rename = os.fdatasync, wal.SegmentFile.rename
+
+        def fdatasync(descriptor):
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            sync(descriptor)
+
+        def note(file, name):
+            named.append((file.path.name, name))
+            assert file.path.name in synced
+            rename(file, name)
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        monkeypatch.setattr(wal.SegmentFile, "rename", note)
+        offload = Offload()  # so that none is made ahead
+        log = Process(directory, offload).log
+        log.roll()
+        assert [name for _, name in named] == ["1", "2"]
 
     def test_has_the_name_of_each_segment_on_the_disk_even_of_one_used_again(self, directory, syncs):
         log = Process(directory).log
