@@ -127,8 +127,8 @@ class Committer:
         self.on_quarantine: Callable[[Journal, str, str, Path | None], None] = lambda *_: None
         # told when a journal can be read on
         self.on_resume: Callable[[Journal], None] = lambda _: None
-        # the journals that it was of no use to mend, since the last tick
-        self._unmended: set[Journal] = set()
+        # the journals that could not be mended since the last tick, or from which keys on it was of no use
+        self._unmended: dict[Journal, set[bytes]] = {}
         log.on_long = self._shorten
 
     def add(self, journal: Journal) -> None:
@@ -269,21 +269,24 @@ class Committer:
 
     def mend(self, journal: Journal, key: bytes) -> bool:
         """Have `journal` mend the tables in which the first record from `key` on may be, in a thread; returns
-        whether that is being done, or is to be tried again: not if it has just failed."""
-        if journal.log is None or journal in self._unmended:
+        whether that is being done, or is to be tried again: not if that was of no use just now."""
+        if journal.log is None or key in self._unmended.get(journal, ()):
             return False
         if journal.writing:  # who asks then will ask again
             return True
         journal.writing = True
 
+        mended = False
+
         def done(error: Exception | None) -> None:
-            if error is not None:
-                self._unmended.add(journal)
-                self.on_damage(journal, failure(f"cannot mend {journal.path}", error))
-            self._isolate(journal, journal.go_on)
+            if not mended:
+                self._unmended.setdefault(journal, set()).add(key)
+            told = None if error is None else failure(f"cannot mend {journal.path}", error)
+            self._isolate(journal, lambda: journal.end_mend(told))
 
         def work() -> None:
-            journal.mend(key)
+            nonlocal mended
+            mended = journal.mend(key)
 
         self.offload(work, done)
         return True

@@ -86,6 +86,7 @@ cdef class Journal:
         dict _rejected
         bytes _stored_state
         bint _has_paused
+        bint _is_beyond
         bint _exists
         bint _must_exist
         bint _has_kept

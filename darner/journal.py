@@ -284,7 +284,9 @@ def _is_sound(key: bytes, record: bytes) -> bool | None:
             _proto.decode_item(key, record)
         elif key[:1] == b"d" and len(key) == 17:
             _proto.decode_item(b"i" + key[9:], record)
-        elif is_state_key(key) or key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
+        elif is_state_key(key):
+            return state_key(_proto.decode_state(record).next_id) == key
+        elif key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
             _proto.check_chunk(record)
         else:
             return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
@@ -338,6 +340,10 @@ def _find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
             firsts.append(due_ms)
         due_from = end_of(run_of(due_ms))
     return list(froms.values()), firsts
+
+
+class _TooOldError(DamagedError):
+    """LevelDB ends before what was written to it: at least, the last record of its state is not there."""
 
 
 class Batch:
@@ -470,9 +476,9 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for",
-        "_db", "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to",
-        "_has_kept", "_has_mark", "_has_paused", "_has_state", "_home", "_last_looked_at", "_left_bytes",
+        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
+        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_has_mark", "_has_paused", "_has_state", "_home", "_is_beyond", "_last_looked_at", "_left_bytes",
         "_live_from", "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place",
         "_quarantined", "_rejected", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
         "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
@@ -552,6 +558,8 @@ class Journal:
         self._quarantined: list[Path] = []
         self._mended: list[Path] = []
         self._told_quarantined = 0
+        # whether all tables are sound, and LevelDB was found damaged all the same
+        self._is_beyond = False
         # whether somebody was told to try again
         self._has_paused = False
         # the keys between which LevelDB's tables were looked over, and the damaged records found there, by id
@@ -751,7 +759,7 @@ class Journal:
             if state.life != self.state.life:
                 raise MisplacedError(f"{self.path} is another journal than it was")
         if change < self.stored_change:
-            raise DamagedError(
+            raise _TooOldError(
                 f"{self.path} is damaged: LevelDB ends at change {change}, and had all up to "
                 f"{self.stored_change}"
             )
@@ -1958,11 +1966,21 @@ class Journal:
             self._writes.note_open(self)
             return db
         except JournalError as error:
-            if self._exists and leveldb.is_damage(error.__cause__) and self._writes.mend(self, b""):
+            if self._may_be_mended(error) and self._writes.mend(self, b""):
                 raise self._mending() from error
             if self.failing is None:
                 self._writes.close_down(self, error)
             raise
+
+    def _may_be_mended(self, error: JournalError) -> bool:
+        """Whether that for which LevelDB could not be opened may be the damage of a table."""
+        cause = error.__cause__
+        is_damage = (
+            leveldb.is_damage(cause)
+            or isinstance(error, _TooOldError)
+            or (isinstance(cause, ValueError) and not isinstance(cause, NewerFormatError))
+        )
+        return is_damage and self._exists and not self._is_beyond and any(self.path.glob("*.ldb"))
 
     def _unreadable(self, what: str, error: Exception, key: bytes) -> JournalError:
         """Return the error that says why `what`, which begins at `key`, cannot be read. If LevelDB is damaged
@@ -2140,7 +2158,14 @@ class Journal:
                     self._opened(again=True)
         except (leveldb.Error, OSError) as error:
             raise failure(f"cannot mend {self.path}", error) from error
+        self._is_beyond = not (key or sound)
         return bool(sound)
+
+    def end_mend(self, error: JournalError | None) -> None:
+        """The thread that mended it is done, or has failed."""
+        if error is not None:
+            self._tell(error)
+        self.go_on()
 
     def _tables(self) -> bytes:
         """LevelDB's own list of its tables. That it is the one that it was may not be found out before it is
@@ -2158,9 +2183,11 @@ class Journal:
 
         def judge(key: bytes, record: bytes) -> bool | None:
             verdict = _is_sound(key, record)
-            if verdict is False and key[:1] == b"i" and len(key) == 9:
+            if key[:1] == b"i" and len(key) == 9:
                 damaged = _DamagedRecordError(key, record)
-                if self.state.floor <= damaged.id < self.state.next_id:
+                if damaged.id >= self.state.next_id:  # its checksum does not take in all of the id
+                    return False
+                if not verdict and damaged.id >= self.state.floor:
                     rejected[damaged.id] = damaged
             return verdict
 
@@ -2199,7 +2226,11 @@ class Journal:
             return
         state = _proto.decode_state(self._stored_state)
         found = stored_state(db)
-        if found is None or _proto.decode_state(found[1]).change < state.change:
+        change = -1
+        if found is not None:
+            with contextlib.suppress(ValueError):
+                change = _proto.decode_state(found[1]).change
+        if change < state.change:
             db.put(state_key(state.next_id), self._stored_state, sync=True)
 
     def _stage_anew(self) -> None:
@@ -2303,8 +2334,11 @@ class Journal:
                 self._write_sealed(batch)
             except (leveldb.Error, JournalError) as error:
                 # A compaction has met damage, which LevelDB says to whoever writes next. Or it was opened.
-                cause = error.__cause__ if isinstance(error, JournalError) else error
-                if not (leveldb.is_damage(cause) and self.mend(b"")):
+                if isinstance(error, JournalError):
+                    may_be = self._may_be_mended(error)
+                else:
+                    may_be = leveldb.is_damage(error)
+                if not (may_be and self.mend(b"")):
                     raise
                 batch.state.trimmed = trimmed
                 batch.trimmed_records = batch.trimmed_bytes = 0
@@ -2349,6 +2383,7 @@ class Journal:
         self._state_key, self._stored_state = key, record
         self._look()  # else it is written to files that are deleted
         self._exists = self._must_exist = True
+        self._is_beyond = False
         if fresh:  # LevelDB does not see to the name of its CURRENT
             sync_directory(self.path)
         self._put_mark(batch.state)

@@ -35,6 +35,8 @@ LISTED = re.compile(rb"^ (\d+):(\d+)\['.*?' @ \d+ : \d \.\. '(.*)' @ \d+ : \d\]$
 Judge = Callable[[bytes, bytes], bool | None]
 # Key, with its mark, and value.
 Entry = tuple[bytes, bytes]
+# By what keys are in order.
+Order = tuple[bytes, int]
 
 
 def listed(sstables: bytes, key: bytes = b"") -> tuple[list[tuple[int, int]], bytes]:
@@ -175,7 +177,11 @@ def _found(content: bytes, judge: Judge) -> Iterator[tuple[bytes, bytes | None, 
         block = _block(content, at, end + 4 * starts + 4 - at) if entries else None
         if entries:
             yield (b"" if block is None else entries[-1][0]), block, entries
-        at = _next_sound(content, end + 1, judge) if block is None else at + len(block)
+        if block is not None:
+            at += len(block)
+        else:  # what is parsed behind the last sound record may be anything
+            sound = [stop for key, value, stop in records if _verdict((key, value), judge)]
+            at = _next_sound(content, max([at + 1, *sound[-1:]]), judge)
 
 
 def _next_sound(content: bytes, at: int, judge: Judge) -> int:
@@ -189,21 +195,42 @@ def _next_sound(content: bytes, at: int, judge: Judge) -> int:
 
 
 def _kept(entries: list[Entry], judge: Judge, before: bytes, last: bytes) -> list[Entry]:
-    """Those records, between these keys, that pass their own checksums; and those that have none, if they are
-    in order. If the last key is not known, none is behind the last that has one."""
-    following = _order(last) if last else None
-    in_order: list[Entry] = []
-    for entry in reversed(entries):
-        verdict, order = _verdict(entry, judge), _order(entry[0])
-        if (verdict and following is None) or (verdict is not False and following and order <= following):
-            if verdict:
-                following = order
-            in_order.append(entry)
+    """Those records, between these keys and in order, that pass their own checksums; and of those that have
+    none the ones that are in order with these. If the last key is not known, none is behind the last that has
+    one."""
+    judged = [(_order(entry[0]), _verdict(entry, judge), entry) for entry in entries]
+    bounds = _order(before), _order(last) if last else None
+    judged = [
+        each
+        for each in judged
+        if each[1] is not False and bounds[0] < each[0] and (bounds[1] is None or each[0] <= bounds[1])
+    ]
+    sound = _in_order([order for order, verdict, _ in judged if verdict])
     kept: list[Entry] = []
-    for entry in reversed(in_order):
-        if _order(before) < _order(entry[0]):
-            kept.append(entry)
-            before = entry[0]
+    previous, left = bounds[0], iter([*sound, *filter(None, [bounds[1]])])
+    following = next(left, None)
+    for order, verdict, entry in judged:
+        if verdict and order == following:
+            previous, following = order, next(left, None)
+        elif verdict or following is None or not previous < order < following:
+            continue
+        else:
+            previous = order
+        kept.append(entry)
+    return kept
+
+
+def _in_order(orders: list[Order]) -> list[Order]:
+    """These without the ones that are out of order: a checksum does not take in all of a key."""
+    kept: list[Order] = []
+    for at, order in enumerate(orders):
+        if kept and order <= kept[-1]:
+            following = orders[at + 1] if at + 1 < len(orders) else None
+            if following is None or following > kept[-1]:
+                continue  # this one is wrong, and not the one before it
+            kept.pop()
+        if not kept or kept[-1] < order:
+            kept.append(order)
     return kept
 
 
@@ -215,7 +242,7 @@ def _verdict(entry: Entry, judge: Judge) -> bool | None:
     return None if kind == DELETED and not value else False
 
 
-def _order(key: bytes) -> tuple[bytes, int]:
+def _order(key: bytes) -> Order:
     """By what LevelDB has keys in order: the later change of a key comes first."""
     return key[:-MARK_BYTES], -int.from_bytes(key[-MARK_BYTES:], "little")
 

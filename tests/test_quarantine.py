@@ -384,6 +384,40 @@ class TestTable:
         data.kill()
         assert drain(data) == [999]
 
+    @pytest.mark.parametrize("behind", range(0, 140, 7))
+    def test_wherever_the_record_of_that_state_is_hit(self, data, table, behind):
+        content = bytearray(table.read_bytes())
+        at = content.rindex(body(self.COUNT)) + 306 + behind
+        content[at] ^= 0x10
+        table.write_bytes(content)
+        data.open()
+        data.push(b"work", body(self.COUNT + 1))
+        data.write_out()
+        found = drain(data)
+        assert found[-1] == self.COUNT + 1
+        work = data.broker.queue(b"work")
+        assert len(found) + work.journal.damaged_items == self.COUNT + 1
+        assert len(found) >= self.COUNT + 1 - 16
+        data.kill()
+        assert data.broker.queue(b"work").journal.state.items == 0
+
+    def test_that_is_damaged_beyond_tables_is_out_of_service_as_before(self, data, log):
+        """LevelDB's own log has lost what was written last; its tables are sound."""
+        data.push(b"work", *map(body, range(1, self.COUNT + 1)))
+        in_tables(data)
+        data.open()
+        data.push(b"work", body(self.COUNT + 1))
+        data.restart()
+        data.close()
+        last = max((data.path / "work").glob("*.log"), key=lambda file: file.stat().st_mtime_ns)
+        os.truncate(last, 0)
+        data.open()
+        for _ in range(3):
+            with pytest.raises(JournalError, match="LevelDB ends at change"):
+                tried(data, lambda: data.read(b"work"))
+            data.tick()
+        assert put_aside(log) == []
+
     def test_that_cannot_be_mended_is_tried_again_and_nothing_is_lost(self, data, table, monkeypatch, log):
         table.write_bytes(zeros(table.read_bytes()))
         data.open()
@@ -622,6 +656,46 @@ class TestFile:
         work = data.broker.queue(b"work")
         assert (work.journal.state.items, work.delayed_items) == (0, 0)
         self.assert_aside(data, log, id=work.journal.state.next_id - 1)
+
+    def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
+        """Before and after each change in the directory, and once it is logged."""
+        if self.how == "a pipe":
+            pytest.skip("a pipe cannot be copied")
+        self.strike(damaged)
+        states = []
+
+        def kept():
+            states.append(tmp_path / f"killed-{len(states)}")
+            shutil.copytree(damaged.path, states[-1])
+
+        def wrapped(name):
+            call = getattr(Path, name)
+
+            def wrapper(*args):
+                kept()
+                result = call(*args)
+                kept()
+                return result
+
+            monkeypatch.setattr(Path, name, wrapper)
+
+        for name in ("write_bytes", "rename"):
+            wrapped(name)
+        work = damaged.broker.queue(b"work")
+        assert [work.pop().data, work.pop().data] == [body(1), body(3)]
+        monkeypatch.undo()
+        monkeypatch.setattr(broker_module, "log", Silence())
+        kept()
+        assert len(states) >= 4
+        for state in states:
+            again = Data(state)
+            work = again.broker.queue(b"work")
+            rest = drain(again)
+            assert rest == [3] or state is states[-1]
+            assert (work.journal.state.items, work.journal.state.bytes) == (0, 0)
+            aside = {file.name for file in (state / "work" / "damaged").iterdir()}
+            assert aside == {"2.record", "2"} if self.how != "missing" else {"2.record"}
+            again.close()
 
     def test_of_very_many_items_is_met_in_slices_and_said_some_times(self, data, log, monkeypatch):
         monkeypatch.setattr(journal, "MAX_QUARANTINED_TOLD", 5)
