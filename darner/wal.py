@@ -448,27 +448,29 @@ class Log:
         content = last.content
         if content.ended and not content.open_frames and not behind and last is segments[-1]:
             return
-        has_some = content.ended or len(content.frames) > content.open_frames
-        aside = [*segments[end + 1 :], *behind]
-        self._needed.forget(int(one.path.name) for one in (*([] if has_some else [last]), *aside))
-        self._set_aside(aside)
+        self._set_aside([*segments[end + 1 :], *behind])
         if (content.damage or content.behind) and not content.ended:
             with contextlib.suppress(FileExistsError):  # a start that was interrupted has done it
                 link_or_copy(last.path, self._lost_path(last))
         sync_directory(self._directory)
-        if has_some:
+        if content.ended or len(content.frames) > content.open_frames:
             with last.path.open("r+b") as file:
                 os.pwrite(file.fileno(), _end_of(content), content.whole_bytes)
         else:
-            last.path.unlink()
+            self._forget([last])
 
     def _set_aside(self, segments: list[FoundSegment]) -> None:
         """Keep these where they do not count, the last one first, if there is anything in them."""
         for one in reversed(segments):
             if one.is_evidence:
                 one.path.rename(self._lost_path(one))
-            else:
-                one.path.unlink()
+        self._forget([one for one in segments if not one.is_evidence])
+
+    def _forget(self, segments: list[FoundSegment]) -> None:
+        """Delete these, which have nothing, so that nobody misses them."""
+        self._needed.forget(int(one.path.name) for one in segments)
+        for one in reversed(segments):
+            one.path.unlink()
 
     def _lost_path(self, segment: FoundSegment) -> Path:
         """Where a segment is kept: under its number, unless another one is."""

@@ -668,9 +668,17 @@ def interrupted(monkeypatch, calls, start):
 
 
 class TestKill:
-    def test_at_any_call_of_a_start_changes_nothing_of_what_is_found(self, directory, monkeypatch):
+    @pytest.mark.parametrize("number", [1, 3])
+    @pytest.mark.parametrize("loss", ["bit", "pages"])
+    def test_at_any_call_of_a_start_changes_nothing_of_what_is_found(
+        self, directory, monkeypatch, number, loss
+    ):
         logged = list(chain(*fill_segments(directory, 4)))
-        flip(segments(directory)[2], 200)
+        if loss == "bit":
+            flip(directory / str(number), 200)
+        else:  # all that was written since it was made
+            head = wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES)
+            (directory / str(number)).write_bytes(head.ljust(SEGMENT_BYTES, b"\0"))
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
         found = Process(directory).found()
         assert logged[: len(found)] == found
