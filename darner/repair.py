@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from darner import _proto, foreign, leveldb, snapshot
+from darner import _proto, foreign, leveldb, leveldb_log, snapshot
 from darner._proto import Change, Item, State, valid_name
 from darner.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.broker import (
@@ -463,9 +463,14 @@ def _examine(
     problems = []
     if (path / "CURRENT").exists():
         try:
+            harm = leveldb_log.damage(path)
+            if harm is not None:
+                problems.append(harm)
+            else:  # what was cut off at its end is left out, as a server does
+                _open(path).close()
             with contextlib.closing(_open(path, paranoid_checks=True)) as db:
                 problems += _disagreement(db, resting)
-        except leveldb.Error as error:
+        except (leveldb.Error, OSError) as error:
             problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
         journal = _play_back(name, path, log, lives, home)

@@ -1097,12 +1097,13 @@ class TestDamage:
             it.start().read(1, 10, 1 << 20)
         assert {file: file.read_bytes() for file in it.path.iterdir() if file.is_file()} == before
 
-    def test_that_a_kill_leaves_at_the_end_of_leveldbs_log_is_none(self, it):
+    @pytest.mark.parametrize("rest", [b"", bytes(3000), b"\xa5" * 3000])
+    def test_that_a_kill_or_a_power_cut_leaves_at_the_end_of_leveldbs_log_is_none(self, it, rest):
         it.log.pin("somebody")
         starts = self.written(it, b"a", b"b", b"c")
         it.journal.close()
         log = self.log(it)
-        log.write_bytes(log.read_bytes()[: starts[2] + 9])
+        log.write_bytes(log.read_bytes()[: starts[2] + 9] + rest)
         it.start()  # the log has it
         assert it.datas() == [b"a", b"b", b"c"]
 

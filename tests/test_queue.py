@@ -397,6 +397,18 @@ class TestDamage:
         assert it.queue.items == 0
 
 
+def test_an_item_that_is_not_counted_is_an_error_and_not_the_end(it):
+    it.push(b"a", b"b")
+    it.commit()
+    it.journal.state.items = 1
+    assert it.queue.pop().data == b"a"
+    for _ in range(2):
+        with pytest.raises(JournalError, match="not as many items as are counted"):
+            it.queue.pop()
+    it.queue.flush()
+    assert it.queue.pop() is None
+
+
 def test_an_upload_that_fails_in_any_way_is_an_error_and_told(it):
     faults = []
     it.queue.on_fault = lambda _, error: faults.append(error)

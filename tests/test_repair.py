@@ -350,6 +350,17 @@ class TestDamage:
         assert any("changes 5 to 5 are lost" in text for text in repair(path, b"work").losses)
         assert (problems(path)["work"], numbers(path)[0]) == ([], [1, 2, 3, 4])
 
+    def test_the_end_of_leveldbs_log_is_what_a_power_cut_leaves(self, path):
+        data = Data(path)
+        for n in range(1, 6):
+            data.push(b"work", body(n))
+            data.write_out_once()
+        data.end()
+        (log,) = (path / "work").glob("*.log")
+        log.write_bytes(log.read_bytes()[:-500] + bytes(3000))
+        assert problems(path)["work"] == []
+        assert numbers(path)[0] == [1, 2, 3, 4, 5]
+
     def test_leveldbs_log_is_cut_short_and_the_other_log_makes_up_for_it(self, path):
         data = Data(path)
         data.push(b"work", *map(body, range(1, 11)))
@@ -638,7 +649,7 @@ class TestCommand:
                 assert wire.get(b"sound") == b"one"
             server.kill()
             code, text = self.run("check", path)
-            assert (code, "work: LevelDB is damaged" in text) == (1, True)
+            assert (code, "is damaged at byte" in text) == (1, True)
 
     def test_the_server_sets_a_damaged_queue_aside_and_takes_it_back_when_it_is_repaired(self, closed):
         (closed / "work" / "CURRENT").unlink()

@@ -705,7 +705,7 @@ class TestKill:
         # the last pages of the third one, and all of those behind it, were not on the disk yet
         torn, *empty = segments(directory)[2:]
         content = torn.read_bytes()
-        torn.write_bytes(content[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + content[-HEAD_BYTES:])
+        torn.write_bytes(content[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + content[-64:])
         for path in empty:
             path.write_bytes(wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
