@@ -679,6 +679,9 @@ class TestKill:
         else:  # all that was written since it was made
             head = wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES)
             (directory / str(number)).write_bytes(head.ljust(SEGMENT_BYTES, b"\0"))
+            # and that later ones are needed was not said yet
+            (needed,) = directory.glob("needed-*")
+            needed.rename(directory / f"needed-1-{number}+{number + 1}")
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
         found = Process(directory).found()
         assert logged[: len(found)] == found
