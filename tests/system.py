@@ -7,9 +7,14 @@ What is on the disk after a power cut is as little as the file systems in use pr
 - Of the pages of a segment, any of those that were written since its last sync.
 - Of any other file, some more of it than at its last sync.
 - LevelDB's own files as they are: what it is told to sync it does, and it is not on trial here.
+
+When the disk is full, each call that may need room fails for want of it, and so does what Python's own files
+write. That LevelDB needs some, too, is for who stands in for it to ask.
 """
 
+import contextlib
 import errno
+import io
 import os
 import re
 import shutil
@@ -17,6 +22,7 @@ import stat
 from pathlib import Path
 
 LOG_NAME = ".log"
+RESERVE_NAME = ".reserve"
 LOCK_NAME = ".lock"
 TRASH_NAME = ".trash"
 OF_LEVELDB = re.compile(r"CURRENT|LOCK|LOG|LOG\.old|MANIFEST-\d+|\d+\.(ldb|log|dbtmp)")
@@ -30,6 +36,18 @@ def path_of(descriptor):
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
+class RoomyFile(io.FileIO):
+    """A file that needs room for what is written."""
+
+    def __init__(self, system, path):
+        super().__init__(path, "wb")
+        self._system = system
+
+    def write(self, data):
+        self._system._need_room()
+        return super().write(data)
+
+
 class System:
     """The system's calls, and what of the files in the directory `data` is on the disk."""
 
@@ -39,10 +57,16 @@ class System:
         "posix_fallocate",
     )  # fmt: skip
     NAMING = ("open", "mkdir", "rename", "link", "unlink", "rmdir")
+    # those that may need room; and "open", of a file that is not there
+    ROOMY = ("mkdir", "rename", "link", "unlink", "pwrite", "posix_fallocate")
 
     def __init__(self, patch, data, page_bytes):
         self.calls_left = 0  # until the process is killed; 0 is never
-        self.full = False
+        # how many more calls find room, None if all do; and how many do once the reserve is let go of
+        self.room = None
+        self.room_in_reserve = 0
+        # whether a new name in place of another in the same directory needs none just now
+        self.has_names = lambda: False
         self.sync_fails = False
         self._data = str(data)
         self._page_bytes = page_bytes
@@ -62,6 +86,9 @@ class System:
         for name in self.CALLS:
             patch.setattr(os, name, self._wrapped(name))
         patch.setattr(os, "close", self._close)
+        truncate, open_file = os.truncate, io.open
+        patch.setattr(os, "truncate", lambda path, size: self._truncate(truncate, path, size))
+        patch.setattr(io, "open", lambda *args, **options: self._open_file(open_file, *args, **options))
         self._settle()
 
     def _wrapped(self, name):
@@ -73,6 +100,9 @@ class System:
                 self.calls_left -= 1
                 if not self.calls_left:
                     raise Killed
+            is_roomy = name in self.ROOMY or (name == "open" and self._creates(*args))
+            if is_roomy and not (name == "rename" and self.has_names()):
+                self._need_room()
             if before is not None:
                 before(*args)
             result = call(*args, **options)
@@ -82,9 +112,46 @@ class System:
 
         return wrapped
 
-    def _posix_fallocate(self, *_):
-        if self.full:
-            raise OSError(errno.ENOSPC, "no space left")
+    # Room
+
+    @property
+    def full(self):
+        """Whether the disk is, or soon will be."""
+        return self.room is not None
+
+    def has_no_room(self):
+        """Ask for room; whether there is none."""
+        if not self.room:
+            return self.full
+        self.room -= 1
+        return False
+
+    def _need_room(self):
+        if self.has_no_room():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def with_room(self):
+        """For the model itself there is always some."""
+        room, self.room = self.room, None
+        try:
+            yield
+        finally:
+            self.room = room
+
+    def _creates(self, path, flags, *_):
+        return flags & os.O_CREAT and not os.path.exists(path)  # noqa: PTH110
+
+    def _truncate(self, truncate, path, size):
+        truncate(path, size)
+        if self.full and Path(path).name == RESERVE_NAME:
+            self.room += self.room_in_reserve
+
+    def _open_file(self, open_file, path, mode="r", *args, **options):
+        if mode != "wb" or not str(path).startswith(self._data):
+            return open_file(path, mode, *args, **options)
+        self._need_room()
+        return io.BufferedWriter(RoomyFile(self, path))
 
     # The end of a process
 
@@ -220,8 +287,9 @@ class System:
             self._note(Path(directory))
             where |= {Path(directory, name).stat().st_ino: Path(directory, name) for name in (*names, *files)}
         self._rebuild(data.stat().st_ino, after, where, chance)
-        shutil.rmtree(data)
-        after.rename(data)
+        with self.with_room():
+            shutil.rmtree(data)
+            after.rename(data)
         if in_order:
             self._lose_last_pages(chance)
         else:

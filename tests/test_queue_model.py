@@ -44,6 +44,7 @@ BOTH = NAMES[:2]
 CHUNK_BYTES = 400  # no smaller item is a large one when it is moved
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
+RESERVE_BYTES = 64
 
 
 class Hold:
@@ -163,6 +164,9 @@ class QueueMachine(RuleBasedStateMachine):
         memory = Path("/dev/shm")
         self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
         self.system = System(patch, self.data, PAGE_BYTES)
+        self.disk.full = self.system.has_no_room
+        # The log has made the segments of a group that is larger than one beforehand, and only names them.
+        self.system.has_names = lambda: self.broker.log.segment.in_group
         self.now = 1_000_000
         self.items = {}  # number: data, or a list of it if in chunks, and when it expires
         self.due = {}  # number: when a delayed item is due, and the order in which they were set
@@ -183,7 +187,14 @@ class QueueMachine(RuleBasedStateMachine):
     def _start(self, calls=0):
         while True:
             self.offload = Offload()
-            self.broker = Broker(self.data, lambda: self.now, self.offload, settings_for=self._settings_for)
+            self.broker = Broker(
+                self.data,
+                lambda: self.now,
+                self.offload,
+                settings_for=self._settings_for,
+                free_bytes=lambda: 0 if self.system.full else 1 << 30,
+                reserve_bytes=lambda: RESERVE_BYTES,
+            )
             self.holds, self.uploads, self.readers, self.clients = [], [], [], []
             self.system.calls_left = calls
             try:
@@ -193,8 +204,8 @@ class QueueMachine(RuleBasedStateMachine):
                 self._die()
                 calls = 0
             except StartError:
-                assert self.system.sync_fails
-                self.system.sync_fails = False
+                assert self.system.sync_fails or self.system.full
+                self.heal()
                 self._die()
             finally:
                 self.system.calls_left = 0
@@ -228,7 +239,7 @@ class QueueMachine(RuleBasedStateMachine):
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
             if name in self.broker.broken:
-                assert refuses, self.broker.broken[name]
+                assert refuses or self.system.full, self.broker.broken[name]
             else:
                 self._find(name, twin)
         self.disk.refuses = refuses
@@ -252,9 +263,10 @@ class QueueMachine(RuleBasedStateMachine):
         """For the model itself, LevelDB can always be opened."""
         refuses, self.disk.refuses = self.disk.refuses, False
         try:
-            if (journal.path / "CURRENT").exists():
-                journal._opened(again=True)
-            yield
+            with self.system.with_room():
+                if (journal.path / "CURRENT").exists():
+                    journal._opened(again=True)
+                yield
         finally:
             self.disk.refuses = refuses
 
@@ -321,6 +333,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.system.full
             or self.system.sync_fails
             or self.disk.refuses
+            or not self.broker._may_move  # it has not been looked for room since
             or self.broker.log.segment.refusal is not None
             or any(queue.journal.failing is not None for queue in queues)
         )
@@ -698,16 +711,17 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         failures=st.lists(st.sampled_from(["before", "after", None]), max_size=3),
         refuses=st.booleans(),
-        full=st.booleans(),
+        full=st.one_of(st.none(), st.tuples(st.integers(0, 40), st.integers(0, 20))),
         sync_fails=st.booleans(),
     )
     def trouble(self, failures, refuses, full, sync_fails):
         self.disk.failures[:] = failures
-        self.disk.refuses, self.system.full, self.system.sync_fails = refuses, full, sync_fails
+        self.disk.refuses, self.system.sync_fails = refuses, sync_fails
+        self.system.room, self.system.room_in_reserve = full or (None, 0)
 
     @rule()
     def heal(self):
-        self.trouble([], refuses=False, full=False, sync_fails=False)
+        self.trouble([], refuses=False, full=None, sync_fails=False)
 
     @rule(seed=st.integers(0, 1 << 16))
     def write_back(self, seed):
@@ -750,7 +764,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.threads_run()
             broker = self.broker
             busy = broker._committer._active or broker.broken or broker._retired
-            if not (busy or broker.log.segment.refusal):
+            if not (busy or broker.log.segment.refusal or broker._crammed or broker._unremoved):
                 break
         else:
             raise AssertionError("it does not come to rest")
@@ -1041,7 +1055,7 @@ def test_a_segment_that_is_used_again_has_its_old_name_back_after_no_power_cut(m
     machine.all_is_written()
     machine.push_many(name=b"play", count=6, size=200)
     # what is synced now is in the log alone
-    machine.trouble([], refuses=True, full=False, sync_fails=False)
+    machine.trouble([], refuses=True, full=None, sync_fails=False)
     machine.push(name=b"work", size=5, exptime=0, sync=True)
     machine.threads_run()
     assert machine.twins[b"work"].promised
