@@ -130,6 +130,14 @@ class SegmentFile:
             populate(self._memory)
         return self._memory
 
+    def check_head(self) -> None:
+        """Raise OSError if its head cannot be written: where a file system copies on write, that may take room
+        again. Without a head the end of the segment before it would be lost."""
+        page = mmap.PAGESIZE
+        with memoryview(self.map()) as memory, memory[:page] as head, memory[-page:] as copy:
+            populate(head)
+            populate(copy)
+
     def let_go(self) -> None:
         """Have its pages be the system's alone until they are written to again."""
         if self._memory is not None:
@@ -533,6 +541,7 @@ class Log:
 
     def _start(self, file: SegmentFile) -> None:
         memory = file.map()
+        file.check_head()
         if not self._files:
             self._needed.say()
         file.rename(str(self._next))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from itertools import chain
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from doubles import Client, Offload
@@ -947,6 +948,18 @@ class TestMemory:
         log.unpin(writer, 2)
         log.tick()
         assert log.segment.refusal is None
+
+    def test_of_which_the_head_cannot_be_written_is_not_begun(self, directory, monkeypatch):
+        log = Process(directory).log
+        writer = Writer(log).write(b"a")
+        with monkeypatch.context() as patch, pytest.raises(JournalError, match="no room"):
+            patch.setattr(wal, "populate", Mock(side_effect=OSError(errno.ENOSPC, "no room")))
+            log.roll()
+        assert [path.name for path in segments(directory)] == ["1"]
+        log.roll()
+        writer.write(b"b")
+        process = Process(directory)
+        assert (process.found(), process.damage) == ([b"a", b"b"], [])
 
     def test_that_is_full_in_the_middle_loses_nothing_that_was_written_before(self, tmp_path, monkeypatch):
         """What was reserved is not there: the pages of a file with holes on a full disk."""
