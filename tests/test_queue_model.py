@@ -507,7 +507,9 @@ class QueueMachine(RuleBasedStateMachine):
         number = self._number([b""])
         chunks = [b"%-*d" % (CHUNK_BYTES, number)] * len(sizes[1:]) + [b"y" * sizes[0]]
         for chunk in chunks:
-            upload.write(chunk)
+            if not self._tried(upload.write, chunk):
+                upload.abandon()
+                return
             if run:
                 self.threads_run()
         twins = [self.twins[name] for name in names]
