@@ -465,20 +465,19 @@ class Log:
             with last.path.open("r+b") as file:
                 os.pwrite(file.fileno(), _end_of(content), content.whole_bytes)
         else:
-            self._forget([last])
+            self._needed.forget([int(last.path.name)])
+            last.path.unlink()
 
     def _set_aside(self, segments: list[FoundSegment]) -> None:
-        """Keep these where they do not count, the last one first, if there is anything in them."""
+        """Keep these where they do not count, the last one first, if there is anything in them; and have nobody
+        miss them."""
         for one in reversed(segments):
             if one.is_evidence:
                 one.path.rename(self._lost_path(one))
-        self._forget([one for one in segments if not one.is_evidence])
-
-    def _forget(self, segments: list[FoundSegment]) -> None:
-        """Delete these, which have nothing, so that nobody misses them."""
         self._needed.forget(int(one.path.name) for one in segments)
         for one in reversed(segments):
-            one.path.unlink()
+            if not one.is_evidence:
+                one.path.unlink()
 
     def _lost_path(self, segment: FoundSegment) -> Path:
         """Where a segment is kept: under its number, unless another one is."""
