@@ -64,6 +64,7 @@ MOST_SEGMENTS = 1 << 20
 # What a frame takes besides its payload; and what a segment takes besides its frames: its head and a copy of
 # that, and the frames that end a group and the segment.
 FRAME_BYTES = 29
+HEAD_BYTES = 64
 SEGMENT_OVERHEAD_BYTES = 2 * 64 + 2 * FRAME_BYTES
 # What a change takes in a segment besides an item's bytes: its head, the record's, and those of an ENTER with
 # the longest name.
@@ -334,6 +335,9 @@ class Log:
         self._placed = -1
         # segments of which a sync failed, or that somebody has cut short
         self._doubtful: list[SegmentFile] = []
+        # the last segment that has anything before the one now written, and where that ends: one may turn out
+        # not to be writable before anything is in it
+        self._end = (0, 0)
 
     # Start
 
@@ -397,6 +401,14 @@ class Log:
         self._needed.begin(numbers, later)
         last = max((one.number for one in found), default=0)
         there = {one.number for one in found}
+        # what was given up before anything was in it, by the head of the one behind it
+        found = [
+            one
+            for one in found
+            if one.content.frames
+            or one.content.damage
+            or not any(0 < other.content.previous < one.number < other.number for other in found)
+        ]
         # the first is enough, and a head may say any number
         gaps = (
             next((number for number in each if number not in there), None)
@@ -548,7 +560,9 @@ class Log:
         self._needed.add(file.number)
         self._next += 1
         segment = self.segment
-        segment.begin(memory, file.number, _new_marker(), segment.number, segment.used_bytes)
+        if not (segment.is_lost and segment.used_bytes <= HEAD_BYTES):
+            self._end = segment.number, segment.used_bytes
+        segment.begin(memory, file.number, _new_marker(), *self._end)
         self.entered = 0
         before = self._files[-1] if self._files else None
 

@@ -143,7 +143,7 @@ class TestCopyOnWrite:
             reply = wire.set(b"work", b"%07d;" % stored * 125)
             stored += reply == b"STORED\r\n"
             refused += reply.startswith(b"SERVER_ERROR")
-        assert refused
+        assert refused, stored
         assert full.process.poll() is None
         full.kill()
         os.truncate(full.data.parent / "fill", 0)
