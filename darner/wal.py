@@ -132,8 +132,8 @@ class SegmentFile:
         return self._memory
 
     def check_head(self) -> None:
-        """Raise OSError if its head cannot be written: where a file system copies on write, that may take room
-        again. Without a head the end of the segment before it would be lost."""
+        """Raise OSError if its head cannot be written: where a file system copies on write, that may take
+        room again. Without a head the end of the segment before it would be lost."""
         page = mmap.PAGESIZE
         with memoryview(self.map()) as memory, memory[:page] as head, memory[-page:] as copy:
             populate(head)
@@ -481,8 +481,8 @@ class Log:
             last.path.unlink()
 
     def _set_aside(self, segments: list[FoundSegment]) -> None:
-        """Keep these where they do not count, the last one first, if there is anything in them; and have nobody
-        miss them."""
+        """Keep these where they do not count, the last one first, if there is anything in them; and have
+        nobody miss them."""
         for one in reversed(segments):
             if one.is_evidence:
                 one.path.rename(self._lost_path(one))
