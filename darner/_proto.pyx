@@ -10,9 +10,12 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EFAULT, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport clock_gettime, timespec
+
+import os
 
 from darner.errors import NewerFormatError
 
@@ -1244,12 +1247,18 @@ cdef enum:
 
 def populate(memory not None):
     """Have all pages of mapped memory, a writable buffer, at hand and writable, which costs a third of meeting
-    them one by one; nothing where the system cannot do so. Unlike mmap.madvise it lets other threads run."""
+    them one by one; nothing where the system cannot do so. Unlike mmap.madvise it lets other threads run.
+
+    Raises OSError if there is one that cannot be written: the disk has no room for it, or the file was cut short."""
     cdef Py_buffer view
+    cdef int code = 0
     PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
     with nogil:
-        c_madvise(view.buf, view.len, _MADV_POPULATE_WRITE)
+        if c_madvise(view.buf, view.len, _MADV_POPULATE_WRITE) != 0:
+            code = errno
     PyBuffer_Release(&view)
+    if code == EFAULT:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
 cdef extern from *:

@@ -131,6 +131,14 @@ class SegmentFile:
             populate(self._memory)
         return self._memory
 
+    def check_head(self) -> None:
+        """Raise OSError if its head cannot be written: where a file system copies on write, that may take
+        room again. Without a head the end of the segment before it would be lost."""
+        page = mmap.PAGESIZE
+        with memoryview(self.map()) as memory, memory[:page] as head, memory[-page:] as copy:
+            populate(head)
+            populate(copy)
+
     def let_go(self) -> None:
         """Have its pages be the system's alone until they are written to again."""
         if self._memory is not None:
@@ -460,26 +468,27 @@ class Log:
         content = last.content
         if content.ended and not content.open_frames and not behind and last is segments[-1]:
             return
-        has_some = content.ended or len(content.frames) > content.open_frames
-        aside = [*segments[end + 1 :], *behind]
-        self._needed.forget(int(one.path.name) for one in (*([] if has_some else [last]), *aside))
-        self._set_aside(aside)
+        self._set_aside([*segments[end + 1 :], *behind])
         if (content.damage or content.behind) and not content.ended:
             with contextlib.suppress(FileExistsError):  # a start that was interrupted has done it
                 link_or_copy(last.path, self._lost_path(last))
         sync_directory(self._directory)
-        if has_some:
+        if content.ended or len(content.frames) > content.open_frames:
             with last.path.open("r+b") as file:
                 os.pwrite(file.fileno(), _end_of(content), content.whole_bytes)
         else:
+            self._needed.forget([int(last.path.name)])
             last.path.unlink()
 
     def _set_aside(self, segments: list[FoundSegment]) -> None:
-        """Keep these where they do not count, the last one first, if there is anything in them."""
+        """Keep these where they do not count, the last one first, if there is anything in them; and have
+        nobody miss them."""
         for one in reversed(segments):
             if one.is_evidence:
                 one.path.rename(self._lost_path(one))
-            else:
+        self._needed.forget(int(one.path.name) for one in segments)
+        for one in reversed(segments):
+            if not one.is_evidence:
                 one.path.unlink()
 
     def _lost_path(self, segment: FoundSegment) -> Path:
@@ -543,6 +552,7 @@ class Log:
 
     def _start(self, file: SegmentFile) -> None:
         memory = file.map()
+        file.check_head()
         if not self._files:
             self._needed.say()
         file.rename(str(self._next))

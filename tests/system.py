@@ -101,6 +101,8 @@ class System:
                 if not self.calls_left:
                     raise Killed
             is_roomy = name in self.ROOMY or (name == "open" and self._creates(*args))
+            if name == "unlink" and "dir_fd" not in options:
+                is_roomy = os.path.lexists(args[0])  # else it says just that
             if is_roomy and not (name == "rename" and self.has_names()):
                 self._need_room()
             if before is not None:

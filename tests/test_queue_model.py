@@ -507,7 +507,9 @@ class QueueMachine(RuleBasedStateMachine):
         number = self._number([b""])
         chunks = [b"%-*d" % (CHUNK_BYTES, number)] * len(sizes[1:]) + [b"y" * sizes[0]]
         for chunk in chunks:
-            upload.write(chunk)
+            if not self._tried(upload.write, chunk):
+                upload.abandon()
+                return
             if run:
                 self.threads_run()
         twins = [self.twins[name] for name in names]
@@ -924,7 +926,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Perhaps one more comes while it starts."""
         chance = random.Random(seed)
         self._kill(chance, tasks)
-        is_torn = not in_order or self.system.has_failed or self.system.has_written_back
+        has_failed = self.system.has_failed
+        is_torn = not in_order or has_failed or self.system.has_written_back
         may_hold, joint, twins = {}, self.joint, self.twins
         shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
         for name, twin in twins.items():
@@ -945,7 +948,8 @@ class QueueMachine(RuleBasedStateMachine):
             for name, twin in twins.items()
             if twin in shifts and not twin.unsure
         }
-        self._fit_together(domains, joint, shifts)
+        if not has_failed:  # else LevelDB has had to have what the log may have lost
+            self._fit_together(domains, joint, shifts)
         for twin in twins.values():
             if not twin.unsure:  # what it holds is on the disk
                 del twin.history[:-1]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from itertools import chain
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from doubles import Client, Offload
@@ -668,9 +669,20 @@ def interrupted(monkeypatch, calls, start):
 
 
 class TestKill:
-    def test_at_any_call_of_a_start_changes_nothing_of_what_is_found(self, directory, monkeypatch):
+    @pytest.mark.parametrize("number", [1, 3])
+    @pytest.mark.parametrize("loss", ["bit", "pages"])
+    def test_at_any_call_of_a_start_changes_nothing_of_what_is_found(
+        self, directory, monkeypatch, number, loss
+    ):
         logged = list(chain(*fill_segments(directory, 4)))
-        flip(segments(directory)[2], 200)
+        if loss == "bit":
+            flip(directory / str(number), 200)
+        else:  # all that was written since it was made
+            head = wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES)
+            (directory / str(number)).write_bytes(head.ljust(SEGMENT_BYTES, b"\0"))
+            # and that later ones are needed was not said yet
+            (needed,) = directory.glob("needed-*")
+            needed.rename(directory / f"needed-1-{number}+{number + 1}")
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
         found = Process(directory).found()
         assert logged[: len(found)] == found
@@ -936,6 +948,19 @@ class TestMemory:
         log.unpin(writer, 2)
         log.tick()
         assert log.segment.refusal is None
+
+    def test_of_which_the_head_cannot_be_written_is_not_begun(self, directory, monkeypatch):
+        log = Process(directory).log
+        writer = Writer(log).write(b"a")
+        with monkeypatch.context() as patch:
+            patch.setattr(wal, "populate", Mock(side_effect=OSError(errno.ENOSPC, "no room")))
+            with pytest.raises(JournalError, match="no room"):
+                log.roll()
+        assert [path.name for path in segments(directory)] == ["1"]
+        log.roll()
+        writer.write(b"b")
+        process = Process(directory)
+        assert (process.found(), process.damage) == ([b"a", b"b"], [])
 
     def test_that_is_full_in_the_middle_loses_nothing_that_was_written_before(self, tmp_path, monkeypatch):
         """What was reserved is not there: the pages of a file with holes on a full disk."""
