@@ -24,6 +24,8 @@ setup(
                 "-Os" if name in SMALL_MODULES else "-O2",
                 "-g0",
                 "-fno-asynchronous-unwind-tables",
+                # an error from gcc 14 on
+                "-Werror=incompatible-pointer-types",
             ],
             # nor does anybody need the names of static functions
             extra_link_args=["-s"] if sys.platform == "linux" else [],

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """What each verb does: one small function a verb, in a table.
 
 A function takes the connection and the request, acts on the broker's queues, and puts its reply at the

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """One client: bytes in, commands out, replies in order, and what this client holds reserved.
 
 No rule about queues lives here. A connection goes on parsing until something blocks it: a `get` that

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """What one client holds reserved, queue by queue.
 
 Whoever serves the client owns a `Holds`, adds what it reserves, and releases it when the client goes.

@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """One queue's journal: what is live of it, in the log and in its LevelDB directory.
 
 Nothing here decides what a queue does. A change is logged (wal.py) and staged in a `Batch` before the method

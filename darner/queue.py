@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """One FIFO: what is waiting, what is reserved, who waits for an item.
 
 Pure logic over a journal: no socket, no event loop, and the clocks are handed in. Every method is done
@@ -644,12 +644,13 @@ class Queue:
 
     def _join(self, now: int) -> bool:
         """Have delayed items that are due join the end, as if they were set now; whether any did."""
-        journal = self.journal
+        journal, times = self.journal, self.times
         # who waits is served on the way, and must not have later ones join before these
         self._due.clear()
         joined = False
         try:
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, self.times.date_ms):
+            # Cython has no bound methods of what is typed
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, lambda stamp: times.date_ms(stamp)):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))

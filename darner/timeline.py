@@ -1,4 +1,4 @@
-# cython: language_level=3, annotation_typing=False, auto_pickle=False
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """The time that items are stored with, which goes on evenly while the system's clock is set.
 
 No clock in here: the wall clock and the monotonic one are handed in. A time that is stored is a *stamp* of
