@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # Modules in Python that are compiled as well, by name; each has a .pxd beside it, which gives the types.
-PYTHON_MODULES = ("stats", "timeline", "journal", "queue", "holds", "commands", "connection")
+PYTHON_MODULES = ("stats", "timeline", "journal", "queue", "holds", "items", "connection")
 
 # Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
 SMALL_MODULES = ("journal", "holds", "timeline")

@@ -19,10 +19,12 @@ from darner._proto import Parser, Request, send
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
-from darner.commands import TABLE, Delivery, server_error, takes_item
+from darner.commands import TABLE
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.holds import Holds
+from darner.items import Delivery, takes_item
 from darner.queue import Upload, Waiter
+from darner.replies import server_error
 from darner.stats import Counters
 
 log = structlog.get_logger()
@@ -491,7 +493,7 @@ class Connection:
             return b"\r\n"
         return data
 
-    # For commands.py
+    # For commands.py, items.py and monitor.py
 
     def reply(self, request: Request, reply: bytes, *, is_error: bool = False) -> None:
         """Reply, unless the request wanted none; an error hidden so is counted."""

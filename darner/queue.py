@@ -649,8 +649,9 @@ class Queue:
         self._due.clear()
         joined = False
         try:
-            # Cython has no bound methods of what is typed
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, lambda stamp: times.date_ms(stamp)):
+            # Cython cannot bind a method of what is typed
+            date_ms = lambda stamp: times.date_ms(stamp)  # noqa: E731, PLW0108
+            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, date_ms):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))

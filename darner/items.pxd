@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types of commands.py where requests pass through it."""
+"""The types of items.py where requests pass through it."""
 
 cimport cython
 
@@ -22,4 +22,4 @@ cdef _prepare(Connection connection, Request request, queue)
 cdef _answer(Connection connection, Request request, queue, Item item, bint one_of_many=*, double deadline=*)
 cdef bytes _key(Connection connection, Request request)
 @cython.locals(reply=bytes)
-cdef send_item(Connection connection, Request request, Item item, bint one_of_many=*)
+cpdef send_item(Connection connection, Request request, Item item, bint one_of_many=*)

@@ -1,0 +1,445 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
+"""What `set` and `get` do: an item in, an item out. Other verbs are in commands.py.
+
+A function takes the connection and the request, acts on the broker's queues, and puts its reply at the
+end of `connection.out`. What it says is in the log by then; only a reply to a set that is synced is held
+until the log is on the disk.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from darner import _proto
+from darner._proto import Item, Request, Verb, value
+from darner.errors import (
+    DamagedItemError,
+    DarnerError,
+    ItemTooLargeError,
+    JournalError,
+    MendingError,
+    QueueFullError,
+    StatusError,
+    UnavailableError,
+)
+from darner.fanout import Fanout
+from darner.queue import Queue, Source, Upload, Waiter
+from darner.replies import CLOSE_FIRST, END, NOT_STORED, STORED, TOO_LARGE, server_error
+
+if TYPE_CHECKING:
+    from darner.connection import Connection, Stream
+
+# Storing
+
+
+def _not_stored(error: DarnerError) -> bytes:
+    if isinstance(error, ItemTooLargeError):
+        return TOO_LARGE
+    return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)
+
+
+def set_(connection: "Connection", request: Request) -> None:
+    """`set <queue>[/sync][/delay=<ms>] <flags> <exptime> <bytes> [noreply]`, its data in memory."""
+    connection.counters.cmd_set += 1
+    sinks = connection.broker.sinks
+    queue = sinks.get(request.queue)
+    if queue is None or request.delay_ms:
+        _set_elsewhere(connection, request)
+        return
+    try:
+        queue.push(request.record, request.flags, request.exptime)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
+        return
+    connection.out.append(b"" if request.noreply else STORED)
+    if request.sync or queue.syncs:
+        connection.broker.sync((queue,), connection, len(connection.out) - 1, asked=request.sync)
+    if queue.journal.crowded:
+        _wait_for_room(connection, queue)
+
+
+def _set_elsewhere(connection: "Connection", request: Request) -> None:
+    """A set to a new queue, or to several, or for later."""
+    record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
+    try:
+        sink = connection.broker.sink(request.queue)
+        if isinstance(sink, Fanout):
+            sink.push(record, flags, exptime, delay_ms)
+            queues = sink.queues
+        else:
+            queues = (sink,)
+            if delay_ms:
+                sink.push_delayed(record, flags, exptime, delay_ms)
+            else:
+                sink.push(record, flags, exptime)
+    except DarnerError as error:
+        connection.reply(request, _not_stored(error), is_error=True)
+        return
+    _stored(connection, request, queues)
+
+
+def _stored(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
+    """Say that an item is in each of these queues."""
+    connection.out.append(b"" if request.noreply else STORED)
+    connection.broker.sync(queues, connection, len(connection.out) - 1, asked=request.sync)
+    for queue in queues:
+        if queue.journal.crowded:
+            _wait_for_room(connection, queue)
+
+
+def _wait_for_room(connection: "Connection", queue: Queue) -> None:
+    queue.journal.crowding.append(connection)
+    connection.hold()
+
+
+def set_begin(connection: "Connection", request: Request) -> None:
+    """As `set`, of an item too large for memory: its chunks follow."""
+    connection.counters.cmd_set += 1
+    try:
+        connection.begin_upload(request, connection.broker.upload(request.queue, request.size))
+    except DarnerError as error:
+        connection.begin_upload(request, error)
+
+
+def set_chunk(connection: "Connection", request: Request) -> None:
+    """The next chunk of the item begun."""
+    upload = connection.upload
+    if not isinstance(upload, Upload):
+        return
+    try:
+        upload.write(request.data)
+        connection.wait_for_room(upload)
+    except UnavailableError as error:
+        upload.abandon()
+        connection.upload = error
+
+
+def set_end(connection: "Connection", request: Request) -> None:
+    """All chunks of the item begun have come."""
+    begin, upload = connection.end_upload()
+    if isinstance(upload, DarnerError):
+        connection.reply(request, _not_stored(upload), is_error=True)
+        return
+
+    def done(error: DarnerError | None) -> None:
+        if error is None:
+            _stored(connection, begin, upload.queues)
+        else:
+            connection.reply(begin, _not_stored(error), is_error=True)
+        connection.end_finish()
+
+    connection.begin_finish()
+    upload.finish(begin.flags, begin.exptime, done, sync=begin.sync, delay_ms=begin.delay_ms)
+
+
+# Fetching
+
+
+def get(connection: "Connection", request: Request) -> None:
+    """`get <queue>[/option]*` and `gets`, of one queue or several."""
+    if request.rest is not None:
+        _get_many(connection, [request, *request.rest])
+        return
+    holds = connection.holds
+    if holds.held and _must_close_first(connection, request, holds.count(request.queue)):
+        connection.out.append(CLOSE_FIRST)
+        return
+    sources = connection.broker.sources
+    queue = sources.get(request.queue)
+    if queue is None or request.has_options:
+        _get_otherwise(connection, request, queue)
+        return
+    try:
+        item = queue.take()
+    except JournalError as error:
+        _fail(connection, request, queue, 0, error)
+        return
+    _answer(connection, request, queue, item)
+
+
+def takes_item(request: Request) -> bool:
+    """Whether a request removes an item for good that only its reply has then."""
+    return request.verb in (Verb.GET, Verb.GETS) and any(
+        each.fetches and not (each.open or each.peek) for each in (request, *(request.rest or ()))
+    )
+
+
+def _get_otherwise(connection: "Connection", request: Request, queue: Source | None) -> None:
+    """A get with options, or of what is no queue yet, or more than that."""
+    try:
+        if queue is None:
+            queue = _queue(connection, request)
+        if queue is not None:
+            _prepare(connection, request, queue)
+    except UnavailableError as error:
+        connection.out.append(server_error(error))
+        return
+    if queue is None or not request.fetches:
+        _answer(connection, request, queue, None)
+        return
+    timeout_ms = request.timeout_ms
+    _fetch_or_wait(
+        connection, request, queue, connection.clients.loop.time() + timeout_ms / 1000 if timeout_ms else 0
+    )
+
+
+def _fetch_or_wait(connection: "Connection", request: Request, queue: Source, deadline: float) -> None:
+    """Fetch an item, or wait for one until the time `deadline` of the loop; 0 if not at all."""
+    try:
+        item = _fetcher(request, queue)(queue)
+    except JournalError as error:
+        _fail(connection, request, queue, deadline, error)
+        return
+    if item is None and deadline:
+        _wait(connection, request, queue, deadline)
+    else:
+        _answer(connection, request, queue, item, one_of_many=False, deadline=deadline)
+
+
+def _fail(
+    connection: "Connection", request: Request, queue: Source, deadline: float, error: JournalError
+) -> None:
+    """Say why nothing can be fetched; or try again, if that will soon be of use."""
+    if isinstance(error, MendingError):
+        retry(connection, error, lambda: _fetch_or_wait(connection, request, queue, deadline))
+    else:
+        connection.out.append(server_error(error))
+
+
+def retry(connection: "Connection", error: MendingError, again: Callable[[], None]) -> None:
+    """Do it again once the queue is mended."""
+    error.journal.crowding.append(connection)
+    connection.hold()
+    connection.go_on(again)
+
+
+def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
+    """Whether `held` items of its queue stand in the way of a `get`."""
+    if not held or request.close or request.abort or request.peek:
+        return False
+    return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
+
+
+def _queue(connection: "Connection", request: Request) -> Source | None:
+    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
+    the name is an alias. What is held may be closed or aborted whatever the server's status."""
+    try:
+        make = bool(request.timeout_ms) or not request.peek
+        queue = connection.broker.source(request.queue, make=make)
+    except StatusError:
+        _release(connection, request)
+        if request.fetches:
+            raise
+        return None
+    if queue is None:
+        _release(connection, request)
+    return queue
+
+
+def _release(connection: "Connection", request: Request) -> None:
+    """Close or abort what is held, as the options say."""
+    if request.close:
+        connection.holds.close(request.queue)
+    elif request.abort:
+        connection.holds.abort(request.queue)
+
+
+def _prepare(connection: "Connection", request: Request, queue: Source) -> None:
+    """Do what goes before a fetch: close or abort what is held, as the options say."""
+    _release(connection, request)
+    if request.open:
+        queue.transactions += 1
+
+
+def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:
+    kind = type(queue)
+    return kind.reserve if request.open else kind.peek if request.peek else kind.take
+
+
+def _wait(connection: "Connection", request: Request, queue: Source, deadline: float) -> None:
+    def end(queue: Source, item: Item | None) -> None:
+        _answer(connection, request, queue, item, one_of_many=False, deadline=deadline)
+        connection.end_wait()
+
+    def fail(error: JournalError) -> None:
+        connection.out.append(server_error(error))
+        connection.end_wait()
+
+    waiter = Waiter(_fetcher(request, queue), end, connection.has_gone, fail)
+    queue.wait(waiter)
+
+    def time_out() -> None:
+        waiter.cancel()
+        end(waiter.queue, None)
+
+    timeout_ms = min(request.timeout_ms, int((deadline - connection.clients.loop.time()) * 1000) + 1)
+    connection.begin_wait(waiter, max(0, timeout_ms), time_out)
+
+
+def _answer(
+    connection: "Connection",
+    request: Request,
+    queue: Source | None,
+    item: Item | None,
+    *,
+    one_of_many: bool = False,
+    deadline: float = 0,
+) -> None:
+    """Count and send what a fetch came to: the item and `END`, or `END` alone; no `END` if one of many."""
+    counters = connection.counters
+    if request.peek:
+        counters.cmd_peek += 1
+    elif request.fetches:
+        counters.cmd_get += 1
+        if item is None:
+            counters.get_misses += 1
+        else:
+            counters.get_hits += 1
+    if item is None or queue is None:
+        if not one_of_many:
+            connection.out.append(END)
+        return
+    if request.open:
+        connection.holds.add(queue, item)
+    if item.record is None:
+        send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
+    else:
+        send_item(connection, request, item, one_of_many=one_of_many)
+
+
+def _get_many(connection: "Connection", requests: list[Request]) -> None:
+    """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
+    error among values cannot be told from the data behind it; the log has it."""
+    held: dict[bytes, int] = {}
+    for request in requests:
+        count = held.get(request.queue)
+        if count is None:
+            count = connection.holds.count(request.queue)
+        if _must_close_first(connection, request, count):
+            connection.out.append(CLOSE_FIRST)
+            return
+        ends = (request.close or request.abort) and count > 0
+        held[request.queue] = count - ends + request.open
+    if any(request.fetches for request in requests):
+        try:
+            connection.broker.status.check_gets()
+        except StatusError as error:
+            connection.out.append(server_error(error))
+            return
+    _get_on(connection, iter(requests))
+
+
+def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
+    for request in requests:
+        try:
+            queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
+            item = None
+            if queue is not None:
+                _prepare(connection, request, queue)
+                item = _fetcher(request, queue)(queue) if request.fetches else None
+        except JournalError:
+            continue
+        _answer(connection, request, queue, item, one_of_many=True)
+        if connection.has_much_to_send:
+            connection.go_on(lambda: _get_on(connection, requests))
+            return
+    connection.out.append(END)
+
+
+def send_item(connection: "Connection", request: Request, item: Item, *, one_of_many: bool = False) -> None:
+    """Reply with an item, `END` behind it unless it is one of many."""
+    reply = value(_key(connection, request), item, request.with_cas, not one_of_many)
+    connection.out.append(reply)
+    connection.out_bytes += len(reply)
+
+
+def _key(connection: "Connection", request: Request) -> bytes:
+    """What a value goes by in a reply."""
+    return request.queue.partition(b"/")[0] if connection.bare_keys else request.key
+
+
+def send_large(delivery: "Delivery", *, one_of_many: bool = False) -> None:
+    """As `send_item`, of an item whose bytes are in a file."""
+    out = delivery.connection.out
+    out.append(delivery.stream())
+    if not (one_of_many or delivery.one_of_many):
+        out.append(END)
+
+
+class Delivery:
+    """A large item on its way to a client. It is not removed, and nothing of it is sent, before all its bytes
+    were found whole; if they are not, the item is put aside, and the next one is fetched in its place."""
+
+    __slots__ = ("_deadline", "connection", "item", "one_of_many", "queue", "request")
+
+    def __init__(
+        self,
+        connection: "Connection",
+        request: Request,
+        queue: Source,
+        item: Item,
+        deadline: float = 0,
+        *,
+        one_of_many: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.request = request
+        self.queue = queue
+        self.item = item
+        self.one_of_many = one_of_many
+        self._deadline = deadline
+
+    def stream(self) -> "Stream":
+        """Return the reply."""
+        item, request = self.item, self.request
+        header = _proto.value_header(
+            _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
+        )
+        return self.connection.stream(self.queue.open_blob(item), header, self)
+
+    def begin(self) -> None:
+        """The item is whole, and about to be sent. JournalError if it cannot be removed."""
+        if not (self.request.open or self.request.peek):
+            self.queue.close(self.item)
+
+    def give_up(self) -> None:
+        """The item will not be sent."""
+        if not self.request.open:  # what is held goes back by itself
+            self.queue.give_back(self.item)
+
+    def fail(self, error: JournalError) -> None:
+        """The item cannot be read, or not be removed: have another reply in the place of this one, the first
+        of `out`."""
+        del self.connection.out[0]
+        try:
+            if not isinstance(error, DamagedItemError):
+                self.queue.give_back(self.item)
+                raise error
+            self.queue.quarantine(self.item, error)
+        except JournalError as failure:
+            self.replace(failure)
+        else:
+            self.replace(None)
+
+    def replace(self, error: JournalError | None) -> None:
+        """Reply with the next item, or with the error."""
+        connection, request = self.connection, self.request
+        counters = connection.counters
+        if request.peek:
+            counters.cmd_peek -= 1
+        else:
+            counters.cmd_get -= 1
+            counters.get_hits -= 1
+        rest, connection.out[:] = connection.out[:], []
+        if self.one_of_many:
+            try:
+                item = None if error is not None else _fetcher(request, self.queue)(self.queue)
+            except JournalError:
+                item = None
+            _answer(connection, request, self.queue, item, one_of_many=True)
+        else:
+            del rest[0]  # its END
+            if error is not None:
+                connection.out.append(server_error(error))
+            else:
+                _fetch_or_wait(connection, request, self.queue, self._deadline)
+        connection.out += rest
