@@ -21,7 +21,7 @@ setup(
             depends=sorted(map(str, Path("darner").glob("*.pxd"))),
             # -g0: debug symbols are most of the size, and name the directory of the build
             extra_compile_args=[
-                "-Os" if name in SMALL_MODULES else "-O2",
+                *(("-Os", "-fno-inline-functions-called-once") if name in SMALL_MODULES else ("-O2",)),
                 "-g0",
                 "-fno-asynchronous-unwind-tables",
                 # an error from gcc 14 on

@@ -33,15 +33,17 @@ from darner.errors import (
     StatusError,
 )
 from darner.fanout import Fanout, parent_of
-from darner.journal import BLOBS_NAME, LOST_FOUND, STATE_NAME, Journal
+from darner.journal import Journal
+from darner.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
-from darner.queue import DEFAULTS, Queue, Reader, Source, Upload, move
+from darner.queue import DEFAULTS, Queue, Reader, Source, move
 from darner.reserve import FILE_NAME as RESERVE_NAME
 from darner.reserve import Reserve, is_full
 from darner.runs import Runs
 from darner.status import QUIESCENT, STATUSES, Status
 from darner.timeline import Clock, Timeline
+from darner.upload import Upload
 from darner.wal import Client, Life, Log
 
 log = structlog.get_logger()
@@ -721,7 +723,7 @@ class Broker:
 
     def upload(self, name: bytes, size: int) -> Upload:
         """Begin an item of this name, of `size` bytes, that comes in chunks. Raises as `sink` does, and as
-        `Queue.upload` of any of its queues."""
+        `Queue.check` of any of its queues."""
         self._check_room()
         targets = self._targets(name)
         # in a file if it is for one queue on disk at least

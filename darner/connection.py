@@ -23,9 +23,10 @@ from darner.commands import TABLE
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.holds import Holds
 from darner.items import Delivery, takes_item
-from darner.queue import Upload, Waiter
+from darner.queue import Waiter
 from darner.replies import server_error
 from darner.stats import Counters
+from darner.upload import Upload
 
 log = structlog.get_logger()
 

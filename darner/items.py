@@ -22,8 +22,9 @@ from darner.errors import (
     UnavailableError,
 )
 from darner.fanout import Fanout
-from darner.queue import Queue, Source, Upload, Waiter
+from darner.queue import Queue, Source, Waiter
 from darner.replies import CLOSE_FIRST, END, NOT_STORED, STORED, TOO_LARGE, server_error
+from darner.upload import Upload
 
 if TYPE_CHECKING:
     from darner.connection import Connection, Stream

@@ -80,10 +80,7 @@ cdef class Journal:
         object _home
         dict _origins
         Py_ssize_t _told_quarantined
-        list _quarantined
-        list _mended
-        tuple _looked_over
-        dict _rejected
+        object _quarantine
         bytes _stored_state
         bint _has_paused
         bint _is_beyond

@@ -37,8 +37,8 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, Protocol
 
-from darner import _proto, foreign, leveldb, leveldb_log, snapshot, table
-from darner._proto import RECORD_HEAD_BYTES, Change, Item, Segment, State
+from darner import _proto, leveldb, leveldb_log, snapshot
+from darner._proto import Change, Item, Segment, State
 from darner.blob import (
     BlobReader,
     Offload,
@@ -53,7 +53,6 @@ from darner.errors import (
     DamagedError,
     DamagedItemError,
     FaultError,
-    ForeignError,
     JournalError,
     MendingError,
     MisplacedError,
@@ -61,31 +60,43 @@ from darner.errors import (
     VanishedError,
 )
 from darner.kinds import LARGEST
+from darner.layout import (
+    BLOBS_NAME,
+    CURSOR_PREFIX,
+    CURSORS_END,
+    DAMAGED_NAME,
+    DELAYED_KEY,
+    DELETED_NAME,
+    EXPIRING_KEY,
+    KEPT_KEY,
+    MARK_NAME,
+    PROBE_NAME,
+    STATE_NAME,
+    check_empty,
+    check_whose,
+    decode_counts,
+    decode_place,
+    delayed_key,
+    due_ms_of,
+    find_runs,
+    is_known_key,
+    is_new,
+    is_state_key,
+    read_mark,
+    state_key,
+    stored_state,
+)
 from darner.leveldb import failure
+from darner.quarantine import DamagedRecordError, Quarantine
 from darner.reserve import is_full
 from darner.snapshot import Snapshot
-from darner.timeline import NEVER, end_of, run_of, start_of
+from darner.timeline import end_of, run_of, start_of
 from darner.wal import FRAME_BYTES, Client, Life, Log
-
-KEPT_KEY = b"k"
-EXPIRING_KEY = b"x"
-DELAYED_KEY = b"c"
-CURSOR_PREFIX = b"r"
-CURSORS_END = b"s"
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
 WRITE_BUFFER_BYTES = 2 << 20
 MAX_FILE_BYTES = 1 << 20
-BLOBS_NAME = "blobs"
-# Where what is left of damaged items is put.
-DAMAGED_NAME = "damaged"
-# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
-# written to.
-STATE_NAME = "state"
-# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
-# it is noticed if that is lost.
-MARK_NAME = "written"
 # LevelDB's least: 64 tables and 10 other files.
 MAX_OPEN_FILES = 74
 # Items are read once and in order: a cache of blocks would hold what nobody asks for again.
@@ -114,12 +125,6 @@ MAX_STRIKES = 64
 # What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
 # of blocks.
 OPENING_BYTES = 256 << 10
-# What an earlier version tried with whether there was room, and may have left.
-PROBE_NAME = "room"
-# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
-DELETED_NAME = "deleted"
-# What a file system has at its root, which may be mounted here.
-LOST_FOUND = "lost+found"
 # How much must have been deleted, if so much is alive, before a compaction is worth its reading and writing.
 COMPACT_RECORDS = 200_000
 COMPACT_BYTES = 8 << 20
@@ -148,82 +153,6 @@ _PUT = int(Change.PUT)
 _REWRITE = int(Change.REWRITE)
 
 
-def is_known_key(key: bytes) -> bool:
-    """Whether a journal has records with such a key."""
-    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
-    return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
-
-
-def decode_place(record: bytes) -> list[int]:
-    """Return the place of a cursor. ValueError if the record is damaged."""
-    place = _proto.decode_ids(record)
-    if not place:
-        raise ValueError("the place of a cursor is empty")
-    return place
-
-
-def decode_counts(record: bytes) -> list[int]:
-    """Return what is counted of delayed items. ValueError if the record is damaged."""
-    counts = _proto.decode_ids(record)
-    if len(counts) != 4:
-        raise ValueError(f"the count of delayed items has {len(counts)} numbers")
-    return counts
-
-
-def _is_unborn(file: Path) -> bool:
-    """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
-    unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
-    return file.name in unborn or file.suffix == ".dbtmp"
-
-
-def state_key(next_id: int) -> bytes:
-    """The key of the state that goes with the items before `next_id`: right behind the last of them.
-
-    So the tables of batches that only put items do not overlap, and LevelDB moves them without reading them.
-    With one key for all states each table would reach up to it.
-    """
-    return _proto.item_key(next_id - 1) + b"s"
-
-
-def is_state_key(key: bytes) -> bool:
-    """Whether a key between those of items is that of a state."""
-    return len(key) == 10
-
-
-def stored_state(db: Any) -> tuple[bytes, bytes] | None:
-    """The key and the record of the state in a LevelDB, or None: the last one; those before it are dead."""
-    last = next(iter(db.iterator(start=b"i", stop=b"j", reverse=True)), None)
-    return last if last is not None and is_state_key(last[0]) else None
-
-
-def read_mark(directory: Path) -> tuple[int, int]:
-    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
-    try:
-        record = snapshot.read_small(directory / MARK_NAME)
-        return (0, 0) if record is None else snapshot.decode_mark(record)
-    except (OSError, ValueError):
-        return 0, 0
-
-
-def _check_empty(db: Any) -> None:
-    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
-    ValueError."""
-    first = next(iter(db.iterator(include_value=False)), None)
-    if first is not None and not is_known_key(first):
-        raise ForeignError("it is a LevelDB, and no journal of darner")
-    if first is not None:
-        raise ValueError("it has records but no state: it is damaged or no journal of darner")
-
-
-def _delayed_key(due_ms: int, id: int) -> bytes:
-    return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
-
-
-def _due_ms(key: bytes) -> int:
-    return int.from_bytes(key[1:9], "big")
-
-
 def _numbers(kind: int, payload: bytes) -> list[int]:
     """Return the numbers of a change's payload, but for those of an item's record. ValueError if it is not of
     the size that such a change has, or has numbers that no change has."""
@@ -237,109 +166,6 @@ def _numbers(kind: int, payload: bytes) -> list[int]:
     if not is_whole or any(number >= LARGEST for number in numbers):
         raise ValueError(f"the log has a change of kind {kind} that is damaged")
     return numbers
-
-
-def is_new(path: Path) -> bool:
-    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
-    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-    # was cut off, by a full disk or a kill.
-    try:
-        files = list(path.iterdir()) if path.exists() else []
-    except NotADirectoryError:
-        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
-    except OSError as error:
-        raise failure(f"cannot open {path}", error) from error
-    if all(map(_is_unborn, files)):
-        return True
-    if (path / "CURRENT").is_file():
-        return False
-    check_whose(path)
-    if any(foreign.is_of_leveldb(file.name) for file in files):
-        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
-    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
-
-
-def check_whose(path: Path) -> None:
-    """Raise ForeignError if a directory is known as one of another program."""
-    if whose := foreign.whose(path):
-        raise ForeignError(f"{path} is {whose}")
-
-
-def quarantined(path: Path) -> tuple[int, int]:
-    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
-    directory."""
-    try:
-        names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
-    except OSError:
-        return 0, 0
-    tables = sum(is_table for _, is_table in names)
-    return len(names) - tables, tables
-
-
-def _is_sound(key: bytes, record: bytes) -> bool | None:
-    """Whether a record passes its own checksum; None if it has none."""
-    try:
-        if key[:1] == b"i" and len(key) == 9:
-            _proto.decode_item(key, record)
-        elif key[:1] == b"d" and len(key) == 17:
-            _proto.decode_item(b"i" + key[9:], record)
-        elif is_state_key(key):
-            return state_key(_proto.decode_state(record).next_id) == key
-        elif key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
-            _proto.check_chunk(record)
-        else:
-            return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False
-    except NewerFormatError:
-        return True
-    except ValueError:
-        return False
-    return True
-
-
-class _DamagedRecordError(Exception):
-    """The record of an item, at this key, is damaged."""
-
-    def __init__(self, key: bytes, record: bytes, reason: str = "") -> None:
-        super().__init__(reason)
-        self.key = key
-        self.id = int.from_bytes(key[-8:] if key[:1] == b"d" else key[1:9], "big")
-        self.record = record
-
-    @property
-    def size(self) -> int:
-        """How many bytes the item has had, as far as that can be known."""
-        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:  # they are in a blob
-            return int.from_bytes(self.record[RECORD_HEAD_BYTES + 8 : RECORD_HEAD_BYTES + 16], "big")
-        return max(0, len(self.record) - RECORD_HEAD_BYTES)
-
-    @property
-    def blob(self) -> int:
-        """The blob it has had, as far as that can be known; 0 is none."""
-        if len(self.record) == RECORD_HEAD_BYTES + 20 and self.record[5] == 1:
-            return int.from_bytes(self.record[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + 8], "big")
-        return 0
-
-
-def _find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
-    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
-    due before `due_from`."""
-    froms, firsts = {run_of(due_from): due_from}, []
-    while due_from < NEVER:
-        start = _delayed_key(due_from, 0)
-        try:
-            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
-        except leveldb.Error as error:
-            if not leveldb.is_damage(error):
-                raise
-            firsts.append(due_from)  # whoever looks then finds what is damaged
-            break
-        due_ms = NEVER if first is None else _due_ms(first)
-        if due_ms < NEVER:
-            froms[run_of(due_ms)] = due_ms
-            firsts.append(due_ms)
-        due_from = end_of(run_of(due_ms))
-    return list(froms.values()), firsts
 
 
 class _TooOldError(DamagedError):
@@ -396,7 +222,7 @@ class Batch:
 
     def in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
         """The delayed items of a run, in the order in which they are due."""
-        start, stop = (bisect_left(self.due, _delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
+        start, stop = (bisect_left(self.due, delayed_key(at, 0)) for at in (start_of(run), end_of(run)))
         for key in itertools.islice(self.due, start, stop):
             yield key, self.delayed[key]
 
@@ -479,8 +305,8 @@ class Journal:
         "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
         "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
         "_has_mark", "_has_paused", "_has_state", "_home", "_is_beyond", "_last_looked_at", "_left_bytes",
-        "_live_from", "_looked_over", "_mended", "_must_exist", "_number", "_origins", "_place",
-        "_quarantined", "_rejected", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
+        "_live_from", "_must_exist", "_number", "_origins", "_place",
+        "_quarantine", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
         "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
         "_writes", "batch", "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes",
         "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
@@ -553,18 +379,13 @@ class Journal:
         # how many items were damaged and are no more; and those below the floor that were found so at start
         self.damaged_items = 0
         self.unsound: list[int] = []
-        # files of such ones that are not synced, tables that were mended and nobody was told of, and of how
-        # many items somebody was
-        self._quarantined: list[Path] = []
-        self._mended: list[Path] = []
+        # where they are put, and of how many somebody was told
+        self._quarantine = Quarantine(path)
         self._told_quarantined = 0
         # whether all tables are sound, and LevelDB was found damaged all the same
         self._is_beyond = False
         # whether somebody was told to try again
         self._has_paused = False
-        # the keys between which LevelDB's tables were looked over, and the damaged records found there, by id
-        self._looked_over = (b"", b"")
-        self._rejected: dict[int, _DamagedRecordError] = {}
         self._compacting = Lock()
         # held by whoever must not find LevelDB closed meanwhile; but a compaction has its own
         self._using = RLock()
@@ -851,7 +672,7 @@ class Journal:
         try:
             stored = stored_state(db)
             if stored is None:
-                _check_empty(db)
+                check_empty(db)
                 return None
             self._exists = True
             self._state_key, record = stored
@@ -872,7 +693,7 @@ class Journal:
             if delayed := db.get(DELAYED_KEY):
                 counts = decode_counts(delayed)
                 found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
-                found.due_from, found.next_due = _find_runs(db, due_from)
+                found.due_from, found.next_due = find_runs(db, due_from)
         except (leveldb.Error, OSError, ValueError, JournalError) as error:
             raise failure(f"cannot read {self.path}", error) from error
         return found
@@ -1307,7 +1128,7 @@ class Journal:
 
     def _discard(self, id: int) -> None:
         """Delete a kept item, which `_trim` may have passed by."""
-        with contextlib.suppress(JournalError, leveldb.Error, ValueError, _DamagedRecordError):  # but dead
+        with contextlib.suppress(JournalError, leveldb.Error, ValueError, DamagedRecordError):  # but dead
             item = self._find(id)
             if item is not None and item.blob:
                 self._doom(item.blob)
@@ -1366,7 +1187,7 @@ class Journal:
         an id."""
         self.check()
         item.id = self.state.next_blob
-        key = _delayed_key(due_ms, item.id)
+        key = delayed_key(due_ms, item.id)
         self._log(Change.DELAY, b"" if self.log is None else key[1:] + _proto.encode_item(item))
         self._delay(key, item)
 
@@ -1380,7 +1201,7 @@ class Journal:
         if item.blob:
             self.begun.discard(item.blob)
             batch.ops.append((_proto.marker_key(item.blob), None))
-        due_ms = _due_ms(key)
+        due_ms = due_ms_of(key)
         run = run_of(due_ms)
         self.next_due[run] = min(self.next_due.get(run, due_ms), due_ms)
         self._due_from[run] = min(self._due_from.get(run, due_ms), due_ms)
@@ -1401,7 +1222,7 @@ class Journal:
         comparable."""
         found: list[tuple[bytes, Item]] = []
         flushed: list[tuple[bytes, Item]] = []
-        damaged: list[_DamagedRecordError] = []
+        damaged: list[DamagedRecordError] = []
         size = 0
         until_ms = date_ms(now_ms)
         # whoever asks again is told again
@@ -1412,7 +1233,7 @@ class Journal:
                 firsts = {run: first for run, items in runs.items() if (first := next(items, None))}
                 while firsts:
                     due_ms, _, run = min(
-                        (date_ms(_due_ms(key)), item.id, run) for run, (key, item) in firsts.items()
+                        (date_ms(due_ms_of(key)), item.id, run) for run, (key, item) in firsts.items()
                     )
                     if due_ms > until_ms or len(found) + len(flushed) >= max_items or size >= max_bytes:
                         break
@@ -1424,13 +1245,13 @@ class Journal:
                 runs.clear()  # while LevelDB is sure to be open
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable("delayed items", error, self._first_delayed_key) from error
-        self.next_due = {run: _due_ms(key) for run, (key, _) in firsts.items()}
+        self.next_due = {run: due_ms_of(key) for run, (key, _) in firsts.items()}
         for record in damaged:
             self._give_up_delayed(record)
         if not self.next_due and self.delayed_items != len(found):
             self._look_over(self._first_delayed_key)
             missing = self.delayed_items - len(found)
-            self._lose_delayed(_delayed_key(0, 0), missing, sum(item.size for _, item in found))
+            self._lose_delayed(delayed_key(0, 0), missing, sum(item.size for _, item in found))
             is_one = missing == 1
             text = f"{missing} delayed {'item is' if is_one else 'items are'} missing"
             self._tell_quarantine("not known", text, None)
@@ -1440,7 +1261,7 @@ class Journal:
     @property
     def _first_delayed_key(self) -> bytes:
         """No delayed item lies before this."""
-        return _delayed_key(min(self._due_from.values(), default=0), 0)
+        return delayed_key(min(self._due_from.values(), default=0), 0)
 
     def _end_flushed(self, flushed: list[tuple[bytes, Item]], found: list[tuple[bytes, Item]]) -> None:
         """Be rid of delayed items that were flushed, as far as they come before those that were found."""
@@ -1449,9 +1270,11 @@ class Journal:
             if item.blob:
                 self._doom(item.blob)
         for key, _ in flushed + found[::-1]:
-            self._due_from[run_of(_due_ms(key))] = _due_ms(key)
+            self._due_from[run_of(due_ms_of(key))] = due_ms_of(key)
         # of runs that have no more, only the last key tells where there is nothing any more
-        for run in self._due_from.keys() - self.next_due.keys() - {run_of(_due_ms(key)) for key, _ in found}:
+        for run in (
+            self._due_from.keys() - self.next_due.keys() - {run_of(due_ms_of(key)) for key, _ in found}
+        ):
             if run < max(self._due_from):
                 del self._due_from[run]
 
@@ -1465,7 +1288,7 @@ class Journal:
 
     def _join(self, key: bytes, item: Item, now_ms: int) -> Item:
         self._end_delay(key, item)
-        self._due_from[run_of(_due_ms(key))] = _due_ms(key)
+        self._due_from[run_of(due_ms_of(key))] = due_ms_of(key)
         self._discount(item)
         joined = Item(
             self.state.next_id,
@@ -1517,7 +1340,7 @@ class Journal:
         batch.recount = True
 
     def _delayed(
-        self, run: int = 0, damaged: list[_DamagedRecordError] | None = None
+        self, run: int = 0, damaged: list[DamagedRecordError] | None = None
     ) -> Iterator[tuple[bytes, Item]]:
         """The delayed items of a run, in the order in which they are due, flushed ones among them. Which are
         damaged is put into that list; ValueError if there is none."""
@@ -1533,7 +1356,7 @@ class Journal:
             last = key
 
     def _sound_delayed(
-        self, run: int, ended: set[bytes], damaged: list[_DamagedRecordError] | None
+        self, run: int, ended: set[bytes], damaged: list[DamagedRecordError] | None
     ) -> Iterator[tuple[bytes, Item]]:
         for key, record in self._stored_delayed(run):
             try:
@@ -1544,12 +1367,12 @@ class Journal:
                 if damaged is None:
                     raise
                 if key not in ended:
-                    damaged.append(_DamagedRecordError(key, record, str(error)))
+                    damaged.append(DamagedRecordError(key, record, str(error)))
 
     def _stored_delayed(self, run: int) -> Iterator[tuple[bytes, bytes]]:
         if self._exists:
-            start = _delayed_key(self._due_from.get(run, start_of(run)), 0)
-            stop = _delayed_key(end_of(run), 0)
+            start = delayed_key(self._due_from.get(run, start_of(run)), 0)
+            stop = delayed_key(end_of(run), 0)
             db = self._opened_to_read()
             with db.iterator(start=start, stop=stop, fill_cache=False) as records:
                 yield from records
@@ -1728,17 +1551,17 @@ class Journal:
                     if len(items) >= max_items or size >= max_bytes:
                         return items, start
             self._pass(start, self.state.next_id)
-        except (leveldb.Error, ValueError, MendingError, _DamagedRecordError) as error:
+        except (leveldb.Error, ValueError, MendingError, DamagedRecordError) as error:
             if items:  # the next one meets it
                 return items, start
             if isinstance(error, MendingError):
                 raise
-            if not isinstance(error, _DamagedRecordError):
+            if not isinstance(error, DamagedRecordError):
                 raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
             return items, self._get_past(start, error)
         return items, self.state.next_id
 
-    def _get_past(self, start: int, damaged: _DamagedRecordError) -> int:
+    def _get_past(self, start: int, damaged: DamagedRecordError) -> int:
         """A `read` from `start` on has met that first; returns where to go on."""
         self._look_over(_proto.item_key(start))
         if damaged.id > start:
@@ -1776,7 +1599,7 @@ class Journal:
         try:
             return _proto.decode_item(key, record)
         except ValueError as error:
-            damaged = _DamagedRecordError(key, record, str(error))
+            damaged = DamagedRecordError(key, record, str(error))
             if damaged.id in rewrites:
                 return rewrites[damaged.id]
             if isinstance(error, NewerFormatError):
@@ -1815,7 +1638,7 @@ class Journal:
     def _missing_bytes(self, start: int, stop: int, missing: int) -> int:
         """How many bytes the missing ones of these items had: of some that is known, of the others guessed,
         which is put right in the end."""
-        rejected, state = self._rejected, self.state
+        rejected, state = self._quarantine.rejected, self.state
         ids = range(start, stop) if stop - start < len(rejected) else rejected
         known = [rejected[id].size for id in ids if id in rejected and start <= id < stop]
         return sum(known) + int(state.bytes) * max(0, missing - len(known)) // int(state.items)
@@ -1875,10 +1698,10 @@ class Journal:
                     start = item.id + 1
                     if len(items) >= max_items or size >= max_bytes:
                         return items, start
-        except (leveldb.Error, ValueError, _DamagedRecordError) as error:
+        except (leveldb.Error, ValueError, DamagedRecordError) as error:
             if items:
                 return items, start
-            if not isinstance(error, _DamagedRecordError):
+            if not isinstance(error, DamagedRecordError):
                 raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
             self._give_up(error)
             return items, error.id + 1
@@ -1902,7 +1725,7 @@ class Journal:
                     return next((item for item in self._from(start) if item.id not in self.gone), None)
             except (leveldb.Error, ValueError) as error:
                 raise self._unreadable(f"items from {start} on", error, _proto.item_key(start)) from error
-            except _DamagedRecordError as error:
+            except DamagedRecordError as error:
                 self._give_up(error)
                 start = error.id + 1
         raise self.pause()
@@ -1913,7 +1736,7 @@ class Journal:
         for id in sorted(self.kept):
             try:
                 item = self._find(id)
-            except (leveldb.Error, ValueError, _DamagedRecordError):
+            except (leveldb.Error, ValueError, DamagedRecordError):
                 self.unsound.append(id)
             else:
                 if item is not None:
@@ -1926,7 +1749,7 @@ class Journal:
             return self._find(id)
         except (leveldb.Error, ValueError) as error:
             raise self._unreadable(f"item {id}", error, _proto.item_key(id)) from error
-        except _DamagedRecordError as error:
+        except DamagedRecordError as error:
             self._give_up(error)
             return None
 
@@ -1942,7 +1765,7 @@ class Journal:
         except NewerFormatError:
             raise
         except ValueError as error:
-            raise _DamagedRecordError(key, record, str(error)) from error
+            raise DamagedRecordError(key, record, str(error)) from error
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
@@ -2007,8 +1830,7 @@ class Journal:
         # first: if it is met again after a kill, it is removed then
         kept = self._put_aside(f"{name}.record", _proto.encode_item(item))
         with self._putting_aside(name), contextlib.suppress(FileNotFoundError):  # that was the damage
-            kept = self.blob_path(item.blob).rename(self.path / DAMAGED_NAME / name)
-            self._quarantined.append(kept)
+            kept = self._quarantine.move(self.blob_path(item.blob), name)
         self.remove(item)
         self.damaged_items += 1
         self._tell_quarantine(name, str(damage), kept)
@@ -2042,18 +1864,17 @@ class Journal:
     def _look_over(self, key: bytes) -> None:
         """What is at `key`, or the first record behind it, is not as it should be: raises MendingError unless
         LevelDB's tables are as sound there as they can be."""
-        first, last = self._looked_over
+        first, last = self._quarantine.span
         if not first <= key <= last and self._writes.mend(self, key):
             raise self._mending()
 
-    def _give_up(self, damaged: _DamagedRecordError) -> None:
+    def _give_up(self, damaged: DamagedRecordError) -> None:
         """Count an item out whose record is damaged, and put that aside."""
         self._look_over(damaged.key)
         id, name = damaged.id, str(damaged.id)
         kept = self._put_aside(f"{name}.record", damaged.record)
         if damaged.blob:  # if the number is right: it may be another's
-            with contextlib.suppress(OSError):
-                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+            self._quarantine.link(self.blob_path(damaged.blob), name)
         self._lose(id, id + 1, 1, damaged.size)
         self._tell_quarantine(name, str(damaged), kept)
 
@@ -2079,7 +1900,7 @@ class Journal:
         if not self.dirty:
             self._mark()
 
-    def _give_up_delayed(self, damaged: _DamagedRecordError) -> None:
+    def _give_up_delayed(self, damaged: DamagedRecordError) -> None:
         self._look_over(damaged.key)
         key = damaged.key
         if damaged.id < self._live_from:  # it was flushed
@@ -2089,8 +1910,7 @@ class Journal:
         name = f"delayed-{damaged.id}"
         kept = self._put_aside(f"{name}.record", damaged.record)
         if damaged.blob:
-            with contextlib.suppress(OSError):
-                (self.path / DAMAGED_NAME / name).hardlink_to(self.blob_path(damaged.blob))
+            self._quarantine.link(self.blob_path(damaged.blob), name)
         self._lose_delayed(key, 1, max(0, self.delayed_bytes - damaged.size))
         self._tell_quarantine(name, str(damaged), kept)
 
@@ -2110,12 +1930,8 @@ class Journal:
 
     def _put_aside(self, name: str, content: bytes) -> Path:
         """Write that to a file among what is damaged, which is returned."""
-        file = self.path / DAMAGED_NAME / name
         with self._putting_aside(name):
-            file.parent.mkdir(mode=0o700, exist_ok=True)
-            file.write_bytes(content)
-        self._quarantined.append(file)
-        return file
+            return self._quarantine.put(name, content)
 
     @contextlib.contextmanager
     def _putting_aside(self, name: str) -> Iterator[None]:
@@ -2143,13 +1959,14 @@ class Journal:
         try:
             with self._using:
                 tables = self._tables()
-            sound = self._sound_tables(tables, key)
+            floor, next_id = int(self.state.floor), int(self.state.next_id)
+            sound = self._quarantine.look_over(tables, key, floor, next_id)
             if sound:
                 with self._compacting, self._using:
                     if self._db is not None:
                         self._db.close()
                         self._db = self._write = None
-                    self._replace(sound)
+                    self._quarantine.replace(sound)
                     db = self._open()
                     try:
                         self._put_stored_state(db)
@@ -2174,51 +1991,6 @@ class Journal:
             return bytes(self._db.get_property(b"leveldb.sstables"))
         with contextlib.closing(self._open()) as db:
             return bytes(db.get_property(b"leveldb.sstables"))
-
-    def _sound_tables(self, tables: bytes, key: bytes) -> dict[Path, bytes]:
-        """What is to be in the place of those tables of LevelDB that are damaged."""
-        found, last = table.listed(tables, key)
-        sound = {}
-        rejected: dict[int, _DamagedRecordError] = {}
-
-        def judge(key: bytes, record: bytes) -> bool | None:
-            verdict = _is_sound(key, record)
-            if key[:1] == b"i" and len(key) == 9:
-                damaged = _DamagedRecordError(key, record)
-                if damaged.id >= self.state.next_id:  # its checksum does not take in all of the id
-                    return False
-                if not verdict and damaged.id >= self.state.floor:
-                    rejected[damaged.id] = damaged
-            return verdict
-
-        for number, size in found:
-            path = self.path / f"{number:06d}.ldb"
-            with contextlib.suppress(FileNotFoundError):  # a compaction has made others of it
-                mended = table.mend(path.read_bytes(), size, judge)
-                if mended is not None:
-                    sound[path] = mended
-        self._looked_over = (key, last)
-        self._rejected = rejected
-        return sound
-
-    def _replace(self, tables: dict[Path, bytes]) -> None:
-        """Put tables in the place of damaged ones, which are put aside. LevelDB must be closed."""
-        aside = self.path / DAMAGED_NAME
-        aside.mkdir(mode=0o700, exist_ok=True)
-        for path, content in tables.items():
-            if not path.exists():  # a compaction has made others of it
-                continue
-            with contextlib.suppress(FileExistsError):  # it was damaged before
-                (aside / path.name).hardlink_to(path)
-            mended = path.with_suffix(".mended")
-            mended.write_bytes(content)
-            sync_file(mended)
-            mended.rename(path)
-            self._mended.append(aside / path.name)
-        for damaged in itertools.islice(self._rejected.values(), MAX_QUARANTINED_TOLD):
-            self._put_aside(f"{damaged.id}.record", damaged.record)
-        sync_directory(aside)
-        sync_directory(self.path)
 
     def _put_stored_state(self, db: Any) -> None:
         """Have LevelDB have the state that it had, should that have been damaged."""
@@ -2370,7 +2142,7 @@ class Journal:
             sync_directory(self.path)
             self._has_state = False
         self._sync_blobs(batch)
-        self._sync_quarantined()
+        self._quarantine.sync()
         write = self._put_together(db, batch)
         if batch.trims:
             self._trim(db, write, batch)
@@ -2447,16 +2219,6 @@ class Journal:
                 sync_directory(self.path / BLOBS_NAME)
             sync_directory(self.path)
 
-    def _sync_quarantined(self) -> None:
-        """Have what was put aside on the disk before it goes from where it was."""
-        files, self._quarantined = self._quarantined, []
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                sync_file(file)
-        if files:
-            with contextlib.suppress(FileNotFoundError):
-                sync_directory(self.path / DAMAGED_NAME)
-
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
         """Delete some records that are dead."""
         state = batch.state
@@ -2513,7 +2275,7 @@ class Journal:
         """The thread that had the directory is done with it."""
         self.writing = False
         self.crowded = False
-        mended, self._mended = self._mended, []
+        mended = self._quarantine.take_mended()
         for path in mended:
             self._tell_quarantine("not known", "a table of LevelDB is damaged", path)
         if mended:
@@ -2587,8 +2349,8 @@ class Journal:
             db.compact_range(start=start, stop=stop)
             at = b"d"
             for due_ms in sorted(self._due_from.values()):
-                db.compact_range(start=at, stop=_delayed_key(due_ms, 0))
-                at = _delayed_key(end_of(run_of(due_ms)), 0)
+                db.compact_range(start=at, stop=delayed_key(due_ms, 0))
+                at = delayed_key(end_of(run_of(due_ms)), 0)
             self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._first_delayed_key)))
 
     def end_compaction(self) -> None:
@@ -2602,7 +2364,7 @@ class Journal:
             # LevelDB keeps what was put and deleted before it was written out, for that is one table. It goes
             # when a deletion from another one comes to it: of a key that nobody has, at each end.
             first, last = _proto.item_key(self._compacting_for[0]), _proto.item_key(self._compact_from)
-            ends = (first, last, _delayed_key(0, 0), self._first_delayed_key)
+            ends = (first, last, delayed_key(0, 0), self._first_delayed_key)
             self.batch.ops += [(key + b"\0", None) for key in ends]
         if not self.dirty:
             self._mark()

@@ -45,7 +45,9 @@ from darner.errors import (
     RepairError,
     StartError,
 )
-from darner.journal import (
+from darner.journal import WRITE_BUFFER_BYTES, Journal
+from darner.kinds import NAME_RULE
+from darner.layout import (
     BLOBS_NAME,
     CURSOR_PREFIX,
     DAMAGED_NAME,
@@ -54,8 +56,6 @@ from darner.journal import (
     KEPT_KEY,
     MARK_NAME,
     STATE_NAME,
-    WRITE_BUFFER_BYTES,
-    Journal,
     check_whose,
     decode_counts,
     decode_place,
@@ -66,7 +66,6 @@ from darner.journal import (
     state_key,
     stored_state,
 )
-from darner.kinds import NAME_RULE
 from darner.lock import DirectoryLock
 from darner.runs import Runs
 from darner.status import Status

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from darner.blob import sync_directory
-from darner.journal import DELETED_NAME, LOST_FOUND
+from darner.layout import DELETED_NAME, LOST_FOUND
 
 TRASH_NAME = ".trash"
 # What rename says of what it cannot rename wherever it is to go.

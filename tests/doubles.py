@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from darner import connection, leveldb
 from darner.blob import at_once
+from darner.upload import Upload
 from darner.wal import FRAME_BYTES
 
 RECORD_HEAD_BYTES = 28
@@ -24,6 +25,12 @@ def reserve(holds, source, count):
     for item in items:
         holds.add(source, item)
     return items
+
+
+def begin_upload(queue, size, targets=None):
+    """Begin a large item for a queue, or for `targets`, as the broker does."""
+    queue.check(size)
+    return Upload(queue, targets)
 
 
 class Silence:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from brokers import Data
-from doubles import Disk, Silence
+from doubles import Disk, Silence, begin_upload
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -516,7 +516,7 @@ class TestLargeItem:
 
     @staticmethod
     def upload(data, *chunks):
-        upload = data.broker.queue(b"work").upload(CHUNK_BYTES)
+        upload = begin_upload(data.broker.queue(b"work"), CHUNK_BYTES)
         for chunk in chunks:
             upload.write(chunk)
         return upload

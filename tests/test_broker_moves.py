@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import doubles
 import pytest
 from brokers import Data
-from doubles import Disk, Silence
+from doubles import Disk, Silence, begin_upload
 
 from darner import broker as broker_module
 from darner import wal
@@ -17,7 +17,8 @@ from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.errors import JournalError
 from darner.journal import STAGED_BYTES
-from darner.queue import Queue, Upload, Waiter
+from darner.queue import Queue, Waiter
+from darner.upload import Upload
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_who_waits_there_gets_it(data):
 
 
 def test_a_large_item_goes_on_with_its_bytes(data):
-    upload = data.broker.queue(b"work").upload(3)
+    upload = begin_upload(data.broker.queue(b"work"), 3)
     upload.write(b"xyz")
     upload.finish(7, 5, lambda _: None, sync=False)
     data.settle()

@@ -17,7 +17,7 @@ from test_proto import crc32c
 import darner.repair
 from darner import _proto, broker, leveldb
 from darner.errors import RepairError
-from darner.journal import STATE_NAME, stored_state
+from darner.layout import STATE_NAME, stored_state
 from darner.repair import _Repair, check, repair, repair_all
 
 NEWER = "use the newer darner"

@@ -10,7 +10,8 @@ from darner import commit, journal
 from darner._proto import ITEM_BYTES, Item
 from darner.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.errors import JournalError
-from darner.journal import STATE_NAME, Journal, is_state_key, state_key
+from darner.journal import Journal
+from darner.layout import STATE_NAME, is_state_key, state_key
 from darner.reserve import Reserve
 from darner.wal import Log
 

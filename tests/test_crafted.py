@@ -17,13 +17,13 @@ from darner import _proto, broker, leveldb
 from darner._proto import Change, Item, State
 from darner.broker import directory_of
 from darner.errors import JournalError, RepairError
-from darner.journal import (
+from darner.journal import Journal
+from darner.layout import (
     CURSOR_PREFIX,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
     STATE_NAME,
-    Journal,
     state_key,
     stored_state,
 )

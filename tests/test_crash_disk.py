@@ -12,7 +12,7 @@ import pytest
 from running import Server, Wire, running
 
 from darner import _proto, leveldb
-from darner.journal import stored_state
+from darner.layout import stored_state
 from darner.wal import SEGMENT_BYTES
 
 SMALL_MIB = 16

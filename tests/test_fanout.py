@@ -8,11 +8,13 @@ from brokers import Data
 
 from darner import fanout
 from darner import queue as queue_module
+from darner import upload as upload_module
 from darner._proto import CHUNK_BYTES
 from darner.config import QueueSettings
 from darner.cursor import Cursor
 from darner.errors import JournalError, QueueFullError
-from darner.queue import Queue, Upload, Waiter, all_or_none
+from darner.queue import Queue, Waiter, all_or_none
+from darner.upload import Upload
 from darner.wal import GROUP_BYTES
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -291,7 +293,7 @@ class TestKill:
             return all_or_none(queues, size)
 
         monkeypatch.setattr(log, "enter", entering)
-        for module in (queue_module, fanout):
+        for module in (upload_module, queue_module, fanout):
             monkeypatch.setattr(module, "all_or_none", beginning)
         return calls
 
@@ -401,7 +403,7 @@ class TestRoom:
                 used.append(segment.used_bytes - begun)
             assert used[-1] <= len(queues) * (size + GROUP_BYTES)
 
-        for module in (queue_module, fanout):
+        for module in (upload_module, queue_module, fanout):
             monkeypatch.setattr(module, "all_or_none", measured)
         data.settings[b"orders+c"] = QueueSettings(max_items=2, discard_old_when_full=True)
         data.broker.reconfigure(data.settings_for, {})

@@ -7,12 +7,13 @@ import shutil
 import pytest
 from doubles import Client, Disk, Offload
 
-from darner import _proto, journal, leveldb, wal
+from darner import _proto, journal, layout, leveldb, wal
 from darner._proto import Item, item_key
 from darner.blob import BlobWriter
 from darner.commit import Committer
 from darner.errors import JournalError, MendingError
-from darner.journal import KEPT_KEY, Journal, is_state_key, state_key, stored_state
+from darner.journal import Journal
+from darner.layout import KEPT_KEY, is_state_key, state_key, stored_state
 from darner.reserve import Reserve
 from darner.wal import Log
 
@@ -912,7 +913,7 @@ class TestRest:
     def test_with_a_damaged_state_has_it_read_from_leveldb(self, it, damage):
         it.put(b"a")
         it.restart()
-        file = it.path / journal.STATE_NAME
+        file = it.path / layout.STATE_NAME
         file.write_bytes(damage(file.read_bytes()))
         it.kill()
         assert (it.datas(), counts(it.journal)) == ([b"a"], (1, 1))
@@ -924,14 +925,14 @@ class TestRest:
     def test_ends_before_leveldb_is_written(self, it, disk, failures):
         it.put(b"a")
         it.restart()
-        assert (it.path / journal.STATE_NAME).exists()
+        assert (it.path / layout.STATE_NAME).exists()
         it.put(b"b")
         assert not it.journal.resting_state()
         it.kill()
         assert it.datas() == [b"a", b"b"]
         disk.failures = failures
         it.write()
-        assert not (it.path / journal.STATE_NAME).exists()
+        assert not (it.path / layout.STATE_NAME).exists()
 
     @pytest.mark.parametrize(
         "leave",
@@ -964,7 +965,7 @@ class TestRest:
         by_file, datas = it.journal.snapshot(), it.datas()
         assert disk.handles[-1].closed or it.journal.is_open
         it.journal.close()
-        (it.path / journal.STATE_NAME).unlink(missing_ok=True)  # there is none if it has to be tidied
+        (it.path / layout.STATE_NAME).unlink(missing_ok=True)  # there is none if it has to be tidied
         it.start()
         by_leveldb = it.journal.snapshot()
         for found in (by_file, by_leveldb):
@@ -1026,7 +1027,7 @@ class TestRest:
         it.put(b"b")
         it.restart()
         it.journal.close()
-        (it.path / journal.STATE_NAME).write_bytes(_proto.encode_state(it.journal.state))
+        (it.path / layout.STATE_NAME).write_bytes(_proto.encode_state(it.journal.state))
         disk.refuses = True
         it.start()
         assert counts(it.journal) == (1, 1)
@@ -1038,10 +1039,10 @@ class TestRest:
     def test_whose_file_is_older_than_leveldb_is_an_error(self, it):
         it.put(b"a")
         it.restart()
-        older = (it.path / journal.STATE_NAME).read_bytes()
+        older = (it.path / layout.STATE_NAME).read_bytes()
         it.put(b"b")
         it.restart()
-        (it.path / journal.STATE_NAME).write_bytes(older)
+        (it.path / layout.STATE_NAME).write_bytes(older)
         it.kill()
         with pytest.raises(JournalError, match="LevelDB ends at change 2, and its file state is older"):
             it.items()
@@ -1125,7 +1126,7 @@ class TestDamage:
         self.written(it, b"a", b"b")
         for content in (b"", b"garbage", None):
             it.journal.close()
-            mark = it.path / journal.MARK_NAME
+            mark = it.path / layout.MARK_NAME
             mark.unlink() if content is None else mark.write_bytes(content)
             it.start()
             assert it.datas() == [b"a", b"b"]
@@ -1362,8 +1363,8 @@ class TestOpening:
     def test_does_not_wait_for_what_lies_in_the_place_of_the_state(self, it, make):
         it.put(b"a")
         it.restart()
-        (it.path / journal.STATE_NAME).unlink()
-        make(it.path / journal.STATE_NAME)
+        (it.path / layout.STATE_NAME).unlink()
+        make(it.path / layout.STATE_NAME)
         it.kill()
         assert it.datas() == [b"a"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 from benches import NOW, Bench
-from doubles import record
+from doubles import begin_upload, record
 
 from darner import journal, queue
 from darner._proto import CHUNK_BYTES, ITEM_BYTES, item_key
@@ -318,7 +318,7 @@ class TestRefusal:
     def test_takes_nothing_in_and_gives_out_what_there_is(self, it):
         it.push(b"a", b"b")
         it.log.segment.refusal = self.REFUSAL
-        for use in (lambda: it.push(b"c"), lambda: it.delay(1, b"c"), lambda: it.queue.upload(1)):
+        for use in (lambda: it.push(b"c"), lambda: it.delay(1, b"c"), lambda: begin_upload(it.queue, 1)):
             with pytest.raises(JournalError, match="no room"):
                 use()
         it.queue.abort(it.queue.reserve())
@@ -412,7 +412,7 @@ def test_an_item_that_is_not_counted_is_an_error_and_not_the_end(it):
 def test_an_upload_that_fails_in_any_way_is_an_error_and_told(it):
     faults = []
     it.queue.on_fault = lambda _, error: faults.append(error)
-    upload = it.queue.upload(1, lambda: (it.queue,))
+    upload = begin_upload(it.queue, 1, lambda: (it.queue,))
     upload.write(b"x")
     it.queue.clock = lambda: "noon"
     told = []
@@ -437,7 +437,7 @@ class TestUpload:
     CONTENT = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
     def begin(self, it, content=CONTENT):
-        upload = it.queue.upload(len(content))
+        upload = begin_upload(it.queue, len(content))
         for at in range(0, len(content), CHUNK_BYTES):
             upload.write(content[at : at + CHUNK_BYTES])
         return upload
@@ -575,7 +575,7 @@ class TestUpload:
     def test_whose_file_cannot_be_made_is_refused(self, it):
         (it.path / "work" / "blobs").touch()
         with pytest.raises(JournalError, match="cannot write"):
-            it.queue.upload(4)
+            begin_upload(it.queue, 4)
         (it.path / "work" / "blobs").unlink()
         assert self.leftovers(it) == []
 

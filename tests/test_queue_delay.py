@@ -2,7 +2,7 @@
 
 import pytest
 from benches import Bench
-from doubles import Disk
+from doubles import Disk, begin_upload
 
 from darner import queue
 from darner.errors import JournalError, QueueFullError
@@ -211,7 +211,7 @@ def test_is_written_again_after_a_write_that_failed(it, monkeypatch):
 
 
 def test_of_any_size_comes_with_its_bytes(it):
-    upload = it.queue.upload(3)
+    upload = begin_upload(it.queue, 3)
     upload.write(b"xyz")
     upload.finish(7, 0, lambda _: None, sync=False, delay_ms=1000)
     it.restart()
@@ -225,7 +225,7 @@ def test_of_any_size_comes_with_its_bytes(it):
 
 
 def test_that_is_large_and_flushed_goes_with_its_file(it):
-    upload = it.queue.upload(3)
+    upload = begin_upload(it.queue, 3)
     upload.write(b"xyz")
     upload.finish(7, 0, lambda _: None, sync=False, delay_ms=1000)
     it.commit()

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from doubles import Client, Disk, Offload, Silence, record, unmap
+from doubles import Client, Disk, Offload, Silence, begin_upload, record, unmap
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,7 +34,7 @@ from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.errors import JournalError, StartError
 from darner.fanout import Fanout
-from darner.journal import is_state_key
+from darner.layout import is_state_key
 from darner.queue import Queue
 
 DEAD = b"dead"
@@ -500,7 +500,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         names = BOTH if both and name in BOTH else (name,)
         try:
-            upload = queue.upload(sum(sizes), lambda: [self._target(name) for name in names])
+            upload = begin_upload(queue, sum(sizes), lambda: [self._target(name) for name in names])
         except JournalError:
             assert self._is_troubled
             return

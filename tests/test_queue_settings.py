@@ -2,7 +2,7 @@
 
 import pytest
 from benches import Bench
-from doubles import reserve
+from doubles import begin_upload, reserve
 
 from darner import journal, queue
 from darner._proto import CHUNK_BYTES, ITEM_BYTES
@@ -105,7 +105,7 @@ class TestLimit:
         with pytest.raises(ItemTooLargeError):
             it.push(b"abcd")
         with pytest.raises(ItemTooLargeError):
-            it.queue.upload(CHUNK_BYTES + 1)
+            begin_upload(it.queue, CHUNK_BYTES + 1)
 
     def test_set_later_holds_from_then_on(self, it):
         it.push(b"a", b"b", b"c")
@@ -118,11 +118,11 @@ class TestLimit:
     @pytest.mark.parametrize("discards", [False, True])
     def test_is_asked_when_a_large_item_is_begun_and_when_it_is_whole(self, it, discards):
         it.set(max_items=1, discard_old_when_full=discards)
-        upload = it.queue.upload(3)
+        upload = begin_upload(it.queue, 3)
         it.push(b"a")
         if not discards:
             with pytest.raises(QueueFullError):
-                it.queue.upload(3)
+                begin_upload(it.queue, 3)
         assert it.queue.items == 1
         told = []
         upload.write(b"xyz")
@@ -281,7 +281,7 @@ class TestSweep:
 
     def test_drops_large_items_with_their_files(self, it):
         it.push(b"head")
-        upload = it.queue.upload(3)
+        upload = begin_upload(it.queue, 3)
         upload.write(b"xyz")
         upload.finish(0, 5, lambda _: None, sync=False)
         it.commit()

@@ -15,7 +15,7 @@ from darner import _proto, broker, leveldb
 from darner.broker import directory_of
 from darner.cli import main
 from darner.errors import JournalError, MendingError, RepairError
-from darner.journal import KEPT_KEY, stored_state
+from darner.layout import KEPT_KEY, stored_state
 from darner.repair import check, repair
 
 ITEMS = 40

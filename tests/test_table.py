@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from darner import _proto, leveldb, table
-from darner.journal import _is_sound
+from darner.quarantine import is_sound
 
 COUNT = 600
 
@@ -73,7 +73,7 @@ def test_lists_where_the_first_record_from_a_key_on_may_be(path):
 
 def test_a_sound_one_is_left_as_it_is(path):
     tables, _ = listed(path)
-    assert all(table.mend(file.read_bytes(), size, _is_sound) is None for file, size in tables.items())
+    assert all(table.mend(file.read_bytes(), size, is_sound) is None for file, size in tables.items())
     assert ids(path) == LIVE
 
 
@@ -114,10 +114,10 @@ def test_a_damaged_one_keeps_what_is_sound_and_its_size(path, damage):
         whole = file.read_bytes()
         content = bytearray(whole)
         damage(content, chance)
-        mended = table.mend(bytes(content), tables[file], _is_sound)
+        mended = table.mend(bytes(content), tables[file], is_sound)
         assert mended is not None
         assert len(mended) == tables[file]
-        assert table.mend(mended, tables[file], _is_sound) is None
+        assert table.mend(mended, tables[file], is_sound) is None
         file.write_bytes(mended)
         found = ids(copy)
         # a deleted one may be there again, if what said so is lost
@@ -136,7 +136,7 @@ def test_a_damaged_one_keeps_what_is_sound_and_its_size(path, damage):
 def test_one_of_which_nothing_is_left_is_one_without_records(path):
     tables, _ = listed(path)
     for file, size in tables.items():
-        file.write_bytes(table.mend(b"", size, _is_sound))
+        file.write_bytes(table.mend(b"", size, is_sound))
     assert ids(path) == []
 
 
@@ -147,7 +147,7 @@ def test_a_key_that_its_checksum_does_not_take_in_is_found_by_the_order(path):
     content = bytearray(file.read_bytes())
     key = content.index(b"i" + bytes(7))  # the first of a block has its whole key
     content[key + 2] ^= 0x40
-    mended = table.mend(bytes(content), size, _is_sound)
+    mended = table.mend(bytes(content), size, is_sound)
     assert mended is not None
     file.write_bytes(mended)
     found = ids(path)
