@@ -29,6 +29,7 @@ from system import Killed, System
 
 from darner import _proto, journal, queue, wal
 from darner import broker as broker_module
+from darner import upload as upload_module
 from darner.blob import BlobReader, BlobWriter
 from darner.broker import Broker
 from darner.config import QueueSettings
@@ -150,6 +151,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(queue, "WINDOW_BYTES", 3 * _proto.ITEM_BYTES)
         patch.setattr(queue, "READ_ITEMS", 2)
         patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(journal, "STAGED_BYTES", 8 * _proto.ITEM_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)
         patch.setattr(journal, "DEAD_RECORDS", 4)
@@ -157,7 +159,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "COMPACT_RECORDS", 40)
         self.blobs = []  # those that are read and written
         patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
-        patch.setattr(queue, "BlobWriter", lambda *args: self._note_blob(BlobWriter(*args)))
+        patch.setattr(upload_module, "BlobWriter", lambda *args: self._note_blob(BlobWriter(*args)))
         self.log = Silence()
         patch.setattr(broker_module, "log", self.log)
         self.disk = Disk(patch)

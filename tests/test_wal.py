@@ -949,6 +949,18 @@ class TestMemory:
         log.tick()
         assert log.segment.refusal is None
 
+    def test_that_is_given_up_before_anything_is_in_it_breaks_nothing_off(self, directory):
+        log = Process(directory).log
+        writer = Writer(log).write(b"a")
+        log.roll()
+        head = (directory / "2").read_bytes()
+        self.cut_short(log)
+        writer.write(b"b")
+        assert log.segment.number == 3
+        (directory / "2").write_bytes(head)  # as if it was not deleted before a power cut
+        process = Process(directory)
+        assert (process.found(), process.damage) == ([b"a", b"b"], [])
+
     def test_of_which_the_head_cannot_be_written_is_not_begun(self, directory, monkeypatch):
         log = Process(directory).log
         writer = Writer(log).write(b"a")
