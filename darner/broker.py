@@ -905,7 +905,7 @@ class Broker:
                 log.error(
                     "cannot delete the files of a deleted queue; tried again at the next start",
                     directory=str(self._path_of(name)),
-                    reason=str(error),
+                    reason=reason(error),
                 )
 
         self._defer(work, done)

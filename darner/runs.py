@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from darner import leveldb
 from darner._proto import decode_ids, encode_ids
 from darner.blob import Offload, at_once, replace_file
 from darner.errors import StartError
@@ -84,7 +85,7 @@ class Runs:
             log.error(
                 "cannot read by how much the clock was set: what is stored may be early or late by as much",
                 file=str(self._path),
-                reason=str(error),
+                reason=leveldb.reason(error),
             )
             return 0
         if version != VERSION:
@@ -124,7 +125,7 @@ class Runs:
                 log.error(
                     "cannot keep how the clock stands; tried again by itself",
                     file=str(self._path),
-                    reason=str(error),
+                    reason=leveldb.reason(error),
                     action="make room or repair the disk",
                 )
             self._failed = error is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from darner import leveldb
 from darner.blob import replace_file
 from darner.errors import JournalError, StatusError
 
@@ -42,7 +43,7 @@ class Status:
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:
-            name = str(error)
+            name = leveldb.reason(error)
         if name not in STATUSES:
             log.error("cannot read the status, so it is up", file=str(self._path), found=name)
             return

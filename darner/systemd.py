@@ -84,4 +84,4 @@ def notify(state: str) -> None:
             sock.connect(address)
             sock.sendall(state.encode())
     except OSError as error:
-        log.warning("cannot notify systemd", state=state, error=str(error))
+        log.warning("cannot notify systemd", state=state, reason=error.strerror or str(error))

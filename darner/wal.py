@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from darner import leveldb
 from darner._proto import (
     Change,
     Scanned,
@@ -745,7 +746,7 @@ class Log:
         self._offload(work, done)
 
     def _roomless(self, error: Exception) -> JournalError:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = leveldb.reason(error)
         return JournalError(f"cannot begin a segment of the log in {self._directory}: {reason}")
 
     def tick(self) -> None:
@@ -820,7 +821,7 @@ class Log:
 
         def done(error: Exception | None) -> None:
             self._syncing = False
-            failure = None if error is None else JournalError(f"cannot sync the log: {error}")
+            failure = None if error is None else JournalError(f"cannot sync the log: {leveldb.reason(error)}")
             if failure is None:
                 self._placed = number
                 self.synced = (number, position)
