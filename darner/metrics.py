@@ -28,6 +28,7 @@ log = structlog.get_logger()
 QUEUES_PER_TURN = 50
 SAMPLES_PER_PAUSE = 100
 # Long enough for the loop to wake up and take the interpreter's lock.
+from darner.printable import shown
 PAUSE_S = 0.0005
 
 SERVER_METRICS = tuple(figure for figure in SERVER_FIGURES if figure.metric)
@@ -83,7 +84,7 @@ class _Figures:
             if number % QUEUES_PER_TURN == 0:
                 await asyncio.sleep(0)
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
-            queues.append((name.decode(errors="backslashreplace"), values))
+            queues.append((shown(name), values))
         return server, queues
 
 

@@ -26,6 +26,7 @@ from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.printable import shown
 from darner.reserve import size_for
 from darner.signals import Watch
 from darner.threads import Threads
@@ -247,7 +248,7 @@ class Server:
             self._listeners.change_tls(context)
         changed = self._broker.reconfigure(settings.queue, settings.aliases)
         lists = {
-            "changed": " ".join(sorted(name.decode(errors="replace") for name in changed)),
+            "changed": " ".join(sorted(map(shown, changed))),
             "needs_restart": " ".join(needs_restart(self._settings, settings)),
         }
         log.info("configuration reloaded", **{key: text for key, text in lists.items() if text})

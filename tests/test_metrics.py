@@ -130,7 +130,18 @@ class TestFigures:
             for name in (b'"quoted"', b"back\\slash", "ä".encode(), b"\xfe", b"\xff"):
                 assert wire.set(name, b"x") == b"STORED\r\n"
         queues = {queue for _, queue in samples(server)}
-        assert queues >= {'"quoted"', "back\\slash", "ä", "\\xfe", "\\xff"}
+        assert queues >= {'"quoted"', "back\\slash", "%C3%A4", "%FE", "%FF"}
+
+    def test_no_two_names_have_one_label(self, server):
+        alike = (b"n\xff", b"n\\xff", b"n%FF", b"n%ff", b"n%25FF", b"n\xc2\x9b", b"n\x9b", "n\ufffd".encode())
+        with contextlib.closing(server.connect()) as wire:
+            for size, name in enumerate(alike, 1):
+                assert wire.set(name, b"x" * size) == b"STORED\r\n"
+        text = fetch(metrics_port(server))
+        series = re.findall(r'^darner_queue_item_bytes\{queue="(n.+)"\} (\S+)$', text, re.MULTILINE)
+        assert sorted(float(size) for _, size in series) == list(range(1, len(alike) + 1))
+        assert len({label for label, _ in series}) == len(alike)
+        assert text.isascii()
 
     def test_of_a_queue_that_is_gone_are_gone(self, server):
         with contextlib.closing(server.connect()) as wire:
