@@ -19,7 +19,7 @@ import uvloop
 from darner import auth, broker, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
-from darner.admission import Admission
+from darner.admission import METRICS_CONNECTIONS, Admission
 from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
@@ -183,6 +183,8 @@ class Server:
             self._broker.close()
             raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
         # no client has been served before that
+            denied=auth.denied_verbs(settings.deny),
+            other_connections=0 if settings.metrics_port is None else METRICS_CONNECTIONS,
         self._watch.hand_over(
             lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
             lambda: self._loop.call_soon_threadsafe(self._hung_up),
