@@ -9,7 +9,7 @@ import os
 import resource
 import shutil
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,7 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     yield from _check_addresses(settings, is_served=broker.is_served(data))
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
+    say_open([settings.host], settings)
         if free_bytes < settings.min_free_space:
             broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
         for directory in broker.queue_directories(data):
@@ -110,6 +111,24 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
     hosts = [(settings.host, settings.port, "--host", "--port")]
+def say_open(hosts: Sequence[str], settings: Settings) -> None:
+    """Log if other machines can reach one of these addresses, and nothing keeps strangers from reading along
+    or from doing as they like."""
+    found = [host for host in hosts if not listeners.is_loopback(host)]
+    what = {
+        "TLS (tls_cert, tls_key)": settings.tls_cert is None,
+        "users (auth_file)": settings.auth_file is None and settings.tls_ca is None,
+    }
+    missing = [name for name, is_missing in what.items() if is_missing]
+    if found and missing:
+        log.warning(
+            "listening beyond loopback",
+            host=" ".join(found),
+            without=" and ".join(missing),
+            action="set them, or let host be 127.0.0.1",
+        )
+
+
     if settings.metrics_port is not None:
         hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
     for host, port, host_key, port_key in hosts:
@@ -195,6 +214,7 @@ class Server:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
+        say_open([host for host, _ in self._listeners.addresses], settings)
         chores = (self._upkeep, self._sweep, self._listeners.keep)
         upkeep = [asyncio.create_task(_go_on(chore)) for chore in chores]
         await self._stop.wait()
