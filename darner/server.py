@@ -52,19 +52,21 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 THREADS = 4
 
 
-def read_access(
-    settings: Settings, failed: Callable[[str], None] = lambda _: None
-) -> tuple[ssl.SSLContext | None, auth.Users | None]:
-    """The certificates and the users that the settings name, as they are now. `failed` will be told why a TLS
-    handshake failed. Raises ConfigError."""
-    return _read_tls(settings, failed), _read_users(settings)
+def read_access(settings: Settings, admission: Admission) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+    """The certificates and the users that the settings name, as they are now. `admission` is asked for room
+    before each TLS handshake, and told of those that fail. Raises ConfigError."""
+    return _read_tls(settings, admission.note_handshake, admission.may_shake_hands), _read_users(settings)
 
 
-def _read_tls(settings: Settings, failed: Callable[[str], None] = lambda _: None) -> ssl.SSLContext | None:
+def _read_tls(
+    settings: Settings,
+    failed: Callable[[str], None] = lambda _: None,
+    may_begin: Callable[[], bool] = lambda: True,
+) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     ca = None if settings.tls_ca is None else Path(settings.tls_ca)
-    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
+    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed, may_begin)
 
 
 def _read_users(settings: Settings) -> auth.Users | None:
@@ -98,9 +100,9 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
         except DarnerError as error:
             yield error
     yield from _check_addresses(settings, is_served=broker.is_served(data))
+    say_open([settings.host], settings)
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
-    say_open([settings.host], settings)
         if free_bytes < settings.min_free_space:
             broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
         for directory in broker.queue_directories(data):
@@ -109,8 +111,6 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
                 broker.say_in_memory(name)
 
 
-def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
-    hosts = [(settings.host, settings.port, "--host", "--port")]
 def say_open(hosts: Sequence[str], settings: Settings) -> None:
     """Log if other machines can reach one of these addresses, and nothing keeps strangers from reading along
     or from doing as they like."""
@@ -129,6 +129,8 @@ def say_open(hosts: Sequence[str], settings: Settings) -> None:
         )
 
 
+def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
+    hosts = [(settings.host, settings.port, "--host", "--port")]
     if settings.metrics_port is not None:
         hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
     for host, port, host_key, port_key in hosts:
@@ -181,6 +183,8 @@ class Server:
             self._threads.offload,
             max_connections=settings.max_connections,
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
+            denied=auth.denied_verbs(settings.deny),
+            other_connections=0 if settings.metrics_port is None else METRICS_CONNECTIONS,
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
@@ -193,7 +197,7 @@ class Server:
         settings = self._settings
         given = systemd.sockets()
         metrics = self._serve_metrics()
-        context, self._admission.users = read_access(self._settings, self._admission.note_handshake)
+        context, self._admission.users = read_access(self._settings, self._admission)
         self._broker.open()
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
@@ -202,8 +206,6 @@ class Server:
             self._broker.close()
             raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
         # no client has been served before that
-            denied=auth.denied_verbs(settings.deny),
-            other_connections=0 if settings.metrics_port is None else METRICS_CONNECTIONS,
         self._watch.hand_over(
             lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
             lambda: self._loop.call_soon_threadsafe(self._hung_up),
@@ -212,9 +214,9 @@ class Server:
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
+        say_open([host for host, _ in self._listeners.addresses], settings)
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
-        say_open([host for host, _ in self._listeners.addresses], settings)
         chores = (self._upkeep, self._sweep, self._listeners.keep)
         upkeep = [asyncio.create_task(_go_on(chore)) for chore in chores]
         await self._stop.wait()
@@ -261,7 +263,7 @@ class Server:
         something of it is wrong; then nothing has changed."""
         try:
             settings = self._reread()
-            context, users = read_access(self._settings, self._admission.note_handshake)
+            context, users = read_access(self._settings, self._admission)
         except ConfigError as error:
             log.error("nothing reloaded, everything stays as it was", reason=str(error))
             raise
