@@ -143,8 +143,8 @@ class Admission:
         return False
 
     def may_shake_hands(self) -> bool:
-        """Whether a TLS handshake may begin, of a connection that counts as arriving. Before its end nobody can
-        be told that there is no room: there is some for those who will be."""
+        """Whether a TLS handshake may begin, of a connection that counts as arriving. Before its end nobody
+        can be told that there is no room: there is some for those who will be."""
         there = len(self.clients.connections) + len(self.arriving) + len(self.lingering)
         if there <= self.room + self.linger_room:
             return True
