@@ -9,7 +9,6 @@ is kept here, and a listener that is to change, or that does not do its work, is
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import ssl
@@ -72,17 +71,6 @@ def _resolving() -> Iterator[None]:
         yield
     except UnicodeError as error:  # a part of the name is empty, or too long
         raise socket.gaierror(socket.EAI_NONAME, "it is no name of a host") from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a host, a name or an address, or to a Unix socket, a path."""
-    if "/" in host or not host:
-        return True
-    with contextlib.suppress(OSError), _resolving():
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        addresses = {ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found}
-        return all((getattr(each, "ipv4_mapped", None) or each).is_loopback for each in addresses)
-    return True  # nobody can: what is wrong with it is said elsewhere
 
 
 class Listeners:

@@ -9,14 +9,14 @@ import os
 import resource
 import shutil
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from darner import auth, broker, listeners, systemd, tls
+from darner import auth, broker, exposure, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS, Admission
@@ -99,8 +99,10 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
             look()
         except DarnerError as error:
             yield error
-    yield from _check_addresses(settings, is_served=broker.is_served(data))
-    say_open([settings.host], settings)
+    unusable = list(_check_addresses(settings, is_served=broker.is_served(data)))
+    yield from unusable
+    if not unusable:
+        exposure.say_open([settings.host], settings)
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
         if free_bytes < settings.min_free_space:
@@ -109,24 +111,6 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
             name = broker.name_of(directory)
             if not settings.queue(name).durable:
                 broker.say_in_memory(name)
-
-
-def say_open(hosts: Sequence[str], settings: Settings) -> None:
-    """Log if other machines can reach one of these addresses, and nothing keeps strangers from reading along
-    or from doing as they like."""
-    found = [host for host in hosts if not listeners.is_loopback(host)]
-    what = {
-        "TLS (tls_cert, tls_key)": settings.tls_cert is None,
-        "users (auth_file)": settings.auth_file is None and settings.tls_ca is None,
-    }
-    missing = [name for name, is_missing in what.items() if is_missing]
-    if found and missing:
-        log.warning(
-            "listening beyond loopback",
-            host=" ".join(found),
-            without=" and ".join(missing),
-            action="set them, or let host be 127.0.0.1",
-        )
 
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
@@ -214,7 +198,7 @@ class Server:
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
-        say_open([host for host, _ in self._listeners.addresses], settings)
+        exposure.say_open([host for host, _ in self._listeners.addresses], settings)
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
         chores = (self._upkeep, self._sweep, self._listeners.keep)
