@@ -3,14 +3,16 @@ those who ask for nothing.
 
 A connection begins as an `Arrival`. Once it may come in, a `Connection` takes over its transport and
 knows nothing of all this but its user's permissions. What is rationed here, so that strangers cannot
-take it from clients: descriptors, memory and the log before a login, and the processors' time for hashes.
+take it from clients: descriptors, memory and the log before a login. The processors' time for hashes is
+rationed in logins.py.
 """
 
 import asyncio
+import ipaddress
 import resource
 import time
 import weakref
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
@@ -20,6 +22,7 @@ from darner import auth
 from darner._proto import Parser, Verb
 from darner.blob import Offload
 from darner.connection import LINGER_S, Clients, Connection
+from darner.logins import Logins
 
 log = structlog.get_logger()
 
@@ -27,17 +30,22 @@ log = structlog.get_logger()
 LOGIN_S = 10.0
 # What it may send for that, and in the same breath behind it.
 LOGIN_BYTES = 8 << 10
-# How many passwords are checked at once: each takes a thread, 16 MiB and some 30 ms of a processor.
-CHECKS = 2
+# After so many logins of one address that failed within a second, it has to wait for the answers: else those
+# who ask again at once would have the event loop do nothing else.
+QUICK_FAILURES = 10
+FAILURE_S = 1.0
 # The parts of the descriptors that connections may take, and those that are turned away and linger to read
 # why (more are closed at once). The rest is for the queues' files.
 CONNECTIONS_SHARE = 3 / 4
 LINGERING_SHARE = 1 / 16
+# How many the port for metrics has at once, if there is one: they are none of the clients'.
+METRICS_CONNECTIONS = 8
 # How often, in seconds, the log may repeat itself about strangers.
 REPEAT_S = 60.0
 
 TOO_MANY = b"SERVER_ERROR too many connections\r\n"
 FAILED = b"CLIENT_ERROR authentication failure\r\n"
+BUSY = b"SERVER_ERROR too many logins at once: the password was not checked, try again\r\n"
 STORED = b"STORED\r\n"
 
 
@@ -59,6 +67,19 @@ class Complaint:
             self._next = now + REPEAT_S
 
 
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """Where a connection comes from. Who has one IPv6 address has 2^64 of them, which count as one; all on a
+    Unix socket come from the same."""
+    peer = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        return ""
+    host = str(peer[0])
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address) >> 64 << 64))
+
+
 class Admission:
     """What all connections have to pass."""
 
@@ -70,12 +91,16 @@ class Admission:
         users: auth.Users | None = None,
         max_connections: int | None = None,
         idle_timeout_s: int | None = None,
+        denied: frozenset[Verb] = frozenset(),
+        other_connections: int = 0,
     ) -> None:
+        """`denied` are the verbs that are refused to whoever is no admin. `other_connections` take
+        descriptors, too, and are admitted elsewhere."""
         self.clients = clients
         self.users = users
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # how many may be in at a time
-        self.room = int(descriptors * CONNECTIONS_SHARE)
+        self.room = max(1, int(descriptors * CONNECTIONS_SHARE) - other_connections)
         if max_connections is not None:
             self.room = min(self.room, max_connections)
         self.linger_room = int(descriptors * LINGERING_SHARE)
@@ -91,10 +116,13 @@ class Admission:
         self.lingering: set[Arrival] = set()
         # whether nobody gets in any more
         self.closed = False
-        self._offload = offload
-        # passwords to be checked when there is a thread for it
-        self._checks: deque[tuple[Arrival, auth.User | None, bytes, Callable[[bool], None]]] = deque()
-        self._checking = 0
+        self.logins = Logins(offload)
+        self.overloads = Complaint("logins that were not checked, for there were too many")
+        # how many logins of an address have failed since the last sweep
+        self._failed: Counter[str] = Counter()
+        self.denied = denied
+        # what those may do who need not log in
+        self.guard_of_all = auth.Guard("", None, denied) if denied else None
 
     def __call__(self) -> "Arrival":
         """Return the protocol for a connection just accepted."""
@@ -111,48 +139,35 @@ class Admission:
         """Whether there is room for the connections there are, those that are arriving included."""
         if len(self.clients.connections) + len(self.arriving) <= self.room:
             return True
+        self._note_refusal()
+        return False
+
+    def may_shake_hands(self) -> bool:
+        """Whether a TLS handshake may begin, of a connection that counts as arriving. Before its end nobody
+        can be told that there is no room: there is some for those who will be."""
+        there = len(self.clients.connections) + len(self.arriving) + len(self.lingering)
+        if there <= self.room + self.linger_room:
+            return True
+        self._note_refusal()
+        return False
+
+    def _note_refusal(self) -> None:
         self._refusals.log(
             connections=len(self.clients.connections),
             arriving=len(self.arriving),
             action="raise max_connections, or the limit of open files (ulimit -n, LimitNOFILE)",
         )
-        return False
 
-    def check(
-        self, arrival: "Arrival", user: auth.User | None, password: bytes, done: Callable[[bool], None]
-    ) -> None:
-        """Check a password in a thread, in its turn, and call `done` with what came of it; not if `arrival`
-        has gone by then."""
-        self._checks.append((arrival, user, password, done))
-        self._check_next()
-
-    def _check_next(self) -> None:
-        while self._checks and self._checking < CHECKS:
-            arrival, user, password, done = self._checks.popleft()
-            if arrival in self.arriving:
-                self._checking += 1
-                self._check(arrival, user, password, done)
-
-    def _check(
-        self, arrival: "Arrival", user: auth.User | None, password: bytes, done: Callable[[bool], None]
-    ) -> None:
-        is_right = [False]
-
-        def work() -> None:
-            is_right[0] = auth.check(user, password)
-
-        def finished(_: Exception | None) -> None:
-            self._checking -= 1
-            self._check_next()
-            if arrival in self.arriving:
-                done(is_right[0])
-
-        self._offload(work, finished)
+    def failure_s(self, address: str) -> float:
+        """A login of this address has failed: returns for how many seconds it is not to be told."""
+        self._failed[address] += 1
+        return FAILURE_S if self._failed[address] > QUICK_FAILURES else 0
 
     def change_users(self, users: auth.Users | None) -> None:
         """Go by these users from now on, None letting everybody in. Closes the connections of those that
         are gone or not what they were, so that nothing that was taken from them goes on."""
         self.users = users
+        self.logins.forget()
         if users is None:
             return
         for connection in list(self.clients.connections):
@@ -162,6 +177,7 @@ class Admission:
 
     def sweep(self) -> None:
         """Close who has gone unnoticed, or has asked for nothing for too long; to be called once a second."""
+        self._failed.clear()
         timeout_s = self.idle_timeout_s
         closed = 0
         for connection in list(self.clients.connections):
@@ -186,7 +202,7 @@ class Admission:
     def close(self) -> None:
         """Close all that are not in, and those that come yet: their TLS handshakes may be under way."""
         self.closed = True
-        self._checks.clear()
+        self.logins.close()
         for arrival in [*self.arriving, *self.lingering]:
             arrival.abort()
 
@@ -196,7 +212,7 @@ class Arrival(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__", "_admission", "_ended", "_is_connected", "_parser", "_received", "_timer",
-        "_transport",
+        "_transport", "_withdraw",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -210,6 +226,8 @@ class Arrival(asyncio.Protocol):
         # whether there is a transport: not before the end of the TLS handshake
         self._is_connected = False
         self._timer: asyncio.TimerHandle | None = None
+        # takes back the check of its password
+        self._withdraw: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, have it log in, or turn it away."""
@@ -221,7 +239,7 @@ class Arrival(asyncio.Protocol):
         elif not admission.has_room():
             self._turn_away(TOO_MANY)
         elif admission.users is None:
-            self._let_in(None)
+            self._let_in(admission.guard_of_all)
         else:
             self._parser = Parser()
             self._timer = admission.clients.loop.call_later(LOGIN_S, self._fail, "took too long")
@@ -255,36 +273,61 @@ class Arrival(asyncio.Protocol):
         self._check(user.decode(errors="replace"), password, noreply=request.noreply)
 
     def _check(self, name: str, password: bytes, *, noreply: bool) -> None:
-        users = self._admission.users or {}
-        user = users.get(name)
+        admission = self._admission
+        user = (admission.users or {}).get(name)
 
-        def done(is_right: bool) -> None:
-            if user is None or not is_right:
-                self._fail("wrong user or password", reply=b"" if noreply else FAILED, user=name[:64])
-            elif self._admission.users is None or self._admission.users.get(name) == user:
-                self._transport.resume_reading()
-                self._let_in(auth.Guard(name, user), reply=b"" if noreply else STORED)
+        def refuse(complaint: Complaint, reply: bytes, reason: str) -> None:
+            self._stop_waiting()
+
+            def fail() -> None:
+                self._fail(reason, reply=b"" if noreply else reply, complaint=complaint, user=name[:64])
+
+            wait_s = admission.failure_s(address_of(self._transport))
+            if wait_s:
+                self._timer = admission.clients.loop.call_later(wait_s, fail)
             else:
-                self._fail("user changed meanwhile")
+                fail()
 
-        self._admission.check(self, user, password, done)
+        def done(is_right: bool | None) -> None:
+            if is_right is None:
+                refuse(admission.overloads, BUSY, "too many wait")
+            elif user is None or not is_right:
+                refuse(admission.failures, FAILED, "wrong user or password")
+            elif admission.users is None or admission.users.get(name) == user:
+                self._transport.resume_reading()
+                reply = b"" if noreply else STORED
+                self._let_in(auth.Guard(name, user, admission.denied), reply=reply)
+            else:  # changed meanwhile
+                self._check(name, password, noreply=noreply)
 
-    def _let_in(self, guard: auth.Guard | None, *, reply: bytes = b"") -> None:
+        # what is late now is the server
+        self._stop_waiting()
+        self._timer = admission.clients.loop.call_later(
+            LOGIN_S, refuse, admission.overloads, BUSY, "took too long"
+        )
+        withdraw = admission.logins.check(address_of(self._transport), user, password, done)
+        if self in admission.arriving:
+            self._withdraw = withdraw
+
+    def _let_in(self, guard: auth.Guard | None, *, reply: bytes | None = None) -> None:
         self._leave()
         connection = Connection(self._admission.clients)
         connection.guard = guard
         self._transport.set_protocol(cast("asyncio.Protocol", connection))
         connection.connection_made(self._transport)
-        if guard is not None:
+        if reply is not None:
             # it may write past the transport, and so sends this too
             connection.out.append(reply)
             connection.data_received(self._received)
         if self._ended:
             connection.eof_received()
 
-    def _fail(self, reason: str, *, reply: bytes = FAILED, **what: object) -> None:
+    def _fail(
+        self, reason: str, *, reply: bytes = FAILED, complaint: Complaint | None = None, **what: object
+    ) -> None:
         address = self._transport.get_extra_info("peername")
-        self._admission.failures.log(reason=reason, peer=address[0] if address else "gone", **what)
+        complaint = complaint or self._admission.failures
+        complaint.log(reason=reason, peer=address[0] if address else "gone", **what)
         self._turn_away(reply)
 
     def _turn_away(self, reply: bytes) -> None:
@@ -304,8 +347,15 @@ class Arrival(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._admission.arriving.discard(self)
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        """Neither for the client nor for what comes of its password."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._withdraw is not None:
+            self._withdraw()
+            self._withdraw = None
 
     def eof_received(self) -> bool:
         """The client sends no more: what it has asked for it may still be told."""

@@ -4,7 +4,8 @@ It is TOML, a table a user:
 
     [alice]
     password = "$scrypt$ln=14,r=8,p=1$…"    # written by `darner passwd`
-    read = ["work", "mail.*"]               # the queues she may get from; each * is any run of bytes
+    read = ["work", "mail.*"]               # the queues she may get from; each * is any run of bytes. Of a
+                                            # child, such as "work+audit", the parent must be allowed, too
     write = ["*"]                           # may set to
     manage = []                             # may delete and flush
     admin = false                           # everything: all queues, and what concerns the whole server
@@ -20,6 +21,7 @@ import re
 import stat
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -28,8 +30,8 @@ import tomlkit
 
 from darner._proto import Request, Verb
 from darner.errors import ConfigError
+from darner.kinds import COMMANDS, NAME_RULE
 from darner.kinds import NAME as _GLOB
-from darner.kinds import NAME_RULE
 
 log = structlog.get_logger()
 
@@ -87,6 +89,19 @@ def load(path: Path) -> Users:
             "the auth_file has no users: nobody can log in", file=str(path), action="darner passwd adds one"
         )
     for name, user in users.items():
+        reads = _pattern(user.read)
+        if useless := [
+            glob
+            for glob in user.read
+            if "*" not in (parent := _parent_of(glob.encode()).decode())
+            and parent
+            and not _allows(reads, parent.encode())
+        ]:
+            log.warning(
+                "a child in the auth_file cannot be read, for its parent cannot",
+                file=str(path), user=name, queue=" ".join(useless),
+                action="let the user read the parent, too, or take the child out",
+            )  # fmt: skip
         for key in ("read", "write", "manage"):
             if idle := [glob for glob in getattr(user, key) if not _GLOB.fullmatch(glob.encode())]:
                 log.warning(
@@ -228,38 +243,59 @@ READ = _refusal("read this queue")
 WRITE = _refusal("write to this queue")
 MANAGE = _refusal("manage this queue")
 ADMIN = _refusal("do that: it takes an admin")
+DENIED = _refusal("do that: the server denies it (deny)")
 
 # What anyone may ask who has logged in, and what only says what the parser made of the bytes. A verb
 # that is neither here nor in `Guard.refusal` takes an admin.
 OPEN_TO_ALL = frozenset((Verb.VERSION, Verb.QUIT, Verb.REFUSED, Verb.FATAL, Verb.BINARY))
 
 
+# The verbs of each command that `deny` may name.
+VERBS = {word: frozenset((Verb[word.upper()],)) for word in COMMANDS}
+VERBS["set"] |= {Verb.SET_BEGIN, Verb.SET_CHUNK, Verb.SET_END}
+
+
+def denied_verbs(words: Iterable[str]) -> frozenset[Verb]:
+    """Return what the setting `deny` refuses by these words."""
+    return frozenset(verb for word in words for verb in VERBS[word])
+
+
 class Guard:
-    """What one connection may do: its user's permissions."""
+    """What one connection may do: its user's permissions, less what the server denies to all but admins."""
 
-    __slots__ = ("_manages", "_reads", "_refuses_item", "_writes", "name", "user")
+    __slots__ = ("_denied", "_manages", "_reads", "_refuses_item", "_writes", "name", "user")
 
-    def __init__(self, name: str, user: User) -> None:
+    def __init__(self, name: str, user: User | None, denied: frozenset[Verb] = frozenset()) -> None:
+        """Without a user everything is allowed that is not denied."""
         self.name = name
+        self._denied = denied
         self.user = user
-        self._reads = _pattern(user.read)
-        self._writes = _pattern(user.write)
-        self._manages = _pattern(user.manage)
+        self._reads = _pattern(user.read if user is not None else ())
+        self._writes = _pattern(user.write if user is not None else ())
+        self._manages = _pattern(user.manage if user is not None else ())
         # whether the chunks that come are of an item that is refused
         self._refuses_item = False
 
     def refusal(self, request: Request) -> bytes | None:
         """The error to answer this request with; None if it is allowed, empty if no answer is due yet."""
-        if self.user.admin:
+        user = self.user
+        if user is not None and user.admin:
             return None
         verb = request.verb
+        if verb in self._denied:
+            # of a large item, only its end is answered
+            return b"" if verb in (Verb.SET_BEGIN, Verb.SET_CHUNK) else DENIED
+        return None if user is None else self._not_permitted(request, user)
+
+    def _not_permitted(self, request: Request, user: User) -> bytes | None:
+        verb = request.verb
         if verb in (Verb.GET, Verb.GETS):
-            allowed = _allows_part(self._reads, request.queue) and (
-                request.rest is None or all(_allows_part(self._reads, key.queue) for key in request.rest)
+            allowed = self._may_read(request.queue) and (
+                request.rest is None or all(self._may_read(key.queue) for key in request.rest)
             )
             return None if allowed else READ
         if verb in (Verb.SET, Verb.SET_BEGIN):
-            if _allows(self._writes, request.queue):
+            if self._may_write(request.queue):
                 return None
             self._refuses_item = verb == Verb.SET_BEGIN
             return b"" if self._refuses_item else WRITE
@@ -269,12 +305,27 @@ class Guard:
             self._refuses_item = verb == Verb.SET_CHUNK
             return b"" if self._refuses_item else WRITE
         if verb in (Verb.MONITOR, Verb.CONFIRM):
-            return None if _allows_args(self._reads, request.args) else READ
+            # without a name, the command says what is missing
+            return None if not request.args or self._may_read(request.args[0]) else READ
         if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED):
-            return None if _allows_args(self._manages, request.args) else MANAGE
-        if verb in OPEN_TO_ALL or (verb == Verb.STATS and not request.args):
+            return None if not request.args or _allows_part(self._manages, request.args[0]) else MANAGE
+        if verb in OPEN_TO_ALL or (verb == Verb.STATS and request.args != [b"reset"]):
             return None
-        return ADMIN
+        return None if verb == Verb.STATUS and not request.args and user.read else ADMIN
+
+    def _may_read(self, name: bytes) -> bool:
+        """Whether a queue, a cursor or a child may be read. To name a child is to have what is set on its
+        parent, which therefore must be allowed, too."""
+        parent = _parent_of(name)
+        return _allows_part(self._reads, name) and (not parent or _allows(self._reads, parent))
+
+    def _may_write(self, queue: bytes) -> bool:
+        """Whether may be set to a queue or a child. To name a child is to have the parent's items stored once
+        more, and its sets refused when the child is full: that takes some right to the parent."""
+        parent = _parent_of(queue)
+        return _allows(self._writes, queue) and (
+            not parent or _allows(self._writes, parent) or _allows(self._reads, parent)
+        )
 
 
 def _pattern(globs: tuple[str, ...]) -> re.Pattern[bytes]:
@@ -292,6 +343,7 @@ def _allows_part(pattern: re.Pattern[bytes], name: bytes) -> bool:
     return _allows(pattern, name.partition(b"/")[0])
 
 
-def _allows_args(pattern: re.Pattern[bytes], args: list[bytes]) -> bool:
-    # without a name, the command says what is missing
-    return not args or _allows_part(pattern, args[0])
+def _parent_of(name: bytes) -> bytes:
+    """The queue whose child this is; b"" if it is no child."""
+    parent, plus, _ = name.partition(b"/")[0].partition(b"+")
+    return parent if plus else b""

@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 import re
-import string
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from darner.journal import Journal
 from darner.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.leveldb import failure, reason
 from darner.lock import LOCK_NAME, DirectoryLock
+from darner.printable import shown
 from darner.queue import DEFAULTS, Queue, Reader, Source, move
 from darner.reserve import FILE_NAME as RESERVE_NAME
 from darner.reserve import Reserve, is_full
@@ -69,11 +69,6 @@ REMEDIES = {
     errno.ENOSPC: "make room there, or give another with --data",
     errno.EDQUOT: "raise the quota, or give another with --data",
 }
-
-
-def shown(name: bytes) -> str:
-    """The name of a queue as operators see it: bytes outside printable ASCII are percent-encoded."""
-    return quote(name, safe=string.punctuation)
 
 
 def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
@@ -514,7 +509,7 @@ class Broker:
             self.log.keep_found(name)
             log.error(
                 "queue out of service",
-                queue=name.decode(errors="replace"),
+                queue=shown(name),
                 reason=why.reason,
                 action=why.action,
                 **_traceback(why),
@@ -559,7 +554,7 @@ class Broker:
         if journal.lost:
             log.error(
                 "large items lost with the machine: the log had them, but their bytes were not on the disk",
-                queue=journal.name.decode(errors="replace"),
+                queue=shown(journal.name),
                 items=journal.lost,
             )
 
@@ -612,7 +607,7 @@ class Broker:
         queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
         self.queue_creates += 1
-        log.debug("queue created", queue=name.decode(errors="replace"))
+        log.debug("queue created", queue=shown(name))
         return queue
 
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
@@ -668,7 +663,7 @@ class Broker:
     def _expire(self, queue: Queue) -> None:
         if self.delete(queue.name):
             self.queue_expires += 1
-            log.info("queue expired", queue=queue.name.decode(errors="replace"))
+            log.info("queue expired", queue=shown(queue.name))
 
     def _give_up(self, name: bytes) -> None:
         """Forget what the log has of a queue whose directory somebody has moved away."""
@@ -676,7 +671,7 @@ class Broker:
         self._lives.pop(name, None)
         self._unregister(name)
         self.log.unpin(name)
-        log.warning("queue without a directory deleted from the log", queue=name.decode(errors="replace"))
+        log.warning("queue without a directory deleted from the log", queue=shown(name))
 
     def _delete_aside(self, name: bytes) -> bool:
         """Drop a queue that was set aside, if it is in memory alone: of one on disk only the next start knows
@@ -1206,7 +1201,7 @@ class Broker:
         self.broken[name] = fault
         log.error(
             "queue out of service",
-            queue=name.decode(errors="replace"),
+            queue=shown(name),
             reason=fault.reason,
             action=fault.action,
             **_traceback(fault),
@@ -1229,8 +1224,8 @@ class Broker:
                 self._stuck.add(source.name)
                 log.error(
                     "items cannot be moved, they stay where they are",
-                    queue=source.name.decode(errors="replace"),
-                    to=name.decode(errors="replace"),
+                    queue=shown(source.name),
+                    to=shown(name),
                     reason=error.reason,
                     action=error.action,
                 )
@@ -1283,21 +1278,21 @@ class Broker:
         else:
             del self.broken[name]
             self.log.unpin(name)
-            log.warning("queue back in service", queue=name.decode(errors="replace"))
+            log.warning("queue back in service", queue=shown(name))
 
     @staticmethod
     def _say_failure(journal: Journal, error: JournalError) -> None:
         if journal.failing is None:
             log.error(
                 "upkeep failure, something of a queue stays as it was; it is tried again by itself",
-                queue=journal.name.decode(errors="replace"),
+                queue=shown(journal.name),
                 reason=error.reason,
                 action=error.action,
             )
             return
         log.error(
             "journal failure, nothing is taken in; what was is kept in the log",
-            queue=journal.name.decode(errors="replace"),
+            queue=shown(journal.name),
             reason=error.reason,
             action=error.action,
             **_traceback(error),
@@ -1307,7 +1302,7 @@ class Broker:
     def _say_damage(journal: Journal, error: JournalError) -> None:
         log.error(
             "damage in a queue, what is behind it is not served",
-            queue=journal.name.decode(errors="replace"),
+            queue=shown(journal.name),
             reason=error.reason,
             action=error.action,
         )
@@ -1316,7 +1311,7 @@ class Broker:
     def _say_quarantine(journal: Journal, ids: str, reason: str, where: Path | None) -> None:
         log.error(
             "damage put aside, what is behind it is served",
-            queue=journal.name.decode(errors="replace"),
+            queue=shown(journal.name),
             ids=ids,
             reason=reason,
             kept="nothing is left" if where is None else str(where),
@@ -1324,7 +1319,7 @@ class Broker:
 
     @staticmethod
     def _say_recovery(journal: Journal) -> None:
-        log.warning("queue back in service", queue=journal.name.decode(errors="replace"))
+        log.warning("queue back in service", queue=shown(journal.name))
 
     # Figures
 

@@ -13,8 +13,8 @@ import click
 import structlog
 
 from darner import __version__, auth, config, repair, signals, standard
-from darner.broker import shown
 from darner.errors import DarnerError, RepairError
+from darner.printable import printable, shown
 from darner.server import check_start, serve
 
 _STAMP = structlog.processors.TimeStamper(fmt="iso")
@@ -26,6 +26,18 @@ class _Logger(structlog.stdlib.BoundLogger):
 
     def exception(self, event: str | None = None, *args: object, **fields: object) -> object:
         return self.error(event, *args, exc_info=True, **fields)
+
+
+def _make_printable(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Let nothing into the log that a terminal, or who reads lines, obeys. A traceback keeps its lines."""
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = "\n".join(map(printable, str(value).split("\n")))
+        elif value is not None and not isinstance(value, bool | int | float):
+            event[key] = printable(str(value))
+    return event
 
 
 def set_up_log(*, debug: bool) -> None:
@@ -40,6 +52,7 @@ def set_up_log(*, debug: bool) -> None:
             structlog.stdlib.add_log_level,
             _STAMP,
             structlog.processors.format_exc_info,
+            _make_printable,
             _RENDER,
         ],
         wrapper_class=_Logger,
@@ -89,8 +102,7 @@ class _Errors(logging.Handler):
 
 
 def _say(text: str, *, err: bool = False) -> None:
-    # a path or a name need not be text
-    click.echo(text.encode(errors="backslashreplace").decode(), err=err)
+    click.echo(printable(text), err=err)
 
 
 @contextlib.contextmanager

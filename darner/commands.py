@@ -16,6 +16,7 @@ from darner.errors import ConfigError, JournalError, MendingError, StatusError, 
 from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
 from darner.items import get, set_, set_begin, set_chunk, set_end
 from darner.monitor import confirm, monitor
+from darner.printable import shown
 from darner.queue import Queue
 from darner.replies import BAD_FORMAT, BAD_NAME, BAD_STATUS, END, NO_SHUTDOWN, OK, server_error
 from darner.status import STATUSES
@@ -180,8 +181,8 @@ def stats(connection: "Connection", request: Request) -> None:
         lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
         connection.reply(request, b"".join(lines))
         for name, queue in sorted(connection.broker.queues.items()):
-            prefix = b"STAT queue_" + name + b"_"
-            lines = (prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
+            prefix = f"STAT queue_{shown(name)}_"
+            lines = (f"{prefix}{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
             connection.reply(request, b"".join(lines))
     connection.reply(request, END)
 
@@ -236,9 +237,9 @@ def _dump(
     lines: Iterable[tuple[str, object]],
     children: Sequence[bytes] = (),
 ) -> None:
-    reply = b"queue '%s' {\r\n" % name + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
+    reply = f"queue '{shown(name)}' {{\r\n".encode() + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
     if children:
-        reply += b"  children=%s\r\n" % b",".join(children)
+        reply += f"  children={','.join(map(shown, children))}\r\n".encode()
     connection.reply(request, reply + b"}\r\n")
 
 

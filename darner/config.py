@@ -22,6 +22,7 @@ from darner.kinds import (
     NAME_RULE,
     NAMES,
     Attempts,
+    Commands,
     Count,
     Dialect,
     Flag,
@@ -109,6 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     idle_timeout_ms: OptionalTimeMs = None
     # how many bytes of the disk sets leave free
     min_free_space: Size = 0
+    # the commands that are refused to whoever is no admin
+    deny: Commands = ()
     # whether clients may shut the server down
     allow_shutdown: Flag = False
     # how long after a change to a stricter status what it forbids is still served

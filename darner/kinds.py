@@ -23,6 +23,13 @@ SIZES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 TIMES_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 TIMES_S = {"s": 1, "m": 60, "h": 3600}
 
+# The words of all commands, as `_proto.Verb` has them.
+COMMANDS = (
+    "get", "gets", "set", "monitor", "confirm", "delete", "flush", "flush_all", "flush_expired",
+    "flush_all_expired", "stats", "dump_stats", "dump_config", "status", "reload", "shutdown", "verbosity",
+    "version", "quit",
+)  # fmt: skip
+
 
 class Kind(msgspec.Struct, frozen=True):
     """`allowed` says what may be written; `read` returns what it means, or raises ValueError."""
@@ -69,6 +76,15 @@ def _names(value: Any) -> tuple[bytes, ...]:
     if len(set(names)) < len(names):
         raise ValueError
     return names
+
+
+def _commands(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError
+    words = tuple(word.lower() for word in value)
+    if not set(words) <= set(COMMANDS) or len(set(words)) < len(words):
+        raise ValueError
+    return words
 
 
 def _word(*words: str) -> Kind:
@@ -129,6 +145,13 @@ Attempts = Annotated[int | None, _number("a whole number from 1 to 65535", 1, 65
 KeepaliveS = Annotated[
     int,
     _number('a time from 1 to 32767 seconds: a number of seconds, or such as "5m"', 1, 32767, TIMES_S),
+]
+Commands = Annotated[
+    tuple[str, ...],
+    Kind(
+        f'a list of different commands, such as ["flush_all", "delete"], of these: {" ".join(COMMANDS)}',
+        _commands,
+    ),
 ]
 Dialect = Annotated[Literal["memcached", "kestrel"], _word("memcached", "kestrel")]
 

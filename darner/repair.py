@@ -32,7 +32,6 @@ from darner.broker import (
     queue_directories,
     read_log,
     say_stray,
-    shown,
     unusable,
 )
 from darner.commit import Committer
@@ -67,6 +66,7 @@ from darner.layout import (
     stored_state,
 )
 from darner.lock import DirectoryLock
+from darner.printable import shown
 from darner.runs import Runs
 from darner.status import Status
 from darner.trash import TRASH_NAME

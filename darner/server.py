@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from darner import auth, broker, listeners, systemd, tls
+from darner import auth, broker, exposure, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
-from darner.admission import Admission
+from darner.admission import METRICS_CONNECTIONS, Admission
 from darner.broker import Broker
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import Listeners
+from darner.printable import shown
 from darner.reserve import size_for
 from darner.signals import Watch
 from darner.threads import Threads
@@ -51,19 +52,21 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 THREADS = 4
 
 
-def read_access(
-    settings: Settings, failed: Callable[[str], None] = lambda _: None
-) -> tuple[ssl.SSLContext | None, auth.Users | None]:
-    """The certificates and the users that the settings name, as they are now. `failed` will be told why a TLS
-    handshake failed. Raises ConfigError."""
-    return _read_tls(settings, failed), _read_users(settings)
+def read_access(settings: Settings, admission: Admission) -> tuple[ssl.SSLContext | None, auth.Users | None]:
+    """The certificates and the users that the settings name, as they are now. `admission` is asked for room
+    before each TLS handshake, and told of those that fail. Raises ConfigError."""
+    return _read_tls(settings, admission.note_handshake, admission.may_shake_hands), _read_users(settings)
 
 
-def _read_tls(settings: Settings, failed: Callable[[str], None] = lambda _: None) -> ssl.SSLContext | None:
+def _read_tls(
+    settings: Settings,
+    failed: Callable[[str], None] = lambda _: None,
+    may_begin: Callable[[], bool] = lambda: True,
+) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     ca = None if settings.tls_ca is None else Path(settings.tls_ca)
-    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed)
+    return tls.context(Path(settings.tls_cert), Path(settings.tls_key), ca, failed, may_begin)
 
 
 def _read_users(settings: Settings) -> auth.Users | None:
@@ -96,7 +99,10 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
             look()
         except DarnerError as error:
             yield error
-    yield from _check_addresses(settings, is_served=broker.is_served(data))
+    unusable = list(_check_addresses(settings, is_served=broker.is_served(data)))
+    yield from unusable
+    if not unusable:
+        exposure.say_open([settings.host], settings)
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
         if free_bytes < settings.min_free_space:
@@ -161,6 +167,8 @@ class Server:
             self._threads.offload,
             max_connections=settings.max_connections,
             idle_timeout_s=None if idle_ms is None else math.ceil(idle_ms / 1000),
+            denied=auth.denied_verbs(settings.deny),
+            other_connections=0 if settings.metrics_port is None else METRICS_CONNECTIONS,
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
@@ -173,7 +181,7 @@ class Server:
         settings = self._settings
         given = systemd.sockets()
         metrics = self._serve_metrics()
-        context, self._admission.users = read_access(self._settings, self._admission.note_handshake)
+        context, self._admission.users = read_access(self._settings, self._admission)
         self._broker.open()
         try:
             await self._listeners.open(context, given, settings.host, settings.port)
@@ -190,6 +198,7 @@ class Server:
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
+        exposure.say_open([host for host, _ in self._listeners.addresses], settings)
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
         chores = (self._upkeep, self._sweep, self._listeners.keep)
@@ -238,7 +247,7 @@ class Server:
         something of it is wrong; then nothing has changed."""
         try:
             settings = self._reread()
-            context, users = read_access(self._settings, self._admission.note_handshake)
+            context, users = read_access(self._settings, self._admission)
         except ConfigError as error:
             log.error("nothing reloaded, everything stays as it was", reason=str(error))
             raise
@@ -247,7 +256,7 @@ class Server:
             self._listeners.change_tls(context)
         changed = self._broker.reconfigure(settings.queue, settings.aliases)
         lists = {
-            "changed": " ".join(sorted(name.decode(errors="replace") for name in changed)),
+            "changed": " ".join(sorted(map(shown, changed))),
             "needs_restart": " ".join(needs_restart(self._settings, settings)),
         }
         log.info("configuration reloaded", **{key: text for key, text in lists.items() if text})

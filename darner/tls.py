@@ -23,29 +23,43 @@ _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18
 
 
 class _Context(ssl.SSLContext):
-    """Knows whom to tell why a handshake failed."""
+    """Knows whom to ask whether a handshake may begin, and to tell why one failed."""
 
     failed: Callable[[str], None]
+    may_begin: Callable[[], bool]
 
 
 class _Object(ssl.SSLObject):
-    """Tells why its handshake failed: the event loop drops it without a word."""
+    """Tells why its handshake failed: the event loop drops it without a word. And begins none that there is
+    no room for: a connection takes a descriptor before its handshake, too, when nothing else can close it."""
+
+    _has_begun = False
 
     def do_handshake(self) -> None:
+        context = cast("_Context", self.context)
+        if not self._has_begun:
+            self._has_begun = True
+            if not context.may_begin():
+                raise ssl.SSLError("no room for one more connection")
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            cast("_Context", self.context).failed(error.reason or str(error))
+            context.failed(error.reason or str(error))
             raise
 
 
 def context(
-    cert: Path, key: Path, ca: Path | None, failed: Callable[[str], None] = lambda _: None
+    cert: Path,
+    key: Path,
+    ca: Path | None,
+    failed: Callable[[str], None] = lambda _: None,
+    may_begin: Callable[[], bool] = lambda: True,
 ) -> ssl.SSLContext:
     """Return a context for a server that shows `cert` (with the chain behind it) and, with `ca`, takes
-    only clients that show one signed by it. TLS 1.2 and later. `failed` is told why a handshake failed.
+    only clients that show one signed by it. TLS 1.2 and later. `failed` is told why a handshake failed;
+    `may_begin` is asked before each whether there is room for it.
 
     Read anew with each call. Raises ConfigError, which says what is wrong with which file; that a certificate
     is out of date is logged, for some clients do not mind.
@@ -60,6 +74,7 @@ def context(
         raise ConfigError(f"cannot use tls_key {key}: it has a passphrase, and nobody to ask for it")
     made = _Context(ssl.PROTOCOL_TLS_SERVER)
     made.failed = failed
+    made.may_begin = may_begin
     made.sslobject_class = _Object
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

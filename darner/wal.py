@@ -39,6 +39,7 @@ from darner._proto import (
 )
 from darner.blob import Offload, link_or_copy, sync_directory
 from darner.errors import JournalError, StartError
+from darner.printable import shown
 
 # Large enough that a busy server begins a few a second, small enough for resident memory: two are mapped.
 SEGMENT_BYTES = 4 << 20
@@ -449,11 +450,7 @@ class Log:
         if not count:
             is_kept = broken is not None and broken.content.damage
             return f"{what}: what was logged there is lost" + (f"; it is {kept}" if is_kept else "")
-        names = dict.fromkeys(
-            payload[8:].decode(errors="backslashreplace")
-            for kind, _, _, payload in frames
-            if kind == Change.ENTER
-        )
+        names = dict.fromkeys(shown(payload[8:]) for kind, _, _, payload in frames if kind == Change.ENTER)
         said = ", ".join(itertools.islice(names, NAMES_SAID)) + (", ..." if len(names) > NAMES_SAID else "")
         changes = f"{count} whole {'change' if count == 1 else 'changes'}" + (f" of {said}" if names else "")
         return f"{what}: behind that there {'is' if count == 1 else 'are'} {changes}, left out and {kept}"

@@ -48,6 +48,38 @@ def test_login_that_does_not_come_is_not_waited_for():
     assert timers[1] == (admission.LINGER_S, transport.close)
 
 
+def test_password_that_is_not_checked_in_time_is_not_called_wrong():
+    timers = []
+    loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
+    clients = SimpleNamespace(loop=loop, connections=set())
+    transport = FakeTransport()
+    gate = admission.Admission(clients, Mock(), users={})
+    arrival = gate()
+    arrival.connection_made(transport)
+    arrival.data_received(login())
+    seconds, too_late, *arguments = timers[-1]
+    assert seconds == admission.LOGIN_S
+    too_late(*arguments)
+    assert transport.sent == admission.BUSY
+    assert arrival not in gate.arriving
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        (("192.0.2.7", 4711), "192.0.2.7"),
+        (("::ffff:192.0.2.7", 4711, 0, 0), "192.0.2.7"),
+        (("2001:db8:1:2:3:4:5:6", 4711, 0, 0), "2001:db8:1:2::"),
+        (("fe80::1%eth0", 4711, 0, 2), "fe80::"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_address_of_a_connection_is_what_one_stranger_has_one_of(peer, address):
+    transport = SimpleNamespace(get_extra_info=lambda _: peer)
+    assert admission.address_of(transport) == address
+
+
 class TestMaxConnections:
     def test_one_more_is_told_so_and_closed_and_the_others_are_served(self, tmp_path):
         with configured(tmp_path, "max_connections = 3\n") as server:

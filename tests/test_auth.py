@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from running import DARNER
 
 from darner import auth
-from darner._proto import CHUNK_BYTES, Parser
+from darner._proto import CHUNK_BYTES, Parser, Verb
 from darner.errors import ConfigError
+from darner.kinds import COMMANDS
 
 
 def requests(data: bytes) -> list:
@@ -130,6 +131,86 @@ class TestPermission:
 
         allowed = refusal(b"get %s\r\n" % queue.encode(), read=tuple(globs)) is None
         assert allowed is any(match(glob, queue) for glob in globs)
+
+
+class TestChild:
+    """`secret+eve` gets what is set on `secret`."""
+
+    REQUESTS = (
+        b"get secret+eve\r\n", b"gets secret+eve/t=5/open\r\n", b"get secret+eve/peek\r\n",
+        b"get mail secret+eve\r\n", b"get secret+eve/cursor=x\r\n", b"get secret+a+eve\r\n",
+        b"monitor secret+eve 5\r\n", b"confirm secret+eve 1\r\n",
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("data", REQUESTS)
+    def test_is_read_by_those_alone_who_may_read_its_parent(self, data):
+        for read in (("*eve*", "mail"), ("secret+*", "mail"), ("secret+eve*", "secret+a+eve", "mail")):
+            assert refusal(data, read=read, write=("*",), manage=("*",)) == auth.READ
+            assert refusal(data, read=(*read, "secret")) is None
+
+    def test_is_no_child_without_a_parent(self):
+        assert refusal(b"get +eve\r\n", read=("*eve",)) is None
+
+    @pytest.mark.parametrize("size", [1, CHUNK_BYTES * 2 + 1])
+    def test_is_set_to_by_those_alone_who_have_some_right_to_its_parent(self, size):
+        data = b"set secret+eve 0 0 %d\r\n%s\r\n" % (size, bytes(size))
+        assert refusal(data, write=("*eve*",), read=("*eve*",), manage=("*",)) == auth.WRITE
+        assert refusal(data, write=("*eve*", "secret")) is None
+        assert refusal(data, write=("*eve*",), read=("secret",)) is None
+
+    def test_that_nobody_can_read_is_warned_of(self, tmp_path, monkeypatch):
+        path = tmp_path / "users.toml"
+        path.write_text(
+            f'[alice]\npassword = "{auth.hash_password(b"x")}"\nread = ["a+b", "c+*", "d", "d+e", "*+f"]\n'
+        )
+        path.chmod(0o600)
+        said = []
+        monkeypatch.setattr(auth.log, "warning", lambda event, **what: said.append((event, what)))
+        auth.load(path)
+        ((event, what),) = said
+        assert "parent" in event
+        assert (what["user"], what["queue"]) == ("alice", "a+b c+*")
+
+
+class TestDeny:
+    EVERYTHING = auth.User(password="", read=("*",), write=("*",), manage=("*",))
+    REQUESTS = {  # noqa: RUF012
+        "get": b"get a\r\n", "gets": b"gets a\r\n", "set": b"set a 0 0 1\r\nx\r\n",
+        "delete": b"delete a\r\n", "flush": b"flush a\r\n", "flush_all": b"flush_all\r\n",
+        "monitor": b"monitor a 1\r\n", "stats": b"stats\r\n", "version": b"version\r\n",
+    }  # fmt: skip
+
+    @pytest.mark.parametrize(("word", "data"), REQUESTS.items())
+    def test_refuses_a_command_to_whoever_is_no_admin(self, word, data):
+        denied = auth.denied_verbs([word])
+        admin = auth.User(password="", admin=True)
+        (request,) = requests(data)
+        for user, said in ((None, auth.DENIED), (self.EVERYTHING, auth.DENIED), (admin, None)):
+            assert auth.Guard("alice", user, denied).refusal(request) == said
+
+    @pytest.mark.parametrize(("word", "data"), REQUESTS.items())
+    def test_refuses_no_other(self, word, data):
+        denied = auth.denied_verbs({*COMMANDS} - {word})
+        (request,) = requests(data)
+        assert auth.Guard("", None, denied).refusal(request) is None
+
+    def test_of_set_refuses_large_items_too_with_one_answer_each(self):
+        guard = auth.Guard("", None, auth.denied_verbs(["set"]))
+        large = b"set a 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES * 2, bytes(CHUNK_BYTES * 2))
+        said = [guard.refusal(request) for request in requests(large + b"get a\r\n")]
+        assert said == [b"", b"", b"", auth.DENIED, None]
+
+    def test_knows_every_command_there_is(self):
+        # what does nothing but say what came
+        harmless = auth.OPEN_TO_ALL - {Verb.VERSION, Verb.QUIT}
+        assert auth.denied_verbs(COMMANDS) == {*Verb} - harmless
+
+
+class TestStatus:
+    def test_may_be_asked_by_whoever_may_read_anything(self):
+        assert refusal(b"status\r\n", read=("work",)) is None
+        assert refusal(b"status\r\n", write=("*",), manage=("*",)) == auth.ADMIN
+        assert refusal(b"status up\r\n", read=("*",), write=("*",), manage=("*",)) == auth.ADMIN
 
 
 def passwd(*arguments: str, password: str = "secret\n") -> subprocess.CompletedProcess:

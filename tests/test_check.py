@@ -15,7 +15,7 @@ from running import DARNER, running
 from test_proto import crc32c
 
 import darner.repair
-from darner import _proto, broker, leveldb
+from darner import _proto, auth, broker, leveldb
 from darner.errors import RepairError
 from darner.layout import STATE_NAME, stored_state
 from darner.repair import _Repair, check, repair, repair_all
@@ -442,6 +442,40 @@ def certified(tmp_path):
         return f'tls_cert = "{tmp_path}/{name}.pem"\ntls_key = "{tmp_path}/{name}.key"\n'
 
     return write
+
+
+CERTIFIED = 'tls_cert = "{0}/cert.pem"\ntls_key = "{0}/cert.pem"\n'
+
+
+class TestOpen:
+    """A server that other machines can reach."""
+
+    @pytest.mark.parametrize(
+        ("text", "without"),
+        [
+            ('host = "127.0.0.1"', ""),
+            ('host = "localhost"', ""),
+            ('host = "0.0.0.0"', "TLS (tls_cert, tls_key) and users (auth_file)"),
+            ('host = "0.0.0.0"\nauth_file = "{}/users.toml"', "TLS (tls_cert, tls_key)"),
+            (f'host = "::"\n{CERTIFIED}', "users (auth_file)"),
+            (f'host = "::"\n{CERTIFIED}auth_file = "{{0}}/users.toml"', ""),
+            (f'host = "::"\n{CERTIFIED}tls_ca = "{{0}}/ca.pem"', ""),
+        ],
+    )
+    def test_without_tls_or_users_is_warned_of_at_the_start_and_before(self, config, tmp_path, text, without):
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
+        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{auth.hash_password(b"x")}"\n')
+        (tmp_path / "users.toml").chmod(0o600)
+        code, said = config(f"port = 0\n{text.format(tmp_path)}\n")
+        assert code == 0
+        with running(tmp_path / "open", "--config", str(tmp_path / "darner.toml")) as server:
+            server.stop()
+        for log in (said, server.log):
+            assert re.findall(r'event="listening beyond loopback".* without=("[^"]*"|\S+)', log) == (
+                [f'"{without}"'] if without else []
+            )
 
 
 class TestConfiguration:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pymemcache.client.base import Client
-from running import Server, configured, until
+from running import Server, Wire, configured, until
 from test_cli import refused
 
 from darner import admission, auth
@@ -212,3 +212,76 @@ class TestLogin:
         (tmp_path / "users.toml").write_text("[alice]\n")
         (tmp_path / "darner.toml").write_text(f'auth_file = "{tmp_path}/users.toml"\n')
         assert "users.toml: user alice" in refused("-c", f"{tmp_path}/darner.toml", "-d", f"{tmp_path}/data")
+
+
+def from_address(server: Server, address: str) -> Wire:
+    """A connection from another address of the loopback device."""
+    wire = server.connect()
+    wire.socket.close()
+    wire.socket = socket.create_connection(("127.0.0.1", server.port), 30, source_address=(address, 0))
+    return wire
+
+
+class TestFlood:
+    def test_of_wrong_passwords_keeps_no_right_one_of_another_address_out(self, tmp_path, users):
+        with configured(tmp_path, f'auth_file = "{users}"\n') as server:
+            strangers = [from_address(server, f"127.0.0.{2 + number % 3}") for number in range(400)]
+            for number, wire in enumerate(strangers):
+                wire.send(login(password=b"wrong %d" % number))
+            # never seen before, in the middle of it
+            assert server.connect().ask(login(b"bob")) == b"STORED\r\n"
+            assert from_address(server, "127.0.0.2").ask(login(b"bob")) == b"STORED\r\n"
+            said = {wire.line() for wire in strangers}
+            assert said <= {FAILED, admission.BUSY}
+            assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+    def test_that_fails_again_and_again_is_told_later(self, tmp_path, users):
+        with configured(tmp_path, f'auth_file = "{users}"\n') as server:
+            wires = [server.connect() for _ in range(40)]
+            start = time.monotonic()
+            for wire in wires:
+                wire.send(login(password=b"wrong"))
+            took = []
+            for wire in wires:
+                assert wire.line() == FAILED
+                took.append(time.monotonic() - start)
+            assert took[admission.QUICK_FAILURES - 1] < admission.FAILURE_S < took[-1]
+
+
+class TestDeny:
+    def test_refuses_commands_to_whoever_is_no_admin(self, tmp_path, users):
+        write(users, alice='read = ["*"]\nwrite = ["*"]\nmanage = ["*"]\n')
+        with configured(tmp_path, f'auth_file = "{users}"\ndeny = ["delete", "FLUSH_ALL"]\n') as server:
+            alice, bob = server.connect(), server.connect()
+            alice.ask(login())
+            bob.ask(login(b"bob"))
+            assert alice.set(b"work", b"x") == b"STORED\r\n"
+            for command in (b"delete work\r\n", b"DELETE work\r\n", b"flush_all\r\n", b"flush_all 5\r\n"):
+                assert alice.ask(command) == auth.DENIED
+            assert alice.get(b"work/peek") == b"x"
+            assert bob.ask(b"delete work\r\n") == b"DELETED\r\n"
+
+    def test_refuses_them_to_everybody_where_there_are_no_users(self, tmp_path):
+        with configured(tmp_path, 'deny = ["flush_all", "set"]\n') as server:
+            wire = server.connect()
+            large = b"set work 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES * 3, bytes(CHUNK_BYTES * 3))
+            wire.send(
+                b"set work 0 0 1 noreply\r\nx\r\n" + large + b"flush_all\r\nflush_all noreply\r\nget work\r\n"
+            )
+            assert [wire.line() for _ in range(3)] == [auth.DENIED, auth.DENIED, b"END\r\n"]
+            assert wire.ask(b"delete work\r\n") == b"DELETED\r\n"
+
+    def test_of_what_is_no_command_is_an_error(self, tmp_path):
+        for text in (
+            '["flush_al"]',
+            '"flush_all"',
+            "[5]",
+            '["delete", "DELETE"]',
+            '["refused"]',
+            '["set_chunk"]',
+        ):
+            (tmp_path / "darner.toml").write_text(f"deny = {text}\n")
+            said = refused("-c", f"{tmp_path}/darner.toml", "-d", f"{tmp_path}/data")
+            assert "darner.toml:1: deny is" in said
+            assert "flush_all" in said

@@ -8,16 +8,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families as leniently
-from running import DARNER, Server, running
+from running import DARNER, Server, running, until
 
 from darner import metrics
 from darner._version import __version__
+from darner.admission import METRICS_CONNECTIONS
 from darner.broker import Broker
 from darner.connection import Clients
 from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
@@ -130,7 +133,18 @@ class TestFigures:
             for name in (b'"quoted"', b"back\\slash", "ä".encode(), b"\xfe", b"\xff"):
                 assert wire.set(name, b"x") == b"STORED\r\n"
         queues = {queue for _, queue in samples(server)}
-        assert queues >= {'"quoted"', "back\\slash", "ä", "\\xfe", "\\xff"}
+        assert queues >= {'"quoted"', "back\\slash", "%C3%A4", "%FE", "%FF"}
+
+    def test_no_two_names_have_one_label(self, server):
+        alike = (b"n\xff", b"n\\xff", b"n%FF", b"n%ff", b"n%25FF", b"n\xc2\x9b", b"n\x9b", "n\ufffd".encode())
+        with contextlib.closing(server.connect()) as wire:
+            for size, name in enumerate(alike, 1):
+                assert wire.set(name, b"x" * size) == b"STORED\r\n"
+        text = fetch(metrics_port(server))
+        series = re.findall(r'^darner_queue_item_bytes\{queue="(n.+)"\} (\S+)$', text, re.MULTILINE)
+        assert sorted(float(size) for _, size in series) == list(range(1, len(alike) + 1))
+        assert len({label for label, _ in series}) == len(alike)
+        assert text.isascii()
 
     def test_of_a_queue_that_is_gone_are_gone(self, server):
         with contextlib.closing(server.connect()) as wire:
@@ -241,3 +255,40 @@ class TestStart:
     def test_a_server_without_them_has_no_part_of_prometheus_client(self):
         script = "import sys, darner.cli; sys.exit('prometheus_client' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+class TestSilence:
+    """Connections to the port that ask for nothing."""
+
+    def connections(self, server: Server, count: int) -> list[socket.socket]:
+        port = metrics_port(server)
+        return [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(count)]
+
+    def threads(self, server: Server) -> int:
+        return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+    def test_takes_bounded_threads_and_descriptors_and_keeps_no_scrape_out(self, server):
+        threads = self.threads(server)
+        silent = self.connections(server, 200)
+        for sock in silent[::2]:
+            with contextlib.suppress(OSError):
+                sock.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+        assert "darner_items" in fetch(metrics_port(server))
+        assert self.threads(server) <= threads + 2 * METRICS_CONNECTIONS
+        # all but some are closed by now
+        until(lambda: self.threads(server) <= threads + METRICS_CONNECTIONS)
+        for sock in silent:
+            sock.close()
+
+    def test_ends_in_some_seconds_however_slowly_is_asked(self, server):
+        (sock,) = self.connections(server, 1)
+        start = time.monotonic()
+        sock.settimeout(0.2)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                sock.send(b"G")
+                with contextlib.suppress(TimeoutError):
+                    if not sock.recv(1):
+                        break
+        assert metrics.REQUEST_S - 1 < time.monotonic() - start < metrics.REQUEST_S + 3
+        sock.close()

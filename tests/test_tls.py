@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 from pymemcache.client.base import Client
-from running import Server, Wire, running, until
+from running import DARNER, Server, Wire, running, until
 from test_cli import refused
 
 from darner import tls
@@ -357,3 +357,43 @@ def descriptors(pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             links.append(str(entry.readlink()))
     return sum(link.startswith("socket:") for link in links)
+
+
+def test_that_handshakes_would_take_from_the_queues_they_do_not_get(certified, authority):
+    options = ("--config", str(certified / "darner.toml"))
+    command = ("sh", "-c", 'ulimit -n 256; exec "$0" "$@"', DARNER)
+    with running(certified / "data", *options, command=command) as server:
+        first = TLSWire(server.port, trusting(authority))
+        strangers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(400)]
+        # of 256, three quarters for connections, and a sixteenth for those that will be told that there are
+        # too many
+        most = 192 + 16
+        until(lambda: sum(is_open(sock) for sock in strangers) < most)
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        assert len(list(descriptors.iterdir())) < most + 32
+        for number in range(3):
+            assert first.set(b"q%d" % number, bytes(100_000)) == b"STORED\r\n"
+        for sock in strangers:
+            sock.close()
+        # what has gone makes room
+        until(lambda: is_served(server, authority))
+        first.close()
+        assert server.stop() == 0
+    assert "Traceback" not in server.log
+    assert server.log.count("too many connections") == 1
+
+
+def is_open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+def is_served(server: Server, authority: trustme.CA) -> bool:
+    with contextlib.suppress(OSError), contextlib.closing(TLSWire(server.port, trusting(authority))) as wire:
+        return wire.ask(b"version\r\n").startswith(b"VERSION")
+    return False
