@@ -81,6 +81,7 @@ class Admission:
         self.linger_room = int(descriptors * LINGERING_SHARE)
         # how long, in whole seconds, a client may ask for nothing; None is for ever
         self.idle_timeout_s = idle_timeout_s
+        clients.max_connections = self.room
         # how many were ever accepted
         self.accepted = 0
         self.failures = Complaint("authentication failure")
@@ -111,6 +112,7 @@ class Admission:
         """Whether there is room for the connections there are, those that are arriving included."""
         if len(self.clients.connections) + len(self.arriving) <= self.room:
             return True
+        self.clients.counters.rejected_connections += 1
         self._refusals.log(
             connections=len(self.clients.connections),
             arriving=len(self.arriving),
@@ -263,6 +265,7 @@ class Arrival(asyncio.Protocol):
                 self._fail("wrong user or password", reply=b"" if noreply else FAILED, user=name[:64])
             elif self._admission.users is None or self._admission.users.get(name) == user:
                 self._transport.resume_reading()
+                self._admission.clients.counters.auth_cmds += 1
                 self._let_in(auth.Guard(name, user), reply=b"" if noreply else STORED)
             else:
                 self._fail("user changed meanwhile")
@@ -283,6 +286,9 @@ class Arrival(asyncio.Protocol):
             connection.eof_received()
 
     def _fail(self, reason: str, *, reply: bytes = FAILED, **what: object) -> None:
+        counters = self._admission.clients.counters
+        counters.auth_cmds += 1
+        counters.auth_errors += 1
         address = self._transport.get_extra_info("peername")
         self._admission.failures.log(reason=reason, peer=address[0] if address else "gone", **what)
         self._turn_away(reply)

@@ -272,7 +272,7 @@ class Guard:
             return None if _allows_args(self._reads, request.args) else READ
         if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED):
             return None if _allows_args(self._manages, request.args) else MANAGE
-        if verb in OPEN_TO_ALL or (verb == Verb.STATS and not request.args):
+        if verb in OPEN_TO_ALL or (verb == Verb.STATS and request.args != [b"reset"]):
             return None
         return ADMIN
 

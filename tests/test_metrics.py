@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
@@ -190,7 +191,7 @@ class TestDisturbance:
                 loop.call_soon(count)
 
             broker = Broker(tmp_path / "data", lambda: 1, lambda work, done: None)
-            broker.queues = {b"queue-%d" % n: None for n in range(1000)}
+            broker.queues = {b"queue-%d" % n: Mock(cursor_lags=list) for n in range(1000)}
             monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
             monkeypatch.setattr(type(broker), "total_items", 0)
             count()

@@ -138,12 +138,25 @@ class TestSockets:
         assert f"port={sock.getsockname()[1]}" not in log_of(process)
         assert process.returncode == 0
 
-    def test_a_socket_that_is_not_tcp_is_refused(self, start, tmp_path):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(str(tmp_path / "socket"))
+    def test_a_unix_socket_is_served_and_left_where_it_is(self, start, listening, tmp_path):
+        path = str(tmp_path / "socket")
+        with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+            sock.bind(path)
             sock.listen()
+            # besides one of TCP, which is none that the server made
+            process = start(listening(), sock)
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(b"version\r\n")
+            assert client.recv(100).startswith(b"VERSION ")
+            assert f"event=listening socket={path}\n" in log_of(process)
+            assert (tmp_path / "socket").is_socket()
+
+    def test_a_socket_that_is_neither_tcp_nor_unix_is_refused(self, start):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
             process = start(sock)
-            assert "is not TCP" in process.communicate(timeout=20)[1]
+            assert "is neither TCP nor a Unix stream socket" in process.communicate(timeout=20)[1]
         assert process.returncode == 1
 
     def refused(self, process) -> str:
