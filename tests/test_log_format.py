@@ -78,8 +78,10 @@ class TestLogFormat:
         )
         done = subprocess.Popen(
             [DARNER, "-d", str(tmp_path / "data"), "-p", "0", "--log-format", "console"],
-            stderr=subprocess.PIPE, text=True, env=os.environ | {"TERM": "xterm"},
-        )  
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TERM": "xterm"},
+        )
         lines = [done.stderr.readline() for _ in range(3)]
         done.terminate()
         rest = done.communicate(timeout=20)[1]
