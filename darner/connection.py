@@ -82,9 +82,9 @@ class Clients:
         # what `stats settings` says
         self.describe_settings: Callable[[], Iterable[tuple[str, object]]] = lambda: ()
         # whether `stats` says something of each queue
-        self.lists_queues = True
+        self.lists_queues: bool = True
         # how many connections there may be
-        self.max_connections = 0
+        self.max_connections: int = 0
         self._flush_all: asyncio.TimerHandle | None = None
         self._binary_seen = False
         self._emptied = asyncio.Event()

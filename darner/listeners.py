@@ -109,10 +109,10 @@ def bind(
         try:
             return _bind(addresses, port)
         except _Unbound as unbound:
-            failed, error = unbound.args
-            if port or error.errno != errno.EADDRINUSE:
+            failed, cause = unbound.args
+            if port or cause.errno != errno.EADDRINUSE:
                 break
-    raise unusable(failed.host, port, error, host_key, port_key) from error
+    raise unusable(failed.host, port, cause, host_key, port_key) from cause
 
 
 class _Unbound(Exception):  # noqa: N818
