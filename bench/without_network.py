@@ -9,6 +9,7 @@ import gc
 import logging
 import statistics
 import tempfile
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Nowhere:
 
     def __init__(self) -> None:
         self.fileno = lambda: -1
+        self.family = socket.AF_INET
         self.setsockopt = lambda *_: None
         self.write = lambda _: None
         self.get_write_buffer_size = lambda: 0
