@@ -7,9 +7,9 @@ Connections whose replies go nowhere are given equal sets and gets of 64 bytes, 
 import asyncio
 import gc
 import logging
+import socket
 import statistics
 import tempfile
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
