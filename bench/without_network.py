@@ -7,6 +7,7 @@ Connections whose replies go nowhere are given equal sets and gets of 64 bytes, 
 import asyncio
 import gc
 import logging
+import socket
 import statistics
 import tempfile
 import time
@@ -31,6 +32,7 @@ class Nowhere:
 
     def __init__(self) -> None:
         self.fileno = lambda: -1
+        self.family = socket.AF_INET
         self.setsockopt = lambda *_: None
         self.write = lambda _: None
         self.get_write_buffer_size = lambda: 0

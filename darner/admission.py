@@ -106,6 +106,7 @@ class Admission:
         self.linger_room = int(descriptors * LINGERING_SHARE)
         # how long, in whole seconds, a client may ask for nothing; None is for ever
         self.idle_timeout_s = idle_timeout_s
+        clients.max_connections = self.room
         # how many were ever accepted
         self.accepted = 0
         self.failures = Complaint("authentication failure")
@@ -152,6 +153,7 @@ class Admission:
         return False
 
     def _note_refusal(self) -> None:
+        self.clients.counters.rejected_connections += 1
         self._refusals.log(
             connections=len(self.clients.connections),
             arriving=len(self.arriving),
@@ -295,6 +297,7 @@ class Arrival(asyncio.Protocol):
                 refuse(admission.failures, FAILED, "wrong user or password")
             elif admission.users is None or admission.users.get(name) == user:
                 self._transport.resume_reading()
+                admission.clients.counters.auth_cmds += 1
                 reply = b"" if noreply else STORED
                 self._let_in(auth.Guard(name, user, admission.denied), reply=reply)
             else:  # changed meanwhile
@@ -325,6 +328,9 @@ class Arrival(asyncio.Protocol):
     def _fail(
         self, reason: str, *, reply: bytes = FAILED, complaint: Complaint | None = None, **what: object
     ) -> None:
+        counters = self._admission.clients.counters
+        counters.auth_cmds += 1
+        counters.auth_errors += 1
         address = self._transport.get_extra_info("peername")
         complaint = complaint or self._admission.failures
         complaint.log(reason=reason, peer=address[0] if address else "gone", **what)

@@ -401,7 +401,7 @@ class Broker:
         self.queue_deletes = 0
         self.queue_expires = 0
         # of queues that are no more
-        self._past_items = 0
+        self._past_items = self._past_expired = self._past_discarded = 0
 
     # Life
 
@@ -650,6 +650,8 @@ class Broker:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
         self._past_items += queue.total_items
+        self._past_expired += queue.expired_items
+        self._past_discarded += queue.discarded
         if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
             with contextlib.suppress(JournalError):  # there is no room for a new queue: they wait in vain
                 heir = self._create(name)
@@ -1325,7 +1327,8 @@ class Broker:
 
     def reset_stats(self) -> None:
         """Zero what counts events since the start."""
-        self.queue_creates = self.queue_deletes = self.queue_expires = self._past_items = 0
+        self.queue_creates = self.queue_deletes = self.queue_expires = 0
+        self._past_items = self._past_expired = self._past_discarded = 0
         for queue in self.queues.values():
             queue.reset_stats()
 
@@ -1333,6 +1336,25 @@ class Broker:
     def total_items(self) -> int:
         """How many items were set, in queues deleted since, too."""
         return self._past_items + sum(queue.total_items for queue in self.queues.values())
+
+    @property
+    def expired_items(self) -> int:
+        """How many items expired before they were fetched, in queues deleted since, too."""
+        return self._past_expired + sum(queue.expired_items for queue in self.queues.values())
+
+    @property
+    def discarded(self) -> int:
+        """How many items full queues dropped unread, those deleted since, too."""
+        return self._past_discarded + sum(queue.discarded for queue in self.queues.values())
+
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes the disk has free for items, what is to be left free not counted; 0 if the system
+        does not tell."""
+        try:
+            return max(0, self._free_bytes() - self._min_free_bytes)
+        except OSError:
+            return 0
 
     def totals(self) -> tuple[int, int, int]:
         """Return how many queues there are, and the items and bytes that wait in them."""

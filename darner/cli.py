@@ -12,13 +12,34 @@ from typing import Any, NoReturn
 import click
 import structlog
 
-from darner import __version__, auth, config, repair, signals, standard
+from darner import __version__, auth, config, console, repair, signals, standard
 from darner.errors import DarnerError, RepairError
 from darner.printable import printable, shown
 from darner.server import check_start, serve
 
 _STAMP = structlog.processors.TimeStamper(fmt="iso")
-_RENDER = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+_LOGFMT = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+
+
+class _Renderer:
+    """Makes the text of an event: `key=value` for programs, or columns for people."""
+
+    def __init__(self) -> None:
+        self._render: structlog.typing.Processor = _LOGFMT
+
+    def choose(self, form: str) -> None:
+        """Take this form from now on, one of LogFormat: `auto` is columns at a terminal."""
+        is_terminal = os.isatty(standard.STDERR)
+        if form == "console" or (form == "auto" and is_terminal):
+            self._render = console.renderer(colors=is_terminal and console.wants_colors(os.environ))
+        else:
+            self._render = _LOGFMT
+
+    def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> Any:
+        return self._render(logger, method, event)
+
+
+_RENDER = _Renderer()
 
 
 class _Logger(structlog.stdlib.BoundLogger):
@@ -41,7 +62,8 @@ def _make_printable(
 
 
 def set_up_log(*, debug: bool) -> None:
-    """Log to standard error, one line an event, `key=value`; `verbosity` changes the level later."""
+    """Log to standard error, one line an event; `verbosity` changes the level later."""
+    _RENDER.choose("auto")
     logging.basicConfig(
         stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
     )
@@ -82,6 +104,7 @@ def _serve(config_path: Path | None, given: dict[str, Any]) -> None:
 
     watch = signals.Watch(end)
     settings = config.load(config_path, given)
+    _RENDER.choose(settings.log_format)
     if settings.debug:
         logging.getLogger().setLevel(logging.DEBUG)
     serve(settings, lambda: config.load(config_path, given), watch)
@@ -119,38 +142,113 @@ def _refusals() -> Iterator[None]:
         sys.exit(1)
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(click.Group):
+    """Its help has the options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the groups of options, and the commands."""
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records.pop(name, None))])
+        if rest := [record for record in records.values() if record]:
+            with formatter.section("Other options"):
+                formatter.write_dl(rest)
+        self.format_commands(ctx, formatter)
+
+
+GROUPS = {
+    "Where": ("data", "host", "port", "socket"),
+    "Configuration": ("config_path", "check_config"),
+    "Log, on standard error": ("log_format", "debug"),
+}
+
+EPILOG = """\b
+Examples:
+  darner                                      queues in ./data, on 127.0.0.1:22133
+  darner -d /var/lib/darner --host 10.0.0.5 --host ::1
+  darner -d /var/lib/darner --socket /run/darner/darner.sock
+  darner -c darner.toml --check-config        what is wrong with that file, if anything
+  printf 'set work 0 0 5\\r\\nhello\\r\\nget work\\r\\nquit\\r\\n' | nc 127.0.0.1 22133
+
+\b
+Signals:
+  TERM, INT   end cleanly: what was asked for is answered first; a second one ends at once
+  HUP         read the configuration, certificates and users again
+
+\b
+Exit status:
+  0   ended by a signal or by the command shutdown; for other commands: nothing is wrong
+  1   could not start, or was ended at once; something is wrong, and was said
+  2   the command line is wrong
+
+A setting is looked for on the command line, then in the configuration file; docs/darner.toml has them all.
+"""
+
+
+@click.group(
+    cls=_Main,
+    invoke_without_command=True,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option(
     "-d", "--data", metavar="DIR", help="Directory of the queues, made if missing.  [default: data]"
 )
-@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Address to listen on; * is every one. May be given several times.  [default: 127.0.0.1]",
+)
 @click.option("-p", "--port", type=int, metavar="PORT", help="Port to listen on.  [default: 22133]")
+@click.option("--socket", metavar="PATH", help="Unix socket to listen on, besides.")
 @click.option(
     "-c", "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
     help="Configuration file (TOML); options given here come before it.",
 )  # fmt: skip
 @click.option("--check-config", is_flag=True, help="Say whether the configuration file is right, and exit.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "logfmt", "console"]),
+    metavar="FORMAT",
+    help="Columns for people (console), key=value for programs (logfmt), or what fits where it goes (auto)."
+    "  [default: auto]",
+)
 @click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
 @click.version_option(__version__, "-v", "--version", message="%(version)s")
 @click.pass_context
 def main(
     context: click.Context,
     data: str | None,
-    host: str | None,
+    host: tuple[str, ...],
     port: int | None,
+    socket: str | None,
     config_path: Path | None,
     *,
     check_config: bool,
     debug: bool | None,
+    log_format: str | None,
 ) -> None:
-    """Serve durable message queues to memcache clients."""
+    """Serve durable message queues to memcache clients.
+
+    Without a command the server runs until a signal ends it. A client's set puts an item on a queue,
+    get takes the next one off.
+    """
     if context.invoked_subcommand is not None or check_config:
         signals.give_back()
     if context.invoked_subcommand is not None:
         return
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
-    options = {"data": data, "host": host, "port": port, "debug": debug}
+    options = {
+        "data": data,
+        "host": host or None,
+        "port": port,
+        "socket": socket,
+        "debug": debug,
+        "log_format": log_format,
+    }
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     with _refusals():
         if check_config:
@@ -177,6 +275,10 @@ def passwd(file: Path, user: str) -> None:
 
     Asks for the password; if standard input is no terminal, reads it from there, up to the line end. The
     server takes it over when it is told to reload (SIGHUP).
+
+    \b
+    Example:
+      darner passwd users.toml alice
     """
     with _refusals():
         auth.check_name(user)
@@ -199,6 +301,11 @@ def check(data: Path, queue: str | None) -> None:
     standard error, what it would warn of. No server may have it. Nothing is changed. The exit status is 0 if
     nothing is wrong. What a server has put aside since it was damaged is said, and nothing wrong: the queue
     is whole without it.
+
+    \b
+    Examples:
+      darner check /var/lib/darner
+      darner check /var/lib/darner work
     """
     errors = _Errors()
     failed = can_be_repaired = False
@@ -223,6 +330,11 @@ def repair_(data: Path, queue: str | None, *, all_: bool) -> None:
 
     No server may have it. The damaged directory is kept beside, as .damaged-QUEUE-1. The exit status is 0 if
     all is whole then.
+
+    \b
+    Examples:
+      darner repair /var/lib/darner work
+      darner repair /var/lib/darner --all
     """
     if all_ == (queue is not None):
         raise click.UsageError("give the name of a queue, or --all")

@@ -13,7 +13,7 @@ from darner._version import __version__
 from darner.config import QueueSettings
 from darner.cursor import MARK
 from darner.errors import ConfigError, JournalError, MendingError, StatusError, UnavailableError
-from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, read
+from darner.figures import AGENT_FIGURES, SERVER_FIGURES, read, read_queue
 from darner.items import get, set_, set_begin, set_chunk, set_end
 from darner.monitor import confirm, monitor
 from darner.printable import shown
@@ -38,10 +38,12 @@ def delete(connection: "Connection", request: Request) -> None:
     else:
         try:
             connection.broker.status.check_sets()
-            connection.broker.delete(args[0])
+            found = connection.broker.delete(args[0])
         except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
+        connection.counters.delete_hits += found
+        connection.counters.delete_misses += not found
         connection.reply(request, b"DELETED\r\n")
         connection.broker.reap()
 
@@ -62,6 +64,7 @@ def flush(connection: "Connection", request: Request) -> None:
         except UnavailableError as error:
             connection.reply(request, server_error(error), is_error=True)
             return
+        connection.counters.cmd_flush += 1
         connection.reply(request, END)
 
 
@@ -76,6 +79,7 @@ def flush_all(connection: "Connection", request: Request) -> None:
     except StatusError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
+    connection.counters.cmd_flush += 1
     delay_s = int(args[0]) if args else 0
     reply = b"Flushed all queues.\r\n" if connection.bare_keys else OK
     if delay_s:
@@ -171,18 +175,25 @@ def verbosity(connection: "Connection", request: Request) -> None:
 
 
 def stats(connection: "Connection", request: Request) -> None:
-    """`stats`, and `stats reset`; about anything else there is nothing to say."""
-    if request.args == [b"reset"]:
+    """`stats`, `stats queues`, `stats settings` and `stats reset`; about anything else there is nothing to
+    say."""
+    args = request.args
+    clients = connection.clients
+    if args == [b"reset"]:
         connection.counters.reset()
         connection.broker.reset_stats()
         connection.reply(request, b"RESET\r\n")
         return
-    if not request.args:
-        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
-        connection.reply(request, b"".join(lines))
+    if not args:
+        figures = read((*SERVER_FIGURES, *AGENT_FIGURES), clients)
+        connection.reply(request, b"".join(f"STAT {k} {v}\r\n".encode() for k, v in figures))
+    if args == [b"settings"]:
+        settings = clients.describe_settings()
+        connection.reply(request, b"".join(f"STAT {k} {v}\r\n".encode() for k, v in settings))
+    if args == [b"queues"] or (not args and clients.lists_queues):
         for name, queue in sorted(connection.broker.queues.items()):
             prefix = f"STAT queue_{shown(name)}_"
-            lines = (f"{prefix}{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
+            lines = (f"{prefix}{k} {v}\r\n".encode() for k, v in read_queue(queue))
             connection.reply(request, b"".join(lines))
     connection.reply(request, END)
 
@@ -199,7 +210,7 @@ def dump_stats(connection: "Connection", request: Request) -> None:
             connection,
             request,
             name,
-            read(QUEUE_FIGURES, queue) if queue is not None else (),
+            read_queue(queue) if queue is not None else (),
             broker.children(name),
         )
     connection.reply(request, END)

@@ -26,8 +26,11 @@ from darner.kinds import (
     Count,
     Dialect,
     Flag,
+    Host,
+    Hosts,
     KeepaliveS,
     Kind,
+    LogFormat,
     OptionalCount,
     OptionalName,
     OptionalPort,
@@ -35,6 +38,7 @@ from darner.kinds import (
     OptionalText,
     OptionalTimeMs,
     Port,
+    QueueStats,
     Size,
     SyncMs,
     Text,
@@ -92,16 +96,22 @@ class Pattern(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     """Everything that can be set."""
 
-    # the address to listen on
-    host: Text = "127.0.0.1"
+    # the addresses to listen on
+    host: Hosts = ("127.0.0.1",)
     # the TCP port to listen on; 0 lets the system choose
     port: Port = 22133
     # the directory of the queues, made if missing
     data: Text = "data"
+    # the Unix socket to listen on, besides
+    socket: OptionalText = None
     # whether to log debug messages
     debug: Flag = False
+    # how the log is written: in columns at a terminal, else as key=value; or always the one or the other
+    log_format: LogFormat = "auto"
     # which replies clients get where they differ: today's memcache clients, or the original darner's
     dialect: Dialect = "memcached"
+    # whether `stats` lists the queues, or `stats queues` alone
+    queue_stats: QueueStats = "always"
     # seconds of silence after which a peer is probed, and taken for dead when it does not answer
     keepalive: KeepaliveS = 60
     # how many connections there may be
@@ -123,7 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     # the users who may connect, and their passwords
     auth_file: OptionalText = None
     # where metrics are served over HTTP
-    metrics_host: Text = "127.0.0.1"
+    metrics_host: Host = "127.0.0.1"
     metrics_port: OptionalPort = None
 
     # `[queue_defaults]`
@@ -160,7 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     def summary(self) -> str:
         """Return what an operator knows the configuration by."""
         tables = len(self.queues) + len(self.patterns)
-        where = f"listens on {self.host} port {self.port}, data in {self.data}"
+        where = f"listens on {' '.join(self.host)} port {self.port}, data in {self.data}"
         return f"{where}, tables for queues: {tables}, aliases: {len(self.aliases)}"
 
     def _tables(self, name: bytes) -> list[dict[str, Any]]:
@@ -335,22 +345,24 @@ def _check_tls(settings: Settings) -> None:
 
 def _check_ports(settings: Settings) -> None:
     port = settings.metrics_port
-    if port and port == settings.port and _meet(settings.host, settings.metrics_host):
+    if port and port == settings.port and any(_meet(host, settings.metrics_host) for host in settings.host):
         raise _WrongError(("metrics_port",), f"is {port}, where clients are served; give another")
 
 
 def _meet(one: str, other: str) -> bool:
     """Whether two hosts are, or may be, the same address."""
     ours, theirs = _addresses(one), _addresses(other)
-    for wide in ("0.0.0.0", "::"):  # noqa: S104  # nobody listens there for that
-        if wide in ours | theirs and all(
-            any((":" in address) == (":" in wide) for address in addresses) for addresses in (ours, theirs)
-        ):
-            return True
+    # the former answers for IPv4, too
+    if "::" in ours | theirs:
+        return True
+    if "0.0.0.0" in ours | theirs:  # noqa: S104  # nobody listens there for that
+        return all(any(":" not in address for address in addresses) for addresses in (ours, theirs))
     return not ours.isdisjoint(theirs)
 
 
 def _addresses(host: str) -> set[str]:
+    if host == "*":
+        return {"::", "0.0.0.0"}  # noqa: S104
     if host.lower() == "localhost":
         return {"127.0.0.1", "::1"}
     try:

@@ -7,9 +7,10 @@ once gather in `out`, and go out in one write; unless one of them has to wait fo
 """
 
 import asyncio
+import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import time_ns
 from typing import cast
 
@@ -78,6 +79,12 @@ class Clients:
         # what `reload` and `shutdown` do, which is the server's; None is not allowed
         self.reload: Callable[[], None] = lambda: None
         self.shutdown: Callable[[], None] | None = None
+        # what `stats settings` says
+        self.describe_settings: Callable[[], Iterable[tuple[str, object]]] = lambda: ()
+        # whether `stats` says something of each queue
+        self.lists_queues: bool = True
+        # how many connections there may be
+        self.max_connections: int = 0
         self._flush_all: asyncio.TimerHandle | None = None
         self._binary_seen = False
         self._emptied = asyncio.Event()
@@ -260,6 +267,8 @@ class Connection:
         # what goes out over TLS goes through the transport
         if transport.get_extra_info("sslcontext") is None:
             self._descriptor = sock.fileno()
+        if sock.family == socket.AF_UNIX:  # where who is dead is gone
+            return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         interval = min(PROBE_INTERVAL_S, self.clients.keepalive)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
@@ -351,6 +360,7 @@ class Connection:
                 self.reply(request, refusal, is_error=bool(refusal))
             left -= 1
             if not left or self.out_bytes > OUT_BYTES:
+                self.counters.conn_yields += 1
                 self._blocked |= YIELDING
                 self._touch()
         if self._blocked:
@@ -537,11 +547,21 @@ class Connection:
         bytes that are not read, which hide that."""
         if self._lost or self._transport.is_closing():
             return True
+        sock = self._transport.get_extra_info("socket")
         if self._reading or not hasattr(socket, "TCP_INFO"):
             return False
-        sock = self._transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            return self._has_hung_up(sock)
         state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         if state == TCP_ESTABLISHED:
+            return False
+        self.clients.loop.call_soon(self._transport.abort)
+        return True
+
+    def _has_hung_up(self, sock: socket.socket) -> bool:
+        ended = select.poll()
+        ended.register(sock.fileno(), 0)
+        if not ended.poll(0):
             return False
         self.clients.loop.call_soon(self._transport.abort)
         return True
@@ -647,6 +667,8 @@ class Connection:
     def peer(self) -> str:
         """The client's address, for the log."""
         address = self._transport.get_extra_info("peername")
+        if self._transport.get_extra_info("socket").family == socket.AF_UNIX:
+            return "unix socket"
         return f"{address[0]}:{address[1]}" if address else "gone"
 
     # Called by who writes to the disk

@@ -2,6 +2,8 @@
 Prometheus."""
 
 import os
+import resource
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from darner._proto import ITEM_BYTES
 from darner._version import __version__
+from darner.printable import shown
 
 if TYPE_CHECKING:
     from darner.connection import Clients
@@ -35,6 +38,11 @@ def read(figures: Sequence[Figure[Source]], source: Source) -> Iterator[tuple[st
     """The name and value of each of these figures."""
     for figure in figures:
         yield figure.name, figure.read(source)
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds and microseconds, as memcached has them."""
+    return f"{seconds:.6f}"
 
 
 SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
@@ -112,6 +120,68 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "noreply_errors", lambda clients: clients.counters.noreply_errors,
         "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
     ),
+    Figure(
+        "queues_out_of_service", lambda clients: len(clients.broker.broken),
+        "darner_queues_out_of_service", "Queues that cannot be opened or were set aside: see the log.",
+    ),
+    Figure(
+        "rejected_connections", lambda clients: clients.counters.rejected_connections,
+        "darner_rejected_connections_total", "Clients that were turned away: there were too many.",
+    ),
+    Figure(
+        "cmd_flush", lambda clients: clients.counters.cmd_flush,
+        "darner_flushes_total", "Flushes, of one queue or of all.",
+    ),
+    Figure(
+        "delete_hits", lambda clients: clients.counters.delete_hits,
+        "darner_delete_hits_total", "Deletes of queues and cursors that were there.",
+    ),
+    Figure(
+        "delete_misses", lambda clients: clients.counters.delete_misses,
+        "darner_delete_misses_total", "Deletes of queues and cursors that were not there.",
+    ),
+    Figure(
+        "auth_cmds", lambda clients: clients.counters.auth_cmds,
+        "darner_logins_total", "Logins, failed ones too.",
+    ),
+    Figure(
+        "auth_errors", lambda clients: clients.counters.auth_errors,
+        "darner_failed_logins_total", "Logins that failed.",
+    ),
+    Figure(
+        "conn_yields", lambda clients: clients.counters.conn_yields,
+        "darner_connection_yields_total", "Turns that ended before all that a client had sent was served.",
+    ),
+)  # fmt: skip
+
+# What agents made for memcached look for besides: with what it means here, or 0. Prometheus has the former
+# under other names.
+AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
+    Figure("pointer_size", lambda _: 8 * struct.calcsize("P")),
+    Figure("rusage_user", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_utime)),
+    Figure("rusage_system", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_stime)),
+    Figure("max_connections", lambda clients: clients.max_connections),
+    Figure("connection_structures", lambda clients: len(clients.connections)),
+    Figure("accepting_conns", lambda _: 1),
+    # all requests are served in one
+    Figure("threads", lambda _: 1),
+    # agents take the difference to `bytes` for what is free
+    Figure("limit_maxbytes", lambda clients: clients.broker.totals()[2] + clients.broker.room_bytes),
+    # items that nobody has fetched: a full queue dropped them, or they expired
+    Figure("evictions", lambda clients: clients.broker.discarded),
+    Figure("evicted_unfetched", lambda clients: clients.broker.discarded),
+    Figure("expired_unfetched", lambda clients: clients.broker.expired_items),
+    *(
+        Figure(name, lambda _: 0)
+        for name in (
+            "listen_disabled_num", "time_in_listen_disabled_us", "reserved_fds", "reclaimed", "cmd_touch",
+            "cmd_meta", "touch_hits", "touch_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
+            "cas_hits", "cas_misses", "cas_badval", "get_expired", "get_flushed", "hash_bytes",
+            "hash_is_expanding", "hash_power_level", "total_malloced", "direct_reclaims",
+            "lru_crawler_starts", "crawler_items_checked", "crawler_reclaimed", "moves_to_cold",
+            "moves_to_warm", "moves_within_lru",
+        )
+    ),
 )  # fmt: skip
 
 QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
@@ -144,6 +214,10 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
     Figure(
         "age", lambda queue: queue.age_ms,
         "darner_queue_age_seconds", "How long the item fetched last had waited; 0 if none waits.", 1e-3,
+    ),
+    Figure(
+        "head_age", lambda queue: queue.head_age_ms,
+        "darner_queue_head_age_seconds", "How long the item at the head has waited; 0 if none waits.", 1e-3,
     ),
     Figure(
         "discarded", lambda queue: queue.discarded,
@@ -182,3 +256,14 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_delayed_items", "Items that are out of sight until they are due.",
     ),
 )  # fmt: skip
+
+CURSOR_LAG: Figure[int] = Figure(
+    "lag", lambda lag: lag, "darner_queue_cursor_lag_items", "Items that a cursor has still to read."
+)
+
+
+def read_queue(queue: "Queue") -> Iterator[tuple[str, int | str]]:
+    """The name and value of each figure of a queue, and of its cursors."""
+    yield from read(QUEUE_FIGURES, queue)
+    for label, lag in queue.cursor_lags():
+        yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

@@ -1713,6 +1713,17 @@ class Journal:
             return None
         return self.find(id)
 
+    def is_live(self, id: int) -> bool:
+        """Whether the item with this id is live, as far as that can be told without reading."""
+        return id in self.kept or (self.state.floor <= id < self.state.next_id and id not in self.gone)
+
+    def count_live(self, start: int) -> int:
+        """Return how many items from id `start` on are live, as far as that can be told without reading."""
+        floor = self.state.floor
+        if start <= floor:
+            return self.state.items - sum(id < start for id in self.kept)
+        return max(0, self.state.next_id - start) - sum(id >= start for id in self.gone)
+
     def next_live(self, start: int) -> Item | None:
         """Return the first live item from id `start` on."""
         for id in sorted(self.kept):

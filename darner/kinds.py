@@ -4,6 +4,7 @@ A kind says in words what it allows, and turns what TOML has into what the progr
 named in here.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -60,6 +61,27 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError
     return value
+
+
+def _host(value: Any) -> str:
+    text = _text(value)
+    if text.startswith("["):
+        # as in a URL
+        bracketed = re.fullmatch(r"\[([^]]+)]", text)
+        if not bracketed:
+            raise ValueError
+        text = bracketed[1]
+        ipaddress.IPv6Address(text)
+    if text.count(":") == 1:  # a port is behind it
+        raise ValueError
+    return text
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = value if isinstance(value, list | tuple) else [value]
+    if not hosts:
+        raise ValueError
+    return tuple(dict.fromkeys(map(_host, hosts)))
 
 
 def _name(value: Any) -> str:
@@ -122,6 +144,7 @@ def _time(low: int) -> Kind:
 
 
 TEXT = Kind("text in quotes", _text)
+HOST = 'an address or the name of a host, without a port, such as "::1" or "localhost"'
 PORT = _number("a whole number from 0 to 65535", 0, 65535)
 COUNT = _number("a whole number from 1", 1, LARGEST)
 NAMES = Kind(f'a list of different queues, such as ["orders", "audit"], each a name of {NAME_RULE}', _names)
@@ -130,6 +153,8 @@ Flag = Annotated[bool, Kind("true or false", _flag)]
 Text = Annotated[str, TEXT]
 OptionalText = Annotated[str | None, TEXT.or_none()]
 OptionalName = Annotated[str | None, Kind(f"the name of a queue: {NAME_RULE}", _name).or_none()]
+Host = Annotated[str, Kind(HOST, _host)]
+Hosts = Annotated[tuple[str, ...], Kind(f"{HOST}, or a list of such", _hosts)]
 Port = Annotated[int, PORT]
 OptionalPort = Annotated[int | None, PORT.or_none()]
 Count = Annotated[int, COUNT]
@@ -154,6 +179,8 @@ Commands = Annotated[
     ),
 ]
 Dialect = Annotated[Literal["memcached", "kestrel"], _word("memcached", "kestrel")]
+LogFormat = Annotated[Literal["auto", "logfmt", "console"], _word("auto", "logfmt", "console")]
+QueueStats = Annotated[Literal["always", "asked"], _word("always", "asked")]
 
 
 def kind_of(annotation: Any) -> Kind | None:

@@ -26,8 +26,8 @@ from prometheus_client.samples import Sample
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS
 from darner.connection import Clients
-from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
-from darner.listeners import check_usable, unusable
+from darner.figures import CURSOR_LAG, QUEUE_FIGURES, SERVER_FIGURES, Figure
+from darner.listeners import bind, unusable
 from darner.printable import shown
 
 log = structlog.get_logger()
@@ -36,6 +36,8 @@ log = structlog.get_logger()
 # about half a millisecond's work.
 QUEUES_PER_TURN = 50
 SAMPLES_PER_PAUSE = 100
+# After which a turn of the event loop ends, whatever was read.
+TURN_S = 0.002
 # Long enough for the loop to wake up and take the interpreter's lock.
 PAUSE_S = 0.0005
 
@@ -55,8 +57,9 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(_Figures(clients))
         ProcessCollector(registry=registry)
+        for sock in bind([host], port, "metrics_host", "metrics_port"):
+            sock.close()
         try:
-            check_usable(host, port)
             self._http = _Http(host, port)
         except OSError as error:
             raise unusable(host, port, error, "metrics_host", "metrics_port") from error
@@ -167,26 +170,37 @@ class _Figures:
 
     def collect(self) -> Iterator[Metric]:
         """Everything there is to tell at this moment."""
-        server, queues = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop).result()
+        server, queues, lags = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop).result()
         yield InfoMetricFamily("darner", "The server.", {"version": __version__, "pid": str(os.getpid())})
         for figure, value in zip(SERVER_METRICS, server, strict=True):
             yield _metric(figure, [({}, value)])
         for at, of_queue in enumerate(QUEUE_METRICS):
             yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in queues))
+        yield _metric(CURSOR_LAG, lags)
 
-    async def _read(self) -> tuple[list[int | str], list[tuple[str, tuple[int | str, ...]]]]:
+    async def _read(
+        self,
+    ) -> tuple[list[int | str], list[tuple[str, tuple[int | str, ...]]], list[tuple[dict[str, str], int]]]:
         clients = self._clients
         server = []
         for figure in SERVER_METRICS:
             server.append(figure.read(clients))
             await asyncio.sleep(0)  # some are sums over all queues
         queues = []
-        for number, (name, queue) in enumerate(list(clients.broker.queues.items())):
-            if number % QUEUES_PER_TURN == 0:
+        lags = []
+        left = 0
+        until = 0.0
+        for name, queue in list(clients.broker.queues.items()):
+            # the first look at the head of a queue, after a start, opens that
+            if not left or time.monotonic() > until:
                 await asyncio.sleep(0)
+                left, until = QUEUES_PER_TURN, time.monotonic() + TURN_S
+            left -= 1
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
             queues.append((shown(name), values))
-        return server, queues
+            for label, lag in queue.cursor_lags():
+                lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
+        return server, queues, lags
 
 
 def _metric(figure: Figure[Any], readings: Iterable[tuple[dict[str, str], int | str]]) -> Metric:

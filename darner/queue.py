@@ -9,7 +9,7 @@ window); those behind them are read from the journal when the window runs dry.
 import contextlib
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from darner._proto import CHUNK_BYTES, Item, new_item
@@ -149,6 +149,8 @@ class Source(Protocol):
 class Reader(Source, Protocol):
     """A cursor, as its queue and the broker know it."""
 
+    reserved: dict[int, Item]
+
     def reset(self) -> None:
         """Drop the place: the next item is the oldest."""
 
@@ -213,10 +215,10 @@ class Queue:
         "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
         "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
-        "_taken_ms", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
-        "is_durable", "journal", "name", "on_fault", "on_move", "on_stir", "reserved", "restless",
-        "settings", "syncs", "times", "total_flushes", "total_items", "transactions", "waiters", "window",
-        "window_bytes",
+        "_taken_ms", "_unread_enqueued_ms", "_unread_id", "canceled_transactions", "clock",
+        "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
+        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times", "total_flushes",
+        "total_items", "transactions", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -274,6 +276,9 @@ class Queue:
         # when the first delayed item is due
         self._due = Earliest(self.times)
         self._note_due()
+        # the first item behind the window, if that was asked for when the window was empty; no item has id 0
+        self._unread_id = 0
+        self._unread_enqueued_ms = 0
         # the id up to which `sweep` has looked for expired items; 0 if it is not about to
         self._swept = 0
         self.configure(settings)
@@ -352,6 +357,45 @@ class Queue:
     def age_ms(self) -> int:
         """How long the last item fetched had waited; 0 if the queue is empty."""
         return self.times.age_ms(self._taken_enqueued_ms, self._taken_ms) if self.items else 0
+
+    @property
+    def head_age_ms(self) -> int:
+        """How long the item at the head has waited since it was set; 0 if none waits, or if the journal does
+        not tell. That is asked at most once for each item."""
+        if not self.items:
+            return 0
+        if self.window:
+            enqueued_ms = self.window[0].enqueued_ms
+        elif self._look_behind():
+            enqueued_ms = self._unread_enqueued_ms
+        else:
+            return 0
+        return self.times.age_ms(enqueued_ms, self.clock())
+
+    def _look_behind(self) -> bool:
+        """Know the first item behind the window, which is empty; returns whether there is one. It is not read
+        into the window: there may be many queues."""
+        journal = self.journal
+        if self._unread_id >= journal.reads and journal.is_live(self._unread_id):
+            return True
+        try:
+            items, _ = journal.scan(journal.reads, 1, 1)
+        except JournalError:
+            return False
+        if items:
+            self._unread_id = items[0].id
+            self._unread_enqueued_ms = items[0].enqueued_ms
+        return bool(items)
+
+    def cursor_lags(self) -> list[tuple[bytes, int]]:
+        """The label of each cursor that has read something, and how many items it has still to read."""
+        journal = self.journal
+        lags = []
+        for label, (start, *back) in sorted(journal.cursors.items()):
+            reserved: Collection[int] = self.cursors[label].reserved if label in self.cursors else ()
+            came_back = sum(id not in reserved and journal.is_live(id) for id in back)
+            lags.append((label, came_back + journal.count_live(start)))
+        return lags
 
     # In
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import errno
 import gc
+import logging
 import math
 import os
 import resource
 import shutil
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
 from darner.errors import ConfigError, DarnerError, StartError
-from darner.listeners import Listeners
+from darner.listeners import BACKLOG, UNIX_MODE, Listeners, SocketInUseError
 from darner.printable import shown
 from darner.reserve import size_for
 from darner.signals import Watch
@@ -99,10 +100,13 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
             look()
         except DarnerError as error:
             yield error
-    unusable = list(_check_addresses(settings, is_served=broker.is_served(data)))
+    is_served = broker.is_served(data)
+    unusable = list(_check_addresses(settings, is_served=is_served))
     yield from unusable
     if not unusable:
-        exposure.say_open([settings.host], settings)
+        exposure.say_open(settings.host, settings)
+    if settings.socket is not None:
+        yield from _check_socket(settings.socket, is_served=is_served)
     with contextlib.suppress(OSError):  # said already
         free_bytes = shutil.disk_usage(broker.nearest(data)).free
         if free_bytes < settings.min_free_space:
@@ -114,18 +118,29 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
 
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
-    hosts = [(settings.host, settings.port, "--host", "--port")]
+    hosts: list[tuple[Sequence[str], int, str, str]] = [(settings.host, settings.port, "--host", "--port")]
     if settings.metrics_port is not None:
-        hosts.append((settings.metrics_host, settings.metrics_port, "metrics_host", "metrics_port"))
-    for host, port, host_key, port_key in hosts:
+        hosts.append(([settings.metrics_host], settings.metrics_port, "metrics_host", "metrics_port"))
+    for names, port, host_key, port_key in hosts:
         try:
-            listeners.check_usable(host, port)
-        except OSError as error:
-            refusal = listeners.unusable(host, port, error, host_key, port_key)
-            if error.errno != errno.EADDRINUSE:
+            for sock in listeners.bind(names, port, host_key, port_key):
+                sock.close()
+        except StartError as refusal:
+            cause = refusal.__cause__
+            if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
                 yield refusal
             elif not is_served:  # else it is the server's that has this configuration
                 log.warning("port in use", reason=str(refusal))
+
+
+def _check_socket(path: str, *, is_served: bool) -> Iterator[StartError]:
+    try:
+        listeners.check_unix(path)
+    except SocketInUseError as refusal:
+        if not is_served:
+            log.warning("socket in use", reason=str(refusal))
+    except StartError as refusal:
+        yield refusal
 
 
 class Server:
@@ -159,6 +174,8 @@ class Server:
             self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
         )
         self._clients.reload = self._reload
+        self._clients.describe_settings = self._describe_settings
+        self._clients.lists_queues = settings.queue_stats == "always"
         if settings.allow_shutdown:
             self._clients.shutdown = self._shut_down
         idle_ms = settings.idle_timeout_ms
@@ -184,11 +201,12 @@ class Server:
         context, self._admission.users = read_access(self._settings, self._admission)
         self._broker.open()
         try:
-            await self._listeners.open(context, given, settings.host, settings.port)
-        except OSError as error:
+            await self._listeners.open(context, given, settings.host, settings.port, settings.socket)
+        except StartError:
+            self._listeners.close()
             await self._threads.end()
             self._broker.close()
-            raise listeners.unusable(settings.host, settings.port, error, "--host", "--port") from error
+            raise
         # no client has been served before that
         self._watch.hand_over(
             lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
@@ -199,6 +217,8 @@ class Server:
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))
         exposure.say_open([host for host, _ in self._listeners.addresses], settings)
+        for path in self._listeners.paths:
+            log.info("listening", socket=path)
         log.info("data", directory=str(self._data), queues=queues, items=items)
         systemd.notify("READY=1")
         chores = (self._upkeep, self._sweep, self._listeners.keep)
@@ -221,6 +241,40 @@ class Server:
         # the loop is about to be no more
         self._watch.hand_over(lambda _: None, lambda: None)
         log.info("closed")
+
+    def _describe_settings(self) -> Iterable[tuple[str, object]]:
+        """What `stats settings` says: by memcached's names, and ours that it has not."""
+        settings = self._settings
+        limits = settings.queue_defaults
+        addresses = self._listeners.addresses
+        paths = self._listeners.paths
+        idle_ms = settings.idle_timeout_ms
+        switches = {False: "no", True: "yes"}
+        return (
+            ("maxbytes", 0),
+            ("maxconns", self._admission.room),
+            ("tcpport", addresses[0][1] if addresses else 0),
+            ("udpport", 0),
+            ("inter", ",".join(dict.fromkeys(host for host, _ in addresses))),
+            ("verbosity", {logging.WARNING: 0, logging.INFO: 1}.get(logging.getLogger().level, 2)),
+            ("evictions", "on" if limits.discard_old_when_full else "off"),
+            ("domain_socket", paths[0] if paths else "NULL"),
+            ("umask", f"{UNIX_MODE:o}"),
+            ("num_threads", 1),
+            ("cas_enabled", "no"),
+            ("tcp_backlog", BACKLOG),
+            ("binding_protocol", "ascii"),
+            ("auth_enabled_sasl", "no"),
+            ("auth_enabled_ascii", switches[settings.auth_file is not None]),
+            ("item_size_max", limits.max_item_size or 0),
+            ("idle_timeout", 0 if idle_ms is None else math.ceil(idle_ms / 1000)),
+            ("flush_enabled", "yes"),
+            ("lru_crawler", "no"),
+            ("ssl_enabled", switches[settings.tls_cert is not None]),
+            ("dialect", settings.dialect),
+            ("queue_stats", settings.queue_stats),
+            ("keepalive", settings.keepalive),
+        )
 
     def _serve_metrics(self) -> "Metrics | None":
         settings = self._settings

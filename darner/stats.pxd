@@ -15,3 +15,10 @@ cdef class Counters:
         uint64_t bytes_read
         uint64_t bytes_written
         uint64_t noreply_errors
+        uint64_t auth_cmds
+        uint64_t auth_errors
+        uint64_t cmd_flush
+        uint64_t conn_yields
+        uint64_t delete_hits
+        uint64_t delete_misses
+        uint64_t rejected_connections

@@ -6,8 +6,9 @@ class Counters:
     """Events since the start or the last `stats reset`."""
 
     __slots__ = (
-        "bytes_read", "bytes_written", "cmd_get", "cmd_peek", "cmd_set", "get_hits", "get_misses",
-        "noreply_errors", "total_connections",
+        "auth_cmds", "auth_errors", "bytes_read", "bytes_written", "cmd_flush", "cmd_get", "cmd_peek",
+        "cmd_set", "conn_yields", "delete_hits", "delete_misses", "get_hits", "get_misses", "noreply_errors",
+        "rejected_connections", "total_connections",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -26,3 +27,14 @@ class Counters:
         self.bytes_written = 0
         # errors that a client's noreply hid from it
         self.noreply_errors = 0
+        self.cmd_flush = 0
+        # of queues that were there, and were not
+        self.delete_hits = 0
+        self.delete_misses = 0
+        # connections for which there was no room
+        self.rejected_connections = 0
+        # logins, and those that failed
+        self.auth_cmds = 0
+        self.auth_errors = 0
+        # turns that ended before all that a client had sent was served
+        self.conn_yields = 0

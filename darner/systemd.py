@@ -16,6 +16,7 @@ log = structlog.get_logger()
 FIRST_FD = 3
 # Of a number of sockets, which is less.
 MOST_DIGITS = 6
+FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 # How long systemd may take to be told, in seconds.
 NOTIFY_S = 1.0
 
@@ -23,7 +24,7 @@ NOTIFY_S = 1.0
 def sockets() -> list[socket.socket]:
     """The sockets systemd listens on for this process; none if it does not. Call it once.
 
-    Raises StartError if one of them is no TCP socket that listens.
+    Raises StartError if one of them is no TCP or Unix socket that listens.
     """
     process = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
@@ -48,9 +49,10 @@ def _listener(descriptor: int) -> socket.socket:
             f"descriptor {descriptor} of systemd is no socket: {reason}; "
             "its unit needs ListenStream=ADDRESS:PORT"
         ) from error
-    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock.type != socket.SOCK_STREAM or sock.family not in FAMILIES:
         raise StartError(
-            f"socket {descriptor} from systemd is not TCP: its unit needs ListenStream=ADDRESS:PORT"
+            f"socket {descriptor} from systemd is neither TCP nor a Unix stream socket: its unit needs "
+            "ListenStream=ADDRESS:PORT or ListenStream=/PATH"
         )
     if not listens:
         raise StartError(

@@ -17,6 +17,18 @@ CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 UP, READONLY, QUIESCENT = range(3)
 STATUSES = (b"up", b"readonly", b"quiescent")
 
+# what `stats` says of the server behind that: see tests/test_statistics.py
+FOR_AGENTS = """
+    rejected_connections cmd_flush delete_hits delete_misses auth_cmds auth_errors conn_yields
+    pointer_size rusage_user rusage_system max_connections connection_structures accepting_conns
+    threads limit_maxbytes evictions evicted_unfetched expired_unfetched listen_disabled_num
+    time_in_listen_disabled_us reserved_fds reclaimed cmd_touch cmd_meta touch_hits touch_misses
+    incr_hits incr_misses decr_hits decr_misses cas_hits cas_misses cas_badval get_expired
+    get_flushed hash_bytes hash_is_expanding hash_power_level total_malloced direct_reclaims
+    lru_crawler_starts crawler_items_checked crawler_reclaimed moves_to_cold moves_to_warm
+    moves_within_lru
+"""
+
 # any word
 ANY = b"\x00any\x00"
 
@@ -150,6 +162,13 @@ class Cursor(Source):
         self.read = set()
         # expired ones that it came by, which is kept with the next read
         self.passed = set()
+        # whether it has a place on the disk
+        self.is_kept = False
+
+    def lag(self):
+        queue = self.queue
+        live = queue.waiting + [hold.item for hold in queue.reserved]
+        return sum(item.order not in self.read for item in live)
 
     def peek(self):
         queue = self.queue
@@ -163,6 +182,7 @@ class Cursor(Source):
 
     def take(self, item):
         self.read |= {*self.passed, item.order}
+        self.is_kept = True
 
     def close(self, hold):
         self.read |= self.passed
@@ -174,6 +194,7 @@ class Cursor(Source):
         self.serve()
 
     def reset(self):
+        self.is_kept = False
         self.read.clear()
         self.passed.clear()
         self.reserved.clear()
@@ -404,6 +425,9 @@ class Queue(Source):
             "mem_items": ANY,
             "mem_bytes": ANY,
             "age": max(0, self.taken[0] - self.model.at(self.taken[1])) if self.waiting else 0,
+            "head_age": max(0, self.model.now - self.model.at(self.waiting[0].enqueued))
+            if self.waiting
+            else 0,
             "discarded": self.discarded,
             "damaged_items": 0,
             "waiters": len(self.waiters),
@@ -413,6 +437,10 @@ class Queue(Source):
             "total_flushes": self.flushes,
             "create_time": self.created,
             "delayed_items": len(self.delayed),
+        } | {
+            f"cursor_{label.decode()}_lag": cursor.lag()
+            for label, cursor in sorted(self.cursors.items())
+            if cursor.is_kept
         }
 
 
@@ -938,7 +966,9 @@ class Model:
             "queue_deletes": self.queue_deletes,
             "queue_expires": self.queue_expires,
             "noreply_errors": self.noreply_errors,
+            "queues_out_of_service": 0,
         }
+        figures |= dict.fromkeys(FOR_AGENTS.split(), ANY)
         for name, queue in sorted(self.queues.items()):
             figures |= {f"queue_{name.decode()}_{key}": value for key, value in queue.figures().items()}
         client.out += b"".join(b"STAT %s %s\r\n" % line for line in self.lines(figures)) + END

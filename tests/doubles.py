@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from types import SimpleNamespace
 
 from darner import connection, leveldb
@@ -142,7 +143,9 @@ class Transport:
         # whether the server says no more
         self.ended = False
         self._socket = SimpleNamespace(
-            setsockopt=lambda *_: None, getsockopt=lambda *_: bytes([connection.TCP_ESTABLISHED])
+            family=socket.AF_INET,
+            setsockopt=lambda *_: None,
+            getsockopt=lambda *_: bytes([connection.TCP_ESTABLISHED]),
         )
         protocol.connection_made(self)
 

@@ -13,6 +13,7 @@ from test_login import FAILED, HASH, login
 from test_wire_hostile import processor_s
 
 from darner import admission
+from darner.stats import Counters
 
 TOO_MANY = b"SERVER_ERROR too many connections\r\n"
 
@@ -37,7 +38,7 @@ class FakeTransport:
 def test_login_that_does_not_come_is_not_waited_for():
     timers = []
     loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
-    clients = SimpleNamespace(loop=loop, connections=set())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters())
     transport = FakeTransport()
     arrival = admission.Admission(clients, Mock(), users={})()
     arrival.connection_made(transport)

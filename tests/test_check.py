@@ -494,7 +494,8 @@ class TestConfiguration:
         [
             ("127.0.0.1", "127.0.0.1", True), ("0.0.0.0", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", True),
             ("localhost", "127.0.0.1", True), ("localhost", "LOCALHOST", True), ("::1", "0:0::1", True),
-            ("127.0.0.1", "127.0.0.2", False), ("0.0.0.0", "::1", False),
+            ("127.0.0.1", "127.0.0.2", False), ("0.0.0.0", "::1", False), ("::", "127.0.0.1", True),
+            ("*", "::1", True), ("127.0.0.1", "::", True), ("[::1]", "::1", True),
         ],
     )  # fmt: skip
     def test_of_equal_ports_is_refused_where_they_meet(self, config, one, other, meet):
@@ -513,7 +514,6 @@ class TestConfiguration:
         [
             ("no.such.host.invalid", "cannot resolve the host"),
             ("a..b", "cannot resolve the host"),
-            ("[::1]", "without brackets"),
             ("203.0.113.7", "is not an address of this machine"),
         ],
     )

@@ -48,7 +48,7 @@ class TestValues:
 
     def test_of_the_command_line_come_before_the_file(self):
         found = settings('port = 1\nhost = "::1"\n', port=2)
-        assert (found.port, found.host) == (2, "::1")
+        assert (found.port, found.host) == (2, ("::1",))
 
     def test_of_a_queue_are_those_of_the_contract(self):
         assert " ".join(sorted(OF_QUEUE)) == (

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
@@ -101,6 +102,10 @@ class TestFigures:
             for figure in QUEUE_FIGURES:
                 if figure.name in NO_METRICS:
                     assert not figure.metric
+                elif figure.name == "head_age":  # which goes on
+                    assert found[figure.metric, queue] == pytest.approx(
+                        int(stats[f"queue_{queue}_head_age"]) * figure.scale, abs=10
+                    )
                 else:
                     in_stats = int(stats[f"queue_{queue}_{figure.name}"])
                     assert found[figure.metric, queue] == pytest.approx(in_stats * figure.scale), figure.name
@@ -109,6 +114,18 @@ class TestFigures:
         assert found["darner_queue_create_time_seconds", "some"] == pytest.approx(
             found["darner_time_seconds", ""], abs=60
         )
+
+    def test_of_each_cursor_is_how_much_it_has_to_read(self, server):
+        with contextlib.closing(server.connect()) as wire:
+            for _ in range(3):
+                wire.set(b"read", b"x")
+            wire.get(b"read/cursor=billing")
+        lags = re.findall(
+            r"^darner_queue_cursor_lag_items\{(.+)\} (.+)$", fetch(metrics_port(server)), re.MULTILINE
+        )
+        assert [(set(labels.split(",")), lag) for labels, lag in lags] == [
+            ({'queue="read"', 'cursor="billing"'}, "2.0")
+        ]
 
     def test_names_keep_to_the_rules_and_each_is_explained(self, server):
         with contextlib.closing(server.connect()) as wire:
@@ -185,14 +202,11 @@ class TestDisturbance:
             over.set()
             thread.join()
 
-    def test_of_many_queues_the_loop_reads_some_a_turn_and_the_text_is_made_with_pauses(
-        self, tmp_path, monkeypatch
-    ):
+    def scrape(self, tmp_path, monkeypatch, queues: int) -> list[int]:
+        """Have as many queues told; returns the turn of the loop in which each was read."""
         turn_of_each = []
-        pauses = []
         figure = Figure("", lambda _: turn_of_each.append(turns) or 0, "darner_queue_figure", "A figure.")
         monkeypatch.setattr(metrics, "QUEUE_METRICS", (figure,))
-        monkeypatch.setattr(metrics.time, "sleep", pauses.append)
         turns = 0
 
         async def read() -> str:
@@ -204,7 +218,7 @@ class TestDisturbance:
                 loop.call_soon(count)
 
             broker = Broker(tmp_path / "data", lambda: 1, lambda work, done: None)
-            broker.queues = {b"queue-%d" % n: None for n in range(1000)}
+            broker.queues = {b"queue-%d" % n: Mock(cursor_lags=list) for n in range(queues)}
             monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
             monkeypatch.setattr(type(broker), "total_items", 0)
             count()
@@ -213,9 +227,21 @@ class TestDisturbance:
             await asyncio.to_thread(served.close)
             return text
 
-        assert asyncio.run(read()).count("darner_queue_figure{") == 1000
-        assert max(Counter(turn_of_each).values()) <= metrics.QUEUES_PER_TURN
+        assert asyncio.run(read()).count("darner_queue_figure{") == queues
+        return turn_of_each
+
+    def test_of_many_queues_the_loop_reads_some_a_turn_and_the_text_is_made_with_pauses(
+        self, tmp_path, monkeypatch
+    ):
+        pauses = []
+        monkeypatch.setattr(metrics.time, "sleep", pauses.append)
+        turns = self.scrape(tmp_path, monkeypatch, 1000)
+        assert max(Counter(turns).values()) <= metrics.QUEUES_PER_TURN
         assert len(pauses) >= 1000 // metrics.SAMPLES_PER_PAUSE
+
+    def test_a_turn_that_takes_long_ends_before_so_many_queues_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(metrics, "TURN_S", -1)
+        assert len(set(self.scrape(tmp_path, monkeypatch, 5))) == 5
 
 
 class TestStart:

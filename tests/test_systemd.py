@@ -138,13 +138,24 @@ class TestSockets:
         assert f"port={sock.getsockname()[1]}" not in log_of(process)
         assert process.returncode == 0
 
-    def test_a_socket_that_is_not_tcp_is_refused(self, start, tmp_path):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(str(tmp_path / "socket"))
+    def test_a_unix_socket_is_served_and_left_where_it_is(self, start, listening, tmp_path):
+        path = str(tmp_path / "socket")
+        with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+            sock.bind(path)
             sock.listen()
-            process = start(sock)
-            assert "is not TCP" in process.communicate(timeout=20)[1]
-        assert process.returncode == 1
+            # besides one of TCP, which is none that the server made
+            process = start(listening(), sock)
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(b"version\r\n")
+            assert client.recv(100).startswith(b"VERSION ")
+            assert f"event=listening socket={path}\n" in log_of(process)
+            assert (tmp_path / "socket").is_socket()
+
+    def test_a_unix_socket_for_datagrams_is_refused(self, start, tmp_path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.bind(str(tmp_path / "socket"))
+            assert "is neither TCP nor a Unix stream socket" in self.refused(start(sock))
 
     def refused(self, process) -> str:
         """The one line it says instead of starting."""
@@ -168,7 +179,7 @@ class TestSockets:
             assert "ListenStream=" in self.refused(start(sock))
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
-            assert "is not TCP" in self.refused(start(sock))
+            assert "is neither TCP nor a Unix stream socket" in self.refused(start(sock))
 
     @pytest.mark.parametrize("count", ["x", "-1", "1.5", "٣", " 1", "9" * 5000])
     def test_a_number_of_sockets_that_is_none_is_refused(self, start, count):

@@ -406,6 +406,7 @@ class TestStats:
         assert abs(create_time - before_ms) < 5000
         assert 0 < stats.pop("logsize") < 1_000_000
         assert 0 <= stats.pop("age") < 5000
+        assert 0 <= stats.pop("head_age") < 5000
         assert stats == {
             "items": 2, "bytes": 7, "total_items": 5, "expired_items": 1, "mem_items": 2, "mem_bytes": 7,
             "discarded": 0, "damaged_items": 0, "waiters": 0, "open_transactions": 1, "transactions": 2,
