@@ -330,7 +330,7 @@ class Arrival(asyncio.Protocol):
     ) -> None:
         counters = self._admission.clients.counters
         counters.auth_cmds += 1
-        counters.auth_errors += 1
+        counters.auth_errors += complaint is not self._admission.overloads
         address = self._transport.get_extra_info("peername")
         complaint = complaint or self._admission.failures
         complaint.log(reason=reason, peer=address[0] if address else "gone", **what)

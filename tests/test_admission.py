@@ -52,7 +52,7 @@ def test_login_that_does_not_come_is_not_waited_for():
 def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     timers = []
     loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
-    clients = SimpleNamespace(loop=loop, connections=set())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters())
     transport = FakeTransport()
     gate = admission.Admission(clients, Mock(), users={})
     arrival = gate()
