@@ -179,7 +179,7 @@ def stats(connection: "Connection", request: Request) -> None:
     if not request.args:
         lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
         connection.reply(request, b"".join(lines))
-        for name, queue in sorted(connection.broker.queues.items()):
+        for name, queue in sorted(connection.broker.shown.items()):
             prefix = b"STAT queue_" + name + b"_"
             lines = (prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
             connection.reply(request, b"".join(lines))
@@ -192,8 +192,9 @@ def stats(connection: "Connection", request: Request) -> None:
 def dump_stats(connection: "Connection", request: Request) -> None:
     """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
     broker = connection.broker
-    for name in request.args or sorted({*broker.queues, *broker.aliases}):
-        queue = broker.find(name) if name not in broker.broken else None
+    shown = broker.shown
+    for name in request.args or sorted({*shown, *broker.aliases}):
+        queue = shown.get(name) if name not in broker.aliases else None
         _dump(
             connection,
             request,

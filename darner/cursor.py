@@ -21,22 +21,27 @@ MARK = b"/cursor="
 class Cursor:
     """Fetched from like a `Queue`. Methods that touch items raise JournalError if the journal refuses."""
 
-    __slots__ = ("_back", "_label", "_next", "_opened", "name", "queue", "reserved", "waiters")
+    __slots__ = ("__weakref__", "_back", "_next", "_opened", "label", "name", "queue", "reserved", "waiters")
 
     def __init__(self, queue: Queue, label: bytes) -> None:
-        """Take up the place that the journal has for `label`, or begin with the oldest item."""
+        """Take up the place that the journal has for `label`; or begin with the oldest item, and be one of the
+        queue's cursors once something was read."""
         self.queue = queue
         self.name = queue.name + MARK + label
-        self._label = label
+        self.label = label
         self.reserved: dict[int, Item] = {}
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._opened: BlobReader | None = None
         # the id that is read next, and those before it that came back
+        if label in queue.journal.cursors:
+            queue.cursors[label] = self
         self._next, *self._back = queue.journal.cursors.get(label, [0])
 
     def reset(self) -> None:
         """Drop the place: the next item is the oldest."""
-        self.queue.journal.keep_cursor(self._label, [])
+        if self.label in self.queue.journal.cursors:
+            self.queue.journal.keep_cursor(self.label, [])
+            self.queue.cursors.pop(self.label, None)
         self.clear()
         self.serve()
 
@@ -48,7 +53,8 @@ class Cursor:
 
     def _keep(self, next: int, back: Iterable[int], reserved: Iterable[int]) -> None:
         # what is reserved counts as not read, for a crash may take its reader along
-        self.queue.journal.keep_cursor(self._label, [next, *sorted([*back, *reserved])])
+        self.queue.journal.keep_cursor(self.label, [next, *sorted([*back, *reserved])])
+        self.queue.cursors[self.label] = self
 
     @property
     def transactions(self) -> int:
@@ -167,6 +173,13 @@ class Cursor:
 
     def wait(self, waiter: Waiter) -> None:
         """Have `waiter` served when there is an item to read, first come, first served."""
+        self.queue.awaited[self] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Have `waiter` wait no longer."""
+        self.waiters.pop(waiter, None)
+        if not self.waiters:
+            self.queue.awaited.pop(self, None)
         waiter.queue = self
         self.waiters[waiter] = None
 

@@ -221,11 +221,12 @@ def _must_close_first(connection: "Connection", request: Request, held: int) -> 
 
 
 def _queue(connection: "Connection", request: Request) -> Source | None:
-    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
-    the name is an alias. What is held may be closed or aborted whatever the server's status."""
+    """The queue to fetch from, or where to wait for it; None if it is not there, or the name is an alias.
+    What is held may be closed or aborted whatever the server's status."""
     try:
-        make = bool(request.timeout_ms) or not request.peek
-        queue = connection.broker.source(request.queue, make=make)
+        takes = request.fetches and not request.peek
+        waits = request.fetches and request.timeout_ms > 0
+        queue = connection.broker.source(request.queue, takes=takes, waits=waits)
     except StatusError:
         _release(connection, request)
         if request.fetches:

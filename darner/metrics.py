@@ -79,7 +79,7 @@ class _Figures:
             server.append(figure.read(clients))
             await asyncio.sleep(0)  # some are sums over all queues
         queues = []
-        for number, (name, queue) in enumerate(list(clients.broker.queues.items())):
+        for number, (name, queue) in enumerate(list(clients.broker.shown.items())):
             if number % QUEUES_PER_TURN == 0:
                 await asyncio.sleep(0)
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)

@@ -13,6 +13,7 @@ cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
 
 
 cdef class Queue:
+    cdef object __weakref__
     cdef public:
         bytes name
         Journal journal
@@ -27,6 +28,7 @@ cdef class Queue:
         dict reserved
         object waiters
         dict cursors
+        dict awaited
         object window
         Py_ssize_t window_bytes
         bint restless

@@ -144,10 +144,13 @@ class Source(Protocol):
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
+    def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
 
 
 class Reader(Source, Protocol):
     """A cursor, as its queue and the broker know it."""
+
+    label: bytes
 
     def reset(self) -> None:
         """Drop the place: the next item is the oldest."""
@@ -182,7 +185,7 @@ class Waiter:
 
     def cancel(self) -> None:
         """Wait no longer."""
-        self.queue.waiters.pop(self, None)
+        self.queue.leave(self)
 
 
 def serve_waiters(source: Source) -> None:
@@ -198,7 +201,7 @@ def serve_waiters(source: Source) -> None:
             return  # they go on waiting: the queue may recover
         if item is None:
             return
-        del source.waiters[waiter]
+        source.leave(waiter)
         waiter.deliver(source, item)
 
 
@@ -213,10 +216,10 @@ class Queue:
         "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
         "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
-        "_taken_ms", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
+        "_taken_ms", "awaited", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
         "is_durable", "journal", "name", "on_fault", "on_move", "on_stir", "reserved", "restless",
         "settings", "syncs", "times", "total_flushes", "total_items", "transactions", "waiters", "window",
-        "window_bytes",
+        "window_bytes", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -244,8 +247,10 @@ class Queue:
         # whether `sweep` has more to do
         self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        # those in use, by what is behind `cursor=`
+        # those that have a place and were used since the start, by what is behind `cursor=`; and those
+        # somebody waits at, which alone a set has to do with
         self.cursors: dict[bytes, Reader] = {}
+        self.awaited: dict[Reader, None] = {}
         # Puts an item of this queue into those of a name, and returns these, whose waiters are to be served
         # then; JournalError if that cannot be, and it is in none.
         self.on_move: Callable[[Queue, Item, bytes], Sequence[Queue] | None] = lambda *_: None
@@ -387,18 +392,18 @@ class Queue:
         self._line_up(item)
         if self.waiters:
             self._serve()
-        if self.cursors:
+        if self.awaited:
             self._show()
 
     def serve(self) -> None:
         """There may be an item: give it to who waits, on the queue itself and on its cursors."""
         if self.waiters:
             self._serve()
-        if self.cursors:
+        if self.awaited:
             self._show()
 
     def _show(self) -> None:
-        for cursor in list(self.cursors.values()):
+        for cursor in list(self.awaited):
             cursor.serve()
 
     def push_delayed(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
@@ -937,6 +942,15 @@ class Queue:
         ):
             self._expire_first()
             count += 1
+    def leave(self, waiter: Waiter) -> None:
+        """Have `waiter` wait no longer."""
+        self.waiters.pop(waiter, None)
+
+    @property
+    def waiting_clients(self) -> int:
+        """How many wait for an item, here or at a cursor."""
+        return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.awaited)
+
         return count
 
     # Waiting
@@ -948,9 +962,9 @@ class Queue:
 
     def fail_waiters(self, error: JournalError) -> None:
         """Tell those who wait, here or at a cursor, that the queue is out of service."""
-        for source in (self, *self.cursors.values()):
-            while source.waiters:
-                waiter, _ = source.waiters.popitem(last=False)
+        for source in (self, *self.awaited):
+            for waiter in list(source.waiters):
+                source.leave(waiter)
                 waiter.fail(error)
 
     def _serve(self) -> None:
@@ -968,7 +982,7 @@ class Queue:
         """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
         was seen when this was asked; so ask a few times a second."""
         state = self.journal.state
-        if state.items or self.journal.delayed_items or self._is_awaited:
+        if state.items or self.journal.delayed_items or self.waiters or self.awaited:
             self._idle_ms = None
             return False
         # an item may have come and gone unseen
@@ -976,10 +990,6 @@ class Queue:
             self._idle_ms, self._idle_id = now_ms, state.next_id
         max_age_ms = self.settings.max_queue_age_ms
         return max_age_ms is not None and now_ms - self._idle_ms >= max_age_ms
-
-    @property
-    def _is_awaited(self) -> bool:
-        return bool(self.waiters) or any(cursor.waiters for cursor in self.cursors.values())
 
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""
