@@ -33,6 +33,8 @@ CHECKS = 2
 # why (more are closed at once). The rest is for the queues' files.
 CONNECTIONS_SHARE = 3 / 4
 LINGERING_SHARE = 1 / 16
+# And that large items may take as they are sent, whatever connections there are; more share with these.
+FILES_SHARE = 1 / 32
 # How often, in seconds, the log may repeat itself about strangers.
 REPEAT_S = 60.0
 
@@ -79,12 +81,16 @@ class Admission:
         if max_connections is not None:
             self.room = min(self.room, max_connections)
         self.linger_room = int(descriptors * LINGERING_SHARE)
+        clients.descriptors = int(descriptors * CONNECTIONS_SHARE)
+        clients.files_granted = int(descriptors * FILES_SHARE)
+        clients.on_files_refused = self._refuse_file
         # how long, in whole seconds, a client may ask for nothing; None is for ever
         self.idle_timeout_s = idle_timeout_s
         # how many were ever accepted
         self.accepted = 0
         self.failures = Complaint("authentication failure")
         self._refusals = Complaint("too many connections")
+        self._files_refused = Complaint("too many large items are being sent")
         self._handshakes = Complaint("TLS handshake failed")
         # Those that are neither in nor turned away. Weak: who fails the TLS handshake is only dropped.
         self.arriving: weakref.WeakSet[Arrival] = weakref.WeakSet()
@@ -109,7 +115,9 @@ class Admission:
 
     def has_room(self) -> bool:
         """Whether there is room for the connections there are, those that are arriving included."""
-        if len(self.clients.connections) + len(self.arriving) <= self.room:
+        clients = self.clients
+        connections = len(clients.connections) + len(self.arriving)
+        if connections <= self.room and connections + clients.files <= clients.descriptors:
             return True
         self._refusals.log(
             connections=len(self.clients.connections),
@@ -117,6 +125,13 @@ class Admission:
             action="raise max_connections, or the limit of open files (ulimit -n, LimitNOFILE)",
         )
         return False
+
+    def _refuse_file(self) -> None:
+        self._files_refused.log(
+            files=self.clients.files,
+            connections=len(self.clients.connections),
+            action="set idle_timeout, or raise the limit of open files (ulimit -n, LimitNOFILE)",
+        )
 
     def check(
         self, arrival: "Arrival", user: auth.User | None, password: bytes, done: Callable[[bool], None]

@@ -41,7 +41,6 @@ cdef class Queue:
     cdef:
         int64_t _taken_ms
         int64_t _taken_enqueued_ms
-        object _opened
         Py_ssize_t _most_bytes
         uint64_t _reserved_bytes
         object _reserved_ms

@@ -99,7 +99,7 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
         for target in targets:
             target.journal.check()
         if item.blob and targets:
-            home.open_blob(item).close()
+            home.check_blob(item)
         for target in targets:
             ready.append((target, _adopted(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -214,7 +214,7 @@ class Queue:
 
     __slots__ = (
         "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
+        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
         "_taken_ms", "awaited", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
         "is_durable", "journal", "name", "on_fault", "on_move", "on_stir", "reserved", "restless",
@@ -267,8 +267,6 @@ class Queue:
         self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         # when an item was fetched last, and when that one was set
         self._taken_ms = self._taken_enqueued_ms = 0
-        # the blob of the item at the head, if somebody is about to fetch it
-        self._opened: BlobReader | None = None
         # since when it is empty, and the id of the next item then
         self._idle_ms: int | None = None
         self._idle_id = 0
@@ -565,7 +563,7 @@ class Queue:
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
-                if not item.blob or self._open_first(item):
+                if not item.blob or self._check_first(item):
                     return item
                 damaged += 1
                 if damaged == MAX_STRIKES:
@@ -575,11 +573,11 @@ class Queue:
         self.journal.check_whole()
         return None
 
-    def _open_first(self, item: Item) -> bool:
-        """Open the file of the item at the head; returns whether that was possible: else it is damaged, and
+    def _check_first(self, item: Item) -> bool:
+        """Look at the file of the item at the head; returns whether it can be read: else it is damaged, and
         gone."""
         try:
-            self._opened = self.open_blob(item)
+            self.journal.check_blob(item)
         except DamagedItemError as damage:
             self.quarantine(item, damage)
             return False
@@ -674,15 +672,8 @@ class Queue:
         return self._head()
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of the item just fetched, whose data is None.
-
-        They are opened before the item is taken: one whose bytes cannot be had stays at the head.
-        """
-        opened, self._opened = self._opened, None
-        if opened is not None and opened.blob == item.blob:
-            return opened
-        if opened is not None:
-            opened.close()
+        """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
+        asked for when they are about to be read."""
         return self.journal.open_blob(item)
 
     def give_back(self, item: Item) -> None:
@@ -942,15 +933,6 @@ class Queue:
         ):
             self._expire_first()
             count += 1
-    def leave(self, waiter: Waiter) -> None:
-        """Have `waiter` wait no longer."""
-        self.waiters.pop(waiter, None)
-
-    @property
-    def waiting_clients(self) -> int:
-        """How many wait for an item, here or at a cursor."""
-        return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.awaited)
-
         return count
 
     # Waiting
@@ -959,6 +941,15 @@ class Queue:
         """Have `waiter` served when an item comes, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Have `waiter` wait no longer."""
+        self.waiters.pop(waiter, None)
+
+    @property
+    def waiting_clients(self) -> int:
+        """How many wait for an item, here or at a cursor."""
+        return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.awaited)
 
     def fail_waiters(self, error: JournalError) -> None:
         """Tell those who wait, here or at a cursor, that the queue is out of service."""
