@@ -143,9 +143,8 @@ class BlobWriter:
     # In another thread
 
     def _write(self, chunks: list[bytes]) -> None:
-        with open(self._path, "ab", opener=_existing) as file:  # noqa: PTH123  # Path.open takes no opener
-            for chunk in chunks:
-                file.write(_proto.encode_chunk(chunk))
+        with open(self._path, "ab", opener=_existing) as file:
+            file.writelines(map(_proto.encode_chunk, chunks))
 
     def _close(self) -> None:
         if self._finish is not None and self._finish[0]:

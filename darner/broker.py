@@ -352,8 +352,8 @@ class Broker:
         self.queues: dict[bytes, Queue] = {}
         self.sinks: dict[bytes, Queue] = {}
         self.sources: dict[bytes, Queue] = self.queues
-        # Names of no queue that somebody waits for: each has an empty queue, in memory and in none of the above, that
-        # is there as long as a waiter or a cursor knows of it. So a name that is given up leaves nothing.
+        # Names of no queue that somebody waits for: each has an empty queue, in memory and in none of the
+        # above, that is there as long as a waiter or a cursor knows of it. What is given up leaves nothing.
         self._awaited: WeakValueDictionary[bytes, Queue] = WeakValueDictionary()
         # the cursors somebody knows of: two readers of one that has no place yet read through the same
         self._cursors: WeakValueDictionary[tuple[Queue, bytes], Reader] = WeakValueDictionary()

@@ -170,17 +170,17 @@ class Stream:
         """Whether it can be sent now; if not, `ready` is called when that is to be asked again. JournalError
         if it cannot be sent at all."""
         if self.blob is None:
-            self._open()
+            self.blob = self._open()
         if not self.blob.verify(ready):
             return False
         self._delivery.begin()
         return True
 
-    def _open(self) -> None:
+    def _open(self) -> BlobReader:
         clients = self._delivery.connection.clients
         clients.take_file()
         try:
-            self.blob = self._delivery.open()
+            return self._delivery.open()
         except BaseException:
             clients.give_file()
             raise

@@ -24,8 +24,8 @@ class Cursor:
     __slots__ = ("__weakref__", "_back", "_next", "label", "name", "queue", "reserved", "waiters")
 
     def __init__(self, queue: Queue, label: bytes) -> None:
-        """Take up the place that the journal has for `label`; or begin with the oldest item, and be one of the
-        queue's cursors once something was read."""
+        """Take up the place that the journal has for `label`; or begin with the oldest item, and be one of
+        the queue's cursors once something was read."""
         self.queue = queue
         self.name = queue.name + MARK + label
         self.label = label

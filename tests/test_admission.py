@@ -179,7 +179,7 @@ class TestFewDescriptors:
         assert wire.set(b"large2", self.LARGE) == b"STORED\r\n"
         assert wire.ask(b"get large2\r\n").startswith(b"SERVER_ERROR too many large items")
         assert wire.stats()["queue_large2_items"] == "1"
-        assert server.log.count("too many large items are being sent") == 1
+        assert server.wait_for_log("being sent").count("too many large items are being sent") == 1
         for client in slow:
             client.reset()
         until(lambda: int(wire.stats()["curr_connections"]) == 1)

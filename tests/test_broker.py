@@ -422,7 +422,8 @@ class TestAwaited:
         assert data.broker.queue_creates == 0
 
     def test_is_shown_with_those_who_wait_for_it_for_as_long_as_they_do(self, data, served):
-        waiters = [self.wait(data, served, who, name) for who, name in enumerate([b"a", b"a", b"a/cursor=c", b"b"])]
+        names = [b"a", b"a", b"a/cursor=c", b"b"]
+        waiters = [self.wait(data, served, who, name) for who, name in enumerate(names)]
         assert self.shown(data) == {b"a": 3, b"b": 1}
         assert data.broker.queues == {}
         assert data.directories() == []
@@ -487,7 +488,7 @@ class TestAwaited:
         data.set(b"work", b"abc")
         assert served == [("first", 3)]
 
-    def test_of_a_deleted_queue_with_which_something_goes_wrong_tells_those_who_wait(self, data, served, silence):
+    def test_of_a_deleted_queue_that_something_goes_wrong_with_tells_who_waits(self, data, served, silence):
         data.set(b"work", b"abc")
         journal = data.broker.queues[b"work"].journal
         data.broker.delete(b"work")

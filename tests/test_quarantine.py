@@ -512,7 +512,7 @@ class TestErrorsThatPass:
         assert data.read_all(b"work") == [LARGE]
 
     @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
-    def test_of_a_large_items_file_for_want_of_a_descriptor_is_not_called_damage(self, data, log, monkeypatch, number):
+    def test_for_want_of_a_descriptor_are_not_called_damage(self, data, log, monkeypatch, number):
         data.upload(b"work", LARGE)
         work = data.broker.queue(b"work")
         with monkeypatch.context() as patch:
