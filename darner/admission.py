@@ -40,6 +40,8 @@ CONNECTIONS_SHARE = 3 / 4
 LINGERING_SHARE = 1 / 16
 # How many the port for metrics has at once, if there is one: they are none of the clients'.
 METRICS_CONNECTIONS = 8
+# And that large items may take as they are sent, whatever connections there are; more share with these.
+FILES_SHARE = 1 / 32
 # How often, in seconds, the log may repeat itself about strangers.
 REPEAT_S = 60.0
 
@@ -104,6 +106,9 @@ class Admission:
         if max_connections is not None:
             self.room = min(self.room, max_connections)
         self.linger_room = int(descriptors * LINGERING_SHARE)
+        clients.descriptors = int(descriptors * CONNECTIONS_SHARE)
+        clients.files_granted = int(descriptors * FILES_SHARE)
+        clients.on_files_refused = self._refuse_file
         # how long, in whole seconds, a client may ask for nothing; None is for ever
         self.idle_timeout_s = idle_timeout_s
         clients.max_connections = self.room
@@ -111,6 +116,7 @@ class Admission:
         self.accepted = 0
         self.failures = Complaint("authentication failure")
         self._refusals = Complaint("too many connections")
+        self._files_refused = Complaint("too many large items are being sent")
         self._handshakes = Complaint("TLS handshake failed")
         # Those that are neither in nor turned away. Weak: who fails the TLS handshake is only dropped.
         self.arriving: weakref.WeakSet[Arrival] = weakref.WeakSet()
@@ -138,7 +144,9 @@ class Admission:
 
     def has_room(self) -> bool:
         """Whether there is room for the connections there are, those that are arriving included."""
-        if len(self.clients.connections) + len(self.arriving) <= self.room:
+        clients = self.clients
+        connections = len(clients.connections) + len(self.arriving)
+        if connections <= self.room and connections + clients.files <= clients.descriptors:
             return True
         self._note_refusal()
         return False
@@ -158,6 +166,13 @@ class Admission:
             connections=len(self.clients.connections),
             arriving=len(self.arriving),
             action="raise max_connections, or the limit of open files (ulimit -n, LimitNOFILE)",
+        )
+
+    def _refuse_file(self) -> None:
+        self._files_refused.log(
+            files=self.clients.files,
+            connections=len(self.clients.connections),
+            action="set idle_timeout, or raise the limit of open files (ulimit -n, LimitNOFILE)",
         )
 
     def failure_s(self, address: str) -> float:

@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable
-from io import BufferedWriter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +48,6 @@ class BlobWriter:
         "_busy",
         "_chunks",
         "_error",
-        "_file",
         "_finish",
         "_offload",
         "_over",
@@ -62,11 +60,12 @@ class BlobWriter:
         """Make the file. Raises JournalError if that fails.
 
         At once, and not with the first chunk in a thread: by then the queue may have been deleted and
-        made anew, and the file would be among the new one's.
+        made anew, and the file would be among the new one's. It is open only while something is written: who
+        sends no more of an item takes no descriptor.
         """
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._file: BufferedWriter = path.open("wb")
+            path.open("wb").close()
         except OSError as error:
             raise failure(f"cannot write {path}", error) from error
         self._path = path
@@ -144,23 +143,24 @@ class BlobWriter:
     # In another thread
 
     def _write(self, chunks: list[bytes]) -> None:
-        for chunk in chunks:
-            self._file.write(_proto.encode_chunk(chunk))
-        self._file.flush()
+        with open(self._path, "ab", opener=_existing) as file:
+            file.writelines(map(_proto.encode_chunk, chunks))
 
     def _close(self) -> None:
         if self._finish is not None and self._finish[0]:
-            os.fsync(self._file.fileno())
+            sync_file(self._path)
             directory = self._path.parent.parent
             sync_directory(self._path.parent)
             sync_directory(directory)
             sync_name(directory)
-        self._file.close()
 
     def _delete(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _existing(path: str, flags: int) -> int:
+    # in the place of one that is gone with its queue there may be another queue's
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def file_bytes(item: Item) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote, unquote_to_bytes
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -346,6 +347,11 @@ class Broker:
         self.queues: dict[bytes, Queue] = {}
         self.sinks: dict[bytes, Queue] = {}
         self.sources: dict[bytes, Queue] = self.queues
+        # Names of no queue that somebody waits for: each has an empty queue, in memory and in none of the
+        # above, that is there as long as a waiter or a cursor knows of it. What is given up leaves nothing.
+        self._awaited: WeakValueDictionary[bytes, Queue] = WeakValueDictionary()
+        # the cursors somebody knows of: two readers of one that has no place yet read through the same
+        self._cursors: WeakValueDictionary[tuple[Queue, bytes], Reader] = WeakValueDictionary()
         # the names set to that go to several queues, or to another one
         self._fanouts: dict[bytes, Fanout] = {}
         # the names of the children, by their parent's
@@ -606,9 +612,32 @@ class Broker:
         journal = self._journal(name, durable=settings.durable)
         queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
+        awaited = self._awaited.pop(name, None)
+        if awaited is not None:
+            queue.transactions = awaited.transactions
+            self._hand_over(awaited, queue)
         self.queue_creates += 1
         log.debug("queue created", queue=shown(name))
         return queue
+
+    def _await(self, name: bytes) -> Queue:
+        """Return where to wait for a queue that is not there."""
+        awaited = self._awaited.get(name)
+        if awaited is None:
+            journal = Journal(name, self._path_of(name), self._committer, None, self._wall())
+            awaited = Queue(name, journal, self._clock, self.settings_for(name), self._times)
+            self._awaited[name] = awaited
+        return awaited
+
+    def _hand_over(self, queue: Queue, heir: Queue) -> None:
+        """Have those who wait at `queue` and its cursors wait at `heir`, in the same order."""
+        for waiter in list(queue.waiters):
+            queue.leave(waiter)
+            heir.wait(waiter)
+        for cursor in list(queue.awaited):
+            for waiter in list(cursor.waiters):
+                cursor.leave(waiter)
+                self._cursor(heir, cursor.label).wait(waiter)
 
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
         path = self._path_of(name)
@@ -652,14 +681,12 @@ class Broker:
         self._past_items += queue.total_items
         self._past_expired += queue.expired_items
         self._past_discarded += queue.discarded
-        if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
-            with contextlib.suppress(JournalError):  # there is no room for a new queue: they wait in vain
-                heir = self._create(name)
-                for waiter in queue.waiters:
-                    heir.wait(waiter)
-                for label, cursor in queue.cursors.items():
-                    for waiter in cursor.waiters:
-                        self._cursor(heir, label).wait(waiter)
+        if queue.waiters or queue.awaited:
+            heir = self._await(name)
+            self._hand_over(queue, heir)
+            if parent_of(name):  # they have subscribed
+                with contextlib.suppress(JournalError):  # not as long as there is no room for a queue
+                    self._create(name)
         return True
 
     def _expire(self, queue: Queue) -> None:
@@ -729,31 +756,34 @@ class Broker:
             target.check(size)
         return Upload(stores[0], lambda: self._targets(name), self._check_room)
 
-    def source(self, name: bytes, *, make: bool) -> Source | None:
-        """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias, or
-        if it is not there and need not be made.
+    def source(self, name: bytes, *, takes: bool, waits: bool) -> Source | None:
+        """Return what is fetched from by this name: a queue, or a cursor over one; None if it is an alias. If
+        the queue is not there, whoever `takes` from a child subscribes to it, which makes it; and for anybody
+        else it is None, or, if that `waits`, where to wait until the queue comes.
 
         Raises JournalError if it cannot be had, StatusError if fetching is refused.
         """
         self.status.check_gets()
-        if MARK in name:
-            return self._cursor_source(name, make=make)
-        if name in self.aliases:
-            return None
-        return self.queue(name) if make or name in self.broken else self.queues.get(name)
-
-    def _cursor_source(self, name: bytes, *, make: bool) -> Source | None:
-        parent, _, label = name.partition(MARK)
-        if parent in self.aliases:
-            return None
-        queue = self.queue(parent) if make or parent in self.broken else self.queues.get(parent)
-        return None if queue is None else self._cursor(queue, label)
+        parent, is_cursor, label = name.partition(MARK)
+        queue = self.find(parent)
+        if queue is None and parent not in self.aliases:
+            if takes and not is_cursor and parent_of(name):
+                queue = self._create(name)
+            elif waits:
+                queue = self._await(parent)
+        return queue if queue is None or not is_cursor else self._cursor(queue, label)
 
     def _cursor(self, queue: Queue, label: bytes) -> Reader:
-        cursor = queue.cursors.get(label)
+        cursor = self._cursors.get((queue, label))
         if cursor is None:
-            cursor = queue.cursors[label] = Cursor(queue, label)
+            cursor = self._cursors[queue, label] = Cursor(queue, label)
         return cursor
+
+    @property
+    def visible(self) -> dict[bytes, Queue]:
+        """The queues that figures are given of, by name: those that are there, and those waited for."""
+        awaited = {name: queue for name, queue in self._awaited.items() if queue.waiting_clients}
+        return {**self.queues, **awaited} if awaited else self.queues
 
     def _delete_cursor(self, name: bytes) -> bool:
         parent, _, label = name.partition(MARK)
@@ -844,8 +874,11 @@ class Broker:
         queue = self.queues.pop(name, None)
         if queue is not None:
             self._stirring.pop(queue, None)
-        if parent := parent_of(name):
-            self._children.get(parent, set()).discard(name)
+        parent = parent_of(name)
+        if children := self._children.get(parent):
+            children.discard(name)
+            if not children:
+                del self._children[parent]
         self._reroute(name)
 
     def _reroute(self, name: bytes) -> None:
@@ -1195,7 +1228,7 @@ class Broker:
             self._unregister(name)
             self._note_child(name)
         elif name in self._retired:
-            queue = None
+            queue = self._awaited.get(name)
             self._aside[name] = (journal, True)
             del self._retired[name]
         else:
@@ -1329,7 +1362,7 @@ class Broker:
         """Zero what counts events since the start."""
         self.queue_creates = self.queue_deletes = self.queue_expires = 0
         self._past_items = self._past_expired = self._past_discarded = 0
-        for queue in self.queues.values():
+        for queue in self.visible.values():
             queue.reset_stats()
 
     @property

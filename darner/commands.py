@@ -191,7 +191,7 @@ def stats(connection: "Connection", request: Request) -> None:
         settings = clients.describe_settings()
         connection.reply(request, b"".join(f"STAT {k} {v}\r\n".encode() for k, v in settings))
     if args == [b"queues"] or (not args and clients.lists_queues):
-        for name, queue in sorted(connection.broker.queues.items()):
+        for name, queue in sorted(connection.broker.visible.items()):
             prefix = f"STAT queue_{shown(name)}_"
             lines = (f"{prefix}{k} {v}\r\n".encode() for k, v in read_queue(queue))
             connection.reply(request, b"".join(lines))
@@ -204,8 +204,9 @@ def stats(connection: "Connection", request: Request) -> None:
 def dump_stats(connection: "Connection", request: Request) -> None:
     """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
     broker = connection.broker
-    for name in request.args or sorted({*broker.queues, *broker.aliases}):
-        queue = broker.find(name) if name not in broker.broken else None
+    visible = broker.visible
+    for name in request.args or sorted({*visible, *broker.aliases}):
+        queue = visible.get(name) if name not in broker.aliases else None
         _dump(
             connection,
             request,

@@ -9,6 +9,7 @@ once gather in `out`, and go out in one write; unless one of them has to wait fo
 import asyncio
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from time import time_ns
@@ -86,6 +87,12 @@ class Clients:
         # how many connections there may be
         self.max_connections: int = 0
         self._flush_all: asyncio.TimerHandle | None = None
+        # Of how many large items the files are open that are being sent, how many may always be, and how many
+        # may be together with the connections. Who reads slowly must not take the queues' descriptors.
+        self.files = 0
+        self.files_granted = self.descriptors = sys.maxsize
+        # told when one more is refused
+        self.on_files_refused: Callable[[], None] = lambda: None
         self._binary_seen = False
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -112,6 +119,17 @@ class Clients:
     def _end_waits(self, error: StatusError) -> None:
         for connection in self.connections:
             connection.refuse_wait(error)
+
+    def take_file(self) -> None:
+        """A large item's file is about to be opened. JournalError if there are too many."""
+        if self.files >= self.files_granted and self.files + len(self.connections) >= self.descriptors:
+            self.on_files_refused()
+            raise JournalError("too many large items are being sent: try again")
+        self.files += 1
+
+    def give_file(self) -> None:
+        """It is closed."""
+        self.files -= 1
 
     def join(self, connection: "Connection") -> None:
         """A client has come."""
@@ -146,33 +164,56 @@ class Clients:
 
 class Stream:
     """A large item on its way out, some chunks at a time, once they were found whole: its header, its bytes,
-    a line end."""
+    a line end. Its file is opened when its turn comes."""
 
     __slots__ = ("_delivery", "blob", "header")
 
-    def __init__(self, blob: BlobReader, header: bytes, delivery: Delivery) -> None:
-        self.blob = blob
+    def __init__(self, header: bytes, delivery: Delivery) -> None:
+        self.blob: BlobReader | None = None
         self.header = header
         self._delivery = delivery
 
     def begins(self, ready: Callable[[], None]) -> bool:
         """Whether it can be sent now; if not, `ready` is called when that is to be asked again. JournalError
         if it cannot be sent at all."""
+        if self.blob is None:
+            self.blob = self._open()
         if not self.blob.verify(ready):
             return False
         self._delivery.begin()
         return True
 
+    def _open(self) -> BlobReader:
+        clients = self._delivery.connection.clients
+        clients.take_file()
+        try:
+            return self._delivery.open()
+        except BaseException:
+            clients.give_file()
+            raise
+
     def fail(self, error: JournalError) -> None:
         """It cannot be sent: have something else in its place."""
-        self.blob.close()
+        self.close()
         self._delivery.fail(error)
 
     def abandon(self) -> None:
         """The client has gone."""
-        self.blob.close()
+        self.close()
         if self.header:
             self._delivery.give_up()
+
+    def read(self, ready: Callable[[], None]) -> bytes | None:
+        """As `BlobReader.read`, once it has begun."""
+        assert self.blob is not None
+        return self.blob.read(ready)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        blob, self.blob = self.blob, None
+        if blob is not None:
+            blob.close()
+            self._delivery.connection.clients.give_file()
 
 
 class Connection:
@@ -496,9 +537,9 @@ class Connection:
 
     def _go_on_with(self, stream: Stream) -> bytes | None:
         """What a stream goes on with, None if that waits."""
-        data = stream.blob.read(self._touch)
+        data = stream.read(self._touch)
         if data == b"":
-            stream.blob.close()
+            stream.close()
             self._streams -= 1
             del self.out[0]
             return b"\r\n"
@@ -514,11 +555,11 @@ class Connection:
         self.out.append(reply)
         self.out_bytes += len(reply)
 
-    def stream(self, blob: BlobReader, header: bytes, delivery: Delivery) -> Stream:
+    def stream(self, header: bytes, delivery: Delivery) -> Stream:
         """Return a reply that sends an item some chunks at a time; requests behind it have to wait."""
         self._blocked |= STREAMING
         self._streams += 1
-        return Stream(blob, header, delivery)
+        return Stream(header, delivery)
 
     @property
     def has_much_to_send(self) -> bool:

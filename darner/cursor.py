@@ -21,22 +21,26 @@ MARK = b"/cursor="
 class Cursor:
     """Fetched from like a `Queue`. Methods that touch items raise JournalError if the journal refuses."""
 
-    __slots__ = ("_back", "_label", "_next", "_opened", "name", "queue", "reserved", "waiters")
+    __slots__ = ("__weakref__", "_back", "_next", "label", "name", "queue", "reserved", "waiters")
 
     def __init__(self, queue: Queue, label: bytes) -> None:
-        """Take up the place that the journal has for `label`, or begin with the oldest item."""
+        """Take up the place that the journal has for `label`; or begin with the oldest item, and be one of
+        the queue's cursors once something was read."""
         self.queue = queue
         self.name = queue.name + MARK + label
-        self._label = label
+        self.label = label
         self.reserved: dict[int, Item] = {}
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self._opened: BlobReader | None = None
         # the id that is read next, and those before it that came back
         self._next, *self._back = queue.journal.cursors.get(label, [0])
+        if label in queue.journal.cursors:
+            queue.cursors[label] = self
 
     def reset(self) -> None:
         """Drop the place: the next item is the oldest."""
-        self.queue.journal.keep_cursor(self._label, [])
+        if self.label in self.queue.journal.cursors:
+            self.queue.journal.keep_cursor(self.label, [])
+            self.queue.cursors.pop(self.label, None)
         self.clear()
         self.serve()
 
@@ -48,7 +52,8 @@ class Cursor:
 
     def _keep(self, next: int, back: Iterable[int], reserved: Iterable[int]) -> None:
         # what is reserved counts as not read, for a crash may take its reader along
-        self.queue.journal.keep_cursor(self._label, [next, *sorted([*back, *reserved])])
+        self.queue.journal.keep_cursor(self.label, [next, *sorted([*back, *reserved])])
+        self.queue.cursors[self.label] = self
 
     @property
     def transactions(self) -> int:
@@ -68,7 +73,7 @@ class Cursor:
             if item is None or not item.blob:
                 return item
             try:
-                self._opened = self.queue.open_blob(item)
+                self.queue.journal.check_blob(item)
             except DamagedItemError as damage:
                 self._pass_by(item, damage)
             else:
@@ -133,9 +138,8 @@ class Cursor:
         self._next, self._back = next, back
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of the item just fetched, whose data is None: see `Queue.open_blob`."""
-        opened, self._opened = self._opened, None
-        return opened if opened is not None else self.queue.open_blob(item)
+        """Return the bytes of an item that was fetched, whose data is None: see `Queue.open_blob`."""
+        return self.queue.open_blob(item)
 
     def is_reserved(self, item: Item) -> bool:
         """Whether an item that was reserved still is."""
@@ -169,6 +173,13 @@ class Cursor:
         """Have `waiter` served when there is an item to read, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
+        self.queue.awaited[self] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Have `waiter` wait no longer."""
+        self.waiters.pop(waiter, None)
+        if not self.waiters:
+            self.queue.awaited.pop(self, None)
 
     def serve(self) -> None:
         """There may be an item: give it to who waits."""

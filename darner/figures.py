@@ -228,7 +228,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_damaged_items_total", "Items lost to damage on the disk; what is left of them is kept.",
     ),
     Figure(
-        "waiters", lambda queue: len(queue.waiters),
+        "waiters", lambda queue: queue.waiting_clients,
         "darner_queue_waiters", "Clients that wait for an item.",
     ),
     Figure(

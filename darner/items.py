@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from darner import _proto
 from darner._proto import Item, Request, Verb, value
+from darner.blob import BlobReader
 from darner.errors import (
     DamagedItemError,
     DarnerError,
@@ -221,11 +222,12 @@ def _must_close_first(connection: "Connection", request: Request, held: int) -> 
 
 
 def _queue(connection: "Connection", request: Request) -> Source | None:
-    """The queue to fetch from, made if it is not there, but for None where a peek need not wait for it, or
-    the name is an alias. What is held may be closed or aborted whatever the server's status."""
+    """The queue to fetch from, or where to wait for it; None if it is not there, or the name is an alias.
+    What is held may be closed or aborted whatever the server's status."""
     try:
-        make = bool(request.timeout_ms) or not request.peek
-        queue = connection.broker.source(request.queue, make=make)
+        takes = request.fetches and not request.peek
+        waits = request.fetches and request.timeout_ms > 0
+        queue = connection.broker.source(request.queue, takes=takes, waits=waits)
     except StatusError:
         _release(connection, request)
         if request.fetches:
@@ -340,7 +342,8 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
         except JournalError:
             continue
         _answer(connection, request, queue, item, one_of_many=True)
-        if connection.has_much_to_send:
+        # a large item is sent before another is fetched: each takes a descriptor
+        if connection.has_much_to_send or (item is not None and item.record is None):
             connection.go_on(lambda: _get_on(connection, requests))
             return
     connection.out.append(END)
@@ -395,7 +398,11 @@ class Delivery:
         header = _proto.value_header(
             _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
         )
-        return self.connection.stream(self.queue.open_blob(item), header, self)
+        return self.connection.stream(header, self)
+
+    def open(self) -> BlobReader:
+        """Return the bytes of the item, for its turn has come. JournalError if they cannot be had."""
+        return self.queue.open_blob(self.item)
 
     def begin(self) -> None:
         """The item is whole, and about to be sent. JournalError if it cannot be removed."""

@@ -120,6 +120,8 @@ TRIM_RECORDS_PER_PUT = 2
 MAX_TOLD = 100
 # And of how many damaged items that were put aside.
 MAX_QUARANTINED_TOLD = 100
+# What an error says that is none of the journal's: neither the process nor the system can open one more file.
+OUT_OF_DESCRIPTORS = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
 # How many damaged items may be met before others have their turn.
 MAX_STRIKES = 64
 # What LevelDB may write when it is opened, besides what is in its logs and its manifest: names, and the ends
@@ -1779,8 +1781,8 @@ class Journal:
             raise DamagedRecordError(key, record, str(error)) from error
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of a large item. Raises JournalError if they cannot be read; DamagedItemError if
-        they are not there or have another size."""
+        """Return the bytes of a large item, which takes a descriptor. Raises JournalError if they cannot be
+        read; DamagedItemError if they are not there or have another size."""
         try:
             return BlobReader(self.blob_path(item.blob), item, self.offload)
         except DamagedItemError:
@@ -1791,6 +1793,10 @@ class Journal:
         except JournalError as error:
             self._tell(failure(f"item {item.id}", error))
             raise
+
+    def check_blob(self, item: Item) -> None:
+        """Raise what `open_blob` would."""
+        self.open_blob(item).close()
 
     def _opened_to_read(self) -> Any:
         if self._db is not None:
@@ -1826,8 +1832,11 @@ class Journal:
         return unreadable
 
     def _tell(self, error: JournalError) -> None:
-        """Have the operator told, once: the client is each time."""
+        """Have the operator told, once: the client is each time. That the process, or the system, has no
+        descriptor left is no damage, and passes."""
         text = str(error)
+        if any(reason in text for reason in OUT_OF_DESCRIPTORS):
+            return
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
             self._writes.tell_damage(self, error)
@@ -2032,10 +2041,10 @@ class Journal:
 
     @property
     def disk_bytes(self) -> int:
-        """How many bytes its files take."""
+        """How many bytes its files take, as far as that can be told now."""
         total = 0
         for directory in (self.path, self.path / BLOBS_NAME):
-            with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:  # or no descriptor is left
                 for entry in entries:
                     with contextlib.suppress(FileNotFoundError):  # files go as we look
                         total += entry.stat().st_size if entry.is_file() else 0

@@ -190,7 +190,7 @@ class _Figures:
         lags = []
         left = 0
         until = 0.0
-        for name, queue in list(clients.broker.queues.items()):
+        for name, queue in list(clients.broker.visible.items()):
             # the first look at the head of a queue, after a start, opens that
             if not left or time.monotonic() > until:
                 await asyncio.sleep(0)

@@ -57,7 +57,7 @@ class Monitor:
         try:
             given = 0
             while self._left > 0 and connection.clients.loop.time() < self._deadline:
-                queue = connection.broker.source(self._request.queue, make=True)
+                queue = connection.broker.source(self._request.queue, takes=True, waits=True)
                 if queue is None:
                     break
                 item = queue.reserve()

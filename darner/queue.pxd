@@ -13,6 +13,7 @@ cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
 
 
 cdef class Queue:
+    cdef object __weakref__
     cdef public:
         bytes name
         Journal journal
@@ -27,6 +28,7 @@ cdef class Queue:
         dict reserved
         object waiters
         dict cursors
+        dict awaited
         object window
         Py_ssize_t window_bytes
         bint restless
@@ -41,7 +43,6 @@ cdef class Queue:
         int64_t _taken_enqueued_ms
         uint64_t _unread_id
         int64_t _unread_enqueued_ms
-        object _opened
         Py_ssize_t _most_bytes
         uint64_t _reserved_bytes
         object _reserved_ms

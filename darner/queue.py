@@ -99,7 +99,7 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
         for target in targets:
             target.journal.check()
         if item.blob and targets:
-            home.open_blob(item).close()
+            home.check_blob(item)
         for target in targets:
             ready.append((target, _adopted(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -144,11 +144,13 @@ class Source(Protocol):
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
+    def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
 
 
 class Reader(Source, Protocol):
     """A cursor, as its queue and the broker know it."""
 
+    label: bytes
     reserved: dict[int, Item]
 
     def reset(self) -> None:
@@ -184,7 +186,7 @@ class Waiter:
 
     def cancel(self) -> None:
         """Wait no longer."""
-        self.queue.waiters.pop(self, None)
+        self.queue.leave(self)
 
 
 def serve_waiters(source: Source) -> None:
@@ -200,7 +202,7 @@ def serve_waiters(source: Source) -> None:
             return  # they go on waiting: the queue may recover
         if item is None:
             return
-        del source.waiters[waiter]
+        source.leave(waiter)
         waiter.deliver(source, item)
 
 
@@ -212,10 +214,10 @@ class Queue:
     """
 
     __slots__ = (
-        "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
+        "__weakref__", "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving",
+        "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
         "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
-        "_taken_ms", "_unread_enqueued_ms", "_unread_id", "canceled_transactions", "clock",
+        "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited", "canceled_transactions", "clock",
         "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
         "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times", "total_flushes",
         "total_items", "transactions", "waiters", "window", "window_bytes",
@@ -246,8 +248,10 @@ class Queue:
         # whether `sweep` has more to do
         self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        # those in use, by what is behind `cursor=`
+        # those that have a place and were used since the start, by what is behind `cursor=`; and those
+        # somebody waits at, which alone a set has to do with
         self.cursors: dict[bytes, Reader] = {}
+        self.awaited: dict[Reader, None] = {}
         # Puts an item of this queue into those of a name, and returns these, whose waiters are to be served
         # then; JournalError if that cannot be, and it is in none.
         self.on_move: Callable[[Queue, Item, bytes], Sequence[Queue] | None] = lambda *_: None
@@ -264,8 +268,6 @@ class Queue:
         self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         # when an item was fetched last, and when that one was set
         self._taken_ms = self._taken_enqueued_ms = 0
-        # the blob of the item at the head, if somebody is about to fetch it
-        self._opened: BlobReader | None = None
         # since when it is empty, and the id of the next item then
         self._idle_ms: int | None = None
         self._idle_id = 0
@@ -431,18 +433,18 @@ class Queue:
         self._line_up(item)
         if self.waiters:
             self._serve()
-        if self.cursors:
+        if self.awaited:
             self._show()
 
     def serve(self) -> None:
         """There may be an item: give it to who waits, on the queue itself and on its cursors."""
         if self.waiters:
             self._serve()
-        if self.cursors:
+        if self.awaited:
             self._show()
 
     def _show(self) -> None:
-        for cursor in list(self.cursors.values()):
+        for cursor in list(self.awaited):
             cursor.serve()
 
     def push_delayed(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
@@ -619,7 +621,7 @@ class Queue:
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
-                if not item.blob or self._open_first(item):
+                if not item.blob or self._check_first(item):
                     return item
                 damaged += 1
                 if damaged == MAX_STRIKES:
@@ -629,11 +631,11 @@ class Queue:
         self.journal.check_whole()
         return None
 
-    def _open_first(self, item: Item) -> bool:
-        """Open the file of the item at the head; returns whether that was possible: else it is damaged, and
+    def _check_first(self, item: Item) -> bool:
+        """Look at the file of the item at the head; returns whether it can be read: else it is damaged, and
         gone."""
         try:
-            self._opened = self.open_blob(item)
+            self.journal.check_blob(item)
         except DamagedItemError as damage:
             self.quarantine(item, damage)
             return False
@@ -728,15 +730,8 @@ class Queue:
         return self._head()
 
     def open_blob(self, item: Item) -> BlobReader:
-        """Return the bytes of the item just fetched, whose data is None.
-
-        They are opened before the item is taken: one whose bytes cannot be had stays at the head.
-        """
-        opened, self._opened = self._opened, None
-        if opened is not None and opened.blob == item.blob:
-            return opened
-        if opened is not None:
-            opened.close()
+        """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
+        asked for when they are about to be read."""
         return self.journal.open_blob(item)
 
     def give_back(self, item: Item) -> None:
@@ -1008,11 +1003,20 @@ class Queue:
         waiter.queue = self
         self.waiters[waiter] = None
 
+    def leave(self, waiter: Waiter) -> None:
+        """Have `waiter` wait no longer."""
+        self.waiters.pop(waiter, None)
+
+    @property
+    def waiting_clients(self) -> int:
+        """How many wait for an item, here or at a cursor."""
+        return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.awaited)
+
     def fail_waiters(self, error: JournalError) -> None:
         """Tell those who wait, here or at a cursor, that the queue is out of service."""
-        for source in (self, *self.cursors.values()):
-            while source.waiters:
-                waiter, _ = source.waiters.popitem(last=False)
+        for source in (self, *self.awaited):
+            for waiter in list(source.waiters):
+                source.leave(waiter)
                 waiter.fail(error)
 
     def _serve(self) -> None:
@@ -1030,7 +1034,7 @@ class Queue:
         """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
         was seen when this was asked; so ask a few times a second."""
         state = self.journal.state
-        if state.items or self.journal.delayed_items or self._is_awaited:
+        if state.items or self.journal.delayed_items or self.waiters or self.awaited:
             self._idle_ms = None
             return False
         # an item may have come and gone unseen
@@ -1038,10 +1042,6 @@ class Queue:
             self._idle_ms, self._idle_id = now_ms, state.next_id
         max_age_ms = self.settings.max_queue_age_ms
         return max_age_ms is not None and now_ms - self._idle_ms >= max_age_ms
-
-    @property
-    def _is_awaited(self) -> bool:
-        return bool(self.waiters) or any(cursor.waiters for cursor in self.cursors.values())
 
     def flush(self) -> None:
         """Discard what is waiting; what is reserved stays so."""

@@ -114,9 +114,9 @@ class Upload:
 
         def written(error: Exception | None) -> None:
             try:
+                self._check()
                 if error is not None:
                     raise error if isinstance(error, DarnerError) else JournalError(str(error))
-                self._check()
                 targets = self._targets()
                 work = self._prepare(targets, sync=sync)
                 if work is not None:

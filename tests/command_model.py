@@ -159,11 +159,12 @@ class Cursor(Source):
         super().__init__()
         self.queue = queue
         self.name = queue.name + b"/cursor=" + label
+        # whether it has a place, which is kept
+        self.is_made = False
         self.read = set()
         # expired ones that it came by, which is kept with the next read
         self.passed = set()
         # whether it has a place on the disk
-        self.is_kept = False
 
     def lag(self):
         queue = self.queue
@@ -181,8 +182,8 @@ class Cursor(Source):
         return None
 
     def take(self, item):
+        self.is_made = True
         self.read |= {*self.passed, item.order}
-        self.is_kept = True
 
     def close(self, hold):
         self.read |= self.passed
@@ -194,7 +195,7 @@ class Cursor(Source):
         self.serve()
 
     def reset(self):
-        self.is_kept = False
+        self.is_made = False
         self.read.clear()
         self.passed.clear()
         self.reserved.clear()
@@ -258,9 +259,14 @@ class Queue(Source):
         return sum(len(item.data) for item in items)
 
     def cursor(self, label):
-        if label not in self.cursors:
-            self.cursors[label] = Cursor(self, label)
-        return self.cursors[label]
+        cursor = self.cursors.get(label)
+        if cursor is None or not (cursor.is_made or cursor.waiters):
+            cursor = self.cursors[label] = Cursor(self, label)
+        return cursor
+
+    @property
+    def waiting_clients(self):
+        return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.cursors.values())
 
     # In
 
@@ -406,8 +412,7 @@ class Queue(Source):
 
     def is_outdated(self):
         now, most = self.model.now, self.settings["max_queue_age"]
-        awaited = self.waiters or any(cursor.waiters for cursor in self.cursors.values())
-        is_used = self.waiting or self.reserved or self.delayed or awaited
+        is_used = self.waiting or self.reserved or self.delayed or self.waiting_clients
         if is_used or self.name in self.model.config.aliases:
             self.idle_since = None
             return False
@@ -430,7 +435,7 @@ class Queue(Source):
             else 0,
             "discarded": self.discarded,
             "damaged_items": 0,
-            "waiters": len(self.waiters),
+            "waiters": self.waiting_clients,
             "open_transactions": len(self.reserved),
             "transactions": self.transactions,
             "canceled_transactions": self.canceled,
@@ -440,7 +445,7 @@ class Queue(Source):
         } | {
             f"cursor_{label.decode()}_lag": cursor.lag()
             for label, cursor in sorted(self.cursors.items())
-            if cursor.is_kept
+            if cursor.is_made
         }
 
 
@@ -516,7 +521,7 @@ class Monitor:
             if refusal := model.refusal(QUIESCENT):
                 self.client.out += refusal
                 return
-            source = model.source(self.key, make=True)
+            source = model.source(self.key, takes=True, waits=True)
             if source is None:
                 break
             hold = source.reserve()
@@ -561,6 +566,7 @@ class Model:
         self.dialect = dialect
         self.grace = grace
         self.queues = {}
+        self.awaited = {}  # names of no queue that somebody waits for: a queue that nothing comes to
         self.level = self.in_force = UP
         self.level_due = 0
         self.orders = itertools.count(1)
@@ -568,6 +574,7 @@ class Model:
 
     def begin(self):
         self.clients = []
+        self.awaited = {}
         self.timers = []  # when, and what
         self.flush_timer = None
         self.soon = []
@@ -691,9 +698,30 @@ class Model:
 
     def queue(self, name):
         if name not in self.queues:
-            self.queues[name] = Queue(self, name)
+            queue = self.queues[name] = Queue(self, name)
             self.queue_creates += 1
+            awaited = self.awaited.pop(name, None)
+            if awaited is not None and awaited.waiting_clients:
+                queue.transactions = awaited.transactions
+                self.hand_over(awaited, queue)
         return self.queues[name]
+
+    def place(self, name):
+        """Where to wait for a queue that is not there."""
+        if name not in self.awaited or not self.awaited[name].waiting_clients:
+            self.awaited[name] = Queue(self, name)
+        return self.awaited[name]
+
+    def hand_over(self, queue, heir):
+        for waiter in queue.waiters:
+            heir.wait(waiter)
+        for label, cursor in queue.cursors.items():
+            for waiter in cursor.waiters:
+                heir.cursor(label).wait(waiter)
+
+    def shown(self):
+        """What figures are given of."""
+        return self.queues | {name: queue for name, queue in self.awaited.items() if queue.waiting_clients}
 
     def find(self, name):
         return None if name in self.config.aliases else self.queues.get(name)
@@ -716,10 +744,16 @@ class Model:
             found += [self.queue(child) for child in self.children(target)]
         return list(dict.fromkeys(found))
 
-    def source(self, key, *, make):
-        if key.queue in self.config.aliases or not (make or key.queue in self.queues):
+    def source(self, key, *, takes, waits):
+        name = key.queue
+        if name in self.config.aliases:
             return None
-        queue = self.queue(key.queue)
+        if name in self.queues or (takes and key.label is None and b"+" in name):
+            queue = self.queue(name)
+        elif waits:
+            queue = self.place(name)
+        else:
+            return None
         return queue if key.label is None else queue.cursor(key.label)
 
     def drop(self, name):
@@ -732,13 +766,10 @@ class Model:
         queue.reserved.clear()
         for cursor in queue.cursors.values():
             cursor.reserved.clear()
-        if queue.waiters or any(cursor.waiters for cursor in queue.cursors.values()):
-            heir = self.queue(name)
-            for waiter in queue.waiters:
-                heir.wait(waiter)
-            for label, cursor in queue.cursors.items():
-                for waiter in cursor.waiters:
-                    heir.cursor(label).wait(waiter)
+        if queue.waiting_clients:
+            self.hand_over(queue, self.place(name))
+            if b"+" in name:
+                self.queue(name)
 
     def refusal(self, status):
         if self.in_force >= status:
@@ -807,7 +838,8 @@ class Model:
             self.release(client, key)
             client.out += refusal if key.fetches else END
             return
-        source = self.source(key, make=b"peek" not in key or bool(key.wait))
+        takes = key.fetches and b"peek" not in key
+        source = self.source(key, takes=takes, waits=key.fetches and bool(key.wait))
         found = self.fetch(client, key, source)
 
         def answer(source, found):
@@ -884,7 +916,8 @@ class Model:
             client.out += refusal
             return
         for key in keys:
-            source = None if refusal else self.source(key, make=b"peek" not in key)
+            takes = key.fetches and b"peek" not in key
+            source = None if refusal else self.source(key, takes=takes, waits=False)
             self.value(client, key, source, self.fetch(client, key, source), with_cas)
         client.out += END
 
@@ -969,7 +1002,7 @@ class Model:
             "queues_out_of_service": 0,
         }
         figures |= dict.fromkeys(FOR_AGENTS.split(), ANY)
-        for name, queue in sorted(self.queues.items()):
+        for name, queue in sorted(self.shown().items()):
             figures |= {f"queue_{name.decode()}_{key}": value for key, value in queue.figures().items()}
         client.out += b"".join(b"STAT %s %s\r\n" % line for line in self.lines(figures)) + END
 
@@ -977,7 +1010,7 @@ class Model:
         self.queue_creates = self.queue_deletes = self.queue_expires = self.past_items = 0
         self.total_connections = self.gets = self.sets = self.peeks = self.hits = self.misses = 0
         self.bytes_read = self.noreply_errors = 0
-        for queue in self.queues.values():
+        for queue in self.shown().values():
             queue.reset()
         client.out += b"RESET\r\n"
 
@@ -992,8 +1025,9 @@ class Model:
         ]
 
     def dump_stats(self, client, names):
-        for name in names or sorted({*self.queues, *self.config.aliases}):
-            queue = self.find(name)
+        shown = self.shown()
+        for name in names or sorted({*shown, *self.config.aliases}):
+            queue = None if name in self.config.aliases else shown.get(name)
             figures = queue.figures() if queue is not None else {}
             if children := self.children(name):
                 figures["children"] = b",".join(children)

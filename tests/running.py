@@ -1,6 +1,7 @@
 """A real server: the console script, its data directory, and a plain socket to it."""
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -172,6 +173,11 @@ class Server:
         """One figure of `stats`, by a connection of its own; 0 if it is not there."""
         with contextlib.closing(self.connect()) as wire:
             return int(wire.stats().get(name, 0))
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208
 
     @property
     def resident_bytes(self) -> int:

@@ -38,7 +38,7 @@ class FakeTransport:
 def test_login_that_does_not_come_is_not_waited_for():
     timers = []
     loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
-    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters(), files=0)
     transport = FakeTransport()
     arrival = admission.Admission(clients, Mock(), users={})()
     arrival.connection_made(transport)
@@ -52,7 +52,7 @@ def test_login_that_does_not_come_is_not_waited_for():
 def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     timers = []
     loop = SimpleNamespace(call_later=lambda *timer: timers.append(timer) or Mock())
-    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters(), files=0)
     transport = FakeTransport()
     gate = admission.Admission(clients, Mock(), users={})
     arrival = gate()
@@ -177,6 +177,54 @@ class TestDescriptors:
             assert each.ask(b"version\r\n").startswith(b"VERSION")
         assert server.stop() == 0
         assert server.log.count("cannot be accepted") == 1
+
+
+class TestFewDescriptors:
+    """Clients that read large items slowly."""
+
+    LARGE = bytes(8 << 20)
+
+    @pytest.fixture
+    def server(self, tmp_path):
+        with running(
+            tmp_path / "data", command=("sh", "-c", 'ulimit -n 256; exec "$0" "$@"', DARNER)
+        ) as server:
+            yield server
+
+    def test_take_none_of_the_queues(self, server, wire):
+        wire.set(b"large", self.LARGE)
+        slow = [server.connect() for _ in range(120)]
+        until(lambda: int(wire.stats()["curr_connections"]) == 121)
+        for client in slow:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.send(b"get large/peek\r\n")
+            client.socket.settimeout(10)
+        # the 121 connections and 71 files make up three quarters
+        lines = [client.line() for client in slow]
+        assert sum(line.startswith(b"VALUE ") for line in lines) == 192 - 121
+        assert {line for line in lines if not line.startswith(b"VALUE ")} == {
+            b"SERVER_ERROR too many large items are being sent: try again\r\n"
+        }
+        with contextlib.closing(server.connect()) as more:
+            assert more.line() == TOO_MANY
+        for n in range(5):
+            assert wire.set(b"q%d" % n, b"x") == b"STORED\r\n"
+        assert wire.set(b"large2", self.LARGE) == b"STORED\r\n"
+        assert wire.ask(b"get large2\r\n").startswith(b"SERVER_ERROR too many large items")
+        assert wire.stats()["queue_large2_items"] == "1"
+        assert server.wait_for_log("being sent").count("too many large items are being sent") == 1
+        for client in slow:
+            client.reset()
+        until(lambda: int(wire.stats()["curr_connections"]) == 1)
+        assert wire.get(b"large2") == self.LARGE
+
+    def test_leave_some_to_large_items_whatever_connections_there_are(self, server, wire):
+        wire.set(b"large", self.LARGE)
+        others = [server.connect() for _ in range(191)]
+        until(lambda: int(wire.stats()["curr_connections"]) == 192)
+        assert wire.get(b"large/peek") == self.LARGE
+        for other in others:
+            other.close()
 
 
 class TestIdleTimeout:

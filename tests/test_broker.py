@@ -16,7 +16,8 @@ from darner import broker, trash
 from darner._proto import CHUNK_BYTES, valid_name
 from darner.broker import Broker, directory_of, name_of
 from darner.config import QueueSettings
-from darner.errors import JournalError, StartError
+from darner.cursor import Cursor
+from darner.errors import ItemTooLargeError, JournalError, StartError
 from darner.queue import Queue, Waiter
 
 NOT_IN_NAMES = [*range(33), 127, ord("/")]
@@ -197,7 +198,8 @@ class TestFault:
         told = []
         queue = data.broker.queue(b"faulty")
         queue.wait(Waiter(Queue.pop, None, fail=told.append))
-        data.broker.source(b"faulty/cursor=label", make=True).wait(Waiter(Queue.pop, None, fail=told.append))
+        cursor = data.broker.source(b"faulty/cursor=label", takes=True, waits=True)
+        cursor.wait(Waiter(Queue.pop, None, fail=told.append))
         data.broker.set_aside(queue, ValueError("?"))
         assert [str(error) for error in told] == ["internal error: ValueError: ?"] * 2
 
@@ -365,6 +367,150 @@ class TestStart:
         for _ in range(10):
             data.broker.tick()
         assert sorted(tried) == sorted(2 * names[::2])
+
+
+class TestAwaited:
+    """A name of no queue."""
+
+    LARGE = bytes(CHUNK_BYTES + 1)
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        data = Data(tmp_path / "data", aliases={b"all": (b"work", b"other")})
+        data.settings[b"source"] = QueueSettings(expire_to_queue="work")
+        yield data
+        data.close()
+
+    @pytest.fixture
+    def served(self):
+        return []
+
+    def wait(self, data, served, who, name=b"work", fetch=Queue.pop):
+        """Returns the waiter; nothing else knows of where it waits."""
+        waiter = Waiter(fetch, lambda _, item: served.append((who, item.size)), fail=served.append)
+        data.broker.source(name, takes=fetch is not Queue.peek, waits=True).wait(waiter)
+        return waiter
+
+    def shown(self, data):
+        return {name: queue.waiting_clients for name, queue in data.broker.visible.items()}
+
+    def set(self, data):
+        data.set(b"work", b"abc")
+
+    def set_later(self, data):
+        data.set(b"work", b"abc", delay_ms=10)
+        data.now += 10
+        data.tick()
+
+    def set_large(self, data):
+        assert data.upload(b"work", self.LARGE) == [None]
+
+    def set_alias(self, data):
+        data.set(b"all", b"abc")
+
+    def move(self, data):
+        data.push(b"source", b"abc", exptime=-1)
+        data.tick()
+
+    @pytest.mark.parametrize("takes", [True, False])
+    @pytest.mark.parametrize("name", [b"work", b"work/cursor=label", b"work+child/cursor=label"])
+    def test_is_not_made_by_who_asks_for_it(self, data, takes, name):
+        assert data.broker.source(name, takes=takes, waits=False) is None
+        assert not data.broker.delete(name)
+        assert data.broker.visible == {}
+        assert data.directories() == []
+        assert data.broker.queue_creates == 0
+
+    def test_is_shown_with_those_who_wait_for_it_for_as_long_as_they_do(self, data, served):
+        names = [b"a", b"a", b"a/cursor=c", b"b"]
+        waiters = [self.wait(data, served, who, name) for who, name in enumerate(names)]
+        assert self.shown(data) == {b"a": 3, b"b": 1}
+        assert data.broker.queues == {}
+        assert data.directories() == []
+        waiters.pop(2).cancel()
+        waiters.pop().cancel()
+        assert self.shown(data) == {b"a": 2}
+        while waiters:
+            waiters.pop().cancel()
+        assert len(data.broker._awaited) == len(data.broker._cursors) == 0
+
+    @pytest.mark.parametrize("how", [set, set_later, set_large, set_alias, move])
+    def test_serves_those_who_wait_for_it_in_their_order_however_it_comes(self, data, served, how):
+        size = len(self.LARGE) if how is TestAwaited.set_large else 3
+        self.wait(data, served, "looks", fetch=Queue.peek)
+        gone = self.wait(data, served, "gone")
+        for who in ("first", "second"):
+            self.wait(data, served, who)
+        self.wait(data, served, "reader", b"work/cursor=label", fetch=Cursor.peek)
+        gone.cancel()
+        how(self, data)
+        assert served == [("looks", size), ("first", size)]
+        assert self.shown(data)[b"work"] == 2
+        how(self, data)
+        assert [who for who, _ in served].count("second") == 1
+
+    def test_counts_the_reservations_of_those_who_wait_when_it_comes(self, data, served):
+        waiter = self.wait(data, served, "first", fetch=Queue.reserve)
+        waiter.queue.transactions += 1
+        data.set(b"work", b"abc")
+        assert data.broker.queues[b"work"].transactions == 1
+
+    def test_of_a_deleted_queue_is_waited_for_on(self, data, served):
+        data.set(b"work", b"abc")
+        data.read_all(b"work")
+        for who in ("first", "second"):
+            self.wait(data, served, who)
+        self.wait(data, served, "reader", b"work/cursor=label", fetch=Cursor.pop)
+        data.broker.delete(b"work")
+        data.tick(8)
+        assert data.broker.queues == {}
+        assert data.directories() == []
+        assert self.shown(data) == {b"work": 3}
+        data.set(b"work", b"abcd")
+        assert served == [("first", 4)]
+        data.set(b"work", b"abcde")
+        assert served[1:] == [("second", 5)]
+        data.set(b"work", b"abcdef")
+        assert served[2:] == [("reader", 6)]
+
+    def test_of_a_child_is_one_of_a_queue_once_somebody_takes_from_it(self, data, served):
+        looks = self.wait(data, served, "looks", b"work+child", fetch=Queue.peek)
+        assert data.broker.queues == {}
+        assert data.broker.source(b"work+child", takes=True, waits=False) is data.broker.queues[b"work+child"]
+        assert looks.queue is data.broker.queues[b"work+child"]
+        data.set(b"work", b"abc")
+        assert served == [("looks", 3)]
+        assert data.kill().queues[b"work+child"].items == 1
+
+    def test_of_a_child_that_is_deleted_while_somebody_waits_stays_one_of_a_queue(self, data, served):
+        self.wait(data, served, "first", b"work+child")
+        data.broker.delete(b"work+child")
+        data.set(b"work", b"abc")
+        assert served == [("first", 3)]
+
+    def test_of_a_deleted_queue_that_something_goes_wrong_with_tells_who_waits(self, data, served, silence):
+        data.set(b"work", b"abc")
+        journal = data.broker.queues[b"work"].journal
+        data.broker.delete(b"work")
+        self.wait(data, served, "first")
+        data.broker._committer.set_aside(journal, ValueError("?"))
+        assert [str(error) for error in served] == ["internal error: ValueError: ?"]
+        assert self.shown(data) == {}
+
+    def test_is_not_waited_for_any_more_after_a_set_that_is_refused(self, data, served):
+        """A set has named it."""
+        data.settings[b"work"] = QueueSettings(max_item_size=1)
+        self.wait(data, served, "first")
+        with pytest.raises(ItemTooLargeError):
+            data.set(b"work", b"abc")
+        data.set(b"work", b"a")
+        assert served == [("first", 1)]
+
+    def test_of_parents_leaves_nothing_when_their_children_go(self, data):
+        for n in range(10):
+            data.broker.source(b"%d+child" % n, takes=True, waits=False)
+            data.broker.delete(b"%d+child" % n)
+        assert data.broker._children == {}
 
 
 class TestQueue:

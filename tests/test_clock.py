@@ -104,7 +104,7 @@ class TestRelativeTime:
     def test_of_an_expiry_with_a_cursor(self, data, step):
         data.push(b"work", b"1", b"2", exptime=10)
         data.set_clock(step)
-        cursor = data.broker.source(b"work/cursor=c", make=True)
+        cursor = data.broker.source(b"work/cursor=c", takes=True, waits=True)
         passes(data, 9999)
         assert cursor.pop().data == b"1"
         data.now += 1

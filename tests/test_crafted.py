@@ -85,7 +85,7 @@ def template(tmp_path_factory) -> Path:
     data.push(b"work", b"one", b"two", b"three", exptime=5000)
     data.upload(b"work", bytes(LARGE_BYTES))
     data.set(b"work", b"later", delay_ms=50)
-    data.broker.source(b"work/cursor=mine", make=True).pop()
+    data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop()
     queue = data.broker.queue(b"work")
     queue.close([queue.reserve(), queue.reserve()][1])
     data.push(b"sound", b"one")
@@ -106,10 +106,10 @@ def use(path):
     """Do with the queue what a server does, from start to end; what is refused is so by a JournalError."""
     data = Data(path)
     for work in (
-        lambda: data.broker.source(b"work/cursor=mine", make=True).peek(),
+        lambda: data.broker.source(b"work/cursor=mine", takes=True, waits=True).peek(),
         lambda: data.read_all(b"work"),
         lambda: data.push(b"work", b"new"),
-        lambda: data.broker.source(b"work/cursor=mine", make=True).pop(),
+        lambda: data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop(),
         lambda: data.broker.queue(b"work").flush(),
     ):
         with contextlib.suppress(JournalError):

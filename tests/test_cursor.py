@@ -31,7 +31,7 @@ def durable(data):
 
 
 def cursor(data, name=BILLING):
-    return data.broker.source(name, make=True)
+    return data.broker.source(name, takes=True, waits=True)
 
 
 def read_all(data, name=BILLING):
@@ -164,6 +164,55 @@ class TestCursor:
         assert cursor(data).peek().data == b"0"
 
 
+class TestNotMade:
+    """A cursor that nothing was read through."""
+
+    @pytest.fixture(autouse=True)
+    def items(self, data):
+        data.set(b"orders", b"1")
+
+    @pytest.mark.parametrize("use", ["peek", "delete"])
+    def test_is_none_after_it_was_looked_at_or_deleted(self, data, use):
+        orders = data.broker.queues[b"orders"]
+        before = data.broker.log.position if orders.is_durable else None
+        for n in range(100):
+            name = b"orders/cursor=%d" % n
+            assert cursor(data, name).peek().data == b"1" if use == "peek" else data.broker.delete(name)
+        assert orders.cursors == orders.awaited == orders.journal.cursors == {}
+        assert len(data.broker._cursors) == 0
+        assert before is None or data.broker.log.position == before  # nothing was logged
+
+    def test_is_none_after_it_was_waited_at_and_given_up(self, data):
+        orders = data.broker.queues[b"orders"]
+        data.read_all(b"orders")
+        waiter = Waiter(Cursor.pop, lambda *_: None)
+        cursor(data).wait(waiter)
+        assert list(orders.awaited) == [waiter.queue]
+        waiter.cancel()
+        assert orders.cursors == orders.awaited == {}
+
+    def test_is_the_same_for_two_who_read_through_it(self, data):
+        one, other = cursor(data), cursor(data)
+        assert [one.pop().data, other.pop()] == [b"1", None]
+
+    def test_again_takes_no_memory_once_it_was_deleted(self, data):
+        orders = data.broker.queues[b"orders"]
+        read_all(data)
+        assert list(orders.cursors) == list(orders.journal.cursors) == [b"billing"]
+        data.broker.delete(BILLING)
+        assert orders.cursors == orders.journal.cursors == {}
+        assert len(data.broker._cursors) == 0
+
+    def test_is_served_with_those_alone_that_somebody_waits_at(self, data, monkeypatch):
+        served = []
+        monkeypatch.setattr(Cursor, "serve", lambda self: served.append(self.name))
+        for n in range(100):
+            read_all(data, b"orders/cursor=%d" % n)
+        cursor(data).wait(Waiter(Cursor.pop, lambda *_: None))
+        data.set(b"orders", b"2")
+        assert served == [BILLING]
+
+
 class TestReserved:
     def test_is_read_again_in_order_when_it_comes_back(self, data):
         for n in range(5):
@@ -230,12 +279,15 @@ class TestWaiting:
         assert delivered == [(BILLING, b"1")]
 
     def test_goes_on_when_the_queue_is_deleted(self, data, delivered):
+        data.set(b"orders", b"0")
+        data.read_all(b"orders")
         self.wait(data, delivered)
         data.broker.delete(b"orders")
         data.set(b"orders", b"1")
         assert delivered == [(BILLING, b"1")]
 
     def test_comes_after_the_readers_of_the_queue(self, data, delivered):
+        data.broker.queue(b"orders")
         self.wait(data, delivered)
         data.broker.queues[b"orders"].wait(Waiter(Queue.pop, lambda *_: delivered.append("queue")))
         data.set(b"orders", b"1")

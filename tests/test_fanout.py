@@ -328,7 +328,7 @@ class TestKill:
 
         for name in NAMES:
             data.broker.queue(name).wait(Waiter(Queue.peek, deliver))
-        data.broker.source(b"orders/cursor=label", make=True).wait(Waiter(Cursor.peek, deliver))
+        data.broker.source(b"orders/cursor=label", takes=True, waits=True).wait(Waiter(Cursor.peek, deliver))
         data.set(b"orders", b"item")
         names = [b"orders", b"orders/cursor=label", *NAMES[1:]]
         assert served == [(name, b"item") for name in names]
@@ -425,7 +425,7 @@ class TestAlias:
         data.set(b"one-only", b"2")
         assert data.read_all(b"one") == [b"1", LARGE, b"2"]
         assert data.read_all(b"two") == [b"1", LARGE]
-        assert data.broker.source(b"all", make=True) is None
+        assert data.broker.source(b"all", takes=True, waits=True) is None
         assert data.directories() == ["one", "two"]
 
     def test_sets_to_the_children_of_its_queues_too(self, data):
@@ -451,7 +451,7 @@ class TestAlias:
         data.set(b"three", b"hidden")
         data.broker.set_aliases({b"three": (b"four",)})
         assert b"three" not in data.broker.sources
-        assert data.broker.source(b"three", make=True) is None
+        assert data.broker.source(b"three", takes=True, waits=True) is None
         assert not data.broker.delete(b"three")
         data.set(b"three", b"1")
         assert data.read_all(b"four") == [b"1"]

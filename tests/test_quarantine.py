@@ -196,7 +196,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("fetch", [Cursor.take, Cursor.reserve, Cursor.peek])
     def test_is_passed_by_a_cursor(self, damaged, fetch):
-        cursor = damaged.broker.source(b"work/cursor=mine", make=True)
+        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
         assert tried(damaged, lambda: fetch(cursor)).id == 2
         found = []
         while (item := tried(damaged, cursor.pop)) is not None:
@@ -209,7 +209,7 @@ class TestRecord:
     @pytest.mark.parametrize("name", [b"work", b"work/cursor=mine"])
     def test_is_no_obstacle_to_who_waits(self, damaged, name):
         got = []
-        source = damaged.broker.source(name, make=True)
+        source = damaged.broker.source(name, takes=True, waits=True)
         source.wait(Waiter(type(source).take, lambda _, item: got.append(item.id)))
         damaged.push(b"work", body(11))
         damaged.tick(2)
@@ -511,6 +511,17 @@ class TestErrorsThatPass:
         assert (work.items, work.journal.damaged_items, put_aside(log)) == (1, 0, [])
         assert data.read_all(b"work") == [LARGE]
 
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
+    def test_for_want_of_a_descriptor_are_not_called_damage(self, data, log, monkeypatch, number):
+        data.upload(b"work", LARGE)
+        work = data.broker.queue(b"work")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", Mock(side_effect=OSError(number, os.strerror(number))))
+            with pytest.raises(JournalError, match=os.strerror(number)):
+                work.peek()
+        damage = [event for event, _ in log.lines if event.startswith("damage")]
+        assert len(damage) == (number == errno.EIO)
+
     def test_of_a_directory_that_is_away(self, data, log):
         data.upload(b"work", LARGE)
         data.write_out()
@@ -581,7 +592,7 @@ class TestFile:
     @pytest.mark.parametrize("fetch", [Cursor.take, Cursor.reserve, Cursor.peek])
     def test_is_put_aside_by_a_cursor(self, damaged, log, fetch):
         self.strike(damaged)
-        cursor = damaged.broker.source(b"work/cursor=mine", make=True)
+        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
         assert cursor.pop().data == body(1)
         assert fetch(cursor).data == body(3)
         assert damaged.broker.queue(b"work").items == 2
@@ -592,7 +603,7 @@ class TestFile:
         work = damaged.broker.queue(b"work")
         held = reserve(work, 2)
         self.strike(damaged)
-        cursor = damaged.broker.source(b"work/cursor=mine", make=True)
+        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
         assert [cursor.pop().data for _ in range(2)] == [body(1), body(3)]
         assert (work.journal.damaged_items, put_aside(log)) == (0, [])
         for item in reversed(held):
@@ -602,7 +613,7 @@ class TestFile:
 
     @pytest.mark.parametrize("name", [b"work", b"work/cursor=mine"])
     def test_is_no_obstacle_to_who_waits(self, damaged, log, name):
-        source = damaged.broker.source(name, make=True)
+        source = damaged.broker.source(name, takes=True, waits=True)
         work = damaged.broker.queue(b"work")
         held = reserve(source, 3)
         self.strike(damaged)

@@ -566,7 +566,7 @@ class TestUpload:
 
     def test_that_cannot_be_written_is_not_set(self, it):
         upload = self.begin(it)
-        upload._writer._file.close()
+        upload._path.unlink()
         (error,) = self.finish(it, upload)
         assert isinstance(error, JournalError)
         assert it.queue.items == 0

@@ -545,14 +545,14 @@ class TestRepair:
         data = Data(path)
         data.push(b"work", *map(body, range(1, 4)))
         data.set(b"work", b"000009", delay_ms=100)
-        source = data.broker.source(b"work/cursor=mine", make=True)
+        source = data.broker.source(b"work/cursor=mine", takes=True, waits=True)
         assert source.pop().id == 1
         data.restart()
         data.close()
         (path / "work" / "CURRENT").unlink()
         repair(path, b"work")
         data = Data(path)
-        assert data.broker.source(b"work/cursor=mine", make=True).pop().id == 2
+        assert data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop().id == 2
         data.now += 200
         data.tick()
         assert [content[:6] for content in data.read_all(b"work")][-1] == b"000009"

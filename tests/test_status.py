@@ -80,7 +80,7 @@ class TestStatus:
         with pytest.raises(StatusError):
             data.broker.upload(b"work", 1 << 20)
         with pytest.raises(StatusError):
-            data.broker.source(b"work", make=True)
+            data.broker.source(b"work", takes=True, waits=True)
         data.broker.set_status(UP)
         data.set(b"work", b"2")
         assert data.read_all(b"work") == [b"1", b"2"]

@@ -1,5 +1,6 @@
 """`get` and its options, waiting, and reliable reads."""
 
+import contextlib
 import itertools
 import re
 import socket
@@ -49,6 +50,66 @@ class TestGet:
         assert wire.get(b"q") == b"a"
         server.restart()
         assert drain(server.connect(), b"q") == [b"b"]
+
+
+class TestNobody:
+    """A queue that is not there."""
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            b"get %s", b"gets %s", b"get %s %s", b"get %s/open", b"get %s/close", b"get %s/abort",
+            b"get %s/close/open", b"get %s/peek", b"get %s/peek %s/close", b"get %s/t=1", b"get %s/open/t=1",
+            b"get %s/peek/t=1", b"get %s/cursor=c", b"get %s/cursor=c/open/t=1", b"get %s/cursor=c/peek",
+            b"monitor %s 0", b"monitor %s 0 9", b"get %s+child/peek", b"get %s+child/close",
+            b"get %s+child/peek/t=1", b"get %s+child/cursor=c",
+            b"flush %s", b"flush_expired %s", b"delete %s", b"delete %s/cursor=c", b"confirm %s 1",
+        ],
+    )  # fmt: skip
+    def test_is_not_made_by_who_only_asks_for_it(self, standing, client, queue, request_):
+        reply = client.ask(request_.replace(b"%s", queue) + b"\r\n")
+        assert reply in (b"END\r\n", b"DELETED\r\n", b"0\r\n", b"ERROR\r\n")
+        assert [name for name in client.stats() if queue.decode() in name] == []
+        assert list(standing.data.glob(f"{queue.decode()}*")) == []
+
+    def test_is_shown_while_somebody_waits_for_it_and_once_it_comes(self, standing, client, other, queue):
+        prefix = f"queue_{queue.decode()}_"
+        client.send(b"get %s/peek/t=60000\r\n" % queue)
+        other.send(b"monitor %s 60 1\r\n" % queue)
+        until(lambda: waiters(standing, queue) == 2)
+        assert standing.stat(prefix + "items") == 0
+        assert list(standing.data.glob(f"{queue.decode()}*")) == []
+        other.reset()
+        until(lambda: waiters(standing, queue) == 1)
+        with contextlib.closing(standing.connect()) as third:
+            third.send(b"dump_stats %s\r\n" % queue)
+            assert third.line() == b"queue '%s' {\r\n" % queue
+            assert third.line() == b"  items=0\r\n"
+        with contextlib.closing(standing.connect()) as third:
+            fill(third, queue, b"x")
+            assert client.line() == b"VALUE %s/peek/t=60000 0 1\r\n" % queue
+            assert prefix + "items" in third.stats()
+
+    @pytest.mark.parametrize("request_", [b"get %s", b"monitor %s 1", b"get %s/open"])
+    def test_is_made_as_a_child_by_who_takes_from_it(self, client, queue, request_):
+        child = queue + b"+child"
+        client.ask(request_ % child + b"\r\n")
+        fill(client, queue, b"x")
+        assert client.get(child) == b"x"
+
+    def test_leaves_no_memory_behind_once_it_was_asked_for(self, server, wire):
+        def ask(count):
+            for start in range(0, count, 500):
+                both = b"get nobody-%d\r\nget nobody-%d/cursor=c/peek\r\n"
+                wire.send(b"".join(both % (n, n) for n in range(start, start + 500)))
+                assert wire.exactly(1000 * 5) == b"END\r\n" * 1000
+
+        ask(1000)
+        before = server.resident_bytes
+        ask(50_000)
+        # of each, a few bytes would be a megabyte
+        assert server.resident_bytes - before < 1 << 20
+        assert [name for name in wire.stats() if name.startswith("queue_n")] == []
 
 
 class TestGets:

@@ -137,6 +137,66 @@ class TestReset:
         assert wire.gets(b"q") == (1, b"x")
 
 
+class TestFiles:
+    """What large items take of the descriptors."""
+
+    COUNT = 40
+    LARGE = bytes(8 * MIB)
+    # what a LevelDB that is opened or closed meanwhile, and who asks for `stats`, may have
+    OTHERS = 10
+
+    def test_of_one_get_of_many_are_open_one_at_a_time(self, server, wire):
+        wire.set(b"q", self.LARGE)
+        before = server.descriptors
+        client = server.connect()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.send(b"get" + b" q/peek" * 290 + b"\r\n")
+        until(lambda: server.stat("cmd_peek") == 1)
+        assert server.descriptors < before + self.OTHERS
+        client.reset()
+        until(lambda: server.stat("curr_connections") == 2)
+
+    def test_of_one_get_of_many_are_all_sent(self, server, wire):
+        wire.set(b"q", bytes(CHUNK_BYTES + 1))
+        assert len(wire.values(b"get" + b" q/peek q/cursor=c" * 20)) == 21
+
+    def test_that_are_sent_in_part_are_not_open(self, server, wire):
+        wire.set(b"q", b"x")
+        before = server.descriptors
+        clients = [server.connect() for _ in range(self.COUNT)]
+        for client in clients:
+            client.send(b"set q 0 0 %d\r\n" % len(self.LARGE) + self.LARGE[: 3 * MIB])
+        size = (3 * MIB) // CHUNK_BYTES * CHUNK_BYTES
+        until(lambda: all(file.stat().st_size > size for file in (server.data / "q" / "blobs").iterdir()))
+        assert len(list((server.data / "q" / "blobs").iterdir())) == self.COUNT
+        until(lambda: server.descriptors < before + self.COUNT + self.OTHERS)
+        clients[0].send(self.LARGE[3 * MIB :] + b"\r\n")
+        assert clients[0].line() == b"STORED\r\n"
+        for client in clients:
+            client.reset()
+        until(lambda: server.descriptors < before + self.OTHERS)
+        until(lambda: len(list((server.data / "q" / "blobs").iterdir())) == 1)
+
+    @pytest.mark.parametrize(
+        "request_", [b"get q/peek", b"get q/peek/t=60000", b"get nobody/t=60000", b"monitor nobody 60"]
+    )
+    @pytest.mark.parametrize("behind", [b"", b"get nobody\r\n" * 20_000], ids=["", "much behind it"])
+    def test_of_those_who_reset_while_they_wait_or_read_are_given_back(self, server, wire, request_, behind):
+        wire.set(b"q", self.LARGE)
+        before = server.descriptors
+        clients = [server.connect() for _ in range(self.COUNT)]
+        for client in clients:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.send(request_ + b"\r\n" + behind)
+        until(lambda: server.stat("curr_connections") == self.COUNT + 2)
+        if b"nobody" in request_:
+            until(lambda: server.stat("queue_nobody_waiters") == self.COUNT)
+        for client in clients:
+            client.reset()
+        until(lambda: server.descriptors < before + self.OTHERS)
+        assert server.stat("queue_nobody_waiters") == 0
+
+
 class TestPipelineOfAMillion:
     COUNT = 1_000_000
 
