@@ -72,7 +72,8 @@ class TestFigures:
             for key in (b"work", b"none", b"work/peek"):
                 wire.get(key)
             wire.send(b"set bad/name 0 0 1 noreply\r\nx\r\n")
-            wire.ask(b"delete none\r\n")
+            wire.set(b"gone", b"x")
+            wire.ask(b"delete gone\r\n")
             # what it reads of this is counted when it answers, what it writes is not
             stats = wire.stats()
             found = samples(server)

@@ -30,7 +30,7 @@ from system import Killed, System
 from darner import _proto, journal, queue, wal
 from darner import broker as broker_module
 from darner import upload as upload_module
-from darner.blob import BlobReader, BlobWriter
+from darner.blob import BlobReader
 from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.errors import JournalError, StartError
@@ -157,9 +157,8 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(journal, "DEAD_RECORDS", 4)
         patch.setattr(journal, "TRIM_RECORDS", 3)
         patch.setattr(journal, "COMPACT_RECORDS", 40)
-        self.blobs = []  # those that are read and written
+        self.blobs = []  # those that are read
         patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
-        patch.setattr(upload_module, "BlobWriter", lambda *args: self._note_blob(BlobWriter(*args)))
         self.log = Silence()
         patch.setattr(broker_module, "log", self.log)
         self.disk = Disk(patch)
