@@ -19,7 +19,7 @@ import structlog
 from darner import auth
 from darner._proto import Parser, Verb
 from darner.blob import Offload
-from darner.connection import LINGER_S, Clients, Connection
+from darner.connection import LINGER_S, STRANGERS, Clients, Connection
 
 log = structlog.get_logger()
 
@@ -242,8 +242,8 @@ class Arrival(asyncio.Protocol):
             if len(self._received) > LOGIN_BYTES:
                 self._fail("login too long")
             return
-        if request.verb == Verb.BINARY:
-            self._fail("binary protocol", reply=b"")
+        if request.verb in STRANGERS:
+            self._fail(f"it speaks {STRANGERS[Verb(request.verb)][0]}", reply=b"")
             return
         user, found, password = request.data.partition(b" ") if request.verb == Verb.SET else (b"", b"", b"")
         if not found:
