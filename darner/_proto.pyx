@@ -453,7 +453,7 @@ cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_
     if n > noreply_from and word_is(&words[n - 1], b"noreply", 7):
         request.noreply = True
         n -= 1
-    if n - 1 > most:
+    if n - 1 > most or (verb == STATS and n == 2 and word_is(&words[1], b"noreply", 7)):
         return new_error(REFUSED, E_BAD_FORMAT, request.noreply)
     request.args = []
     for i in range(1, n):
@@ -489,7 +489,7 @@ cdef dict COLD = {
     # verb: (its number, how many words come before a noreply, 0 if it has none, how many words it takes besides)
     b"delete": (DELETE, 2, 2), b"flush": (FLUSH, 2, 1), b"flush_all": (FLUSH_ALL, 1, 1),
     b"flush_expired": (FLUSH_EXPIRED, 0, 1), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0, 0), b"stats": (STATS, 0, 1),
-    b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 2, 1), b"quit": (QUIT, 0, 0),
+    b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
     b"dump_stats": (DUMP_STATS, 0, _MAX_WORDS), b"dump_config": (DUMP_CONFIG, 0, _MAX_WORDS), b"status": (STATUS, 0, 1),
     b"reload": (RELOAD, 0, 0), b"shutdown": (SHUTDOWN, 0, 0), b"monitor": (MONITOR, 0, 3), b"confirm": (CONFIRM, 0, 2),
     b"mn": (MN, 0, 0), b"me": (ME, 0, _MAX_WORDS),

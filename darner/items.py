@@ -360,12 +360,12 @@ def _send_line(connection: "Connection", request: Request, queue: Source, item: 
 
 def _meta_line(request: Request, queue: Source, item: Item) -> bytes:
     """Return the line that a meta command is answered with for an item."""
-    left_s = -1
-    if item.expires_ms:
-        owner = queue if isinstance(queue, Queue) else cast("Cursor", queue).queue
-        left_s = owner.times.age_ms(owner.clock(), item.expires_ms) // 1000
+    owner = queue if isinstance(queue, Queue) else cast("Cursor", queue).queue
+    now = owner.clock()
+    left_s = owner.times.age_ms(now, item.expires_ms) // 1000 if item.expires_ms else -1
+    age_s = owner.times.age_ms(item.enqueued_ms, now) // 1000
     meta = cast("Meta", request.meta)
-    return meta.found(item.size, item.flags, item.id, item.attempts, left_s)
+    return meta.found(item.size, item.flags, item.id, item.attempts, left_s, age_s)
 
 
 def _get_many(connection: "Connection", requests: list[Request], *, is_run: bool) -> None:

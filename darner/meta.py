@@ -12,7 +12,7 @@ INVALID_FLAG = b"CLIENT_ERROR invalid flag\r\n"
 INVALID_MODE = b"CLIENT_ERROR invalid mode: ms takes S alone\r\n"
 
 # The flags each verb takes, and those of them that a token stands behind.
-FLAGS = {b"mg": b"vsfckbOqth", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}
+FLAGS = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}
 TOKENS = b"FTOCM"
 # As many digits as the numbers of other commands may have.
 NUMBER = re.compile(rb"-?[0-9]{1,18}")
@@ -76,11 +76,11 @@ class Meta:
             return b""
         return status + self._returned({b"c": id} if status == b"HD" else {}) + b"\r\n"
 
-    def found(self, size: int, flags: int, id: int, attempts: int, left_s: int) -> bytes:
+    def found(self, size: int, flags: int, id: int, attempts: int, left_s: int, age_s: int) -> bytes:
         """Return the line that answers `mg` with an item, which its data follow if they are asked for; `left_s` is
-        what is left of its expiry in seconds, -1 if it has none."""
+        what is left of its expiry in seconds, -1 if it has none, and `age_s` how long ago it was set."""
         start = b"VA %d" % size if self.wants_value else b"HD"
-        figures = {b"s": size, b"f": flags, b"c": id, b"h": int(attempts > 0), b"t": left_s}
+        figures = {b"s": size, b"f": flags, b"c": id, b"h": int(attempts > 0), b"t": left_s, b"l": age_s}
         return start + self._returned(figures) + b"\r\n"
 
     def _returned(self, figures: dict[bytes, int]) -> bytes:

@@ -443,7 +443,8 @@ class TestNoreply:
             (b"flush_all 10 noreply", [b"10"], True),
             (b"flush_all 10", [b"10"], False),
             (b"verbosity 1 noreply", [b"1"], True),
-            (b"stats noreply", [b"noreply"], False),
+            (b"verbosity noreply", [], True),
+            (b"stats settings", [b"settings"], False),
         ],
     )
     def test_is_the_last_word_where_it_is_one(self, line, args, noreply):
@@ -460,6 +461,7 @@ class TestWordsTooMany:
             (b"quit now", False),
             (b"quit noreply", False),
             (b"stats reset now", False),
+            (b"stats noreply", False),
             (b"status up now", False),
             (b"reload all", False),
             (b"shutdown now", False),

@@ -32,7 +32,7 @@ COLD = {
     b"delete": (2, 2),
     b"flush": (2, 1),
     b"flush_all": (1, 1),
-    b"verbosity": (2, 1),
+    b"verbosity": (1, 1),
     b"flush_expired": (9999, 1),
     b"flush_all_expired": (9999, 0),
     b"stats": (9999, 1),
@@ -187,7 +187,7 @@ def slow_other(verb, words):
         before, most = COLD[verb]
         noreply = len(words) > before and words[-1] == b"noreply"
         args = tuple(words[1 : len(words) - noreply])
-        if len(args) > most:
+        if len(args) > most or (verb == b"stats" and args == (b"noreply",)):
             return Verb.REFUSED, {FORMAT}, noreply
         return Verb[verb.decode().upper()], args, noreply
     return Verb.FATAL if may_have_block(words) else Verb.REFUSED, {b"ERROR\r\n"}, False
@@ -205,7 +205,7 @@ def meta_flags(verb, words):
     """The key, a dict of the flags, and what is wrong."""
     if not words:
         return b"", {}, [FORMAT]
-    allowed = {b"mg": b"vsfckbOqth", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}[verb]
+    allowed = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}[verb]
     key, wrong = words[0], []
     for word in words[1:]:
         if word[:1] not in allowed or (word[1:] and word[:1] not in b"FTOCM"):
