@@ -243,7 +243,7 @@ class Arrival(asyncio.Protocol):
                 self._fail("login too long")
             return
         if request.verb in STRANGERS:
-            self._fail(f"it speaks {STRANGERS[Verb(request.verb)][0]}", reply=b"")
+            self._fail(STRANGERS[Verb(request.verb)][0], reply=b"")
             return
         user, found, password = request.data.partition(b" ") if request.verb == Verb.SET else (b"", b"", b"")
         if not found:

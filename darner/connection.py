@@ -43,18 +43,18 @@ LINGER_S = 2.0
 # Probes to a silent peer: seconds between them, and how many stay unanswered before it counts as dead.
 PROBE_INTERVAL_S = 10
 PROBES = 3
-# The first byte of what Linux knows of a TCP connection: both ends are open; it is reset; the peer has said that it
-# sends no more.
+# The first byte of what Linux knows of a TCP connection: both ends are open; it is reset; the peer has said
+# that it sends no more.
 TCP_ESTABLISHED = 1
 TCP_CLOSE = 7
 TCP_CLOSE_WAIT = 8
 # What is no client, by the verb the parser has for it: what it speaks, and what to do about it.
 STRANGERS = {
     Verb.BINARY: ("memcache's binary protocol", "set the client to the text protocol"),
-    Verb.TLS: ("TLS, which this port does not", "set tls_cert and tls_key, or have the client speak plainly"),
+    Verb.TLS: ("TLS", "set tls_cert and tls_key, or have the client speak plainly"),
     Verb.HTTP: (
         "HTTP",
-        "see what sends it, for a web page may have a browser do so; metrics have a port of their own, metrics_port",
+        "see what sends it, for a web page may have a browser do so; metrics are at metrics_port alone",
     ),
 }
 
@@ -145,7 +145,8 @@ class Clients:
             self._seen.add(verb)
             protocol, action = STRANGERS[Verb(verb)]
             log.warning(
-                f"closed a connection that speaks {protocol}; further ones are not logged",
+                "closed a connection that is no client's; further ones of the kind are not logged",
+                speaks=protocol,
                 peer=peer,
                 action=action,
             )
@@ -551,8 +552,8 @@ class Connection:
         self._touch()
 
     def begin_wait(self, waiter: Waiter, timeout_ms: int, time_out: Callable[[], None]) -> None:
-        """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`, or nobody
-        would wait so long."""
+        """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`, or
+        nobody would wait so long."""
         self._blocked |= WAITING
         self._waiter = waiter
         if self._ended or self._ending or self._draining:
@@ -562,8 +563,8 @@ class Connection:
             self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
 
     def has_gone(self) -> bool:
-        """Whether the client has gone, or waits no longer: reset the connection, which is told later, or closed
-        its end behind bytes that are not read, which hide that."""
+        """Whether the client has gone, or waits no longer: reset the connection, which is told later, or
+        closed its end behind bytes that are not read, which hide that."""
         if self._lost or self._transport.is_closing():
             return True
         if self._reading:

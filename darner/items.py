@@ -36,9 +36,9 @@ from darner.replies import (
 from darner.upload import Upload
 
 if TYPE_CHECKING:
+    from darner.connection import Connection, Stream
     from darner.cursor import Cursor
     from darner.meta import Meta
-    from darner.connection import Connection, Stream
 
 # Storing
 
@@ -414,10 +414,15 @@ def _get_on(connection: "Connection", requests: Iterator[Request], *, is_run: bo
 
 
 def send_item(
-    connection: "Connection", request: Request, item: Item, *, one_of_many: bool = False, queue: Source | None = None
+    connection: "Connection",
+    request: Request,
+    item: Item,
+    *,
+    one_of_many: bool = False,
+    queue: Source | None = None,
 ) -> None:
-    """Reply with an item, `END` behind it unless it is one of many. `queue` is where it is from, which a meta command
-    wants."""
+    """Reply with an item, `END` behind it unless it is one of many. `queue` is where it is from, which a meta
+    command wants."""
     if request.meta is None:
         reply = value(_key(connection, request), item, request.with_cas, not one_of_many)
     else:

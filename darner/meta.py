@@ -1,6 +1,6 @@
-"""memcached's meta commands `mg`, `ms` and `md`: what their flags ask for, and replies that bring what was asked.
+"""memcached's meta commands `mg`, `ms` and `md`: what their flags ask for, and replies that bring it.
 
-Bytes alone: no queue and no socket in here. The options of a queue stay a part of the key (`mg work/open v c`).
+Bytes alone: no queue and no socket in here. The options of a queue stay a part of the key: `mg work/open v`.
 """
 
 import base64
@@ -68,7 +68,8 @@ class Meta:
                 raise ValueError(BAD_FORMAT) from None
 
     def answer(self, reply: bytes, id: int = 0) -> bytes:
-        """Return what a reply of the classic commands is here; an error stays one. `id` is that of the item stored."""
+        """Return what a reply of the classic commands is here; an error stays one. `id` is that of the item
+        stored."""
         status = STATUSES.get(reply)
         if status is None:
             return reply
@@ -77,7 +78,7 @@ class Meta:
         return status + self._returned({b"c": id} if status == b"HD" else {}) + b"\r\n"
 
     def found(self, size: int, flags: int, id: int, attempts: int, left_s: int, age_s: int) -> bytes:
-        """Return the line that answers `mg` with an item, which its data follow if they are asked for; `left_s` is
+        """Return the line that answers `mg` with an item, which its data follow if asked for; `left_s` is
         what is left of its expiry in seconds, -1 if it has none, and `age_s` how long ago it was set."""
         start = b"VA %d" % size if self.wants_value else b"HD"
         figures = {b"s": size, b"f": flags, b"c": id, b"h": int(attempts > 0), b"t": left_s, b"l": age_s}

@@ -28,7 +28,9 @@ class TestReply:
             (b"md", b"NOT_FOUND\r\n", b"NF", False),
         ],
     )
-    def test_is_what_a_classic_one_means_and_quiet_where_that_says_little(self, verb, reply, expected, quietly):
+    def test_is_what_a_classic_one_means_and_quiet_where_that_says_little(
+        self, verb, reply, expected, quietly
+    ):
         assert Meta(verb, [b"a"]).answer(reply) == expected + b"\r\n"
         assert Meta(verb, [b"a", b"k", b"O1"]).answer(reply) == expected + b" ka O1\r\n"
         assert Meta(verb, [b"a", b"q"]).answer(reply) == (expected + b"\r\n" if quietly else b"")

@@ -159,9 +159,14 @@ class TestStranger:
     )
     def test_that_speaks_http_has_nothing_served_behind_it(self, line):
         found = parse(b"version\r\n" + line + b"\r\nflush_all\r\n")
-        assert [request.verb for request in found if request.verb != Verb.REFUSED] == [Verb.VERSION, Verb.HTTP]
+        assert [request.verb for request in found if request.verb != Verb.REFUSED] == [
+            Verb.VERSION,
+            Verb.HTTP,
+        ]
 
-    @pytest.mark.parametrize("line", [b"POST HTTP", b"HTTP/1.1", b"x HTTP/", b"x aHTTP/1", b"x HTTP/1 y", b"x Host:"])
+    @pytest.mark.parametrize(
+        "line", [b"POST HTTP", b"HTTP/1.1", b"x HTTP/", b"x aHTTP/1", b"x HTTP/1 y", b"x Host:"]
+    )
     def test_is_not_seen_in_what_does_not_look_like_it(self, line):
         assert verbs(line + b"\r\nversion\r\n") == ["REFUSED", "VERSION"]
 
@@ -188,7 +193,9 @@ class TestStranger:
         request = parse_one(line + b"\r\ndelete victim\r\n")
         assert (request.verb, request.error, request.noreply) == (Verb.FATAL, b"ERROR\r\n", False)
 
-    @pytest.mark.parametrize("line", [b"gat a b", b"nonsense 5", b"nonsense a", b"config get cluster", b"a b -", b"$a"])
+    @pytest.mark.parametrize(
+        "line", [b"gat a b", b"nonsense 5", b"nonsense a", b"config get cluster", b"a b -", b"$a"]
+    )
     def test_whose_line_has_none_stays(self, line):
         assert verbs(line + b"\r\nversion\r\n") == ["REFUSED", "VERSION"]
 
@@ -555,7 +562,9 @@ class TestLongGet:
     @pytest.mark.parametrize("rest", [b"a/" + b"o" * 2047, b"x " * 20_000 + b"a" * 2049, b"a" * 40_000])
     def test_has_no_key_longer_than_another_line(self, rest):
         found = parse(b"get b " + rest + b" c\r\nversion\r\n")
-        assert [(request.verb, request.error) for request in found if not request.is_run] == [(Verb.FATAL, TOO_LONG)]
+        assert [(request.verb, request.error) for request in found if not request.is_run] == [
+            (Verb.FATAL, TOO_LONG)
+        ]
 
     def test_may_be_given_up(self):
         parser = Parser()
@@ -588,7 +597,12 @@ class TestLongGet:
 class TestMeta:
     def test_get_is_a_get_with_flags(self):
         request = parse_one(b"MG work/open/t=500 v c f\r\n")
-        assert (request.verb, request.queue, request.open, request.timeout_ms) == (Verb.GET, b"work", True, 500)
+        assert (request.verb, request.queue, request.open, request.timeout_ms) == (
+            Verb.GET,
+            b"work",
+            True,
+            500,
+        )
         assert request.meta.wants_value
 
     def test_set_is_a_set_with_flags(self):

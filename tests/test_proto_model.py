@@ -157,27 +157,26 @@ def slow(data):
         if len(content) > MAX_LINE_BYTES and not is_get:
             yield Verb.FATAL, {TOO_LONG}, False
             return
-        data = rest
-        words = [word for word in content.split(b" ") if word]
-        verb = words[0].lower() if words else b""
-        if words[1:] and HTTP.fullmatch(words[-1]) or verb.startswith(b"host:"):
-            yield (Verb.HTTP,)
+        data = yield from slow_line(content, rest)
+        if data is None:
             return
-        if verb in STORAGE or verb == b"ms":
-            data = yield from slow_storage(verb, words, data)
-            if data is None:
-                return
-        elif verb in (b"get", b"gets"):
-            yield from slow_get(verb, words, is_long=len(content) > MAX_LINE_BYTES)
-            if any(len(word) > MAX_LINE_BYTES for word in words):
-                return
-        elif verb in (b"mg", b"md"):
-            yield slow_meta(verb, words)
-        else:
-            found = slow_other(verb, words)
-            yield found
-            if found[0] == Verb.FATAL:
-                return
+
+
+def slow_line(content, data):
+    """Yield what a line comes to; returns what is behind it, or None if nothing more is read."""
+    words = [word for word in content.split(b" ") if word]
+    verb = words[0].lower() if words else b""
+    if (words[1:] and HTTP.fullmatch(words[-1])) or verb.startswith(b"host:"):
+        yield (Verb.HTTP,)
+        return None
+    if verb in STORAGE or verb == b"ms":
+        return (yield from slow_storage(verb, words, data))
+    if verb in (b"get", b"gets"):
+        yield from slow_get(verb, words, is_long=len(content) > MAX_LINE_BYTES)
+        return None if any(len(word) > MAX_LINE_BYTES for word in words) else data
+    found = slow_meta(verb, words) if verb in (b"mg", b"md") else slow_other(verb, words)
+    yield found
+    return None if found[0] == Verb.FATAL else data
 
 
 def slow_other(verb, words):
@@ -274,13 +273,12 @@ def slow_storage(verb, words, data):
         yield Verb.FATAL, {FORMAT}, noreply
         return None
     size = int(words[place])
-    errors = []
     if is_meta:
-        key, meta_words, errors = meta_flags(verb, [words[1], *words[3:]])
-        flags, exptime = (integer(meta_words.get(letter, b"0")) for letter in (b"F", b"T"))
+        key, found, errors = meta_flags(verb, [words[1], *words[3:]])
+        flags, exptime = (integer(found.get(letter, b"0")) for letter in (b"F", b"T"))
         words = words[:5]
     else:
-        key, flags, exptime = words[1], integer(words[2]), integer(words[3])
+        key, flags, exptime, errors = words[1], integer(words[2]), integer(words[3]), []
     queue, *given = key.split(b"/")
     if verb not in (b"set", b"ms"):
         wrong = {unsupported(verb)}
@@ -304,16 +302,17 @@ def slow_storage(verb, words, data):
                 yield Verb.SET_CHUNK, chunk
     if len(block) < size or (end != b"\r\n" and b"\r\n".startswith(end)):
         return None  # more is to come
+    yield slow_end(wrong, noreply, meta, block, end)
+    return data[size + 2 :] if end == b"\r\n" else None
+
+
+def slow_end(wrong, noreply, meta, block, end):
+    """What a data block comes to."""
     if end != b"\r\n":
-        yield Verb.FATAL, {BAD_DATA}, noreply
-        return None
+        return Verb.FATAL, {BAD_DATA}, noreply
     if wrong:
-        yield Verb.REFUSED, wrong, noreply
-    elif size > CHUNK_BYTES:
-        yield Verb.SET_END, noreply
-    else:
-        yield Verb.SET, *meta, block
-    return data[size + 2 :]
+        return Verb.REFUSED, wrong, noreply
+    return (Verb.SET_END, noreply) if len(block) > CHUNK_BYTES else (Verb.SET, *meta, block)
 
 
 def agrees(found, expected):
@@ -390,15 +389,31 @@ words = st.one_of(
     ),
     st.sampled_from([b"a/OPEN", b"\r", b"a\x00b", b"a\x7f", b"\xff", b"\x80", b"tab\tbed", b"n" * 250]),
     st.sampled_from([b"n" * 251, b"9" * 18, b"9" * 19, b"0x1", b"1.5"]),
-    st.sampled_from([b"HTTP/1.1", b"http/2", b"HTTP/x", b"v", b"q", b"b", b"C7", b"Cx", b"F7", b"T-1", b"MA", b"YQ=="]),
+    st.sampled_from(
+        [b"HTTP/1.1", b"http/2", b"HTTP/x", b"v", b"q", b"b", b"C7", b"Cx", b"F7", b"T-1", b"MA", b"YQ=="]
+    ),
     st.binary(max_size=6),
 )
 verbs = st.one_of(
     st.sampled_from(
         [
-            *STORAGE, b"get", b"gets", *COLD, b"touch", b"incr", b"decr", b"gat", b"mg", b"md", b"ms", b"ma", b"ma ",
-            b"sixteenletterverb", b"Host:", b"$",
-        ]  # fmt: skip
+            *STORAGE,
+            b"get",
+            b"gets",
+            *COLD,
+            b"touch",
+            b"incr",
+            b"decr",
+            b"gat",
+            b"mg",
+            b"md",
+            b"ms",
+            b"ma",
+            b"ma ",
+            b"sixteenletterverb",
+            b"Host:",
+            b"$",
+        ]
     ),
     st.binary(max_size=16),
 )

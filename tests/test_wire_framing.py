@@ -1,12 +1,11 @@
-"""Where a request ends, and who is no client: long gets, half-closed connections, strangers, meta commands."""
+"""Where a request ends, and who is no client: long gets, half-closed clients, strangers, meta commands."""
 
-import contextlib
 import time
 
 import pytest
-from running import configured, running, until
+from running import configured, until
 
-from darner import __version__
+from darner import __version__, auth
 from darner._proto import CHUNK_BYTES
 
 VERSION = b"VERSION %s\r\n" % __version__.encode()
@@ -100,10 +99,10 @@ class TestStranger:
             stranger.send(start)
             assert stranger.closed()
         assert server.stop() == 0
-        lines = [line for line in server.log.splitlines() if "closed a connection that speaks" in line]
+        lines = [line for line in server.log.splitlines() if "that is no client's" in line]
         assert len(lines) == 3
         for text, action in (("TLS", "tls_cert"), ("HTTP", "web page"), ("binary protocol", "text protocol")):
-            (line,) = [line for line in lines if text in line]
+            (line,) = [line for line in lines if text in line.partition("speaks=")[2].partition("peer=")[0]]
             assert action in line.partition("action=")[2]
             assert "peer=127.0.0.1:" in line
 
@@ -141,7 +140,9 @@ class TestHalfClosed:
             (b"monitor %s 60 5", b"END\r\n"),
         ],
     )
-    def test_is_served_all_it_has_sent_and_waits_for_nothing(self, standing, client, other, queue, wait, reply):
+    def test_is_served_all_it_has_sent_and_waits_for_nothing(
+        self, standing, client, other, queue, wait, reply
+    ):
         start = time.monotonic()
         client.send(wait % queue + b"\r\nset %s 0 0 1 noreply\r\nx\r\n" % queue)
         client.send(b"get %s\r\n" % queue + wait % queue + b"\r\nversion\r\n")
@@ -225,7 +226,9 @@ class TestMeta:
     @pytest.mark.parametrize("size", [0, 10, CHUNK_BYTES + 1])
     def test_quiet_ones_say_what_goes_wrong_alone(self, client, other, queue, size):
         data = b"x" * size
-        client.send(b"ms %s %d q\r\n%s\r\nmg %s- v q\r\nmd %s- q\r\nmn\r\n" % (queue, size, data, queue, queue))
+        client.send(
+            b"ms %s %d q\r\n%s\r\nmg %s- v q\r\nmd %s- q\r\nmn\r\n" % (queue, size, data, queue, queue)
+        )
         assert client.line() == b"MN\r\n"
         client.send(b"ms %s/x %d q\r\n%s\r\nmg %s v q s\r\nmn\r\n" % (queue, size, data, queue))
         assert client.line().startswith(b"CLIENT_ERROR unknown option")
@@ -265,15 +268,15 @@ class TestMeta:
 
     def test_is_refused_to_whom_the_classic_one_is(self, tmp_path):
         users = tmp_path / "users.toml"
-        from darner import auth
-
         auth.set_password(users, "eve", b"secret")
         users.write_text(users.read_text().replace('"*"', '"hers"'))
         with configured(tmp_path, f'auth_file = "{users}"\n') as server:
             wire = server.connect()
             assert wire.ask(b"set a 0 0 10\r\neve secret\r\n") == b"STORED\r\n"
             assert wire.ask(b"ms hers 1 c\r\nx\r\n") == b"HD c1\r\n"
-            assert wire.ask(b"ms other 1 q\r\nx\r\n") == b"CLIENT_ERROR not permitted to write to this queue\r\n"
+            assert (
+                wire.ask(b"ms other 1 q\r\nx\r\n") == b"CLIENT_ERROR not permitted to write to this queue\r\n"
+            )
             assert wire.ask(b"mg other v q\r\n") == b"CLIENT_ERROR not permitted to read this queue\r\n"
             assert wire.ask(b"md other q\r\n") == b"CLIENT_ERROR not permitted to manage this queue\r\n"
             assert wire.ask(b"mn\r\n") == b"MN\r\n"
@@ -286,6 +289,13 @@ class TestMeta:
 
 
 def test_word_too_many_is_said_and_the_connection_goes_on(client):
-    for line in (b"version foo bar", b"quit now", b"stats reset now", b"reload all", b"shutdown now", b"mn a"):
+    for line in (
+        b"version foo bar",
+        b"quit now",
+        b"stats reset now",
+        b"reload all",
+        b"shutdown now",
+        b"mn a",
+    ):
         assert client.ask(line + b"\r\n") == b"CLIENT_ERROR bad command line format\r\n"
     assert client.ask(b"version\r\n") == VERSION
