@@ -113,7 +113,7 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
                 target.journal.abandon_blob(mine.blob)
         raise
     for target in targets:
-        target.discard_excess()
+        target.discard_excess(item.size)
 
 
 def _adopted(target: "Queue", item: Item, home: Journal) -> Item:
@@ -492,9 +492,13 @@ class Queue:
             self._check_full(size, may_expire=False)
             self.discard_for(size)
 
-    def _check_size(self, size: int) -> None:
+    def _is_too_large(self, size: int) -> bool:
         most = self.settings.max_item_size
-        if most is not None and size > most:
+        return most is not None and size > most
+
+    def _check_size(self, size: int) -> None:
+        if self._is_too_large(size):
+            most = self.settings.max_item_size
             raise ItemTooLargeError(f"{size} bytes, and at most {most} are taken")
 
     def _check_full(self, size: int, *, may_expire: bool) -> None:
@@ -518,20 +522,31 @@ class Queue:
         while self._limited and self._is_full(size) and (self.window or self._read_ahead()):
             self._discard_first()
 
-    def discard_excess(self) -> None:
-        """Discard the oldest items, but not the last one, if that has taken the queue over its limits and the
-        settings say so."""
-        settings, journal = self.settings, self.journal
-        if not (self._limited and settings.discard_old_when_full):
+    def discard_excess(self, size: int) -> None:
+        """Be rid of expired items at the head, and then of the oldest, if the last one, of `size` bytes, has
+        taken the queue over its limits and the settings say so. Not if there can be no room for that."""
+        journal = self.journal
+        if not (self._limited and self.settings.discard_old_when_full):
+            return
+        if self._is_too_large(size) or self._is_over(journal.delayed_items, journal.delayed_bytes + size):
             return
         last_id = journal.state.next_id - 1
+        now = self.clock()
+        with contextlib.suppress(JournalError):  # then they stay
+            while self._has_excess(last_id) and not self._leaving and self._has_expired(self.window[0], now):
+                self._expire_first()
         with contextlib.suppress(JournalError):  # then the queue stays over its limits
-            while self._is_over(
-                self.items + journal.delayed_items - 1, self.waiting_bytes + journal.delayed_bytes
-            ):
-                if not (self.window or self._read_ahead()) or self.window[0].id == last_id:
-                    break
+            while self._has_excess(last_id):
                 self._discard_first()
+
+    def _has_excess(self, last_id: int) -> bool:
+        """Whether there is too much, and an item at the head to be rid of."""
+        journal = self.journal
+        return (
+            self._is_over(self.items + journal.delayed_items - 1, self.waiting_bytes + journal.delayed_bytes)
+            and (bool(self.window) or self._read_ahead())
+            and self.window[0].id != last_id
+        )
 
     def _discard_first(self) -> None:
         self.journal.remove(self.window[0])
@@ -798,11 +813,14 @@ class Queue:
     def _dispose(self, item: Item, heir: bytes | None) -> None:
         """Drop an item that is neither waiting nor reserved any more, or move it to the queue `heir`. It is
         put there first, so a crash in between leaves it in both."""
+        leaving, self._leaving = self._leaving, True
         try:
             targets = None if heir is None else self.on_move(self, item, heir)
         except DamagedItemError as damage:
             self.journal.quarantine(item, damage)
             return
+        finally:
+            self._leaving = leaving
         try:
             self.journal.remove(item)
         except JournalError:

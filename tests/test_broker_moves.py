@@ -185,6 +185,34 @@ def test_a_full_queue_that_discards_discards(data):
     assert data.read_all(b"late") == [b"a"]
 
 
+def test_a_full_queue_that_discards_is_first_rid_of_what_has_expired(data):
+    data.settings[b"late"] = QueueSettings(
+        max_items=1, discard_old_when_full=True, max_age_ms=1000, expire_to_queue="later"
+    )
+    data.push(b"late", b"first")
+    data.push(b"work", b"a", exptime=1)
+    data.now += 1000
+    for _ in data.broker.queue(b"work").flush_expired():
+        pass
+    late = data.broker.queue(b"late")
+    assert (late.expired_items, late.discarded) == (1, 0)
+    assert data.read_all(b"late") == [b"a"]
+    assert data.read_all(b"later") == [b"first"]
+
+
+def test_full_queues_that_move_their_items_to_each_other_come_to_an_end(data):
+    names = (b"ping", b"pong")
+    count = 3000  # more than calls may be nested
+    for name, other in (names, reversed(names)):
+        data.settings[name] = QueueSettings(
+            max_items=count, discard_old_when_full=True, max_age_ms=1000, expire_to_queue=other.decode()
+        )
+        data.push(name, *[b"x"] * count)
+    data.now += 1000
+    queue = data.broker.queue(b"ping")
+    assert sum(queue.flush_expired()) >= 1
+
+
 def test_many_queues_are_swept_in_slices_and_each_has_its_turn(data):
     names = [b"q%d" % number for number in range(30)]
     for name in names:
