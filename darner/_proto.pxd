@@ -24,6 +24,8 @@ cdef class Request:
         readonly bint fetches
         readonly bint with_cas
         readonly bint sync
+        # Of the keys of a long get some, which are answered without an end.
+        readonly bint is_run
         readonly uint32_t flags
         readonly int64_t exptime
         readonly uint64_t size
@@ -36,6 +38,7 @@ cdef class Request:
         readonly bytes error
         readonly list args
         readonly list rest
+        readonly object meta        # the flags of a meta command; None of others
 
 
 cdef class Parser:
@@ -48,13 +51,24 @@ cdef class Parser:
         bytes _body                 # of the block or chunk being read
         Py_ssize_t _filled          # bytes of _body that are there
         uint64_t _left              # bytes of the data block not yet read
+        int _verb                   # of the long get being read
+        Py_ssize_t _line_bytes      # of its line that are read
+        Py_ssize_t _keys            # that were in them
+        bint _skips                 # whether the rest of its keys is passed over
 
     cpdef void feed(self, bytes data)
     cpdef Request next_request(self)
+    cpdef void skip_keys(self)
+    cdef Request leave(self, int verb)
     cdef Request fail(self, bytes error, bint noreply)
     cdef Request next_line(self)
+    cdef Request begin_keys(self, const char* at, Py_ssize_t left)
+    cdef Request look_over(self, const char* at, Py_ssize_t size, int verb)
+    cdef Request next_keys(self)
     cdef Request parse_line(self, const char* at, Py_ssize_t size)
     cdef Request begin_block(self, Word* words, Py_ssize_t n, bytes refusal)
+    cdef Request begin_meta_block(self, Word* words, Py_ssize_t n)
+    cdef Request begin_data(self, uint64_t size)
     cdef int block_end(self)
     cdef bint fill(self, Py_ssize_t gap, Py_ssize_t size)
     cdef Request finish_body(self)

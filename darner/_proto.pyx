@@ -18,9 +18,10 @@ from posix.time cimport clock_gettime, timespec
 import os
 
 from darner.errors import NewerFormatError
+from darner.meta import Meta
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Scanned", "Segment", "State",
+    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "MAX_GET_LINE_BYTES", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "RECORD_HEAD_BYTES", "Request", "Scanned", "Segment", "State",
     "Verb", "blob_of", "checksum", "check_chunk", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk",
     "SegmentFormatError", "bus_errors", "encode_ids", "encode_item", "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate",
     "read_segment", "segment_head", "send", "share_heap", "since_boot_ms", "trim_memory",
@@ -36,6 +37,14 @@ cdef enum:
     _CHUNK = 65536
     # A line of 2,048 bytes holds at most 1,024 words of one byte each.
     _MAX_WORDS = 1025
+    # One of `get` may be longer: clients ask for hundreds of keys in one line. Above _MAX_LINE its keys come in
+    # runs of so many, or of so many bytes.
+    _MAX_GET_LINE = 1048576
+    _RUN_KEYS = 128
+    _RUN_BYTES = 16384
+    # Up to here such a line is looked over before its first key is served, so that none is served of a wrong one.
+    # A longer one is not held: it is served as it comes.
+    _MAX_WHOLE_LINE = 32768
     # What an item costs in memory besides its bytes.
     _ITEM_BYTES = 150
     # A chunk is read as a whole: no record makes anybody take more memory for one.
@@ -46,6 +55,7 @@ cdef enum:
     _MAX_TIMEOUT_MS = 0x7fffffff
 
 MAX_LINE_BYTES = _MAX_LINE
+MAX_GET_LINE_BYTES = _MAX_GET_LINE
 MAX_NAME_BYTES = _MAX_NAME
 CHUNK_BYTES = _CHUNK
 ITEM_BYTES = _ITEM_BYTES
@@ -55,6 +65,8 @@ RECORD_HEAD_BYTES = _RECORD_HEAD
 cpdef enum Verb:
     GET
     GETS
+    # The keys of a long get came in runs, and this is its end.
+    GET_END
     SET
     # An item above CHUNK_BYTES arrives as SET_BEGIN, as many SET_CHUNK as it takes, SET_END.
     SET_BEGIN
@@ -64,8 +76,10 @@ cpdef enum Verb:
     REFUSED
     # As REFUSED, and the next request cannot be found: reply and close.
     FATAL
-    # The client speaks memcache's binary protocol: close.
+    # The client speaks memcache's binary protocol, or TLS, or HTTP: close.
     BINARY
+    TLS
+    HTTP
     DELETE
     FLUSH
     FLUSH_ALL
@@ -82,6 +96,9 @@ cpdef enum Verb:
     SHUTDOWN
     MONITOR
     CONFIRM
+    # memcached's meta commands: the others are a GET, a SET or a DELETE with flags in `meta`.
+    MN
+    ME
 
 
 cdef enum:
@@ -194,6 +211,43 @@ cdef Py_ssize_t split_words(const char* at, Py_ssize_t size, Word* words) noexce
         words[n].size = i - start
         n += 1
     return n
+
+
+cdef bint is_number(Word* word) noexcept:
+    """Whether a word is a decimal number, of any length and with a sign or without."""
+    cdef Py_ssize_t i, start = word.at[0] == c"-"
+    for i in range(start, word.size):
+        if not c"0" <= word.at[i] <= c"9":
+            return False
+    return word.size > start
+
+
+cdef bint starts_as(Word* word, const char* text, Py_ssize_t size) noexcept:
+    """Whether a word starts with a text that is in lower case, whatever its own case."""
+    cdef Py_ssize_t i
+    cdef char c
+    if word.size < size:
+        return False
+    for i in range(size):
+        c = word.at[i]
+        if (c + 32 if c"A" <= c <= c"Z" else c) != text[i]:
+            return False
+    return True
+
+
+cdef bint ends_as_http(Word* word) noexcept:
+    """Whether that is the last word of the first line of an HTTP request."""
+    return word.size > 5 and starts_as(word, b"http/", 5) and c"0" <= word.at[5] <= c"9"
+
+
+cdef bint may_have_block(Word* words, Py_ssize_t n) noexcept:
+    """Whether a line whose verb is not known looks as if a data block followed: there is a number where `set` or
+    `ms` has one, or at the end, where other protocols say how many bytes come (`$9` of Redis is all they say)."""
+    if n == 1:
+        return words[0].size > 1 and words[0].at[0] in b"$*" and c"0" <= words[0].at[1] <= c"9"
+    if n > 3 and word_is(&words[n - 1], b"noreply", 7):
+        n -= 1
+    return n > 2 and (is_number(&words[2]) or is_number(&words[n - 1]))
 
 
 cdef int lower_verb(Word* word, char* out) noexcept:
@@ -332,14 +386,75 @@ cdef Request parse_set(Word* words, Py_ssize_t n):
     return request
 
 
-cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_from):
-    """A verb off the hot path: its words go up as they are. `noreply` counts as such only as the last
+cdef object parse_flags(bytes verb, Word* words, Py_ssize_t start, Py_ssize_t n):
+    """The flags of a meta command, behind its key; or the error that is to be the reply."""
+    cdef list found = [word_bytes(&words[1])] if n > 1 else []
+    cdef Py_ssize_t i
+    for i in range(start, n):
+        found.append(word_bytes(&words[i]))
+    try:
+        return Meta(verb, found)
+    except ValueError as error:
+        return error.args[0]
+
+
+cdef Request parse_meta(bytes verb, Word* words, Py_ssize_t n):
+    """`mg`, which is a get; `md`, which is a delete, or closes one item."""
+    cdef object meta = parse_flags(verb, words, 2, n)
+    cdef Request request
+    cdef bytes key, error
+    cdef Word word
+    if type(meta) is bytes:
+        return new_error(REFUSED, meta, False)
+    key = meta.key
+    word.at, word.size = PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)
+    if verb == b"md" and meta.token is None:
+        request = new_request(DELETE)
+        request.args = [key]
+        error = None
+    else:
+        request = new_request(GET)
+        error = parse_get_key(request, &word)
+        if verb == b"md":
+            if request.waits or request.open or request.close or request.abort or request.peek:
+                error = E_BAD_NAME
+            request.has_options = request.close = True
+            request.fetches = False
+    request.meta = meta
+    return request if error is None else new_error(REFUSED, error, False)
+
+
+cdef Request parse_meta_set(Word* words, Py_ssize_t n):
+    cdef object meta = parse_flags(b"ms", words, 3, n)
+    cdef Request request
+    cdef bytes key, error
+    cdef Word word
+    if type(meta) is bytes:
+        return new_error(REFUSED, meta, False)
+    key = meta.key
+    word.at, word.size = PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)
+    request = new_request(SET)
+    error = parse_set_key(request, &word)
+    if not 0 <= meta.flags <= 0xffffffff:
+        error = E_BAD_FORMAT
+    if error is not None:
+        return new_error(REFUSED, error, False)
+    request.flags = meta.flags
+    request.exptime = meta.exptime
+    request.meta = meta
+    return request
+
+
+cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_from, Py_ssize_t most):
+    """A verb off the hot path: its words go up as they are, `most` of them. `noreply` counts as such only as the last
     word and with `noreply_from` words before it, so that it can still be the name of a queue."""
     cdef Request request = new_request(verb)
     cdef Py_ssize_t i
     if n > noreply_from and word_is(&words[n - 1], b"noreply", 7):
         request.noreply = True
         n -= 1
+    if n - 1 > most or (verb == STATS and n == 2 and word_is(&words[1], b"noreply", 7)):
+        return new_error(REFUSED, E_BAD_FORMAT, request.noreply)
     request.args = []
     for i in range(1, n):
         request.args.append(word_bytes(&words[i]))
@@ -350,9 +465,12 @@ cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_
 
 
 cdef enum:
-    # Where the parser stands: at the start of a line, inside a data block that goes up whole, inside
-    # one that goes up in chunks, inside one that is thrown away, or past the point of no return.
+    # Where the parser stands: at the start of a line, among the keys of a long get, behind the last of them, inside a
+    # data block that goes up whole, inside one that goes up in chunks, inside one that is thrown away, or past the
+    # point of no return.
     _LINE
+    _KEYS
+    _KEYS_END
     _BODY
     _STREAM
     _SWALLOW
@@ -363,17 +481,18 @@ cdef dict UNSUPPORTED = {
     verb: (b"CLIENT_ERROR " + verb + b" is not supported\r\n", has_block)
     for verb, has_block in (
         (b"add", True), (b"replace", True), (b"append", True), (b"prepend", True), (b"cas", True),
-        (b"touch", False), (b"incr", False), (b"decr", False),
+        (b"touch", False), (b"incr", False), (b"decr", False), (b"ma", False),
     )
 }
 
 cdef dict COLD = {
-    # verb: (its number, how many words come before a noreply; 0 if it has none)
-    b"delete": (DELETE, 2), b"flush": (FLUSH, 2), b"flush_all": (FLUSH_ALL, 1),
-    b"flush_expired": (FLUSH_EXPIRED, 0), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0), b"stats": (STATS, 0),
-    b"version": (VERSION, 0), b"verbosity": (VERBOSITY, 2), b"quit": (QUIT, 0),
-    b"dump_stats": (DUMP_STATS, 0), b"dump_config": (DUMP_CONFIG, 0), b"status": (STATUS, 0),
-    b"reload": (RELOAD, 0), b"shutdown": (SHUTDOWN, 0), b"monitor": (MONITOR, 0), b"confirm": (CONFIRM, 0),
+    # verb: (its number, how many words come before a noreply, 0 if it has none, how many words it takes besides)
+    b"delete": (DELETE, 2, 2), b"flush": (FLUSH, 2, 1), b"flush_all": (FLUSH_ALL, 1, 1),
+    b"flush_expired": (FLUSH_EXPIRED, 0, 1), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0, 0), b"stats": (STATS, 0, 1),
+    b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
+    b"dump_stats": (DUMP_STATS, 0, _MAX_WORDS), b"dump_config": (DUMP_CONFIG, 0, _MAX_WORDS), b"status": (STATUS, 0, 1),
+    b"reload": (RELOAD, 0, 0), b"shutdown": (SHUTDOWN, 0, 0), b"monitor": (MONITOR, 0, 3), b"confirm": (CONFIRM, 0, 2),
+    b"mn": (MN, 0, 0), b"me": (ME, 0, _MAX_WORDS),
 }
 
 
@@ -406,7 +525,7 @@ cdef class Parser:
     @property
     def in_block(self):
         """Whether a data block has begun and not ended."""
-        return self._state not in (_LINE, _CLOSED)
+        return self._state in (_BODY, _STREAM, _SWALLOW)
 
     def __iter__(self):
         return self
@@ -427,7 +546,24 @@ cdef class Parser:
             return self.next_chunk()
         if self._state == _SWALLOW:
             return self.swallow()
+        if self._state == _KEYS:
+            return self.next_keys()
+        if self._state == _KEYS_END:
+            self._state = _LINE
+            return new_request(GET_END)
         return None
+
+    cpdef void skip_keys(self):
+        """The rest of a long get is not served: its keys are passed over, and it has no end."""
+        if self._state == _KEYS:
+            self._skips = True
+        elif self._state == _KEYS_END:
+            self._state = _LINE
+
+    cdef Request leave(self, int verb):
+        """Who sends this is no client: nothing more is read."""
+        self.fail(None, False)
+        return new_request(verb)
 
     cdef Request fail(self, bytes error, bint noreply):
         self._state = _CLOSED
@@ -448,21 +584,159 @@ cdef class Parser:
         if not self._started:
             self._started = True
             if <uint8_t>at[0] == 0x80:
-                self.fail(None, False)
-                return new_request(BINARY)
+                return self.leave(BINARY)
+            if at[0] == 0x16:
+                return self.leave(TLS)
         # two bytes for the line end
         newline = <const char*>memchr(at, c"\n", left if left < _MAX_LINE + 2 else _MAX_LINE + 2)
         if newline == NULL:
             if left >= _MAX_LINE + 2:
-                return self.fail(E_LINE_TOO_LONG, False)
+                return self.begin_keys(at, left)
             return None
         size = newline - at
-        self._at += size + 1
         if size and at[size - 1] == c"\r":
             size -= 1
         if size > _MAX_LINE:
-            return self.fail(E_LINE_TOO_LONG, False)
+            return self.begin_keys(at, left)
+        self._at += newline - at + 1
         return self.parse_line(at, size)
+
+    cdef Request begin_keys(self, const char* at, Py_ssize_t left):
+        """A line longer than others may be: the keys of a get, which come in runs."""
+        cdef:
+            const char* newline
+            Py_ssize_t start = 0, verb = 0, end
+            Request request
+        while start < _MAX_LINE and at[start] == c" ":
+            start += 1
+        while start + verb < _MAX_LINE and verb < 5 and at[start + verb] not in b" \n":
+            verb += 1
+        cdef Word word = Word(at + start, verb)
+        if at[start + verb] != c" " or not (
+                (verb == 3 and starts_as(&word, b"get", 3)) or (verb == 4 and starts_as(&word, b"gets", 4))):
+            return self.fail(E_LINE_TOO_LONG, False)
+        newline = <const char*>memchr(at, c"\n", left if left < _MAX_WHOLE_LINE + 2 else _MAX_WHOLE_LINE + 2)
+        if newline == NULL and left < _MAX_WHOLE_LINE + 2:
+            return None
+        start += verb
+        if newline != NULL:
+            end = newline - at
+            if end and at[end - 1] == c"\r":
+                end -= 1
+            request = self.look_over(at + start, end - start, GETS if verb == 4 else GET)
+            if request is not None:
+                if self._state != _CLOSED:
+                    self._at += newline - at + 1
+                return request
+        self._at += start
+        self._line_bytes = start
+        self._keys = 0
+        self._verb = GETS if verb == 4 else GET
+        self._skips = False
+        self._state = _KEYS
+        return self.next_keys()
+
+    cdef Request look_over(self, const char* at, Py_ssize_t size, int verb):
+        """Look over the keys of a whole line, which ends before `at + size`. Returns the request if there is one key
+        alone, or what is wrong; else None."""
+        cdef:
+            Py_ssize_t i = 0, n = 0
+            Word words[2]
+            Word* word = &words[1]
+            Request request
+            bytes error = None
+            bint waits = False
+        while True:
+            while i < size and at[i] == c" ":
+                i += 1
+            if i == size:
+                break
+            word.at = at + i
+            while i < size and at[i] != c" ":
+                i += 1
+            word.size = at + i - word.at
+            n += 1
+            if error is None:
+                request = new_request(verb)
+                error = E_LINE_TOO_LONG if word.size > _MAX_LINE else parse_get_key(request, word)
+                waits = waits or request.waits
+        if n and ends_as_http(word):
+            return self.leave(HTTP)
+        if error is E_LINE_TOO_LONG:
+            return self.fail(error, False)
+        if n < 2:
+            return parse_get(words, n + 1, verb)
+        if error is None and waits:
+            error = E_WAIT_MANY
+        return None if error is None else new_error(REFUSED, error, False)
+
+    cdef Request next_keys(self):
+        """The next run of keys of a long get, once all of it is there."""
+        cdef:
+            const char* at
+            Py_ssize_t left, i, start, n
+            Word words[_RUN_KEYS + 1]
+            Word* word
+            bint ended
+            Request request
+        while True:
+            at = PyBytes_AS_STRING(self._buffer) + self._at
+            left = PyBytes_GET_SIZE(self._buffer) - self._at
+            i = n = 0
+            ended = False
+            while n < _RUN_KEYS and not ended and i < _RUN_BYTES:
+                while i < left and i < _RUN_BYTES and at[i] == c" ":
+                    i += 1
+                if i == _RUN_BYTES:
+                    break
+                start = i
+                # one byte more for the line end
+                while i < left and i - start < _MAX_LINE + 2 and at[i] not in b" \n":
+                    i += 1
+                if self._line_bytes + i > _MAX_GET_LINE + 1:
+                    return self.fail(E_LINE_TOO_LONG, False)
+                if i - start == _MAX_LINE + 2:
+                    return self.fail(E_LINE_TOO_LONG, False)
+                if i == left:
+                    return None
+                ended = at[i] == c"\n"
+                word = &words[n + 1]
+                word.at = at + start
+                word.size = i - start
+                if ended and word.size and at[i - 1] == c"\r":
+                    word.size -= 1
+                if word.size > _MAX_LINE or self._line_bytes + (word.at + word.size - at) > _MAX_GET_LINE:
+                    return self.fail(E_LINE_TOO_LONG, False)
+                n += word.size > 0
+            self._at += i + ended
+            self._line_bytes += i
+            self._keys += n
+            if ended:
+                self._state = _KEYS_END
+                if n and ends_as_http(&words[n]):
+                    return self.leave(HTTP)
+            if self._skips:
+                if ended:
+                    self._state = _LINE
+                    return self.next_line()
+            elif not self._keys and ended:
+                self._state = _LINE
+                return new_error(REFUSED, E_BAD_FORMAT, False)
+            elif n:
+                request = parse_get(words, n + 1, self._verb)
+                if request.verb == REFUSED:
+                    self.skip_keys()
+                elif request.waits:
+                    self.skip_keys()
+                    request = new_error(REFUSED, E_WAIT_MANY, False)
+                else:
+                    request.is_run = True
+                    if request.rest is None:
+                        request.rest = []
+                return request
+            elif ended:
+                self._state = _LINE
+                return new_request(GET_END)
 
     cdef Request parse_line(self, const char* at, Py_ssize_t size):
         cdef:
@@ -473,6 +747,8 @@ cdef class Parser:
             bytes name
         if n == 0:
             return new_error(REFUSED, E_UNKNOWN, False)
+        if (n > 1 and ends_as_http(&words[n - 1])) or starts_as(&words[0], b"host:", 5):
+            return self.leave(HTTP)
         length = lower_verb(&words[0], verb)
         if length == 3 and memcmp(verb, b"get", 3) == 0:
             return parse_get(words, n, GET)
@@ -481,14 +757,20 @@ cdef class Parser:
         if length == 4 and memcmp(verb, b"gets", 4) == 0:
             return parse_get(words, n, GETS)
         name = PyBytes_FromStringAndSize(verb, length)
+        if name == b"mg" or name == b"md":
+            return parse_meta(name, words, n)
+        if name == b"ms":
+            return self.begin_meta_block(words, n)
         if name in COLD:
-            number, noreply_from = COLD[name]
-            return parse_cold(number, words, n, noreply_from or n)
+            number, noreply_from, most = COLD[name]
+            return parse_cold(number, words, n, noreply_from or n, most)
         if name in UNSUPPORTED:
             error, has_block = UNSUPPORTED[name]
             if has_block:
                 return self.begin_block(words, n, error)
             return new_error(REFUSED, error, word_is(&words[n - 1], b"noreply", 7))
+        if may_have_block(words, n):
+            return self.fail(E_UNKNOWN, False)
         return new_error(REFUSED, E_UNKNOWN, False)
 
     cdef Request begin_block(self, Word* words, Py_ssize_t n, bytes refusal):
@@ -501,6 +783,16 @@ cdef class Parser:
             self._set = new_error(REFUSED, refusal, noreply)
         else:
             self._set = parse_set(words, n)
+        return self.begin_data(size)
+
+    cdef Request begin_meta_block(self, Word* words, Py_ssize_t n):
+        cdef uint64_t size = 0
+        if n < 3 or not read_u64(words[2].at, words[2].size, &size):
+            return self.fail(E_BAD_FORMAT, False)
+        self._set = parse_meta_set(words, n)
+        return self.begin_data(size)
+
+    cdef Request begin_data(self, uint64_t size):
         self._set.size = size
         self._left = size
         if self._set.verb == REFUSED:

@@ -21,7 +21,7 @@ import structlog
 from darner import auth
 from darner._proto import Parser, Verb
 from darner.blob import Offload
-from darner.connection import LINGER_S, Clients, Connection
+from darner.connection import LINGER_S, STRANGERS, Clients, Connection
 from darner.logins import Logins
 
 log = structlog.get_logger()
@@ -277,8 +277,8 @@ class Arrival(asyncio.Protocol):
             if len(self._received) > LOGIN_BYTES:
                 self._fail("login too long")
             return
-        if request.verb == Verb.BINARY:
-            self._fail("binary protocol", reply=b"")
+        if request.verb in STRANGERS:
+            self._fail(STRANGERS[Verb(request.verb)][0], reply=b"")
             return
         user, found, password = request.data.partition(b" ") if request.verb == Verb.SET else (b"", b"", b"")
         if not found:

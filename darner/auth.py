@@ -247,7 +247,12 @@ DENIED = _refusal("do that: the server denies it (deny)")
 
 # What anyone may ask who has logged in, and what only says what the parser made of the bytes. A verb
 # that is neither here nor in `Guard.refusal` takes an admin.
-OPEN_TO_ALL = frozenset((Verb.VERSION, Verb.QUIT, Verb.REFUSED, Verb.FATAL, Verb.BINARY))
+OPEN_TO_ALL = frozenset(
+    (
+        Verb.VERSION, Verb.QUIT, Verb.REFUSED, Verb.FATAL, Verb.GET_END, Verb.BINARY, Verb.TLS, Verb.HTTP,
+        Verb.MN, Verb.ME,
+    )
+)  # fmt: skip
 
 
 # The verbs of each command that `deny` may name.

@@ -14,7 +14,7 @@ from darner.config import QueueSettings
 from darner.cursor import MARK
 from darner.errors import ConfigError, JournalError, MendingError, StatusError, UnavailableError
 from darner.figures import AGENT_FIGURES, SERVER_FIGURES, read, read_queue
-from darner.items import get, set_, set_begin, set_chunk, set_end
+from darner.items import get, get_end, set_, set_begin, set_chunk, set_end
 from darner.monitor import confirm, monitor
 from darner.printable import shown
 from darner.queue import Queue
@@ -298,6 +298,16 @@ def quit_(connection: "Connection", _: Request) -> None:
     connection.finish()
 
 
+def mn(connection: "Connection", request: Request) -> None:
+    """`mn`: its reply says that all before it is answered."""
+    connection.reply(request, b"MN\r\n")
+
+
+def me(connection: "Connection", request: Request) -> None:
+    """`me <key>`: there is nothing to say of how memcached keeps an item."""
+    connection.reply(request, b"EN\r\n")
+
+
 def refused(connection: "Connection", request: Request) -> None:
     """What the parser has found wrong."""
     connection.reply(request, request.error, is_error=True)
@@ -309,22 +319,25 @@ def fatal(connection: "Connection", request: Request) -> None:
     connection.finish(linger=True)
 
 
-def binary(connection: "Connection", _: Request) -> None:
-    """The client speaks the binary protocol."""
-    connection.clients.log_binary(connection)
+def stranger(connection: "Connection", request: Request) -> None:
+    """What came is another protocol."""
+    connection.clients.log_stranger(request.verb, connection.peer)
     connection.finish()
 
 
 COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.GET: get,
     Verb.GETS: get,
+    Verb.GET_END: get_end,
     Verb.SET: set_,
     Verb.SET_BEGIN: set_begin,
     Verb.SET_CHUNK: set_chunk,
     Verb.SET_END: set_end,
     Verb.REFUSED: refused,
     Verb.FATAL: fatal,
-    Verb.BINARY: binary,
+    Verb.BINARY: stranger,
+    Verb.TLS: stranger,
+    Verb.HTTP: stranger,
     Verb.DELETE: delete,
     Verb.FLUSH: flush,
     Verb.FLUSH_ALL: flush_all,
@@ -341,6 +354,8 @@ COMMANDS: dict[int, Callable[["Connection", Request], None]] = {
     Verb.MONITOR: monitor,
     Verb.CONFIRM: confirm,
     Verb.QUIT: quit_,
+    Verb.MN: mn,
+    Verb.ME: me,
 }
 # by number, which is what a request has
 TABLE = [COMMANDS[verb] for verb in sorted(Verb)]

@@ -36,6 +36,7 @@ cdef class Connection:
         Parser _parser
         int _blocked
         int _held
+        set _quiet
         int _streams
         bint _awake
         int _descriptor
@@ -44,11 +45,13 @@ cdef class Connection:
         bint _more
         object _rest
         bint _ended
+        bint _ending
         bint _is_unread
         bint _lost
         bint _draining
         bint _linger
         object _waiter
+        object _time_out
         object _timer
 
     @cython.locals(blocked=int)

@@ -17,7 +17,7 @@ from typing import cast
 
 import structlog
 
-from darner._proto import Parser, Request, send
+from darner._proto import Parser, Request, Verb, send
 from darner.auth import Guard
 from darner.blob import BlobReader
 from darner.broker import Broker
@@ -45,8 +45,20 @@ LINGER_S = 2.0
 # Probes to a silent peer: seconds between them, and how many stay unanswered before it counts as dead.
 PROBE_INTERVAL_S = 10
 PROBES = 3
-# The first byte of what Linux knows of a TCP connection, while both ends are open.
+# The first byte of what Linux knows of a TCP connection: both ends are open; it is reset; the peer has said
+# that it sends no more.
 TCP_ESTABLISHED = 1
+TCP_CLOSE = 7
+TCP_CLOSE_WAIT = 8
+# What is no client, by the verb the parser has for it: what it speaks, and what to do about it.
+STRANGERS = {
+    Verb.BINARY: ("memcache's binary protocol", "set the client to the text protocol"),
+    Verb.TLS: ("TLS", "set tls_cert and tls_key, or have the client speak plainly"),
+    Verb.HTTP: (
+        "HTTP",
+        "see what sends it, for a web page may have a browser do so; metrics are at metrics_port alone",
+    ),
+}
 
 # Why a connection does not parse on.
 WAITING = 1  # for an item
@@ -93,7 +105,7 @@ class Clients:
         self.files_granted = self.descriptors = sys.maxsize
         # told when one more is refused
         self.on_files_refused: Callable[[], None] = lambda: None
-        self._binary_seen = False
+        self._seen: set[int] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -151,14 +163,17 @@ class Clients:
         """How long the server has been up."""
         return time.monotonic() - self._started
 
-    def log_binary(self, connection: "Connection") -> None:
-        """Log the first client that speaks the binary protocol, and no more of them."""
-        if not self._binary_seen:
-            self._binary_seen = True
+    def log_stranger(self, verb: int, peer: str) -> None:
+        """Log the first connection that speaks another protocol, by the parser's verb for it, and no more of
+        those."""
+        if verb not in self._seen:
+            self._seen.add(verb)
+            protocol, action = STRANGERS[Verb(verb)]
             log.warning(
-                "closed a connection that speaks memcache's binary protocol; further ones are not logged",
-                peer=connection.peer,
-                action="set the client to the text protocol",
+                "closed a connection that is no client's; further ones of the kind are not logged",
+                speaks=protocol,
+                peer=peer,
+                action=action,
             )
 
 
@@ -226,15 +241,18 @@ class Connection:
         "_descriptor",
         "_draining",
         "_ended",
+        "_ending",
         "_held",
         "_is_unread",
         "_linger",
         "_lost",
         "_more",
         "_parser",
+        "_quiet",
         "_reading",
         "_rest",
         "_streams",
+        "_time_out",
         "_timer",
         "_transport",
         "_upload_request",
@@ -269,6 +287,8 @@ class Connection:
         self._blocked = 0
         # how many writes in other threads the replies wait for
         self._held = 0
+        # those of them that say nothing unless something goes wrong
+        self._quiet: set[int] = set()
         # how many of the replies are streams
         self._streams = 0
         # whether `_wake` is about to be called
@@ -283,6 +303,8 @@ class Connection:
         self._rest: Callable[[], None] | None = None
         # whether the client has said that it sends no more
         self._ended = False
+        # whether it has said so behind what is not read yet
+        self._ending = False
         # whether nobody reads the replies
         self._is_unread = False
         # whether the connection is no more
@@ -294,7 +316,9 @@ class Connection:
         self.guard: Guard | None = None
         # how many sweeps for idle clients have found nothing asked for since
         self.idle_sweeps = 0
+        # who waits here for an item, and how to answer that there is none
         self._waiter: Waiter | None = None
+        self._time_out: Callable[[], None] | None = None
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
@@ -341,13 +365,13 @@ class Connection:
         if not self._transport.can_write_eof():
             self._is_unread = True
             self._rest = None
+            self._drop_wait()
             if self._more and not self._blocked & ~YIELDING:
                 # its last turn: the transport is about to be closed
                 self._blocked &= ~YIELDING
                 self._run()
-        if self._waiter is not None:
-            self._give_up()
-        elif self._blocked & FINISHED:
+        self._end_wait_now()
+        if self._blocked & FINISHED:
             self.finish()
         self._touch()
         return not self._is_unread
@@ -356,9 +380,7 @@ class Connection:
         """Put back what the client held and forget it."""
         self._blocked |= FINISHED
         self._descriptor = -1
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._forget_wait()
+        self._drop_wait()
         if isinstance(self.upload, Upload):
             self.upload.abandon()
         # what is in `out` stays: the log may still have something to say of its slots
@@ -389,6 +411,9 @@ class Connection:
             self._rest = None
             rest()
         parser = self._parser
+        if self._ended and not self._is_unread and self._tcp_state() == TCP_CLOSE:
+            # it had not closed one half alone: an answer to it was refused
+            self._is_unread = True
         guarded = self.guard is not None or self._is_unread
         self._more = False
         while not self._blocked:
@@ -399,6 +424,8 @@ class Connection:
                 TABLE[request.verb](self, request)
             else:
                 self.reply(request, refusal, is_error=bool(refusal))
+                if request.is_run and refusal:
+                    parser.skip_keys()
             left -= 1
             if not left or self.out_bytes > OUT_BYTES:
                 self.counters.conn_yields += 1
@@ -548,10 +575,13 @@ class Connection:
     # For commands.py, items.py and monitor.py
 
     def reply(self, request: Request, reply: bytes, *, is_error: bool = False) -> None:
-        """Reply, unless the request wanted none; an error hidden so is counted."""
+        """Reply, unless the request wanted none; an error hidden so is counted. What `reply` is to a meta
+        command, that says."""
         if request.noreply:
             self.counters.noreply_errors += is_error
             reply = b""
+        elif request.meta is not None:
+            reply = request.meta.answer(reply)
         self.out.append(reply)
         self.out_bytes += len(reply)
 
@@ -573,39 +603,49 @@ class Connection:
         self._touch()
 
     def begin_wait(self, waiter: Waiter, timeout_ms: int, time_out: Callable[[], None]) -> None:
-        """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`."""
+        """Serve nothing more until `end_wait`; call `time_out` if that takes longer than `timeout_ms`, or
+        nobody would wait so long."""
         self._blocked |= WAITING
         self._waiter = waiter
-        if self._ended:
-            self._give_up()
-        elif self._draining:
+        if self._ended or self._ending or self._draining:
             time_out()
         else:
+            self._time_out = time_out
             self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
 
     def has_gone(self) -> bool:
-        """Whether the client has gone: reset the connection, which is told later, or closed its end behind
-        bytes that are not read, which hide that."""
+        """Whether the client has gone, or waits no longer: reset the connection, which is told later, or
+        closed its end behind bytes that are not read, which hide that."""
         if self._lost or self._transport.is_closing():
             return True
-        sock = self._transport.get_extra_info("socket")
-        if self._reading or not hasattr(socket, "TCP_INFO"):
+        if self._reading:
             return False
-        if sock.family == socket.AF_UNIX:
-            return self._has_hung_up(sock)
-        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        state = self._tcp_state()
         if state == TCP_ESTABLISHED:
             return False
-        self.clients.loop.call_soon(self._transport.abort)
+        if state == TCP_CLOSE_WAIT and self._transport.can_write_eof():
+            self._ending = True
+            self.clients.loop.call_soon(self._end_wait_now)
+        else:
+            self.clients.loop.call_soon(self._transport.abort)
         return True
 
-    def _has_hung_up(self, sock: socket.socket) -> bool:
-        ended = select.poll()
-        ended.register(sock.fileno(), 0)
-        if not ended.poll(0):
-            return False
-        self.clients.loop.call_soon(self._transport.abort)
-        return True
+    def _tcp_state(self) -> int:
+        """How the connection stands, as far as the system says."""
+        if not hasattr(socket, "TCP_INFO"):
+            return TCP_ESTABLISHED
+        if self._transport.is_closing():
+            return TCP_CLOSE
+        sock = self._transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            ended = select.poll()
+            ended.register(sock.fileno(), 0)
+            return TCP_CLOSE if ended.poll(0) else TCP_ESTABLISHED
+        try:
+            state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:  # it is no TCP
+            return TCP_ESTABLISHED
+        return state
 
     def end_wait(self) -> None:
         """Go on."""
@@ -613,17 +653,26 @@ class Connection:
         self._blocked &= ~WAITING
         self._touch()
 
-    def _give_up(self) -> None:
-        """Who waited has gone, most likely; what it asked for behind that would go astray, too."""
-        cast("Waiter", self._waiter).cancel()
-        self._forget_wait()
-        self._blocked &= ~WAITING
-        self.finish()
+    def skip_keys(self) -> None:
+        """What is left of a long get is not served: its end is said already."""
+        self._parser.skip_keys()
+
+    def _end_wait_now(self) -> None:
+        """Whoever waits is answered as if the time were up."""
+        if self._time_out is not None:
+            self._time_out()
+
+    def _drop_wait(self) -> None:
+        """Wait no longer, and answer nothing."""
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._forget_wait()
+            self._blocked &= ~WAITING
 
     def _forget_wait(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._waiter = self._timer = None
+        self._waiter = self._timer = self._time_out = None
 
     def begin_upload(self, request: Request, upload: Upload | DarnerError) -> None:
         """The chunks of an item follow, for `upload`; they are swallowed if that is an error."""
@@ -673,21 +722,15 @@ class Connection:
         """The server closes: wait for nothing more but the end of a data block, send what is due, then
         close."""
         self._draining = True
-        self._cut_wait(b"END\r\n")
+        self._end_wait_now()
         self._touch()
 
     def refuse_wait(self, error: StatusError) -> None:
         """Who waits for an item is not to have one: say why."""
         if self._waiter is not None:
-            self._cut_wait(server_error(error))
+            self._drop_wait()
+            self.out.append(server_error(error))
             self._touch()
-
-    def _cut_wait(self, reply: bytes) -> None:
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._forget_wait()
-            self._blocked &= ~WAITING
-            self.out.append(reply)
 
     def abort(self) -> None:
         """Close at once."""
@@ -722,11 +765,17 @@ class Connection:
         """What replies wait for is settled."""
         self._held -= 1
         if not self._held:
+            self._quiet.clear()
             self._touch()
+
+    def keep_quiet(self, slot: int) -> None:
+        """Reply `slot` is empty because all went well: if it turns out otherwise, that is said."""
+        if self._held:
+            self._quiet.add(slot)
 
     def fail(self, slot: int, error: JournalError) -> None:
         """What reply `slot` promised did not happen."""
-        if self.out[slot] == b"":
+        if self.out[slot] == b"" and slot not in self._quiet:
             self.counters.noreply_errors += 1
         else:
             self.out[slot] = server_error(error)

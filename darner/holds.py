@@ -56,6 +56,20 @@ class Holds:
             self._drop_oldest(name)
         return count
 
+    def close_item(self, name: bytes, id: int) -> bool:
+        """Remove the reserved item with that id for good; returns whether it was held."""
+        if self.count(name):
+            held = self.held[name]
+            for hold in held:
+                queue, item = hold
+                if item.id == id:
+                    queue.close(item)
+                    held.remove(hold)
+                    if not held:
+                        del self.held[name]
+                    return True
+        return False
+
     def abort(self, name: bytes) -> bool:
         """Put the item reserved longest back at the head of its queue; returns whether one was held."""
         if not self.count(name):

@@ -7,7 +7,7 @@ until the log is on the disk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from darner import _proto
 from darner._proto import Item, Request, Verb, value
@@ -24,11 +24,22 @@ from darner.errors import (
 )
 from darner.fanout import Fanout
 from darner.queue import Queue, Source, Waiter
-from darner.replies import CLOSE_FIRST, END, NOT_STORED, STORED, TOO_LARGE, server_error
+from darner.replies import (
+    CLOSE_FIRST,
+    DELETED,
+    END,
+    NOT_FOUND,
+    NOT_STORED,
+    STORED,
+    TOO_LARGE,
+    server_error,
+)
 from darner.upload import Upload
 
 if TYPE_CHECKING:
     from darner.connection import Connection, Stream
+    from darner.cursor import Cursor
+    from darner.meta import Meta
 
 # Storing
 
@@ -44,7 +55,7 @@ def set_(connection: "Connection", request: Request) -> None:
     connection.counters.cmd_set += 1
     sinks = connection.broker.sinks
     queue = sinks.get(request.queue)
-    if queue is None or request.delay_ms:
+    if queue is None or request.delay_ms or request.meta is not None:
         _set_elsewhere(connection, request)
         return
     try:
@@ -81,8 +92,16 @@ def _set_elsewhere(connection: "Connection", request: Request) -> None:
 
 def _stored(connection: "Connection", request: Request, queues: Sequence[Queue]) -> None:
     """Say that an item is in each of these queues."""
-    connection.out.append(b"" if request.noreply else STORED)
-    connection.broker.sync(queues, connection, len(connection.out) - 1, asked=request.sync)
+    reply = b"" if request.noreply else STORED
+    meta = request.meta
+    if meta is not None:
+        # one that is delayed has no id yet
+        reply = meta.answer(STORED, 0 if request.delay_ms else queues[0].journal.state.next_id - 1)
+    connection.out.append(reply)
+    slot = len(connection.out) - 1
+    connection.broker.sync(queues, connection, slot, asked=request.sync)
+    if meta is not None and not reply:
+        connection.keep_quiet(slot)
     for queue in queues:
         if queue.journal.crowded:
             _wait_for_room(connection, queue)
@@ -139,7 +158,7 @@ def set_end(connection: "Connection", request: Request) -> None:
 def get(connection: "Connection", request: Request) -> None:
     """`get <queue>[/option]*` and `gets`, of one queue or several."""
     if request.rest is not None:
-        _get_many(connection, [request, *request.rest])
+        _get_many(connection, [request, *request.rest], is_run=request.is_run)
         return
     holds = connection.holds
     if holds.held and _must_close_first(connection, request, holds.count(request.queue)):
@@ -158,6 +177,11 @@ def get(connection: "Connection", request: Request) -> None:
     _answer(connection, request, queue, item)
 
 
+def get_end(connection: "Connection", _: Request) -> None:
+    """The end of a `get` whose keys came in runs."""
+    connection.out.append(END)
+
+
 def takes_item(request: Request) -> bool:
     """Whether a request removes an item for good that only its reply has then."""
     return request.verb in (Verb.GET, Verb.GETS) and any(
@@ -167,6 +191,9 @@ def takes_item(request: Request) -> bool:
 
 def _get_otherwise(connection: "Connection", request: Request, queue: Source | None) -> None:
     """A get with options, or of what is no queue yet, or more than that."""
+    if request.meta is not None and request.meta.token is not None:
+        _close_item(connection, request, request.meta.token)
+        return
     try:
         if queue is None:
             queue = _queue(connection, request)
@@ -182,6 +209,16 @@ def _get_otherwise(connection: "Connection", request: Request, queue: Source | N
     _fetch_or_wait(
         connection, request, queue, connection.clients.loop.time() + timeout_ms / 1000 if timeout_ms else 0
     )
+
+
+def _close_item(connection: "Connection", request: Request, token: int) -> None:
+    """Remove one of the reserved items for good."""
+    try:
+        closed = connection.holds.close_item(request.queue, token)
+    except JournalError as error:
+        connection.out.append(server_error(error))
+        return
+    connection.reply(request, DELETED if closed else NOT_FOUND)
 
 
 def _fetch_or_wait(connection: "Connection", request: Request, queue: Source, deadline: float) -> None:
@@ -299,19 +336,44 @@ def _answer(
             counters.get_hits += 1
     if item is None or queue is None:
         if not one_of_many:
-            connection.out.append(END)
+            connection.out.append(END if request.meta is None else request.meta.answer(END))
         return
     if request.open:
         connection.holds.add(queue, item)
-    if item.record is None:
+    if request.meta is not None and not request.meta.wants_value:
+        _send_line(connection, request, queue, item)
+    elif item.record is None:
         send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
     else:
-        send_item(connection, request, item, one_of_many=one_of_many)
+        send_item(connection, request, item, one_of_many=one_of_many, queue=queue)
 
 
-def _get_many(connection: "Connection", requests: list[Request]) -> None:
-    """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
-    error among values cannot be told from the data behind it; the log has it."""
+def _send_line(connection: "Connection", request: Request, queue: Source, item: Item) -> None:
+    """Reply with what is asked of an item, which is not its data."""
+    if item.record is None and not (request.open or request.peek):
+        try:
+            queue.close(item)
+        except JournalError as error:
+            queue.give_back(item)
+            connection.out.append(server_error(error))
+            return
+    connection.out.append(_meta_line(request, queue, item))
+
+
+def _meta_line(request: Request, queue: Source, item: Item) -> bytes:
+    """Return the line that a meta command is answered with for an item."""
+    owner = queue if isinstance(queue, Queue) else cast("Cursor", queue).queue
+    now = owner.clock()
+    left_s = owner.times.age_ms(now, item.expires_ms) // 1000 if item.expires_ms else -1
+    age_s = owner.times.age_ms(item.enqueued_ms, now) // 1000
+    meta = cast("Meta", request.meta)
+    return meta.found(item.size, item.flags, item.id, item.attempts, left_s, age_s)
+
+
+def _get_many(connection: "Connection", requests: list[Request], *, is_run: bool) -> None:
+    """At most one item of each queue, in one reply; or in a part of one, if the keys of a long line come in
+    runs. A queue out of service counts as empty, for an error among values cannot be told from the data
+    behind it; the log has it."""
     held: dict[bytes, int] = {}
     for request in requests:
         count = held.get(request.queue)
@@ -319,6 +381,8 @@ def _get_many(connection: "Connection", requests: list[Request]) -> None:
             count = connection.holds.count(request.queue)
         if _must_close_first(connection, request, count):
             connection.out.append(CLOSE_FIRST)
+            if is_run:
+                connection.skip_keys()
             return
         ends = (request.close or request.abort) and count > 0
         held[request.queue] = count - ends + request.open
@@ -327,11 +391,13 @@ def _get_many(connection: "Connection", requests: list[Request]) -> None:
             connection.broker.status.check_gets()
         except StatusError as error:
             connection.out.append(server_error(error))
+            if is_run:
+                connection.skip_keys()
             return
-    _get_on(connection, iter(requests))
+    _get_on(connection, iter(requests), is_run=is_run)
 
 
-def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
+def _get_on(connection: "Connection", requests: Iterator[Request], *, is_run: bool) -> None:
     for request in requests:
         try:
             queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
@@ -344,14 +410,26 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
         _answer(connection, request, queue, item, one_of_many=True)
         # a large item is sent before another is fetched: each takes a descriptor
         if connection.has_much_to_send or (item is not None and item.record is None):
-            connection.go_on(lambda: _get_on(connection, requests))
+            connection.go_on(lambda: _get_on(connection, requests, is_run=is_run))
             return
-    connection.out.append(END)
+    if not is_run:
+        connection.out.append(END)
 
 
-def send_item(connection: "Connection", request: Request, item: Item, *, one_of_many: bool = False) -> None:
-    """Reply with an item, `END` behind it unless it is one of many."""
-    reply = value(_key(connection, request), item, request.with_cas, not one_of_many)
+def send_item(
+    connection: "Connection",
+    request: Request,
+    item: Item,
+    *,
+    one_of_many: bool = False,
+    queue: Source | None = None,
+) -> None:
+    """Reply with an item, `END` behind it unless it is one of many. `queue` is where it is from, which a meta
+    command wants."""
+    if request.meta is None:
+        reply = value(_key(connection, request), item, request.with_cas, not one_of_many)
+    else:
+        reply = b"%s%s\r\n" % (_meta_line(request, cast("Source", queue), item), item.data)
     connection.out.append(reply)
     connection.out_bytes += len(reply)
 
@@ -366,7 +444,7 @@ def send_large(delivery: "Delivery", *, one_of_many: bool = False) -> None:
     out = delivery.connection.out
     out.append(delivery.stream())
     if not (one_of_many or delivery.one_of_many):
-        out.append(END)
+        out.append(END if delivery.request.meta is None else b"")
 
 
 class Delivery:
@@ -395,9 +473,12 @@ class Delivery:
     def stream(self) -> "Stream":
         """Return the reply."""
         item, request = self.item, self.request
-        header = _proto.value_header(
-            _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
-        )
+        if request.meta is not None:
+            header = _meta_line(request, self.queue, item)
+        else:
+            header = _proto.value_header(
+                _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
+            )
         return self.connection.stream(header, self)
 
     def open(self) -> BlobReader:

@@ -12,6 +12,8 @@ BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control 
 BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
 NOTHING_RESERVED = b"ERROR\r\n"
 NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
+NOT_FOUND = b"NOT_FOUND\r\n"
+DELETED = b"DELETED\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 

@@ -482,6 +482,8 @@ class Client:
         self.backlog = []  # commands that are not served yet
         self.waiter = None
         self.timer = None
+        self.late = None  # what happens when the time is up
+        self.ended = False
         self.closed = False
 
     def holds(self, source):
@@ -640,7 +642,18 @@ class Model:
             self.end_wait(client)
             time_out()
 
+        client.late = late
         client.timer = self.later(delay, late)
+        if client.ended:
+            late()
+
+    def half_close(self, client):
+        """It sends no more: what it has sent is served, and waits for nothing."""
+        client.ended = True
+        if client.waiter is not None:
+            client.late()
+        self.settle()
+        self.lose(client)
 
     def end_wait(self, client):
         self.cancel(client.timer)

@@ -340,6 +340,57 @@ class TestClient:
             assert stats["queue_work_bytes"] == "3"
 
 
+class TestMetaMemcache:
+    """meta-memcache, which speaks memcached's meta commands alone."""
+
+    @pytest.fixture
+    def client(self, server):
+        module = pytest.importorskip("meta_memcache")
+        return module.CacheClient.cache_client_from_servers(
+            servers=[module.ServerAddress("127.0.0.1", server.port)],
+            connection_pool_factory_fn=module.connection_pool_factory_builder(),
+        )
+
+    def test_gets_what_it_set_in_order_and_of_its_type(self, client):
+        values = ["delete victim", b"a", b"", b"line\r\nEN\r\n", 42, {"a": [1, None]}, LARGE]
+        for value in values:
+            assert client.set("work", value, ttl=60)
+        assert [client.get("work") for _ in values] == values
+        assert client.get("work") is None
+
+    def test_waits_opens_and_closes(self, client, server):
+        client.set("work", b"a", ttl=None)
+        client.set("work", b"b", ttl=None)
+        assert client.get("work/open") == b"a"
+        assert server.stat("queue_work_open_transactions") == 1
+        assert client.get("work/abort") is None
+        assert client.get("work/open") == b"a"
+        assert client.get("work/close/open/t=100") == b"b"
+        assert client.get("work/close") is None
+        assert client.get("work/t=10") is None
+
+    def test_gets_from_several_queues(self, client):
+        client.set("one", b"1", ttl=None)
+        client.set("größe", b"2", ttl=None)
+        found = client.multi_get(["one", "two", "größe"])
+        assert {key.key: value for key, value in found.items()} == {"one": b"1", "two": None, "größe": b"2"}
+        client.delete("größe")
+
+    def test_gets_ids_as_cas_tokens_and_deletes(self, client):
+        client.set("work", b"a", ttl=None)
+        assert client.get_cas("work/peek") == (b"a", 1)
+        assert client.delete("work")
+        assert client.get_cas("work") == (None, None)
+
+    def test_stays_in_step_when_something_is_refused(self, client):
+        refusal = importlib.import_module("meta_memcache.errors").MemcacheServerError
+        for refused in (lambda: client.delta("work", 1), lambda: client.touch("work", ttl=1)):
+            with pytest.raises(refusal):
+                refused()
+        client.set("work", b"a", ttl=None)
+        assert client.get("work") == b"a"
+
+
 class TestPymemcache:
     """What only it does."""
 

@@ -79,8 +79,21 @@ WRONG = {
     b"shutdown\r\n": b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n",
     b"set a 0 0 1\r\nxyz": b"CLIENT_ERROR bad data chunk\r\n",
     b"set a 0 0 -1\r\n": FORMAT,
+    b"version 1\r\n": FORMAT,
+    b"quit now\r\n": FORMAT,
+    b"stats reset a\r\n": FORMAT,
+    b"status up a\r\n": FORMAT,
+    b"reload a\r\n": FORMAT,
+    b"mput a 0 0 6\r\n": b"ERROR\r\n",
+    b"mz a 6\r\n": b"ERROR\r\n",
+    b"ma a\r\n": b"CLIENT_ERROR ma is not supported\r\n",
+    b"mg a z\r\n": b"CLIENT_ERROR invalid flag\r\n",
+    b"ms a 1 MA\r\nx\r\n": b"CLIENT_ERROR invalid mode: ms takes S alone\r\n",
+    b"ms a x\r\n": FORMAT,
 }
-FATAL = (b"set a 0 0 1\r\nxyz", b"set a 0 0 -1\r\n")
+FATAL = (
+    b"set a 0 0 1\r\nxyz", b"set a 0 0 -1\r\n", b"mput a 0 0 6\r\n", b"mz a 6\r\n", b"ms a x\r\n",
+)  # fmt: skip
 WITH_NOREPLY = (b"flush a/x\r\n", b"incr a 1\r\n", b"delete a/open\r\n")
 
 
@@ -479,10 +492,12 @@ class CommandMachine(RuleBasedStateMachine):
             self.server.run()
         if how == "eof":
             transport._protocol.eof_received()
+            self.server.run()
+            self.model.half_close(client)
         else:
             transport.close()
-        self.server.run()
-        self.model.lose(client)
+            self.server.run()
+            self.model.lose(client)
         self.clean()
 
     @rule(quarters=st.integers(1, 10))

@@ -10,6 +10,7 @@ from darner import _proto
 from darner._proto import (
     CHUNK_BYTES,
     ITEM_BYTES,
+    MAX_GET_LINE_BYTES,
     MAX_LINE_BYTES,
     MAX_NAME_BYTES,
     Change,
@@ -81,8 +82,8 @@ class TestLine:
 
     @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
     def test_may_be_so_long_and_no_longer(self, end):
-        longest = b"get a".ljust(MAX_LINE_BYTES)
-        assert verbs(longest + end) == ["GET"]
+        longest = b"delete a".ljust(MAX_LINE_BYTES)
+        assert verbs(longest + end) == ["DELETE"]
         request = parse_one(longest + b" " + end)
         assert (request.verb, request.error) == (Verb.FATAL, TOO_LONG)
 
@@ -96,8 +97,8 @@ class TestLine:
         assert list(parser) == []
 
     def test_full_of_words_is_read(self):
-        request = parse_one(b"stats" + b" x" * ((MAX_LINE_BYTES - 5) // 2) + b"\r\n")
-        assert len(request.args) == (MAX_LINE_BYTES - 5) // 2
+        request = parse_one(b"dump_stats" + b" x" * ((MAX_LINE_BYTES - 10) // 2) + b"\r\n")
+        assert len(request.args) == (MAX_LINE_BYTES - 10) // 2
 
     def test_not_ended_is_kept(self):
         parser = Parser()
@@ -128,6 +129,75 @@ class TestBinary:
 
     def test_is_not_seen_in_a_later_byte(self):
         assert verbs(b"get a\r\n\x80\r\n") == ["GET", "REFUSED"]
+
+
+class TestStranger:
+    """What is no client of memcache, and must not be taken for one."""
+
+    def test_that_speaks_tls_is_known_at_its_first_byte(self):
+        assert verbs(b"\x16") == ["TLS"]
+        assert verbs(b"\x16\x03\x01get a\r\n") == ["TLS"]
+        assert verbs(b"get a\r\n\x16\r\n") == ["GET", "REFUSED"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"POST / HTTP/1.1",
+            b"GET / HTTP/1.1",
+            b"get /a?b HTTP/1.0",
+            b"OPTIONS * HTTP/2",
+            b"PRI * HTTP/2.0 ",
+            b"set a 0 0 5 HTTP/1.1",
+            b"flush_all http/1.1",
+            b"Host: localhost:22133",
+            b"host:x",
+            b"  HOST: a",
+            b"GET /" + b"a" * 3000 + b" HTTP/1.1",
+            b"GET " + b"a " * 3000 + b"HTTP/1.1",
+            b"GET " + b"/ " * 50_000 + b"HTTP/1.1",
+        ],
+    )
+    def test_that_speaks_http_has_nothing_served_behind_it(self, line):
+        found = parse(b"version\r\n" + line + b"\r\nflush_all\r\n")
+        assert [request.verb for request in found if request.verb != Verb.REFUSED] == [
+            Verb.VERSION,
+            Verb.HTTP,
+        ]
+
+    @pytest.mark.parametrize(
+        "line", [b"POST HTTP", b"HTTP/1.1", b"x HTTP/", b"x aHTTP/1", b"x HTTP/1 y", b"x Host:"]
+    )
+    def test_is_not_seen_in_what_does_not_look_like_it(self, line):
+        assert verbs(line + b"\r\nversion\r\n") == ["REFUSED", "VERSION"]
+
+    def test_is_not_seen_in_a_data_block(self):
+        assert verbs(b"set a 0 0 25\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n") == ["SET"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"put a 0 0 14",
+            b"mput a 0 0 14 noreply",
+            b"cas2 a 0 0 14 77 noreply",
+            b"xs a 14",
+            b"xs a 14 T0 F1",
+            b"xs a 14 noreply",
+            b"PUB a b 14",
+            b"set\ta 0 0 14",
+            b"\x00set a 0 0 14",
+            b"lset a 0 -1 14",
+            b"$14",
+        ],
+    )
+    def test_whose_line_may_have_data_behind_it_has_none_of_it_run(self, line):
+        request = parse_one(line + b"\r\ndelete victim\r\n")
+        assert (request.verb, request.error, request.noreply) == (Verb.FATAL, b"ERROR\r\n", False)
+
+    @pytest.mark.parametrize(
+        "line", [b"gat a b", b"nonsense 5", b"nonsense a", b"config get cluster", b"a b -", b"$a"]
+    )
+    def test_whose_line_has_none_stays(self, line):
+        assert verbs(line + b"\r\nversion\r\n") == ["REFUSED", "VERSION"]
 
 
 class TestName:
@@ -380,14 +450,216 @@ class TestNoreply:
             (b"flush_all 10 noreply", [b"10"], True),
             (b"flush_all 10", [b"10"], False),
             (b"verbosity 1 noreply", [b"1"], True),
-            (b"stats noreply", [b"noreply"], False),
-            (b"version noreply", [b"noreply"], False),
-            (b"quit noreply", [b"noreply"], False),
+            (b"verbosity noreply", [], True),
+            (b"stats settings", [b"settings"], False),
         ],
     )
     def test_is_the_last_word_where_it_is_one(self, line, args, noreply):
         request = parse_one(line + b"\r\n")
         assert (request.args, request.noreply) == (args, noreply)
+
+
+class TestWordsTooMany:
+    @pytest.mark.parametrize(
+        ("line", "noreply"),
+        [
+            (b"version foo bar", False),
+            (b"version noreply", False),
+            (b"quit now", False),
+            (b"quit noreply", False),
+            (b"stats reset now", False),
+            (b"stats noreply", False),
+            (b"status up now", False),
+            (b"reload all", False),
+            (b"shutdown now", False),
+            (b"verbosity 1 2", False),
+            (b"verbosity 1 2 noreply", True),
+            (b"flush a b", False),
+            (b"flush_all 1 2 noreply", True),
+            (b"flush_expired a b", False),
+            (b"flush_all_expired a", False),
+            (b"delete a 0 0", False),
+            (b"delete a 0 0 noreply", True),
+            (b"monitor a 1 2 3", False),
+            (b"confirm a 1 2", False),
+            (b"mn a", False),
+        ],
+    )
+    def test_are_refused(self, line, noreply):
+        request, after = parse(line + b"\r\nversion\r\n")
+        assert (request.verb, request.error, request.noreply) == (Verb.REFUSED, BAD_FORMAT, noreply)
+        assert after.verb == Verb.VERSION
+
+
+class TestLongGet:
+    """A line of `get` above 2,048 bytes: its keys come in runs."""
+
+    @staticmethod
+    def runs(data, piece=70_000):
+        """The keys of each run, and what other requests there are."""
+        parser = Parser()
+        found = []
+        for at in range(0, len(data), piece):
+            parser.feed(data[at : at + piece])
+            for request in parser:
+                if request.is_run:
+                    found.append([each.key for each in (request, *request.rest)])
+                else:
+                    found.append(Verb(request.verb).name)
+            assert parser.unparsed_bytes <= 35_000 + piece
+        return found
+
+    @pytest.mark.parametrize("count", [1100, 10_000, 170_000, 500_000])
+    @pytest.mark.parametrize("end", [b"\r\n", b" \n"])
+    def test_gives_its_keys_in_short_runs_and_then_its_end(self, count, end):
+        keys = [b"%d" % (n % 10) for n in range(count)]
+        found = self.runs(b"get " + b" ".join(keys) + end + b"version\r\n")
+        assert found[-2:] == ["GET_END", "VERSION"]
+        assert [key for run in found[:-2] for key in run] == keys
+        assert max(map(len, found[:-2])) <= 128
+
+    def test_of_long_keys_gives_runs_of_few_bytes(self):
+        keys = [b"a" + b"/open" * 390] * 20
+        found = self.runs(b"gets " + b" ".join(keys) + b"\r\n")
+        assert [key for run in found[:-1] for key in run] == keys
+        assert max(sum(map(len, run)) for run in found[:-1]) < 20_000
+
+    @pytest.mark.parametrize("verb", [b"get", b"GETS"])
+    @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+    def test_has_at_most_a_mebibyte(self, verb, end):
+        line = verb + b" a b".ljust(MAX_GET_LINE_BYTES - len(verb))
+        assert self.runs(line + end + b"version\r\n") == [[b"a", b"b"], "GET_END", "VERSION"]
+        assert self.runs(line + b" " + end + b"version\r\n") == [[b"a", b"b"], "FATAL"]
+        parser = Parser()
+        parser.feed(line)
+        list(parser)
+        parser.feed(b"   ")
+        assert [request.error for request in parser] == [TOO_LONG]
+
+    @pytest.mark.parametrize("size", [1, 7, 1000])
+    def test_is_the_same_in_any_cut(self, size):
+        data = b"get " + b"%s " % (b"a" * 30) * 100 + b"\r\nget " + b"b " * 30_000 + b"\nversion\r\n"
+        if size == 1:
+            data = data[:4000]
+        assert self.runs(data, size) == self.runs(data)
+
+    @pytest.mark.parametrize("count", [500, 20_000])
+    @pytest.mark.parametrize(
+        ("key", "error"),
+        [(b"a/x", b"unknown option"), (b"a/t=1", b"cannot wait on several"), (b"a\x01", BAD_NAME)],
+    )
+    def test_with_a_wrong_key_is_refused_and_its_rest_passed_over(self, count, key, error):
+        good = b"work " * count
+        parser = Parser()
+        parser.feed(b"get " + good + key + b" " + good + b"\r\nversion\r\n")
+        found = [request for request in parser if not request.is_run]
+        assert [request.verb for request in found] == [Verb.REFUSED, Verb.VERSION]
+        assert error in found[0].error
+
+    def test_of_which_the_whole_is_there_gives_no_key_if_one_is_wrong(self):
+        assert verbs(b"get " + b"work " * 5000 + b"a/x\r\nversion\r\n") == ["REFUSED", "VERSION"]
+
+    @pytest.mark.parametrize("rest", [b"a/" + b"o" * 2047, b"x " * 20_000 + b"a" * 2049, b"a" * 40_000])
+    def test_has_no_key_longer_than_another_line(self, rest):
+        found = parse(b"get b " + rest + b" c\r\nversion\r\n")
+        assert [(request.verb, request.error) for request in found if not request.is_run] == [
+            (Verb.FATAL, TOO_LONG)
+        ]
+
+    def test_may_be_given_up(self):
+        parser = Parser()
+        parser.feed(b"get " + b"work " * 1000 + b"\r\nversion\r\n")
+        assert next(parser).is_run
+        parser.skip_keys()
+        assert [request.verb for request in parser] == [Verb.VERSION]
+
+    def test_may_be_given_up_behind_its_last_key(self):
+        parser = Parser()
+        parser.feed(b"get " + b"work " * 500 + b"\r\nversion\r\n")
+        for _ in range(4):
+            assert next(parser).is_run
+        parser.skip_keys()
+        assert [request.verb for request in parser] == [Verb.VERSION]
+
+    def test_of_one_key_and_many_spaces_is_a_get_of_one(self):
+        request = parse_one(b"get " + b" " * 3000 + b"a/t=5\r\n")
+        assert (request.is_run, request.rest, request.timeout_ms) == (False, None, 5)
+
+    @pytest.mark.parametrize("count", [3000, 50_000])
+    def test_of_no_key_is_refused(self, count):
+        assert [request.error for request in parse(b"get" + b" " * count + b"\r\n")] == [BAD_FORMAT]
+
+    def test_is_told_from_other_lines_by_its_verb(self):
+        for start in (b"getx a", b"get\ta", b"delete a", b"mg a", b" " * 2050 + b"get a"):
+            assert parse_one(start + b" b" * 2000 + b"\r\n").error == TOO_LONG
+
+
+class TestMeta:
+    def test_get_is_a_get_with_flags(self):
+        request = parse_one(b"MG work/open/t=500 v c f\r\n")
+        assert (request.verb, request.queue, request.open, request.timeout_ms) == (
+            Verb.GET,
+            b"work",
+            True,
+            500,
+        )
+        assert request.meta.wants_value
+
+    def test_set_is_a_set_with_flags(self):
+        request, after = parse(b"ms work/delay=5 3 T60 F7 O1\r\nabc\r\nmn\r\n")
+        assert (request.verb, request.queue, request.data) == (Verb.SET, b"work", b"abc")
+        assert (request.flags, request.exptime, request.delay_ms) == (7, 60, 5)
+        assert after.verb == Verb.MN
+
+    def test_large_set_comes_in_chunks(self):
+        size = CHUNK_BYTES + 5
+        assert verbs(b"ms work %d\r\n%s\r\nmn\r\n" % (size, b"x" * size)) == [
+            "SET_BEGIN", "SET_CHUNK", "SET_CHUNK", "SET_END", "MN",
+        ]  # fmt: skip
+
+    def test_delete_is_a_delete_or_closes_one_item(self):
+        request = parse_one(b"md work q\r\n")
+        assert (request.verb, request.args) == (Verb.DELETE, [b"work"])
+        request = parse_one(b"md work/cursor=a C17\r\n")
+        assert (request.verb, request.queue, request.fetches) == (Verb.GET, b"work/cursor=a", False)
+        assert (request.close, request.meta.token) == (True, 17)
+
+    def test_keys_may_be_in_base64(self):
+        assert parse_one(b"mg d29yaw== b v\r\n").queue == b"work"
+        assert parse_one(b"md d29yaw== b\r\n").args == [b"work"]
+        assert parse_one(b"ms d29yaw== 1 b\r\nx\r\n").queue == b"work"
+        for line in (b"mg d29yaw= b", b"mg YSBi b", b"ms * 7 b\r\nversion", b"mg YQovYg== b"):
+            assert verbs(line + b"\r\nversion\r\n") == ["REFUSED", "VERSION"]
+
+    @pytest.mark.parametrize(
+        ("line", "error"),
+        [
+            (b"mg", BAD_FORMAT),
+            (b"mg a T30", b"CLIENT_ERROR invalid flag\r\n"),
+            (b"mg a vv", b"CLIENT_ERROR invalid flag\r\n"),
+            (b"mg a/x v", b"CLIENT_ERROR unknown option"),
+            (b"ms a 7 v\r\nversion", b"CLIENT_ERROR invalid flag\r\n"),
+            (b"ms a 7 MA\r\nversion", b"CLIENT_ERROR invalid mode"),
+            (b"ms a 7 Fx\r\nversion", BAD_FORMAT),
+            (b"ms a 7 F4294967296\r\nversion", BAD_FORMAT),
+            (b"ms a 7 T9999999999999999999\r\nversion", BAD_FORMAT),
+            (b"ms a/x 7\r\nversion", b"CLIENT_ERROR unknown option"),
+            (b"md a I", b"CLIENT_ERROR invalid flag\r\n"),
+            (b"md a C", BAD_FORMAT),
+            (b"md a/open C1", BAD_NAME),
+            (b"ma a", b"CLIENT_ERROR ma is not supported\r\n"),
+        ],
+    )
+    def test_refused_ones_stay_in_step(self, line, error):
+        request, after = parse(line + b"\r\nversion\r\n")
+        assert request.verb == Verb.REFUSED
+        assert request.error.startswith(error)
+        assert after.verb == Verb.VERSION
+
+    @pytest.mark.parametrize("line", [b"ms", b"ms a", b"ms a x", b"ms a -1", b"ms a S100"])
+    def test_set_without_a_length_is_the_end(self, line):
+        assert parse_one(line + b"\r\nversion\r\n").error == BAD_FORMAT
+        assert verbs(line + b"\r\nversion\r\n") == ["FATAL"]
 
 
 class TestValue:

@@ -4,6 +4,7 @@ Where a request is wrong in several ways the contract does not say which error i
 parser names all that would do.
 """
 
+import base64
 import itertools
 import re
 
@@ -26,17 +27,32 @@ DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 
 STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
+# How many words come before a noreply, and how many a verb takes besides its own.
 COLD = {
-    b"delete": 2,
-    b"flush": 2,
-    b"flush_all": 1,
-    b"verbosity": 2,
-    b"flush_expired": 99,
-    b"flush_all_expired": 99,
-    b"stats": 99,
-    b"version": 99,
-    b"quit": 99,
+    b"delete": (2, 2),
+    b"flush": (2, 1),
+    b"flush_all": (1, 1),
+    b"verbosity": (1, 1),
+    b"flush_expired": (9999, 1),
+    b"flush_all_expired": (9999, 0),
+    b"stats": (9999, 1),
+    b"version": (9999, 0),
+    b"quit": (9999, 0),
+    b"dump_stats": (9999, 9999),
+    b"dump_config": (9999, 9999),
+    b"status": (9999, 1),
+    b"reload": (9999, 0),
+    b"shutdown": (9999, 0),
+    b"monitor": (9999, 3),
+    b"confirm": (9999, 2),
+    b"mn": (9999, 0),
+    b"me": (9999, 9999),
 }
+GET_LINE_BYTES = 1 << 20
+WHOLE_LINE_BYTES = 32 << 10
+INVALID_FLAG = b"CLIENT_ERROR invalid flag\r\n"
+INVALID_MODE = b"CLIENT_ERROR invalid mode: ms takes S alone\r\n"
+HTTP = re.compile(rb"(.* )?HTTP/[0-9][^ ]*", re.IGNORECASE | re.DOTALL)
 NUMBER = re.compile(rb"[0-9]{1,18}")
 LONGEST_WAIT_MS = 2**31 - 1
 
@@ -46,9 +62,13 @@ LONGEST_WAIT_MS = 2**31 - 1
 
 def shown(request):
     verb = Verb(request.verb)
+    if request.meta is not None and verb in (Verb.GET, Verb.DELETE):
+        meta = request.meta
+        queue = request.queue if verb == Verb.GET else request.args[0]
+        return verb, queue, options(request), request.timeout_ms, meta.wants_value, meta.is_quiet, meta.token
     if verb in (Verb.GET, Verb.GETS):
         keys = [request, *(request.rest or ())]
-        return verb, tuple((k.key, k.queue, options(k), k.timeout_ms) for k in keys)
+        return verb, tuple((k.key, k.queue, options(k), k.timeout_ms) for k in keys), request.is_run
     if verb in (Verb.SET, Verb.SET_BEGIN):
         data = request.data if verb == Verb.SET else None
         meta = (request.flags, request.exptime, request.size, request.noreply)
@@ -59,7 +79,7 @@ def shown(request):
         return verb, request.noreply
     if verb in (Verb.REFUSED, Verb.FATAL):
         return verb, request.error, request.noreply
-    if verb == Verb.BINARY:
+    if verb in (Verb.BINARY, Verb.TLS, Verb.HTTP, Verb.GET_END):
         return (verb,)
     return verb, tuple(request.args), request.noreply
 
@@ -74,7 +94,12 @@ def compiled(*pieces):
     found = []
     for piece in pieces:
         parser.feed(piece)
-        found += map(shown, parser)
+        for one in map(shown, parser):
+            # how the keys of a long get are parted is nobody's business
+            if found and found[-1][0] == one[0] in (Verb.GET, Verb.GETS) and found[-1][-1] is True:
+                found[-1] = (*one[:1], found[-1][1] + one[1], one[2])
+            else:
+                found.append(one)
     return found
 
 
@@ -116,67 +141,146 @@ def get_key(word):
 
 def slow(data):
     """Yield the requests in `data`; of an error, all texts that would do."""
-    if data[:1] == b"\x80":
-        yield (Verb.BINARY,)
+    if data[:1] in (b"\x80", b"\x16"):
+        yield (Verb.BINARY if data[:1] == b"\x80" else Verb.TLS,)
         return
     while True:
         line, newline, rest = data.partition(b"\n")
-        content = line[:-1] if line.endswith(b"\r") else line
+        content = line[:-1] if newline and line.endswith(b"\r") else line
+        is_get = re.match(rb" *gets? ", content[:MAX_LINE_BYTES], re.IGNORECASE)
         if not newline:
-            if len(data) >= MAX_LINE_BYTES + 2:
+            # longer ones are not fed here
+            if len(data) >= MAX_LINE_BYTES + 2 and not is_get:
                 yield Verb.FATAL, {TOO_LONG}, False
             return
-        if len(content) > MAX_LINE_BYTES:
+        assert len(content) <= WHOLE_LINE_BYTES
+        if len(content) > MAX_LINE_BYTES and not is_get:
             yield Verb.FATAL, {TOO_LONG}, False
             return
-        data = rest
-        words = [word for word in content.split(b" ") if word]
-        verb = words[0].lower() if words else b""
-        if verb in STORAGE:
-            data = yield from slow_storage(verb, words, data)
-            if data is None:
-                return
-        elif verb in (b"get", b"gets"):
-            yield slow_get(verb, words)
-        else:
-            yield slow_other(verb, words)
+        data = yield from slow_line(content, rest)
+        if data is None:
+            return
+
+
+def slow_line(content, data):
+    """Yield what a line comes to; returns what is behind it, or None if nothing more is read."""
+    words = [word for word in content.split(b" ") if word]
+    verb = words[0].lower() if words else b""
+    if (words[1:] and HTTP.fullmatch(words[-1])) or verb.startswith(b"host:"):
+        yield (Verb.HTTP,)
+        return None
+    if verb in STORAGE or verb == b"ms":
+        return (yield from slow_storage(verb, words, data))
+    if verb in (b"get", b"gets"):
+        yield from slow_get(verb, words, is_long=len(content) > MAX_LINE_BYTES)
+        return None if any(len(word) > MAX_LINE_BYTES for word in words) else data
+    found = slow_meta(verb, words) if verb in (b"mg", b"md") else slow_other(verb, words)
+    yield found
+    return None if found[0] == Verb.FATAL else data
 
 
 def slow_other(verb, words):
-    if verb in (b"touch", b"incr", b"decr"):
+    if verb in (b"touch", b"incr", b"decr", b"ma"):
         return Verb.REFUSED, {unsupported(verb)}, words[-1] == b"noreply"
     if verb in COLD:
-        noreply = len(words) > COLD[verb] and words[-1] == b"noreply"
-        return Verb[verb.decode().upper()], tuple(words[1 : len(words) - noreply]), noreply
-    return Verb.REFUSED, {b"ERROR\r\n"}, False
+        before, most = COLD[verb]
+        noreply = len(words) > before and words[-1] == b"noreply"
+        args = tuple(words[1 : len(words) - noreply])
+        if len(args) > most or (verb == b"stats" and args == (b"noreply",)):
+            return Verb.REFUSED, {FORMAT}, noreply
+        return Verb[verb.decode().upper()], args, noreply
+    return Verb.FATAL if may_have_block(words) else Verb.REFUSED, {b"ERROR\r\n"}, False
+
+
+def may_have_block(words):
+    if len(words) == 1:
+        return re.match(rb"[$*][0-9]", words[0])
+    if len(words) > 3 and words[-1] == b"noreply":
+        words = words[:-1]
+    return len(words) > 2 and any(re.fullmatch(rb"-?[0-9]+", words[place]) for place in (2, -1))
+
+
+def meta_flags(verb, words):
+    """The key, a dict of the flags, and what is wrong."""
+    if not words:
+        return b"", {}, [FORMAT]
+    allowed = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}[verb]
+    key, wrong = words[0], []
+    for word in words[1:]:
+        if word[:1] not in allowed or (word[1:] and word[:1] not in b"FTOCM"):
+            wrong.append(INVALID_FLAG)
+        elif word[:1] in b"FTC" and integer(word[1:]) is None:
+            wrong.append(FORMAT)
+        elif word[:1] == b"M" and word not in (b"MS", b"Ms"):
+            wrong.append(INVALID_MODE)
+    flags = {word[:1]: word[1:] for word in words[1:]}
+    if b"b" in flags:
+        try:
+            key = base64.b64decode(key, validate=True)
+        except ValueError:
+            wrong.append(FORMAT)
+    return key, flags, wrong
+
+
+def slow_meta(verb, words):
+    key, flags, wrong = meta_flags(verb, words[1:])
+    token = integer(flags.get(b"C", b""))
+    if verb == b"md" and b"C" not in flags:
+        if wrong:
+            return Verb.REFUSED, set(wrong), False
+        return Verb.DELETE, key, frozenset(), 0, False, b"q" in flags, None
+    (_, queue, found, wait), errors, waits = get_key(key)
+    wrong += errors
+    if verb == b"md":
+        if found or waits:
+            wrong.append(NAME)
+        found = frozenset({"close"})
+    if wrong:
+        return Verb.REFUSED, set(wrong), False
+    return Verb.GET, queue, found, wait, b"v" in flags, b"q" in flags, token
 
 
 def unsupported(verb):
     return b"CLIENT_ERROR " + verb + b" is not supported\r\n"
 
 
-def slow_get(verb, words):
+def slow_get(verb, words, *, is_long):
     if len(words) < 2:
-        return Verb.REFUSED, {FORMAT}, False
+        yield Verb.REFUSED, {FORMAT}, False
+        return
+    if any(len(word) > MAX_LINE_BYTES for word in words):
+        yield Verb.FATAL, {TOO_LONG}, False
+        return
     keys = [get_key(word) for word in words[1:]]
     wrong = {error for _, errors, _ in keys for error in errors}
     if len(keys) > 1 and any(waits for _, _, waits in keys):
         wrong.add(MANY)
     if wrong:
-        return Verb.REFUSED, wrong, False
-    return Verb[verb.decode().upper()], tuple(key for key, _, _ in keys)
+        yield Verb.REFUSED, wrong, False
+        return
+    is_run = is_long and len(keys) > 1
+    yield Verb[verb.decode().upper()], tuple(key for key, _, _ in keys), is_run
+    if is_run:
+        yield (Verb.GET_END,)
 
 
 def slow_storage(verb, words, data):
     """Yield what a storage command comes to; returns what is behind it, or None if that cannot be told."""
-    noreply = words[-1] == b"noreply"
-    if len(words) < 5 or not NUMBER.fullmatch(words[4]):
+    is_meta = verb == b"ms"
+    noreply = words[-1] == b"noreply" and not is_meta
+    place = 2 if is_meta else 4
+    if len(words) <= place or not NUMBER.fullmatch(words[place]):
         yield Verb.FATAL, {FORMAT}, noreply
         return None
-    size = int(words[4])
-    flags, exptime = integer(words[2]), integer(words[3])
-    queue, *given = words[1].split(b"/")
-    if verb != b"set":
+    size = int(words[place])
+    if is_meta:
+        key, found, errors = meta_flags(verb, [words[1], *words[3:]])
+        flags, exptime = (integer(found.get(letter, b"0")) for letter in (b"F", b"T"))
+        words = words[:5]
+    else:
+        key, flags, exptime, errors = words[1], integer(words[2]), integer(words[3]), []
+    queue, *given = key.split(b"/")
+    if verb not in (b"set", b"ms"):
         wrong = {unsupported(verb)}
     else:
         found = {
@@ -185,7 +289,7 @@ def slow_storage(verb, words, data):
             DELAY: any(option.startswith(b"delay=") and not NUMBER.fullmatch(option[6:]) for option in given),
             FORMAT: None in (flags, exptime) or not 0 <= flags < 2**32 or len(words) > 5 + noreply,
         }
-        wrong = {error for error, is_so in found.items() if is_so}
+        wrong = {error for error, is_so in found.items() if is_so} | set(errors)
         noreply = noreply and len(words) == 6
     delays = [int(option[6:]) for option in given if not wrong and option != b"sync"]
     meta = (queue, b"sync" in given, delays[-1] if delays else 0, flags, exptime, size, noreply)
@@ -198,16 +302,17 @@ def slow_storage(verb, words, data):
                 yield Verb.SET_CHUNK, chunk
     if len(block) < size or (end != b"\r\n" and b"\r\n".startswith(end)):
         return None  # more is to come
+    yield slow_end(wrong, noreply, meta, block, end)
+    return data[size + 2 :] if end == b"\r\n" else None
+
+
+def slow_end(wrong, noreply, meta, block, end):
+    """What a data block comes to."""
     if end != b"\r\n":
-        yield Verb.FATAL, {BAD_DATA}, noreply
-        return None
+        return Verb.FATAL, {BAD_DATA}, noreply
     if wrong:
-        yield Verb.REFUSED, wrong, noreply
-    elif size > CHUNK_BYTES:
-        yield Verb.SET_END, noreply
-    else:
-        yield Verb.SET, *meta, block
-    return data[size + 2 :]
+        return Verb.REFUSED, wrong, noreply
+    return (Verb.SET_END, noreply) if len(block) > CHUNK_BYTES else (Verb.SET, *meta, block)
 
 
 def agrees(found, expected):
@@ -284,11 +389,31 @@ words = st.one_of(
     ),
     st.sampled_from([b"a/OPEN", b"\r", b"a\x00b", b"a\x7f", b"\xff", b"\x80", b"tab\tbed", b"n" * 250]),
     st.sampled_from([b"n" * 251, b"9" * 18, b"9" * 19, b"0x1", b"1.5"]),
+    st.sampled_from(
+        [b"HTTP/1.1", b"http/2", b"HTTP/x", b"v", b"q", b"b", b"C7", b"Cx", b"F7", b"T-1", b"MA", b"YQ=="]
+    ),
     st.binary(max_size=6),
 )
 verbs = st.one_of(
     st.sampled_from(
-        [*STORAGE, b"get", b"gets", *COLD, b"touch", b"incr", b"decr", b"gat", b"mg", b"sixteenletterverb"]
+        [
+            *STORAGE,
+            b"get",
+            b"gets",
+            *COLD,
+            b"touch",
+            b"incr",
+            b"decr",
+            b"gat",
+            b"mg",
+            b"md",
+            b"ms",
+            b"ma",
+            b"ma ",
+            b"sixteenletterverb",
+            b"Host:",
+            b"$",
+        ]
     ),
     st.binary(max_size=16),
 )
@@ -331,6 +456,10 @@ def good(draw):
                 b"get %s/close/open/t=50\r\n" % name,
                 b"gets %s other\r\n" % name,
                 b"delete %s\r\n" % name,
+                b"mg %s/open v q k\r\n" % name,
+                b"ms %s %d T0 F5\r\n%s\r\n" % (name, len(block), block),
+                b"md %s q\r\n" % name,
+                b"get" + b" " + b"%s/open " % name * 300 + b"\r\n",
             ]
         )
     )

@@ -443,7 +443,7 @@ class TestStats:
         assert (stats["curr_items"], stats["curr_connections"], stats["bytes"]) == ("1", "1", "1")
         assert wire.get(b"q") == b"y"
 
-    @pytest.mark.parametrize("line", [b"stats items", b"stats slabs", b"stats reset now", b"stats a b c"])
+    @pytest.mark.parametrize("line", [b"stats items", b"stats slabs"])
     def test_of_anything_else_are_empty(self, client, line):
         assert client.ask(line + b"\r\n") == b"END\r\n"
 
