@@ -488,7 +488,7 @@ cdef dict UNSUPPORTED = {
 cdef dict COLD = {
     # verb: (its number, how many words come before a noreply, 0 if it has none, how many words it takes besides)
     b"delete": (DELETE, 2, 2), b"flush": (FLUSH, 2, 1), b"flush_all": (FLUSH_ALL, 1, 1),
-    b"flush_expired": (FLUSH_EXPIRED, 0, 1), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0, 0), b"stats": (STATS, 0, 1),
+    b"flush_expired": (FLUSH_EXPIRED, 0, 1), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0, 0), b"stats": (STATS, 0, _MAX_WORDS),
     b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
     b"dump_stats": (DUMP_STATS, 0, _MAX_WORDS), b"dump_config": (DUMP_CONFIG, 0, _MAX_WORDS), b"status": (STATUS, 0, 1),
     b"reload": (RELOAD, 0, 0), b"shutdown": (SHUTDOWN, 0, 0), b"monitor": (MONITOR, 0, 3), b"confirm": (CONFIRM, 0, 2),

@@ -81,7 +81,7 @@ WRONG = {
     b"set a 0 0 -1\r\n": FORMAT,
     b"version 1\r\n": FORMAT,
     b"quit now\r\n": FORMAT,
-    b"stats reset a\r\n": FORMAT,
+    b"stats reset a\r\n": b"END\r\n",
     b"status up a\r\n": FORMAT,
     b"reload a\r\n": FORMAT,
     b"mput a 0 0 6\r\n": b"ERROR\r\n",

@@ -467,7 +467,6 @@ class TestWordsTooMany:
             (b"version noreply", False),
             (b"quit now", False),
             (b"quit noreply", False),
-            (b"stats reset now", False),
             (b"stats noreply", False),
             (b"status up now", False),
             (b"reload all", False),

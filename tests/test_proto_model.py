@@ -35,7 +35,7 @@ COLD = {
     b"verbosity": (1, 1),
     b"flush_expired": (9999, 1),
     b"flush_all_expired": (9999, 0),
-    b"stats": (9999, 1),
+    b"stats": (9999, 9999),
     b"version": (9999, 0),
     b"quit": (9999, 0),
     b"dump_stats": (9999, 9999),

@@ -293,7 +293,6 @@ def test_word_too_many_is_said_and_the_connection_goes_on(client):
     for line in (
         b"version foo bar",
         b"quit now",
-        b"stats reset now",
         b"reload all",
         b"shutdown now",
         b"mn a",
