@@ -21,7 +21,8 @@ import structlog
 import uvloop
 
 from darner.broker import Broker
-from darner.connection import Clients, Connection, now_ms
+from darner.clients import Clients
+from darner.connection import Connection, now_ms
 
 BACKLOG = 512
 TURNS = 1000

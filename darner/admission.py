@@ -21,7 +21,8 @@ import structlog
 from darner import auth
 from darner._proto import Parser, Verb
 from darner.blob import Offload
-from darner.connection import LINGER_S, STRANGERS, Clients, Connection
+from darner.clients import STRANGERS, Clients
+from darner.connection import LINGER_S, Connection
 from darner.logins import Logins
 
 log = structlog.get_logger()

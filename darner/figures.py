@@ -14,7 +14,7 @@ from darner._version import __version__
 from darner.printable import shown
 
 if TYPE_CHECKING:
-    from darner.connection import Clients
+    from darner.clients import Clients
     from darner.queue import Queue
 
 Source = TypeVar("Source")

@@ -25,7 +25,7 @@ from prometheus_client.samples import Sample
 
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS
-from darner.connection import Clients
+from darner.clients import Clients
 from darner.figures import CURSOR_LAG, QUEUE_FIGURES, SERVER_FIGURES, Figure
 from darner.listeners import bind, unusable
 from darner.printable import shown

@@ -22,9 +22,10 @@ from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS, Admission
 from darner.broker import Broker
+from darner.clients import Clients
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
-from darner.connection import Clients, now_ms
+from darner.connection import now_ms
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.listeners import BACKLOG, UNIX_MODE, Listeners, SocketInUseError
 from darner.printable import shown

@@ -24,7 +24,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from darner import _proto, config, connection, journal, runs, status, wal
 from darner import broker as broker_module
-from darner.connection import Clients, Connection
+from darner.clients import Clients
+from darner.connection import Connection
 
 START_MS = 1_700_000_000_000
 # where in a tick's time commands come

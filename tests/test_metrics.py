@@ -23,7 +23,7 @@ from darner import metrics
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS
 from darner.broker import Broker
-from darner.connection import Clients
+from darner.clients import Clients
 from darner.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 # What says when it is asked, and what is no number or takes long.

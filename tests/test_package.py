@@ -52,7 +52,7 @@ class TestMetadata:
 
     def test_types_come_along(self):
         assert (ROOT / "darner" / "py.typed").exists()
-        assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == ["py.typed", "*.pyi", "*.pyx"]
+        assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == ["py.typed", "*.pyi"]
 
     def test_the_stub_names_what_the_extension_has(self):
         stub = ast.parse((ROOT / "darner" / "_proto.pyi").read_text())

@@ -6,7 +6,8 @@ from brokers import Data
 from doubles import Loop, Silence, Transport
 
 from darner import broker, server
-from darner.connection import Clients, Connection
+from darner.clients import Clients
+from darner.connection import Connection
 
 
 def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypatch):

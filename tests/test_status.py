@@ -5,7 +5,7 @@ from brokers import Data
 from doubles import Loop
 
 from darner._proto import CHUNK_BYTES
-from darner.connection import Clients
+from darner.clients import Clients
 from darner.errors import JournalError, StatusError
 from darner.status import QUIESCENT, READONLY, UP
 
