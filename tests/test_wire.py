@@ -1,6 +1,7 @@
 """What is a request: lines, their ends, words, names, and what becomes of bad ones."""
 
 import contextlib
+import re
 import signal
 from urllib.parse import unquote_to_bytes
 
@@ -242,11 +243,12 @@ class TestName:
         assert not set("".join(found)) - allowed
         assert {"plain", "%2Ehidden", "A-z_0+9.x", "%C3%BC", "%7E", "a%252Fb", "%2E."} <= set(found)
 
-    @pytest.mark.parametrize("request_", [b"get %s", b"set %s 0 0 1\r\nx"])
+    @pytest.mark.parametrize("request_", [b"get %s+child", b"set %s+child 0 0 1\r\nx", b"set %s 0 0 1\r\nx"])
     def test_first_named_makes_the_queue(self, standing, client, queue, request_):
         client.ask(request_ % queue + b"\r\n")
-        assert f"queue_{queue.decode()}_items" in client.stats()
-        assert (standing.data / queue.decode()).is_dir()
+        name = re.split("[ \r]", (request_ % queue).decode())[1]
+        assert f"queue_{name}_items" in client.stats()
+        assert (standing.data / name).is_dir()
 
     @pytest.mark.parametrize("request_", [b"get %s/peek", b"flush %s", b"delete %s"])
     def test_peeked_flushed_or_deleted_makes_no_queue(self, standing, client, queue, request_):

@@ -95,6 +95,7 @@ class TestQueues:
         assert wire.get(b"topic+child") == LARGE
 
     def test_that_stay_empty_and_alone_go(self, server, wire):
+        wire.set(b"brief", b"x")
         wire.get(b"brief")
         assert "queue_brief_items" in wire.stats()
         until(lambda: server.stat("queue_expires") == 1)

@@ -151,7 +151,7 @@ class TestMonitor:
             (b"confirm q x", b"CLIENT_ERROR bad command line format"),
             (b"confirm q 0", b"ERROR"),
             (b"status sideways", b"CLIENT_ERROR unknown status: up, readonly or quiescent"),
-            (b"status up now", b"CLIENT_ERROR unknown status"),
+            (b"status up now", b"CLIENT_ERROR bad command line format"),
             (b"shutdown", b"CLIENT_ERROR shutdown is not allowed"),
         ],
     )
