@@ -443,10 +443,13 @@ class Committer:
         if writes:
             self._write_now(journal)
             if blobs := journal.take_doomed():
-                with contextlib.suppress(OSError):  # then after the next start
+                try:
                     journal.delete_blobs(blobs)
+                except OSError:  # then after the next start
+                    journal.take_doomed_back(blobs)
+                else:
                     journal.forget(blobs)
-                self._write_now(journal)
+                    self._write_now(journal)
         journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:

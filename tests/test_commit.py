@@ -2,6 +2,8 @@
 
 import errno
 import os
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from doubles import Client, Disk, Offload
@@ -69,6 +71,27 @@ def bench(tmp_path, disk):
 @pytest.fixture
 def work(bench):
     return bench.journal()
+
+
+class TestClose:
+    def test_leaves_a_file_that_cannot_be_deleted_to_the_next_start(self, bench, work, monkeypatch):
+        file = work.blob_path(work.begin_blob())
+        file.parent.mkdir()
+        file.write_bytes(b"half an item")
+        bench.committer.checkpoint(work)
+        bench.threads.run_all()
+        work.abandon_blob(int(file.name))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", Mock(side_effect=OSError(errno.EIO, "no")))
+            bench.committer.close()
+        bench.log.close()
+        assert file.exists()
+        again = type(bench)(bench.data, bench.disk)
+        again.journal()
+        for _ in range(3):
+            again.tick()
+            again.threads.run_all()
+        assert not file.exists()
 
 
 class TestTicks:

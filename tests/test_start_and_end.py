@@ -211,8 +211,10 @@ class TestLog:
         size = self.fill(write)
         writer = Writer(write, "{} dropped\n".format)
         line = "x" * 999 + "\n"
-        count = 2 * MOST_BYTES // 1000 + 500  # the thread may have as much on its way
-        for _ in range(count):
+        writer.write(line)
+        until(lambda: writer._is_writing)  # and so it takes no more of them
+        count = MOST_BYTES // 1000 + 500
+        for _ in range(count - 1):
             writer.write(line)
         lines = self.read(read, writer)[size:].decode().splitlines(keepends=True)
         dropped = int(lines.pop().split()[0])
