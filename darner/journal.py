@@ -1892,9 +1892,7 @@ class Journal:
         """Count an item out whose record is damaged, and put that aside."""
         self._look_over(damaged.key)
         id, name = damaged.id, str(damaged.id)
-        kept = self._put_aside(f"{name}.record", damaged.record)
-        if damaged.blob:  # if the number is right: it may be another's
-            self._quarantine.link(self.blob_path(damaged.blob), name)
+        kept = self._put_record_aside(name, damaged)
         self._lose(id, id + 1, 1, damaged.size)
         self._tell_quarantine(name, str(damaged), kept)
 
@@ -1928,9 +1926,7 @@ class Journal:
             self.batch.ops.append((key, None))
             return
         name = f"delayed-{damaged.id}"
-        kept = self._put_aside(f"{name}.record", damaged.record)
-        if damaged.blob:
-            self._quarantine.link(self.blob_path(damaged.blob), name)
+        kept = self._put_record_aside(name, damaged)
         self._lose_delayed(key, 1, max(0, self.delayed_bytes - damaged.size))
         self._tell_quarantine(name, str(damaged), kept)
 
@@ -1947,6 +1943,13 @@ class Journal:
         self.delayed_items, self.delayed_bytes = items, size
         if not self.dirty:
             self._mark()
+
+    def _put_record_aside(self, name: str, damaged: DamagedRecordError) -> Path:
+        """Put a damaged record aside, with the blob that it names; returns where the record is."""
+        kept = self._put_aside(f"{name}.record", damaged.record)
+        if damaged.blob:  # if the number is right: it may be another's
+            self._quarantine.link(self.blob_path(damaged.blob), name)
+        return kept
 
     def _put_aside(self, name: str, content: bytes) -> Path:
         """Write that to a file among what is damaged, which is returned."""

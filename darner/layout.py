@@ -137,17 +137,6 @@ def check_whose(path: Path) -> None:
         raise ForeignError(f"{path} is {whose}")
 
 
-def quarantined(path: Path) -> tuple[int, int]:
-    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
-    directory."""
-    try:
-        names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
-    except OSError:
-        return 0, 0
-    tables = sum(is_table for _, is_table in names)
-    return len(names) - tables, tables
-
-
 def find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
     """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
     due before `due_from`."""

@@ -22,6 +22,17 @@ from darner.layout import (
 MAX_PUT_ASIDE = 100
 
 
+def quarantined(path: Path) -> tuple[int, int]:
+    """Return of how many damaged items, and of how many tables, something was put aside in a queue's
+    directory."""
+    try:
+        names = {(file.stem, file.suffix == ".ldb") for file in (path / DAMAGED_NAME).iterdir()}
+    except OSError:
+        return 0, 0
+    tables = sum(is_table for _, is_table in names)
+    return len(names) - tables, tables
+
+
 def is_sound(key: bytes, record: bytes) -> bool | None:
     """Whether a record passes its own checksum; None if it has none."""
     try:

@@ -60,13 +60,13 @@ from darner.layout import (
     decode_place,
     is_known_key,
     is_new,
-    quarantined,
     read_mark,
     state_key,
     stored_state,
 )
 from darner.lock import DirectoryLock
 from darner.printable import shown
+from darner.quarantine import quarantined
 from darner.runs import Runs
 from darner.status import Status
 from darner.trash import TRASH_NAME

@@ -67,7 +67,7 @@ MOST_SEGMENTS = 1 << 20
 # that, and the frames that end a group and the segment.
 FRAME_BYTES = 29
 HEAD_BYTES = 64
-SEGMENT_OVERHEAD_BYTES = 2 * 64 + 2 * FRAME_BYTES
+SEGMENT_OVERHEAD_BYTES = 2 * HEAD_BYTES + 2 * FRAME_BYTES
 # What a change takes in a segment besides an item's bytes: its head, the record's, and those of an ENTER with
 # the longest name.
 GROUP_BYTES = 400

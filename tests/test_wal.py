@@ -668,6 +668,14 @@ def interrupted(monkeypatch, calls, start):
     return False
 
 
+def put_back(directory, content):
+    """Have these files in there, by name, and no others."""
+    for path in directory.iterdir():
+        path.unlink()
+    for name, data in content.items():
+        (directory / name).write_bytes(data)
+
+
 class TestKill:
     @pytest.mark.parametrize("number", [1, 3])
     @pytest.mark.parametrize("loss", ["bit", "pages"])
@@ -690,10 +698,7 @@ class TestKill:
         more = True
         while more:
             calls += 1
-            for path in directory.iterdir():
-                path.unlink()
-            for name, data in content.items():
-                (directory / name).write_bytes(data)
+            put_back(directory, content)
             more = interrupted(monkeypatch, calls, lambda: Process(directory))
             process = Process(directory)
             assert process.found() == found
@@ -715,10 +720,7 @@ class TestKill:
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
         found = Process(directory).found()
         for calls in itertools.count(1):
-            for path in directory.iterdir():
-                path.unlink()
-            for name, data in content.items():
-                (directory / name).write_bytes(data)
+            put_back(directory, content)
             more = interrupted(monkeypatch, calls, lambda: Process(directory))
             process = Process(directory)
             assert (process.found(), process.damage) == (found, [])
