@@ -10,6 +10,7 @@ import msgspec
 from darner import _proto
 from darner._proto import Request, Verb
 from darner._version import __version__
+from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.cursor import MARK
 from darner.errors import ConfigError, JournalError, MendingError, StatusError, UnavailableError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # memcached knows more levels; these are what a log has
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
+
+# How many names `dump_stats` gives between two looks at the time, and at how much the client has to read.
+CHILDREN_PER_PIECE = 256
 
 
 def delete(connection: "Connection", request: Request) -> None:
@@ -42,7 +46,7 @@ def delete(connection: "Connection", request: Request) -> None:
             connection.reply(request, server_error(error), is_error=True)
             return
         connection.reply(request, b"DELETED\r\n")
-        connection.broker.reap()
+        connection.broker.sync_deletions()
 
 
 def flush(connection: "Connection", request: Request) -> None:
@@ -82,11 +86,20 @@ def flush_all(connection: "Connection", request: Request) -> None:
         connection.reply(request, reply)
         return
     connection.clients.flush_all_later(None)
-    failures = connection.broker.flush_all()
-    if failures:
-        connection.reply(request, server_error(failures[0]), is_error=True)
-        return
-    connection.reply(request, reply)
+    errors: list[JournalError] = []
+    steps = connection.broker.flush_all(errors)
+
+    def go_on() -> None:
+        for _ in steps:
+            if connection.should_yield:
+                connection.go_on(go_on)
+                return
+        if errors:
+            connection.reply(request, server_error(errors[0]), is_error=True)
+        else:
+            connection.reply(request, reply)
+
+    go_on()
 
 
 def flush_expired(connection: "Connection", request: Request) -> None:
@@ -176,14 +189,36 @@ def stats(connection: "Connection", request: Request) -> None:
         connection.broker.reset_stats()
         connection.reply(request, b"RESET\r\n")
         return
-    if not request.args:
-        lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
-        connection.reply(request, b"".join(lines))
-        for name, queue in sorted(connection.broker.queues.items()):
+    if request.args:
+        connection.reply(request, END)
+    else:
+        _reply_in_slices(connection, request, _stats(connection))
+
+
+def _stats(connection: "Connection") -> Iterator[bytes]:
+    """What `stats` says: of the server first, then of each queue as it is when its turn comes."""
+    lines = (f"STAT {k} {v}\r\n".encode() for k, v in read(SERVER_FIGURES, connection.clients))
+    yield b"".join(lines)
+    queues = connection.broker.queues
+    for name in sorted(queues):
+        queue = queues.get(name)
+        if queue is not None:  # not deleted meanwhile
             prefix = b"STAT queue_" + name + b"_"
-            lines = (prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
-            connection.reply(request, b"".join(lines))
-    connection.reply(request, END)
+            yield b"".join(prefix + f"{k} {v}\r\n".encode() for k, v in read(QUEUE_FIGURES, queue))
+    yield END
+
+
+def _reply_in_slices(connection: "Connection", request: Request, pieces: Iterator[bytes]) -> None:
+    """Reply with these pieces. They are made as the client reads them, and others are served in between."""
+
+    def go_on() -> None:
+        for piece in pieces:
+            connection.reply(request, piece)
+            if connection.should_yield:
+                connection.go_on(go_on)
+                return
+
+    go_on()
 
 
 # The connection's own
@@ -191,28 +226,47 @@ def stats(connection: "Connection", request: Request) -> None:
 
 def dump_stats(connection: "Connection", request: Request) -> None:
     """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
-    broker = connection.broker
-    for name in request.args or sorted({*broker.queues, *broker.aliases}):
+    _reply_in_slices(connection, request, _dump_stats(connection.broker, request.args))
+
+
+def _dump_stats(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+    for name in asked or sorted({*broker.queues, *broker.aliases}):
         queue = broker.find(name) if name not in broker.broken else None
-        _dump(
-            connection,
-            request,
-            name,
-            read(QUEUE_FIGURES, queue) if queue is not None else (),
-            broker.children(name),
-        )
-    connection.reply(request, END)
+        if not (asked or queue is not None or name in broker.aliases):
+            continue  # deleted meanwhile
+        yield _dumped(name, read(QUEUE_FIGURES, queue) if queue is not None else ())
+        yield from _dumped_children(broker.children(name))
+        yield b"}\r\n"
+    yield END
+
+
+def _dumped_children(children: Sequence[bytes]) -> Iterator[bytes]:
+    for at in range(0, len(children), CHILDREN_PER_PIECE):
+        yield (b"," if at else b"  children=") + b",".join(children[at : at + CHILDREN_PER_PIECE])
+    if children:
+        yield b"\r\n"
 
 
 def dump_config(connection: "Connection", request: Request) -> None:
     """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
-    broker = connection.broker
-    for name in request.args or sorted(broker.queues):
-        settings = broker.settings(name)
-        if name in broker.queues:
-            settings = msgspec.structs.replace(settings, durable=broker.queues[name].is_durable)
-        _dump(connection, request, name, _describe(settings))
-    connection.reply(request, END)
+    _reply_in_slices(connection, request, _dump_config(connection.broker, request.args))
+
+
+def _dump_config(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+    for name in asked or sorted(broker.queues):
+        queue = broker.queues.get(name)
+        if queue is not None:
+            settings = msgspec.structs.replace(queue.settings, durable=queue.is_durable)
+        elif asked:
+            settings = broker.settings(name)
+        else:
+            continue  # deleted meanwhile
+        yield _dumped(name, _describe(settings)) + b"}\r\n"
+    yield END
+
+
+def _dumped(name: bytes, lines: Iterable[tuple[str, object]]) -> bytes:
+    return b"queue '%s' {\r\n" % name + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
 
 
 def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
@@ -227,19 +281,6 @@ def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
             yield key, str(setting).lower()
         else:
             yield key, f"{setting}ms" if key != field else str(setting)
-
-
-def _dump(
-    connection: "Connection",
-    request: Request,
-    name: bytes,
-    lines: Iterable[tuple[str, object]],
-    children: Sequence[bytes] = (),
-) -> None:
-    reply = b"queue '%s' {\r\n" % name + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
-    if children:
-        reply += b"  children=%s\r\n" % b",".join(children)
-    connection.reply(request, reply + b"}\r\n")
 
 
 def status(connection: "Connection", request: Request) -> None:

@@ -12,7 +12,7 @@ from darner.stats cimport Counters
 
 @cython.locals(sinks=dict, queue=Queue)
 cpdef set_(Connection connection, Request request)
-@cython.locals(sources=dict, queue=Queue, item=Item, holds=Holds)
+@cython.locals(sources=dict, queue=Queue, item=Item)
 cpdef get(Connection connection, Request request)
 cdef _get_otherwise(Connection connection, Request request, queue)
 cdef _queue(Connection connection, Request request)

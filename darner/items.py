@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from darner import _proto
-from darner._proto import Item, Request, Verb, value
+from darner._proto import CHUNK_BYTES, Item, Request, Verb, value
+from darner.blob import MemoryReader
 from darner.errors import (
     DamagedItemError,
     DarnerError,
@@ -60,6 +61,7 @@ def set_(connection: "Connection", request: Request) -> None:
 
 def _set_elsewhere(connection: "Connection", request: Request) -> None:
     """A set to a new queue, or to several, or for later."""
+    connection.expect_long()
     record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
     try:
         sink = connection.broker.sink(request.queue)
@@ -109,13 +111,14 @@ def set_chunk(connection: "Connection", request: Request) -> None:
     try:
         upload.write(request.data)
         connection.wait_for_room(upload)
-    except UnavailableError as error:
+    except DarnerError as error:
         upload.abandon()
         connection.upload = error
 
 
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
+    connection.expect_long()
     begin, upload = connection.end_upload()
     if isinstance(upload, DarnerError):
         connection.reply(request, _not_stored(upload), is_error=True)
@@ -140,8 +143,7 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest])
         return
-    holds = connection.holds
-    if holds.held and _must_close_first(connection, request, holds.count(request.queue)):
+    if connection.holds.held and _holds_too_many(connection, request):
         connection.out.append(CLOSE_FIRST)
         return
     sources = connection.broker.sources
@@ -168,6 +170,7 @@ def _get_otherwise(connection: "Connection", request: Request, queue: Source | N
     """A get with options, or of what is no queue yet, or more than that."""
     try:
         if queue is None:
+            connection.expect_long()
             queue = _queue(connection, request)
         if queue is not None:
             _prepare(connection, request, queue)
@@ -211,6 +214,14 @@ def retry(connection: "Connection", error: MendingError, again: Callable[[], Non
     error.journal.crowding.append(connection)
     connection.hold()
     connection.go_on(again)
+
+
+def _holds_too_many(connection: "Connection", request: Request) -> bool:
+    """As `_must_close_first`, of what is held now."""
+    if request.close or request.abort or request.peek or request.queue not in connection.holds.held:
+        return False
+    most = connection.broker.settings(request.queue).max_open_reads if request.open else 1
+    return connection.holds.count(request.queue, most) >= most
 
 
 def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
@@ -301,7 +312,7 @@ def _answer(
         return
     if request.open:
         connection.holds.add(queue, item)
-    if item.record is None:
+    if item.record is None or item.size > CHUNK_BYTES:
         send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
     else:
         send_item(connection, request, item, one_of_many=one_of_many)
@@ -310,6 +321,7 @@ def _answer(
 def _get_many(connection: "Connection", requests: list[Request]) -> None:
     """At most one item of each queue, in one reply. A queue out of service counts as empty, for an
     error among values cannot be told from the data behind it; the log has it."""
+    connection.expect_long()
     held: dict[bytes, int] = {}
     for request in requests:
         count = held.get(request.queue)
@@ -333,17 +345,38 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
     for request in requests:
         try:
             queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
-            item = None
             if queue is not None:
                 _prepare(connection, request, queue)
-                item = _fetcher(request, queue)(queue) if request.fetches else None
-        except JournalError:
+        except UnavailableError:
             continue
-        _answer(connection, request, queue, item, one_of_many=True)
-        if connection.has_much_to_send:
-            connection.go_on(lambda: _get_on(connection, requests))
+        if not _get_one_of(connection, request, queue, requests):
             return
     connection.out.append(END)
+
+
+def _get_one_of(
+    connection: "Connection", request: Request, queue: Source | None, rest: Iterator[Request]
+) -> bool:
+    """Fetch the item that `request` asks for; returns whether the `rest` can be seen to now: else it is later."""
+    item = None
+    try:
+        if queue is not None and request.fetches:
+            item = _fetcher(request, queue)(queue)
+    except MendingError as error:
+
+        def again() -> None:
+            if _get_one_of(connection, request, queue, rest):
+                _get_on(connection, rest)
+
+        retry(connection, error, again)
+        return False
+    except JournalError:
+        return True
+    _answer(connection, request, queue, item, one_of_many=True)
+    if connection.should_yield:
+        connection.go_on(lambda: _get_on(connection, rest))
+        return False
+    return True
 
 
 def send_item(connection: "Connection", request: Request, item: Item, *, one_of_many: bool = False) -> None:
@@ -359,7 +392,7 @@ def _key(connection: "Connection", request: Request) -> bytes:
 
 
 def send_large(delivery: "Delivery", *, one_of_many: bool = False) -> None:
-    """As `send_item`, of an item whose bytes are in a file."""
+    """As `send_item`, of an item whose bytes are in a file, or so many that they are not to be copied."""
     out = delivery.connection.out
     out.append(delivery.stream())
     if not (one_of_many or delivery.one_of_many):
@@ -395,7 +428,8 @@ class Delivery:
         header = _proto.value_header(
             _key(self.connection, request), item.flags, item.size, item.id if request.with_cas else 0
         )
-        return self.connection.stream(self.queue.open_blob(item), header, self)
+        reader = self.queue.open_blob(item) if item.record is None else MemoryReader(item)
+        return self.connection.stream(reader, header, self)
 
     def begin(self) -> None:
         """The item is whole, and about to be sent. JournalError if it cannot be removed."""

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import Admission
 from darner.broker import Broker
+from darner.budget import Budget
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
 from darner.connection import Clients, now_ms
@@ -147,6 +149,7 @@ class Server:
             lambda: size_for(shutil.disk_usage(self._data).total),
             since_boot_ms,
             boot_number(),
+            Budget(time.monotonic),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
