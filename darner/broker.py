@@ -346,7 +346,7 @@ class Broker:
         self._monotonic = monotonic
         self._runs = Runs(data, boot)
         self._times = Timeline(clock)
-        self.budget = budget or Budget(lambda: self._clock() / 1000)
+        self.budget = budget or Budget(lambda: self._clock())
         self._offload = offload
         self._defer = defer or offload
         self.log: Log
@@ -1014,7 +1014,7 @@ class Broker:
     def _bury(self) -> None:
         """As `reap`, for so long as others can wait, of those that the log has on the disk as deleted. If
         files went before that, and then the machine, the log would tell of changes to nothing."""
-        self.budget.begin(SLICE_MS / 1000)
+        self.budget.begin(SLICE_MS)
         while self._unburied:
             name = self._unburied.popleft()
             if name not in self._retired:
@@ -1076,13 +1076,13 @@ class Broker:
             self._failed.discard(what)
 
     def _write_round(self) -> None:
-        self.budget.begin(SLICE_MS / 1000)
+        self.budget.begin(SLICE_MS)
         self._committer.tick()
         self._arrange_writes()
 
     def _write_on(self) -> None:
         self._writing_on = False
-        self.budget.begin(SLICE_MS / 1000)
+        self.budget.begin(SLICE_MS)
         self._take_step("writes", self._committer.go_on)
         self._arrange_writes()
 
@@ -1202,7 +1202,7 @@ class Broker:
 
     def _sweep(self) -> None:
         """Sweep queues in turn, for so long as others can wait; those that have more to do once more."""
-        self.budget.begin(SLICE_MS / 1000)
+        self.budget.begin(SLICE_MS)
         restless = []
         while self._unswept:
             queue = self._unswept.popleft()
@@ -1324,7 +1324,7 @@ class Broker:
     def _retry_broken(self) -> None:
         """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        self.budget.begin(SLICE_MS / 1000)
+        self.budget.begin(SLICE_MS)
         for name in [name for name in self.broken if name not in self._aside]:
             # those that are not tried now come first the next time
             self.broken[name] = self.broken.pop(name)

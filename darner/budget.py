@@ -5,26 +5,27 @@ of work gives it a `Budget`, whatever may take long asks that on its way, and go
 it is spent. The clock is handed in.
 """
 
+import math
 from collections.abc import Callable
 
-# How many seconds of work others wait for, at most but for its last step.
-TURN_S = 0.004
+# How many ms of work others wait for, at most but for its last step.
+TURN_MS = 4
 
 
 class Budget:
     """The time of the turn that is under way: there is one at a time."""
 
-    __slots__ = ("_clock", "_end_s")
+    __slots__ = ("_clock", "_end_ms")
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds, and is never set."""
+        """`clock` gives ms, and is never set. Before the first turn there is no end of time."""
         self._clock = clock
-        self._end_s = 0.0
+        self._end_ms = math.inf
 
-    def begin(self, seconds: float = TURN_S) -> None:
-        """A turn of so many seconds begins."""
-        self._end_s = self._clock() + seconds
+    def begin(self, ms: float = TURN_MS) -> None:
+        """A turn of so many ms begins."""
+        self._end_ms = self._clock() + ms
 
     def is_spent(self) -> bool:
         """Whether the turn should end."""
-        return self._clock() >= self._end_s
+        return self._clock() >= self._end_ms

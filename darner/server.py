@@ -149,7 +149,7 @@ class Server:
             lambda: size_for(shutil.disk_usage(self._data).total),
             since_boot_ms,
             boot_number(),
-            Budget(time.monotonic),
+            Budget(lambda: time.monotonic() * 1000),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(

@@ -15,7 +15,7 @@ from darner.queue import EXPIRED_AT_ONCE, RETURNED_AT_ONCE
 
 
 class Steps:
-    """A clock that goes on by a second whenever it is read."""
+    """A clock that goes on by one whenever it is read."""
 
     def __init__(self):
         self.now = 0
@@ -42,21 +42,22 @@ def data(tmp_path):
 @pytest.fixture
 def slow(tmp_path):
     """Of which a slice is over after two steps."""
-    data = Data(tmp_path / "data", budget=Budget(lambda clock=Steps(): clock() / 500))
+    data = Data(tmp_path / "data", budget=Budget(lambda clock=Steps(): 2 * clock()))
     yield data
     data.close()
 
 
 class TestBudget:
     def test_is_spent_when_its_time_is_over_and_not_before(self):
-        now = 0.0
+        now = 0
         budget = Budget(lambda: now)
-        budget.begin(0.5)
-        now = 0.4
         assert not budget.is_spent()
-        now = 0.5
+        budget.begin(5)
+        now = 4
+        assert not budget.is_spent()
+        now = 5
         assert budget.is_spent()
-        budget.begin(0.5)
+        budget.begin(5)
         assert not budget.is_spent()
 
 
