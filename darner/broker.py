@@ -346,7 +346,7 @@ class Broker:
         self._monotonic = monotonic
         self._runs = Runs(data, boot)
         self._times = Timeline(clock)
-        self.budget = budget or Budget(lambda: self._clock())
+        self.budget = budget or Budget(lambda: self._clock())  # noqa: PLW0108  # `open` changes it
         self._offload = offload
         self._defer = defer or offload
         self.log: Log

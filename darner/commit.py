@@ -30,7 +30,7 @@ MAX_OPEN = 1000
 # How many journals are begun to be written in one tick, those first that have waited longest: each costs an
 # fsync.
 WRITES_PER_TICK = 64
-# How many when the log has become longer than it should be: the others are when it has grown on, or at a tick.
+# How many when the log has become longer than it should be: the others when it has grown on, or at a tick.
 WRITES_WHEN_LONG = 128
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500

@@ -31,7 +31,7 @@ from darner.upload import Upload
 
 log = structlog.get_logger()
 
-# How many requests of one connection are served before others have their turn, if its time is not over before.
+# How many requests of one connection are served before others have their turn, unless its time is over.
 REQUESTS_PER_TURN = 512
 # How many plain requests are served before it is asked how long that took.
 REQUESTS_PER_LOOK = 16
@@ -590,8 +590,8 @@ class Connection:
 
     @property
     def should_yield(self) -> bool:
-        """Whether what takes long should `go_on` later: much has gathered that the client is to read first, or
-        others have waited long enough."""
+        """Whether what takes long should `go_on` later: much has gathered that the client is to read first,
+        or others have waited long enough."""
         return self.out_bytes > OUT_BYTES or self.budget.is_spent()
 
     def go_on(self, rest: Callable[[], None]) -> None:

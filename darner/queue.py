@@ -218,13 +218,13 @@ class Queue:
     """
 
     __slots__ = (
-        "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue", "_leaving", "_limited",
-        "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms", "_opened",
-        "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
-        "_taken_ms", "canceled_transactions", "clock", "cursors", "discarded", "expired_items",
-        "is_durable", "journal", "name", "on_fault", "on_move", "on_stir", "reserved", "restless",
-        "settings", "syncs", "times", "total_flushes", "total_items", "transactions", "uploading_bytes",
-        "waiters", "window", "window_bytes",
+        "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue", "_leaving",
+        "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
+        "_opened", "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest",
+        "_swept", "_taken_enqueued_ms", "_taken_ms", "canceled_transactions", "clock", "cursors",
+        "discarded", "expired_items", "is_durable", "journal", "name", "on_fault", "on_move", "on_stir",
+        "reserved", "restless", "settings", "syncs", "times", "total_flushes", "total_items",
+        "transactions", "uploading_bytes", "waiters", "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(

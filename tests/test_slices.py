@@ -1,5 +1,8 @@
 """What takes long is done in slices: by a budget, or by a count where there is no clock."""
 
+import functools
+import itertools
+
 import pytest
 from benches import Bench
 from brokers import Data
@@ -12,17 +15,6 @@ from darner.cursor import Cursor
 from darner.errors import MendingError
 from darner.holds import Holds
 from darner.queue import EXPIRED_AT_ONCE, RETURNED_AT_ONCE
-
-
-class Steps:
-    """A clock that goes on by one whenever it is read."""
-
-    def __init__(self):
-        self.now = 0
-
-    def __call__(self):
-        self.now += 1
-        return self.now
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def data(tmp_path):
 @pytest.fixture
 def slow(tmp_path):
     """Of which a slice is over after two steps."""
-    data = Data(tmp_path / "data", budget=Budget(lambda clock=Steps(): 2 * clock()))
+    data = Data(tmp_path / "data", budget=Budget(functools.partial(next, itertools.count(step=2))))
     yield data
     data.close()
 

@@ -93,8 +93,8 @@ def test_many_items_that_have_expired_are_got_past_while_others_are_served(serve
     count = 30_000
     with contextlib.closing(server.connect()) as wire:
         for queue in (b"by-get", b"by-cursor", b"by-several"):
-            ask(wire, b"set %s 0 -1 1\r\nx\r\n" % queue * count + b"set %s 0 0 4\r\nlast\r\n" % queue, count + 1,
-                b"STORED\r\n")  # fmt: skip
+            expired, last = (b"set %s 0 -1 1\r\nx\r\n" % queue, b"set %s 0 0 4\r\nlast\r\n" % queue)
+            ask(wire, expired * count + last, count + 1, b"STORED\r\n")
         with Bystander(server) as bystander:
             assert wire.get(b"by-cursor/cursor=c") == b"last"
             assert wire.get(b"by-get") == b"last"
@@ -143,7 +143,7 @@ def test_replies_that_take_several_turns_are_whole_and_in_their_order(crowded):
         lines = []
         while (line := wire.line()) != b"END\r\n":
             lines.append(line)
-        assert [line for line in lines if line.startswith(b"queue")] == [b"queue 'q0' {\r\n", b"queue 'q1' {\r\n"]
+        assert [line for line in lines if b"queue" in line] == [b"queue 'q0' {\r\n", b"queue 'q1' {\r\n"]
         assert lines.count(b"}\r\n") == 2
         assert wire.line() == b"END\r\n"
         assert wire.line() == b"OK\r\n"
