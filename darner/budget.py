@@ -1,8 +1,8 @@
 """How much one piece of work may take before others have their turn.
 
 One thread serves all clients: what one of them takes of its time, all others wait for. So whoever begins a
-piece of work begins a turn of the `Budget`; whatever may take long asks that on its way, and goes on in a later
-turn once it is spent. The clock is handed in.
+piece of work begins a turn of the `Budget`; whatever may take long asks that on its way, and goes on in a
+later turn once it is spent. The clock is handed in.
 """
 
 import math

@@ -357,7 +357,7 @@ def _get_on(connection: "Connection", requests: Iterator[Request]) -> None:
 def _get_one_of(
     connection: "Connection", request: Request, queue: Source | None, rest: Iterator[Request]
 ) -> bool:
-    """Fetch the item that `request` asks for; returns whether the `rest` is to be seen to now, and not later."""
+    """Fetch the item that `request` asks for; returns whether the `rest` is seen to now, or later."""
     item = None
     try:
         if queue is not None and request.fetches:
