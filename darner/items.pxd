@@ -2,12 +2,16 @@
 """The types of items.py where requests pass through it."""
 
 cimport cython
+from libc.stdint cimport uint64_t
 
 from darner._proto cimport Item, Request, new_item, value
 from darner.connection cimport Connection
 from darner.holds cimport Holds
 from darner.queue cimport Queue
 from darner.stats cimport Counters
+
+
+cdef uint64_t LARGE_BYTES
 
 
 @cython.locals(sinks=dict, queue=Queue)

@@ -30,6 +30,9 @@ from darner.upload import Upload
 if TYPE_CHECKING:
     from darner.connection import Connection, Stream
 
+# An item in memory that has more bytes is not copied as a whole to be sent.
+LARGE_BYTES = CHUNK_BYTES
+
 # Storing
 
 
@@ -312,7 +315,7 @@ def _answer(
         return
     if request.open:
         connection.holds.add(queue, item)
-    if item.record is None or item.size > CHUNK_BYTES:
+    if item.record is None or item.size > LARGE_BYTES:
         send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
     else:
         send_item(connection, request, item, one_of_many=one_of_many)
