@@ -103,6 +103,19 @@ class TestReturn:
             pass
         assert [item.data for item in iter(it.queue.pop, None)] == names
 
+    def test_of_many_bytes_waits_for_them_to_be_written(self, it):
+        it.push(*[bytes(16 << 10)] * self.COUNT)
+        it.commit()
+        holds = Holds()
+        reserve(holds, it.queue, self.COUNT)
+        most = 0
+        for journal in holds.release():
+            most = max(most, it.journal.batch.staged_bytes)
+            if journal is not None:
+                it.threads.run_all()
+        assert not it.queue.reserved
+        assert most < 5 << 20
+
     def test_that_is_given_up_half_way_lets_others_fetch(self, it, names):
         it.push(*names)
         holds = Holds()
