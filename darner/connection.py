@@ -211,6 +211,12 @@ class Return:
             log.exception("items stay reserved by an internal error", peer=self._connection.peer)
         clients.leave(self._connection)
 
+    def hold(self) -> None:
+        """Nothing is held back."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Nothing was promised."""
+
     def release(self) -> None:
         """Enough of them are written."""
         self._connection.clients.loop.call_soon(self.go_on)
