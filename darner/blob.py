@@ -289,6 +289,30 @@ def sync_links(paths: Iterable[Path]) -> None:
             sync_name(path.parent.parent)
 
 
+class MemoryReader:
+    """As `BlobReader`, of an item whose bytes are in memory: they are copied a slice at a time."""
+
+    __slots__ = ("_at", "_bytes")
+
+    def __init__(self, item: Item) -> None:
+        assert item.record is not None
+        self._bytes = memoryview(item.record)
+        self._at = len(item.record) - item.size
+
+    def verify(self, _: Callable[[], None]) -> bool:
+        """Return that all bytes are there."""
+        return True
+
+    def read(self, _: Callable[[], None]) -> bytes:
+        """Return the next bytes, b"" at the end."""
+        start, self._at = self._at, self._at + SLICE_BYTES
+        return self._bytes[start : self._at].tobytes()
+
+    def close(self) -> None:
+        """Done with it, at the end or before."""
+        self._bytes = memoryview(b"")
+
+
 class BlobReader:
     """Reads a blob slice by slice, once all of it was found whole, or at once. It can be read to the end even
     if its file is deleted meanwhile."""

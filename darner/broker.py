@@ -21,6 +21,7 @@ import structlog
 from darner import foreign, trash
 from darner._proto import Item, valid_name
 from darner.blob import Offload, sync_directory, sync_links, sync_name
+from darner.budget import Budget
 from darner.commit import MAX_OPEN, Committer
 from darner.config import QueueSettings
 from darner.cursor import MARK, Cursor
@@ -51,8 +52,8 @@ log = structlog.get_logger()
 
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
-# How long one slice of the sweep may take, over all queues: others wait for it; and how long it rests then.
-SLICE_MS = 5
+# How long one slice of what is done for all queues may take: others wait for it; and how long it rests then.
+SLICE_MS = 4
 REST_MS = 10
 # While less is free than so many times the reserve, room may be short before it is looked for again.
 SCARCE = 4
@@ -322,6 +323,7 @@ class Broker:
         reserve_bytes: Callable[[], int] = lambda: 0,
         monotonic: Clock | None = None,
         boot: int = 0,
+        budget: Budget | None = None,
     ) -> None:
         """`clock` is the wall clock. `settings_for` says what is set for the queue of a name, `aliases` the
         queues behind each name that is one; `grace_ms` is the grace period of a stricter status. Sets are
@@ -330,7 +332,7 @@ class Broker:
         waits for, `defer` for the rest, if that is another. `reserve_bytes` says how much room is held back,
         for when the disk is full; it is asked once the data directory is there. `monotonic` is the ms since
         the machine's start `boot`: see `Runs`; without it all goes by the wall clock, which then must not be
-        set."""
+        set. `budget` is for what is done in slices; without it they go by `clock`."""
         self._data = data
         self.settings_for = settings_for
         self.status = Status(data, grace_ms)
@@ -340,6 +342,7 @@ class Broker:
         self._monotonic = monotonic
         self._runs = Runs(data, boot)
         self._times = Timeline(clock)
+        self.budget = budget or Budget(lambda: self._clock())  # noqa: PLW0108  # `open` changes it
         self._offload = offload
         self._defer = defer or offload
         self.log: Log
@@ -388,14 +391,19 @@ class Broker:
         self._sync_ms: int | None = None
         # journals of deleted queues whose files are still there, and where in the log it says so
         self._retired: dict[bytes, tuple[Journal, tuple[int, int]]] = {}
-        self._reaper = Reaper(self._bury)
+        self._reaper = Reaper(self._bury_synced)
         # those of which that could not be deleted, which was said
         self._undying: set[Journal] = set()
+        # those of which that was not tried yet in this round, and whether the rest of it is arranged for
+        self._unburied: deque[bytes] = deque()
+        self._burying = False
         # what is left to do for directories in the trash that could not be removed, and whose they were
         self._unremoved: deque[tuple[trash.Work, Journal]] = deque()
         # deleted queues whose directories are being emptied where they are, and what is said until that is
         # done
         self._emptied: dict[bytes, JournalError] = {}
+        # whether the rest of the committer's round is arranged for
+        self._writing_on = False
         # the queues for which time may bring something to do
         self._stirring: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
@@ -437,7 +445,9 @@ class Broker:
             self._reserve = Reserve(self._data / RESERVE_NAME, self._reserve_bytes())
             self.log = Log(self._data / LOG_NAME, self._offload)
             self.log.on_full = lambda error: is_full(error) and self._let_go()
-            self._committer = Committer(self.log, self._offload, self._defer, self._max_open, self._reserve)
+            self._committer = Committer(
+                self.log, self._offload, self._defer, self._max_open, self._reserve, self.budget
+            )
             self._committer.on_staged = self._look_for_space
             self._committer.on_failure = self._say_failure
             self._committer.on_recovery = self._say_recovery
@@ -713,18 +723,19 @@ class Broker:
         self.queue_deletes += 1
         return True
 
-    def flush_all(self) -> list[JournalError]:
-        """Flush every queue; returns the errors of those that could not be."""
-        errors = list(self.broken.values())
+    def flush_all(self, errors: list[JournalError]) -> Iterator[None]:
+        """Flush every queue that there is now, one a step; why some could not be is added to `errors`."""
+        errors += self.broken.values()
         for queue in list(self.queues.values()):
-            try:
-                queue.flush()
-            except JournalError as error:
-                errors.append(error)
-            except Exception as error:  # the others are to be flushed
-                self.set_aside(queue, error)
-                errors.append(self.broken[queue.name])
-        return errors
+            if self.queues.get(queue.name) is queue:
+                try:
+                    queue.flush()
+                except JournalError as error:
+                    errors.append(error)
+                except Exception as error:  # the others are to be flushed
+                    self.set_aside(queue, error)
+                    errors.append(self.broken[queue.name])
+            yield
 
     # Where sets go, and fetches come from
 
@@ -784,6 +795,11 @@ class Broker:
         """The queues that figures are given of, by name: those that are there, and those waited for."""
         awaited = {name: queue for name, queue in self._awaited.items() if queue.waiting_clients}
         return {**self.queues, **awaited} if awaited else self.queues
+
+    def find_visible(self, name: bytes) -> Queue | None:
+        """Return one of the `visible` queues."""
+        queue = self.queues.get(name) or self._awaited.get(name)
+        return queue if queue is not None and (name in self.queues or queue.waiting_clients) else None
 
     def _delete_cursor(self, name: bytes) -> bool:
         parent, _, label = name.partition(MARK)
@@ -959,7 +975,8 @@ class Broker:
             else:
                 self._say_undying(journal, error)
                 return  # at the next tick again
-            self.reap()
+            self._unburied.appendleft(journal.name)
+            self._bury()
 
         self._defer(work, done)
 
@@ -1009,30 +1026,59 @@ class Broker:
     # Upkeep
 
     def reap(self) -> None:
-        """Delete the files of deleted queues that nothing needs any more."""
+        """Delete the files of deleted queues that nothing needs any more, in slices."""
         if self._unremoved:
             self._remove(*self._unremoved.popleft())
-        if self._bury() and not self._reaper.waits:
-            self.log.sync(self._reaper, 0)
+        if not self._unburied:
+            self._unburied.extend(self._retired)
+            self._bury()
+        self.sync_deletions()
 
-    def _bury(self) -> bool:
-        """As `reap`, as far as the log has it on the disk that they are deleted; returns whether it has not
-        of some. If files went before that, and then the machine, the log would tell of changes to nothing."""
-        waits = False
-        for name, (journal, position) in list(self._retired.items()):
+    def sync_deletions(self) -> None:
+        """Have it on the disk that queues are deleted, and then their files go."""
+        if self._retired and not self._reaper.waits:
+            _, position = next(reversed(self._retired.values()))
             if position > self.log.synced:
-                waits = True
+                self.log.sync(self._reaper, 0)
+
+    def _bury_synced(self) -> None:
+        if not self._unburied:
+            self._unburied.extend(self._retired)
+        self._bury()
+
+    def _bury(self) -> None:
+        """As `reap`, for so long as others can wait, of those that the log has on the disk as deleted. If
+        files went before that, and then the machine, the log would tell of changes to nothing."""
+        self.budget.begin(SLICE_MS)
+        while self._unburied:
+            name = self._unburied.popleft()
+            if name not in self._retired:
+                continue
+            journal, position = self._retired[name]
+            if position > self.log.synced:  # so it is with all that were deleted later
+                self._unburied.clear()
             elif journal.busy:
                 continue
             elif journal.is_open or self._committer.links:
                 self._shut(journal)
             else:
-                try:
-                    if self._destroy(journal):
-                        del self._retired[name]
-                except Exception as error:  # the others are to go
-                    self._committer.set_aside(journal, error)
-        return waits
+                self._bury_one(name, journal)
+            if self.budget.is_spent():
+                break
+        if self._unburied and not self._burying:
+            self._burying = True
+            self.call_later(REST_MS, self._bury_on)
+
+    def _bury_on(self) -> None:
+        self._burying = False
+        self._bury()
+
+    def _bury_one(self, name: bytes, journal: Journal) -> None:
+        try:
+            if self._destroy(journal):
+                del self._retired[name]
+        except Exception as error:  # the others are to go
+            self._committer.set_aside(journal, error)
 
     def tick(self) -> None:
         """Do a slice of the work that waits for nobody, and what has become due; to be called a few times a
@@ -1044,7 +1090,7 @@ class Broker:
             "room on the disk": self._look_for_space,
             "log": self.log.tick,
             "refusal": self._say_refusal,
-            "writes": self._committer.tick,
+            "writes": self._write_round,
             "queues out of service": self._retry_broken,
             "deleted queues": self.reap,
             "sweep": self._sweep_all,
@@ -1063,6 +1109,22 @@ class Broker:
                 )
         else:
             self._failed.discard(what)
+
+    def _write_round(self) -> None:
+        self.budget.begin(SLICE_MS)
+        self._committer.tick()
+        self._arrange_writes()
+
+    def _write_on(self) -> None:
+        self._writing_on = False
+        self.budget.begin(SLICE_MS)
+        self._take_step("writes", self._committer.go_on)
+        self._arrange_writes()
+
+    def _arrange_writes(self) -> None:
+        if self._committer.has_more and not self._writing_on:
+            self._writing_on = True
+            self.call_later(REST_MS, self._write_on)
 
     def _sweep_all(self) -> None:
         if not self._unswept:
@@ -1175,7 +1237,7 @@ class Broker:
 
     def _sweep(self) -> None:
         """Sweep queues in turn, for so long as others can wait; those that have more to do once more."""
-        begun = self._clock()
+        self.budget.begin(SLICE_MS)
         restless = []
         while self._unswept:
             queue = self._unswept.popleft()
@@ -1183,7 +1245,7 @@ class Broker:
                 self._look_after(queue)
                 if queue.restless:
                     restless.append(queue)
-            if self._clock() - begun >= SLICE_MS:
+            if self.budget.is_spent():
                 break
         self._unswept.extend(restless)
         if self._unswept and not self._resting:
@@ -1297,12 +1359,12 @@ class Broker:
     def _retry_broken(self) -> None:
         """Try directories that could not be opened, for so long as others can wait: the disk may have room
         again, or the directory have been repaired or moved away."""
-        begun = self._clock()
+        self.budget.begin(SLICE_MS)
         for name in [name for name in self.broken if name not in self._aside]:
             # those that are not tried now come first the next time
             self.broken[name] = self.broken.pop(name)
             self._retry(name)
-            if self._clock() - begun >= SLICE_MS:
+            if self.budget.is_spent():
                 break
 
     def _retry(self, name: bytes) -> None:

@@ -37,6 +37,7 @@ class Clients:
     ) -> None:
         self.loop = loop
         self.broker: Broker = broker
+        self.budget = broker.budget
         broker.on_quiescent = self._end_waits
         self.counters: Counters = Counters()
         self.connections: set[Connection] = set()
@@ -78,9 +79,19 @@ class Clients:
         except StatusError as error:
             log.warning("a flush_all that was due is not done", reason=str(error))
             return
-        failures = self.broker.flush_all()
-        if failures:
-            log.error("not all queues flushed", failures=len(failures), reason=str(failures[0]))
+        errors: list[JournalError] = []
+        steps = self.broker.flush_all(errors)
+
+        def go_on() -> None:
+            self.budget.begin()
+            for _ in steps:
+                if self.budget.is_spent():
+                    self.loop.call_soon(go_on)
+                    return
+            if errors:
+                log.error("not all queues flushed", failures=len(errors), reason=str(errors[0]))
+
+        go_on()
 
     def _end_waits(self, error: StatusError) -> None:
         for connection in self.connections:

@@ -10,6 +10,7 @@ import msgspec
 from darner import _proto
 from darner._proto import Request, Verb
 from darner._version import __version__
+from darner.broker import Broker
 from darner.config import QueueSettings
 from darner.cursor import MARK
 from darner.errors import ConfigError, JournalError, MendingError, StatusError, UnavailableError
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # memcached knows more levels; these are what a log has
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
+
+# How many names `dump_stats` gives between two looks at the time, and at how much the client has to read.
+CHILDREN_PER_PIECE = 256
 
 
 def delete(connection: "Connection", request: Request) -> None:
@@ -45,7 +49,7 @@ def delete(connection: "Connection", request: Request) -> None:
         connection.counters.delete_hits += found
         connection.counters.delete_misses += not found
         connection.reply(request, b"DELETED\r\n")
-        connection.broker.reap()
+        connection.broker.sync_deletions()
 
 
 def flush(connection: "Connection", request: Request) -> None:
@@ -87,11 +91,20 @@ def flush_all(connection: "Connection", request: Request) -> None:
         connection.reply(request, reply)
         return
     connection.clients.flush_all_later(None)
-    failures = connection.broker.flush_all()
-    if failures:
-        connection.reply(request, server_error(failures[0]), is_error=True)
-        return
-    connection.reply(request, reply)
+    errors: list[JournalError] = []
+    steps = connection.broker.flush_all(errors)
+
+    def go_on() -> None:
+        for _ in steps:
+            if connection.should_yield:
+                connection.go_on(go_on)
+                return
+        if errors:
+            connection.reply(request, server_error(errors[0]), is_error=True)
+        else:
+            connection.reply(request, reply)
+
+    go_on()
 
 
 def flush_expired(connection: "Connection", request: Request) -> None:
@@ -184,18 +197,42 @@ def stats(connection: "Connection", request: Request) -> None:
         connection.broker.reset_stats()
         connection.reply(request, b"RESET\r\n")
         return
+    pieces = _figures(connection, args) if args in ([], [b"settings"], [b"queues"]) else iter((END,))
+    _reply_in_slices(connection, request, pieces)
+
+
+def _figures(connection: "Connection", args: Sequence[bytes]) -> Iterator[bytes]:
+    """What `stats` says: of the server first, then of each queue as it is when its turn comes."""
+    clients = connection.clients
     if not args:
-        figures = read((*SERVER_FIGURES, *AGENT_FIGURES), clients)
-        connection.reply(request, b"".join(f"STAT {k} {v}\r\n".encode() for k, v in figures))
+        for figure in read((*SERVER_FIGURES, *AGENT_FIGURES), clients):  # some are sums over all queues
+            yield _stat_lines((figure,))
     if args == [b"settings"]:
-        settings = clients.describe_settings()
-        connection.reply(request, b"".join(f"STAT {k} {v}\r\n".encode() for k, v in settings))
+        yield _stat_lines(clients.describe_settings())
     if args == [b"queues"] or (not args and clients.lists_queues):
-        for name, queue in sorted(connection.broker.visible.items()):
-            prefix = f"STAT queue_{shown(name)}_"
-            lines = (f"{prefix}{k} {v}\r\n".encode() for k, v in read_queue(queue))
-            connection.reply(request, b"".join(lines))
-    connection.reply(request, END)
+        broker = connection.broker
+        for name in sorted(broker.visible):
+            queue = broker.find_visible(name)
+            if queue is not None:  # not deleted meanwhile
+                yield _stat_lines(read_queue(queue), f"queue_{shown(name)}_")
+    yield END
+
+
+def _stat_lines(figures: Iterable[tuple[str, object]], prefix: str = "") -> bytes:
+    return b"".join(f"STAT {prefix}{key} {figure}\r\n".encode() for key, figure in figures)
+
+
+def _reply_in_slices(connection: "Connection", request: Request, pieces: Iterator[bytes]) -> None:
+    """Reply with these pieces. They are made as the client reads them, and others are served in between."""
+
+    def go_on() -> None:
+        for piece in pieces:
+            connection.reply(request, piece)
+            if connection.should_yield:
+                connection.go_on(go_on)
+                return
+
+    go_on()
 
 
 # The connection's own
@@ -203,29 +240,49 @@ def stats(connection: "Connection", request: Request) -> None:
 
 def dump_stats(connection: "Connection", request: Request) -> None:
     """`dump_stats [<queue>…]`: what `stats` says of these queues, or of all, with their children."""
-    broker = connection.broker
-    visible = broker.visible
-    for name in request.args or sorted({*visible, *broker.aliases}):
-        queue = visible.get(name) if name not in broker.aliases else None
-        _dump(
-            connection,
-            request,
-            name,
-            read_queue(queue) if queue is not None else (),
-            broker.children(name),
-        )
-    connection.reply(request, END)
+    _reply_in_slices(connection, request, _dump_stats(connection.broker, request.args))
+
+
+def _dump_stats(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+    for name in asked or sorted({*broker.visible, *broker.aliases}):
+        is_alias = name in broker.aliases
+        queue = None if is_alias else broker.find_visible(name)
+        if not (asked or queue is not None or is_alias):
+            continue  # deleted meanwhile
+        yield _dumped(name, read_queue(queue) if queue is not None else ())
+        yield from _dumped_children(broker.children(name))
+        yield b"}\r\n"
+    yield END
+
+
+def _dumped_children(children: Sequence[bytes]) -> Iterator[bytes]:
+    for at in range(0, len(children), CHILDREN_PER_PIECE):
+        names = ",".join(map(shown, children[at : at + CHILDREN_PER_PIECE]))
+        yield f"{',' if at else '  children='}{names}".encode()
+    if children:
+        yield b"\r\n"
 
 
 def dump_config(connection: "Connection", request: Request) -> None:
     """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
-    broker = connection.broker
-    for name in request.args or sorted(broker.queues):
-        settings = broker.settings(name)
-        if name in broker.queues:
-            settings = msgspec.structs.replace(settings, durable=broker.queues[name].is_durable)
-        _dump(connection, request, name, _describe(settings))
-    connection.reply(request, END)
+    _reply_in_slices(connection, request, _dump_config(connection.broker, request.args))
+
+
+def _dump_config(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+    for name in asked or sorted(broker.queues):
+        queue = broker.queues.get(name)
+        if queue is not None:
+            settings = msgspec.structs.replace(queue.settings, durable=queue.is_durable)
+        elif asked:
+            settings = broker.settings(name)
+        else:
+            continue  # deleted meanwhile
+        yield _dumped(name, _describe(settings)) + b"}\r\n"
+    yield END
+
+
+def _dumped(name: bytes, lines: Iterable[tuple[str, object]]) -> bytes:
+    return f"queue '{shown(name)}' {{\r\n".encode() + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
 
 
 def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
@@ -240,19 +297,6 @@ def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
             yield key, str(setting).lower()
         else:
             yield key, f"{setting}ms" if key != field else str(setting)
-
-
-def _dump(
-    connection: "Connection",
-    request: Request,
-    name: bytes,
-    lines: Iterable[tuple[str, object]],
-    children: Sequence[bytes] = (),
-) -> None:
-    reply = f"queue '{shown(name)}' {{\r\n".encode() + b"".join(f"  {k}={v}\r\n".encode() for k, v in lines)
-    if children:
-        reply += f"  children={','.join(map(shown, children))}\r\n".encode()
-    connection.reply(request, reply + b"}\r\n")
 
 
 def status(connection: "Connection", request: Request) -> None:

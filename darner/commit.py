@@ -13,6 +13,7 @@ from pathlib import Path
 
 from darner._proto import trim_memory
 from darner.blob import Offload, sync_links
+from darner.budget import Budget
 from darner.errors import FaultError, JournalError
 from darner.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
 from darner.leveldb import failure
@@ -29,6 +30,8 @@ MAX_OPEN = 1000
 # How many journals are begun to be written in one tick, those first that have waited longest: each costs an
 # fsync.
 WRITES_PER_TICK = 64
+# How many when the log has become longer than it should be: the others when it has grown on, or at a tick.
+WRITES_WHEN_LONG = 128
 # And how many when the server closes.
 WRITES_AT_CLOSE = 500
 # How many journals that could not be written are tried again in one tick, one after the other: for each a
@@ -61,10 +64,11 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_compactions", "_defer", "_log", "_max_open", "_open", "_reserve", "_retries",
-        "_retrying", "_sealed", "_sealed_bytes", "_spent", "_sync", "_ticks", "_told", "_undeleted",
-        "_unmended", "is_scarce", "is_short", "links", "offload", "on_damage", "on_failure", "on_fault",
-        "on_quarantine", "on_recovery", "on_resume", "on_staged", "write_buffer_bytes",
+        "_active", "_budget", "_compactions", "_defer", "_is_late", "_log", "_max_open", "_may_ask", "_open",
+        "_reserve", "_retries", "_retrying", "_round", "_sealed", "_sealed_bytes", "_spent", "_sync",
+        "_ticks", "_told", "_undeleted", "_unmended", "_writes_left", "is_scarce", "is_short", "links",
+        "offload", "on_damage", "on_failure", "on_fault", "on_quarantine", "on_recovery", "on_resume",
+        "on_staged", "write_buffer_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -74,10 +78,11 @@ class Committer:
         defer: Offload | None = None,
         max_open: int = MAX_OPEN,
         reserve: Reserve | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """`offload` is for what a client waits for, `defer` for the rest, if that is another. At most
         `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of when the disk
-        is full."""
+        is full. A round over all journals ends for now when `budget` is spent, which the caller has begun."""
         self._log = log
         self._reserve = reserve
         # whether room on the disk is short: what gives some back does not wait
@@ -101,6 +106,12 @@ class Committer:
         # those that are being written, and at which tick that was begun
         self._sealed: dict[Journal, int] = {}
         self._ticks = 0
+        # the journals whose turn in this round is to come, how many may be begun to be written in it, whether
+        # some had to wait too long, and whether the log may be synced for them
+        self._budget = budget or Budget(lambda: 0.0)
+        self._round: deque[Journal] = deque()
+        self._writes_left = 0
+        self._is_late = self._may_ask = False
         self._sync = LogSync(log)
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
         self.links: dict[Path, None] = {}
@@ -310,24 +321,47 @@ class Committer:
             self.on_failure(journal, error)
 
     def _shorten(self, pins: Iterable[Hashable]) -> None:
+        left = WRITES_WHEN_LONG
         for pin in pins:
-            if isinstance(pin, Journal):
+            if isinstance(pin, Journal) and not pin.writing:
                 self.checkpoint(pin)
+                left -= 1
+                if not left:
+                    break
 
     def tick(self) -> None:
         """Do a slice of what is to be done; to be called a few times a second."""
         self._ticks += 1
-        left = WRITES_PER_TICK
-        is_late = self._ticks - next(iter(self._sealed.values()), self._ticks) >= MAX_TICKS
-        self._retries.clear()
-        self._unmended.clear()
-        for journal, ticks in list(self._active.items()):
-            if self._isolated_tick(journal, ticks, may_write=left > 0):
-                is_late |= left <= 0 and journal.dirty
-                left -= 1
-            is_late |= journal.failing is not None
-        if is_late and self._ticks % MAX_TICKS == 0:
+        self._may_ask |= self._ticks % MAX_TICKS == 0
+        if not self._round:
+            self._round.extend(self._active)
+            self._writes_left = WRITES_PER_TICK
+            oldest = next(iter(self._sealed.values()), self._ticks)
+            self._is_late = self._ticks - oldest >= MAX_TICKS
+            self._retries.clear()
+            self._unmended.clear()
+        self.go_on()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the round that `tick` has begun is to `go_on`."""
+        return bool(self._round)
+
+    def go_on(self) -> None:
+        """Go on with the round until the budget is spent."""
+        while self._round:
+            journal = self._round.popleft()
+            ticks = self._active.get(journal)
+            if ticks is not None:
+                if self._isolated_tick(journal, ticks, may_write=self._writes_left > 0):
+                    self._is_late |= self._writes_left <= 0 and journal.dirty
+                    self._writes_left -= 1
+                self._is_late |= journal.failing is not None
+                if self._round and self._budget.is_spent():
+                    return
+        if self._is_late and self._may_ask:
             self._sync.ask()
+        self._may_ask = False
         self._retry()
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False

@@ -9,7 +9,7 @@ from darner.holds cimport Holds
 from darner.stats cimport Counters
 
 
-cdef int REQUESTS_PER_TURN
+cdef int REQUESTS_PER_TURN, REQUESTS_PER_LOOK, LAST_PLAIN_VERB
 cdef Py_ssize_t OUT_BYTES, UNPARSED_BYTES
 cdef int WAITING, STREAMING, UPLOADING, FULL, YIELDING, FINISHED
 
@@ -22,6 +22,7 @@ cdef class Connection:
     cdef public:
         object clients
         object broker
+        object budget
         Counters counters
         bint bare_keys
         list out
@@ -38,6 +39,8 @@ cdef class Connection:
         int _held
         set _quiet
         int _streams
+        int _unlooked
+        bint _is_timed
         bint _awake
         int _descriptor
         bint _buffered
@@ -58,6 +61,8 @@ cdef class Connection:
     cpdef data_received(self, bytes data)
     @cython.locals(left=int, parser=Parser, request=Request, guarded=bint)
     cdef _run(self)
+    cdef bint _is_spent(self) except -1
+    cpdef expect_long(self)
     @cython.locals(blocked=int)
     cdef _settle(self)
     @cython.locals(out=list, data=bytes)

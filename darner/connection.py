@@ -9,28 +9,33 @@ once gather in `out`, and go out in one write; unless one of them has to wait fo
 import asyncio
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import time_ns
 from typing import cast
 
 import structlog
 
-from darner._proto import Parser, Request, send
+from darner._proto import Parser, Request, Verb, send
 from darner.auth import Guard
-from darner.blob import BlobReader
+from darner.blob import BlobReader, MemoryReader
 from darner.clients import Clients
 from darner.commands import TABLE
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.holds import Holds
 from darner.items import Delivery, takes_item
+from darner.journal import Journal
 from darner.queue import Waiter
 from darner.replies import server_error
 from darner.upload import Upload
 
 log = structlog.get_logger()
 
-# How many requests of one connection are served before others have their turn.
+# How many requests of one connection are served before others have their turn, unless its time is over.
 REQUESTS_PER_TURN = 512
+# How many plain requests are served before it is asked how long that took.
+REQUESTS_PER_LOOK = 16
+# The last of the verbs that take little time, unless `expect_long` says otherwise.
+LAST_PLAIN_VERB = int(Verb.SET_END)
 # How many bytes of replies may gather before they must be sent.
 OUT_BYTES = 256 << 10
 # How many unparsed bytes are taken in from a client that is blocked before its reading stops. Some must
@@ -70,7 +75,7 @@ class Stream:
     __slots__ = ("_delivery", "blob", "header")
 
     def __init__(self, header: bytes, delivery: Delivery) -> None:
-        self.blob: BlobReader | None = None
+        self.blob: BlobReader | MemoryReader | None = None
         self.header = header
         self._delivery = delivery
 
@@ -84,7 +89,9 @@ class Stream:
         self._delivery.begin()
         return True
 
-    def _open(self) -> BlobReader:
+    def _open(self) -> BlobReader | MemoryReader:
+        if self._delivery.item.record is not None:
+            return MemoryReader(self._delivery.item)
         clients = self._delivery.connection.clients
         clients.take_file()
         try:
@@ -112,9 +119,49 @@ class Stream:
     def close(self) -> None:
         """Let go of the file."""
         blob, self.blob = self.blob, None
-        if blob is not None:
-            blob.close()
+        if blob is None:
+            return
+        blob.close()
+        if isinstance(blob, BlobReader):
             self._delivery.connection.clients.give_file()
+
+
+class Return:
+    """What a client that has gone held, on its way back in slices. Only then the client is no more."""
+
+    __slots__ = ("_connection", "_steps")
+
+    def __init__(self, connection: "Connection", steps: Iterator[Journal | None]) -> None:
+        self._connection = connection
+        self._steps = steps
+
+    def go_on(self) -> None:
+        """Have the next ones go back."""
+        clients = self._connection.clients
+        budget = clients.budget
+        budget.begin()
+        try:
+            for journal in self._steps:
+                if journal is not None:
+                    journal.crowding.append(self)
+                    return
+                if budget.is_spent():
+                    clients.loop.call_soon(self.go_on)
+                    return
+        except Exception:
+            # a fault of ours: those that did not go back do so at the next start
+            log.exception("items stay reserved by an internal error", peer=self._connection.peer)
+        clients.leave(self._connection)
+
+    def hold(self) -> None:
+        """Nothing is held back."""
+
+    def fail(self, slot: int, error: JournalError) -> None:
+        """Nothing was promised."""
+
+    def release(self) -> None:
+        """Enough of them are written."""
+        self._connection.clients.loop.call_soon(self.go_on)
 
 
 class Connection:
@@ -129,6 +176,7 @@ class Connection:
         "_ended",
         "_ending",
         "_held",
+        "_is_timed",
         "_is_unread",
         "_linger",
         "_lost",
@@ -141,10 +189,12 @@ class Connection:
         "_time_out",
         "_timer",
         "_transport",
+        "_unlooked",
         "_upload_request",
         "_waiter",
         "bare_keys",
         "broker",
+        "budget",
         "clients",
         "counters",
         "guard",
@@ -159,6 +209,7 @@ class Connection:
         self.clients = clients
         self.broker = clients.broker
         self.counters = clients.counters
+        self.budget = clients.budget
         self.bare_keys = clients.bare_keys
         # replies in order; the index of each is its slot
         self.out: list[bytes | Stream] = []
@@ -177,6 +228,10 @@ class Connection:
         self._quiet: set[int] = set()
         # how many of the replies are streams
         self._streams = 0
+        # how many more requests are served before it is asked how long that took
+        self._unlooked = 0
+        # whether the budget of this turn is begun
+        self._is_timed = False
         # whether `_wake` is about to be called
         self._awake = False
         # where replies are written to at once, and whether some of an earlier one still wait to be
@@ -274,8 +329,7 @@ class Connection:
         for reply in self.out:
             if isinstance(reply, Stream):
                 reply.abandon()
-        self.holds.release()
-        self.clients.leave(self)
+        Return(self, self.holds.release()).go_on()
 
     def pause_writing(self) -> None:
         """Stop serving a client that does not read."""
@@ -292,9 +346,12 @@ class Connection:
     def _run(self) -> None:
         """Serve what has come, until something blocks, and send the replies."""
         left = REQUESTS_PER_TURN
+        self._unlooked = REQUESTS_PER_LOOK
+        self._is_timed = False
         rest = self._rest
         if rest is not None:
             self._rest = None
+            self.expect_long()
             rest()
         parser = self._parser
         if self._ended and not self._is_unread and self._tcp_state() == TCP_CLOSE:
@@ -306,6 +363,8 @@ class Connection:
             request = parser.next_request()
             if request is None:
                 break
+            if request.verb > LAST_PLAIN_VERB:
+                self.expect_long()
             if not guarded or (refusal := self._refusal(request)) is None:
                 TABLE[request.verb](self, request)
             else:
@@ -313,13 +372,24 @@ class Connection:
                 if request.is_run and refusal:
                     parser.skip_keys()
             left -= 1
-            if not left or self.out_bytes > OUT_BYTES:
+            self._unlooked -= 1
+            if not left or self.out_bytes > OUT_BYTES or (self._unlooked <= 0 and self._is_spent()):
                 self.counters.conn_yields += 1
                 self._blocked |= YIELDING
                 self._touch()
         if self._blocked:
             self._more = True
         self._settle()
+
+    def _is_spent(self) -> bool:
+        """Whether the turn has taken so long that others are to have theirs."""
+        self._unlooked = REQUESTS_PER_LOOK
+        if self._is_timed:
+            return self.budget.is_spent()
+        # so far it had plain requests alone, and few
+        self._is_timed = True
+        self.budget.begin()
+        return False
 
     def _refusal(self, request: Request) -> bytes | None:
         """What a request is answered with in place of being served; None if it is served."""
@@ -477,10 +547,18 @@ class Connection:
         self._streams += 1
         return Stream(header, delivery)
 
+    def expect_long(self) -> None:
+        """What is done now may take long: have it asked behind it how much of the turn is left."""
+        if not self._is_timed:
+            self._is_timed = True
+            self.budget.begin()
+        self._unlooked = 0
+
     @property
-    def has_much_to_send(self) -> bool:
-        """Whether so many bytes of replies have gathered that they should go out first."""
-        return self.out_bytes > OUT_BYTES
+    def should_yield(self) -> bool:
+        """Whether what takes long should `go_on` later: much has gathered that the client is to read first,
+        or others have waited long enough."""
+        return self.out_bytes > OUT_BYTES or self.budget.is_spent()
 
     def go_on(self, rest: Callable[[], None]) -> None:
         """Call `rest` when the replies so far are sent, and serve nothing else before."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from darner._proto import Item
 from darner.blob import BlobReader
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import MAX_STRIKES
-from darner.queue import Queue, Waiter, serve_waiters
+from darner.journal import MAX_STRIKES, Journal
+from darner.queue import EXPIRED_AT_ONCE, Queue, Waiter, serve_waiters
 
 # between the name of a queue and that of a cursor, in a request
 MARK = b"/cursor="
@@ -83,11 +83,15 @@ class Cursor:
     def _first(self) -> Item | None:
         queue = self.queue
         item = self._come_back()
+        expired = 0
         while item is None and (item := queue.journal.next_live(self._next)) is not None:
             self._next = item.id
             if queue.has_expired(item):
                 self._next += 1
                 item = None
+                expired += 1
+                if expired == EXPIRED_AT_ONCE:
+                    raise queue.journal.pause()
         return item
 
     def _pass_by(self, item: Item, damage: DamagedItemError) -> None:
@@ -99,11 +103,15 @@ class Cursor:
             self._next = item.id + 1
 
     def _come_back(self) -> Item | None:
+        expired = 0
         while self._back:
             item = self.queue.journal.live(self._back[0])
             if item is not None and not self.queue.has_expired(item):
                 return item
             del self._back[0]
+            expired += 1
+            if expired == EXPIRED_AT_ONCE:
+                raise self.queue.journal.pause()
         return None
 
     def pop(self) -> Item | None:
@@ -166,6 +174,13 @@ class Cursor:
             del self.reserved[item.id]
             insort(self._back, item.id)
             self.serve()
+
+    def begin_return(self) -> Journal:
+        """Many items are about to come back: each finds its place."""
+        return self.queue.journal
+
+    def end_return(self) -> None:
+        """They are back."""
 
     # Waiting
 

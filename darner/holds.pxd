@@ -10,8 +10,9 @@ cdef class Holds:
     cdef public:
         dict held
 
-    @cython.locals(item=Item)
-    cpdef Py_ssize_t count(self, bytes name)
+    @cython.locals(item=Item, count=Py_ssize_t)
+    cpdef Py_ssize_t count(self, bytes name, Py_ssize_t most=*)
     cpdef add(self, queue, Item item)
+    @cython.locals(item=Item, closed=Py_ssize_t)
     cpdef Py_ssize_t close(self, bytes name, Py_ssize_t count=*)
     cpdef bint abort(self, bytes name)

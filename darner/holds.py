@@ -6,10 +6,13 @@ A queue may take an item back behind the client's back: its `open_timeout` has p
 Such an item no longer counts here, and closing it does nothing.
 """
 
+import sys
 from collections import deque
+from collections.abc import Iterator
 
 from darner._proto import Item
-from darner.queue import Source
+from darner.journal import Journal
+from darner.queue import RETURNED_AT_ONCE, Source
 
 
 class Holds:
@@ -24,15 +27,19 @@ class Holds:
         # no queue is in here without items
         self.held: dict[bytes, deque[tuple[Source, Item]]] = {}
 
-    def count(self, name: bytes) -> int:
-        """Return how many items of the queue `name` are held."""
+    def count(self, name: bytes, most: int = sys.maxsize) -> int:
+        """Return how many items of the queue `name` are held; counting ends at `most`."""
         held = self.held.get(name)
         if held is None:
             return 0
+        count = 0
         for queue, item in held:
+            if count == most:
+                break
             if not queue.is_reserved(item):
-                return self._recount(name)
-        return len(held)
+                return min(self._recount(name), most)
+            count += 1
+        return count
 
     def _recount(self, name: bytes) -> int:
         """Forget what was taken back of the queue `name`; returns how many items are left."""
@@ -47,14 +54,25 @@ class Holds:
         """Hold an item just reserved from `queue`."""
         self.held.setdefault(queue.name, deque()).append((queue, item))
 
+    def _first(self, name: bytes) -> tuple[Source, Item] | None:
+        """The item of the queue `name` reserved longest, if one is held."""
+        while name in self.held:
+            first = self.held[name][0]
+            queue, item = first
+            if queue.is_reserved(item):
+                return first
+            self._drop_oldest(name)
+        return None
+
     def close(self, name: bytes, count: int = 1) -> int:
         """Remove the `count` items reserved longest for good, or as many as are held; returns how many."""
-        count = min(count, self.count(name))
-        for _ in range(count):
-            queue, item = self.held[name][0]
+        closed = 0
+        while closed < count and (first := self._first(name)) is not None:
+            queue, item = first
             queue.close(item)
             self._drop_oldest(name)
-        return count
+            closed += 1
+        return closed
 
     def close_item(self, name: bytes, id: int) -> bool:
         """Remove the reserved item with that id for good; returns whether it was held."""
@@ -72,9 +90,10 @@ class Holds:
 
     def abort(self, name: bytes) -> bool:
         """Put the item reserved longest back at the head of its queue; returns whether one was held."""
-        if not self.count(name):
+        first = self._first(name)
+        if first is None:
             return False
-        queue, item = self.held[name][0]
+        queue, item = first
         # first: an item put back may go to somebody who waits, even to this client
         self._drop_oldest(name)
         queue.abort(item)
@@ -86,9 +105,29 @@ class Holds:
         if not held:
             del self.held[name]
 
-    def release(self) -> None:
-        """Put everything back at the heads of the queues, in the order it was set."""
+    def release(self) -> Iterator[Journal | None]:
+        """Put everything back at the heads of the queues, in the order it was set, a step at a time. While
+        many come back to a queue, nothing is fetched from it: what is behind them would come before them.
+        Gives the journal that is to be written before the next step, if one is."""
         everything, self.held = self.held, {}
         for held in everything.values():
-            for queue, item in sorted(held, key=lambda hold: hold[1].id, reverse=True):
-                queue.abort(item)
+            returning: Source | None = None
+            journal: Journal | None = None
+            try:
+                for queue, item in sorted(held, key=_id_of, reverse=True):
+                    if len(held) > RETURNED_AT_ONCE and queue is not returning:
+                        if returning is not None:
+                            returning.end_return()
+                        returning = queue
+                        journal = queue.begin_return()
+                    queue.abort(item)
+                    if journal is not None:
+                        yield journal if journal.crowded else None
+            finally:
+                if returning is not None:
+                    returning.end_return()
+            yield None
+
+
+def _id_of(hold: tuple[Source, Item]) -> int:
+    return hold[1].id

@@ -2,6 +2,7 @@
 """The types of items.py where requests pass through it."""
 
 cimport cython
+from libc.stdint cimport uint64_t
 
 from darner._proto cimport Item, Request, new_item, value
 from darner.connection cimport Connection
@@ -10,9 +11,12 @@ from darner.queue cimport Queue
 from darner.stats cimport Counters
 
 
+cdef uint64_t LARGE_BYTES
+
+
 @cython.locals(sinks=dict, queue=Queue)
 cpdef set_(Connection connection, Request request)
-@cython.locals(sources=dict, queue=Queue, item=Item, holds=Holds)
+@cython.locals(sources=dict, queue=Queue, item=Item)
 cpdef get(Connection connection, Request request)
 cdef _get_otherwise(Connection connection, Request request, queue)
 cdef _queue(Connection connection, Request request)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from darner import _proto
-from darner._proto import Item, Request, Verb, value
+from darner._proto import CHUNK_BYTES, Item, Request, Verb, value
 from darner.blob import BlobReader
 from darner.errors import (
     DamagedItemError,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from darner.connection import Connection, Stream
     from darner.cursor import Cursor
     from darner.meta import Meta
+
+# An item in memory that has more bytes is not copied as a whole to be sent.
+LARGE_BYTES = CHUNK_BYTES
 
 # Storing
 
@@ -72,6 +75,7 @@ def set_(connection: "Connection", request: Request) -> None:
 
 def _set_elsewhere(connection: "Connection", request: Request) -> None:
     """A set to a new queue, or to several, or for later."""
+    connection.expect_long()
     record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
     try:
         sink = connection.broker.sink(request.queue)
@@ -129,13 +133,14 @@ def set_chunk(connection: "Connection", request: Request) -> None:
     try:
         upload.write(request.data)
         connection.wait_for_room(upload)
-    except UnavailableError as error:
+    except DarnerError as error:
         upload.abandon()
         connection.upload = error
 
 
 def set_end(connection: "Connection", request: Request) -> None:
     """All chunks of the item begun have come."""
+    connection.expect_long()
     begin, upload = connection.end_upload()
     if isinstance(upload, DarnerError):
         connection.reply(request, _not_stored(upload), is_error=True)
@@ -160,8 +165,7 @@ def get(connection: "Connection", request: Request) -> None:
     if request.rest is not None:
         _get_many(connection, [request, *request.rest], is_run=request.is_run)
         return
-    holds = connection.holds
-    if holds.held and _must_close_first(connection, request, holds.count(request.queue)):
+    if connection.holds.held and _holds_too_many(connection, request):
         connection.out.append(CLOSE_FIRST)
         return
     sources = connection.broker.sources
@@ -196,6 +200,7 @@ def _get_otherwise(connection: "Connection", request: Request, queue: Source | N
         return
     try:
         if queue is None:
+            connection.expect_long()
             queue = _queue(connection, request)
         if queue is not None:
             _prepare(connection, request, queue)
@@ -249,6 +254,14 @@ def retry(connection: "Connection", error: MendingError, again: Callable[[], Non
     error.journal.crowding.append(connection)
     connection.hold()
     connection.go_on(again)
+
+
+def _holds_too_many(connection: "Connection", request: Request) -> bool:
+    """As `_must_close_first`, of what is held now."""
+    if request.close or request.abort or request.peek or request.queue not in connection.holds.held:
+        return False
+    most = connection.broker.settings(request.queue).max_open_reads if request.open else 1
+    return connection.holds.count(request.queue, most) >= most
 
 
 def _must_close_first(connection: "Connection", request: Request, held: int) -> bool:
@@ -342,7 +355,7 @@ def _answer(
         connection.holds.add(queue, item)
     if request.meta is not None and not request.meta.wants_value:
         _send_line(connection, request, queue, item)
-    elif item.record is None:
+    elif item.record is None or item.size > LARGE_BYTES:
         send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
     else:
         send_item(connection, request, item, one_of_many=one_of_many, queue=queue)
@@ -374,6 +387,7 @@ def _get_many(connection: "Connection", requests: list[Request], *, is_run: bool
     """At most one item of each queue, in one reply; or in a part of one, if the keys of a long line come in
     runs. A queue out of service counts as empty, for an error among values cannot be told from the data
     behind it; the log has it."""
+    connection.expect_long()
     held: dict[bytes, int] = {}
     for request in requests:
         count = held.get(request.queue)
@@ -401,19 +415,45 @@ def _get_on(connection: "Connection", requests: Iterator[Request], *, is_run: bo
     for request in requests:
         try:
             queue = connection.broker.sources.get(request.queue) or _queue(connection, request)
-            item = None
             if queue is not None:
                 _prepare(connection, request, queue)
-                item = _fetcher(request, queue)(queue) if request.fetches else None
-        except JournalError:
+        except UnavailableError:
             continue
-        _answer(connection, request, queue, item, one_of_many=True)
-        # a large item is sent before another is fetched: each takes a descriptor
-        if connection.has_much_to_send or (item is not None and item.record is None):
-            connection.go_on(lambda: _get_on(connection, requests, is_run=is_run))
+        if not _get_one_of(connection, request, queue, requests, is_run=is_run):
             return
     if not is_run:
         connection.out.append(END)
+
+
+def _get_one_of(
+    connection: "Connection",
+    request: Request,
+    queue: Source | None,
+    rest: Iterator[Request],
+    *,
+    is_run: bool,
+) -> bool:
+    """Fetch the item that `request` asks for; returns whether the `rest` is seen to now, or later."""
+    item = None
+    try:
+        if queue is not None and request.fetches:
+            item = _fetcher(request, queue)(queue)
+    except MendingError as error:
+
+        def again() -> None:
+            if _get_one_of(connection, request, queue, rest, is_run=is_run):
+                _get_on(connection, rest, is_run=is_run)
+
+        retry(connection, error, again)
+        return False
+    except JournalError:
+        return True
+    _answer(connection, request, queue, item, one_of_many=True)
+    # a large item is sent before another is fetched: each may take a descriptor
+    if connection.should_yield or (item is not None and item.record is None):
+        connection.go_on(lambda: _get_on(connection, rest, is_run=is_run))
+        return False
+    return True
 
 
 def send_item(
@@ -440,7 +480,7 @@ def _key(connection: "Connection", request: Request) -> bytes:
 
 
 def send_large(delivery: "Delivery", *, one_of_many: bool = False) -> None:
-    """As `send_item`, of an item whose bytes are in a file."""
+    """As `send_item`, of an item whose bytes are in a file, or so many that they are not to be copied."""
     out = delivery.connection.out
     out.append(delivery.stream())
     if not (one_of_many or delivery.one_of_many):
@@ -482,7 +522,8 @@ class Delivery:
         return self.connection.stream(header, self)
 
     def open(self) -> BlobReader:
-        """Return the bytes of the item, for its turn has come. JournalError if they cannot be had."""
+        """Return the bytes of the item that are in a file, for its turn has come. JournalError if they cannot
+        be had."""
         return self.queue.open_blob(self.item)
 
     def begin(self) -> None:

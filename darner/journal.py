@@ -1004,10 +1004,17 @@ class Journal:
         self._rewrite(item)
 
     def _rewrite(self, item: Item) -> None:
-        puts = self.batch.puts if item.id in self.batch.puts else self.batch.rewrites
-        puts[item.id] = item
+        batch = self.batch
+        if item.id in batch.puts:
+            batch.puts[item.id] = item
+        else:
+            if item.id not in batch.rewrites:
+                batch.room -= item.memory_bytes
+            batch.rewrites[item.id] = item
         if not self.dirty:
             self._mark()
+        if batch.room < 0:
+            self._fill()
 
     def remove(self, item: Item) -> None:
         """Remove a live item."""
@@ -1034,8 +1041,8 @@ class Journal:
             batch.room += staged.memory_bytes
         else:
             self._dead_bytes += size
-            if batch.rewrites:
-                batch.rewrites.pop(id, None)
+            if batch.rewrites and (rewritten := batch.rewrites.pop(id, None)) is not None:
+                batch.room += rewritten.memory_bytes
             # A blob goes with its item, so that `_trim` has only flushed ones to look for.
             if not was_oldest or blob:
                 self._delete(id)
@@ -1728,9 +1735,10 @@ class Journal:
 
     def next_live(self, start: int) -> Item | None:
         """Return the first live item from id `start` on."""
-        for id in sorted(self.kept):
-            if id >= start and (item := self.live(id)) is not None:
-                return item
+        if start < self.state.floor:
+            for id in sorted(id for id in self.kept if id >= start):
+                if (item := self.live(id)) is not None:
+                    return item
         start = max(start, self.state.floor)
         for _ in range(MAX_STRIKES):
             try:
@@ -1807,7 +1815,7 @@ class Journal:
             return db
         except JournalError as error:
             if self._may_be_mended(error) and self._writes.mend(self, b""):
-                raise self._mending() from error
+                raise self.hold_readers() from error
             if self.failing is None:
                 self._writes.close_down(self, error)
             raise
@@ -1826,7 +1834,7 @@ class Journal:
         """Return the error that says why `what`, which begins at `key`, cannot be read. If LevelDB is damaged
         there, that is being mended."""
         if leveldb.is_damage(error) and self._writes.mend(self, key):
-            return self._mending()
+            return self.hold_readers()
         unreadable = failure(f"cannot read {what} in {self.path}", error)
         self._tell(unreadable)
         return unreadable
@@ -1864,16 +1872,18 @@ class Journal:
         self._lose(0, 0, lost, int(self.state.bytes) - size)
 
     def pause(self) -> MendingError:
-        """Return the error for whoever has met much that is damaged: others have their turn before more of it
-        is met."""
-        self.offload(lambda: None, lambda _: self._resume())
-        return self._mending()
+        """Return the error for whoever has met much that is damaged, or has expired: others have their turn
+        before more of it is met."""
+        self.offload(lambda: None, lambda _: self.resume())
+        return self.hold_readers()
 
-    def _mending(self) -> MendingError:
+    def hold_readers(self) -> MendingError:
+        """Return the error for whoever would read on before `resume`."""
         self._has_paused = True
-        return MendingError(f"something in {self.path} is damaged and being put aside: try again", self)
+        return MendingError(f"{self.path} is being rid of what is damaged or has expired: try again", self)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Let those go on who have met a pause, or wait for room."""
         if self._has_paused:
             self._has_paused = False
             self._writes.resume(self)
@@ -1886,7 +1896,7 @@ class Journal:
         LevelDB's tables are as sound there as they can be."""
         first, last = self._quarantine.span
         if not first <= key <= last and self._writes.mend(self, key):
-            raise self._mending()
+            raise self.hold_readers()
 
     def _give_up(self, damaged: DamagedRecordError) -> None:
         """Count an item out whose record is damaged, and put that aside."""
@@ -2098,7 +2108,7 @@ class Journal:
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
-        batch.room -= sum(item.memory_bytes for item in puts.values())
+        batch.room -= sum(item.memory_bytes for item in (*puts.values(), *rewrites.values()))
         puts.update(batch.puts)
         for id, item in batch.rewrites.items():
             (puts if id in puts else rewrites)[id] = item
@@ -2303,7 +2313,7 @@ class Journal:
             self._tell_quarantine("not known", "a table of LevelDB is damaged", path)
         if mended:
             self._stage_anew()
-        self._resume()
+        self.resume()
 
     def close_for_rest(self, state: bytes) -> None:
         """As `close`, but leave nothing that takes up room, which there is little of."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from darner import _proto
-from darner._proto import Item, Request
+from darner._proto import CHUNK_BYTES, Item, Request
 from darner.errors import JournalError, MendingError, UnavailableError
 from darner.items import Delivery, retry, send_item, send_large
 from darner.queue import Source, Waiter
@@ -11,9 +11,6 @@ from darner.replies import BAD_FORMAT, BAD_NAME, END, NOTHING_RESERVED, server_e
 
 if TYPE_CHECKING:
     from darner.connection import Connection
-
-# How many items one `monitor` takes before others have their turn.
-MONITORED_PER_TURN = 256
 
 
 def monitor(connection: "Connection", request: Request) -> None:
@@ -55,7 +52,6 @@ class Monitor:
         connection = self._connection
         out = connection.out
         try:
-            given = 0
             while self._left > 0 and connection.clients.loop.time() < self._deadline:
                 queue = connection.broker.source(self._request.queue, takes=True, waits=True)
                 if queue is None:
@@ -64,8 +60,7 @@ class Monitor:
                 if item is None:
                     self._wait(queue)
                     return
-                given += 1
-                if self._send(queue, item) or given == MONITORED_PER_TURN:
+                if self._send(queue, item):
                     connection.go_on(self.go_on)
                     return
         except MendingError as error:
@@ -108,11 +103,11 @@ class Monitor:
         queue.transactions += 1
         connection.holds.add(queue, item)
         self._left -= 1
-        if item.record is None:
+        if item.record is None or item.size > CHUNK_BYTES:
             send_large(MonitoredDelivery(self, connection, self._request, queue, item))
             return True
         send_item(connection, self._request, item)
-        return connection.has_much_to_send
+        return connection.should_yield
 
     def miss(self, error: JournalError | None) -> None:
         """An item just sent was not to be had: go on with the next, or end with the error."""
@@ -152,9 +147,20 @@ def confirm(connection: "Connection", request: Request) -> None:
     if len(args) != 2 or not args[1].isdigit() or len(args[1]) > 9:
         connection.out.append(BAD_FORMAT)
         return
-    try:
-        closed = connection.holds.close(args[0], int(args[1]))
-    except JournalError as error:
-        connection.out.append(server_error(error))
-        return
-    connection.out.append(END if closed else NOTHING_RESERVED)
+    left = int(args[1])
+    reply = NOTHING_RESERVED
+
+    def go_on() -> None:
+        nonlocal left, reply
+        try:
+            while left and connection.holds.close(args[0]):
+                left -= 1
+                reply = END
+                if connection.should_yield:
+                    connection.go_on(go_on)
+                    return
+        except JournalError as error:
+            reply = server_error(error)
+        connection.out.append(reply)
+
+    go_on()

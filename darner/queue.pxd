@@ -38,7 +38,11 @@ cdef class Queue:
         uint64_t transactions
         uint64_t canceled_transactions
         uint64_t total_flushes
+        uint64_t uploading_bytes
     cdef:
+        int _returning
+        list _overdue
+        bint _is_overdue
         int64_t _taken_ms
         int64_t _taken_enqueued_ms
         uint64_t _unread_id
@@ -75,7 +79,7 @@ cdef class Queue:
     @cython.locals(item=Item)
     cpdef Item reserve(self)
     cpdef Item peek(self)
-    @cython.locals(item=Item, damaged=int)
+    @cython.locals(item=Item, damaged=int, expired=int)
     cdef Item _head(self)
     @cython.locals(item=Item, size=Py_ssize_t, waiting_bytes=uint64_t)
     cdef _measure(self)

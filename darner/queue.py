@@ -33,6 +33,12 @@ WINDOW_BYTES = 1 << 20
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
 
+# How many items one fetch gets past that have expired, before others have their turn.
+EXPIRED_AT_ONCE = 512
+
+# How many reserved items come back in one go.
+RETURNED_AT_ONCE = 256
+
 # How many delayed items join the end of a queue in one go.
 JOIN_ITEMS = 256
 # How much a slice of a sweep reads from the journal at most.
@@ -143,6 +149,8 @@ class Source(Protocol):
     def give_back(self, item: Item) -> None: ...  # noqa: D102
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
+    def begin_return(self) -> Journal: ...  # noqa: D102
+    def end_return(self) -> None: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
     def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
 
@@ -214,13 +222,14 @@ class Queue:
     """
 
     __slots__ = (
-        "__weakref__", "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_leaving",
-        "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
-        "_reserved_bytes", "_reserved_ms", "_serving", "_soonest", "_swept", "_taken_enqueued_ms",
-        "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited", "canceled_transactions", "clock",
-        "cursors", "discarded", "expired_items", "is_durable", "journal", "name", "on_fault",
-        "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times", "total_flushes",
-        "total_items", "transactions", "waiters", "window", "window_bytes",
+        "__weakref__", "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue",
+        "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
+        "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest", "_swept",
+        "_taken_enqueued_ms", "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited",
+        "canceled_transactions", "clock", "cursors", "discarded", "expired_items", "is_durable", "journal",
+        "name", "on_fault", "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times",
+        "total_flushes", "total_items", "transactions", "uploading_bytes", "waiters", "window",
+        "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -245,6 +254,13 @@ class Queue:
         self._reserved_bytes = 0
         # when each was reserved, if that matters; the one that has been so longest comes first
         self._reserved_ms: OrderedDict[int, int] = OrderedDict()
+        # the ids of those that are coming back for they were reserved for too long, and whether they are many
+        self._overdue: list[int] = []
+        self._is_overdue = False
+        # how many clients have gone of which many items are coming back
+        self._returning = 0
+        # how many bytes there are in memory of items that are still on their way in
+        self.uploading_bytes = 0
         # whether `sweep` has more to do
         self.restless = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
@@ -333,6 +349,7 @@ class Queue:
         return bool(
             self._max_age_ms
             or self._reserved_ms
+            or self._overdue
             or self._swept
             or not self._soonest.is_never()
             or not self._due.is_never()
@@ -521,6 +538,14 @@ class Queue:
 
     # Limits
 
+    def take_up(self, size: int) -> None:
+        """Count `size` more bytes of an item on its way in that are in memory. QueueFullError if these items
+        have more than the queue may have."""
+        most = self.settings.max_bytes
+        if most is not None and self.uploading_bytes + size > most:
+            raise QueueFullError("as many bytes as it may have are on their way")
+        self.uploading_bytes += size
+
     @property
     def is_limited(self) -> bool:
         """Whether the settings may refuse an item."""
@@ -617,7 +642,9 @@ class Queue:
 
     def _head(self) -> Item | None:
         """Return the oldest waiting item that has not expired, still in the window."""
-        damaged = 0
+        if self._returning:
+            raise self.journal.hold_readers()
+        damaged = expired = 0
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
@@ -628,6 +655,9 @@ class Queue:
                     raise self.journal.pause()
             else:
                 self._expire_first()
+                expired += 1
+                if expired == EXPIRED_AT_ONCE:
+                    raise self.journal.pause()
         self.journal.check_whole()
         return None
 
@@ -787,6 +817,19 @@ class Queue:
             self._expect(item)
         self._serve()
 
+    def begin_return(self) -> Journal:
+        """Many items are about to come back, by `abort`, the last one first: until `end_return` nothing is
+        fetched. Returns the journal that this is written to."""
+        self._returning += 1
+        return self.journal
+
+    def end_return(self) -> None:
+        """They are back."""
+        self._returning -= 1
+        if not self._returning:
+            self.journal.resume()
+            self.serve()
+
     def _bury(self, item: Item) -> bool:
         """Be rid of an item that came back too often; whether that was possible."""
         try:
@@ -804,15 +847,26 @@ class Queue:
             self._reserved_ms.pop(item.id, None)
 
     def _take_back(self, now: int) -> None:
-        """Put back what has been reserved for longer than `open_timeout`."""
-        overdue = []
-        for id, reserved_ms in self._reserved_ms.items():
-            if now - reserved_ms < self._open_timeout_ms:
-                break
-            overdue.append(id)
-        # the oldest comes to lie at the head
-        for id in sorted(overdue, reverse=True):
-            self.abort(self.reserved[id])
+        """Put back what has been reserved for longer than `open_timeout`, or some of it."""
+        overdue = self._overdue
+        if not overdue:
+            for id, reserved_ms in self._reserved_ms.items():
+                if now - reserved_ms < self._open_timeout_ms:
+                    break
+                overdue.append(id)
+            # the oldest comes to lie at the head
+            overdue.sort()
+            if len(overdue) > RETURNED_AT_ONCE:
+                self._is_overdue = True
+                self.begin_return()
+        for _ in range(min(len(overdue), RETURNED_AT_ONCE)):
+            id = overdue.pop()
+            if id in self.reserved:  # not closed since
+                self.abort(self.reserved[id])
+        self.restless = bool(overdue)
+        if self._is_overdue and not overdue:
+            self._is_overdue = False
+            self.end_return()
 
     def is_reserved(self, item: Item) -> bool:
         """Whether an item that was reserved still is."""
@@ -899,12 +953,12 @@ class Queue:
             self.journal.bind()
             self.close(self._moved[-1])
             self._moved.pop()
-        if self._reserved_ms:
+        if self._reserved_ms or self._overdue:
             self._take_back(now)
         if self._due.has_passed(now) and (may_join or self.waiters):
             if not self.waiters:
                 self.journal.check()
-            self.restless = self._join(now)
+            self.restless |= self._join(now)
         limit = self.settings.max_expire_sweep
         if self._swept or self._soonest.has_passed(now):
             self._sweep(now)
@@ -1020,7 +1074,7 @@ class Queue:
                 waiter.fail(error)
 
     def _serve(self) -> None:
-        if self._serving:
+        if self._serving or self._returning:
             return
         self._serving = True
         try:
@@ -1053,6 +1107,9 @@ class Queue:
     def retire(self) -> None:
         """Give up the journal: nothing is waiting, nothing is reserved, and nothing will be."""
         self.journal.retire()
+        self._overdue.clear()
+        if self._returning:  # who was held back has an empty queue
+            self.journal.resume()
         self.reserved.clear()
         self._reserved_bytes = 0
         self._reserved_ms.clear()

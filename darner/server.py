@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS, Admission
 from darner.broker import Broker
+from darner.budget import Budget
 from darner.clients import Clients
 from darner.commit import MAX_OPEN
 from darner.config import Settings, needs_restart
@@ -169,6 +171,7 @@ class Server:
             lambda: size_for(shutil.disk_usage(self._data).total),
             since_boot_ms,
             boot_number(),
+            Budget(lambda: time.monotonic() * 1000),
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(

@@ -35,6 +35,7 @@ class Upload:
         "_is_put",
         "_links",
         "_size",
+        "_taken_up",
         "_targets",
         "_writer",
         "queue",
@@ -62,6 +63,8 @@ class Upload:
         self._check_sets = check_sets
         self._generation = journal.generation
         self._size = 0
+        # how many bytes of it the queue counts as on their way
+        self._taken_up = 0
         # 0 if the item is in memory
         self._blob = 0
         # whether the file is an item's
@@ -92,6 +95,9 @@ class Upload:
         """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
         self._check()
         self._check_sets()
+        if not self._blob:
+            self.queue.take_up(len(data))
+            self._taken_up += len(data)
         self._writer.write(data)
         self._size += len(data)
 
@@ -131,6 +137,7 @@ class Upload:
                 self.queue.on_fault(self.queue, failure)
                 done(FaultError(failure))
             else:
+                self._let_go()
                 done(None)
 
         try:
@@ -201,8 +208,14 @@ class Upload:
         for queue in targets:
             queue.serve()
 
+    def _let_go(self) -> None:
+        """The item is not on its way any more."""
+        self.queue.uploading_bytes -= self._taken_up
+        self._taken_up = 0
+
     def abandon(self) -> None:
         """Forget the item: nothing of it stays."""
+        self._let_go()
 
         def gone() -> None:
             if self._blob:

@@ -154,7 +154,7 @@ class TestFault:
     def flush_all(self, data):
         data.push(b"faulty", b"a")
         data.broker.queue(b"faulty").journal.kept = None
-        data.broker.flush_all()
+        list(data.broker.flush_all([]))
 
     @pytest.fixture(params=["sweep", "expire", "move_into", "flush_all"])
     def meet(self, request):
@@ -623,7 +623,9 @@ class TestQueue:
     def test_flushed_with_all_others_is_empty(self, data):
         data.push(b"a", b"1", b"2")
         data.push(b"b", b"3")
-        assert data.broker.flush_all() == []
+        errors = []
+        list(data.broker.flush_all(errors))
+        assert errors == []
         data.restart()
         assert data.broker.totals() == (2, 0, 0)
 
@@ -789,7 +791,9 @@ class TestDirectory:
         for use in (data.broker.queue, data.broker.find, data.broker.delete):
             with pytest.raises(JournalError, match="no CURRENT"):
                 use(b"bad")
-        assert [str(error) for error in data.broker.flush_all()] == [str(data.broker.broken[b"bad"])]
+        errors = []
+        list(data.broker.flush_all(errors))
+        assert [str(error) for error in errors] == [str(data.broker.broken[b"bad"])]
         data.push(b"good", b"c")
         current.write_bytes(content)
         data.tick()

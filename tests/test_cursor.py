@@ -222,7 +222,7 @@ class TestReserved:
         assert holds.close(BILLING) == 1
         assert holds.count(b"orders") == 0
         assert cursor(data).pop().data == b"4"
-        holds.release()
+        list(holds.release())
         assert read_all(data) == [b"1", b"2", b"3"]
 
     def test_is_skipped_when_it_comes_back_and_was_removed(self, data):

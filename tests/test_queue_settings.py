@@ -349,7 +349,7 @@ class TestOpenTimeout:
         it.now += 1000
         it.sweep()
         assert old.close(b"work") == 0
-        old.release()
+        list(old.release())
         assert new.count(b"work") == 1
         assert new.close(b"work") == 1
         assert it.waiting() == []

@@ -1,0 +1,219 @@
+"""What one client has done costs others no more than a turn, and no more memory than it reads."""
+
+import contextlib
+import re
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from running import configured, running, until
+
+MIB = 1 << 20
+QUEUES = 4000
+# How long the server may be busy with others while a client waits for an answer: of processor time, for that
+# does not grow when the machine is busy.
+LONGEST_NS = 30_000_000
+
+
+def busy_ns(server) -> int:
+    """How much processor time the thread that serves has taken."""
+    pid = server.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+
+
+class Bystander(threading.Thread):
+    """A client that asks for little, again and again, and what the server does in the meantime at most."""
+
+    def __init__(self, server) -> None:
+        super().__init__()
+        self.longest_ns = self.count = 0
+        self._server = server
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        with contextlib.closing(self._server.connect()) as wire:
+            while not self._ended.is_set():
+                begun = busy_ns(self._server)
+                wire.ask(b"version\r\n")
+                self.longest_ns = max(self.longest_ns, busy_ns(self._server) - begun)
+                self.count += 1
+
+    def __enter__(self):
+        self.start()
+        until(lambda: self.count > 10)
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self.join()
+
+
+def ask(wire, request: bytes, count: int, end: bytes) -> None:
+    """Send that, and read until so many replies have ended."""
+    sender = threading.Thread(target=wire.send, args=(request,))
+    sender.start()
+    while count:
+        count -= wire.line() == end
+    sender.join()
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """A server with many queues."""
+    with running(tmp_path_factory.mktemp("crowded") / "data") as server:
+        wire = server.connect()
+        ask(wire, b"".join(b"set q%d 0 0 1\r\nx\r\n" % n for n in range(QUEUES)), QUEUES, b"STORED\r\n")
+        wire.close()
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("request_", "count", "end"),
+    [
+        (b"stats\r\n" * 3, 3, b"END\r\n"),
+        (b"dump_stats\r\n" * 3, 3, b"END\r\n"),
+        (b"dump_config\r\n" * 3, 3, b"END\r\n"),
+        (b"flush_all\r\n" * 10, 10, b"OK\r\n"),
+        (b"stats reset\r\n" * 20, 20, b"RESET\r\n"),
+        (b"".join(b"get new%d\r\n" % n for n in range(1000)), 1000, b"END\r\n"),
+        (b"get" + b"".join(b" many%d" % n for n in range(200)) + b"\r\n", 1, b"END\r\n"),
+        (b"".join(b"set gone%d 0 0 1\r\nx\r\n" % n for n in range(1000)), 1000, b"STORED\r\n"),
+        (b"".join(b"delete gone%d\r\n" % n for n in range(1000)), 1000, b"DELETED\r\n"),
+    ],
+    ids=lambda value: value[:12].decode(errors="replace").strip() if isinstance(value, bytes) else None,
+)
+def test_what_concerns_many_queues_is_done_while_others_are_served(crowded, request_, count, end):
+    with contextlib.closing(crowded.connect()) as wire, Bystander(crowded) as bystander:
+        ask(wire, request_, count, end)
+    assert bystander.longest_ns < LONGEST_NS
+
+
+def test_many_items_that_have_expired_are_got_past_while_others_are_served(server):
+    count = 30_000
+    with contextlib.closing(server.connect()) as wire:
+        for queue in (b"by-get", b"by-cursor", b"by-several"):
+            expired, last = (b"set %s 0 -1 1\r\nx\r\n" % queue, b"set %s 0 0 4\r\nlast\r\n" % queue)
+            ask(wire, expired * count + last, count + 1, b"STORED\r\n")
+        with Bystander(server) as bystander:
+            assert wire.get(b"by-cursor/cursor=c") == b"last"
+            assert wire.get(b"by-get") == b"last"
+            assert [data for *_, data in wire.values(b"get by-several empty")] == [b"last"]
+    assert bystander.longest_ns < LONGEST_NS
+
+
+def test_many_reserved_items_come_back_in_their_order_while_others_are_served(server):
+    count = 30_000
+    wire, holder = server.connect(), server.connect()
+    ask(wire, b"".join(b"set q 0 0 5\r\n%05d\r\n" % n for n in range(count)), count, b"STORED\r\n")
+    ask(holder, b"monitor q 60 %d\r\n" % count, count + 1, b"END\r\n")
+    with Bystander(server) as bystander:
+        holder.close()
+        wire.send(b"get q/t=60000\r\n")
+        assert wire.line().startswith(b"VALUE q/t=60000 ")
+        assert wire.line() == b"00000\r\n"
+        assert wire.line() == b"END\r\n"
+        until(lambda: server.stat("queue_q_items") == count - 1, 60)
+    assert bystander.longest_ns < LONGEST_NS
+    assert wire.get(b"q") == b"00001"
+
+
+def test_many_reserved_items_are_confirmed_while_others_are_served(server):
+    count = 30_000
+    with contextlib.closing(server.connect()) as wire:
+        ask(wire, b"set q 0 0 1\r\nx\r\n" * count, count, b"STORED\r\n")
+        ask(wire, b"monitor q 60 %d\r\n" % count, count + 1, b"END\r\n")
+        with Bystander(server) as bystander:
+            assert wire.ask(b"confirm q %d\r\n" % (count + 1)) == b"END\r\n"
+        assert wire.ask(b"confirm q 1\r\n") == b"ERROR\r\n"
+    assert bystander.longest_ns < LONGEST_NS
+
+
+def test_replies_that_take_several_turns_are_whole_and_in_their_order(crowded):
+    with contextlib.closing(crowded.connect()) as wire:
+        wire.set(b"q0", b"there")
+        wire.send(b"stats\r\nversion\r\ndump_stats q0 q1\r\nget nothing\r\nflush_all\r\nget q0\r\n")
+        names = []
+        while (line := wire.line()) != b"END\r\n":
+            if found := re.match(rb"STAT queue_(.+)_create_time \d+\r\n", line):
+                names.append(found[1])
+        assert names == sorted(set(names))
+        assert {b"q%d" % n for n in range(QUEUES)} <= set(names)
+        assert wire.line().startswith(b"VERSION ")
+        lines = []
+        while (line := wire.line()) != b"END\r\n":
+            lines.append(line)
+        assert [line for line in lines if b"queue" in line] == [b"queue 'q0' {\r\n", b"queue 'q1' {\r\n"]
+        assert lines.count(b"}\r\n") == 2
+        assert wire.line() == b"END\r\n"
+        assert wire.line() == b"OK\r\n"
+        assert wire.line() == b"END\r\n"
+
+
+@contextlib.contextmanager
+def unread(server, count: int, request: bytes):
+    """So many clients that have sent that and do not read; gives how much memory the server had before."""
+    before = server.resident_bytes
+    clients = [server.connect() for _ in range(count)]
+    for client in clients:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.send(request)
+    yield before
+    for client in clients:
+        client.reset()
+
+
+def largest_growth(server, before: int) -> int:
+    """How many bytes its memory grows by while its clients do not read."""
+    largest = 0
+    with contextlib.closing(server.connect()) as wire:
+        for _ in range(20):
+            wire.ask(b"get nothing/t=50\r\n")
+            largest = max(largest, server.resident_bytes - before)
+    return largest
+
+
+@pytest.mark.parametrize("request_", [b"stats\r\n", b"dump_stats\r\n", b"dump_config\r\n"])
+def test_replies_about_many_queues_that_are_not_read_take_bounded_memory(crowded, request_):
+    with unread(crowded, 40, request_ * 100) as before:
+        assert largest_growth(crowded, before) < 48 * MIB
+
+
+def test_names_of_children_that_are_not_read_take_bounded_memory(server):
+    with contextlib.closing(server.connect()) as wire:
+        pad = b"x" * 200
+        ask(wire, b"".join(b"get q+%d%s\r\n" % (n, pad) for n in range(2000)), 2000, b"END\r\n")
+    with unread(server, 10, b"dump_stats" + b" q" * 500 + b"\r\n") as before:
+        assert largest_growth(server, before) < 32 * MIB
+
+
+IN_MEMORY = '[queues."m"]\ndurable = false\nmax_bytes = "16 MiB"\n'
+
+
+def test_a_large_item_in_memory_that_is_sent_to_many_is_not_copied_for_each(tmp_path):
+    data = bytes(range(256)) * (15 * MIB // 256)
+    with configured(tmp_path, IN_MEMORY) as server, contextlib.closing(server.connect()) as wire:
+        assert wire.set(b"m", data) == b"STORED\r\n"
+        with unread(server, 20, b"get m/peek\r\n") as before:
+            assert largest_growth(server, before) < 48 * MIB
+        for request in (b"m/peek", b"m/open", b"m/abort", b"m"):
+            assert wire.get(request) == (None if request == b"m/abort" else data)
+        assert wire.values(b"get m empty") == []
+
+
+def test_items_on_their_way_into_memory_have_no_more_bytes_than_the_queue_may_have(tmp_path):
+    with configured(tmp_path, IN_MEMORY) as server, contextlib.closing(server.connect()) as wire:
+        before = server.resident_bytes
+        clients = [server.connect() for _ in range(8)]
+        for client in clients:
+            client.send(b"set m 0 0 %d\r\n%s" % (15 * MIB, bytes(14 * MIB)))
+        assert wire.ask(b"version\r\n").startswith(b"VERSION")
+        assert server.resident_bytes - before < 64 * MIB
+        replies = []
+        for client in clients:
+            client.send(bytes(MIB) + b"\r\n")
+            replies.append(client.line())
+        assert sorted(replies) == [b"NOT_STORED\r\n"] * 7 + [b"STORED\r\n"]
+        # those that came to nothing count no more
+        assert len(wire.get(b"m")) == 15 * MIB
+        assert wire.set(b"m", bytes(15 * MIB)) == b"STORED\r\n"
