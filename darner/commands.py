@@ -191,7 +191,6 @@ def stats(connection: "Connection", request: Request) -> None:
     """`stats`, `stats queues`, `stats settings` and `stats reset`; about anything else there is nothing to
     say."""
     args = request.args
-    clients = connection.clients
     if args == [b"reset"]:
         connection.counters.reset()
         connection.broker.reset_stats()
