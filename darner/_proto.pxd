@@ -89,7 +89,8 @@ cdef class Item:
         readonly uint64_t blob
         readonly uint32_t chunk_bytes
 
-    cpdef Item copy(self)
+    cpdef Item another(self)
+    cpdef forget_data(self)
 
 
 cdef class State:

@@ -1124,7 +1124,7 @@ def marker_key(uint64_t blob):
 @cython.freelist(1024)
 cdef class Item:
     """An item of a queue. Its bytes are in `record`, behind the record's head; or, if that is None, in the
-    file of `blob`."""
+    file of `blob`. Of one that is reserved, or has come back, they may be in the journal alone."""
 
     def __init__(self, uint64_t id, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms, bytes data,
                  uint64_t blob=0, uint64_t size=0, uint32_t chunk_bytes=0, uint16_t attempts=0):
@@ -1142,8 +1142,8 @@ cdef class Item:
         self.chunk_bytes = chunk_bytes
         self.attempts = attempts
 
-    cpdef Item copy(self):
-        """Another one with the same in it, in memory of its own."""
+    cpdef Item another(self):
+        """Another one of the same bytes, which it shares."""
         cdef Item item = Item.__new__(Item)
         item.id = self.id
         item.flags = self.flags
@@ -1154,13 +1154,17 @@ cdef class Item:
         item.memory_bytes = self.memory_bytes
         item.blob = self.blob
         item.chunk_bytes = self.chunk_bytes
-        if self.record is not None:
-            item.record = copy_record(self.record)
+        item.record = self.record
         return item
+
+    cpdef forget_data(self):
+        """Let go of the bytes: they are to be had elsewhere."""
+        self.record = None
+        self.memory_bytes = _ITEM_BYTES
 
     @property
     def data(self):
-        """The item's bytes, or None if they lie in a blob."""
+        """The item's bytes, or None if they are not in memory."""
         return None if self.record is None else self.record[_RECORD_HEAD:]
 
     @property
@@ -1436,7 +1440,7 @@ cpdef enum Change:
     ENTER = 1       # life, then the name: the frames of this `journal` that follow concern that queue
     PUT = 2         # id, then the item's record
     DROP = 3        # id, size, blob
-    REWRITE = 4     # as PUT, of an item that is there
+    REWRITE = 4     # as PUT, of an item that is there: of that the attempts count. An earlier version wrote them
     DISCARD = 5     # id and size of each item that stays
     BLOB = 6        # blob
     RETIRE = 7
@@ -1449,6 +1453,7 @@ cpdef enum Change:
     LOST = 14       # what is damaged: no item of the ids from the first up to the second is there any more; then how
                     # many items there are, and their bytes
     LOST_DELAYED = 15   # the first two of a DELAY: that item is damaged, and no more; then as LOST, of the delayed
+    ATTEMPTS = 16   # id, and how often this item has come back
 
 
 cdef enum:
@@ -1719,10 +1724,7 @@ cdef class Segment:
         return self.write(kind, journal, change, payload)
 
     cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item):
-        """Write a PUT or a REWRITE."""
-        if kind == REWRITE and item.record is not None:
-            # another thread may be copying the one it had
-            item.record = copy_record(item.record)
+        """Write a PUT."""
         cdef bytes record = encode_item(item)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
         cdef char* at = self.frame(8 + size)

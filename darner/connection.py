@@ -90,8 +90,12 @@ class Stream:
         return True
 
     def _open(self) -> BlobReader | MemoryReader:
-        if self._delivery.item.record is not None:
-            return MemoryReader(self._delivery.item)
+        item, queue = self._delivery.item, self._delivery.queue
+        if item.record is not None:
+            reader = MemoryReader(item)
+            if queue.is_reserved(item):
+                queue.forget_data(item)
+            return reader
         clients = self._delivery.connection.clients
         clients.take_file()
         try:

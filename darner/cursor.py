@@ -137,6 +137,8 @@ class Cursor:
 
     def _reserve(self, item: Item) -> Item:
         self._move_past(item, [*self.reserved, item.id])
+        # the journal may have this one yet to be written, with its bytes
+        item = item.another()
         self.reserved[item.id] = item
         return item
 
@@ -174,6 +176,10 @@ class Cursor:
             del self.reserved[item.id]
             insort(self._back, item.id)
             self.serve()
+
+    def forget_data(self, item: Item) -> None:
+        """See `Queue.forget_data`."""
+        self.queue.forget_data(item)
 
     def begin_return(self) -> Journal:
         """Many items are about to come back: each finds its place."""

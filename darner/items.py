@@ -357,8 +357,11 @@ def _answer(
         _send_line(connection, request, queue, item)
     elif item.record is None or item.size > LARGE_BYTES:
         send_large(Delivery(connection, request, queue, item, deadline, one_of_many=one_of_many))
+        return
     else:
         send_item(connection, request, item, one_of_many=one_of_many, queue=queue)
+    if request.open:
+        queue.forget_data(item)
 
 
 def _send_line(connection: "Connection", request: Request, queue: Source, item: Item) -> None:

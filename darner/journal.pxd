@@ -7,13 +7,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from darner._proto cimport Item, Segment, State
 
 
-cdef int _PUT, _REWRITE
+cdef int _PUT
 
 
 cdef class Batch:
     cdef public:
         dict puts
-        dict rewrites
+        dict attempts
         list ops
         set expunged
         dict delayed
@@ -87,6 +87,7 @@ cdef class Journal:
         bint _exists
         bint _must_exist
         bint _has_kept
+        object _has_attempts
         bint _has_state
         bint _has_mark
         bytes _state_key
@@ -115,7 +116,8 @@ cdef class Journal:
     @cython.locals(batch=Batch, state=State, staged=Item, was_oldest=bint)
     cdef _remove(self, uint64_t id, uint64_t size, uint64_t blob)
     cdef _fill(self)
-    cdef _decoded(self, bytes key, bytes record, dict rewrites, set expunged)
+    cdef _decoded(self, bytes key, bytes record, set expunged)
+    cdef Item _with_attempts(self, Item item)
     cdef _delete(self, uint64_t id)
     @cython.locals(state=State, found=uint64_t)
     cpdef check_whole(self)

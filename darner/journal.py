@@ -6,6 +6,7 @@ that makes it returns. Batches are written to LevelDB later, many changes as one
 meanwhile is never written. Until then `read` finds items in memory. Records in LevelDB, by key:
 
     i<id>        an item, with its bytes or with the blob that holds them
+    a<id>        how often that item has come back, if it has; in earlier versions the item itself said so
     i<id>s       the state: counts, ids to give out, where the live items begin (`State`). The last counts
     k            the kept ids, if there are any: items below the floor that live on
     u<blob>      the marker of a blob that belongs to no item: half sent, or about to be deleted
@@ -61,6 +62,8 @@ from darner.errors import (
 )
 from darner.kinds import LARGEST
 from darner.layout import (
+    ATTEMPTS_END,
+    ATTEMPTS_PREFIX,
     BLOBS_NAME,
     CURSOR_PREFIX,
     CURSORS_END,
@@ -70,10 +73,13 @@ from darner.layout import (
     EXPIRING_KEY,
     KEPT_KEY,
     MARK_NAME,
+    MAX_ATTEMPTS,
     PROBE_NAME,
     STATE_NAME,
+    attempts_key,
     check_empty,
     check_whose,
+    decode_attempts,
     decode_counts,
     decode_place,
     delayed_key,
@@ -104,6 +110,8 @@ BLOCK_CACHE_BYTES = 64 << 10
 
 # How much may be staged before it is written to LevelDB.
 STAGED_BYTES = 1 << 20
+# What memory it takes to stage how often an item has come back.
+ATTEMPTS_BYTES = 100
 # And how much more while that is being written, before who sets waits: a disk may be slow for so long.
 AHEAD_BYTES = 3 << 20
 # How many ids above the floor may be known as gone before the floor is moved past them.
@@ -146,13 +154,12 @@ MKDIR_TRIES = 100
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
-    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4, Change.ATTEMPTS: 2,
 }  # fmt: skip
 # How many new segments a change is tried in: one may turn out not to be writable.
 SEGMENTS_TRIED = 3
 
 _PUT = int(Change.PUT)
-_REWRITE = int(Change.REWRITE)
 
 
 def _numbers(kind: int, payload: bytes) -> list[int]:
@@ -178,15 +185,15 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound", "kept", "ops",
-        "proves", "puts", "recount", "rewrites", "room", "segment", "state", "trimmed_bytes",
+        "attempts", "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound",
+        "kept", "ops", "proves", "puts", "recount", "room", "segment", "state", "trimmed_bytes",
         "trimmed_records", "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.puts: dict[int, Item] = {}
-        # of items that were put in an earlier batch
-        self.rewrites: dict[int, Item] = {}
+        # how often items have come back, by their ids
+        self.attempts: dict[int, int] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
         # items that were put in an earlier batch and removed, before any `read` has come to them
@@ -305,7 +312,8 @@ class Journal:
 
     __slots__ = (
         "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_kept",
+        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_attempts",
+        "_has_kept",
         "_has_mark", "_has_paused", "_has_state", "_home", "_is_beyond", "_last_looked_at", "_left_bytes",
         "_live_from", "_must_exist", "_number", "_origins", "_place",
         "_quarantine", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
@@ -412,6 +420,8 @@ class Journal:
         self._has_mark = False
         # whether there is a record of the kept ids, or will be
         self._has_kept = False
+        # whether there are records of how often items have come back, or will be; None if that is not known
+        self._has_attempts: bool | None = None
         # of the state in LevelDB, and that record
         self._state_key = b""
         self._stored_state = b""
@@ -433,8 +443,10 @@ class Journal:
     def _begin(self, lives: Sequence[Life]) -> None:
         if self.log is None:
             self.batch.room = sys.maxsize
+            self._has_attempts = False
         elif is_new(self.path):
             self._make_directory()
+            self._has_attempts = False
         else:
             self._load()
         # the first id and the last change of which LevelDB may not know
@@ -826,7 +838,7 @@ class Journal:
     def _redo_item(self, kind: int, item: Item) -> None:
         if kind == Change.REWRITE:
             self._check_given_out(item.id)
-            self._rewrite(item)
+            self._note_attempts(item.id, item.attempts)
         elif item.id == self.state.next_id:
             if item.expires_ms:
                 self.note_expiring(expiring=True)
@@ -855,6 +867,10 @@ class Journal:
         elif kind == Change.LOST_DELAYED:
             _, _, items, size = numbers
             self._lost_delayed(b"d" + payload[:16], items, size)
+        elif kind == Change.ATTEMPTS:
+            id, attempts = numbers
+            self._check_given_out(id)
+            self._note_attempts(id, min(attempts, MAX_ATTEMPTS))
         elif kind == Change.CURSOR:
             self._keep_cursor(payload[1 : 1 + payload[0]], numbers)
         else:
@@ -989,28 +1005,19 @@ class Journal:
         elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
             self.crowded = True
 
-    def rewrite(self, item: Item) -> None:
-        """Put down a change to a live item."""
-        if self.log is not None:
-            if self._segment.refusal is not None:  # what room there is is for what must be logged
-                raise self._segment.refusal.with_traceback(None)
-            if self._entered != self._segment.number:
-                self._enter()
-            if not self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                for _ in self._new_segments():
-                    if self._segment.put(_REWRITE, self._number, self.state.change + 1, item):
-                        break
-        self.state.change += 1
-        self._rewrite(item)
+    def note_attempts(self, item: Item) -> None:
+        """Put down how often a live item has come back."""
+        if self.log is not None and self._segment.refusal is not None:  # what room there is is for removals
+            raise self._segment.refusal.with_traceback(None)
+        self._log(Change.ATTEMPTS, b"".join(number.to_bytes(8, "big") for number in (item.id, item.attempts)))
+        self._note_attempts(item.id, item.attempts)
 
-    def _rewrite(self, item: Item) -> None:
+    def _note_attempts(self, id: int, attempts: int) -> None:
         batch = self.batch
-        if item.id in batch.puts:
-            batch.puts[item.id] = item
-        else:
-            if item.id not in batch.rewrites:
-                batch.room -= item.memory_bytes
-            batch.rewrites[item.id] = item
+        if id not in batch.attempts:
+            batch.room -= ATTEMPTS_BYTES
+        batch.attempts[id] = attempts
+        self._has_attempts = True
         if not self.dirty:
             self._mark()
         if batch.room < 0:
@@ -1035,14 +1042,14 @@ class Journal:
     def _remove(self, id: int, size: int, blob: int) -> None:
         batch = self.batch
         state = self.state
+        if batch.attempts and batch.attempts.pop(id, None) is not None:
+            batch.room += ATTEMPTS_BYTES
         staged: Item | None = batch.puts.pop(id, None)
         was_oldest = state.drop(id, size)
         if staged is not None:
             batch.room += staged.memory_bytes
         else:
             self._dead_bytes += size
-            if batch.rewrites and (rewritten := batch.rewrites.pop(id, None)) is not None:
-                batch.room += rewritten.memory_bytes
             # A blob goes with its item, so that `_trim` has only flushed ones to look for.
             if not was_oldest or blob:
                 self._delete(id)
@@ -1077,6 +1084,8 @@ class Journal:
     def _delete(self, id: int) -> None:
         if self.log is not None:
             self.batch.ops.append((_proto.item_key(id), None))
+            if self._has_attempts is not False:
+                self.batch.ops.append((attempts_key(id), None))
 
     def _advance(self) -> None:
         floor = self.state.floor
@@ -1123,7 +1132,7 @@ class Journal:
             batch.room += item.memory_bytes
             if item.blob:
                 self._doom(item.blob)
-        batch.rewrites = {id: item for id, item in batch.rewrites.items() if id in stay}
+        batch.attempts = {id: attempts for id, attempts in batch.attempts.items() if id in stay}
         self._dead_bytes += state.bytes
         self._blobs_to = state.next_id
         state.items = len(stay)
@@ -1584,33 +1593,59 @@ class Journal:
         expunged = self._expunged()
         if start < self.stored_id:
             stop = _proto.item_key(self.stored_id)
-            rewrites = self.batch.rewrites
-            if self.sealed is not None:
-                rewrites = {**self.sealed.rewrites, **rewrites}
             db = self._opened_to_read()
+            stored = self._stored_attempts(db, start)
+            counted = next(stored, None)
             with db.iterator(start=_proto.item_key(start), stop=stop, fill_cache=False) as records:
                 for key, record in records:
                     if is_state_key(key):
                         continue
-                    item = self._decoded(key, record, rewrites, expunged)
-                    if item is not None and item.id not in expunged:
-                        yield rewrites.get(item.id, item) if rewrites else item
+                    item = self._decoded(key, record, expunged)
+                    if item is None or item.id in expunged:
+                        continue
+                    while counted is not None and counted[0] < item.id:
+                        counted = next(stored, None)
+                    if counted is not None and counted[0] == item.id:
+                        item.attempts = counted[1]
+                    yield self._with_attempts(item)
             start = self.stored_id
         for id in range(start, self.state.next_id):
             staged = self._staged(id)
             if staged is not None and id not in expunged:
                 yield staged
 
-    def _decoded(
-        self, key: bytes, record: bytes, rewrites: dict[int, Item], expunged: set[int]
-    ) -> Item | None:
+    def _stored_attempts(self, db: Any, start: int) -> Iterator[tuple[int, int]]:
+        """The ids, from `start` on, of items that have come back, and how often, as LevelDB has it."""
+        if not self._may_have_attempts(db):
+            return
+        span = attempts_key(start), attempts_key(self.stored_id)
+        with db.iterator(start=span[0], stop=span[1], fill_cache=False) as records:
+            for key, record in records:
+                with contextlib.suppress(ValueError):  # only a count is lost
+                    yield int.from_bytes(key[1:], "big"), decode_attempts(record)
+
+    def _may_have_attempts(self, db: Any) -> bool:
+        if self._has_attempts is None:
+            keys = db.iterator(start=ATTEMPTS_PREFIX, stop=ATTEMPTS_END, include_value=False)
+            self._has_attempts = next(iter(keys), None) is not None
+        return self._has_attempts
+
+    def _with_attempts(self, item: Item) -> Item:
+        """An item, or another one that knows how often it has come back, if that is staged."""
+        attempts = self.batch.attempts.get(item.id)
+        if attempts is None and self.sealed is not None:
+            attempts = self.sealed.attempts.get(item.id)
+        if attempts is not None and attempts != item.attempts:
+            item = item.another()
+            item.attempts = attempts
+        return item
+
+    def _decoded(self, key: bytes, record: bytes, expunged: set[int]) -> Item | None:
         """The item in a record; None if it is damaged, and dead."""
         try:
             return _proto.decode_item(key, record)
         except ValueError as error:
             damaged = DamagedRecordError(key, record, str(error))
-            if damaged.id in rewrites:
-                return rewrites[damaged.id]
             if isinstance(error, NewerFormatError):
                 raise
             if damaged.id in expunged or damaged.id in self.gone:
@@ -1623,11 +1658,10 @@ class Journal:
         return expunged if self.sealed is None else expunged | self.sealed.expunged
 
     def _staged(self, id: int) -> Item | None:
-        batch, sealed = self.batch, self.sealed
-        found = batch.puts.get(id) or batch.rewrites.get(id)
-        if found is None and sealed is not None:
-            found = sealed.puts.get(id) or sealed.rewrites.get(id)
-        return found
+        found = self.batch.puts.get(id)
+        if found is None and self.sealed is not None:
+            found = self.sealed.puts.get(id)
+        return None if found is None else self._with_attempts(found)
 
     def _pass(self, start: int, stop: int) -> None:
         """There are no records of these ids. Raises MendingError if some are missing, and there is something
@@ -1731,6 +1765,9 @@ class Journal:
         floor = self.state.floor
         if start <= floor:
             return self.state.items - sum(id < start for id in self.kept)
+        if start <= self.reads:  # what is gone before it is known
+            before = start - floor - sum(id < start for id in self.gone)
+            return self.state.items - len(self.kept) - before
         return max(0, self.state.next_id - start) - sum(id >= start for id in self.gone)
 
     def next_live(self, start: int) -> Item | None:
@@ -1764,6 +1801,20 @@ class Journal:
                     items.append(item)
         return items
 
+    def reload(self, item: Item) -> Item | None:
+        """Return a live item whose bytes are not in memory, with them; None if they are damaged or missing,
+        and it is counted out."""
+        found = self.find(item.id)
+        if found is None:
+            if self.is_live(item.id):
+                self._look_over(_proto.item_key(item.id))
+                self._lose(item.id, item.id + 1, 1, item.size)
+                self._tell_missing(item.id, item.id + 1, 1)
+            return None
+        found = found.another()
+        found.attempts = item.attempts
+        return found
+
     def find(self, id: int) -> Item | None:
         """Return the live item with this id, or None if its record is missing, or was damaged."""
         try:
@@ -1780,13 +1831,21 @@ class Journal:
             return staged
         key = _proto.item_key(id)
         with self._using:
-            record = self._opened_to_read().get(key, fill_cache=False)
+            db = self._opened_to_read()
+            record = db.get(key, fill_cache=False)
+            counted = db.get(attempts_key(id), fill_cache=False) if self._may_have_attempts(db) else None
         try:
-            return None if record is None else _proto.decode_item(key, record)
+            item = None if record is None else _proto.decode_item(key, record)
         except NewerFormatError:
             raise
         except ValueError as error:
             raise DamagedRecordError(key, record, str(error)) from error
+        if item is None:
+            return None
+        if counted is not None:
+            with contextlib.suppress(ValueError):  # only a count is lost
+                item.attempts = decode_attempts(counted)
+        return self._with_attempts(item)
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of a large item, which takes a descriptor. Raises JournalError if they cannot be
@@ -2101,18 +2160,20 @@ class Journal:
     def _take_back(self, sealed: Batch) -> None:
         """Stage what could not be written again, before what was staged since, but for the items that are
         behind the floor by now."""
-        puts, rewrites = {}, sealed.rewrites
+        puts = {}
         for id, item in sealed.puts.items():
             if id >= self.state.floor or id in self.kept:
                 puts[id] = item
             elif item.blob:
                 self._doom(item.blob)
         batch = self.batch
-        batch.room -= sum(item.memory_bytes for item in (*puts.values(), *rewrites.values()))
+        batch.room -= sum(item.memory_bytes for item in puts.values())
         puts.update(batch.puts)
-        for id, item in batch.rewrites.items():
-            (puts if id in puts else rewrites)[id] = item
-        batch.puts, batch.rewrites = puts, rewrites
+        batch.puts = puts
+        for id, attempts in sealed.attempts.items():
+            if id not in batch.attempts and self.is_live(id):
+                batch.attempts[id] = attempts
+                batch.room -= ATTEMPTS_BYTES
         batch.ops = sealed.ops + batch.ops
         # if it was written after all, their records are gone already
         batch.doomed += sealed.doomed
@@ -2199,9 +2260,10 @@ class Journal:
             # used again and again: growing to its size costs more than filling it
             write = self._write = db.write_batch(sync=True)
         write.clear()
-        for items in (batch.puts, batch.rewrites):
-            for id, item in items.items():
-                write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+        for id, item in batch.puts.items():
+            write.put(_proto.item_key(id), item.record or _proto.encode_item(item))
+        for id, attempts in batch.attempts.items():
+            write.put(attempts_key(id), _proto.encode_ids([attempts]))
         for key, item in batch.delayed.items():
             write.put(key, item.record or _proto.encode_item(item))
         for key, value in batch.ops:
@@ -2255,6 +2317,7 @@ class Journal:
     def _trim(self, db: Any, write: Any, batch: Batch) -> None:
         """Delete some records that are dead."""
         state = batch.state
+        trimmed = state.trimmed
         left, each = TRIM_RECORDS, batch.dead_bytes // max(1, state.floor - state.trimmed)
         start, stop = _proto.item_key(state.trimmed), _proto.item_key(state.floor)
         with_records = state.trimmed < self._blobs_to
@@ -2279,6 +2342,12 @@ class Journal:
                 batch.trimmed_bytes += len(record) or each
         if left:
             state.trimmed = state.floor
+        if self._has_attempts is not False:
+            stop = attempts_key(state.trimmed)
+            with db.iterator(start=attempts_key(trimmed), stop=stop, include_value=False) as keys:
+                for key in keys:
+                    if int.from_bytes(key[1:], "big") not in batch.kept:
+                        write.delete(key)
 
     def settle(self, error: JournalError | None) -> None:
         """What was sealed is written, or was not for the reason given."""
@@ -2380,6 +2449,7 @@ class Journal:
                 raise JournalError("LevelDB was closed meanwhile")
             start, stop = map(_proto.item_key, span)
             db.compact_range(start=start, stop=stop)
+            db.compact_range(start=attempts_key(span[0]), stop=attempts_key(span[1]))
             at = b"d"
             for due_ms in sorted(self._due_from.values()):
                 db.compact_range(start=at, stop=delayed_key(due_ms, 0))

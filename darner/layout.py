@@ -9,11 +9,16 @@ from darner.errors import DamagedError, ForeignError
 from darner.leveldb import failure
 from darner.timeline import NEVER, end_of, run_of
 
+ATTEMPTS_PREFIX = b"a"
+ATTEMPTS_END = b"b"
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
 DELAYED_KEY = b"c"
 CURSOR_PREFIX = b"r"
 CURSORS_END = b"s"
+
+# An item that has come back more often has come back so often.
+MAX_ATTEMPTS = 0xFFFF
 
 BLOBS_NAME = "blobs"
 # Where what is left of damaged items is put.
@@ -34,7 +39,9 @@ LOST_FOUND = "lost+found"
 
 def is_known_key(key: bytes) -> bool:
     """Whether a journal has records with such a key."""
-    sizes = {b"i": (9, 10), b"u": (9,), b"d": (17,), KEPT_KEY: (1,), EXPIRING_KEY: (1,), DELAYED_KEY: (1,)}
+    if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
+        return True
+    sizes = {b"i": (9, 10), ATTEMPTS_PREFIX: (9,), b"u": (9,), b"d": (17,)}
     return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
 
 
@@ -59,6 +66,19 @@ def is_unborn(file: Path) -> bool:
     leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
     unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in unborn or file.suffix == ".dbtmp"
+
+
+def attempts_key(id: int) -> bytes:
+    """The key of how often the item with this id has come back."""
+    return ATTEMPTS_PREFIX + id.to_bytes(8, "big")
+
+
+def decode_attempts(record: bytes) -> int:
+    """Return how often an item has come back. ValueError if the record is damaged."""
+    numbers = _proto.decode_ids(record)
+    if len(numbers) != 1 or numbers[0] > MAX_ATTEMPTS:
+        raise ValueError(f"the count of attempts is {numbers}")
+    return numbers[0]
 
 
 def state_key(next_id: int) -> bytes:

@@ -107,6 +107,7 @@ class Monitor:
             send_large(MonitoredDelivery(self, connection, self._request, queue, item))
             return True
         send_item(connection, self._request, item)
+        queue.forget_data(item)
         return connection.should_yield
 
     def miss(self, error: JournalError | None) -> None:

@@ -9,6 +9,7 @@ from darner._proto import RECORD_HEAD_BYTES
 from darner.blob import sync_directory, sync_file
 from darner.errors import NewerFormatError
 from darner.layout import (
+    ATTEMPTS_PREFIX,
     CURSOR_PREFIX,
     DAMAGED_NAME,
     DELAYED_KEY,
@@ -42,7 +43,7 @@ def is_sound(key: bytes, record: bytes) -> bool | None:
             _proto.decode_item(b"i" + key[9:], record)
         elif is_state_key(key):
             return state_key(_proto.decode_state(record).next_id) == key
-        elif key[:1] == CURSOR_PREFIX or key in (KEPT_KEY, DELAYED_KEY):
+        elif key[:1] in (CURSOR_PREFIX, ATTEMPTS_PREFIX) or key in (KEPT_KEY, DELAYED_KEY):
             _proto.check_chunk(record)
         else:
             return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False

@@ -24,6 +24,7 @@ from darner.errors import (
     QueueFullError,
 )
 from darner.journal import MAX_STRIKES, Journal
+from darner.layout import MAX_ATTEMPTS
 from darner.timeline import Clock, Earliest, Timeline, run_of
 from darner.wal import GROUP_BYTES
 
@@ -146,6 +147,7 @@ class Source(Protocol):
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> None: ...  # noqa: D102
+    def forget_data(self, item: Item) -> None: ...  # noqa: D102
     def give_back(self, item: Item) -> None: ...  # noqa: D102
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
@@ -648,8 +650,11 @@ class Queue:
         while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
-                if not item.blob or self._check_first(item):
+                if item.record is not None:
                     return item
+                found: Item | None = self._check_first(item)
+                if found is not None:
+                    return found
                 damaged += 1
                 if damaged == MAX_STRIKES:
                     raise self.journal.pause()
@@ -661,15 +666,21 @@ class Queue:
         self.journal.check_whole()
         return None
 
-    def _check_first(self, item: Item) -> bool:
-        """Look at the file of the item at the head; returns whether it can be read: else it is damaged, and
-        gone."""
-        try:
-            self.journal.check_blob(item)
-        except DamagedItemError as damage:
-            self.quarantine(item, damage)
-            return False
-        return True
+    def _check_first(self, item: Item) -> Item | None:
+        """Look at the bytes of the item at the head, which are not in memory. Returns it, with them unless
+        they are in a file; None if they are damaged, and it is gone."""
+        if item.blob:
+            try:
+                self.journal.check_blob(item)
+            except DamagedItemError as damage:
+                self.quarantine(item, damage)
+                return None
+            return item
+        whole = self.journal.reload(item)
+        self._shift()
+        if whole is not None:
+            self._unshift(whole)
+        return whole
 
     def _shift(self) -> None:
         item = self.window.popleft()
@@ -745,6 +756,8 @@ class Queue:
         item = self._head()
         if item is not None:
             self._take(item)
+            # the journal may have this one yet to be written, with its bytes
+            item = item.another()
             self._hold(item)
             if self._open_timeout_ms:
                 self._reserved_ms[item.id] = self.clock()
@@ -805,17 +818,22 @@ class Queue:
             return
         self._release(item)
         self.canceled_transactions += 1
-        # a copy, so that whoever held it cannot take it for theirs when another has it
-        item = item.copy()
-        item.attempts = min(item.attempts + 1, 0xFFFF)
+        # another, so that whoever held it cannot take it for theirs when another client has it
+        item = item.another()
+        item.attempts = min(item.attempts + 1, MAX_ATTEMPTS)
         if self._max_attempts and item.attempts >= self._max_attempts and self._bury(item):
             return
         with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
-            self.journal.rewrite(item)
+            self.journal.note_attempts(item)
         self._unshift(item)
         if item.expires_ms:
             self._expect(item)
         self._serve()
+
+    def forget_data(self, item: Item) -> None:
+        """Whoever reserved an item has its bytes: they need not be in memory as well."""
+        if self.is_durable:
+            item.forget_data()
 
     def begin_return(self) -> Journal:
         """Many items are about to come back, by `abort`, the last one first: until `end_return` nothing is
@@ -908,6 +926,11 @@ class Queue:
         put there first, so a crash in between leaves it in both."""
         leaving, self._leaving = self._leaving, True
         try:
+            if heir is not None and item.record is None and not item.blob:
+                whole = self.journal.reload(item)
+                if whole is None:
+                    return
+                item = whole
             targets = None if heir is None else self.on_move(self, item, heir)
         except DamagedItemError as damage:
             self.journal.quarantine(item, damage)

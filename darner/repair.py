@@ -47,6 +47,7 @@ from darner.errors import (
 from darner.journal import WRITE_BUFFER_BYTES, Journal
 from darner.kinds import NAME_RULE
 from darner.layout import (
+    ATTEMPTS_PREFIX,
     BLOBS_NAME,
     CURSOR_PREFIX,
     DAMAGED_NAME,
@@ -56,6 +57,7 @@ from darner.layout import (
     MARK_NAME,
     STATE_NAME,
     check_whose,
+    decode_attempts,
     decode_counts,
     decode_place,
     is_known_key,
@@ -600,6 +602,8 @@ class Scan:
             return self._takes_item(int.from_bytes(key[1:], "big"), key, record)
         if kind == b"d" and len(key) == 17:
             return self._takes_delayed(key, record)
+        if kind == ATTEMPTS_PREFIX and len(key) == 9:
+            return self._takes_attempts(int.from_bytes(key[1:], "big"), record)
         if kind == CURSOR_PREFIX:
             try:
                 decode_place(record)
@@ -627,6 +631,15 @@ class Scan:
         elif id > self.next_id:
             self.gaps.append((self.next_id, id - 1))
         self.next_id = id + 1
+        return True
+
+    def _takes_attempts(self, id: int, record: bytes) -> bool:
+        if id < self._floor and not self._is_kept(id):
+            return False
+        try:
+            decode_attempts(record)
+        except ValueError as error:
+            raise ValueError(f"how often item {id} has come back: {error}") from None
         return True
 
     def _is_kept(self, id: int) -> bool:

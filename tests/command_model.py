@@ -225,6 +225,8 @@ class Queue(Source):
 
     def reset(self):
         self.total = self.expired = self.discarded = 0
+        # whether some have expired: a cursor ahead of its queue's readers does not know where they were
+        self.has_gaps = False
         self.transactions = self.canceled = self.flushes = 0
 
     def restart(self):
@@ -376,6 +378,7 @@ class Queue(Source):
         self.waiting.remove(item)
         self.move(item, "expire_to_queue")
         self.expired += 1
+        self.has_gaps = True
 
     def move(self, item, setting):
         heir = self.settings[setting]
@@ -443,7 +446,7 @@ class Queue(Source):
             "create_time": self.created,
             "delayed_items": len(self.delayed),
         } | {
-            f"cursor_{label.decode()}_lag": cursor.lag()
+            f"cursor_{label.decode()}_lag": ANY if self.has_gaps else cursor.lag()
             for label, cursor in sorted(self.cursors.items())
             if cursor.is_made
         }

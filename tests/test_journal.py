@@ -212,24 +212,15 @@ class TestItems:
         assert read(start, 100, two) == ([], start)
 
     @pytest.mark.parametrize("write", [lambda it: None, lambda it: it.write()])
-    def test_keep_what_was_rewritten(self, it, write):
+    def test_keep_how_often_they_have_come_back(self, it, write):
         (item,) = it.put(b"a")
         write(it)
         item.attempts = 7
-        it.journal.rewrite(item)
+        it.journal.note_attempts(item)
         assert [item.attempts for item in it.items()] == [7]
         write(it)
         it.kill()
         assert it.journal.find(1).attempts == 7
-
-    def test_rewritten_do_not_change_under_a_thread_that_writes_them(self, it):
-        (item,) = it.put(b"a")
-        it.committer.checkpoint(it.journal)
-        before = it.journal.sealed.puts[1].record
-        as_it_was = bytes(bytearray(before))
-        item.attempts = 7
-        it.journal.rewrite(item)
-        assert before == as_it_was
 
     @pytest.mark.parametrize(
         "find", [lambda journal: journal.find(1), lambda journal: journal.read(1, 9, 99)]
@@ -737,7 +728,7 @@ class TestFailure:
         it.write()
         item = it.journal.find(3)
         item.attempts = 4
-        it.journal.rewrite(item)
+        it.journal.note_attempts(item)
         it.remove(1)
         it.write()
         it.remove(4)
@@ -1226,7 +1217,7 @@ class TestSetAside:
         for change in (
             lambda: it.put(b"c"),
             lambda: work.remove(item),
-            lambda: work.rewrite(item),
+            lambda: work.note_attempts(item),
             lambda: work.flush(()),
             lambda: work.delay(Item(0, 0, 0, 0, b"later"), 5),
             lambda: work.keep_cursor(b"label", [1]),

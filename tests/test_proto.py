@@ -866,14 +866,16 @@ class TestRecords:
         assert record == _proto.encode_item(Item(8, 5, 6, 7, data))
         assert _proto.decode_item(_proto.item_key(8), record).data == item.data == request.data == data
 
-    def test_of_a_copy_are_its_own(self):
+    def test_of_another_item_of_the_same_bytes_are_shared_until_it_forgets_them(self):
         item = Item(1, 2, 3, 4, b"data", attempts=5)
-        copy = item.copy()
-        assert fields(copy, ITEM_FIELDS) == fields(item, ITEM_FIELDS)
-        before = _proto.encode_item(item)
-        copy.id = 9
-        _proto.encode_item(copy)
-        assert _proto.decode_item(_proto.item_key(1), before).id == 1
+        another = item.another()
+        assert fields(another, ITEM_FIELDS) == fields(item, ITEM_FIELDS)
+        assert another.record is item.record
+        another.attempts = 6
+        another.forget_data()
+        assert (another.data, another.size) == (None, 4)
+        assert another.memory_bytes == item.memory_bytes - 4
+        assert (item.data, item.attempts) == (b"data", 5)
 
     @given(st.binary(max_size=300))
     def test_have_a_checksum_that_others_know(self, data):

@@ -587,6 +587,8 @@ class QueueMachine(RuleBasedStateMachine):
             twin.waiting.remove(number)
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
+            if not read:
+                queue.forget_data(item)
             self.holds.append((hold, twin))
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))
@@ -787,11 +789,14 @@ class QueueMachine(RuleBasedStateMachine):
         files = set()
         live = set()
         delayed = self._delayed(journal, twin)
+        ids = {b"a": set(), b"i": set()}
         if not journal.path.exists():
             assert not twin.held
             return
         for key, stored in journal._opened().iterator():
-            assert key[:1] in b"ikxcd"
+            assert key[:1] in b"aikxcd"
+            if len(key) == 9:
+                ids[key[:1]].add(key[1:])
             if key[:1] in b"id" and not is_state_key(key):
                 item = _proto.decode_item(b"i" + key[-8:], stored)
                 if key[:1] == b"i":
@@ -801,6 +806,7 @@ class QueueMachine(RuleBasedStateMachine):
                     if item.flags in live or item.flags in delayed:  # others were flushed
                         self._reads_whole(journal, item)
         assert live == {number for number in twin.held if number > 0}
+        assert ids[b"a"] <= ids[b"i"]
         assert set((journal.path / "blobs").glob("*")) == files
 
     def _reads_whole(self, journal, item):
