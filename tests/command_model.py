@@ -213,6 +213,8 @@ class Queue(Source):
         self.waiting = []
         self.delayed = []  # when they are due, and they
         self.cursors = {}
+        # whether some have expired: a cursor ahead of the queue's readers does not know where they were
+        self.has_gaps = False
         self.joining = self.moving = False
         self.begin()
 
@@ -225,8 +227,6 @@ class Queue(Source):
 
     def reset(self):
         self.total = self.expired = self.discarded = 0
-        # whether some have expired: a cursor ahead of its queue's readers does not know where they were
-        self.has_gaps = False
         self.transactions = self.canceled = self.flushes = 0
 
     def restart(self):
