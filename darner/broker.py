@@ -623,7 +623,7 @@ class Broker:
         queue = Queue(name, journal, self._clock, settings, self._times)
         self._register(queue)
         awaited = self._awaited.pop(name, None)
-        if awaited is not None:
+        if awaited is not None and awaited.waiting_clients:
             queue.transactions = awaited.transactions
             self._hand_over(awaited, queue)
         self.queue_creates += 1
@@ -633,7 +633,7 @@ class Broker:
     def _await(self, name: bytes) -> Queue:
         """Return where to wait for a queue that is not there."""
         awaited = self._awaited.get(name)
-        if awaited is None:
+        if awaited is None or not awaited.waiting_clients:  # the last one who waited may just have gone
             journal = Journal(name, self._path_of(name), self._committer, None, self._wall())
             awaited = Queue(name, journal, self._clock, self.settings_for(name), self._times)
             self._awaited[name] = awaited
