@@ -307,6 +307,8 @@ class Connection:
             if request is None:
                 break
             if not guarded or (refusal := self._refusal(request)) is None:
+                if request.meta is not None:
+                    self.counters.cmd_meta += 1
                 TABLE[request.verb](self, request)
             else:
                 self.reply(request, refusal, is_error=bool(refusal))
