@@ -7,8 +7,8 @@ class Counters:
 
     __slots__ = (
         "auth_cmds", "auth_errors", "bytes_read", "bytes_written", "cmd_flush", "cmd_get", "cmd_meta",
-        "cmd_peek", "cmd_set", "conn_yields", "delete_hits", "delete_misses", "get_hits", "get_misses", "noreply_errors",
-        "rejected_connections", "total_connections",
+        "cmd_peek", "cmd_set", "conn_yields", "delete_hits", "delete_misses", "get_hits", "get_misses",
+        "noreply_errors", "rejected_connections", "total_connections",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -280,8 +280,8 @@ class TestMeta:
             for request, reply in asked:
                 assert wire.ask(request) == reply
             stats = wire.stats()
-            names = ("cmd_meta", "cmd_set", "cmd_get", "get_hits", "get_misses", "delete_hits", "delete_misses")
-            assert [int(stats[name]) for name in names] == [len(asked), 2, 2, 1, 1, 2, 2]
+            names = "cmd_meta cmd_set cmd_get get_hits get_misses delete_hits delete_misses"
+            assert [int(stats[name]) for name in names.split()] == [len(asked), 2, 2, 1, 1, 2, 2]
             wire.ask(b"stats reset\r\n")
             assert wire.stats()["cmd_meta"] == "0"
 
