@@ -492,7 +492,7 @@ cdef dict COLD = {
     b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
     b"dump_stats": (DUMP_STATS, 0, _MAX_WORDS), b"dump_config": (DUMP_CONFIG, 0, _MAX_WORDS), b"status": (STATUS, 0, 1),
     b"reload": (RELOAD, 0, 0), b"shutdown": (SHUTDOWN, 0, 0), b"monitor": (MONITOR, 0, 3), b"confirm": (CONFIRM, 0, 2),
-    b"mn": (MN, 0, 0), b"me": (ME, 0, _MAX_WORDS),
+    b"mn": (MN, 0, 0), b"me": (ME, 0, 2),
 }
 
 

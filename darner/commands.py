@@ -343,11 +343,16 @@ def quit_(connection: "Connection", _: Request) -> None:
 
 def mn(connection: "Connection", request: Request) -> None:
     """`mn`: its reply says that all before it is answered."""
+    connection.counters.cmd_meta += 1
     connection.reply(request, b"MN\r\n")
 
 
 def me(connection: "Connection", request: Request) -> None:
-    """`me <key>`: there is nothing to say of how memcached keeps an item."""
+    """`me <key> [b]`: there is nothing to say of how memcached keeps an item."""
+    if not request.args or request.args[1:] not in ([], [b"b"]):
+        connection.reply(request, BAD_FORMAT)
+        return
+    connection.counters.cmd_meta += 1
     connection.reply(request, b"EN\r\n")
 
 

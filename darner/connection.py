@@ -370,6 +370,8 @@ class Connection:
             if request.verb > LAST_PLAIN_VERB:
                 self.expect_long()
             if not guarded or (refusal := self._refusal(request)) is None:
+                if request.meta is not None:
+                    self.counters.cmd_meta += 1
                 TABLE[request.verb](self, request)
             else:
                 self.reply(request, refusal, is_error=bool(refusal))

@@ -133,12 +133,16 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "darner_flushes_total", "Flushes, of one queue or of all.",
     ),
     Figure(
+        "cmd_meta", lambda clients: clients.counters.cmd_meta,
+        "darner_meta_commands_total", "Meta commands (mg ms md mn me); what they did is counted as well.",
+    ),
+    Figure(
         "delete_hits", lambda clients: clients.counters.delete_hits,
-        "darner_delete_hits_total", "Deletes of queues and cursors that were there.",
+        "darner_delete_hits_total", "Deletes of what was there.",
     ),
     Figure(
         "delete_misses", lambda clients: clients.counters.delete_misses,
-        "darner_delete_misses_total", "Deletes of queues and cursors that were not there.",
+        "darner_delete_misses_total", "Deletes of what was not there.",
     ),
     Figure(
         "auth_cmds", lambda clients: clients.counters.auth_cmds,
@@ -175,7 +179,7 @@ AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
         Figure(name, lambda _: 0)
         for name in (
             "listen_disabled_num", "time_in_listen_disabled_us", "reserved_fds", "reclaimed", "cmd_touch",
-            "cmd_meta", "touch_hits", "touch_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
+            "touch_hits", "touch_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
             "cas_hits", "cas_misses", "cas_badval", "get_expired", "get_flushed", "hash_bytes",
             "hash_is_expanding", "hash_power_level", "total_malloced", "direct_reclaims",
             "lru_crawler_starts", "crawler_items_checked", "crawler_reclaimed", "moves_to_cold",

@@ -223,6 +223,8 @@ def _close_item(connection: "Connection", request: Request, token: int) -> None:
     except JournalError as error:
         connection.out.append(server_error(error))
         return
+    connection.counters.delete_hits += closed
+    connection.counters.delete_misses += not closed
     connection.reply(request, DELETED if closed else NOT_FOUND)
 
 

@@ -72,7 +72,8 @@ def _host(value: Any) -> str:
             raise ValueError
         text = bracketed[1]
         ipaddress.IPv6Address(text)
-    if text.count(":") == 1:  # a port is behind it
+    # a port is behind it, or a bracket has no other
+    if text.count(":") == 1 or set(text) & set("[]"):
         raise ValueError
     return text
 

@@ -251,12 +251,17 @@ class Listeners:
         a path and is not among those given. Raises StartError."""
         self._tls = tls
         self._sockets = given or bind(hosts, port)
-        if path is not None and path not in self.paths:
+        if path is not None and not self._listens_at(Path(path)):
             self._sockets.append(open_unix(path))
             self._note_file(Path(path))
         for sock in self._sockets:
             _begin(sock)
         await self._listen()
+
+    def _listens_at(self, path: Path) -> bool:
+        """Whether one of the sockets is at `path`, however that is written."""
+        file = _file(path)
+        return file is not None and any(_file(Path(there)) == file for there in self.paths)
 
     def _note_file(self, path: Path) -> None:
         self._path = path.absolute()
@@ -269,8 +274,10 @@ class Listeners:
 
     @property
     def paths(self) -> list[str]:
-        """The Unix sockets that are listened on."""
-        return [os.fsdecode(sock.getsockname()) for sock in self._sockets if sock.family == socket.AF_UNIX]
+        """The Unix sockets that are listened on; `@` begins one of Linux's abstract namespace, which only
+        systemd hands in."""
+        names = [sock.getsockname() for sock in self._sockets if sock.family == socket.AF_UNIX]
+        return [os.fsdecode(name).replace("\0", "@", 1) for name in names]
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ cdef class Counters:
     cdef public:
         uint64_t total_connections
         uint64_t cmd_get
+        uint64_t cmd_meta
         uint64_t cmd_set
         uint64_t cmd_peek
         uint64_t get_hits

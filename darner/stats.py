@@ -6,9 +6,9 @@ class Counters:
     """Events since the start or the last `stats reset`."""
 
     __slots__ = (
-        "auth_cmds", "auth_errors", "bytes_read", "bytes_written", "cmd_flush", "cmd_get", "cmd_peek",
-        "cmd_set", "conn_yields", "delete_hits", "delete_misses", "get_hits", "get_misses", "noreply_errors",
-        "rejected_connections", "total_connections",
+        "auth_cmds", "auth_errors", "bytes_read", "bytes_written", "cmd_flush", "cmd_get", "cmd_meta",
+        "cmd_peek", "cmd_set", "conn_yields", "delete_hits", "delete_misses", "get_hits", "get_misses",
+        "noreply_errors", "rejected_connections", "total_connections",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -20,6 +20,8 @@ class Counters:
         self.cmd_get = 0
         self.cmd_set = 0
         self.cmd_peek = 0
+        # meta commands, whatever they do besides
+        self.cmd_meta = 0
         self.get_hits = 0
         self.get_misses = 0
         # from and to clients, as they crossed the connection
@@ -28,7 +30,7 @@ class Counters:
         # errors that a client's noreply hid from it
         self.noreply_errors = 0
         self.cmd_flush = 0
-        # of queues that were there, and were not
+        # of queues, cursors and, by `md`, reserved items that were there, and were not
         self.delete_hits = 0
         self.delete_misses = 0
         # connections for which there was no room

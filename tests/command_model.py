@@ -19,10 +19,10 @@ STATUSES = (b"up", b"readonly", b"quiescent")
 
 # what `stats` says of the server behind that: see tests/test_statistics.py
 FOR_AGENTS = """
-    rejected_connections cmd_flush delete_hits delete_misses auth_cmds auth_errors conn_yields
+    rejected_connections cmd_flush cmd_meta delete_hits delete_misses auth_cmds auth_errors conn_yields
     pointer_size rusage_user rusage_system max_connections connection_structures accepting_conns
     threads limit_maxbytes evictions evicted_unfetched expired_unfetched listen_disabled_num
-    time_in_listen_disabled_us reserved_fds reclaimed cmd_touch cmd_meta touch_hits touch_misses
+    time_in_listen_disabled_us reserved_fds reclaimed cmd_touch touch_hits touch_misses
     incr_hits incr_misses decr_hits decr_misses cas_hits cas_misses cas_badval get_expired
     get_flushed hash_bytes hash_is_expanding hash_power_level total_malloced direct_reclaims
     lru_crawler_starts crawler_items_checked crawler_reclaimed moves_to_cold moves_to_warm

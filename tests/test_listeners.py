@@ -98,6 +98,7 @@ class TestRefusal:
             (["127.0.0.1:22133"], "without a port"),
             (["[::1]:22133"], "without a port"),
             (["[127.0.0.1]"], "without a port"),
+            (["::1]"], "without a port"),
             ([""], "must be an address"),
         ],
     )

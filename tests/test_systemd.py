@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,15 @@ def start(tmp_path):
     """Starts a server that is given sockets, and takes it away."""
     processes = []
 
-    def start(*sockets: socket.socket, count: str | None = None, **environment: str) -> subprocess.Popen:
+    def start(
+        *sockets: socket.socket, count: str | None = None, options: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen:
         if count is not None:
             environment["COUNT"] = count
         fds = [sock.fileno() for sock in sockets]
         for fd in fds:
             os.set_inheritable(fd, True)
-        server = [DARNER, "--data", str(tmp_path / "data"), "--port", "0"]
+        server = [DARNER, "--data", str(tmp_path / "data"), "--port", "0", *options]
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", PASS_SOCKETS, str(len(fds)), *map(str, fds), *server],
@@ -151,6 +154,30 @@ class TestSockets:
             assert client.recv(100).startswith(b"VERSION ")
             assert f"event=listening socket={path}\n" in log_of(process)
             assert (tmp_path / "socket").is_socket()
+
+    def test_a_unix_socket_may_be_the_one_of_the_options_however_that_is_written(self, start, tmp_path):
+        with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+            sock.bind(str(tmp_path / "socket"))
+            sock.listen()
+            process = start(sock, options=["--socket", os.path.relpath(tmp_path / "socket")])
+            client.settimeout(10)
+            client.connect(str(tmp_path / "socket"))
+            client.sendall(b"version\r\n")
+            assert client.recv(100).startswith(b"VERSION ")
+            assert log_of(process).count("event=listening") == 1
+            assert (tmp_path / "socket").is_socket()
+
+    def test_a_unix_socket_of_the_abstract_namespace_is_shown_as_systemd_has_it(self, start):
+        name = f"darner-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+            sock.bind(f"\0{name}")
+            sock.listen()
+            process = start(sock)
+            client.settimeout(10)
+            client.connect(f"\0{name}")
+            client.sendall(b"version\r\n")
+            assert client.recv(100).startswith(b"VERSION ")
+            assert f"event=listening socket=@{name}\n" in log_of(process)
 
     def test_a_unix_socket_for_datagrams_is_refused(self, start, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from running import configured, until
+from running import configured, running, until
 
 from darner import __version__, auth
 from darner._proto import CHUNK_BYTES
@@ -195,6 +195,7 @@ class TestMeta:
         assert client.ask(b"md %s\r\n" % queue) == b"HD\r\n"
         assert client.ask(b"mn\r\n") == b"MN\r\n"
         assert client.ask(b"me %s\r\n" % queue) == b"EN\r\n"
+        assert client.ask(b"me d29yaw== b\r\n") == b"EN\r\n"
         assert client.ask(b"ma %s\r\n" % queue) == b"CLIENT_ERROR ma is not supported\r\n"
 
     def test_get_waits_opens_aborts_and_closes(self, client, other, queue):
@@ -260,6 +261,30 @@ class TestMeta:
         assert client.get(queue) == b"a"
         assert client.get(queue + b"/t=5000") == b"b"
 
+    def test_counts_as_what_it_is_and_as_what_it_does(self, tmp_path):
+        with running(tmp_path / "data") as server:
+            wire = server.connect()
+            large = bytes(CHUNK_BYTES + 1)
+            asked = [
+                (b"ms work 1\r\na\r\n", b"HD\r\n"),
+                (b"ms large %d\r\n%s\r\n" % (len(large), large), b"HD\r\n"),
+                (b"mg work/open s\r\n", b"HD s1\r\n"),
+                (b"md work C9\r\n", b"NF\r\n"),
+                (b"md work C1\r\n", b"HD\r\n"),
+                (b"mg work s\r\n", b"EN\r\n"),
+                (b"md work\r\n", b"HD\r\n"),
+                (b"md work\r\n", b"HD\r\n"),
+                (b"me work\r\n", b"EN\r\n"),
+                (b"mn\r\n", b"MN\r\n"),
+            ]
+            for request, reply in asked:
+                assert wire.ask(request) == reply
+            stats = wire.stats()
+            names = "cmd_meta cmd_set cmd_get get_hits get_misses delete_hits delete_misses"
+            assert [int(stats[name]) for name in names.split()] == [len(asked), 2, 2, 1, 1, 2, 2]
+            wire.ask(b"stats reset\r\n")
+            assert wire.stats()["cmd_meta"] == "0"
+
     def test_of_a_cursor_knows_the_expiry(self, client, queue):
         assert client.ask(b"ms %s 1 T100\r\na\r\n" % queue) == b"HD\r\n"
         line = client.ask(b"mg %s/cursor=c/open t l c\r\n" % queue)
@@ -296,6 +321,8 @@ def test_word_too_many_is_said_and_the_connection_goes_on(client):
         b"reload all",
         b"shutdown now",
         b"mn a",
+        b"me a c",
+        b"me a b c",
     ):
         assert client.ask(line + b"\r\n") == b"CLIENT_ERROR bad command line format\r\n"
     assert client.ask(b"version\r\n") == VERSION
