@@ -324,10 +324,13 @@ class Connection:
         self._drop_wait()
         if isinstance(self.upload, Upload):
             self.upload.abandon()
-        # what is in `out` stays: the log may still have something to say of its slots
         self._lost = True
-        for reply in self.out:
+        # it is not to know itself: that is not freed
+        self._rest = None
+        # the slots stay: the log may still have something to say of them
+        for slot, reply in enumerate(self.out):
             if isinstance(reply, Stream):
+                self.out[slot] = b""
                 reply.abandon()
         Return(self, self.holds.release()).go_on()
 

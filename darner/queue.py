@@ -1117,3 +1117,4 @@ class Queue:
         self.window_bytes = 0
         for cursor in self.cursors.values():
             cursor.clear()
+        self.cursors.clear()
