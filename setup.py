@@ -13,7 +13,7 @@ Options.docstrings = False
 PYTHON_MODULES = ("stats", "timeline", "journal", "queue", "holds", "items", "connection")
 
 # Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
-SMALL_MODULES = ("journal", "holds", "timeline")
+SMALL_MODULES = ("journal", "holds", "timeline", "items")
 
 SOURCES = {"_proto": "darner/_proto.pyx"} | {name: f"darner/{name}.py" for name in PYTHON_MODULES}
 

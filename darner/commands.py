@@ -1,6 +1,7 @@
 """What each verb does: one small function a verb, in a table. Those of `set` and `get` are in items.py, which
 is compiled."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -91,20 +92,27 @@ def flush_all(connection: "Connection", request: Request) -> None:
         connection.reply(request, reply)
         return
     connection.clients.flush_all_later(None)
+    _go_on(connection, _flush_all(connection, request, reply))
+
+
+def _flush_all(connection: "Connection", request: Request, reply: bytes) -> Iterator[bool]:
     errors: list[JournalError] = []
-    steps = connection.broker.flush_all(errors)
+    for _ in connection.broker.flush_all(errors):
+        yield False
+    if errors:
+        connection.reply(request, server_error(errors[0]), is_error=True)
+    else:
+        connection.reply(request, reply)
 
-    def go_on() -> None:
-        for _ in steps:
-            if connection.should_yield:
-                connection.go_on(go_on)
-                return
-        if errors:
-            connection.reply(request, server_error(errors[0]), is_error=True)
-        else:
-            connection.reply(request, reply)
 
-    go_on()
+def _go_on(connection: "Connection", steps: Iterator[bool]) -> None:
+    """Do these steps while others are served in between. After one that gives True nothing more is done in
+    this turn."""
+    # no function that knows itself: what the collector alone frees costs others their time
+    for must_wait in steps:
+        if must_wait or connection.should_yield:
+            connection.go_on(functools.partial(_go_on, connection, steps))
+            return
 
 
 def flush_expired(connection: "Connection", request: Request) -> None:
@@ -141,35 +149,31 @@ def flush_all_expired(connection: "Connection", request: Request) -> None:
 def _flush_expired(
     connection: "Connection", request: Request, queues: list[Queue], failures: list[JournalError]
 ) -> None:
+    _go_on(connection, _flush_expired_of(connection, request, queues, failures))
+
+
+def _flush_expired_of(
+    connection: "Connection", request: Request, queues: list[Queue], failures: list[JournalError]
+) -> Iterator[bool]:
     total = 0
-
-    def slices() -> Iterator[int]:
-        for queue in queues:
-            while True:
-                try:
-                    yield from queue.flush_expired()
-                except MendingError as error:
-                    error.journal.crowding.append(connection)
-                    connection.hold()
-                    yield 0
-                    continue
-                except JournalError as error:
-                    failures.append(error)
-                break
-
-    def go_on() -> None:
-        nonlocal total
-        count = next(counts, None)
-        if count is not None:
-            total += count
-            connection.go_on(go_on)
-        elif failures:
-            connection.reply(request, server_error(failures[0]), is_error=True)
-        else:
-            connection.reply(request, b"%d\r\n" % total)
-
-    counts = slices()
-    go_on()
+    for queue in queues:
+        while True:
+            try:
+                for count in queue.flush_expired():
+                    total += count
+                    yield False
+            except MendingError as error:
+                error.journal.crowding.append(connection)
+                connection.hold()
+                yield True
+                continue
+            except JournalError as error:
+                failures.append(error)
+            break
+    if failures:
+        connection.reply(request, server_error(failures[0]), is_error=True)
+    else:
+        connection.reply(request, b"%d\r\n" % total)
 
 
 def version(connection: "Connection", request: Request) -> None:
@@ -223,15 +227,13 @@ def _stat_lines(figures: Iterable[tuple[str, object]], prefix: str = "") -> byte
 
 def _reply_in_slices(connection: "Connection", request: Request, pieces: Iterator[bytes]) -> None:
     """Reply with these pieces. They are made as the client reads them, and others are served in between."""
+    _go_on(connection, _replied(connection, request, pieces))
 
-    def go_on() -> None:
-        for piece in pieces:
-            connection.reply(request, piece)
-            if connection.should_yield:
-                connection.go_on(go_on)
-                return
 
-    go_on()
+def _replied(connection: "Connection", request: Request, pieces: Iterator[bytes]) -> Iterator[bool]:
+    for piece in pieces:
+        connection.reply(request, piece)
+        yield False
 
 
 # The connection's own
@@ -319,8 +321,13 @@ def status(connection: "Connection", request: Request) -> None:
 
 def reload(connection: "Connection", request: Request) -> None:
     """`reload`: read the configuration again."""
+    _go_on(connection, _reload(connection, request))
+
+
+def _reload(connection: "Connection", request: Request) -> Iterator[bool]:
     try:
-        connection.clients.reload()
+        for _ in connection.clients.reload():
+            yield False
     except ConfigError as error:
         connection.reply(request, server_error(error), is_error=True)
         return

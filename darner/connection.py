@@ -133,17 +133,18 @@ class Stream:
 class Return:
     """What a client that has gone held, on its way back in slices. Only then the client is no more."""
 
-    __slots__ = ("_connection", "_steps")
+    __slots__ = ("_connection", "_steps", "_window")
 
     def __init__(self, connection: "Connection", steps: Iterator[Journal | None]) -> None:
         self._connection = connection
         self._steps = steps
+        self._window = 0
 
     def go_on(self) -> None:
         """Have the next ones go back."""
         clients = self._connection.clients
         budget = clients.budget
-        budget.begin()
+        self._window = budget.begin_turn(self._window)
         try:
             for journal in self._steps:
                 if journal is not None:
@@ -196,6 +197,7 @@ class Connection:
         "_unlooked",
         "_upload_request",
         "_waiter",
+        "_window",
         "bare_keys",
         "broker",
         "budget",
@@ -236,6 +238,8 @@ class Connection:
         self._unlooked = 0
         # whether the budget of this turn is begun
         self._is_timed = False
+        # what the budget knows it by
+        self._window = 0
         # whether `_wake` is about to be called
         self._awake = False
         # where replies are written to at once, and whether some of an earlier one still wait to be
@@ -328,10 +332,13 @@ class Connection:
         self._drop_wait()
         if isinstance(self.upload, Upload):
             self.upload.abandon()
-        # what is in `out` stays: the log may still have something to say of its slots
         self._lost = True
-        for reply in self.out:
+        # it is not to know itself: that is not freed
+        self._rest = None
+        # the slots stay: the log may still have something to say of them
+        for slot, reply in enumerate(self.out):
             if isinstance(reply, Stream):
+                self.out[slot] = b""
                 reply.abandon()
         Return(self, self.holds.release()).go_on()
 
@@ -394,7 +401,7 @@ class Connection:
             return self.budget.is_spent()
         # so far it had plain requests alone, and few
         self._is_timed = True
-        self.budget.begin()
+        self._window = self.budget.begin_turn(self._window)
         return False
 
     def _refusal(self, request: Request) -> bytes | None:
@@ -557,7 +564,7 @@ class Connection:
         """What is done now may take long: have it asked behind it how much of the turn is left."""
         if not self._is_timed:
             self._is_timed = True
-            self.budget.begin()
+            self._window = self.budget.begin_turn(self._window)
         self._unlooked = 0
 
     @property

@@ -6,6 +6,7 @@ end of `connection.out`. What it says is in the log by then; only a reply to a s
 until the log is on the disk.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -321,13 +322,13 @@ def _wait(connection: "Connection", request: Request, queue: Source, deadline: f
 
     waiter = Waiter(_fetcher(request, queue), end, connection.has_gone, fail)
     queue.wait(waiter)
-
-    def time_out() -> None:
-        waiter.cancel()
-        end(waiter.queue, None)
-
     timeout_ms = min(request.timeout_ms, int((deadline - connection.clients.loop.time()) * 1000) + 1)
-    connection.begin_wait(waiter, max(0, timeout_ms), time_out)
+    connection.begin_wait(waiter, max(0, timeout_ms), functools.partial(_time_out, waiter))
+
+
+def _time_out(waiter: Waiter) -> None:
+    waiter.cancel()
+    waiter.deliver(waiter.queue, None)
 
 
 def _answer(

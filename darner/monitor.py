@@ -1,5 +1,6 @@
 """What `monitor` and `confirm` do: reserve several items, and remove them."""
 
+import functools
 from typing import TYPE_CHECKING
 
 from darner import _proto
@@ -36,7 +37,7 @@ def _reserve(queue: Source) -> Item | None:
 class Monitor:
     """A `monitor` under way. Who waits for an item gets one, and then queues up anew behind the others."""
 
-    __slots__ = ("_connection", "_deadline", "_error", "_left", "_request", "_waiter")
+    __slots__ = ("_connection", "_deadline", "_error", "_left", "_request")
 
     def __init__(self, connection: "Connection", request: Request, seconds: int, left: int) -> None:
         self._connection = connection
@@ -45,7 +46,6 @@ class Monitor:
         # how many more items may come, and why none does
         self._left = left
         self._error: UnavailableError | None = None
-        self._waiter = Waiter(_reserve, self._deliver, connection.has_gone, self._fail)
 
     def go_on(self) -> None:
         """Send what is there; then wait for more, or end."""
@@ -71,12 +71,14 @@ class Monitor:
         out.append(END if self._error is None else server_error(self._error))
 
     def _wait(self, queue: Source) -> None:
-        queue.wait(self._waiter)
-        timeout_ms = max(0, int((self._deadline - self._connection.clients.loop.time()) * 1000))
-        self._connection.begin_wait(self._waiter, timeout_ms, self._time_out)
+        connection = self._connection
+        waiter = Waiter(_reserve, self._deliver, connection.has_gone, self._fail)
+        queue.wait(waiter)
+        timeout_ms = max(0, int((self._deadline - connection.clients.loop.time()) * 1000))
+        connection.begin_wait(waiter, timeout_ms, functools.partial(self._time_out, waiter))
 
-    def _time_out(self) -> None:
-        self._waiter.cancel()
+    def _time_out(self, waiter: Waiter) -> None:
+        waiter.cancel()
         self._connection.out.append(END)
         self._connection.end_wait()
 
@@ -148,20 +150,17 @@ def confirm(connection: "Connection", request: Request) -> None:
     if len(args) != 2 or not args[1].isdigit() or len(args[1]) > 9:
         connection.out.append(BAD_FORMAT)
         return
-    left = int(args[1])
-    reply = NOTHING_RESERVED
+    _confirm(connection, args[0], int(args[1]), NOTHING_RESERVED)
 
-    def go_on() -> None:
-        nonlocal left, reply
-        try:
-            while left and connection.holds.close(args[0]):
-                left -= 1
-                reply = END
-                if connection.should_yield:
-                    connection.go_on(go_on)
-                    return
-        except JournalError as error:
-            reply = server_error(error)
-        connection.out.append(reply)
 
-    go_on()
+def _confirm(connection: "Connection", name: bytes, left: int, reply: bytes) -> None:
+    try:
+        while left and connection.holds.close(name):
+            left -= 1
+            reply = END
+            if connection.should_yield:
+                connection.go_on(functools.partial(_confirm, connection, name, left, reply))
+                return
+    except JournalError as error:
+        reply = server_error(error)
+    connection.out.append(reply)

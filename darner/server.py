@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from darner import auth, broker, exposure, listeners, systemd, tls
+from darner import auth, broker, collector, exposure, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.admission import METRICS_CONNECTIONS, Admission
@@ -296,10 +295,13 @@ class Server:
         self._stop.set()
 
     def _hung_up(self) -> None:
-        with contextlib.suppress(ConfigError):  # said in the log
-            self._reload()
+        self._clients.do(self._reload_by_signal())
 
-    def _reload(self) -> None:
+    def _reload_by_signal(self) -> Iterator[None]:
+        with contextlib.suppress(ConfigError):  # said in the log
+            yield from self._reload()
+
+    def _reload(self) -> Iterator[None]:
         """Read the configuration, the certificates and the users again, and take what is for queues and for
         those who connect from now on; users that are gone or changed are disconnected. ConfigError if
         something of it is wrong; then nothing has changed."""
@@ -312,7 +314,17 @@ class Server:
         self._admission.change_users(users)
         if context is not None:
             self._listeners.change_tls(context)
-        changed = self._broker.reconfigure(settings.queue, settings.aliases)
+        steps = self._reconfigure(settings)
+        try:
+            for _ in steps:  # and not from them: they go on without this
+                yield
+        except GeneratorExit:  # whoever has asked for it has gone
+            self._loop.call_soon(self._clients.do, steps)
+            raise
+
+    def _reconfigure(self, settings: Settings) -> Iterator[None]:
+        changed: list[bytes] = []
+        yield from self._broker.reconfigure(settings.queue, settings.aliases, changed)
         lists = {
             "changed": " ".join(sorted(map(shown, changed))),
             "needs_restart": " ".join(needs_restart(self._settings, settings)),
@@ -380,9 +392,5 @@ def serve(settings: Settings, reread: Callable[[], Settings], watch: Watch) -> N
     raise_descriptor_limit()
     share_heap()
     guard_memory()
-    # What is there at start stays: the collector need not look at it again.
-    gc.freeze()
-    # What requests leave behind is freed by counting: the default of 700 has it look about for nothing
-    # several times a turn (5 % of the time at 16 requests in a pipeline).
-    gc.set_threshold(20_000, 20, 20)
+    collector.start()
     uvloop.run(main())

@@ -1,5 +1,6 @@
 """An item too large for memory on its way in."""
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -118,28 +119,6 @@ class Upload:
         come there in `delay_ms`, and call `done` with None; or with the error, and nothing of the item
         stays. With `sync`, or if a queue is synced, its file is on the disk by then."""
 
-        def written(error: Exception | None) -> None:
-            try:
-                self._check()
-                if error is not None:
-                    raise error if isinstance(error, DarnerError) else JournalError(str(error))
-                targets = self._targets()
-                work = self._prepare(targets, sync=sync)
-                if work is not None:
-                    # queues may come and go meanwhile, so all is looked at again
-                    self.queue.journal.offload(work, written)
-                    return
-                self._put(targets, flags, exptime, delay_ms)
-            except DarnerError as failure:
-                self.abandon()
-                done(failure)
-            except Exception as failure:  # said by who is told
-                self.queue.on_fault(self.queue, failure)
-                done(FaultError(failure))
-            else:
-                self._let_go()
-                done(None)
-
         try:
             self._check_sets()
             # a file is not synced later, when the log is
@@ -148,7 +127,36 @@ class Upload:
             self.abandon()
             done(failure)
         else:
-            self._writer.finish(written, sync=sync)
+            put = functools.partial(self._put, flags=flags, exptime=exptime, delay_ms=delay_ms)
+            self._writer.finish(functools.partial(self._written, put, done, sync), sync=sync)
+
+    def _written(
+        self,
+        put: Callable[[Sequence[Queue]], None],
+        done: Callable[[DarnerError | None], None],
+        sync: bool,
+        error: Exception | None,
+    ) -> None:
+        try:
+            self._check()
+            if error is not None:
+                raise error if isinstance(error, DarnerError) else JournalError(str(error))
+            targets = self._targets()
+            work = self._prepare(targets, sync=sync)
+            if work is not None:
+                # queues may come and go meanwhile, so all is looked at again
+                self.queue.journal.offload(work, functools.partial(self._written, put, done, sync))
+                return
+            put(targets)
+        except DarnerError as failure:
+            self.abandon()
+            done(failure)
+        except Exception as failure:  # said by who is told
+            self.queue.on_fault(self.queue, failure)
+            done(FaultError(failure))
+        else:
+            self._let_go()
+            done(None)
 
     def _prepare(self, targets: Sequence[Queue], *, sync: bool) -> Callable[[], None] | None:
         """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
