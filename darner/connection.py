@@ -381,9 +381,7 @@ class Connection:
                     self.counters.cmd_meta += 1
                 TABLE[request.verb](self, request)
             else:
-                self.reply(request, refusal, is_error=bool(refusal))
-                if request.is_run and refusal:
-                    parser.skip_keys()
+                self._refuse(request, refusal)
             left -= 1
             self._unlooked -= 1
             if not left or self.out_bytes > OUT_BYTES or (self._unlooked <= 0 and self._is_spent()):
@@ -409,6 +407,11 @@ class Connection:
         if self._is_unread and takes_item(request):
             return b""
         return None if self.guard is None else self.guard.refusal(request)
+
+    def _refuse(self, request: Request, refusal: bytes) -> None:
+        self.reply(request, refusal, is_error=bool(refusal))
+        if request.is_run and refusal:
+            self._parser.skip_keys()
 
     def _touch(self) -> None:
         """Have what can go on now do so, soon."""
