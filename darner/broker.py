@@ -833,20 +833,24 @@ class Broker:
         self,
         settings_for: Callable[[bytes], QueueSettings],
         aliases: Mapping[bytes, tuple[bytes, ...]],
-    ) -> list[bytes]:
-        """Have other settings and aliases from now on; returns the queues and aliases for which something
-        changed. A queue is in memory or on disk as it was made: `durable` counts when it is made anew."""
-        changed = [
+        changed: list[bytes],
+    ) -> Iterator[None]:
+        """Have other settings and aliases from now on, for one queue a step; those for which something changed
+        are added to `changed`, the aliases too. A queue is in memory or on disk as it was made: `durable`
+        counts when it is made anew."""
+        changed += [
             name for name in {**self.aliases, **aliases} if self.aliases.get(name) != aliases.get(name)
         ]
         self.settings_for = settings_for
-        for name, queue in self.queues.items():
-            settings = settings_for(name)
-            if settings != queue.settings:
-                queue.configure(settings)
-                changed.append(name)
         self.set_aliases(aliases)
-        return changed
+        for name, queue in list(self.queues.items()):
+            # not those of this time, if there are others meanwhile
+            settings = self.settings_for(name)
+            if settings != queue.settings and self.queues.get(name) is queue:
+                queue.configure(settings)
+                self._reroute(name)
+                changed.append(name)
+            yield
 
     def set_status(self, level: int) -> None:
         """Have another status: see `Status.change`."""

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import structlog
@@ -44,8 +44,8 @@ class Clients:
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive
         self._started = time.monotonic()
-        # what `reload` and `shutdown` do, which is the server's; None is not allowed
-        self.reload: Callable[[], None] = lambda: None
+        # what `reload`, a step at a time, and `shutdown` do, which is the server's; None is not allowed
+        self.reload: Callable[[], Iterator[None]] = lambda: iter(())
         self.shutdown: Callable[[], None] | None = None
         # what `stats settings` says
         self.describe_settings: Callable[[], Iterable[tuple[str, object]]] = lambda: ()
@@ -79,19 +79,21 @@ class Clients:
         except StatusError as error:
             log.warning("a flush_all that was due is not done", reason=str(error))
             return
+        self.do(self._flush_now())
+
+    def _flush_now(self) -> Iterator[None]:
         errors: list[JournalError] = []
-        steps = self.broker.flush_all(errors)
+        yield from self.broker.flush_all(errors)
+        if errors:
+            log.error("not all queues flushed", failures=len(errors), reason=str(errors[0]))
 
-        def go_on() -> None:
-            self.budget.begin()
-            for _ in steps:
-                if self.budget.is_spent():
-                    self.loop.call_soon(go_on)
-                    return
-            if errors:
-                log.error("not all queues flushed", failures=len(errors), reason=str(errors[0]))
-
-        go_on()
+    def do(self, steps: Iterator[None]) -> None:
+        """Do what no client waits for, in slices."""
+        self.budget.begin()
+        for _ in steps:
+            if self.budget.is_spent():
+                self.loop.call_soon(self.do, steps)
+                return
 
     def _end_waits(self, error: StatusError) -> None:
         for connection in self.connections:

@@ -321,8 +321,13 @@ def status(connection: "Connection", request: Request) -> None:
 
 def reload(connection: "Connection", request: Request) -> None:
     """`reload`: read the configuration again."""
+    _go_on(connection, _reload(connection, request))
+
+
+def _reload(connection: "Connection", request: Request) -> Iterator[bool]:
     try:
-        connection.clients.reload()
+        for _ in connection.clients.reload():
+            yield False
     except ConfigError as error:
         connection.reply(request, server_error(error), is_error=True)
         return

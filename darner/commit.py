@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
-from darner._proto import trim_memory
+from darner._proto import Item, trim_memory
 from darner.blob import Offload, sync_links
 from darner.budget import Budget
 from darner.errors import FaultError, JournalError
@@ -42,6 +42,9 @@ LEAST_BUFFER_BYTES = 64 << 10
 # How many compactions go on at a time: writes are not to wait for them.
 COMPACTIONS = 2
 
+# How many items that nobody needs are freed before it is asked how long that took.
+FREED_AT_ONCE = 1024
+
 
 class Ordered:
     """Waits for the log to be on the disk, for the sake of a batch that must not be there before it."""
@@ -64,7 +67,7 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_budget", "_compactions", "_defer", "_is_late", "_log", "_max_open", "_may_ask", "_open",
+        "_active", "_budget", "_compactions", "_dead", "_defer", "_is_late", "_log", "_max_open", "_may_ask", "_open",
         "_reserve", "_retries", "_retrying", "_round", "_sealed", "_sealed_bytes", "_spent", "_sync",
         "_ticks", "_told", "_undeleted", "_unmended", "_writes_left", "is_scarce", "is_short", "links",
         "offload", "on_damage", "on_failure", "on_fault", "on_quarantine", "on_recovery", "on_resume",
@@ -115,6 +118,8 @@ class Committer:
         self._sync = LogSync(log)
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
         self.links: dict[Path, None] = {}
+        # items that nobody needs any more
+        self._dead: list[dict[int, Item]] = []
         # whether anything was written or compacted since memory was given back
         self._spent = False
         # the journals that could not be written and are to be tried in this tick, and the one that is tried
@@ -242,6 +247,21 @@ class Committer:
             if not first.busy:  # else it is noted again when that is over
                 self._isolate(first, first.close)
 
+    def free(self, items: dict[int, Item]) -> None:
+        """Nobody needs these any more: they may be many, and are freed in slices."""
+        self._dead.append(items)
+        self._spent = True
+
+    def _free(self) -> None:
+        while self._dead:
+            items = self._dead[-1]
+            for _ in range(min(len(items), FREED_AT_ONCE)):
+                items.popitem()
+            if not items:
+                self._dead.pop()
+            if self._budget.is_spent():
+                return
+
     def close_down(self, journal: Journal, error: JournalError) -> None:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
         journal.failing = error
@@ -345,7 +365,7 @@ class Committer:
     @property
     def has_more(self) -> bool:
         """Whether the round that `tick` has begun is to `go_on`."""
-        return bool(self._round)
+        return bool(self._round or self._dead)
 
     def go_on(self) -> None:
         """Go on with the round until the budget is spent."""
@@ -362,6 +382,7 @@ class Committer:
         if self._is_late and self._may_ask:
             self._sync.ask()
         self._may_ask = False
+        self._free()
         self._retry()
         if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
             self._spent = False

@@ -41,6 +41,7 @@ cdef class Connection:
         int _streams
         int _unlooked
         bint _is_timed
+        long _window
         bint _awake
         int _descriptor
         bint _buffered

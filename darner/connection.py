@@ -129,17 +129,18 @@ class Stream:
 class Return:
     """What a client that has gone held, on its way back in slices. Only then the client is no more."""
 
-    __slots__ = ("_connection", "_steps")
+    __slots__ = ("_connection", "_steps", "_window")
 
     def __init__(self, connection: "Connection", steps: Iterator[Journal | None]) -> None:
         self._connection = connection
         self._steps = steps
+        self._window = 0
 
     def go_on(self) -> None:
         """Have the next ones go back."""
         clients = self._connection.clients
         budget = clients.budget
-        budget.begin()
+        self._window = budget.begin_turn(self._window)
         try:
             for journal in self._steps:
                 if journal is not None:
@@ -192,6 +193,7 @@ class Connection:
         "_unlooked",
         "_upload_request",
         "_waiter",
+        "_window",
         "bare_keys",
         "broker",
         "budget",
@@ -232,6 +234,8 @@ class Connection:
         self._unlooked = 0
         # whether the budget of this turn is begun
         self._is_timed = False
+        # what the budget knows it by
+        self._window = 0
         # whether `_wake` is about to be called
         self._awake = False
         # where replies are written to at once, and whether some of an earlier one still wait to be
@@ -391,7 +395,7 @@ class Connection:
             return self.budget.is_spent()
         # so far it had plain requests alone, and few
         self._is_timed = True
-        self.budget.begin()
+        self._window = self.budget.begin_turn(self._window)
         return False
 
     def _refusal(self, request: Request) -> bytes | None:
@@ -554,7 +558,7 @@ class Connection:
         """What is done now may take long: have it asked behind it how much of the turn is left."""
         if not self._is_timed:
             self._is_timed = True
-            self.budget.begin()
+            self._window = self.budget.begin_turn(self._window)
         self._unlooked = 0
 
     @property

@@ -43,6 +43,7 @@ cdef class Queue:
         int _returning
         list _overdue
         bint _is_overdue
+        bint _discards
         int64_t _taken_ms
         int64_t _taken_enqueued_ms
         uint64_t _unread_id

@@ -39,6 +39,10 @@ EXPIRED_AT_ONCE = 512
 # How many reserved items come back in one go.
 RETURNED_AT_ONCE = 256
 
+# How many items a full queue drops in one go, and then with each slice of its sweep: they are so many when its
+# limits were lowered.
+DISCARDED_AT_ONCE = 1024
+
 # How many delayed items join the end of a queue in one go.
 JOIN_ITEMS = 256
 # How much a slice of a sweep reads from the journal at most.
@@ -222,7 +226,7 @@ class Queue:
     """
 
     __slots__ = (
-        "__weakref__", "_dead_letter_to", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue",
+        "__weakref__", "_dead_letter_to", "_discards", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue",
         "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
         "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest", "_swept",
         "_taken_enqueued_ms", "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited",
@@ -297,6 +301,8 @@ class Queue:
         # the first item behind the window, if that was asked for when the window was empty; no item has id 0
         self._unread_id = 0
         self._unread_enqueued_ms = 0
+        # whether it had to drop more than it could in one go
+        self._discards = False
         # the id up to which `sweep` has looked for expired items; 0 if it is not about to
         self._swept = 0
         self.configure(settings)
@@ -351,6 +357,7 @@ class Queue:
             or self._reserved_ms
             or self._overdue
             or self._swept
+            or self._discards
             or not self._soonest.is_never()
             or not self._due.is_never()
             or self._moved
@@ -589,9 +596,35 @@ class Queue:
                 self._expire_head(self.clock(), self.settings.max_expire_sweep)
 
     def discard_for(self, size: int) -> None:
-        """Discard the oldest items until there is room for one of `size` bytes."""
+        """Discard the oldest items until there is room for one of `size` bytes; if they are too many, a part of
+        them, and `sweep` goes on."""
+        left = DISCARDED_AT_ONCE
         while self._limited and self._is_full(size) and (self.window or self._read_ahead()):
+            if not left:
+                self._begin_discard()
+                return
             self._discard_first()
+            left -= 1
+
+    def _begin_discard(self) -> None:
+        self._discards = True
+        self.on_stir(self)
+
+    def _discard_on(self) -> None:
+        """Discard some of what the queue has too much of."""
+        self._discards = False
+        if self.settings.discard_old_when_full and self.journal.state.items:
+            self._discard_over(self.journal.state.next_id - 1)
+        self.restless |= self._discards
+
+    def _discard_over(self, last_id: int) -> None:
+        left = DISCARDED_AT_ONCE
+        while self._has_excess(last_id):
+            if not left:
+                self._begin_discard()
+                return
+            self._discard_first()
+            left -= 1
 
     def discard_excess(self, size: int) -> None:
         """Be rid of expired items at the head, and then of the oldest, if the last one, of `size` bytes, has
@@ -604,11 +637,17 @@ class Queue:
         last_id = journal.state.next_id - 1
         now = self.clock()
         with contextlib.suppress(JournalError):  # then they stay
-            while self._has_excess(last_id) and not self._leaving and self._has_expired(self.window[0], now):
+            left = EXPIRED_AT_ONCE
+            while (
+                left
+                and self._has_excess(last_id)
+                and not self._leaving
+                and self._has_expired(self.window[0], now)
+            ):
                 self._expire_first()
+                left -= 1
         with contextlib.suppress(JournalError):  # then the queue stays over its limits
-            while self._has_excess(last_id):
-                self._discard_first()
+            self._discard_over(last_id)
 
     def _has_excess(self, last_id: int) -> bool:
         """Whether there is too much, and an item at the head to be rid of."""
@@ -959,6 +998,8 @@ class Queue:
             if not self.waiters:
                 self.journal.check()
             self.restless |= self._join(now)
+        if self._discards:
+            self._discard_on()
         limit = self.settings.max_expire_sweep
         if self._swept or self._soonest.has_passed(now):
             self._sweep(now)

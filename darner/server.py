@@ -295,10 +295,13 @@ class Server:
         self._stop.set()
 
     def _hung_up(self) -> None:
-        with contextlib.suppress(ConfigError):  # said in the log
-            self._reload()
+        self._clients.do(self._reload_by_signal())
 
-    def _reload(self) -> None:
+    def _reload_by_signal(self) -> Iterator[None]:
+        with contextlib.suppress(ConfigError):  # said in the log
+            yield from self._reload()
+
+    def _reload(self) -> Iterator[None]:
         """Read the configuration, the certificates and the users again, and take what is for queues and for
         those who connect from now on; users that are gone or changed are disconnected. ConfigError if
         something of it is wrong; then nothing has changed."""
@@ -311,7 +314,17 @@ class Server:
         self._admission.change_users(users)
         if context is not None:
             self._listeners.change_tls(context)
-        changed = self._broker.reconfigure(settings.queue, settings.aliases)
+        steps = self._reconfigure(settings)
+        try:
+            for _ in steps:  # noqa: UP028  # they go on without this
+                yield
+        except GeneratorExit:  # whoever has asked for it has gone
+            self._loop.call_soon(self._clients.do, steps)
+            raise
+
+    def _reconfigure(self, settings: Settings) -> Iterator[None]:
+        changed: list[bytes] = []
+        yield from self._broker.reconfigure(settings.queue, settings.aliases, changed)
         lists = {
             "changed": " ".join(sorted(map(shown, changed))),
             "needs_restart": " ".join(needs_restart(self._settings, settings)),

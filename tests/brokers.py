@@ -42,6 +42,13 @@ class Data:
         self.broker.call_later = lambda ms, work: self.timers.append((self.now + ms, work))
         self.broker.open()
 
+    def reconfigure(self, aliases=None):
+        """Have the settings that are set by now, and these aliases; returns what changed."""
+        changed = []
+        for _ in self.broker.reconfigure(self.settings_for, aliases or {}, changed):
+            pass
+        return changed
+
     def set_clock(self, ahead):
         """Set the wall clock, so that it is so far ahead of `now`."""
         self.ahead = ahead

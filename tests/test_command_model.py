@@ -121,7 +121,7 @@ class Server(Data):
 
     def reload(self):
         self.config = config.parse(self.toml, {}, "darner.toml")
-        self.broker.reconfigure(self.config.queue, self.config.aliases)
+        return self.broker.reconfigure(self.config.queue, self.config.aliases, [])
 
     def connect(self):
         return Transport(self.loop, Connection(self.clients))

@@ -406,7 +406,7 @@ class TestRoom:
         for module in (upload_module, queue_module, fanout):
             monkeypatch.setattr(module, "all_or_none", measured)
         data.settings[b"orders+c"] = QueueSettings(max_items=2, discard_old_when_full=True)
-        data.broker.reconfigure(data.settings_for, {})
+        data.reconfigure()
         set_it(data)
         assert data.broker.queue(b"orders+c").discarded == 999
         assert len(used) == 1
@@ -464,13 +464,13 @@ class TestAlias:
         data.set(b"all", b"1")
         data.settings[b"one"] = QueueSettings(fanout_only=True)
         aliases = {b"one-only": (b"one",), b"new": (b"two",)}
-        changed = data.broker.reconfigure(data.settings_for, aliases)
+        changed = data.reconfigure(aliases)
         assert sorted(changed) == [b"all", b"new", b"one"]
         data.set(b"new", b"2")
         data.set(b"one-only", b"into the void")
         assert data.read_all(b"one") == [b"1"]
         assert data.read_all(b"two") == [b"1", b"2"]
-        assert data.broker.reconfigure(data.settings_for, aliases) == []
+        assert data.reconfigure(aliases) == []
 
 
 def test_a_queue_by_itself_is_its_own_sink(data):

@@ -178,7 +178,7 @@ class TestMaxQueueAge:
         self.sweep(data)
         data.settings[b"work"] = QueueSettings(max_queue_age_ms=self.AGE_MS)
         data.now += self.AGE_MS
-        data.broker.reconfigure(data.settings_for, {})
+        data.reconfigure()
         assert self.sweep(data)
         assert not self.sweep(data, self.AGE_MS)
 

@@ -217,7 +217,7 @@ class TestRecord:
 
     def test_is_passed_by_when_items_expire(self, damaged):
         damaged.settings[b"work"] = QueueSettings(max_age_ms=1000, expire_to_queue="late")
-        damaged.broker.reconfigure(damaged.settings_for, {})
+        damaged.reconfigure()
         damaged.now += 5000
         damaged.tick(4)
         assert drain(damaged, b"late") == [2, 3, 6, 7, 8, 9]
@@ -639,7 +639,7 @@ class TestFile:
             if ends == "expires"
             else QueueSettings(max_attempts=1, dead_letter_queue="late")
         )
-        damaged.broker.reconfigure(damaged.settings_for, {})
+        damaged.reconfigure()
         work = damaged.broker.queue(b"work")
         held = reserve(work, 3) if ends == "gives up" else []
         self.strike(damaged)
