@@ -378,13 +378,14 @@ def unread(server: Server, name: str, clients: int) -> str:
         with connect(server) as wire:
             ask(wire, b"version\r\n")
             for queue, data, count in (
-                (b"big", bytes(60000), 3000),
-                (b"memory-big", bytes(60000), 3000),
+                (b"big", bytes(60000), 1000),
+                (b"memory-big", bytes(60000), 1000),
                 (b"large", LARGE, 1),
                 (b"memory", LARGE, 3),
-                (b"watched", b"x", 200_000),
+                (b"watched", b"x", 100_000),
             ):
-                ask(wire, b"set %s 0 0 %d\r\n%s\r\n" % (queue, len(data), data) * count)
+                if b" " + queue in UNREAD[name]:
+                    ask(wire, b"set %s 0 0 %d\r\n%s\r\n" % (queue, len(data), data) * count)
         time.sleep(SETTLE_S)
         before = largest = server.resident_bytes()
         for _ in range(clients):

@@ -8,13 +8,14 @@ from benches import Bench
 from brokers import Data
 from doubles import reserve
 
-from darner.budget import Budget
+from darner.budget import LEAST_MS, TURN_MS, Budget
 from darner.commands import _dump_config, _dump_stats
+from darner.commit import FREED_AT_ONCE
 from darner.config import QueueSettings
 from darner.cursor import Cursor
 from darner.errors import MendingError
 from darner.holds import Holds
-from darner.queue import EXPIRED_AT_ONCE, RETURNED_AT_ONCE
+from darner.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
 
 
 @pytest.fixture
@@ -50,6 +51,43 @@ class TestBudget:
         now = 5
         assert budget.is_spent()
         budget.begin(5)
+        assert not budget.is_spent()
+
+    def test_gives_a_client_a_whole_turn_and_many_a_round_together(self):
+        now = 0.0
+        budget = Budget(lambda: now)
+
+        def turn_ms(window):
+            """How long the next turn is."""
+            nonlocal now
+            window = budget.begin_turn(window)
+            begun = now
+            while not budget.is_spent():
+                now += 0.05
+            return now - begun, window
+
+        windows = [0] * 40
+        rounds = []
+        for _ in range(20):
+            taken = 0.0
+            for client, window in enumerate(windows):
+                took, windows[client] = turn_ms(window)
+                taken += took
+            rounds.append(taken)
+        # nobody knows in the first one how many there are
+        assert rounds[0] < 60
+        assert max(rounds[1:]) < 20
+        # when they have gone, one has it all again
+        for _ in range(100):
+            took, windows[0] = turn_ms(windows[0])
+        assert took >= TURN_MS
+
+    def test_leaves_each_of_very_many_clients_something(self):
+        now = 0.0
+        budget = Budget(lambda: now)
+        for _ in range(1000):
+            budget.begin_turn(0)
+        now += LEAST_MS / 2
         assert not budget.is_spent()
 
 
@@ -187,6 +225,89 @@ class TestUpkeep:
         data.broker.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 6
         data.settle()
+
+
+class TestLimits:
+    def test_that_were_lowered_have_the_oldest_dropped_in_slices(self, it):
+        count = 3 * DISCARDED_AT_ONCE
+        it.push(*[b"%d" % n for n in range(count)])
+        it.set(max_items=2, discard_old_when_full=True)
+        it.push(b"last")
+        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.stirs
+        it.queue.sweep()
+        assert it.queue.restless
+        assert it.queue.discarded == 2 * DISCARDED_AT_ONCE
+        it.queue.sweep()
+        assert not it.queue.restless
+        assert it.queue.discarded == count - 1
+        assert [item.data for item in iter(it.queue.pop, None)] == [b"%d" % (count - 1), b"last"]
+
+    def test_that_were_raised_again_stop_that(self, it):
+        it.push(*[b"x"] * 2 * DISCARDED_AT_ONCE)
+        it.set(max_items=2, discard_old_when_full=True)
+        it.push(b"last")
+        it.set()
+        it.queue.sweep()
+        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert not it.queue.stirs
+
+
+class TestMemory:
+    def test_of_a_queue_that_is_flushed_or_deleted_is_freed_in_slices(self, slow):
+        slow.settings[b"work"] = QueueSettings(durable=False)
+        slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
+        slow.broker.queue(b"work").flush()
+        slow.push(b"work", b"later")
+        dead = slow.broker._committer._dead
+        slow.broker.tick()
+        assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
+        slow.tick(20)
+        assert not dead
+        assert slow.broker.queue(b"work").pop().data == b"later"
+
+    def test_of_what_is_reserved_or_delayed_is_kept(self, data):
+        data.settings[b"work"] = QueueSettings(durable=False)
+        data.push(b"work", b"reserved", b"flushed")
+        queue = data.broker.queue(b"work")
+        item = queue.reserve()
+        queue.flush()
+        data.tick(4)
+        queue.abort(item)
+        assert queue.pop().data == b"reserved"
+        assert queue.pop() is None
+
+
+class TestReload:
+    NAMES = [b"queue%d" % n for n in range(5)]
+
+    def reload(self, data, max_items):
+        for name in self.NAMES:
+            data.settings[name] = QueueSettings(max_items=max_items)
+        return data.broker.reconfigure(data.settings_for, {}, [])
+
+    def limits(self, data):
+        return [data.broker.queue(name).settings.max_items for name in self.NAMES]
+
+    def test_changes_one_queue_a_step(self, data):
+        for name in self.NAMES:
+            data.push(name, b"1")
+        steps = self.reload(data, 3)
+        next(steps)
+        assert self.limits(data) == [3, None, None, None, None]
+        assert len(list(steps)) == len(self.NAMES) - 1
+        assert self.limits(data) == [3] * len(self.NAMES)
+
+    def test_that_is_overtaken_by_another_does_not_bring_the_older_settings_back(self, data):
+        for name in self.NAMES:
+            data.push(name, b"1")
+        older = self.reload(data, 3)
+        next(older)
+        for _ in self.reload(data, 4):
+            pass
+        for _ in older:
+            pass
+        assert self.limits(data) == [4] * len(self.NAMES)
 
 
 @pytest.mark.parametrize("dump", [_dump_stats, _dump_config])
