@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What one client does to the others: how long they wait, and how much memory it takes, command by command.
 
-Starts a darner of its own with many queues. One client (or several, `--enemies`) pipelines a command at a time,
-as much of it as it can, and a bystander asks for `version` about each ms. Of its waits, what it or the server
-itself waited for a core, as the kernel counts it, is taken off: that is the machine's. With `--unread` clients
-pipeline each command and read no reply, and what the server's memory grows by is reported.
+Starts a darner of its own with many queues. One client (or several, `--enemies`) pipelines one command after
+the other, and a bystander asks for `version` about each ms. Of its waits, what it or the server waited for a
+core, as the kernel counts it, is taken off: that is the machine's. With `--unread` clients pipeline each
+command and read no reply, and what the server's memory grows by is reported.
 """
 
 import contextlib
@@ -241,9 +241,7 @@ CASES = (
     Case(
         "new children",
         nothing,
-        lambda size: b"".join(
-            b"get memory-parent+n%d\r\nset memory-parent 0 0 1\r\nx\r\n" % n for n in range(5)
-        ),
+        each(b"get memory-parent+n%d\r\nset memory-parent 0 0 1\r\nx\r\n", 5),
     ),
 )
 
@@ -331,10 +329,8 @@ def measure(server: Server, case: Case, size: Size, enemies: int) -> str:
         found = bystander.end()
     waits, busy = sorted(wait for wait, _ in found), sorted(each for _, each in found)
     at = int(len(found) * 0.999)
-    return (
-        f"{case.name:28} {waits[-1] / 1e6:8.1f} {waits[at] / 1e6:8.1f} {busy[-1] / 1e6:8.1f} {busy[at] / 1e6:8.1f}"
-        f" {len(found):8} {took:8.1f}"
-    )
+    figures = [each / 1e6 for each in (waits[-1], waits[at], busy[-1], busy[at])]
+    return f"{case.name:28}{''.join(f' {ms:8.1f}' for ms in figures)} {len(found):8} {took:8.1f}"
 
 
 def fill(server: Server, size: Size) -> None:
@@ -374,7 +370,7 @@ UNREAD = {
 def unread(server: Server, name: str, clients: int) -> str:
     """Return what is reported of clients that do not read."""
     with contextlib.ExitStack() as stack:
-        wires = []
+        waiting: list[tuple[socket.socket, memoryview]] = []
         with connect(server) as wire:
             ask(wire, b"version\r\n")
             for queue, data, count in (
@@ -393,15 +389,15 @@ def unread(server: Server, name: str, clients: int) -> str:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             wire.connect((server.host, server.port))
             wire.setblocking(False)
-            wires.append([wire, memoryview(UNREAD[name])])
+            waiting.append((wire, memoryview(UNREAD[name])))
         end = time.monotonic() + 6
         while time.monotonic() < end:
-            for one in wires:
+            for at, (wire, rest) in enumerate(waiting):
                 with contextlib.suppress(BlockingIOError):
-                    one[1] = one[1][one[0].send(one[1][:65536]) :]
+                    waiting[at] = wire, rest[wire.send(rest[:65536]) :]
             largest = max(largest, server.resident_bytes())
             time.sleep(0.01)
-        for wire, _ in wires:
+        for wire, _ in waiting:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with connect(server) as wire:
         begun = time.monotonic()
@@ -412,8 +408,8 @@ def unread(server: Server, name: str, clients: int) -> str:
             largest_after = max(largest_after, server.resident_bytes())
             time.sleep(0.02)
         ask(wire, b"delete big\r\ndelete large\r\ndelete memory\r\ndelete watched\r\ndelete memory-big\r\n")
-    kib = (largest - before) / clients / 1024
-    return f"{name:32} {kib:8.0f} KiB a client, {(largest_after - before) / clients / 1024:8.0f} when they leave ({left:.2f} s)"
+    most, after = ((each - before) / clients / 1024 for each in (largest, largest_after))
+    return f"{name:32} {most:8.0f} KiB a client, {after:8.0f} when they leave ({left:.2f} s)"
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
@@ -471,14 +467,9 @@ def main(
         click.echo(
             f"{'':28} {'wait ms':>8} {'99.9 %':>8} {'busy ms':>8} {'99.9 %':>8} {'waits':>8} {'in s':>8}"
         )
-        done = 0
         for case in CASES:
             if wanted(case.name):
                 click.echo(measure(server, case, size, enemies))
-                if os.environ.get("GCLOG"):
-                    lines = [l for l in darner.log().splitlines() if "event=GC" in l]
-                    click.echo("   " + " ".join(l.split("event=GC")[1] for l in lines[done:][:5]))
-                    done = len(lines)
 
 
 if __name__ == "__main__":

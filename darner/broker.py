@@ -835,9 +835,9 @@ class Broker:
         aliases: Mapping[bytes, tuple[bytes, ...]],
         changed: list[bytes],
     ) -> Iterator[None]:
-        """Have other settings and aliases from now on, for one queue a step; those for which something changed
-        are added to `changed`, the aliases too. A queue is in memory or on disk as it was made: `durable`
-        counts when it is made anew."""
+        """Have other settings and aliases from now on, for one queue a step; those for which something
+        changed are added to `changed`, the aliases too. A queue is in memory or on disk as it was made:
+        `durable` counts when it is made anew."""
         changed += [
             name for name in {**self.aliases, **aliases} if self.aliases.get(name) != aliases.get(name)
         ]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 # How many ms of work others wait for, at most but for its last step.
 TURN_MS = 4
-# How long all clients that have much to do may take for a turn each, as long as none gets less than the least.
+# How long all clients that have much to do may take for a turn each, if none gets less than the least.
 ROUND_MS = 12
 LEAST_MS = 0.25
 # For how long the clients are counted that have much to do: several rounds.
@@ -36,8 +36,8 @@ class Budget:
         self._end_ms = self._clock() + ms
 
     def begin_turn(self, window: int) -> int:
-        """The turn of one of the clients begins, which is the shorter the more there are. `window` is what the
-        last one of the same client gave, at first 0."""
+        """The turn of one of the clients begins, which is the shorter the more there are. `window` is what
+        the last one of the same client gave, at first 0."""
         now = self._clock()
         if now >= self._window_end_ms:
             self._window += 1

@@ -67,8 +67,8 @@ class Committer:
     """Writes the staged batches of all journals."""
 
     __slots__ = (
-        "_active", "_budget", "_compactions", "_dead", "_defer", "_is_late", "_log", "_max_open", "_may_ask", "_open",
-        "_reserve", "_retries", "_retrying", "_round", "_sealed", "_sealed_bytes", "_spent", "_sync",
+        "_active", "_budget", "_compactions", "_dead", "_defer", "_is_late", "_log", "_max_open", "_may_ask",
+        "_open", "_reserve", "_retries", "_retrying", "_round", "_sealed", "_sealed_bytes", "_spent", "_sync",
         "_ticks", "_told", "_undeleted", "_unmended", "_writes_left", "is_scarce", "is_short", "links",
         "offload", "on_damage", "on_failure", "on_fault", "on_quarantine", "on_recovery", "on_resume",
         "on_staged", "write_buffer_bytes",

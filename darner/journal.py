@@ -174,6 +174,7 @@ def _numbers(kind: int, payload: bytes) -> list[int]:
 class _TooOldError(DamagedError):
     """LevelDB ends before what was written to it: at least, the last record of its state is not there."""
 
+
 # Of a journal in memory: it is never used up, and what is removed may be added to it.
 ROOMY_BYTES = sys.maxsize // 2
 

@@ -39,7 +39,7 @@ EXPIRED_AT_ONCE = 512
 # How many reserved items come back in one go.
 RETURNED_AT_ONCE = 256
 
-# How many items a full queue drops in one go, and then with each slice of its sweep: they are so many when its
+# How many items a full queue drops in one go, and then with each slice of its sweep: there are more when its
 # limits were lowered.
 DISCARDED_AT_ONCE = 1024
 
@@ -187,7 +187,7 @@ class Waiter:
     def __init__(
         self,
         fetch: Callable[[Any], Item | None],
-        deliver: Callable[[Any, Item], None],
+        deliver: Callable[[Any, Any], None],
         has_gone: Callable[[], bool] = lambda: False,
         fail: Callable[[JournalError], None] = lambda _: None,
     ) -> None:
@@ -226,8 +226,9 @@ class Queue:
     """
 
     __slots__ = (
-        "__weakref__", "_dead_letter_to", "_discards", "_due", "_expire_to", "_idle_id", "_idle_ms", "_is_overdue",
-        "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved", "_open_timeout_ms",
+        "__weakref__", "_dead_letter_to", "_discards", "_due", "_expire_to", "_idle_id", "_idle_ms",
+        "_is_overdue", "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved",
+        "_open_timeout_ms",
         "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest", "_swept",
         "_taken_enqueued_ms", "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited",
         "canceled_transactions", "clock", "cursors", "discarded", "expired_items", "is_durable", "journal",
@@ -596,7 +597,7 @@ class Queue:
                 self._expire_head(self.clock(), self.settings.max_expire_sweep)
 
     def discard_for(self, size: int) -> None:
-        """Discard the oldest items until there is room for one of `size` bytes; if they are too many, a part of
+        """Discard the oldest items until there is room for one of `size` bytes; if they are too many, some of
         them, and `sweep` goes on."""
         left = DISCARDED_AT_ONCE
         while self._limited and self._is_full(size) and (self.window or self._read_ahead()):

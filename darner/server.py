@@ -316,7 +316,7 @@ class Server:
             self._listeners.change_tls(context)
         steps = self._reconfigure(settings)
         try:
-            for _ in steps:  # noqa: UP028  # they go on without this
+            for _ in steps:  # and not from them: they go on without this
                 yield
         except GeneratorExit:  # whoever has asked for it has gone
             self._loop.call_soon(self._clients.do, steps)

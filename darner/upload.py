@@ -134,7 +134,7 @@ class Upload:
         self,
         put: Callable[[Sequence[Queue]], None],
         done: Callable[[DarnerError | None], None],
-        sync: bool,  # noqa: FBT001  # it is bound
+        sync: bool,
         error: Exception | None,
     ) -> None:
         try:
