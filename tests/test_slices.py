@@ -266,7 +266,7 @@ class TestMemory:
         assert not dead
         assert slow.broker.queue(b"work").pop().data == b"later"
 
-    def test_of_what_is_reserved_or_delayed_is_kept(self, data):
+    def test_of_what_is_reserved_is_kept(self, data):
         data.settings[b"work"] = QueueSettings(durable=False)
         data.push(b"work", b"reserved", b"flushed")
         queue = data.broker.queue(b"work")
