@@ -266,7 +266,7 @@ class TestMemory:
         assert not dead
         assert slow.broker.queue(b"work").pop().data == b"later"
 
-    def test_of_what_is_reserved_or_delayed_is_kept(self, data):
+    def test_of_what_is_reserved_is_kept(self, data):
         data.settings[b"work"] = QueueSettings(durable=False)
         data.push(b"work", b"reserved", b"flushed")
         queue = data.broker.queue(b"work")
@@ -278,13 +278,23 @@ class TestMemory:
         assert queue.pop() is None
 
 
+def test_flush_all_flushes_one_queue_a_step(data):
+    names = [b"queue%d" % n for n in range(5)]
+    for name in names:
+        data.push(name, b"1")
+    steps = data.broker.flush_all([])
+    next(steps)
+    assert [data.broker.queue(name).items for name in names] == [0, 1, 1, 1, 1]
+    for _ in steps:
+        pass
+    assert not any(data.broker.queue(name).items for name in names)
+
+
 class TestReload:
     NAMES = tuple(b"queue%d" % n for n in range(5))
 
     def reload(self, data, max_items):
-        for name in self.NAMES:
-            data.settings[name] = QueueSettings(max_items=max_items)
-        return data.broker.reconfigure(data.settings_for, {}, [])
+        return data.broker.reconfigure(lambda _: QueueSettings(max_items=max_items), {}, [])
 
     def limits(self, data):
         return [data.broker.queue(name).settings.max_items for name in self.NAMES]
