@@ -259,7 +259,7 @@ class Server:
             ("inter", ",".join(dict.fromkeys(host for host, _ in addresses))),
             ("verbosity", {logging.WARNING: 0, logging.INFO: 1}.get(logging.getLogger().level, 2)),
             ("evictions", "on" if limits.discard_old_when_full else "off"),
-            ("domain_socket", paths[0] if paths else "NULL"),
+            ("domain_socket", shown(os.fsencode(paths[0])) if paths else "NULL"),
             ("umask", f"{UNIX_MODE:o}"),
             ("num_threads", 1),
             ("cas_enabled", "no"),
