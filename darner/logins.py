@@ -1,4 +1,5 @@
 """Passwords that are checked: in threads, two at a time, in turns by address and user, and so many at most.
+Addresses from which no wrong one came lately come before the others.
 
 A check takes 16 MiB and some 30 ms of a processor, on purpose. So whoever sends wrong passwords could take
 the time from those who send right ones: what is rationed here is that time. A check that cannot be done is
@@ -18,6 +19,8 @@ CHECKS = 2
 # How many different ones may wait for that: with two processors, what is checked in less than half of the
 # time that a client waits for it.
 MAX_WAITING = 256
+# Of how many addresses is remembered that a wrong password came from them, and of as many from before.
+MAX_FAILED = 10_000
 
 # Told whether the password was right; None if that could not be found out.
 Done = Callable[[bool | None], None]
@@ -51,6 +54,9 @@ class Logins:
         # nobody else has: one for each user, by the hash in the file.
         self._key = secrets.token_bytes(32)
         self._right: dict[str, bytes] = {}
+        # the addresses from which wrong ones came, and those of the time before
+        self._failed: set[str] = set()
+        self._failed_before: set[str] = set()
 
     def check(self, address: str, user: auth.User | None, password: bytes, done: Done) -> Callable[[], None]:
         """Check a password that came from `address`, and call `done`, which may be at once; what is returned
@@ -81,6 +87,10 @@ class Logins:
         """The users have changed: remember nothing of them."""
         self._right.clear()
 
+    def forgive(self) -> None:
+        """To be called now and then: the second time an address that sent wrong passwords is as any other."""
+        self._failed_before, self._failed = self._failed, set()
+
     def close(self) -> None:
         """Check nothing more."""
         self._lines.clear()
@@ -93,29 +103,37 @@ class Logins:
         known = self._right.get(user.password)
         return known is not None and hmac.compare_digest(known, self._digest(password))
 
+    def _has_failed(self, key: _Line) -> bool:
+        return key[0] in self._failed or key[0] in self._failed_before
+
     def _make_room(self, key: _Line) -> bool:
-        """Have the newest of the longest line give up its place; returns whether that is a longer one than
-        `key` has."""
-        longest = max(self._lines, key=lambda each: len(self._lines[each]))
-        if len(self._lines[longest]) <= len(self._lines.get(key, ())) + 1:
+        """Have the newest of the longest line give up its place, of those whose addresses have failed if there
+        are any; returns whether that is a longer one than `key` has, or one that has failed where `key` has
+        not."""
+        last = max(reversed(self._lines), key=lambda each: (self._has_failed(each), len(self._lines[each])))
+        ours = self._has_failed(key), len(self._lines.get(key, ())) + 1
+        if (self._has_failed(last), len(self._lines[last])) <= ours:
             return False
-        _, place = self._lines[longest].popitem()
+        _, place = self._lines[last].popitem()
+        if not self._lines[last]:
+            del self._lines[last]
         self._waiting -= 1
         _tell(place, None)
         return True
 
     def _check_next(self) -> None:
         while self._lines and self._checking < CHECKS:
-            key, line = self._lines.popitem(last=False)
+            key = next((each for each in self._lines if not self._has_failed(each)), next(iter(self._lines)))
+            line = self._lines.pop(key)
             _, place = line.popitem(last=False)
             self._waiting -= 1
             if line:
                 self._lines[key] = line
             if place.asking:
                 self._checking += 1
-                self._check(place)
+                self._check(key[0], place)
 
-    def _check(self, place: _Place) -> None:
+    def _check(self, address: str, place: _Place) -> None:
         is_right = False
 
         def work() -> None:
@@ -126,6 +144,10 @@ class Logins:
             self._checking -= 1
             if is_right and place.user is not None:
                 self._right[place.user.password] = self._digest(place.password)
+            elif error is None:
+                if len(self._failed) >= MAX_FAILED:
+                    self.forgive()
+                self._failed.add(address)
             _tell(place, None if error is not None else is_right)
             self._check_next()
 

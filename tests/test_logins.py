@@ -154,6 +154,51 @@ class TestStrangers:
         bench.do_all()
         assert bench.told["right"] is True
 
+    def test_that_failed_come_behind_an_address_that_did_not_however_many_they_are(self, bench):
+        for number in range(MAX_WAITING * 2):
+            bench.flood(1, f"address {number}")
+        bench.do_all()
+        for number in range(MAX_WAITING + CHECKS):
+            bench.flood(1, f"address {number}")
+        bench.told.clear()
+        bench.ask("right", "192.0.2.2", ALICE, b"right")
+        for _ in range(CHECKS + 1):
+            bench.do_one()
+        assert bench.told["right"] is True
+        # who was last has given up its place
+        assert bench.told[f"address {MAX_WAITING + CHECKS - 1}", 0] is None
+
+    def test_that_failed_push_out_nobody_who_did_not(self, bench):
+        bench.flood(1, "192.0.2.1")
+        bench.do_all()
+        for number in range(MAX_WAITING + CHECKS):
+            bench.ask(number, f"address {number}", ALICE, b"right")
+        bench.ask("wrong", "192.0.2.1", ALICE, b"wrong again")
+        assert bench.told["wrong"] is None
+        assert None not in [bench.told.get(number) for number in range(MAX_WAITING) if number in bench.told]
+
+    def test_are_forgiven_after_a_while(self, bench):
+        for times, comes_first in ((0, "new"), (1, "new"), (2, "failed")):
+            bench.flood(1, f"failed {times}")
+            bench.do_all()
+            for _ in range(times):
+                bench.logins.forgive()
+            bench.told.clear()
+            bench.checked.clear()
+            for number in range(CHECKS):
+                bench.ask(("busy", number), "other", ALICE, b"%d" % number)
+            bench.ask("failed", f"failed {times}", ALICE, b"failed")
+            bench.ask("new", f"new {times}", ALICE, b"new")
+            bench.do_all()
+            assert bench.checked[CHECKS][1] == comes_first.encode()
+
+    def test_are_remembered_in_bounded_numbers(self, bench, monkeypatch):
+        monkeypatch.setattr(logins, "MAX_FAILED", 10)
+        for number in range(100):
+            bench.flood(1, f"address {number}")
+            bench.do_all()
+        assert len(bench.logins._failed) + len(bench.logins._failed_before) <= 20
+
 
 def test_waiting_for_all_others_takes_less_than_a_client_waits():
     # some 30 ms each
