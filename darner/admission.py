@@ -41,7 +41,7 @@ FORGIVE_S = 60
 # The parts of the descriptors that connections may take, and those that are turned away and linger to read
 # why (more are closed at once). The rest is for the queues' files.
 CONNECTIONS_SHARE = 3 / 4
-LINGERING_SHARE = 1 / 16
+LINGERING_SHARE = 1 / 64
 # How many the port for metrics has at once, if there is one: they are none of the clients'.
 METRICS_CONNECTIONS = 8
 # And that large items may take as they are sent, whatever connections there are; more share with these.

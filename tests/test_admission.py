@@ -160,6 +160,26 @@ class TestDescriptors:
         assert few.stop() == 0
         assert "Traceback" not in few.log
 
+    @pytest.mark.parametrize("limit", [256, 512, 1024])
+    def test_are_left_for_more_queues_than_can_be_open_at_once(self, tmp_path, limit):
+        queues = limit // 8
+        with running(tmp_path / "data") as server, contextlib.closing(server.connect()) as wire:
+            for n in range(queues):
+                wire.set(b"q%d" % n, b"x")
+            assert server.stop() == 0
+        command = ("sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', DARNER)
+        with running(tmp_path / "data", command=command) as server:
+            first = server.connect()
+            others = [server.connect() for _ in range(limit)]
+            for wire in others:
+                wire.send(b"version\r\n")
+            assert [first.get(b"q%d" % n) for n in range(queues)] == [b"x"] * queues
+            assert [first.set(b"n%d" % n, b"x") for n in range(queues)] == [b"STORED\r\n"] * queues
+            for wire in others:
+                wire.close()
+            assert server.stop() == 0
+        assert "level=error" not in server.log
+
     def test_that_are_all_gone_neither_spin_nor_end_the_listener(self, server, wire):
         """uvloop does the one or the other when there is none for a connection that waits."""
         wire.set(b"q", b"x")
