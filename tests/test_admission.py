@@ -65,6 +65,16 @@ def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     assert arrival not in gate.arriving
 
 
+def test_address_that_sent_a_wrong_password_is_forgiven_after_a_minute_or_two(monkeypatch):
+    clients = SimpleNamespace(loop=None, connections=set(), counters=Counters(), files=0)
+    gate = admission.Admission(clients, Mock(), users={})
+    times = []
+    monkeypatch.setattr(gate.logins, "forgive", lambda: times.append(0))
+    for seconds in range(1, 181):
+        gate.sweep()
+        assert len(times) == seconds // 60
+
+
 @pytest.mark.parametrize(
     ("peer", "address"),
     [

@@ -146,6 +146,12 @@ class TestStrangers:
                 assert not obeyed(reply.decode().replace("\r\n", "\n"))
             assert server.stop() == 0
         assert not obeyed(server.log)
+        done = subprocess.run(
+            [DARNER, "--check-config", "-c", tmp_path / "darner.toml"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "max_items" in done.stderr
+        assert not obeyed(done.stdout + done.stderr)
 
 
 def reply_to(wire, request: bytes) -> bytes:
