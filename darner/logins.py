@@ -1,5 +1,5 @@
 """Passwords that are checked: in threads, two at a time, in turns by address and user, and so many at most.
-Addresses from which no wrong one came lately come before the others.
+Addresses from which fewer came lately come first.
 
 A check takes 16 MiB and some 30 ms of a processor, on purpose. So whoever sends wrong passwords could take
 the time from those who send right ones: what is rationed here is that time. A check that cannot be done is
@@ -8,7 +8,7 @@ never said to have found a wrong password. No socket and no event loop in here.
 
 import hmac
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from darner import auth
@@ -19,8 +19,8 @@ CHECKS = 2
 # How many different ones may wait for that: with two processors, what is checked in less than half of the
 # time that a client waits for it.
 MAX_WAITING = 256
-# Of how many addresses is remembered that a wrong password came from them, and of as many from before.
-MAX_FAILED = 10_000
+# Of how many addresses is remembered how many passwords came from them, and of as many from before.
+MAX_ASKED = 10_000
 
 # Told whether the password was right; None if that could not be found out.
 Done = Callable[[bool | None], None]
@@ -54,9 +54,9 @@ class Logins:
         # nobody else has: one for each user, by the hash in the file.
         self._key = secrets.token_bytes(32)
         self._right: dict[str, bytes] = {}
-        # the addresses from which wrong ones came, and those of the time before
-        self._failed: set[str] = set()
-        self._failed_before: set[str] = set()
+        # how many came from each address that were not known to be right, and in the time before
+        self._asked: Counter[str] = Counter()
+        self._asked_before: Counter[str] = Counter()
 
     def check(self, address: str, user: auth.User | None, password: bytes, done: Done) -> Callable[[], None]:
         """Check a password that came from `address`, and call `done`, which may be at once; what is returned
@@ -64,6 +64,9 @@ class Logins:
         if user is not None and self._was_right(user, password):
             done(True)
             return lambda: None
+        if len(self._asked) >= MAX_ASKED:
+            self.forgive()
+        self._asked[address] += 1
         key = (address, user.password if user is not None else None)
         line = self._lines.get(key)
         place = line.get(password) if line is not None else None
@@ -88,8 +91,8 @@ class Logins:
         self._right.clear()
 
     def forgive(self) -> None:
-        """To be called now and then: the second time an address that sent wrong passwords is as any other."""
-        self._failed_before, self._failed = self._failed, set()
+        """To be called now and then: the second time an address that sent many passwords is as any other."""
+        self._asked_before, self._asked = self._asked, Counter()
 
     def close(self) -> None:
         """Check nothing more."""
@@ -103,16 +106,16 @@ class Logins:
         known = self._right.get(user.password)
         return known is not None and hmac.compare_digest(known, self._digest(password))
 
-    def _has_failed(self, key: _Line) -> bool:
-        return key[0] in self._failed or key[0] in self._failed_before
+    def _times(self, key: _Line) -> int:
+        """How many passwords came lately from the address of a line."""
+        return self._asked[key[0]] + self._asked_before[key[0]]
 
     def _make_room(self, key: _Line) -> bool:
-        """Have the newest of the longest line give up its place, of those whose addresses have failed if there
-        are any; returns whether that is a longer one than `key` has, or one that has failed where `key` has
-        not."""
-        last = max(reversed(self._lines), key=lambda each: (self._has_failed(each), len(self._lines[each])))
-        ours = self._has_failed(key), len(self._lines.get(key, ())) + 1
-        if (self._has_failed(last), len(self._lines[last])) <= ours:
+        """Have the newest of a line give up its place: of the address that has asked most, the longest; returns
+        whether that has asked more than the one of `key`, or as often with a longer line."""
+        last = max(reversed(self._lines), key=lambda each: (self._times(each), len(self._lines[each])))
+        ours = self._times(key), len(self._lines.get(key, ())) + 1
+        if (self._times(last), len(self._lines[last])) <= ours:
             return False
         _, place = self._lines[last].popitem()
         if not self._lines[last]:
@@ -123,7 +126,7 @@ class Logins:
 
     def _check_next(self) -> None:
         while self._lines and self._checking < CHECKS:
-            key = next((each for each in self._lines if not self._has_failed(each)), next(iter(self._lines)))
+            key = min(self._lines, key=self._times)
             line = self._lines.pop(key)
             _, place = line.popitem(last=False)
             self._waiting -= 1
@@ -131,9 +134,9 @@ class Logins:
                 self._lines[key] = line
             if place.asking:
                 self._checking += 1
-                self._check(key[0], place)
+                self._check(place)
 
-    def _check(self, address: str, place: _Place) -> None:
+    def _check(self, place: _Place) -> None:
         is_right = False
 
         def work() -> None:
@@ -144,10 +147,6 @@ class Logins:
             self._checking -= 1
             if is_right and place.user is not None:
                 self._right[place.user.password] = self._digest(place.password)
-            elif error is None:
-                if len(self._failed) >= MAX_FAILED:
-                    self.forgive()
-                self._failed.add(address)
             _tell(place, None if error is not None else is_right)
             self._check_next()
 

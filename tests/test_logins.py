@@ -154,21 +154,17 @@ class TestStrangers:
         bench.do_all()
         assert bench.told["right"] is True
 
-    def test_that_failed_come_behind_an_address_that_did_not_however_many_they_are(self, bench):
-        for number in range(MAX_WAITING * 2):
-            bench.flood(1, f"address {number}")
-        bench.do_all()
-        for number in range(MAX_WAITING + CHECKS):
-            bench.flood(1, f"address {number}")
-        bench.told.clear()
+    def test_that_ask_again_come_behind_an_address_that_asks_once_however_many_they_are(self, bench):
+        # most of them are told that they were not checked
+        for times in range(2):
+            for number in range(MAX_WAITING * 3):
+                bench.ask((times, number), f"address {number}", ALICE, b"wrong")
         bench.ask("right", "192.0.2.2", ALICE, b"right")
         for _ in range(CHECKS + 1):
             bench.do_one()
         assert bench.told["right"] is True
-        # who was last has given up its place
-        assert bench.told[f"address {MAX_WAITING + CHECKS - 1}", 0] is None
 
-    def test_that_failed_push_out_nobody_who_did_not(self, bench):
+    def test_that_ask_again_push_out_nobody_who_asks_once(self, bench):
         bench.flood(1, "192.0.2.1")
         bench.do_all()
         for number in range(MAX_WAITING + CHECKS):
@@ -193,11 +189,11 @@ class TestStrangers:
             assert bench.checked[CHECKS][1] == comes_first.encode()
 
     def test_are_remembered_in_bounded_numbers(self, bench, monkeypatch):
-        monkeypatch.setattr(logins, "MAX_FAILED", 10)
+        monkeypatch.setattr(logins, "MAX_ASKED", 10)
         for number in range(100):
             bench.flood(1, f"address {number}")
             bench.do_all()
-        assert len(bench.logins._failed) + len(bench.logins._failed_before) <= 20
+        assert len(bench.logins._asked) + len(bench.logins._asked_before) <= 20
 
 
 def test_waiting_for_all_others_takes_less_than_a_client_waits():
