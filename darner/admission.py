@@ -35,8 +35,8 @@ LOGIN_BYTES = 8 << 10
 # who ask again at once would have the event loop do nothing else.
 QUICK_FAILURES = 10
 FAILURE_S = 1.0
-# For so many seconds at least, and twice as many at most, an address that sent passwords comes behind those that
-# sent fewer.
+# For so many seconds at least, and twice as many at most, an address that sent passwords comes behind those
+# that sent fewer.
 FORGIVE_S = 60
 # The parts of the descriptors that connections may take, and those that are turned away and linger to read
 # why (more are closed at once). The rest is for the queues' files.

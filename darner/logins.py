@@ -111,8 +111,8 @@ class Logins:
         return self._asked[key[0]] + self._asked_before[key[0]]
 
     def _make_room(self, key: _Line) -> bool:
-        """Have the newest of a line give up its place: of the address that has asked most, the longest; returns
-        whether that has asked more than the one of `key`, or as often with a longer line."""
+        """Have the newest of a line give up its place: of the address that has asked most, the longest.
+        Returns whether that has asked more than the one of `key`, or as often with a longer line."""
         last = max(reversed(self._lines), key=lambda each: (self._times(each), len(self._lines[each])))
         ours = self._times(key), len(self._lines.get(key, ())) + 1
         if (self._times(last), len(self._lines[last])) <= ours:

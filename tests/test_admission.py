@@ -65,6 +65,19 @@ def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     assert arrival not in gate.arriving
 
 
+def test_password_for_which_there_is_no_room_is_not_called_wrong(monkeypatch):
+    loop = SimpleNamespace(call_later=lambda *_: Mock())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters(), files=0)
+    transport = FakeTransport()
+    gate = admission.Admission(clients, Mock(), users={})
+    monkeypatch.setattr(gate.logins, "check", lambda *asked: asked[-1](None))
+    arrival = gate()
+    arrival.connection_made(transport)
+    arrival.data_received(login())
+    assert transport.sent == admission.BUSY
+    assert clients.counters.auth_errors == 0
+
+
 def test_address_that_sent_a_wrong_password_is_forgiven_after_a_minute_or_two(monkeypatch):
     clients = SimpleNamespace(loop=None, connections=set(), counters=Counters(), files=0)
     gate = admission.Admission(clients, Mock(), users={})
