@@ -52,8 +52,8 @@ TICK_S = 0.25
 SWEEP_S = 1.0
 # How long after an error such work is begun again.
 REPEAT_S = 1.0
-# What an open LevelDB takes of the descriptors, or nearly: LOCK, LOG, MANIFEST, its log and tables. And what the
-# process has besides those, connections and large items: the log, the listeners, the event loop.
+# What an open LevelDB takes of the descriptors, or nearly: LOCK, LOG, MANIFEST, its log and tables. And what
+# the process has besides those, connections and large items: the log, the listeners, the event loop.
 DESCRIPTORS_PER_OPEN = 8
 OTHER_DESCRIPTORS = 40
 # Where Linux has a number for its start.
