@@ -215,7 +215,7 @@ cdef Py_ssize_t split_words(const char* at, Py_ssize_t size, Word* words) noexce
 
 cdef bint is_number(Word* word) noexcept:
     """Whether a word is a decimal number, of any length and with a sign or without."""
-    cdef Py_ssize_t i, start = word.at[0] == c"-"
+    cdef Py_ssize_t i, start = word.at[0] in b"+-"
     for i in range(start, word.size):
         if not c"0" <= word.at[i] <= c"9":
             return False
@@ -241,13 +241,15 @@ cdef bint ends_as_http(Word* word) noexcept:
 
 
 cdef bint may_have_block(Word* words, Py_ssize_t n) noexcept:
-    """Whether a line whose verb is not known looks as if a data block followed: there is a number where `set` or
-    `ms` has one, or at the end, where other protocols say how many bytes come (`$9` of Redis is all they say)."""
+    """Whether a line whose verb is not known looks as if a data block followed: it has as many words as a `set`, or a
+    number behind what would be the key, as `ms` has, and other protocols (`$9` of Redis is all they say)."""
+    cdef Py_ssize_t i
     if n == 1:
         return words[0].size > 1 and words[0].at[0] in b"$*" and c"0" <= words[0].at[1] <= c"9"
-    if n > 3 and word_is(&words[n - 1], b"noreply", 7):
-        n -= 1
-    return n > 2 and (is_number(&words[2]) or is_number(&words[n - 1]))
+    for i in range(2, n):
+        if is_number(&words[i]):
+            return True
+    return n > 4
 
 
 cdef int lower_verb(Word* word, char* out) noexcept:

@@ -35,10 +35,13 @@ LOGIN_BYTES = 8 << 10
 # who ask again at once would have the event loop do nothing else.
 QUICK_FAILURES = 10
 FAILURE_S = 1.0
+# For so many seconds at least, and twice as many at most, an address that sent passwords comes behind those
+# that sent fewer.
+FORGIVE_S = 60
 # The parts of the descriptors that connections may take, and those that are turned away and linger to read
 # why (more are closed at once). The rest is for the queues' files.
 CONNECTIONS_SHARE = 3 / 4
-LINGERING_SHARE = 1 / 16
+LINGERING_SHARE = 1 / 64
 # How many the port for metrics has at once, if there is one: they are none of the clients'.
 METRICS_CONNECTIONS = 8
 # And that large items may take as they are sent, whatever connections there are; more share with these.
@@ -125,6 +128,7 @@ class Admission:
         # whether nobody gets in any more
         self.closed = False
         self.logins = Logins(offload)
+        self._sweeps = 0
         self.overloads = Complaint("logins that were not checked, for there were too many")
         # how many logins of an address have failed since the last sweep
         self._failed: Counter[str] = Counter()
@@ -196,6 +200,9 @@ class Admission:
     def sweep(self) -> None:
         """Close who has gone unnoticed, or has asked for nothing for too long; to be called once a second."""
         self._failed.clear()
+        self._sweeps += 1
+        if self._sweeps % FORGIVE_S == 0:
+            self.logins.forgive()
         timeout_s = self.idle_timeout_s
         closed = 0
         for connection in list(self.clients.connections):

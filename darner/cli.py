@@ -61,12 +61,25 @@ def _make_printable(
     return event
 
 
+class _Formatter(logging.Formatter):
+    """Has what others log (asyncio, for one) written as what darner does, which comes as it is to be."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.name.partition(".")[0] == "darner":
+            return text
+        event = {"level": record.levelname.lower(), "event": text, "logger": record.name}
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return str(_RENDER(None, "", _make_printable(None, "", _STAMP(None, "", event))))
+
+
 def set_up_log(*, debug: bool) -> None:
     """Log to standard error, one line an event; `verbosity` changes the level later."""
     _RENDER.choose("auto")
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if debug else logging.INFO
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -296,6 +296,8 @@ def _describe(settings: QueueSettings) -> Iterator[tuple[str, str]]:
             yield key, "none"
         elif isinstance(setting, bool):
             yield key, str(setting).lower()
+        elif isinstance(setting, str):
+            yield key, shown(setting.encode())
         else:
             yield key, f"{setting}ms" if key != field else str(setting)
 

@@ -44,6 +44,8 @@ PAUSE_S = 0.0005
 # How long a connection may take to ask, and to read what it asked for.
 REQUEST_S = 5.0
 ANSWER_S = 60.0
+# When one that could not be accepted, for want of a descriptor, is tried again.
+RETRY_S = 0.2
 
 SERVER_METRICS = tuple(figure for figure in SERVER_FIGURES if figure.metric)
 QUEUE_METRICS = tuple(figure for figure in QUEUE_FIGURES if figure.metric)
@@ -113,6 +115,14 @@ class _Http(ThreadingMixIn, WSGIServer):
         host, self.server_port = self.socket.getsockname()[:2]
         self.server_name = str(host)
         self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. One that waits and cannot be accepted is tried again in a while."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(RETRY_S)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection, in the place of the oldest that has asked for nothing if there are too many."""

@@ -1,6 +1,7 @@
 """The replies that are always the same, and the one to an error."""
 
 from darner.errors import DarnerError
+from darner.printable import printable
 
 END = b"END\r\n"
 STORED = b"STORED\r\n"
@@ -19,4 +20,4 @@ CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 def server_error(error: DarnerError) -> bytes:
     """The reply to a client whose request failed through no fault of its own."""
-    return b"SERVER_ERROR " + " ".join(str(error).split()).encode(errors="replace") + b"\r\n"
+    return f"SERVER_ERROR {printable(' '.join(str(error).split()))}\r\n".encode()

@@ -20,7 +20,13 @@ import uvloop
 from darner import auth, broker, collector, exposure, listeners, systemd, tls
 from darner._proto import guard_memory, share_heap, since_boot_ms
 from darner._version import __version__
-from darner.admission import METRICS_CONNECTIONS, Admission
+from darner.admission import (
+    CONNECTIONS_SHARE,
+    FILES_SHARE,
+    LINGERING_SHARE,
+    METRICS_CONNECTIONS,
+    Admission,
+)
 from darner.broker import Broker
 from darner.budget import Budget
 from darner.clients import Clients
@@ -47,8 +53,10 @@ TICK_S = 0.25
 SWEEP_S = 1.0
 # How long after an error such work is begun again.
 REPEAT_S = 1.0
-# Of all descriptors, so many are there for each open LevelDB: it has four, and may take more.
-DESCRIPTORS_PER_OPEN = 16
+# What an open LevelDB takes of the descriptors, or nearly: LOCK, LOG, MANIFEST, its log and tables. And what
+# the process has besides those, connections and large items: the log, the listeners, the event loop.
+DESCRIPTORS_PER_OPEN = 8
+OTHER_DESCRIPTORS = 40
 # Where Linux has a number for its start.
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # For each lane: they wait for the disk, not for a processor.
@@ -165,7 +173,7 @@ class Server:
             settings.status_change_grace_period_ms,
             settings.min_free_space,
             lambda: shutil.disk_usage(self._data).free,
-            min(MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_PER_OPEN),
+            _most_open(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
             self._threads.defer,
             lambda: size_for(shutil.disk_usage(self._data).total),
             since_boot_ms,
@@ -261,7 +269,7 @@ class Server:
             ("inter", ",".join(dict.fromkeys(host for host, _ in addresses))),
             ("verbosity", {logging.WARNING: 0, logging.INFO: 1}.get(logging.getLogger().level, 2)),
             ("evictions", "on" if limits.discard_old_when_full else "off"),
-            ("domain_socket", paths[0] if paths else "NULL"),
+            ("domain_socket", shown(os.fsencode(paths[0])) if paths else "NULL"),
             ("umask", f"{UNIX_MODE:o}"),
             ("num_threads", 1),
             ("cas_enabled", "no"),
@@ -349,6 +357,12 @@ class Server:
         for connection in list(self._clients.connections):
             connection.abort()
         await self._clients.emptied()
+
+
+def _most_open(descriptors: int) -> int:
+    """How many LevelDBs may be open at once: what fits into the descriptors that no stranger can take."""
+    left = descriptors * (1 - CONNECTIONS_SHARE - LINGERING_SHARE - FILES_SHARE) - OTHER_DESCRIPTORS
+    return max(2, min(MAX_OPEN, int(left / DESCRIPTORS_PER_OPEN)))
 
 
 def boot_number() -> int:

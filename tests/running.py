@@ -214,8 +214,8 @@ def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> 
             server.kill()
 
 
-def configured(directory: Path, text: str) -> contextlib.AbstractContextManager[Server]:
+def configured(directory: Path, text: str, *options: str) -> contextlib.AbstractContextManager[Server]:
     """A server with this configuration, its data in the directory too."""
     path = directory / "darner.toml"
     path.write_text(text)
-    return running(directory / "data", "--config", str(path))
+    return running(directory / "data", "--config", str(path), *options)

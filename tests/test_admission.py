@@ -65,6 +65,29 @@ def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     assert arrival not in gate.arriving
 
 
+def test_password_for_which_there_is_no_room_is_not_called_wrong(monkeypatch):
+    loop = SimpleNamespace(call_later=lambda *_: Mock())
+    clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters(), files=0)
+    transport = FakeTransport()
+    gate = admission.Admission(clients, Mock(), users={})
+    monkeypatch.setattr(gate.logins, "check", lambda *asked: asked[-1](None))
+    arrival = gate()
+    arrival.connection_made(transport)
+    arrival.data_received(login())
+    assert transport.sent == admission.BUSY
+    assert clients.counters.auth_errors == 0
+
+
+def test_address_that_sent_a_wrong_password_is_forgiven_after_a_minute_or_two(monkeypatch):
+    clients = SimpleNamespace(loop=None, connections=set(), counters=Counters(), files=0)
+    gate = admission.Admission(clients, Mock(), users={})
+    times = []
+    monkeypatch.setattr(gate.logins, "forgive", lambda: times.append(0))
+    for seconds in range(1, 181):
+        gate.sweep()
+        assert len(times) == seconds // 60
+
+
 @pytest.mark.parametrize(
     ("peer", "address"),
     [
@@ -159,6 +182,26 @@ class TestDescriptors:
             assert more.ask(b"version\r\n").startswith(b"VERSION")
         assert few.stop() == 0
         assert "Traceback" not in few.log
+
+    @pytest.mark.parametrize("limit", [256, 512, 1024])
+    def test_are_left_for_more_queues_than_can_be_open_at_once(self, tmp_path, limit):
+        queues = limit // 8
+        with running(tmp_path / "data") as server, contextlib.closing(server.connect()) as wire:
+            for n in range(queues):
+                wire.set(b"q%d" % n, b"x")
+            assert server.stop() == 0
+        command = ("sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', DARNER)
+        with running(tmp_path / "data", command=command) as server:
+            first = server.connect()
+            others = [server.connect() for _ in range(limit)]
+            for wire in others:
+                wire.send(b"version\r\n")
+            assert [first.get(b"q%d" % n) for n in range(queues)] == [b"x"] * queues
+            assert [first.set(b"n%d" % n, b"x") for n in range(queues)] == [b"STORED\r\n"] * queues
+            for wire in others:
+                wire.close()
+            assert server.stop() == 0
+        assert "level=error" not in server.log
 
     def test_that_are_all_gone_neither_spin_nor_end_the_listener(self, server, wire):
         """uvloop does the one or the other when there is none for a connection that waits."""

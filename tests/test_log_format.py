@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 import time
 
 import pytest
@@ -16,6 +17,12 @@ STARTED = re.compile(
     r"^\w{3} \d\d \d\d:\d\d:\d\d \[info   \] darner is up {17}version=\S+ pid=\d+$", re.MULTILINE
 )
 ESCAPE = "\x1b["
+FOREIGN = """
+import logging
+from darner import cli
+cli.set_up_log(debug=False)
+logging.getLogger("asyncio").error("a\\x1bb\\nc", exc_info=ValueError("\\x9b"))
+"""
 
 
 @pytest.fixture
@@ -70,6 +77,14 @@ class TestLogFormat:
             re.MULTILINE,
         )
         assert ESCAPE not in server.log
+
+    def test_has_what_other_libraries_log_written_as_the_rest(self):
+        said = subprocess.run(
+            [sys.executable, "-c", FOREIGN], capture_output=True, text=True, timeout=60, check=True
+        ).stderr
+        (line,) = said.splitlines()
+        assert re.match(r"timestamp=\S+Z level=error event=a\\x1bb\\nc logger=asyncio ", line)
+        assert "ValueError: \\\\x9b" in line
 
     def test_is_what_it_is_told_to_be(self, on_terminal, tmp_path):
         assert 'level=info event="darner is up"' in on_terminal("--log-format", "logfmt", TERM="xterm")

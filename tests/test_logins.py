@@ -154,6 +154,47 @@ class TestStrangers:
         bench.do_all()
         assert bench.told["right"] is True
 
+    def test_that_ask_again_come_behind_an_address_that_asks_once_however_many_they_are(self, bench):
+        # most of them are told that they were not checked
+        for times in range(2):
+            for number in range(MAX_WAITING * 3):
+                bench.ask((times, number), f"address {number}", ALICE, b"wrong")
+        bench.ask("right", "192.0.2.2", ALICE, b"right")
+        for _ in range(CHECKS + 1):
+            bench.do_one()
+        assert bench.told["right"] is True
+
+    def test_that_ask_again_push_out_nobody_who_asks_once(self, bench):
+        bench.flood(1, "192.0.2.1")
+        bench.do_all()
+        for number in range(MAX_WAITING + CHECKS):
+            bench.ask(number, f"address {number}", ALICE, b"right")
+        bench.ask("wrong", "192.0.2.1", ALICE, b"wrong again")
+        assert bench.told["wrong"] is None
+        assert None not in [bench.told.get(number) for number in range(MAX_WAITING) if number in bench.told]
+
+    def test_are_forgiven_after_a_while(self, bench):
+        for times, comes_first in ((0, "new"), (1, "new"), (2, "failed")):
+            bench.flood(1, f"failed {times}")
+            bench.do_all()
+            for _ in range(times):
+                bench.logins.forgive()
+            bench.told.clear()
+            bench.checked.clear()
+            for number in range(CHECKS):
+                bench.ask(("busy", number), "other", ALICE, b"%d" % number)
+            bench.ask("failed", f"failed {times}", ALICE, b"failed")
+            bench.ask("new", f"new {times}", ALICE, b"new")
+            bench.do_all()
+            assert bench.checked[CHECKS][1] == comes_first.encode()
+
+    def test_are_remembered_in_bounded_numbers(self, bench, monkeypatch):
+        monkeypatch.setattr(logins, "MAX_ASKED", 10)
+        for number in range(100):
+            bench.flood(1, f"address {number}")
+            bench.do_all()
+        assert len(bench.logins._asked) + len(bench.logins._asked_before) <= 20
+
 
 def test_waiting_for_all_others_takes_less_than_a_client_waits():
     # some 30 ms each

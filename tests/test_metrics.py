@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
+import select
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families as leniently
 from running import DARNER, Server, running, until
+from test_wire_hostile import processor_s
 
 from darner import metrics
 from darner._version import __version__
@@ -158,10 +161,13 @@ class TestFigures:
         with contextlib.closing(server.connect()) as wire:
             for size, name in enumerate(alike, 1):
                 assert wire.set(name, b"x" * size) == b"STORED\r\n"
+                assert wire.get(b"n\xff/cursor=" + name) == b"x"
         text = fetch(metrics_port(server))
         series = re.findall(r'^darner_queue_item_bytes\{queue="(n.+)"\} (\S+)$', text, re.MULTILINE)
         assert sorted(float(size) for _, size in series) == list(range(1, len(alike) + 1))
         assert len({label for label, _ in series}) == len(alike)
+        cursors = re.findall(r'^darner_queue_cursor_lag_items\{.*cursor="([^"]+)".*\} ', text, re.MULTILINE)
+        assert len(cursors) == len(set(cursors)) == len(alike)
         assert text.isascii()
 
     def test_of_a_queue_that_is_gone_are_gone(self, server):
@@ -319,3 +325,28 @@ class TestSilence:
                         break
         assert metrics.REQUEST_S - 1 < time.monotonic() - start < metrics.REQUEST_S + 3
         sock.close()
+
+    def test_is_no_right_to_more_connections_once_something_was_asked_for(self, monkeypatch):
+        monkeypatch.setattr(metrics.ThreadingMixIn, "process_request", Mock())
+        pairs = [socket.socketpair() for _ in range(METRICS_CONNECTIONS + 1)]
+        http = metrics._Http("127.0.0.1", 0)
+        for ours, _ in pairs:
+            http.process_request(ours, None)
+            http.note_request(ours)
+        assert [ours.fileno() < 0 for ours, _ in pairs] == [False] * METRICS_CONNECTIONS + [True]
+        http.server_close()
+        for sock in sum(pairs, ()):
+            sock.close()
+
+    def test_of_who_cannot_be_accepted_costs_no_processor_time(self, server):
+        limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        # fewer than it has open
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+        (waiting,) = self.connections(server, 1)
+        before = processor_s(server)
+        assert not select.select([waiting], [], [], 1.5)[0]
+        assert processor_s(server) - before < 0.3
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+        waiting.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert waiting.recv(15) == b"HTTP/1.0 200 OK"
+        waiting.close()

@@ -1,5 +1,6 @@
 """How what strangers choose is shown: no server, no socket."""
 
+import os
 import subprocess
 import unicodedata
 from urllib.parse import unquote_to_bytes
@@ -122,3 +123,41 @@ class TestStrangers:
         assert b"  children=p%9B+c%FF\r\n" in lines
         client.ask(b"delete p\x9b\r\n")
         client.ask(b"delete p\x9b+c\xff\r\n")
+
+    def test_what_the_configuration_has_is_shown_so_too(self, tmp_path):
+        text = "".join(char for char in OBEYED if "\x80" <= char < "\ud800" or char > "\udfff")
+        name = f"q{text}"
+        bad = f'[queues."{name}"]\nmax_items = "{text}"\n'
+        path = os.fsdecode(tmp_path) + "/s\udcff\x1b \u202e.sock"
+        with configured(
+            tmp_path, f'[queue_defaults]\ndead_letter_queue = "{name}"\n', "--socket", path
+        ) as server:
+            wire = server.connect()
+            wire.set(b"a", b"x")
+            config = reply_to(wire, b"dump_config")
+            assert f"  dead_letter_queue={shown(name.encode())}\r\n".encode() in config
+            settings = reply_to(wire, b"stats settings")
+            assert f"STAT domain_socket {shown(os.fsencode(path))}\r\n".encode() in settings
+            (tmp_path / "darner.toml").write_text(bad)
+            refusal = wire.ask(b"reload\r\n")
+            assert refusal.startswith(b"SERVER_ERROR ")
+            assert b"max_items" in refusal
+            for reply in (config, settings, refusal):
+                assert not obeyed(reply.decode().replace("\r\n", "\n"))
+            assert server.stop() == 0
+        assert not obeyed(server.log)
+        done = subprocess.run(
+            [DARNER, "--check-config", "-c", tmp_path / "darner.toml"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "max_items" in done.stderr
+        assert not obeyed(done.stdout + done.stderr)
+
+
+def reply_to(wire, request: bytes) -> bytes:
+    """Everything that comes up to the END."""
+    wire.send(request + b"\r\n")
+    reply = b""
+    while not reply.endswith(b"END\r\n"):
+        reply += wire.line()
+    return reply

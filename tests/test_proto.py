@@ -186,6 +186,10 @@ class TestStranger:
             b"set\ta 0 0 14",
             b"\x00set a 0 0 14",
             b"lset a 0 -1 14",
+            b"put a 0 0 14 noreply more",
+            b"put a b c 14 d",
+            b"put a b +14 d",
+            b"put a b c d14",
             b"$14",
         ],
     )

@@ -195,9 +195,7 @@ def slow_other(verb, words):
 def may_have_block(words):
     if len(words) == 1:
         return re.match(rb"[$*][0-9]", words[0])
-    if len(words) > 3 and words[-1] == b"noreply":
-        words = words[:-1]
-    return len(words) > 2 and any(re.fullmatch(rb"-?[0-9]+", words[place]) for place in (2, -1))
+    return len(words) > 4 or any(re.fullmatch(rb"[+-]?[0-9]+", word) for word in words[2:])
 
 
 def meta_flags(verb, words):
