@@ -9,6 +9,8 @@ from darner._proto cimport Item
 cdef class Holds:
     cdef public:
         dict held
+    cdef:
+        bint _is_disordered
 
     @cython.locals(item=Item, count=Py_ssize_t)
     cpdef Py_ssize_t count(self, bytes name, Py_ssize_t most=*)

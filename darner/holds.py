@@ -21,11 +21,13 @@ class Holds:
     Methods that touch items raise JournalError if the queue's journal refuses.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("_is_disordered", "held")
 
     def __init__(self) -> None:
         # no queue is in here without items
         self.held: dict[bytes, deque[tuple[Source, Item]]] = {}
+        # whether some of a queue came after later ones, for they had come back in between
+        self._is_disordered = False
 
     def count(self, name: bytes, most: int = sys.maxsize) -> int:
         """Return how many items of the queue `name` are held; counting ends at `most`."""
@@ -52,7 +54,10 @@ class Holds:
 
     def add(self, queue: Source, item: Item) -> None:
         """Hold an item just reserved from `queue`."""
-        self.held.setdefault(queue.name, deque()).append((queue, item))
+        held = self.held.setdefault(queue.name, deque())
+        if held and item.id < held[-1][1].id:
+            self._is_disordered = True
+        held.append((queue, item))
 
     def _first(self, name: bytes) -> tuple[Source, Item] | None:
         """The item of the queue `name` reserved longest, if one is held."""
@@ -113,9 +118,13 @@ class Holds:
         for held in everything.values():
             returning: Source | None = None
             journal: Journal | None = None
+            if self._is_disordered:
+                held = deque(sorted(held, key=_id_of))  # noqa: PLW2901
+            are_many = len(held) > RETURNED_AT_ONCE
             try:
-                for queue, item in sorted(held, key=_id_of, reverse=True):
-                    if len(held) > RETURNED_AT_ONCE and queue is not returning:
+                while held:
+                    queue, item = held.pop()
+                    if are_many and queue is not returning:
                         if returning is not None:
                             returning.end_return()
                         returning = queue
