@@ -33,7 +33,7 @@ log = structlog.get_logger()
 # How many requests of one connection are served before others have their turn, unless its time is over.
 REQUESTS_PER_TURN = 512
 # How many plain requests are served before it is asked how long that took.
-REQUESTS_PER_LOOK = 16
+REQUESTS_PER_LOOK = 64
 # The last of the verbs that take little time, unless `expect_long` says otherwise.
 LAST_PLAIN_VERB = int(Verb.SET_END)
 # How many bytes of replies may gather before they must be sent.

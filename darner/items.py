@@ -201,8 +201,9 @@ def _get_otherwise(connection: "Connection", request: Request, queue: Source | N
         return
     try:
         if queue is None:
-            connection.expect_long()
             queue = _queue(connection, request)
+            if queue is not None:  # it may be new
+                connection.expect_long()
         if queue is not None:
             _prepare(connection, request, queue)
     except UnavailableError as error:
