@@ -66,7 +66,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        if record.name.partition(".")[0] == "darner":
+        if record.name.partition(".")[0] in ("darner", "__main__"):
             return text
         event = {"level": record.levelname.lower(), "event": text, "logger": record.name}
         if record.exc_info:

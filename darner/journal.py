@@ -2463,7 +2463,8 @@ class Journal:
                 raise JournalError("LevelDB was closed meanwhile")
             start, stop = map(_proto.item_key, span)
             db.compact_range(start=start, stop=stop)
-            db.compact_range(start=attempts_key(span[0]), stop=attempts_key(span[1]))
+            if self._has_attempts is not False:
+                db.compact_range(start=attempts_key(span[0]), stop=attempts_key(span[1]))
             at = b"d"
             for due_ms in sorted(self._due_from.values()):
                 db.compact_range(start=at, stop=delayed_key(due_ms, 0))

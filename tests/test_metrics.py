@@ -166,7 +166,7 @@ class TestFigures:
         series = re.findall(r'^darner_queue_item_bytes\{queue="(n.+)"\} (\S+)$', text, re.MULTILINE)
         assert sorted(float(size) for _, size in series) == list(range(1, len(alike) + 1))
         assert len({label for label, _ in series}) == len(alike)
-        cursors = re.findall(r'^darner_queue_cursor_lag_items\{.*cursor="([^"]+)".*\} ', text, re.MULTILINE)
+        cursors = re.findall(r'^darner_queue_cursor_lag_items\{.*cursor="(n[^"]+)".*\} ', text, re.MULTILINE)
         assert len(cursors) == len(set(cursors)) == len(alike)
         assert text.isascii()
 

@@ -46,7 +46,7 @@ COLD = {
     b"monitor": (9999, 3),
     b"confirm": (9999, 2),
     b"mn": (9999, 0),
-    b"me": (9999, 9999),
+    b"me": (9999, 2),
 }
 GET_LINE_BYTES = 1 << 20
 WHOLE_LINE_BYTES = 32 << 10
