@@ -173,7 +173,7 @@ class Cursor(Source):
 
     def peek(self):
         queue = self.queue
-        live = queue.waiting + [hold.item for hold in queue.reserved]
+        live = queue.waiting + queue.coming + [hold.item for hold in queue.reserved]
         for item in sorted(live, key=lambda item: item.order):
             if item.order not in self.read | self.passed:
                 if not queue.has_expired(item):
@@ -213,6 +213,8 @@ class Queue(Source):
         self.waiting = []
         self.delayed = []  # when they are due, and they
         self.cursors = {}
+        # large items that have just come
+        self.coming = []
         # whether some have expired: a cursor ahead of the queue's readers does not know where they were
         self.has_gaps = False
         self.joining = self.moving = False
@@ -315,9 +317,12 @@ class Queue(Source):
     def come(self, item):
         self.total += 1
         self.waiting.append(item)
+        # who waits takes a large one when it was looked over: until then who waits at a cursor sees it, too
+        self.coming += [item] * item.is_large
         self.serve()
         for cursor in list(self.cursors.values()):
             cursor.serve()
+        del self.coming[len(self.coming) - item.is_large :]
 
     def join(self):
         """What is due joins the end."""
