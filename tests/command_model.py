@@ -833,6 +833,12 @@ class Model:
         for queue in targets:
             if refusal := queue.refusal(size):
                 return refusal
+        if not targets and size > LARGE_BYTES and name not in self.config.aliases:
+            # a large one passes through the memory of a queue in memory, though none takes it
+            queue = self.queue(name)
+            most = queue.settings["max_bytes"]
+            if not queue.durable and most is not None and size > most:
+                return b"NOT_STORED\r\n"
         return targets
 
     def store(self, name, data, flags, exptime, delay):
