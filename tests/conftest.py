@@ -4,9 +4,27 @@ import itertools
 from pathlib import Path
 
 import pytest
+from benches import Bench
+from brokers import Data
 from running import Server, Wire, running
 
 numbers = itertools.count(1)
+
+
+@pytest.fixture
+def it(tmp_path) -> Bench:
+    """A queue by itself."""
+    it = Bench(tmp_path / "data")
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    """A data directory and its broker."""
+    data = Data(tmp_path / "data")
+    yield data
+    data.close()
 
 
 @pytest.fixture

@@ -39,13 +39,6 @@ names = (
 DOTTED = [b"\xff" * 5 + b"a" * 239 + tail for tail in (b".", b"..", b".a", b"...", b"....")]
 
 
-@pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
-
-
 class TestName:
     @given(names)
     def test_comes_back_from_its_directory(self, name):

@@ -26,13 +26,6 @@ LARGE = bytes(CHUNK_BYTES + 1)
 
 
 @pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
-
-
-@pytest.fixture
 def said(monkeypatch):
     """What the broker has logged."""
     silence = Silence()

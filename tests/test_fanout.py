@@ -20,13 +20,6 @@ from darner.wal import GROUP_BYTES
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
 
-@pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
-
-
 class TestChild:
     def test_gets_what_is_set_on_its_parent_once_it_is_there(self, data):
         data.set(b"orders", b"before")

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from brokers import Data
 from doubles import Client, Silence
 
 from darner import broker, queue
@@ -14,13 +13,6 @@ from darner.errors import JournalError, QueueFullError
 from darner.queue import Queue, Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
-
-
-@pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
 
 
 class TestSync:

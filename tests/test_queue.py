@@ -1,20 +1,13 @@
 """One FIFO: order, reserved items, waiters, expiry, limits of memory, uploads. The clock is a number."""
 
 import pytest
-from benches import NOW, Bench
+from benches import NOW
 from doubles import begin_upload, record
 
 from darner import journal, queue
 from darner._proto import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError, MendingError
 from darner.queue import Queue, Waiter
-
-
-@pytest.fixture
-def it(tmp_path):
-    bench = Bench(tmp_path / "data")
-    yield bench
-    bench.close()
 
 
 @pytest.fixture

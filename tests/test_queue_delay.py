@@ -1,19 +1,11 @@
 """Items that are out of sight until they are due. The clock is a number."""
 
 import pytest
-from benches import Bench
 from doubles import Disk, begin_upload
 
 from darner import queue
 from darner.errors import JournalError, QueueFullError
 from darner.queue import Queue, Waiter
-
-
-@pytest.fixture
-def it(tmp_path):
-    bench = Bench(tmp_path / "data")
-    yield bench
-    bench.close()
 
 
 def test_is_out_of_sight_until_it_is_due(it):

@@ -1,7 +1,6 @@
 """What the settings of a queue do: limits, expiry, reserved items that come back. The clock is a number."""
 
 import pytest
-from benches import Bench
 from doubles import begin_upload, reserve
 
 from darner import journal, queue
@@ -9,13 +8,6 @@ from darner._proto import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.holds import Holds
 from darner.queue import Queue, Waiter
-
-
-@pytest.fixture
-def it(tmp_path):
-    bench = Bench(tmp_path / "data")
-    yield bench
-    bench.close()
 
 
 @pytest.fixture

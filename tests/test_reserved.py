@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from benches import Bench
-from brokers import Data
 from running import running, until
 
 from darner import repair
@@ -21,20 +19,6 @@ ITEM_BYTES = 60_000
 # how many items one client holds, and how much memory and disk that may take: they have 120 MB
 HELD = 2000
 MOST_BYTES = 32 * MIB
-
-
-@pytest.fixture
-def it(tmp_path):
-    it = Bench(tmp_path / "data")
-    yield it
-    it.close()
-
-
-@pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
 
 
 def reserve(source, count=1):

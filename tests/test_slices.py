@@ -4,7 +4,6 @@ import functools
 import itertools
 
 import pytest
-from benches import Bench
 from brokers import Data
 from doubles import reserve
 
@@ -16,20 +15,6 @@ from darner.cursor import Cursor
 from darner.errors import MendingError
 from darner.holds import Holds
 from darner.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
-
-
-@pytest.fixture
-def it(tmp_path):
-    it = Bench(tmp_path / "data")
-    yield it
-    it.close()
-
-
-@pytest.fixture
-def data(tmp_path):
-    data = Data(tmp_path / "data")
-    yield data
-    data.close()
 
 
 @pytest.fixture
