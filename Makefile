@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 COMPILED := $(VENV)/.compiled
 TOOLS := $(VENV)/.tools
 # What Cython reads: with a .pxd beside it, a .py is compiled too.
-TYPES := $(wildcard darner/*.pxd)
+TYPES := $(shell find darner -name '*.pxd')
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
 .PHONY: run test test-long test-all lint wheel wheels annotate fuzz clean
@@ -20,8 +20,8 @@ test: $(COMPILED) $(TOOLS)
 # system, 200 kills, and what else is marked so.
 test-long: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest -m long
-	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/test_ledger.py
-	DARNER_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/test_command_model.py
+	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/crash/test_ledger.py
+	DARNER_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/model/test_command_model.py
 
 # The suite under every CPython from 3.11 on that this machine has.
 test-all:
@@ -43,7 +43,7 @@ wheel:
 wheels:
 	wheels/build
 
-# Which lines of what is compiled call into Python: darner/*.html.
+# Which lines of what is compiled call into Python: the .html beside each.
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 $(TRANSLATED)
 
@@ -55,7 +55,8 @@ fuzz: $(TOOLS)
 	fuzz/run records $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .fuzz .venv* build wheels/dist *.egg-info darner/*.so darner/*.c darner/*.html
+	rm -rf .fuzz .venv* build wheels/dist *.egg-info
+	find darner -name '*.so' -o -name '*.c' -o -name '*.html' | xargs rm -f
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

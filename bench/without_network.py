@@ -20,9 +20,9 @@ import click
 import structlog
 import uvloop
 
-from darner.broker import Broker
-from darner.clients import Clients
-from darner.connection import Connection, now_ms
+from darner.queues.broker import Broker
+from darner.wire.clients import Clients
+from darner.wire.connection import Connection, now_ms
 
 BACKLOG = 512
 TURNS = 1000

@@ -1,7 +1,9 @@
 # cython: language_level=3
 """What the compiled modules above know of _proto.pyx beyond what Python sees."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from darner._records cimport Item
 
 
 cdef struct Word:
@@ -76,65 +78,5 @@ cdef class Parser:
     cdef Request swallow(self)
 
 
-cdef class Item:
-    cdef:
-        public uint64_t id
-        readonly uint32_t flags
-        readonly uint64_t expires_ms
-        readonly uint64_t enqueued_ms
-        public uint16_t attempts
-        readonly uint64_t size
-        readonly bytes record
-        readonly uint64_t memory_bytes      # what it takes there, with its bytes if they are in memory
-        readonly uint64_t blob
-        readonly uint32_t chunk_bytes
-
-    cpdef Item another(self)
-    cpdef forget_data(self)
-
-
-cdef class State:
-    cdef:
-        public uint64_t life
-        public uint64_t change
-        public uint64_t floor
-        public uint64_t trimmed
-        public uint64_t next_id
-        public uint64_t next_blob
-        public uint64_t items
-        public uint64_t bytes
-        public uint64_t created_ms
-        public bint deleted
-
-    cpdef void add(self, Item item)
-    cpdef bint drop(self, uint64_t id, uint64_t size)
-    cpdef State copy(self)
-
-
-cdef class Segment:
-    cdef:
-        Py_buffer _view
-        char* _memory
-        Py_ssize_t _size
-        int _kind_flag              # of the frames of a group
-        int _bus_errors             # how many there had been when it was begun
-        readonly Py_ssize_t used_bytes
-        public object refusal
-        readonly uint64_t number
-        readonly uint64_t marker
-        readonly bint in_group      # whether a group is begun and not ended
-        readonly bint is_lost       # whether a page could not be written: what was written before that counts
-
-    cdef char* frame(self, Py_ssize_t size) noexcept
-    cdef bint close_frame(self, char* payload, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept
-    cdef bint write(self, int kind, uint32_t journal, uint64_t change, bytes payload)
-    cpdef bint append(self, int kind, uint32_t journal, uint64_t change, bytes payload)
-    cpdef bint put(self, int kind, uint32_t journal, uint64_t change, Item item)
-    cpdef bint drop(self, uint32_t journal, uint64_t change, uint64_t id, uint64_t size, uint64_t blob)
-
-
 cpdef bytes value(bytes key, Item item, bint with_cas, bint last)
-cpdef bytes copy_record(bytes record)
 cpdef Py_ssize_t send(int descriptor, bytes data) except -1
-cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms)
-cpdef bytes encode_item(Item item)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_proto_model import check
 
-from darner import _proto
+from darner import _records
 
 CORPUS = Path(__file__).with_name("corpus")
 # Inputs above this are not cut at every byte: that would be quadratic.
@@ -35,15 +35,15 @@ def records(data: bytes) -> None:
     is that of the bytes and the record's size."""
     zero = 1 << 32
     size = 4 + len(data)
-    record = _proto.checksum(data, size).to_bytes(4, "big") + data
+    record = _records.checksum(data, size).to_bytes(4, "big") + data
     for read, arguments in (
-        (_proto.decode_item, (_proto.item_key(zero), record)),
-        (_proto.decode_item, (data[:9], record)),
-        (_proto.blob_of, (_proto.item_key(zero), record)),
-        (_proto.decode_chunk, (record,)),
-        (_proto.decode_state, (record,)),
-        (_proto.decode_ids, (record,)),
-        (_proto.decode_ids, (data,)),
+        (_records.decode_item, (_records.item_key(zero), record)),
+        (_records.decode_item, (data[:9], record)),
+        (_records.blob_of, (_records.item_key(zero), record)),
+        (_records.decode_chunk, (record,)),
+        (_records.decode_state, (record,)),
+        (_records.decode_ids, (record,)),
+        (_records.decode_ids, (data,)),
     ):
         try:
             read(*arguments)
@@ -51,13 +51,13 @@ def records(data: bytes) -> None:
             continue
     # of a frame that holds a record the checksum is that of its start
     for checked in (len(data), 29):
-        frame = _proto.checksum(data[:checked]).to_bytes(4, "big") + data
-        _proto.read_segment(b"darner 1" + zero.to_bytes(8, "big") + frame + frame)
+        frame = _records.checksum(data[:checked]).to_bytes(4, "big") + data
+        _records.read_segment(b"darner 1" + zero.to_bytes(8, "big") + frame + frame)
         marker = b"marker.."
         content = (marker + frame) * 2
-        head = _proto.segment_head(zero, int.from_bytes(marker, "big"), 0, 0, 128 + len(content))
+        head = _records.segment_head(zero, int.from_bytes(marker, "big"), 0, 0, 128 + len(content))
         for lost in (b"", marker):
-            _proto.read_segment(head + lost + content + head)
+            _records.read_segment(head + lost + content + head)
 
 
 def inputs(name: str) -> list:

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from darner import __version__, _proto, leveldb
+from darner import __version__, _proto, _records
+from darner.journal import leveldb
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = (ROOT / "setup.py").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def _module(path: Path, package: Path, suffix: str) -> str:
+    """The dotted name of a file of the package."""
+    return str(path.relative_to(package)).removesuffix(suffix).replace("/", ".")
 
 
 class TestVersion:
@@ -54,25 +60,26 @@ class TestMetadata:
         assert (ROOT / "darner" / "py.typed").exists()
         assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == ["py.typed", "*.pyi"]
 
-    def test_the_stub_names_what_the_extension_has(self):
-        stub = ast.parse((ROOT / "darner" / "_proto.pyi").read_text())
+    @pytest.mark.parametrize("module", [_proto, _records])
+    def test_the_stub_names_what_the_extension_has(self, module):
+        stub = ast.parse((ROOT / "darner" / f"{module.__name__.removeprefix('darner.')}.pyi").read_text())
         named = {node.name for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
         named |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
-        assert named == set(_proto.__all__)
+        assert named == set(module.__all__)
 
     def test_what_setup_lists_is_compiled_and_nothing_else(self):
         listed = re.search(r"^PYTHON_MODULES = (\(.*?\))$", SETUP, re.MULTILINE | re.DOTALL)
         modules = {*ast.literal_eval(listed[1])}
+        package = Path(_proto.__file__).parent
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        compiled = {
-            path.name.removesuffix(suffix) for path in Path(_proto.__file__).parent.glob(f"*{suffix}")
-        }
-        assert compiled == modules | {"_proto"}, "`make clean`, and again"
+        compiled = {_module(path, package, suffix) for path in package.rglob(f"*{suffix}")}
+        assert compiled == modules | {"_proto", "_records"}, "`make clean`, and again"
         # by these the Makefile knows what to compile again when it was changed
-        assert {path.stem for path in ROOT.glob("darner/*.pxd")} - {"_proto"} == modules
+        types = {_module(path, package, ".pxd") for path in package.rglob("*.pxd")}
+        assert types - {"_proto", "_records"} == modules
 
     def test_c_is_not_kept(self):
-        assert "/darner/*.c\n" in (ROOT / ".gitignore").read_text()
+        assert "/darner/**/*.c\n" in (ROOT / ".gitignore").read_text()
         assert "global-exclude *.c *.so" in (ROOT / "MANIFEST.in").read_text()
 
 

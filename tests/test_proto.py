@@ -6,20 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from darner import _proto
-from darner._proto import (
+from darner import _proto, _records
+from darner._proto import MAX_GET_LINE_BYTES, MAX_LINE_BYTES, MAX_NAME_BYTES, Parser, Verb
+from darner._records import (
     CHUNK_BYTES,
     ITEM_BYTES,
-    MAX_GET_LINE_BYTES,
-    MAX_LINE_BYTES,
-    MAX_NAME_BYTES,
     Change,
     Item,
-    Parser,
     Segment,
     SegmentFormatError,
     State,
-    Verb,
     read_segment,
 )
 from darner.errors import NewerFormatError
@@ -729,42 +725,42 @@ def flipped(record):
 class TestRecords:
     @given(items)
     def test_of_items_come_back_as_they_were(self, item):
-        key, record = _proto.item_key(item.id), _proto.encode_item(item)
-        assert fields(_proto.decode_item(key, record), ITEM_FIELDS) == fields(item, ITEM_FIELDS)
-        assert _proto.blob_of(key, record) == item.blob
+        key, record = _records.item_key(item.id), _records.encode_item(item)
+        assert fields(_records.decode_item(key, record), ITEM_FIELDS) == fields(item, ITEM_FIELDS)
+        assert _records.blob_of(key, record) == item.blob
 
     # whose bytes alone have a CRC that sees no zero more
     @example(Item(0xFFFFFFFE, 0, 0, 0, b""))
     @given(items)
     def test_of_items_are_refused_once_damaged(self, item):
-        key, record = _proto.item_key(item.id), _proto.encode_item(item)
+        key, record = _records.item_key(item.id), _records.encode_item(item)
         damaged = [*flipped(record), record[:-1], record + b"\0", record[:27], record[:4], b""]
         for other in damaged:
             with pytest.raises(ValueError, match=r"checksum|cut short"):
-                _proto.decode_item(key, other)
+                _records.decode_item(key, other)
 
     def test_of_items_are_refused_under_the_key_of_another(self):
-        record = _proto.encode_item(Item(5, 0, 0, 0, b"data"))
-        for key in (_proto.item_key(6), _proto.item_key(4), b"i", _proto.item_key(5) + b"x"):
+        record = _records.encode_item(Item(5, 0, 0, 0, b"data"))
+        for key in (_records.item_key(6), _records.item_key(4), b"i", _records.item_key(5) + b"x"):
             with pytest.raises(ValueError, match=r"checksum|cut short"):
-                _proto.decode_item(key, record)
+                _records.decode_item(key, record)
 
     @given(st.lists(numbers, max_size=20))
     def test_of_ids_come_back_as_they_were_or_not_at_all(self, ids):
-        record = _proto.encode_ids(ids)
-        assert _proto.decode_ids(record) == ids
+        record = _records.encode_ids(ids)
+        assert _records.decode_ids(record) == ids
         for damaged in (*flipped(record), record[:3]):
             with pytest.raises(ValueError, match=r"checksum|cut short"):
-                _proto.decode_ids(damaged)
+                _records.decode_ids(damaged)
 
     @example(b"\xff" * 4)
     @given(st.binary(max_size=100))
     def test_of_chunks_come_back_as_they_were_or_not_at_all(self, data):
-        record = _proto.encode_chunk(data)
-        assert _proto.decode_chunk(record) == data
+        record = _records.encode_chunk(data)
+        assert _records.decode_chunk(record) == data
         for damaged in (*flipped(record), record[:3], record + b"\0"):
             with pytest.raises(ValueError, match=r"checksum|cut short"):
-                _proto.decode_chunk(damaged)
+                _records.decode_chunk(damaged)
 
     @given(
         u64, st.lists(ids, min_size=3, max_size=3).map(sorted), ids,
@@ -776,11 +772,11 @@ class TestRecords:
         state.next_blob, state.deleted = blob, deleted
         state.change, state.items, state.bytes, state.created_ms = others
         assert fields(state.copy(), STATE_FIELDS) == fields(state, STATE_FIELDS)
-        record = _proto.encode_state(state)
-        assert fields(_proto.decode_state(record), STATE_FIELDS) == fields(state, STATE_FIELDS)
+        record = _records.encode_state(state)
+        assert fields(_records.decode_state(record), STATE_FIELDS) == fields(state, STATE_FIELDS)
         for damaged in (*flipped(record), record[:-1], record + b"\0", b""):
             with pytest.raises(ValueError, match=r"checksum|wrong length"):
-                _proto.decode_state(damaged)
+                _records.decode_state(damaged)
 
     @pytest.mark.parametrize(
         "item",
@@ -795,7 +791,7 @@ class TestRecords:
     def test_of_items_are_refused_with_numbers_that_none_has(self, item):
         assert item.chunks >= 0
         with pytest.raises(ValueError, match="has numbers that no"):
-            _proto.decode_item(_proto.item_key(item.id), _proto.encode_item(item))
+            _records.decode_item(_records.item_key(item.id), _records.encode_item(item))
 
     @pytest.mark.parametrize(
         ("name", "number"),
@@ -809,12 +805,12 @@ class TestRecords:
         state = State(1, 2)
         setattr(state, name, number)
         with pytest.raises(ValueError, match="numbers that no state has"):
-            _proto.decode_state(_proto.encode_state(state))
+            _records.decode_state(_records.encode_state(state))
 
     def test_of_ids_are_refused_with_what_is_none(self):
-        for record in (_proto.encode_ids([1, LARGEST + 1]), _proto.encode_chunk(bytes(9))):
+        for record in (_records.encode_ids([1, LARGEST + 1]), _records.encode_chunk(bytes(9))):
             with pytest.raises(ValueError, match="list of ids"):
-                _proto.decode_ids(record)
+                _records.decode_ids(record)
 
     @pytest.mark.parametrize(("items", "size"), [(0, 5), (1, 6)])
     def test_of_the_state_refuse_to_count_below_nothing(self, items, size):
@@ -825,14 +821,14 @@ class TestRecords:
         assert (state.items, state.bytes) == (items, size)
 
     def test_of_a_version_to_come_are_refused_as_such(self):
-        state = _proto.decode_chunk(_proto.encode_state(State(1, 2)))
+        state = _records.decode_chunk(_records.encode_state(State(1, 2)))
         for body in (state[1:], state[1:] + b"more", b"less"):
             with pytest.raises(NewerFormatError, match="version 2, this darner knows 1"):
-                _proto.decode_state(_proto.encode_chunk(b"\x02" + body))
+                _records.decode_state(_records.encode_chunk(b"\x02" + body))
         with pytest.raises(ValueError, match="version 0, which there is not") as caught:
-            _proto.decode_state(_proto.encode_chunk(b"\x00" + state[1:]))
+            _records.decode_state(_records.encode_chunk(b"\x00" + state[1:]))
         assert not isinstance(caught.value, NewerFormatError)
-        record = _proto.encode_item(Item(7, 0, 0, 0, b"data"))
+        record = _records.encode_item(Item(7, 0, 0, 0, b"data"))
         for body, says in (
             (b"\x03" + record[5:], "version 3, this darner knows 2"),
             (b"\x03less", "version 3, this darner knows 2"),
@@ -840,7 +836,7 @@ class TestRecords:
         ):
             checksum = crc32c(body, 7 ^ (4 + len(body))).to_bytes(4, "big")
             with pytest.raises(NewerFormatError, match=says):
-                _proto.decode_item(_proto.item_key(7), checksum + body)
+                _records.decode_item(_records.item_key(7), checksum + body)
 
     def test_a_new_state_is_that_of_an_empty_queue(self):
         assert fields(State(5, 9), STATE_FIELDS) == {
@@ -853,8 +849,8 @@ class TestRecords:
 
     @given(u64, u64)
     def test_are_ordered_as_their_ids_are(self, one, other):
-        assert (_proto.item_key(one) < _proto.item_key(other)) == (one < other)
-        assert (_proto.marker_key(one) < _proto.marker_key(other)) == (one < other)
+        assert (_records.item_key(one) < _records.item_key(other)) == (one < other)
+        assert (_records.marker_key(one) < _records.marker_key(other)) == (one < other)
 
     def test_an_item_knows_what_it_takes(self):
         small, large = Item(1, 0, 0, 0, b"data"), Item(1, 0, 0, 0, None, 1, 100, 30)
@@ -864,11 +860,11 @@ class TestRecords:
     @given(st.binary(max_size=100))
     def test_of_items_are_made_where_the_parser_has_left_room(self, data):
         request = parse_one(b"set a 5 0 %d\r\n%s\r\n" % (len(data), data))
-        item = _proto.new_item(request.record, 5, 6, 7)
+        item = _records.new_item(request.record, 5, 6, 7)
         item.id = 8
-        record = _proto.encode_item(item)
-        assert record == _proto.encode_item(Item(8, 5, 6, 7, data))
-        assert _proto.decode_item(_proto.item_key(8), record).data == item.data == request.data == data
+        record = _records.encode_item(item)
+        assert record == _records.encode_item(Item(8, 5, 6, 7, data))
+        assert _records.decode_item(_records.item_key(8), record).data == item.data == request.data == data
 
     def test_of_another_item_of_the_same_bytes_are_shared_until_it_forgets_them(self):
         item = Item(1, 2, 3, 4, b"data", attempts=5)
@@ -883,9 +879,9 @@ class TestRecords:
 
     @given(st.binary(max_size=300))
     def test_have_a_checksum_that_others_know(self, data):
-        assert _proto.checksum(b"123456789") == 0xE3069283
-        assert _proto.checksum(data) == _proto.checksum(data, by_table=True) == crc32c(data)
-        assert _proto.encode_chunk(data)[:4] == crc32c(data, 4 + len(data)).to_bytes(4, "big")
+        assert _records.checksum(b"123456789") == 0xE3069283
+        assert _records.checksum(data) == _records.checksum(data, by_table=True) == crc32c(data)
+        assert _records.encode_chunk(data)[:4] == crc32c(data, 4 + len(data)).to_bytes(4, "big")
 
 
 def crc32c(data, crc=0):
@@ -912,7 +908,7 @@ def write(segment):
 
     for item in (ITEM, LARGE):
         assert segment.put(Change.PUT, 7, 2**40, item)
-        payload = item.id.to_bytes(8, "big") + _proto.encode_item(item)
+        payload = item.id.to_bytes(8, "big") + _records.encode_item(item)
         wrote(Change.PUT, 7, 2**40, payload)
     assert segment.drop(2**32 - 1, 5, 1, 2, 3)
     wrote(Change.DROP, 2**32 - 1, 5, b"".join(n.to_bytes(8, "big") for n in (1, 2, 3)))

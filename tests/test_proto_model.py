@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darner._proto import CHUNK_BYTES, MAX_LINE_BYTES, Parser, Verb
+from darner._proto import MAX_LINE_BYTES, Parser, Verb
+from darner._records import CHUNK_BYTES
 
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"

@@ -1,4 +1,4 @@
-"""What the limited API costs: `_proto.pyx` built with and without it, measured in interleaved rounds.
+"""What the limited API costs: the compiled modules of the lowest floor with and without it, in turn.
 
 One wheel for all versions of CPython is worth up to 3 percent of speed. docs/releasing.md has the outcome.
 Run it with an interpreter that has Cython and setuptools: `.venv/bin/python wheels/limited_api.py`.
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-SOURCE = Path(__file__).parent.parent / "darner" / "_proto.pyx"
+PACKAGE = Path(__file__).parent.parent / "darner"
 # The limited API has these two as functions only.
 MACROS = {
     "full": [],
@@ -25,20 +25,23 @@ SETUP = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-setup(ext_modules=cythonize([Extension(
-    "darner._proto", ["darner/_proto.pyx"], extra_compile_args=["-O2", "-g0"],
-    define_macros={macros}, py_limited_api={limited},
-)]))
+setup(ext_modules=cythonize([
+    Extension(
+        f"darner.{{name}}", [f"darner/{{name}}.pyx"], extra_compile_args=["-O2", "-g0"],
+        define_macros={macros}, py_limited_api={limited},
+    )
+    for name in ("_records", "_proto")
+]))
 """
 MEASURE = """
 from time import process_time
-from darner import _proto as p
+from darner import _proto, _records
 
 data = b"x" * 64
 stream = (b"set work 0 0 64\\r\\n" + data + b"\\r\\n" + b"get work/open/close/t=100\\r\\n") * 250
-state = p.State(1, 1)
-items = [p.Item(id, 0, 0, 1_700_000_000_000, data) for id in range(1000)]
-parser = p.Parser()
+state = _records.State(1, 1)
+items = [_records.Item(id, 0, 0, 1_700_000_000_000, data) for id in range(1000)]
+parser = _proto.Parser()
 
 def parse():
     parser.feed(stream)
@@ -47,16 +50,16 @@ def parse():
 
 def reply():
     for item in items:
-        p.value(b"work", item, True, True)
+        _proto.value(b"work", item, True, True)
 
 def record():
     for item in items:
-        key = p.item_key(item.id)
-        p.decode_item(key, p.encode_item(item))
+        key = _records.item_key(item.id)
+        _records.decode_item(key, _records.encode_item(item))
 
 def states():
     for _ in range(500):
-        p.decode_state(p.encode_state(state))
+        _records.decode_state(_records.encode_state(state))
 
 for part in (parse, reply, record, states):
     part()
@@ -71,12 +74,12 @@ for part in (parse, reply, record, states):
 
 
 def build(where: Path, kind: str) -> Path:
-    """Compile the extension in its own directory; returns that."""
+    """Compile the extensions in their own directory; returns that."""
     package = where / kind / "darner"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    for source in (SOURCE, SOURCE.with_suffix(".pxd")):
-        (package / source.name).write_bytes(source.read_bytes())
+    for name in ("_records.pyx", "_records.pxd", "_proto.pyx", "_proto.pxd", "errors.py", "meta.py"):
+        (package / name).write_bytes((PACKAGE / name).read_bytes())
     setup = SETUP.format(macros=MACROS[kind], limited=kind == "limited")
     (where / kind / "setup.py").write_text(setup)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
@@ -99,8 +102,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         built = {kind: build(Path(directory), kind) for kind in MACROS}
         for kind, where in built.items():
-            extension = next((where / "darner").glob("*.so"))
-            print(f"{kind}: {extension.name}, {extension.stat().st_size} bytes")
+            for extension in (where / "darner").glob("*.so"):
+                print(f"{kind}: {extension.name}, {extension.stat().st_size} bytes")
         ratios: dict[str, list[float]] = {}
         for number in range(rounds):
             order = sorted(built, reverse=number % 2 == 1)

@@ -3,8 +3,9 @@
 from typing import assert_type
 
 from darner import __version__
-from darner._proto import Parser, Request, encode_item
-from darner.config import Settings
+from darner._proto import Parser, Request
+from darner._records import encode_item
+from darner.config.settings import Settings
 
 assert_type(__version__, str)
 assert_type(list(Parser()), list[Request])

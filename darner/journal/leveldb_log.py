@@ -1,0 +1,76 @@
+"""Whether the log that LevelDB itself keeps is whole, which LevelDB does not say.
+
+LevelDB takes what it cannot read of its log for not written, up to the next block, and goes on behind it;
+with its option `paranoid_checks` it refuses what a power cut leaves as well, and later whatever table has one
+flipped bit. The rule here: each of our writes is synced before the next is begun, so of a log that nobody
+damaged only the last write may be there in part. A break that a whole write comes after is damage.
+
+The format is LevelDB's doc/log_format.md.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from darner._records import checksum
+
+BLOCK_BYTES = 32 << 10
+# the checksum, the size, the type
+HEAD = struct.Struct("<IHB")
+FULL, FIRST, MIDDLE, LAST = range(1, 5)
+# How a checksum is stored, so that one over data with checksums in it still tells something.
+MASK = 0xA282EAD8
+
+
+def damage(directory: Path) -> str | None:
+    """Say what is damaged in LevelDB's logs in there, or None if they are whole as far as that can be told:
+    what is missing at the end is not seen. Raises OSError if one cannot be read."""
+    for path in directory.glob("*.log"):
+        broken: int | None = None
+        for at, is_whole in _writes(path.read_bytes()):
+            if not is_whole and broken is None:
+                broken = at
+            elif is_whole and broken is not None:
+                return f"{path} is damaged at byte {broken}, and goes on behind that"
+    return None
+
+
+def _writes(data: bytes) -> Iterator[tuple[int, bool]]:
+    """The writes in a log: where each begins, and whether it is whole; if not, where that shows."""
+    begun: int | None = None
+    for at, kind in _fragments(data):
+        if kind in (FULL, FIRST) and begun is not None:
+            yield begun, False
+            begun = None
+        if kind == FULL:
+            yield at, True
+        elif kind == FIRST:
+            begun = at
+        elif kind == LAST and begun is not None:
+            yield begun, True
+            begun = None
+        elif kind == 0:
+            yield at, False
+            begun = None
+    if begun is not None:
+        yield begun, False
+
+
+def _fragments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The fragments in a log: where each begins, and its type, 0 if it is not whole."""
+    at = 0
+    while at + HEAD.size <= len(data):
+        left = BLOCK_BYTES - at % BLOCK_BYTES
+        if left < HEAD.size:
+            at += left
+            continue
+        crc, size, kind = HEAD.unpack_from(data, at)
+        end = at + HEAD.size + size
+        if size > left - HEAD.size or end > len(data) or not FULL <= kind <= LAST:
+            yield at, 0
+            at += left
+            continue
+        crc = (crc - MASK) & 0xFFFFFFFF
+        is_whole = checksum(data[at + HEAD.size - 1 : end]) == (crc >> 17 | crc << 15) & 0xFFFFFFFF
+        yield at, kind if is_whole else 0
+        at = end

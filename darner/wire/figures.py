@@ -1,0 +1,273 @@
+"""The figures the server gives of itself and of each queue: `stats` says them over the wire, metrics.py to
+Prometheus."""
+
+import os
+import resource
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from darner._records import ITEM_BYTES
+from darner._version import __version__
+from darner.printable import shown
+
+if TYPE_CHECKING:
+    from darner.queues.queue import Queue
+    from darner.wire.clients import Clients
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure(Generic[Source]):
+    """One figure, and how to read it, which must not take long."""
+
+    # the name it has in `stats`, after Kestrel and memcached
+    name: str
+    read: Callable[[Source], int | str]
+    # the name it has among the metrics, a counter's ending in `_total`; "" if it is none of them
+    metric: str = ""
+    help: str = ""
+    # metrics are in seconds and bytes, `stats` has milliseconds too
+    scale: float = 1
+
+
+def read(figures: Sequence[Figure[Source]], source: Source) -> Iterator[tuple[str, int | str]]:
+    """The name and value of each of these figures."""
+    for figure in figures:
+        yield figure.name, figure.read(source)
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds and microseconds, as memcached has them."""
+    return f"{seconds:.6f}"
+
+
+SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
+    Figure("pid", lambda _: os.getpid()),
+    Figure(
+        "uptime", lambda clients: int(clients.uptime_s()),
+        "darner_uptime_seconds", "How long the server has been up.",
+    ),
+    Figure(
+        "time", lambda _: int(time.time()),
+        "darner_time_seconds", "The server's clock, since the Unix epoch.",
+    ),
+    Figure("version", lambda _: __version__),
+    Figure(
+        "curr_items", lambda clients: clients.broker.totals()[1],
+        "darner_items", "Items that wait in all queues; reserved ones do not.",
+    ),
+    Figure(
+        "total_items", lambda clients: clients.broker.total_items,
+        "darner_stored_items_total", "Items stored in all queues, those deleted since too.",
+    ),
+    Figure(
+        "bytes", lambda clients: clients.broker.totals()[2],
+        "darner_item_bytes", "Bytes of the items that wait in all queues.",
+    ),
+    Figure(
+        "curr_connections", lambda clients: len(clients.connections),
+        "darner_connections", "Clients that are connected.",
+    ),
+    Figure(
+        "total_connections", lambda clients: clients.counters.total_connections,
+        "darner_accepted_connections_total", "Clients that have connected.",
+    ),
+    Figure(
+        "cmd_get", lambda clients: clients.counters.cmd_get,
+        "darner_gets_total", "Fetches that were answered, with an item or without.",
+    ),
+    Figure(
+        "cmd_set", lambda clients: clients.counters.cmd_set,
+        "darner_sets_total", "Sets, refused ones too.",
+    ),
+    Figure(
+        "cmd_peek", lambda clients: clients.counters.cmd_peek,
+        "darner_peeks_total", "Looks at the head of a queue.",
+    ),
+    Figure(
+        "get_hits", lambda clients: clients.counters.get_hits,
+        "darner_get_hits_total", "Fetches that were answered with an item.",
+    ),
+    Figure(
+        "get_misses", lambda clients: clients.counters.get_misses,
+        "darner_get_misses_total", "Fetches that were answered without an item.",
+    ),
+    Figure(
+        "bytes_read", lambda clients: clients.counters.bytes_read,
+        "darner_read_bytes_total", "Bytes received from clients.",
+    ),
+    Figure(
+        "bytes_written", lambda clients: clients.counters.bytes_written,
+        "darner_written_bytes_total", "Bytes sent to clients.",
+    ),
+    Figure(
+        "queue_creates", lambda clients: clients.broker.queue_creates,
+        "darner_queues_created_total", "Queues made.",
+    ),
+    Figure(
+        "queue_deletes", lambda clients: clients.broker.queue_deletes,
+        "darner_queues_deleted_total", "Queues deleted.",
+    ),
+    Figure(
+        "queue_expires", lambda clients: clients.broker.queue_expires,
+        "darner_queues_expired_total", "Queues that ended by their max_queue_age.",
+    ),
+    Figure(
+        "noreply_errors", lambda clients: clients.counters.noreply_errors,
+        "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
+    ),
+    Figure(
+        "queues_out_of_service", lambda clients: len(clients.broker.broken),
+        "darner_queues_out_of_service", "Queues that cannot be opened or were set aside: see the log.",
+    ),
+    Figure(
+        "rejected_connections", lambda clients: clients.counters.rejected_connections,
+        "darner_rejected_connections_total", "Clients that were turned away: there were too many.",
+    ),
+    Figure(
+        "cmd_flush", lambda clients: clients.counters.cmd_flush,
+        "darner_flushes_total", "Flushes, of one queue or of all.",
+    ),
+    Figure(
+        "cmd_meta", lambda clients: clients.counters.cmd_meta,
+        "darner_meta_commands_total", "Meta commands (mg ms md mn me); what they did is counted as well.",
+    ),
+    Figure(
+        "delete_hits", lambda clients: clients.counters.delete_hits,
+        "darner_delete_hits_total", "Deletes of what was there.",
+    ),
+    Figure(
+        "delete_misses", lambda clients: clients.counters.delete_misses,
+        "darner_delete_misses_total", "Deletes of what was not there.",
+    ),
+    Figure(
+        "auth_cmds", lambda clients: clients.counters.auth_cmds,
+        "darner_logins_total", "Logins, failed ones too.",
+    ),
+    Figure(
+        "auth_errors", lambda clients: clients.counters.auth_errors,
+        "darner_failed_logins_total", "Logins that failed.",
+    ),
+    Figure(
+        "conn_yields", lambda clients: clients.counters.conn_yields,
+        "darner_connection_yields_total", "Turns that ended before all that a client had sent was served.",
+    ),
+)  # fmt: skip
+
+# What agents made for memcached look for besides: with what it means here, or 0. Prometheus has the former
+# under other names.
+AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
+    Figure("pointer_size", lambda _: 8 * struct.calcsize("P")),
+    Figure("rusage_user", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_utime)),
+    Figure("rusage_system", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_stime)),
+    Figure("max_connections", lambda clients: clients.max_connections),
+    Figure("connection_structures", lambda clients: len(clients.connections)),
+    Figure("accepting_conns", lambda _: 1),
+    # all requests are served in one
+    Figure("threads", lambda _: 1),
+    # agents take the difference to `bytes` for what is free
+    Figure("limit_maxbytes", lambda clients: clients.broker.totals()[2] + clients.broker.room_bytes),
+    # items that nobody has fetched: a full queue dropped them, or they expired
+    Figure("evictions", lambda clients: clients.broker.discarded),
+    Figure("evicted_unfetched", lambda clients: clients.broker.discarded),
+    Figure("expired_unfetched", lambda clients: clients.broker.expired_items),
+    *(
+        Figure(name, lambda _: 0)
+        for name in (
+            "listen_disabled_num", "time_in_listen_disabled_us", "reserved_fds", "reclaimed", "cmd_touch",
+            "touch_hits", "touch_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
+            "cas_hits", "cas_misses", "cas_badval", "get_expired", "get_flushed", "hash_bytes",
+            "hash_is_expanding", "hash_power_level", "total_malloced", "direct_reclaims",
+            "lru_crawler_starts", "crawler_items_checked", "crawler_reclaimed", "moves_to_cold",
+            "moves_to_warm", "moves_within_lru",
+        )
+    ),
+)  # fmt: skip
+
+QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
+    Figure(
+        "items", lambda queue: queue.items,
+        "darner_queue_items", "Items that wait; reserved ones do not.",
+    ),
+    Figure(
+        "bytes", lambda queue: queue.waiting_bytes,
+        "darner_queue_item_bytes", "Bytes of the items that wait.",
+    ),
+    Figure(
+        "total_items", lambda queue: queue.total_items,
+        "darner_queue_stored_items_total", "Items stored.",
+    ),
+    # it looks at a directory: too slow to be a metric
+    Figure("logsize", lambda queue: queue.journal.disk_bytes),
+    Figure(
+        "expired_items", lambda queue: queue.expired_items,
+        "darner_queue_expired_items_total", "Items that expired before they were fetched.",
+    ),
+    Figure(
+        "mem_items", lambda queue: len(queue.window),
+        "darner_queue_memory_items", "Items that wait in memory, too.",
+    ),
+    Figure(
+        "mem_bytes", lambda queue: queue.window_bytes - len(queue.window) * ITEM_BYTES,
+        "darner_queue_memory_bytes", "Bytes of the items that wait in memory, too.",
+    ),
+    Figure(
+        "age", lambda queue: queue.age_ms,
+        "darner_queue_age_seconds", "How long the item fetched last had waited; 0 if none waits.", 1e-3,
+    ),
+    Figure(
+        "head_age", lambda queue: queue.head_age_ms,
+        "darner_queue_head_age_seconds", "How long the item at the head has waited; 0 if none waits.", 1e-3,
+    ),
+    Figure(
+        "discarded", lambda queue: queue.discarded,
+        "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
+    ),
+    Figure(
+        "damaged_items", lambda queue: queue.journal.damaged_items,
+        "darner_queue_damaged_items_total", "Items lost to damage on the disk; what is left of them is kept.",
+    ),
+    Figure(
+        "waiters", lambda queue: queue.waiting_clients,
+        "darner_queue_waiters", "Clients that wait for an item.",
+    ),
+    Figure(
+        "open_transactions", lambda queue: len(queue.reserved),
+        "darner_queue_open_transactions", "Items that are reserved.",
+    ),
+    Figure(
+        "transactions", lambda queue: queue.transactions,
+        "darner_queue_transactions_total", "Fetches with /open.",
+    ),
+    Figure(
+        "canceled_transactions", lambda queue: queue.canceled_transactions,
+        "darner_queue_canceled_transactions_total", "Reserved items that came back.",
+    ),
+    Figure(
+        "total_flushes", lambda queue: queue.total_flushes,
+        "darner_queue_flushes_total", "Flushes.",
+    ),
+    Figure(
+        "create_time", lambda queue: queue.journal.state.created_ms,
+        "darner_queue_create_time_seconds", "When the queue was made, since the Unix epoch.", 1e-3,
+    ),
+    Figure(
+        "delayed_items", lambda queue: queue.delayed_items,
+        "darner_queue_delayed_items", "Items that are out of sight until they are due.",
+    ),
+)  # fmt: skip
+
+CURSOR_LAG: Figure[int] = Figure(
+    "lag", lambda lag: lag, "darner_queue_cursor_lag_items", "Items that a cursor has still to read."
+)
+
+
+def read_queue(queue: "Queue") -> Iterator[tuple[str, int | str]]:
+    """The name and value of each figure of a queue, and of its cursors."""
+    yield from read(QUEUE_FIGURES, queue)
+    for label, lag in queue.cursor_lags():
+        yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

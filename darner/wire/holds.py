@@ -1,0 +1,142 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
+"""What one client holds reserved, queue by queue.
+
+Whoever serves the client owns a `Holds`, adds what it reserves, and releases it when the client goes.
+A queue may take an item back behind the client's back: its `open_timeout` has passed, or it was deleted.
+Such an item no longer counts here, and closing it does nothing.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+
+from darner._records import Item
+from darner.journal.journal import Journal
+from darner.queues.queue import RETURNED_AT_ONCE, Source
+
+
+class Holds:
+    """The items one client has reserved, in the order of reserving.
+
+    Methods that touch items raise JournalError if the queue's journal refuses.
+    """
+
+    __slots__ = ("_is_disordered", "held")
+
+    def __init__(self) -> None:
+        # no queue is in here without items
+        self.held: dict[bytes, deque[tuple[Source, Item]]] = {}
+        # whether some of a queue came after later ones, for they had come back in between
+        self._is_disordered = False
+
+    def count(self, name: bytes, most: int = sys.maxsize) -> int:
+        """Return how many items of the queue `name` are held; counting ends at `most`."""
+        held = self.held.get(name)
+        if held is None:
+            return 0
+        count = 0
+        for queue, item in held:
+            if count == most:
+                break
+            if not queue.is_reserved(item):
+                return min(self._recount(name), most)
+            count += 1
+        return count
+
+    def _recount(self, name: bytes) -> int:
+        """Forget what was taken back of the queue `name`; returns how many items are left."""
+        held = deque(hold for hold in self.held[name] if hold[0].is_reserved(hold[1]))
+        if held:
+            self.held[name] = held
+        else:
+            del self.held[name]
+        return len(held)
+
+    def add(self, queue: Source, item: Item) -> None:
+        """Hold an item just reserved from `queue`."""
+        held = self.held.setdefault(queue.name, deque())
+        if held and item.id < held[-1][1].id:
+            self._is_disordered = True
+        held.append((queue, item))
+
+    def _first(self, name: bytes) -> tuple[Source, Item] | None:
+        """The item of the queue `name` reserved longest, if one is held."""
+        while name in self.held:
+            first = self.held[name][0]
+            queue, item = first
+            if queue.is_reserved(item):
+                return first
+            self._drop_oldest(name)
+        return None
+
+    def close(self, name: bytes, count: int = 1) -> int:
+        """Remove the `count` items reserved longest for good, or as many as are held; returns how many."""
+        closed = 0
+        while closed < count and (first := self._first(name)) is not None:
+            queue, item = first
+            queue.close(item)
+            self._drop_oldest(name)
+            closed += 1
+        return closed
+
+    def close_item(self, name: bytes, id: int) -> bool:
+        """Remove the reserved item with that id for good; returns whether it was held."""
+        if self.count(name):
+            held = self.held[name]
+            for hold in held:
+                queue, item = hold
+                if item.id == id:
+                    queue.close(item)
+                    held.remove(hold)
+                    if not held:
+                        del self.held[name]
+                    return True
+        return False
+
+    def abort(self, name: bytes) -> bool:
+        """Put the item reserved longest back at the head of its queue; returns whether one was held."""
+        first = self._first(name)
+        if first is None:
+            return False
+        queue, item = first
+        # first: an item put back may go to somebody who waits, even to this client
+        self._drop_oldest(name)
+        queue.abort(item)
+        return True
+
+    def _drop_oldest(self, name: bytes) -> None:
+        held = self.held[name]
+        held.popleft()
+        if not held:
+            del self.held[name]
+
+    def release(self) -> Iterator[Journal | None]:
+        """Put everything back at the heads of the queues, in the order it was set, a step at a time. While
+        many come back to a queue, nothing is fetched from it: what is behind them would come before them.
+        Gives the journal that is to be written before the next step, if one is."""
+        everything, self.held = self.held, {}
+        for held in everything.values():
+            returning: Source | None = None
+            journal: Journal | None = None
+            if self._is_disordered:
+                held = deque(sorted(held, key=_id_of))  # noqa: PLW2901
+            are_many = len(held) > RETURNED_AT_ONCE
+            try:
+                while held:
+                    queue, item = held.pop()
+                    if are_many and queue is not returning:
+                        if returning is not None:
+                            returning.end_return()
+                        returning = queue
+                        journal = queue.begin_return()
+                    queue.abort(item)
+                    if journal is not None:
+                        yield journal if journal.crowded else None
+            finally:
+                if returning is not None:
+                    returning.end_return()
+            yield None
+
+
+def _id_of(hold: tuple[Source, Item]) -> int:
+    return hold[1].id

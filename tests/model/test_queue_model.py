@@ -1,0 +1,1110 @@
+"""Queues on real journals against plain lists, through full disks, failing writes, kills and power cuts.
+
+A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what
+it has held: a kill must leave the last of these, a power cut one that is not older than the last sync. Items
+that come back too often are moved to the queue `dead`: none may be lost on the way. Some items are set on two
+queues: they are in both, or in none. Threads do their tasks in any order.
+"""
+
+import contextlib
+import gc
+import itertools
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from doubles import Client, Disk, Offload, Silence, begin_upload, record, unmap
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from system import Killed, System
+
+from darner import _records
+from darner.config.settings import QueueSettings
+from darner.errors import JournalError, StartError
+from darner.journal import journal, wal
+from darner.journal.blob import BlobReader
+from darner.journal.layout import is_state_key
+from darner.queues import broker as broker_module
+from darner.queues import queue
+from darner.queues import upload as upload_module
+from darner.queues.broker import Broker
+from darner.queues.fanout import Fanout
+from darner.queues.queue import Queue
+
+DEAD = b"dead"
+NAMES = (b"work", b"play", DEAD)
+MAX_ATTEMPTS = 2
+BOTH = NAMES[:2]
+CHUNK_BYTES = 400  # no smaller item is a large one when it is moved
+SEGMENT_BYTES = 1024
+PAGE_BYTES = 256
+RESERVE_BYTES = 64
+
+
+class Hold:
+    """An item that somebody has reserved."""
+
+    def __init__(self, queue, item, number):
+        self.queue, self.item, self.number = queue, item, number
+
+
+class Passing:
+    """What a queue may hold while some items go that have expired, in any order, and delayed ones join it,
+    one after the other; `gone` are those of these that have expired, too."""
+
+    def __init__(self, before, expired, joined, gone):
+        self._stays = before - expired - {-number for number in joined}
+        self._expired, self._joined, self._gone = expired, joined, gone
+
+    def __contains__(self, number):
+        return number in self._stays
+
+    def fits(self, held, may_miss):
+        """Whether it can be found to hold that if these large items may miss."""
+        for count in range(len(self._joined) + 1):
+            joined = frozenset(self._joined[:count])
+            least = self._stays | (joined - self._gone) | {-number for number in self._joined[count:]}
+            if held <= least | self._expired | joined and may_miss.issuperset(map(abs, least - held)):
+                return True
+        return False
+
+
+class Twin:
+    """What a queue should hold."""
+
+    def __init__(self):
+        self.waiting = []
+        self.reserved = {}
+        self.delayed = {}  # when they are due
+        self.exists = False
+        # what it has held since the last power cut, None if it was not there
+        self.history = [None]
+        # the oldest of these that may be found after the next
+        self.promised = 0
+        # while it is out of service, what may be found once it is back
+        self.unsure = []
+        self.generation = 0
+        # of each number, its place among all, in the order of setting; and how often it came back, if that is
+        # known for sure
+        self.order = {}
+        self.attempts = {}
+        # the numbers that came from another queue, which never expire
+        self.moved = set()
+        # large items that nobody has synced; of these, those that were there when the power went
+        self.unsynced = set()
+        self.may_miss = set()
+
+    def changed(self):
+        self.history.append(self.held)
+
+    @property
+    def held(self):
+        """The numbers of its items, those of delayed ones below 0; None if there is no queue."""
+        delayed = (-number for number in self.delayed)
+        return frozenset((*self.waiting, *self.reserved, *delayed)) if self.exists else None
+
+    def may_hold(self, *, power_cut):
+        if power_cut:
+            return self.history[self.promised :] + self.unsure
+        return self.unsure or self.history[-1:]
+
+    def has(self, number, place):
+        """An item was put at the end."""
+        self.waiting.append(number)
+        self.order[number] = place
+        self.attempts[number] = 0
+        self.changed()
+
+    def may_be(self, held, may):
+        """Whether it can be found to hold `held` if it held `may`: some large items may miss."""
+        if isinstance(may, Passing):
+            return held is not None and may.fits(held, self.may_miss)
+        if may is None or held is None:
+            # a queue of which nothing was logged is none
+            return not may and not held
+        return held <= may and self.may_miss.issuperset(map(abs, may - held))
+
+    def found(self, numbers, delayed):
+        """These are there, in order; None if there is no queue."""
+        self.exists = numbers is not None
+        self.waiting = list(numbers or ())
+        self.reserved = {}
+        self.delayed = dict(delayed)
+        self.unsure = []
+        self.generation += 1
+        self.changed()
+
+
+class QueueMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.patch = patch = pytest.MonkeyPatch()
+        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(wal, "LONG_SEGMENTS", 3)
+        patch.setattr(queue, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
+        patch.setattr(queue, "READ_ITEMS", 2)
+        patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
+        patch.setattr(journal, "MAX_GONE", 2)
+        patch.setattr(journal, "DEAD_RECORDS", 4)
+        patch.setattr(journal, "TRIM_RECORDS", 3)
+        patch.setattr(journal, "COMPACT_RECORDS", 40)
+        self.blobs = []  # those that are read
+        patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
+        self.log = Silence()
+        patch.setattr(broker_module, "log", self.log)
+        self.disk = Disk(patch)
+        memory = Path("/dev/shm")
+        self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
+        self.system = System(patch, self.data, PAGE_BYTES)
+        self.disk.full = self.system.has_no_room
+        # The log has made the segments of a group that is larger than one beforehand, and only names them.
+        self.system.has_names = lambda: self.broker.log.segment.in_group
+        self.now = 1_000_000
+        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
+        self.due = {}  # number: when a delayed item is due, and the order in which they were set
+        self.due_place = {}
+        self.places = itertools.count()
+        self.twins = {name: Twin() for name in NAMES}
+        # (twin, index, other, index, number): if a power cut leaves of `twin` what it held then, or later, so
+        # it does of the other one; and if that held the number, it is there
+        self.joint = []
+        self._start()
+
+    # The process
+
+    def _note_blob(self, blob):
+        self.blobs.append(blob)
+        return blob
+
+    def _start(self, calls=0):
+        while True:
+            self.offload = Offload()
+            self.broker = Broker(
+                self.data,
+                lambda: self.now,
+                self.offload,
+                settings_for=self._settings_for,
+                free_bytes=lambda: 0 if self.system.full else 1 << 30,
+                reserve_bytes=lambda: RESERVE_BYTES,
+            )
+            self.holds, self.uploads, self.readers, self.clients = [], [], [], []
+            self.system.calls_left = calls
+            try:
+                self.broker.open()
+                return
+            except Killed:
+                self._die()
+                calls = 0
+            except StartError:
+                assert self.system.sync_fails or self.system.full
+                self.heal()
+                self._die()
+            finally:
+                self.system.calls_left = 0
+
+    @staticmethod
+    def _settings_for(name):
+        if name == DEAD:
+            return QueueSettings()
+        return QueueSettings(max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode())
+
+    def _die(self):
+        self.system.calls_left = 0
+        self.offload.tasks.clear()
+        self.disk.failures.clear()
+        self.disk.drop()
+        if hasattr(self.broker, "_lock"):
+            self.broker._lock.close()
+        if hasattr(self.broker, "log"):
+            unmap(self.broker.log)
+        while self.blobs:
+            self.blobs.pop()._file.close()
+        self.system.end_process()
+
+    def _restart(self, may_hold, calls=0, *, is_torn=False):
+        self.log.lines.clear()
+        self._start(calls)
+        said = [fields["reason"] for event, fields in self.log.lines if event == "log damaged"]
+        assert is_torn or not said, said
+        # a queue that was at rest has not been opened yet
+        refuses, self.disk.refuses = self.disk.refuses, False
+        for name, twin in self.twins.items():
+            twin.unsure = may_hold[name]
+            if name in self.broker.broken:
+                assert refuses or self.system.full, self.broker.broken[name]
+            else:
+                self._find(name, twin)
+        self.disk.refuses = refuses
+
+    def _find(self, name, twin):
+        """What is there must be something that may be there."""
+        if name not in self.broker.queues:
+            # a queue of which nothing was logged is none
+            assert any(not may for may in twin.unsure)
+            twin.found(None, {})
+            return
+        journal = self.broker.queues[name].journal
+        with self._readable(journal):
+            numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
+        held = frozenset((*numbers, *(-number for number in delayed)))
+        assert any(twin.may_be(held, may) for may in twin.unsure)
+        twin.found(numbers, delayed)
+
+    @contextlib.contextmanager
+    def _readable(self, journal):
+        """For the model itself, LevelDB can always be opened."""
+        refuses, self.disk.refuses = self.disk.refuses, False
+        try:
+            with self.system.with_room():
+                if (journal.path / "CURRENT").exists():
+                    journal._opened(again=True)
+                yield
+        finally:
+            self.disk.refuses = refuses
+
+    def _delayed(self, journal, twin):
+        """The delayed items, and when they are due."""
+        delayed = {}
+        entries = sorted(journal._delayed(), key=lambda entry: entry[1].id)
+        # the first ones may have been flushed
+        for key, item in entries[len(entries) - journal.delayed_items :]:
+            self._is_item(item, item.flags, twin)
+            delayed[item.flags] = int.from_bytes(key[1:9], "big")
+            assert delayed[item.flags] == self.due[item.flags]
+        assert journal.delayed_items == len(delayed)
+        assert journal.delayed_bytes == sum(map(self._size, delayed))
+        return delayed
+
+    def _numbers(self, journal, twin):
+        items = journal.kept_items() + self._unread(journal)
+        for item in items:
+            self._is_item(item, item.flags, twin)
+            if item.flags in twin.attempts:
+                assert item.attempts == twin.attempts[item.flags]
+        numbers = [item.flags for item in items]
+        assert numbers == sorted(numbers, key=twin.order.get)
+        assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
+        return numbers
+
+    @staticmethod
+    def _unread(journal):
+        items, _ = journal.scan(journal.reads, 1 << 20, 1 << 30)
+        return items
+
+    def _is_item(self, item, number, twin):
+        data, expires = self.items[number]
+        assert item.flags == number
+        assert item.expires_ms == (0 if number in twin.moved else expires)
+        assert item.data == (None if isinstance(data, list) else data)
+        assert item.size == self._size(number)
+
+    def _size(self, number):
+        data = self.items[number][0]
+        return len(data[0] if isinstance(data, list) else data)
+
+    # The model
+
+    def _queue(self, name):
+        """The queue and its twin; no queue if there is no room for one."""
+        twin = self.twins[name]
+        try:
+            queue = self.broker.queue(name)
+        except JournalError:
+            assert twin.unsure or (self._is_troubled and not twin.exists)
+            return None, twin
+        assert not twin.unsure
+        if not twin.exists:
+            twin.exists = True
+            twin.changed()
+        return queue, twin
+
+    @property
+    def _is_troubled(self):
+        queues = self.broker.queues.values()
+        return (
+            self.system.full
+            or self.system.sync_fails
+            or self.disk.refuses
+            or not self.broker._may_move  # it has not been looked for room since
+            or self.broker.log.segment.refusal is not None
+            or any(queue.journal.failing is not None for queue in queues)
+        )
+
+    def _tried(self, do, *args):
+        """Whether that could be done; it must be, but for a disk in trouble."""
+        try:
+            do(*args)
+        except JournalError:
+            assert self._is_troubled
+            return False
+        return True
+
+    def _expired(self, number, twin):
+        return number not in twin.moved and 0 < self.items[number][1] <= self.now
+
+    def _head(self, twin):
+        """The number of what is fetched next."""
+        joining = [number for number in self._in_turn(twin) if twin.delayed[number] <= self.now]
+        return next((number for number in twin.waiting + joining if not self._expired(number, twin)), None)
+
+    def _reconcile(self, name, fetched=None):
+        """Some of what had expired may be gone, and some of what was due may have joined the others, before
+        an item was `fetched`."""
+        twin, queue = self.twins[name], self.broker.queues.get(name)
+        if queue is None or not (
+            any(self._expired(number, twin) for number in twin.waiting)
+            or any(due <= self.now for due in twin.delayed.values())
+        ):
+            return
+        journal = queue.journal
+        with self._readable(journal):
+            waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
+            delayed = {item.flags for _, item in journal._delayed()}
+        if fetched is not None:
+            waiting[fetched.flags] = fetched.id
+        expired = {number for number in twin.waiting if number not in waiting}
+        assert all(self._expired(number, twin) for number in expired)
+        joined = [number for number in self._in_turn(twin) if number not in delayed]
+        ids = [waiting[number] for number in joined if number in waiting]
+        assert ids == sorted(ids)
+        gone = {number for number in joined if number not in waiting}
+        assert all(self._expired(number, twin) for number in gone)
+        if len(expired) + len(joined) + len(gone) > 1:
+            twin.history.append(Passing(twin.held, expired, joined, gone))
+        twin.waiting = [number for number in twin.waiting if number not in expired]
+        for number in joined:
+            assert twin.delayed.pop(number) <= self.now
+            if number in waiting:
+                twin.order[number] = next(self.places)
+                twin.waiting.append(number)
+        twin.changed()
+
+    def _in_turn(self, twin):
+        """The delayed items in the order in which they are due."""
+        return sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
+
+    def _number(self, data, exptime=0):
+        number = len(self.items) + 1
+        self.items[number] = (data, self.now + exptime * 1000 if exptime > 0 else -exptime)
+        return number
+
+    def _sync(self):
+        """Somebody waits for the log."""
+        client = Client()
+        marks = {name: (twin, twin.history, len(twin.history) - 1) for name, twin in self.twins.items()}
+        self.clients.append((client, marks))
+        self.broker.log.sync(client, 0)
+        self._told()
+
+    def _told(self):
+        waiting = []
+        for client, marks in self.clients:
+            if client.held:
+                waiting.append((client, marks))
+            elif not client.failed:
+                for twin, history, mark in marks.values():
+                    if twin.history is history:
+                        twin.promised = max(twin.promised, mark)
+        self.clients = waiting
+
+    # Operations
+
+    names = st.sampled_from(NAMES)
+
+    @rule(name=names, size=st.integers(0, 9), exptime=st.sampled_from([0, 0, 0, 5, -1]), sync=st.booleans())
+    def push(self, name, size, exptime, sync):
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        number = self._number(b"x" * size, exptime)
+        # perhaps it is killed now
+        twin.order[number], twin.attempts[number] = next(self.places), 0
+        if self._tried(queue.push, record(b"x" * size), number, exptime):
+            twin.has(number, twin.order[number])
+            self._wait_if_crowded(queue)
+            if sync:
+                self._sync()
+
+    def _wait_if_crowded(self, queue):
+        if queue.journal.crowded:
+            client = Client()
+            client.hold()
+            queue.journal.crowding.append(client)
+            self.clients.append((client, {}))
+
+    @rule(size=st.sampled_from([0, 9, 400]), sync=st.booleans())
+    def push_both(self, size, sync):
+        """As a set to a queue with a child does it."""
+        both = [self._queue(name) for name in BOTH]
+        if any(queue is None for queue, _ in both):
+            return
+        number = self._number(b"x" * size)
+        for _, twin in both:
+            twin.order[number], twin.attempts[number] = next(self.places), 0
+        if self._tried(Fanout([queue for queue, _ in both]).push, record(b"x" * size), number, 0, 0):
+            self._both_have([twin for _, twin in both], number)
+            for queue, _ in both:
+                self._wait_if_crowded(queue)
+            if sync:
+                self._sync()
+
+    def _both_have(self, twins, number):
+        for twin in twins:
+            twin.has(number, next(self.places))
+        for one, other in itertools.permutations(twins, 2):
+            self._implies(one, other)
+
+    def _implies(self, twin, other, number=None):
+        """What `twin` holds now may be found only if that is, too, which the other one holds."""
+        self.joint.append((twin, len(twin.history) - 1, other, len(other.history) - 1, number))
+
+    @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
+    def push_delayed(self, name, exptime, delay_s, sync):
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        number = self._number(b"later", exptime)
+        if self._tried(queue.push_delayed, record(b"later"), number, exptime, delay_s * 1000):
+            self._is_delayed(twin, number, delay_s)
+            if sync:
+                self._sync()
+
+    def _is_delayed(self, twin, number, delay_s):
+        twin.delayed[number] = self.due[number] = self.now + delay_s * 1000
+        self.due_place[number] = twin.order[number] = next(self.places)
+        twin.attempts[number] = 0
+        twin.changed()
+
+    @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
+    def push_many(self, name, count, size):
+        for _ in range(count):
+            self.push(name=name, size=size, exptime=0, sync=False)
+
+    @rule(
+        name=names,
+        sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=5),
+        run=st.booleans(),
+        both=st.sampled_from([False, False, True]),
+    )
+    def begin_upload(self, name, sizes, run, both):
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        names = BOTH if both and name in BOTH else (name,)
+        try:
+            upload = begin_upload(queue, sum(sizes), lambda: [self._target(name) for name in names])
+        except JournalError:
+            assert self._is_troubled
+            return
+        number = self._number([b""])
+        chunks = [b"%-*d" % (CHUNK_BYTES, number)] * len(sizes[1:]) + [b"y" * sizes[0]]
+        for chunk in chunks:
+            if not self._tried(upload.write, chunk):
+                upload.abandon()
+                return
+            if run:
+                self.threads_run()
+        twins = [self.twins[name] for name in names]
+        self.uploads.append((upload, twins, twin.generation, number, b"".join(chunks)))
+
+    def _target(self, name):
+        """The queue of that name, for who has no use for none."""
+        queue, _ = self._queue(name)
+        if queue is None:
+            raise JournalError("it is out of service")
+        return queue
+
+    @precondition(lambda self: self.uploads)
+    @rule(
+        which=st.integers(0, 9), abandon=st.booleans(), delay_s=st.sampled_from([0, 0, 2]), sync=st.booleans()
+    )
+    def end_upload(self, which, abandon, delay_s, sync):
+        self._end_upload(which % len(self.uploads), abandon=abandon, delay_s=delay_s, sync=sync)
+
+    def _end_upload(self, index, *, abandon, delay_s=0, sync):
+        upload, twins, generation, number, content = self.uploads.pop(index)
+        twin = self.twins[upload.queue.name]
+        if abandon:
+            upload.abandon()
+            return
+        self.items[number] = ([content], 0)
+        if len(twins) > 1:
+            delay_s = 0
+
+        def done(error):
+            if error is not None:
+                assert self._is_troubled or twin.generation != generation
+                return
+            assert twin.generation == generation
+            if not sync:
+                for each in twins:
+                    each.unsynced.add(number)
+            if delay_s:
+                self._is_delayed(twin, number, delay_s)
+            else:
+                self._both_have(twins, number)
+            if sync:
+                self._sync()
+
+        upload.finish(number, 0, done, sync=sync, delay_ms=delay_s * 1000)
+
+    @rule(name=names, sizes=st.lists(st.integers(1, CHUNK_BYTES), min_size=1, max_size=3), sync=st.booleans())
+    def push_large(self, name, sizes, sync):
+        before = len(self.uploads)
+        self.begin_upload(name=name, sizes=sizes, run=False, both=False)
+        if len(self.uploads) > before:
+            self._end_upload(before, abandon=False, sync=sync)
+            self.threads_run()
+
+    @rule(name=names, how=st.sampled_from(["pop", "pop", "reserve", "reserve", "peek"]), read=st.booleans())
+    def fetch(self, name, how, read):
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        number = self._head(twin)
+        try:
+            item = (self._pop if how == "pop" else getattr(Queue, how))(queue)
+        except JournalError:
+            assert self._is_troubled
+            self._reconcile(name)
+            return
+        if number is None:
+            assert item is None
+            self._reconcile(name)
+            return
+        self._is_item(item, number, twin)
+        self._reconcile(name, item)
+        if how != "peek":
+            twin.waiting.remove(number)
+        if how == "reserve":
+            hold = twin.reserved[number] = Hold(queue, item, number)
+            if not read:
+                queue.forget_data(item)
+            self.holds.append((hold, twin))
+        if item.blob and (read or how == "peek"):
+            self.readers.append((queue.open_blob(item), number))
+        twin.changed()
+
+    @staticmethod
+    def _pop(queue):
+        """As a plain `get` does it."""
+        item = queue.take()
+        if item is not None and item.blob:
+            try:
+                queue.close(item)
+            except JournalError:
+                queue.give_back(item)
+                raise
+        return item
+
+    @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
+    def work_off(self, name, count, seed):
+        """Some items are reserved, and most of them closed, in any order, some before all is written."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        taken = list(range(before, len(self.holds)))
+        chance = random.Random(seed)
+        chance.shuffle(taken)
+        holds = [self.holds[index] for index in taken[: chance.randrange(len(taken) + 1)]]
+        written = chance.randrange(len(holds) + 1)
+        for hold in holds[:written]:
+            self._end_hold(self.holds.index(hold), "close")
+        self.tick(count=5)
+        self.threads_run()
+        for hold in holds[written:]:
+            self._end_hold(self.holds.index(hold), "close")
+
+    @precondition(lambda self: self.holds)
+    @rule(which=st.integers(0, 9), how=st.sampled_from(["close", "abort"]))
+    def end_hold(self, which, how):
+        self._end_hold(which % len(self.holds), how)
+
+    def _end_hold(self, index, how):
+        hold, twin = self.holds[index]
+        is_held = twin.reserved.get(hold.number) is hold
+        if how == "abort" and is_held and hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS:
+            if not self._move(hold, twin):
+                return
+        elif how == "abort":
+            if is_held and self._is_troubled:
+                twin.attempts.pop(hold.number, None)
+            hold.queue.abort(hold.item)
+            if is_held:
+                twin.waiting.insert(0, hold.number)
+                if hold.number in twin.attempts:
+                    twin.attempts[hold.number] += 1
+        elif not self._tried(hold.queue.close, hold.item):
+            return
+        del self.holds[index]
+        if is_held:
+            twin.reserved.pop(hold.number, None)
+            twin.changed()
+            if how == "abort" and hold.number not in twin.waiting:
+                number = None if hold.number in twin.unsynced else hold.number
+                self._implies(twin, self.twins[DEAD], number)
+
+    def _move(self, hold, twin):
+        """An item has come back too often; returns whether it was moved, which is not tried in trouble."""
+        number, dead = hold.number, self.twins[DEAD]
+        if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
+            return False
+        if not dead.exists:
+            dead.exists = True
+            dead.changed()
+        # perhaps it is killed now
+        dead.order[number], dead.attempts[number] = next(self.places), 0
+        dead.moved.add(number)
+        if hold.item.blob:
+            dead.unsynced.add(number)
+        hold.queue.abort(hold.item)
+        assert not any(item.flags == number for item in hold.queue.window)
+        dead.has(number, dead.order[number])
+        return True
+
+    @precondition(lambda self: self.readers)
+    @rule()
+    def read(self):
+        """What was opened when it was fetched can be read, whatever has happened since."""
+        reader, number = self.readers.pop(0)
+        content = b""
+        while (data := reader.read(lambda: None)) != b"":
+            content += data or b""
+            if data is None:
+                self.threads_run()
+        reader.close()
+        assert content == self.items[number][0][0]
+
+    @rule(name=names)
+    def flush(self, name):
+        queue, twin = self._queue(name)
+        if queue is not None and self._tried(queue.flush):
+            twin.waiting.clear()
+            twin.delayed.clear()
+            twin.changed()
+
+    @rule(name=names)
+    def delete(self, name):
+        twin = self.twins[name]
+        if twin.exists and not twin.unsure and self._tried(self.broker.delete, name):
+            twin.waiting.clear()
+            twin.reserved.clear()
+            twin.delayed.clear()
+            twin.exists = False
+            twin.generation += 1
+            twin.changed()
+
+    @rule(seconds=st.integers(1, 6))
+    def time_passes(self, seconds):
+        self.now += seconds * 1000
+
+    # The disk
+
+    @rule()
+    def sync(self):
+        self._sync()
+
+    @rule(
+        failures=st.lists(st.sampled_from(["before", "after", None]), max_size=3),
+        refuses=st.booleans(),
+        full=st.one_of(st.none(), st.tuples(st.integers(0, 40), st.integers(0, 20))),
+        sync_fails=st.booleans(),
+    )
+    def trouble(self, failures, refuses, full, sync_fails):
+        self.disk.failures[:] = failures
+        self.disk.refuses, self.system.sync_fails = refuses, sync_fails
+        self.system.room, self.system.room_in_reserve = full or (None, 0)
+
+    @rule()
+    def heal(self):
+        self.trouble([], refuses=False, full=None, sync_fails=False)
+
+    @rule(seed=st.integers(0, 1 << 16))
+    def write_back(self, seed):
+        """The system writes some pages in its own time."""
+        self.system.write_back(random.Random(seed))
+
+    @rule(count=st.integers(1, 6))
+    def tick(self, count):
+        for _ in range(count):
+            self.broker._retry_broken()
+            for name, twin in self.twins.items():
+                if twin.unsure and name not in self.broker.broken:
+                    self._find(name, twin)
+            self.broker.tick()
+            self._told()
+            for name in NAMES:
+                self._reconcile(name)
+
+    @precondition(lambda self: self.offload.tasks)
+    @rule(which=st.integers(0, 3))
+    def thread_runs(self, which=0):
+        """There are several threads: what was begun last may be done first."""
+        self.offload.run(min(which, len(self.offload.tasks) - 1))
+        self._told()
+
+    @rule()
+    def threads_run(self):
+        while self.offload.tasks:
+            self.thread_runs()
+
+    @rule()
+    def all_is_written(self):
+        """Without trouble, the directories come to have just what is live, and the log nothing."""
+        self.heal()
+        for upload, *_ in self.uploads:
+            upload.abandon()
+        self.uploads.clear()
+        for _ in range(200):
+            self.tick(count=1)
+            self.threads_run()
+            broker = self.broker
+            busy = broker._committer._active or broker.broken or broker._retired
+            if not (busy or broker.log.segment.refusal or broker._crammed or broker._unremoved):
+                break
+        else:
+            raise AssertionError("it does not come to rest")
+        assert not self.clients
+        for name, twin in self.twins.items():
+            if twin.exists:
+                self._holds_nothing_else(self.broker.queues[name], twin)
+        self.broker.log.roll()
+        self.threads_run()
+        assert len(list((self.data / ".log").glob("[0-9]*"))) == 1
+        assert {path.name for path in self.data.iterdir() if path.name[0] != "."} <= {
+            name.decode() for name in self.broker.queues
+        }
+
+    def _holds_nothing_else(self, queue, twin):
+        journal = queue.journal
+        files = set()
+        live = set()
+        delayed = self._delayed(journal, twin)
+        ids = {b"a": set(), b"i": set()}
+        if not journal.path.exists():
+            assert not twin.held
+            return
+        for key, stored in journal._opened().iterator():
+            assert key[:1] in b"aikxcd"
+            if len(key) == 9:
+                ids[key[:1]].add(key[1:])
+            if key[:1] in b"id" and not is_state_key(key):
+                item = _records.decode_item(b"i" + key[-8:], stored)
+                if key[:1] == b"i":
+                    live.add(item.flags)
+                if item.blob:
+                    files.add(journal.blob_path(item.blob))
+                    if item.flags in live or item.flags in delayed:  # others were flushed
+                        self._reads_whole(journal, item)
+        assert live == {number for number in twin.held if number > 0}
+        assert ids[b"a"] <= ids[b"i"]
+        assert set((journal.path / "blobs").glob("*")) == files
+
+    def _reads_whole(self, journal, item):
+        offload = Offload()
+        reader = BlobReader(journal.blob_path(item.blob), item, offload)
+        assert reader.read(lambda: None) is None
+        offload.run()
+        assert reader.read(lambda: None) == self.items[item.flags][0][0]
+        reader.close()
+
+    # The end of the process
+
+    @rule()
+    def restart(self):
+        for upload, *_ in self.uploads:
+            upload.abandon()
+        self.threads_run()
+        self.broker.close()
+        self.disk.failures.clear()
+        self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()})
+
+    @rule(seed=st.integers(0, 99), tasks=st.integers(0, 3), calls=st.integers(0, 25))
+    def kill(self, seed, tasks, calls):
+        """Between two operations; perhaps again while it starts."""
+        self._kill(random.Random(seed), tasks)
+        self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}, calls)
+
+    def _kill(self, chance, tasks):
+        """Some tasks are done by then, but nobody knows."""
+        for work, _ in chance.sample(self.offload.tasks, min(tasks, len(self.offload.tasks))):
+            with contextlib.suppress(Exception):
+                work()
+        self._die()
+
+    @rule(
+        name=names,
+        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort"]),
+        calls=st.integers(1, 6),
+    )
+    def kill_amid(self, name, what, calls):
+        """While it does something: that is done then, or it is not."""
+        before = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
+        marks = {name: len(twin.history) for name, twin in self.twins.items()}
+        parts = getattr(self, f"_parts_of_{what}", lambda _: {})(name)
+        number = len(self.items) + 1
+        self.system.calls_left = calls
+        with contextlib.suppress(Killed):
+            getattr(self, f"_do_{what}", getattr(self, what, None))(name)
+        self.system.calls_left = 0
+        for other in NAMES:
+            self._reconcile(other)
+        may_hold = {
+            name: before[name] + twin.history[marks[name] :] + twin.unsure
+            for name, twin in self.twins.items()
+        }
+        for each, states in parts.items():
+            if not self.twins[each].unsure:
+                may_hold[each] += states
+        self._die()
+        self._restart(may_hold)
+        if parts and not any(self.twins[each].unsure for each in parts):
+            found = [self.twins[each].held or frozenset() for each in parts]
+            if what == "push_both":
+                assert len({number in held for held in found}) == 1
+            elif what == "abort":
+                (number,) = frozenset.difference(*parts[name])
+                assert any(number in held for held in found)
+
+    def _held(self, name):
+        """What a queue holds; a new one may be there with nothing in it yet."""
+        return self.twins[name].held or frozenset()
+
+    def _do_push(self, name):
+        self.push(name=name, size=300, exptime=0, sync=False)
+
+    def _parts_of_push(self, name):
+        held = self._held(name)
+        return {name: [held, held | {len(self.items) + 1}]}
+
+    def _do_push_both(self, _):
+        self.push_both(size=300, sync=False)
+
+    def _parts_of_push_both(self, _):
+        return self._parts_of_push(BOTH[0]) | self._parts_of_push(BOTH[1])
+
+    def _parts_of_flush(self, name):
+        return {name: [frozenset(self.twins[name].reserved)]}
+
+    def _parts_of_delete(self, name):
+        return {name: [None]}
+
+    def _do_tick(self, _):
+        self.tick(count=5)
+        self.threads_run()
+
+    def _abortable(self, name):
+        """The first item held of a queue, if it is there yet."""
+        for index, (hold, twin) in enumerate(self.holds):
+            if twin is self.twins[name] and twin.reserved.get(hold.number) is hold:
+                return index, hold.number
+        return None, 0
+
+    def _do_abort(self, name):
+        index, number = self._abortable(name)
+        if index is not None:
+            self.twins[name].attempts.pop(number, None)
+            self._end_hold(index, "abort")
+
+    def _parts_of_abort(self, name):
+        index, number = self._abortable(name)
+        if index is None or name == DEAD:
+            return {}
+        held, dead = self._held(name), self._held(DEAD)
+        return {name: [held, held - {number}], DEAD: [dead, dead | {number}]}
+
+    @rule(
+        seed=st.integers(0, 1 << 16),
+        tasks=st.integers(0, 3),
+        calls=st.integers(0, 25),
+        in_order=st.booleans(),
+        again=st.booleans(),
+    )
+    def power_cut(self, seed, tasks, calls, in_order, again):
+        """Perhaps one more comes while it starts."""
+        chance = random.Random(seed)
+        self._kill(chance, tasks)
+        has_failed = self.system.has_failed
+        is_torn = not in_order or has_failed or self.system.has_written_back
+        may_hold, joint, twins = {}, self.joint, self.twins
+        shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
+        for name, twin in twins.items():
+            twin.attempts.clear()
+            twin.may_miss |= twin.unsynced
+            may_hold[name] = twin.may_hold(power_cut=True)
+            twin.history, twin.promised = list(may_hold[name]), 0
+        self.joint = []
+        self.system.lose_power(chance, in_order=in_order)
+        if again:
+            self._start(max(1, calls))
+            self._die()
+            is_torn = True
+            self.system.lose_power(chance, in_order=in_order)
+        self._restart(may_hold, calls, is_torn=is_torn)
+        domains = {
+            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may)}
+            for name, twin in twins.items()
+            if twin in shifts and not twin.unsure
+        }
+        if not has_failed:  # else LevelDB has had to have what the log may have lost
+            self._fit_together(domains, joint, shifts)
+        for twin in twins.values():
+            if not twin.unsure:  # what it holds is on the disk
+                del twin.history[:-1]
+
+    def _fit_together(self, domains, joint, shifts):
+        """What was found can be what there was at a time, or, of each queue, at a time of its own, but for
+        what goes together. `domains` are the places in the histories that each may be from."""
+        pairs = [
+            (twin, index - shifts[twin], other, at - shifts[other], number)
+            for twin, index, other, at, number in joint
+            if twin in domains and other in domains
+        ]
+        while pairs:
+            before = sum(map(len, domains.values()))
+            for twin, index, other, at, number in pairs:
+                is_there = number is None or number in (other.held or ())
+                late = {
+                    each
+                    for each in domains[other]
+                    if each >= at and (is_there or number not in (other.history[each] or ()))
+                }
+                if not late:
+                    domains[twin] = {each for each in domains[twin] if each < index}
+                elif all(each >= index for each in domains[twin]):
+                    domains[other] = late
+            assert all(domains.values()), "something was lost, or is there in part"
+            if sum(map(len, domains.values())) == before:
+                return
+
+    @invariant()
+    def counts_are_exact(self):
+        for name, twin in self.twins.items():
+            assert (name in self.broker.queues) == (twin.exists and not twin.unsure)
+            if name in self.broker.queues:
+                queue = self.broker.queues[name]
+                assert queue.items == len(twin.waiting)
+                assert queue.waiting_bytes == sum(map(self._size, twin.waiting))
+                assert len(queue.reserved) == len(twin.reserved)
+
+    def teardown(self):
+        try:
+            self.all_is_written()
+            self.restart()
+            for name, twin in self.twins.items():
+                while twin.exists and self._head(twin):
+                    self.fetch(name=name, how="pop", read=False)
+                assert not twin.exists or self.broker.queue(name).pop() is None
+            self.broker.close()
+        finally:
+            self._die()
+            self.patch.undo()
+            self.system.remove()
+
+
+TestQueue = QueueMachine.TestCase
+TestQueue.settings = settings(
+    deadline=None,
+    report_multiple_bugs=False,
+    max_examples=int(os.environ.get("DARNER_EXAMPLES", "500")),
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+class Worst:
+    """Chances that leave each directory as it was at its last sync, and of each segment all that was written
+    since but the first page."""
+
+    def __init__(self):
+        first, *others = range(SEGMENT_BYTES // PAGE_BYTES)
+        self._pages = itertools.cycle([0.9 if page == first else 0.1 for page in (first, *others)])
+
+    def choice(self, options):
+        return 0.5 if 0.5 in options else options[0]
+
+    def randrange(self, *_):
+        return 0
+
+    def random(self):
+        return next(self._pages)
+
+    def sample(self, tasks, count):
+        return tasks[:count]
+
+
+@pytest.fixture
+def machine():
+    machine = QueueMachine()
+    yield machine
+    machine._die()
+    machine.patch.undo()
+    machine.system.remove()
+
+
+def segments(machine):
+    """The numbers of the segments there are, by inode."""
+    paths = (machine.data / ".log").glob("[0-9]*")
+    return {path.stat().st_ino: int(path.name) for path in paths}
+
+
+def test_a_segment_that_is_used_again_has_its_old_name_back_after_no_power_cut(machine, monkeypatch):
+    """Else the log would break off there, and what was synced behind it would be lost."""
+    fill = {"name": b"play", "exptime": 0, "sync": False}
+    machine.push(size=3, **fill)
+    machine.all_is_written()
+    machine.push_many(name=b"play", count=6, size=200)
+    # what is synced now is in the log alone
+    machine.trouble([], refuses=True, full=None, sync_fails=False)
+    machine.push(name=b"work", size=5, exptime=0, sync=True)
+    machine.threads_run()
+    assert machine.twins[b"work"].promised
+    synced = segments(machine)
+    old = min(synced, key=synced.get)
+    assert synced[old] < max(synced.values())
+    for _ in range(200):
+        machine.push(size=200, **fill)  # no tick, which would have the log synced
+        machine.threads_run()
+        if segments(machine).get(old, 0) > synced[old]:
+            break
+    assert segments(machine)[old] > max(synced.values()), "it was not used again"
+    machine.push_many(name=b"play", count=3, size=200)
+    machine.heal()
+    monkeypatch.setattr(random, "Random", lambda _: Worst())
+    machine.power_cut(seed=0, tasks=0, calls=0, in_order=False, again=False)
+    assert len(machine.twins[b"work"].waiting) == 1
+
+
+def test_many_examples_leave_no_descriptor_open():
+    """Through kills and power cuts at any call; else a long run would end for want of them."""
+    before = open_descriptors()
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=settings(
+            TestQueue.settings, max_examples=30, derandomize=True, database=None, phases=[Phase.generate]
+        ),
+    )
+    assert open_descriptors() == before
+
+
+def open_descriptors():
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
+def test_twenty_thousand_examples():
+    for _ in range(20):  # a run remembers all of its examples
+        run_state_machine_as_test(QueueMachine, settings=settings(TestQueue.settings, max_examples=1000))

@@ -1,0 +1,130 @@
+"""One queue to be driven by hand: its clock is a number, and its threads run when they are told to."""
+
+from doubles import Offload, let_go, record
+
+from darner.config.settings import QueueSettings
+from darner.errors import JournalError
+from darner.journal import leveldb
+from darner.journal.commit import Committer
+from darner.journal.journal import Journal
+from darner.journal.wal import Log
+from darner.queues.queue import Queue
+
+NOW = 1_700_000_000_000
+
+
+class Watched(Journal):
+    """A journal that counts how often it is looked through."""
+
+    scans = 0
+
+    def scan(self, *args):
+        self.scans += 1
+        return super().scan(*args)
+
+
+class Bench:
+    """A queue with settings, its clock, the log and the disk beneath it."""
+
+    def __init__(self, path, settings=None):
+        self.path = path
+        self.now = NOW
+        self.settings = settings or QueueSettings()
+        # what was moved and where to, and how many more are to be taken there; None is all
+        self.moved = []
+        self.moves_left = None
+        path.mkdir()
+        self.open()
+
+    def open(self):
+        self.threads = Offload()
+        self.log = Log(self.path / ".log", self.threads)
+        lives, damage = self.log.recover()
+        assert not damage
+        self.committer = Committer(self.log, self.threads)
+        self.journal = Watched(
+            b"work", self.path / "work", self.committer, self.log, self.now, lives.get(b"work", ())
+        )
+        self.log.begin()
+        self.queue = Queue(b"work", self.journal, lambda: self.now, self.settings)
+        self.queue.on_move = self.move
+
+    def move(self, _, item, name):
+        if self.moves_left == 0:
+            raise JournalError("no room there")
+        if self.moves_left is not None:
+            self.moves_left -= 1
+        self.moved.append((item.data, name))
+
+    def set(self, **settings):
+        self.settings = QueueSettings(**settings)
+        self.queue.configure(self.settings)
+
+    def commit(self):
+        """Have all that is staged written, and what that brings with it."""
+        self.committer.checkpoint(self.journal)
+        self.threads.run_all()
+
+    def tick(self):
+        """What a few ticks of the server do."""
+        for _ in range(8):
+            self.committer.tick()
+            self.threads.run_all()
+
+    def records(self, kind):
+        """The keys of one kind that LevelDB has."""
+        self.commit()
+        self.journal.close()
+        with leveldb.DB(str(self.journal.path)) as db:
+            return [key for key, _ in db if key.startswith(kind)]
+
+    def close(self):
+        self.threads.run_all()
+        self.committer.close()
+        self.journal.close(self.journal.resting_state())
+        self.log.close()
+
+    def restart(self):
+        self.close()
+        self.open()
+        return self.queue
+
+    def kill(self):
+        """The end of the process: LevelDB has what it had, the log everything."""
+        self.journal.close()
+        self.threads.tasks.clear()
+        let_go(self.log)
+        self.open()
+        return self.queue
+
+    def push(self, *datas, exptime=0):
+        for data in datas:
+            self.queue.push(record(data), 0, exptime)
+
+    def delay(self, delay_ms, *datas, exptime=0):
+        for data in datas:
+            self.queue.push_delayed(record(data), 7, exptime, delay_ms)
+
+    def upload(self, *chunks, exptime=0, delay_ms=0):
+        """As a `set` of a large item does it; returns what it came to."""
+        upload = self.queue.upload(sum(map(len, chunks)))
+        told = []
+        for chunk in chunks:
+            upload.write(chunk)
+        upload.finish(7, exptime, told.append, sync=False, delay_ms=delay_ms)
+        self.threads.run_all()
+        return told
+
+    def sweep(self):
+        """As the broker does it; returns how many slices it took."""
+        slices = 0
+        while not slices or self.queue.restless:
+            self.queue.sweep()
+            self.commit()
+            slices += 1
+        return slices
+
+    def waiting(self):
+        datas = [item.data for item in iter(self.queue.pop, None)]
+        assert (self.queue.items, self.queue.waiting_bytes) == (0, 0)
+        return datas

@@ -1,0 +1,317 @@
+"""What takes long is done in slices: by a budget, or by a count where there is no clock."""
+
+import functools
+import itertools
+
+import pytest
+from brokers import Data
+from doubles import reserve
+
+from darner.config.settings import QueueSettings
+from darner.environment.budget import LEAST_MS, TURN_MS, Budget
+from darner.errors import MendingError
+from darner.journal.commit import FREED_AT_ONCE
+from darner.queues.cursor import Cursor
+from darner.queues.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
+from darner.wire.commands.table import _dump_config, _dump_stats
+from darner.wire.holds import Holds
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """Of which a slice is over after two steps."""
+    data = Data(tmp_path / "data", budget=Budget(functools.partial(next, itertools.count(step=2))))
+    yield data
+    data.close()
+
+
+class TestBudget:
+    def test_is_spent_when_its_time_is_over_and_not_before(self):
+        now = 0
+        budget = Budget(lambda: now)
+        assert not budget.is_spent()
+        budget.begin(5)
+        now = 4
+        assert not budget.is_spent()
+        now = 5
+        assert budget.is_spent()
+        budget.begin(5)
+        assert not budget.is_spent()
+
+    def test_gives_a_client_a_whole_turn_and_many_a_round_together(self):
+        now = 0.0
+        budget = Budget(lambda: now)
+
+        def turn_ms(window):
+            """How long the next turn is."""
+            nonlocal now
+            window = budget.begin_turn(window)
+            begun = now
+            while not budget.is_spent():
+                now += 0.05
+            return now - begun, window
+
+        windows = [0] * 40
+        rounds = []
+        for _ in range(20):
+            taken = 0.0
+            for client, window in enumerate(windows):
+                took, windows[client] = turn_ms(window)
+                taken += took
+            rounds.append(taken)
+        # nobody knows in the first one how many there are
+        assert rounds[0] < 60
+        assert max(rounds[1:]) < 20
+        # when they have gone, one has it all again
+        for _ in range(1000):
+            took, windows[0] = turn_ms(windows[0])
+        assert took >= TURN_MS
+
+    def test_leaves_each_of_very_many_clients_something(self):
+        now = 0.0
+        budget = Budget(lambda: now)
+        for _ in range(1000):
+            budget.begin_turn(0)
+        now += LEAST_MS / 2
+        assert not budget.is_spent()
+
+
+class TestExpired:
+    COUNT = 2 * EXPIRED_AT_ONCE + 1
+
+    @pytest.fixture(params=["queue", "cursor"])
+    def source(self, it, request):
+        it.push(*[b"old"] * self.COUNT, exptime=-1)
+        it.push(b"new")
+        return it.queue if request.param == "queue" else Cursor(it.queue, b"label")
+
+    def test_items_are_got_past_some_at_a_time(self, source):
+        for _ in range(2):
+            with pytest.raises(MendingError):
+                source.peek()
+        assert source.peek().data == b"new"
+
+    def test_items_hold_a_reader_until_others_had_their_turn(self, it, source):
+        class Client:
+            released = 0
+
+            def release(self):
+                self.released += 1
+
+        client = Client()
+        with pytest.raises(MendingError) as raised:
+            source.take()
+        raised.value.journal.crowding.append(client)
+        assert not client.released
+        it.threads.run_all()
+        assert client.released
+
+
+class TestReturn:
+    COUNT = 2 * RETURNED_AT_ONCE
+
+    @pytest.fixture
+    def names(self):
+        return [b"%d" % n for n in range(self.COUNT + 1)]
+
+    def test_of_many_items_lets_nobody_fetch_what_is_behind_them(self, it, names):
+        it.push(*names)
+        holds = Holds()
+        reserve(holds, it.queue, self.COUNT)
+        steps = holds.release()
+        next(steps)
+        with pytest.raises(MendingError):
+            it.queue.take()
+        for _ in steps:
+            pass
+        assert [item.data for item in iter(it.queue.pop, None)] == names
+
+    def test_of_many_bytes_waits_for_them_to_be_written(self, it):
+        it.push(*[bytes(16 << 10)] * self.COUNT)
+        it.commit()
+        holds = Holds()
+        reserve(holds, it.queue, self.COUNT)
+        most = 0
+        for journal in holds.release():
+            most = max(most, it.journal.batch.staged_bytes)
+            if journal is not None:
+                it.threads.run_all()
+        assert not it.queue.reserved
+        assert most < 5 << 20
+
+    def test_that_is_given_up_half_way_lets_others_fetch(self, it, names):
+        it.push(*names)
+        holds = Holds()
+        reserve(holds, it.queue, self.COUNT)
+        steps = holds.release()
+        next(steps)
+        steps.close()
+        assert it.queue.pop() is not None
+
+    def test_of_many_items_held_too_long_is_done_in_slices_and_keeps_their_order(self, it, names):
+        it.set(open_timeout_ms=1000)
+        it.push(*names)
+        reserve(Holds(), it.queue, self.COUNT)
+        it.now += 1000
+        it.queue.sweep()
+        assert it.queue.restless
+        assert len(it.queue.reserved) == self.COUNT - RETURNED_AT_ONCE
+        with pytest.raises(MendingError):
+            it.queue.take()
+        it.queue.sweep()
+        assert not it.queue.restless
+        assert [item.data for item in iter(it.queue.pop, None)] == names
+
+    def test_to_a_queue_that_is_deleted_meanwhile_holds_nobody(self, data, names):
+        data.settings[b"work"] = QueueSettings(open_timeout_ms=1000)
+        data.push(b"work", *names)
+        queue = data.broker.queue(b"work")
+        reserve(Holds(), queue, self.COUNT)
+        data.now += 1000
+        queue.sweep()
+        data.broker.delete(b"work")
+        data.push(b"work", b"later")
+        data.tick()
+        assert data.broker.queue(b"work").pop().data == b"later"
+
+
+class TestUpkeep:
+    def test_deletes_the_files_of_many_queues_in_slices(self, slow):
+        names = [b"queue%d" % n for n in range(10)]
+        for name in names:
+            slow.push(name, b"a")
+            slow.broker.delete(name)
+        slow.broker.sync_deletions()
+        slow.settle()
+        left = len(slow.directories())
+        assert 0 < left < len(names)
+        slow.tick()
+        assert slow.directories() == []
+
+    def test_writes_many_queues_in_slices(self, slow):
+        names = [b"queue%d" % n for n in range(10)]
+        for name in names:
+            slow.push(name, b"a")
+        journals = [slow.broker.queues[name].journal for name in names]
+        while not any(journal.writing for journal in journals):
+            slow.broker.tick()
+        assert sum(journal.writing for journal in journals) < len(names)
+        slow.tick(20)
+        assert not any(journal.dirty for journal in journals)
+
+    def test_that_checkpoints_for_a_long_log_begins_some_at_a_time(self, data, monkeypatch):
+        monkeypatch.setattr("darner.journal.commit.WRITES_WHEN_LONG", 3)
+        names = [b"queue%d" % n for n in range(10)]
+        for name in names:
+            data.push(name, b"a")
+        journals = [data.broker.queues[name].journal for name in names]
+        data.broker.log.on_long(journals)
+        assert sum(journal.writing for journal in journals) == 3
+        data.broker.log.on_long(journals)
+        assert sum(journal.writing for journal in journals) == 6
+        data.settle()
+
+
+class TestLimits:
+    def test_that_were_lowered_have_the_oldest_dropped_in_slices(self, it):
+        count = 3 * DISCARDED_AT_ONCE
+        it.push(*[b"%d" % n for n in range(count)])
+        it.set(max_items=2, discard_old_when_full=True)
+        it.push(b"last")
+        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.stirs
+        it.queue.sweep()
+        assert it.queue.restless
+        assert it.queue.discarded == 2 * DISCARDED_AT_ONCE
+        it.queue.sweep()
+        assert not it.queue.restless
+        assert it.queue.discarded == count - 1
+        assert [item.data for item in iter(it.queue.pop, None)] == [b"%d" % (count - 1), b"last"]
+
+    def test_that_were_raised_again_stop_that(self, it):
+        it.push(*[b"x"] * 2 * DISCARDED_AT_ONCE)
+        it.set(max_items=2, discard_old_when_full=True)
+        it.push(b"last")
+        it.set()
+        it.queue.sweep()
+        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert not it.queue.stirs
+
+
+class TestMemory:
+    def test_of_a_queue_that_is_flushed_or_deleted_is_freed_in_slices(self, slow):
+        slow.settings[b"work"] = QueueSettings(durable=False)
+        slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
+        slow.broker.queue(b"work").flush()
+        slow.push(b"work", b"later")
+        dead = slow.broker._committer._dead
+        slow.broker.tick()
+        assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
+        slow.tick(20)
+        assert not dead
+        assert slow.broker.queue(b"work").pop().data == b"later"
+
+    def test_of_what_is_reserved_is_kept(self, data):
+        data.settings[b"work"] = QueueSettings(durable=False)
+        data.push(b"work", b"reserved", b"flushed")
+        queue = data.broker.queue(b"work")
+        item = queue.reserve()
+        queue.flush()
+        data.tick(4)
+        queue.abort(item)
+        assert queue.pop().data == b"reserved"
+        assert queue.pop() is None
+
+
+def test_flush_all_flushes_one_queue_a_step(data):
+    names = [b"queue%d" % n for n in range(5)]
+    for name in names:
+        data.push(name, b"1")
+    steps = data.broker.flush_all([])
+    next(steps)
+    assert [data.broker.queue(name).items for name in names] == [0, 1, 1, 1, 1]
+    for _ in steps:
+        pass
+    assert not any(data.broker.queue(name).items for name in names)
+
+
+class TestReload:
+    NAMES = tuple(b"queue%d" % n for n in range(5))
+
+    def reload(self, data, max_items):
+        return data.broker.reconfigure(lambda _: QueueSettings(max_items=max_items), {}, [])
+
+    def limits(self, data):
+        return [data.broker.queue(name).settings.max_items for name in self.NAMES]
+
+    def test_changes_one_queue_a_step(self, data):
+        for name in self.NAMES:
+            data.push(name, b"1")
+        steps = self.reload(data, 3)
+        next(steps)
+        assert self.limits(data) == [3, None, None, None, None]
+        assert len(list(steps)) == len(self.NAMES) - 1
+        assert self.limits(data) == [3] * len(self.NAMES)
+
+    def test_that_is_overtaken_by_another_does_not_bring_the_older_settings_back(self, data):
+        for name in self.NAMES:
+            data.push(name, b"1")
+        older = self.reload(data, 3)
+        next(older)
+        for _ in self.reload(data, 4):
+            pass
+        for _ in older:
+            pass
+        assert self.limits(data) == [4] * len(self.NAMES)
+
+
+@pytest.mark.parametrize("dump", [_dump_stats, _dump_config])
+def test_a_queue_that_is_deleted_before_it_is_its_turn_is_left_out(data, dump):
+    for name in (b"a", b"b", b"c"):
+        data.push(name, b"1")
+    pieces = dump(data.broker, [])
+    said = next(pieces)
+    data.broker.delete(b"b")
+    said += b"".join(pieces)
+    assert [name for name in (b"a", b"b", b"c") if b"queue '%s'" % name in said] == [b"a", b"c"]
+    assert said.endswith(b"}\r\nEND\r\n")
