@@ -111,7 +111,7 @@ class DamagedItemError(JournalError):
 
 class MendingError(JournalError):
     """A journal has met damage, and is about to be read on: ask again once it lets those go on who wait for
-    room in it (`Journal.crowding`)."""
+    room in it (`Journal.held_back`)."""
 
     def __init__(self, text: str, journal: Any) -> None:
         super().__init__(text)

@@ -32,7 +32,9 @@ class TestVersion:
 
     def test_it_is_written_in_one_place(self):
         assert PROJECT["project"]["dynamic"] == ["version"]
-        written = [path.name for path in ROOT.glob("darner/*.py") if f'"{__version__}"' in path.read_text()]
+        written = [
+            path.name for path in ROOT.glob("darner/**/*.py") if f'"{__version__}"' in path.read_text()
+        ]
         assert written == ["_version.py"]
 
     def test_the_changelog_knows_it_or_what_is_unreleased(self):
@@ -53,7 +55,7 @@ class TestMetadata:
         assert leveldb.DB.__module__.partition(".")[0] == expected
 
     def test_one_module_imports_leveldb(self):
-        importers = [path.name for path in ROOT.glob("darner/*.py") if "import plyvel" in path.read_text()]
+        importers = [path.name for path in ROOT.glob("darner/**/*.py") if "import plyvel" in path.read_text()]
         assert importers == ["leveldb.py"]
 
     def test_types_come_along(self):
@@ -104,7 +106,7 @@ class TestImage:
 
 
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
-TESTS = {f"tests/{path.name}": path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+TESTS = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 class TestReliability:
@@ -116,12 +118,12 @@ class TestReliability:
         return found
 
     def test_are_there(self):
-        assert self.names(r"tests/\w+\.py") <= TESTS.keys()
+        assert self.names(r"tests/[\w/]+\.py") <= TESTS.keys()
         definitions = re.findall(r"^ *(?:class|def) (\w+)", "\n".join(TESTS.values()), re.MULTILINE)
         assert self.names(r"Test\w+|test_\w+") <= set(definitions)
 
     def test_are_in_the_files_that_it_says(self):
-        said = re.findall(r"`(Test\w+|test_\w+)` in `(tests/\w+\.py)`", RELIABILITY)
+        said = re.findall(r"`(Test\w+|test_\w+)` in `(tests/[\w/]+\.py)`", RELIABILITY)
         assert said
         assert [name for name, file in said if not re.search(rf"(class|def) {name}\b", TESTS[file])] == []
 

@@ -88,7 +88,7 @@ class BlobWriter:
         self._waiting_bytes += len(chunk)
         self._go_on()
 
-    def crowded(self, room: Callable[[], None]) -> bool:
+    def is_backlogged(self, room: Callable[[], None]) -> bool:
         """Whether the sender should wait; then `room` is called when it may go on."""
         if self._waiting_bytes < CROWDED_BYTES:
             return False
@@ -247,7 +247,7 @@ class MemoryWriter:
         """Take the next chunk."""
         self._chunks.append(chunk)
 
-    def crowded(self, room: Callable[[], None]) -> bool:  # noqa: ARG002
+    def is_backlogged(self, room: Callable[[], None]) -> bool:  # noqa: ARG002
         """The sender never has to wait."""
         return False
 

@@ -409,7 +409,7 @@ class Committer:
     def _tick(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
         """Do a slice of what is to be done for a journal; returns whether it is due to be written, which is
         begun if it may be."""
-        if blobs := journal.take_doomed():
+        if blobs := journal.take_obsolete_blobs():
             self._delete_blobs(journal, blobs)
         if journal.writing or not self._has_due(journal, ticks):
             return False
@@ -429,7 +429,7 @@ class Committer:
             self._active[journal] = ticks + 1
             is_due = ticks >= MAX_TICKS or journal.overdue or self.is_short
             return is_due or journal.failing is not None
-        if not (journal.untidy or journal.to_be_compacted or journal.doomed):
+        if not (journal.untidy or journal.to_be_compacted or journal.obsolete_blobs):
             self._active[journal] = ticks + 1
             if ticks >= REST_TICKS:
                 self._rest(journal)
@@ -459,7 +459,7 @@ class Committer:
                 self._undeleted.discard(journal)
                 self._isolate(journal, lambda: journal.forget(blobs))
                 return
-            journal.take_doomed_back(blobs)
+            journal.take_back_obsolete_blobs(blobs)
             self.add(journal)
             if journal not in self._undeleted:
                 self._undeleted.add(journal)
@@ -497,11 +497,11 @@ class Committer:
     def _close(self, journal: Journal, *, writes: bool) -> None:
         if writes:
             self._write_now(journal)
-            if blobs := journal.take_doomed():
+            if blobs := journal.take_obsolete_blobs():
                 try:
                     journal.delete_blobs(blobs)
                 except OSError:  # then after the next start
-                    journal.take_doomed_back(blobs)
+                    journal.take_back_obsolete_blobs(blobs)
                 else:
                     journal.forget(blobs)
                     self._write_now(journal)

@@ -28,7 +28,7 @@ cdef class Batch:
         uint64_t segment
         Py_ssize_t trimmed_records
         Py_ssize_t trimmed_bytes
-        list doomed
+        list obsolete_blobs
         bint trims
         bint proves
         Py_ssize_t dead_bytes
@@ -46,8 +46,8 @@ cdef class Journal:
         bint dirty
         object failing
         object fault
-        bint crowded
-        list crowding
+        bint is_backlogged
+        list held_back
         uint64_t generation
         set gone
         set kept
@@ -58,7 +58,7 @@ cdef class Journal:
         dict next_due
         dict cursors
         set begun
-        list doomed
+        list obsolete_blobs
         Py_ssize_t lost
         Py_ssize_t damaged_items
         list unsound

@@ -191,9 +191,26 @@ class Batch:
     """Changes to one journal that will be written to LevelDB as one."""
 
     __slots__ = (
-        "attempts", "cursors", "dead_bytes", "delayed", "doomed", "due", "ended", "expunged", "is_bound",
-        "kept", "ops", "proves", "puts", "recount", "room", "segment", "state", "trimmed_bytes",
-        "trimmed_records", "trims",
+        "attempts",
+        "cursors",
+        "dead_bytes",
+        "delayed",
+        "due",
+        "ended",
+        "expunged",
+        "is_bound",
+        "kept",
+        "obsolete_blobs",
+        "ops",
+        "proves",
+        "puts",
+        "recount",
+        "room",
+        "segment",
+        "state",
+        "trimmed_bytes",
+        "trimmed_records",
+        "trims",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -228,7 +245,7 @@ class Batch:
         # Once written: what was trimmed with it, and the blobs that belonged to that.
         self.trimmed_records = 0
         self.trimmed_bytes = 0
-        self.doomed: list[int] = []
+        self.obsolete_blobs: list[int] = []
 
     @property
     def staged_bytes(self) -> int:
@@ -320,17 +337,75 @@ class Journal:
     """
 
     __slots__ = (
-        "_blobs_to", "_closed_for", "_compact_from", "_compacted", "_compacting", "_compacting_for", "_db",
-        "_dead_bytes", "_doubtful", "_due_from", "_entered", "_exists", "_expunged_to", "_has_attempts",
+        "_blobs_to",
+        "_closed_for",
+        "_compact_from",
+        "_compacted",
+        "_compacting",
+        "_compacting_for",
+        "_db",
+        "_dead_bytes",
+        "_doubtful",
+        "_due_from",
+        "_entered",
+        "_exists",
+        "_expunged_to",
+        "_has_attempts",
         "_has_kept",
-        "_has_mark", "_has_paused", "_has_state", "_home", "_is_beyond", "_last_looked_at", "_left_bytes",
-        "_live_from", "_must_exist", "_number", "_origins", "_place",
-        "_quarantine", "_segment", "_state_key", "_stirred", "_stored_state", "_told",
-        "_told_quarantined", "_trimmed_bytes", "_trimmed_records", "_untrimmed_puts", "_using", "_write",
-        "_writes", "batch", "begun", "crowded", "crowding", "cursors", "damaged_items", "delayed_bytes",
-        "delayed_items", "dirty", "doomed", "expiring", "failing", "fault", "generation", "gone", "kept",
-        "log", "lost", "name", "next_due", "offload", "path", "reads", "sealed", "state", "stored_change",
-        "stored_id", "unsound", "writing",
+        "_has_mark",
+        "_has_paused",
+        "_has_state",
+        "_home",
+        "_is_beyond",
+        "_last_looked_at",
+        "_left_bytes",
+        "_live_from",
+        "_must_exist",
+        "_number",
+        "_origins",
+        "_place",
+        "_quarantine",
+        "_segment",
+        "_state_key",
+        "_stirred",
+        "_stored_state",
+        "_told",
+        "_told_quarantined",
+        "_trimmed_bytes",
+        "_trimmed_records",
+        "_untrimmed_puts",
+        "_using",
+        "_write",
+        "_writes",
+        "batch",
+        "begun",
+        "cursors",
+        "damaged_items",
+        "delayed_bytes",
+        "delayed_items",
+        "dirty",
+        "expiring",
+        "failing",
+        "fault",
+        "generation",
+        "gone",
+        "held_back",
+        "is_backlogged",
+        "kept",
+        "log",
+        "lost",
+        "name",
+        "next_due",
+        "obsolete_blobs",
+        "offload",
+        "path",
+        "reads",
+        "sealed",
+        "state",
+        "stored_change",
+        "stored_id",
+        "unsound",
+        "writing",
     )  # fmt: skip
 
     def __init__(
@@ -369,8 +444,8 @@ class Journal:
         # why nothing more is done with it until the next start: see `set_aside`
         self.fault: JournalError | None = None
         # whether items come faster than they are written: who sets waits
-        self.crowded = False
-        self.crowding: list[Client] = []
+        self.is_backlogged = False
+        self.held_back: list[Client] = []
         # counts the deletions: a blob begun before one is lost
         self.generation = 0
         # ids above the floor that are not live, and ids below it that are
@@ -392,7 +467,7 @@ class Journal:
         # blobs that belong to no item yet
         self.begun: set[int] = set()
         # blobs to delete, each once the change of that number is in LevelDB
-        self.doomed: list[tuple[int, int]] = []
+        self.obsolete_blobs: list[tuple[int, int]] = []
         # how many items were in the log whose blobs were lost with the machine
         self.lost = 0
         # how many items were damaged and are no more; and those below the floor that were found so at start
@@ -489,7 +564,7 @@ class Journal:
         self.reads = self.state.floor
         if self._db is not None:
             self._writes.note_open(self)
-        if self._db is not None or self.untidy or self.doomed:
+        if self._db is not None or self.untidy or self.obsolete_blobs:
             self._writes.add(self)
 
     # LevelDB
@@ -647,7 +722,7 @@ class Journal:
             self.state,
             sorted(self.kept),
             self._has_kept,
-            sorted(self.begun.union(blob for blob, _ in self.doomed)),
+            sorted(self.begun.union(blob for blob, _ in self.obsolete_blobs)),
             self.expiring,
             dict(self.cursors),
             self.delayed_items,
@@ -662,7 +737,7 @@ class Journal:
         self.state = found.state
         self.kept = set(found.kept)
         self._has_kept = found.has_kept
-        self.doomed = [(blob, 0) for blob in found.blobs]
+        self.obsolete_blobs = [(blob, 0) for blob in found.blobs]
         self.expiring = found.expiring
         self.cursors = dict(found.cursors)
         self.delayed_items, self.delayed_bytes = found.delayed_items, found.delayed_bytes
@@ -758,7 +833,7 @@ class Journal:
             self._shut()
             raise failure(f"cannot bring {self.path} up to date", error) from error
         self._look_for_blobs()
-        self.dirty = self.writing = self.crowded = False
+        self.dirty = self.writing = self.is_backlogged = False
         if state.change != change:
             self.log.keep_found(self)
             self._mark()
@@ -790,7 +865,7 @@ class Journal:
                 self._doom(item.blob)
                 self.lost += 1
         live = {item.blob for item in self._staged_items()}
-        self.doomed = [entry for entry in self.doomed if entry[0] not in live]
+        self.obsolete_blobs = [entry for entry in self.obsolete_blobs if entry[0] not in live]
         self.begun.clear()
         self._origins.clear()
 
@@ -835,7 +910,7 @@ class Journal:
             if len(payload) > BLOB_ID_BYTES:
                 self._origins[blob] = self._home / os.fsdecode(payload[BLOB_ID_BYTES:])
             self._begin_blob(blob)
-            self.doomed.append((blob, self.state.change))
+            self.obsolete_blobs.append((blob, self.state.change))
         elif kind == Change.RETIRE:
             self._retire()
         elif kind == Change.REVIVE:
@@ -1012,7 +1087,7 @@ class Journal:
         if not self.writing:
             self._writes.checkpoint(self)
         elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
-            self.crowded = True
+            self.is_backlogged = True
 
     def note_attempts(self, item: Item) -> None:
         """Put down how often a live item has come back."""
@@ -1498,24 +1573,24 @@ class Journal:
     def abandon_blob(self, blob: int) -> None:
         """A blob that was begun will not be finished."""
         self.begun.discard(blob)
-        self.doomed.append((blob, self.state.change))
+        self.obsolete_blobs.append((blob, self.state.change))
         if not self.state.deleted:
             self._writes.add(self)
 
     def _doom(self, blob: int) -> None:
         self.batch.ops.append((_records.marker_key(blob), b""))
-        self.doomed.append((blob, self.state.change))
+        self.obsolete_blobs.append((blob, self.state.change))
 
-    def take_doomed(self) -> list[int]:
+    def take_obsolete_blobs(self) -> list[int]:
         """Return the blobs that are due now: `delete_blobs` them, in a thread, and then `forget` them."""
-        ripe = [blob for blob, change in self.doomed if change <= self.stored_change]
+        ripe = [blob for blob, change in self.obsolete_blobs if change <= self.stored_change]
         if ripe:
-            self.doomed = [entry for entry in self.doomed if entry[1] > self.stored_change]
+            self.obsolete_blobs = [entry for entry in self.obsolete_blobs if entry[1] > self.stored_change]
         return ripe
 
-    def take_doomed_back(self, blobs: Iterable[int]) -> None:
-        """What `take_doomed` gave could not be deleted: it is to be tried again."""
-        self.doomed += [(blob, 0) for blob in blobs]
+    def take_back_obsolete_blobs(self, blobs: Iterable[int]) -> None:
+        """What `take_obsolete_blobs` gave could not be deleted: it is to be tried again."""
+        self.obsolete_blobs += [(blob, 0) for blob in blobs]
 
     def delete_blobs(self, blobs: Iterable[int]) -> None:
         """Delete the files of blobs, so that none comes back with a power cut; OSError if that fails for one,
@@ -1541,7 +1616,7 @@ class Journal:
     def _delete_unknown_blobs(self) -> None:
         """Delete the files of blobs that were begun in a change that was lost with the machine: for good, for
         a later start may not know them from others."""
-        known = {blob for blob, _ in self.doomed} | {item.blob for item in self._staged_items()}
+        known = {blob for blob, _ in self.obsolete_blobs} | {item.blob for item in self._staged_items()}
         with contextlib.suppress(OSError):  # then after the next start
             is_any = False
             for file in (self.path / BLOBS_NAME).iterdir():
@@ -1961,8 +2036,8 @@ class Journal:
         if self._has_paused:
             self._has_paused = False
             self._writes.resume(self)
-        crowding, self.crowding = self.crowding, []
-        for client in crowding:
+        held_back, self.held_back = self.held_back, []
+        for client in held_back:
             client.release()
 
     def _look_over(self, key: bytes) -> None:
@@ -2191,7 +2266,7 @@ class Journal:
                 batch.room -= ATTEMPTS_BYTES
         batch.ops = sealed.ops + batch.ops
         # if it was written after all, their records are gone already
-        batch.doomed += sealed.doomed
+        batch.obsolete_blobs += sealed.obsolete_blobs
         batch.expunged |= sealed.expunged
         batch.is_bound |= sealed.is_bound
         for key, item in sealed.delayed.items():
@@ -2223,7 +2298,7 @@ class Journal:
                     raise
                 batch.state.trimmed = trimmed
                 batch.trimmed_records = batch.trimmed_bytes = 0
-                batch.doomed.clear()
+                batch.obsolete_blobs.clear()
                 self._write_sealed(batch)
         except JournalError:
             self._doubtful = True
@@ -2351,7 +2426,7 @@ class Journal:
                     with contextlib.suppress(ValueError):  # damaged, but dead
                         if blob := _records.blob_of(key, record):
                             write.put(_records.marker_key(blob), b"")
-                            batch.doomed.append(blob)
+                            batch.obsolete_blobs.append(blob)
                 write.delete(key)
                 batch.trimmed_records += 1
                 batch.trimmed_bytes += len(record) or each
@@ -2380,7 +2455,7 @@ class Journal:
                     self._compact_from = min(self._compact_from, self._compacting_for[0])
                     self._trimmed_bytes += self._left_bytes
                 self._compacting_for, self._compacted = None, False
-            self.doomed += [(blob, 0) for blob in written.doomed]
+            self.obsolete_blobs += [(blob, 0) for blob in written.obsolete_blobs]
             self._trimmed_records += written.trimmed_records
             self._trimmed_bytes += written.trimmed_bytes
             self._dead_bytes = max(0, self._dead_bytes - written.trimmed_bytes) if self.untidy else 0
@@ -2391,7 +2466,7 @@ class Journal:
     def go_on(self) -> None:
         """The thread that had the directory is done with it."""
         self.writing = False
-        self.crowded = False
+        self.is_backlogged = False
         mended = self._quarantine.take_mended()
         for path in mended:
             self._tell_quarantine("not known", "a table of LevelDB is damaged", path)

@@ -407,9 +407,9 @@ class Broker:
         # whether the rest of the committer's round is arranged for
         self._writing_on = False
         # the queues for which time may bring something to do
-        self._stirring: dict[Queue, None] = {}
+        self._in_upkeep: dict[Queue, None] = {}
         # of these, the ones whose turn is to come, and whether that is arranged for
-        self._unswept: deque[Queue] = deque()
+        self._to_sweep: deque[Queue] = deque()
         self._resting = False
         # queues whose items cannot be moved now, for the log
         self._stuck: set[bytes] = set()
@@ -880,9 +880,9 @@ class Broker:
         """A queue is there."""
         self.queues[queue.name] = queue
         queue.on_move = self._move
-        queue.on_stir = self._stir
+        queue.on_upkeep_due = self._stir
         queue.on_fault = self.set_aside
-        if queue.stirs:
+        if queue.needs_upkeep:
             self._stir(queue)
         self._note_child(queue.name)
         self._reroute(queue.name)
@@ -895,7 +895,7 @@ class Broker:
         """The queue of this name is no more."""
         queue = self.queues.pop(name, None)
         if queue is not None:
-            self._stirring.pop(queue, None)
+            self._in_upkeep.pop(queue, None)
         parent = parent_of(name)
         if children := self._children.get(parent):
             children.discard(name)
@@ -1133,8 +1133,8 @@ class Broker:
             self.call_later(REST_MS, self._write_on)
 
     def _sweep_all(self) -> None:
-        if not self._unswept:
-            self._unswept.extend(self._stirring)
+        if not self._to_sweep:
+            self._to_sweep.extend(self._in_upkeep)
         self._sweep()
 
     def _follow_clock(self, offload: Offload | None = None) -> None:
@@ -1239,22 +1239,22 @@ class Broker:
     def _stir(self, queue: Queue) -> None:
         """Look after `queue` from now on."""
         if queue is self.queues.get(queue.name):
-            self._stirring[queue] = None
+            self._in_upkeep[queue] = None
 
     def _sweep(self) -> None:
         """Sweep queues in turn, for so long as others can wait; those that have more to do once more."""
         self.budget.begin(SLICE_MS)
-        restless = []
-        while self._unswept:
-            queue = self._unswept.popleft()
-            if queue in self._stirring:  # not deleted since
+        has_more_upkeep = []
+        while self._to_sweep:
+            queue = self._to_sweep.popleft()
+            if queue in self._in_upkeep:  # not deleted since
                 self._look_after(queue)
-                if queue.restless:
-                    restless.append(queue)
+                if queue.has_more_upkeep:
+                    has_more_upkeep.append(queue)
             if self.budget.is_spent():
                 break
-        self._unswept.extend(restless)
-        if self._unswept and not self._resting:
+        self._to_sweep.extend(has_more_upkeep)
+        if self._to_sweep and not self._resting:
             self._resting = True
             self.call_later(REST_MS, self._go_on)
 
@@ -1279,8 +1279,8 @@ class Broker:
                 self._say_failure(queue.journal, error)
         except Exception as error:  # the others are to be looked after
             self.set_aside(queue, error)
-        if not queue.stirs:
-            self._stirring.pop(queue, None)
+        if not queue.needs_upkeep:
+            self._in_upkeep.pop(queue, None)
 
     def set_aside(self, queue: Queue, error: Exception) -> None:
         """Something went wrong with a queue that nobody has provided for: it is out of service until the next

@@ -23,7 +23,7 @@ cdef class Queue:
         bint syncs
         object settings
         object on_move
-        object on_stir
+        object on_upkeep_due
         object on_fault
         dict reserved
         object waiters
@@ -31,7 +31,7 @@ cdef class Queue:
         dict awaited
         object window
         Py_ssize_t window_bytes
-        bint restless
+        bint has_more_upkeep
         uint64_t total_items
         uint64_t expired_items
         uint64_t discarded

@@ -228,14 +228,55 @@ class Queue:
     """
 
     __slots__ = (
-        "__weakref__", "_dead_letter_to", "_discards", "_due", "_expire_to", "_idle_id", "_idle_ms",
-        "_is_overdue", "_leaving", "_limited", "_max_age_ms", "_max_attempts", "_most_bytes", "_moved",
+        "__weakref__",
+        "_dead_letter_to",
+        "_discards",
+        "_due",
+        "_expire_to",
+        "_idle_id",
+        "_idle_ms",
+        "_is_overdue",
+        "_leaving",
+        "_limited",
+        "_max_age_ms",
+        "_max_attempts",
+        "_most_bytes",
+        "_moved",
         "_open_timeout_ms",
-        "_overdue", "_reserved_bytes", "_reserved_ms", "_returning", "_serving", "_soonest", "_swept",
-        "_taken_enqueued_ms", "_taken_ms", "_unread_enqueued_ms", "_unread_id", "awaited",
-        "canceled_transactions", "clock", "cursors", "discarded", "expired_items", "is_durable", "journal",
-        "name", "on_fault", "on_move", "on_stir", "reserved", "restless", "settings", "syncs", "times",
-        "total_flushes", "total_items", "transactions", "uploading_bytes", "waiters", "window",
+        "_overdue",
+        "_reserved_bytes",
+        "_reserved_ms",
+        "_returning",
+        "_serving",
+        "_soonest",
+        "_swept",
+        "_taken_enqueued_ms",
+        "_taken_ms",
+        "_unread_enqueued_ms",
+        "_unread_id",
+        "awaited",
+        "canceled_transactions",
+        "clock",
+        "cursors",
+        "discarded",
+        "expired_items",
+        "has_more_upkeep",
+        "is_durable",
+        "journal",
+        "name",
+        "on_fault",
+        "on_move",
+        "on_upkeep_due",
+        "reserved",
+        "settings",
+        "syncs",
+        "times",
+        "total_flushes",
+        "total_items",
+        "transactions",
+        "uploading_bytes",
+        "waiters",
+        "window",
         "window_bytes",
     )  # fmt: skip
 
@@ -269,7 +310,7 @@ class Queue:
         # how many bytes there are in memory of items that are still on their way in
         self.uploading_bytes = 0
         # whether `sweep` has more to do
-        self.restless = False
+        self.has_more_upkeep = False
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # those that have a place and were used since the start, by what is behind `cursor=`; and those
         # somebody waits at, which alone a set has to do with
@@ -286,7 +327,7 @@ class Queue:
         # to each other
         self._serving = False
         # told when `sweep` is to be called from now on
-        self.on_stir: Callable[[Queue], None] = lambda _: None
+        self.on_upkeep_due: Callable[[Queue], None] = lambda _: None
         # told of an error that nobody has provided for, and that no request or sweep would be told of
         self.on_fault: Callable[[Queue, Exception], None] = lambda *_: None
         # when an item was fetched last, and when that one was set
@@ -335,8 +376,8 @@ class Queue:
             now = self.clock()
             for id in self.reserved:
                 self._reserved_ms.setdefault(id, now)
-        if self.stirs:
-            self.on_stir(self)
+        if self.needs_upkeep:
+            self.on_upkeep_due(self)
 
     def _other(self, name: str | None) -> bytes | None:
         # a queue that moves its items to itself would never get rid of them
@@ -353,7 +394,7 @@ class Queue:
         self.total_flushes = 0
 
     @property
-    def stirs(self) -> bool:
+    def needs_upkeep(self) -> bool:
         """Whether time may bring something for `sweep` to do, or `is_outdated` to see."""
         return bool(
             self._max_age_ms
@@ -504,7 +545,7 @@ class Queue:
         due_ms = min(self.clock() + delay_ms, self.times.last)
         self.journal.delay(item, due_ms)
         if self._due.note(due_ms):
-            self.on_stir(self)
+            self.on_upkeep_due(self)
 
     def _note_due(self) -> None:
         self._due.clear()
@@ -611,14 +652,14 @@ class Queue:
 
     def _begin_discard(self) -> None:
         self._discards = True
-        self.on_stir(self)
+        self.on_upkeep_due(self)
 
     def _discard_on(self) -> None:
         """Discard some of what the queue has too much of."""
         self._discards = False
         if self.settings.discard_old_when_full and self.journal.state.items:
             self._discard_over(self.journal.state.next_id - 1)
-        self.restless |= self._discards
+        self.has_more_upkeep |= self._discards
 
     def _discard_over(self, last_id: int) -> None:
         left = DISCARDED_AT_ONCE
@@ -801,7 +842,7 @@ class Queue:
             self._hold(item)
             if self._open_timeout_ms:
                 self._reserved_ms[item.id] = self.clock()
-                self.on_stir(self)
+                self.on_upkeep_due(self)
         return item
 
     def _hold(self, item: Item) -> None:
@@ -921,7 +962,7 @@ class Queue:
             id = overdue.pop()
             if id in self.reserved:  # not closed since
                 self.abort(self.reserved[id])
-        self.restless = bool(overdue)
+        self.has_more_upkeep = bool(overdue)
         if self._is_overdue and not overdue:
             self._is_overdue = False
             self.end_return()
@@ -948,7 +989,7 @@ class Queue:
         """Take note of when an item expires."""
         if self._soonest.note(item.expires_ms):
             self.journal.note_expiring(expiring=True)
-            self.on_stir(self)
+            self.on_upkeep_due(self)
 
     def _expire_first(self) -> None:
         """Be rid of the item at the head, which has expired; JournalError if it has to stay."""
@@ -985,7 +1026,7 @@ class Queue:
             # not to be moved once more: it is there
             self._hold(item)
             self._moved.append(item)
-            self.on_stir(self)
+            self.on_upkeep_due(self)
         for target in targets or ():
             target.serve()
 
@@ -1008,9 +1049,9 @@ class Queue:
     def sweep(self, *, may_join: bool = True) -> None:
         """Take back what has been reserved for too long, have what is due join, and be rid of some of what
         has expired: at the head, and, when an item further on may have expired, in a slice of the queue. Sets
-        `restless` if there is more to do at once. Unless `may_join`, what is due waits for a reader: it is
-        written once more when it joins, and for that there may be no room."""
-        self.restless = False
+        `has_more_upkeep` if there is more to do at once. Unless `may_join`, what is due waits for a reader:
+        it is written once more when it joins, and for that there may be no room."""
+        self.has_more_upkeep = False
         now = self.clock()
         while self._moved:
             self.journal.bind()
@@ -1021,14 +1062,14 @@ class Queue:
         if self._due.has_passed(now) and (may_join or self.waiters):
             if not self.waiters:
                 self.journal.check()
-            self.restless |= self._join(now)
+            self.has_more_upkeep |= self._join(now)
         if self._discards:
             self._discard_on()
         limit = self.settings.max_expire_sweep
         if self._swept or self._soonest.has_passed(now):
             self._sweep(now)
         elif self._max_age_ms:
-            self.restless |= self._expire_head(now, limit) == limit
+            self.has_more_upkeep |= self._expire_head(now, limit) == limit
         if self.items:
             self.serve()
 
@@ -1038,7 +1079,7 @@ class Queue:
             self._soonest.clear()
             self._swept = 1
         _, self._swept = self._expire_slice(now, self._swept)
-        self.restless |= self._swept > 0
+        self.has_more_upkeep |= self._swept > 0
         if not self._swept and self._soonest.is_never():
             self.journal.note_expiring(expiring=False)
 

@@ -102,9 +102,9 @@ class Upload:
         self._writer.write(data)
         self._size += len(data)
 
-    def crowded(self, room: Callable[[], None]) -> bool:
+    def is_backlogged(self, room: Callable[[], None]) -> bool:
         """Whether the sender should wait; then `room` is called when it may go on."""
-        return self._writer.crowded(room)
+        return self._writer.is_backlogged(room)
 
     def finish(
         self,

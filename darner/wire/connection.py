@@ -148,7 +148,7 @@ class Return:
         try:
             for journal in self._steps:
                 if journal is not None:
-                    journal.crowding.append(self)
+                    journal.held_back.append(self)
                     return
                 if budget.is_spent():
                     clients.loop.call_soon(self.go_on)
@@ -667,7 +667,7 @@ class Connection:
 
     def wait_for_room(self, upload: Upload) -> None:
         """Take in no more chunks while enough of them wait to be written."""
-        if upload.crowded(self._room):
+        if upload.is_backlogged(self._room):
             self._blocked |= UPLOADING
 
     def _room(self) -> None:

@@ -131,7 +131,7 @@ class Holds:
                         journal = queue.begin_return()
                     queue.abort(item)
                     if journal is not None:
-                        yield journal if journal.crowded else None
+                        yield journal if journal.is_backlogged else None
             finally:
                 if returning is not None:
                     returning.end_return()

@@ -313,7 +313,7 @@ class TestCrowd:
         assert bench.threads.tasks == []
         bench.put(work, b"c")
         assert len(bench.threads.tasks) == 1
-        assert not work.crowded
+        assert not work.is_backlogged
 
     @pytest.mark.parametrize("failures", [[], ["before"]])
     def test_holds_clients_while_items_come_faster_than_they_are_written(
@@ -323,14 +323,14 @@ class TestCrowd:
         monkeypatch.setattr(journal, "AHEAD_BYTES", 2 * ITEM_BYTES)
         disk.failures = failures
         work = bench.put(bench.journal(), *[b"x"] * 7)
-        assert not work.crowded
+        assert not work.is_backlogged
         bench.put(work, b"y")
-        assert work.crowded
+        assert work.is_backlogged
         client = Client()
         client.hold()
-        work.crowding.append(client)
+        work.held_back.append(client)
         bench.threads.run_all()
-        assert (client.held, work.crowded) == (0, False)
+        assert (client.held, work.is_backlogged) == (0, False)
 
 
 class TestFailure:
@@ -607,9 +607,9 @@ class Faulty(Journal):
         self._meet("compactable")
         return super().compactable()
 
-    def take_doomed(self):
-        self._meet("take_doomed")
-        return super().take_doomed()
+    def take_obsolete_blobs(self):
+        self._meet("take_obsolete_blobs")
+        return super().take_obsolete_blobs()
 
     def forget(self, blobs):
         self._meet("forget")
@@ -631,7 +631,8 @@ class TestFault:
         return Faulty(b"faulty", bench.data / "faulty", bench.committer, bench.log, 1)
 
     @pytest.mark.parametrize(
-        "fault_in", ["seal", "settle", "compactable", "take_doomed", "forget", "resting_state", "close"]
+        "fault_in",
+        ["seal", "settle", "compactable", "take_obsolete_blobs", "forget", "resting_state", "close"],
     )
     def test_of_one_journal_sets_it_aside_and_the_others_go_on(self, bench, faulty, fault_in):
         others = [bench.put(bench.journal(name), b"a") for name in (b"before", b"after")]

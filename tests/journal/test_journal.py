@@ -1251,7 +1251,7 @@ class TestSetAside:
     def test_lets_go_of_those_who_wait_for_room(self, it):
         client = Client()
         client.hold()
-        it.journal.crowding.append(client)
+        it.journal.held_back.append(client)
         self.set_aside(it)
         assert client.held == 0
 

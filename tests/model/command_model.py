@@ -17,7 +17,7 @@ CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 UP, READONLY, QUIESCENT = range(3)
 STATUSES = (b"up", b"readonly", b"quiescent")
 
-# what `stats` says of the server behind that: see tests/test_statistics.py
+# what `stats` says of the server behind that: see tests/wire/test_statistics.py
 FOR_AGENTS = """
     rejected_connections cmd_flush cmd_meta delete_hits delete_misses auth_cmds auth_errors conn_yields
     pointer_size rusage_user rusage_system max_connections connection_structures accepting_conns

@@ -135,7 +135,10 @@ class Server(Data):
         while self.loop.run() or self.threads.tasks:
             self.threads.run_all()
         # in which order queues are looked after is nobody's business
-        for queues, by in ((self.broker.queues, str), (self.broker._stirring, lambda queue: str(queue.name))):
+        for queues, by in (
+            (self.broker.queues, str),
+            (self.broker._in_upkeep, lambda queue: str(queue.name)),
+        ):
             ordered = {key: queues[key] for key in sorted(queues, key=by)}
             queues.clear()
             queues.update(ordered)

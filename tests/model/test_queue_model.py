@@ -437,10 +437,10 @@ class QueueMachine(RuleBasedStateMachine):
                 self._sync()
 
     def _wait_if_crowded(self, queue):
-        if queue.journal.crowded:
+        if queue.journal.is_backlogged:
             client = Client()
             client.hold()
-            queue.journal.crowding.append(client)
+            queue.journal.held_back.append(client)
             self.clients.append((client, {}))
 
     @rule(size=st.sampled_from([0, 9, 400]), sync=st.booleans())

@@ -229,7 +229,7 @@ def test_many_queues_are_swept_in_slices_and_each_has_its_turn(data):
     assert 0 < swept < 10
     data.tick()
     assert all(data.broker.queue(name).expired_items == 1 for name in names)
-    assert not data.broker._stirring
+    assert not data.broker._in_upkeep
 
 
 def test_a_queue_deleted_between_two_slices_is_passed_by(data):
@@ -237,7 +237,7 @@ def test_a_queue_deleted_between_two_slices_is_passed_by(data):
     data.push(b"work", *[b"x"] * 5, exptime=1)
     data.now += 1000
     data.broker.tick()
-    assert data.broker.queue(b"work").restless
+    assert data.broker.queue(b"work").has_more_upkeep
     data.broker.delete(b"work")
     data.tick()
     assert data.directories() == []
@@ -250,15 +250,15 @@ def test_nobody_looks_after_a_queue_to_which_nothing_happens_with_time(data):
     data.settings[b"held"] = QueueSettings(open_timeout_ms=1000)
     data.push(b"held", b"a")
     data.tick()
-    assert {queue.name for queue in data.broker._stirring} == {b"gone", b"late"}
+    assert {queue.name for queue in data.broker._in_upkeep} == {b"gone", b"late"}
     held = data.broker.queue(b"held")
     held.close(held.reserve())
-    assert held in data.broker._stirring
+    assert held in data.broker._in_upkeep
     data.now += 1000
     data.tick(2)
-    assert not data.broker._stirring
+    assert not data.broker._in_upkeep
     data.restart()
-    assert not data.broker._stirring
+    assert not data.broker._in_upkeep
 
 
 def test_a_poisonous_item_goes_to_the_dead_letter_queue(data):

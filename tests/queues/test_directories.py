@@ -21,8 +21,7 @@ from darner.journal import lock
 from darner.journal.journal import Journal
 from darner.queues import broker, trash
 from darner.queues.broker import Broker, directory_of, name_of
-from darner.repair import repair
-from darner.repair.repair import check
+from darner.repair.repair import check, repair
 
 LARGE = bytes(CHUNK_BYTES + 1)
 

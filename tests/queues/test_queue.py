@@ -456,7 +456,7 @@ class TestUpload:
         for _ in range(2):
             it.restart()
             it.tick()
-        assert not it.journal.doomed
+        assert not it.journal.obsolete_blobs
         return [file.name for file in (it.path / "work" / "blobs").glob("*")]
 
     def test_is_an_item_like_any_once_finished(self, it):
@@ -481,7 +481,7 @@ class TestUpload:
         self.finish(it, self.begin(it, self.CONTENT * 9))
         reader = it.queue.open_blob(it.queue.pop())
         it.commit()
-        blobs = it.journal.take_doomed()
+        blobs = it.journal.take_obsolete_blobs()
         assert len(blobs) == 1
         it.journal.delete_blobs(blobs)
         content = b""

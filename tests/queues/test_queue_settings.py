@@ -181,7 +181,7 @@ class TestSweep:
             it.queue.sweep()
             assert 0 < it.queue.expired_items - gone <= 10
             gone = it.queue.expired_items
-            assert it.queue.restless or it.queue.items == 1
+            assert it.queue.has_more_upkeep or it.queue.items == 1
         assert it.waiting() == [b"head"]
 
     def test_looks_at_nothing_before_an_item_may_have_expired(self, small, it):
@@ -206,7 +206,7 @@ class TestSweep:
         it.restart()
         it.sweep()
         assert (it.queue.items, it.journal.scans) == (20, 0)
-        assert not it.queue.stirs
+        assert not it.queue.needs_upkeep
 
     def test_remembers_over_a_restart_that_items_expire(self, small, it):
         it.push(b"head")

@@ -21,8 +21,7 @@ from darner.errors import RepairError
 from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
 from darner.queues import broker
-from darner.repair import repair
-from darner.repair.repair import _Repair, check, repair_all
+from darner.repair.repair import _Repair, check, repair, repair_all
 
 NEWER = "use the newer darner"
 NO_PROMETHEUS = 'raise ModuleNotFoundError("none", name="prometheus_client")\n'

@@ -30,8 +30,7 @@ from darner.journal.layout import (
 from darner.journal.wal import Life
 from darner.queues import broker
 from darner.queues.broker import directory_of
-from darner.repair import repair
-from darner.repair.repair import check, repair_all
+from darner.repair.repair import check, repair, repair_all
 
 # Where numbers of 8, 32 and 64 bits, with and without a sign, end; and some that the queue has.
 EDGES = (

@@ -18,8 +18,7 @@ from darner.journal import leveldb
 from darner.journal.layout import KEPT_KEY, stored_state
 from darner.queues import broker
 from darner.queues.broker import directory_of
-from darner.repair import repair
-from darner.repair.repair import check
+from darner.repair.repair import check, repair
 
 ITEMS = 40
 LARGE_BYTES = 200_000

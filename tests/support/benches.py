@@ -118,7 +118,7 @@ class Bench:
     def sweep(self):
         """As the broker does it; returns how many slices it took."""
         slices = 0
-        while not slices or self.queue.restless:
+        while not slices or self.queue.has_more_upkeep:
             self.queue.sweep()
             self.commit()
             slices += 1

@@ -101,7 +101,7 @@ class TestExpired:
         client = Client()
         with pytest.raises(MendingError) as raised:
             source.take()
-        raised.value.journal.crowding.append(client)
+        raised.value.journal.held_back.append(client)
         assert not client.released
         it.threads.run_all()
         assert client.released
@@ -154,12 +154,12 @@ class TestReturn:
         reserve(Holds(), it.queue, self.COUNT)
         it.now += 1000
         it.queue.sweep()
-        assert it.queue.restless
+        assert it.queue.has_more_upkeep
         assert len(it.queue.reserved) == self.COUNT - RETURNED_AT_ONCE
         with pytest.raises(MendingError):
             it.queue.take()
         it.queue.sweep()
-        assert not it.queue.restless
+        assert not it.queue.has_more_upkeep
         assert [item.data for item in iter(it.queue.pop, None)] == names
 
     def test_to_a_queue_that_is_deleted_meanwhile_holds_nobody(self, data, names):
@@ -219,12 +219,12 @@ class TestLimits:
         it.set(max_items=2, discard_old_when_full=True)
         it.push(b"last")
         assert it.queue.discarded == DISCARDED_AT_ONCE
-        assert it.queue.stirs
+        assert it.queue.needs_upkeep
         it.queue.sweep()
-        assert it.queue.restless
+        assert it.queue.has_more_upkeep
         assert it.queue.discarded == 2 * DISCARDED_AT_ONCE
         it.queue.sweep()
-        assert not it.queue.restless
+        assert not it.queue.has_more_upkeep
         assert it.queue.discarded == count - 1
         assert [item.data for item in iter(it.queue.pop, None)] == [b"%d" % (count - 1), b"last"]
 
@@ -235,7 +235,7 @@ class TestLimits:
         it.set()
         it.queue.sweep()
         assert it.queue.discarded == DISCARDED_AT_ONCE
-        assert not it.queue.stirs
+        assert not it.queue.needs_upkeep
 
 
 class TestMemory:

@@ -71,7 +71,7 @@ def set_(connection: "Connection", request: Request) -> None:
     connection.out.append(b"" if request.noreply else STORED)
     if request.sync or queue.syncs:
         connection.broker.sync((queue,), connection, len(connection.out) - 1, asked=request.sync)
-    if queue.journal.crowded:
+    if queue.journal.is_backlogged:
         _wait_for_room(connection, queue)
 
 
@@ -109,12 +109,12 @@ def _stored(connection: "Connection", request: Request, queues: Sequence[Queue])
     if meta is not None and not reply:
         connection.keep_quiet(slot)
     for queue in queues:
-        if queue.journal.crowded:
+        if queue.journal.is_backlogged:
             _wait_for_room(connection, queue)
 
 
 def _wait_for_room(connection: "Connection", queue: Queue) -> None:
-    queue.journal.crowding.append(connection)
+    queue.journal.held_back.append(connection)
     connection.hold()
 
 
@@ -256,7 +256,7 @@ def _fail(
 
 def retry(connection: "Connection", error: MendingError, again: Callable[[], None]) -> None:
     """Do it again once the queue is mended."""
-    error.journal.crowding.append(connection)
+    error.journal.held_back.append(connection)
     connection.hold()
     connection.go_on(again)
 

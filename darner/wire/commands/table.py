@@ -163,7 +163,7 @@ def _flush_expired_of(
                     total += count
                     yield False
             except MendingError as error:
-                error.journal.crowding.append(connection)
+                error.journal.held_back.append(connection)
                 connection.hold()
                 yield True
                 continue
