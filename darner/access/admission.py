@@ -22,7 +22,7 @@ from darner._proto import Parser, Verb
 from darner.access import auth
 from darner.access.logins import Logins
 from darner.journal.blob import Offload
-from darner.wire.clients import STRANGERS, Clients
+from darner.wire.clients import OTHER_PROTOCOLS, Clients
 from darner.wire.connection import LINGER_S, Connection
 
 log = structlog.get_logger()
@@ -194,7 +194,7 @@ class Admission:
             return
         for connection in list(self.clients.connections):
             guard = connection.guard
-            if guard is None or users.get(guard.name) != guard.user:
+            if not isinstance(guard, auth.Guard) or users.get(guard.name) != guard.user:
                 connection.abort()
 
     def sweep(self) -> None:
@@ -206,14 +206,14 @@ class Admission:
         timeout_s = self.idle_timeout_s
         closed = 0
         for connection in list(self.clients.connections):
-            if connection.waits:
+            if connection.is_waiting:
                 # nobody would miss it before an item comes
-                connection.has_gone()
+                connection.has_disconnected()
                 connection.idle_sweeps = 0
                 continue
             if timeout_s is None:
                 continue
-            if not connection.idles:
+            if not connection.is_idle:
                 connection.idle_sweeps = 0
                 continue
             connection.idle_sweeps += 1
@@ -285,8 +285,8 @@ class Arrival(asyncio.Protocol):
             if len(self._received) > LOGIN_BYTES:
                 self._fail("login too long")
             return
-        if request.verb in STRANGERS:
-            self._fail(STRANGERS[Verb(request.verb)][0], reply=b"")
+        if request.verb in OTHER_PROTOCOLS:
+            self._fail(OTHER_PROTOCOLS[Verb(request.verb)][0], reply=b"")
             return
         user, found, password = request.data.partition(b" ") if request.verb == Verb.SET else (b"", b"", b"")
         if not found:
@@ -343,7 +343,7 @@ class Arrival(asyncio.Protocol):
         connection.connection_made(self._transport)
         if reply is not None:
             # it may write past the transport, and so sends this too
-            connection.out.append(reply)
+            connection.sender.replies.append(reply)
             connection.data_received(self._received)
         if self._ended:
             connection.eof_received()

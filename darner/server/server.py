@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from darner._records import guard_memory, share_heap, since_boot_ms
+from darner._records import guard_memory, now_ms, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.access import auth, exposure, tls
 from darner.access.admission import (
@@ -40,7 +40,7 @@ from darner.server.listeners import BACKLOG, UNIX_MODE, Listeners, SocketInUseEr
 from darner.server.signals import Watch
 from darner.server.threads import Threads
 from darner.wire.clients import Clients
-from darner.wire.connection import now_ms
+from darner.wire.commands.table import COMMANDS
 
 if TYPE_CHECKING:
     from darner.server.metrics import Metrics
@@ -184,7 +184,7 @@ class Server:
         )
         self._broker.call_later = self._call_later
         self._clients = Clients(
-            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+            self._loop, self._broker, COMMANDS, dialect=settings.dialect, keepalive=settings.keepalive
         )
         self._clients.reload = self._reload
         self._clients.describe_settings = self._describe_settings
@@ -305,7 +305,7 @@ class Server:
         self._stop.set()
 
     def _hung_up(self) -> None:
-        self._clients.do(self._reload_by_signal())
+        self._clients.run_in_slices(self._reload_by_signal())
 
     def _reload_by_signal(self) -> Iterator[None]:
         with contextlib.suppress(ConfigError):  # said in the log
@@ -329,7 +329,7 @@ class Server:
             for _ in steps:  # and not from them: they go on without this
                 yield
         except GeneratorExit:  # whoever has asked for it has gone
-            self._loop.call_soon(self._clients.do, steps)
+            self._loop.call_soon(self._clients.run_in_slices, steps)
             raise
 
     def _reconfigure(self, settings: Settings) -> Iterator[None]:
@@ -355,10 +355,10 @@ class Server:
         for connection in list(self._clients.connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._clients.emptied(), DRAIN_S)
+            await asyncio.wait_for(self._clients.wait_until_empty(), DRAIN_S)
         for connection in list(self._clients.connections):
             connection.abort()
-        await self._clients.emptied()
+        await self._clients.wait_until_empty()
 
 
 def _most_open(descriptors: int) -> int:

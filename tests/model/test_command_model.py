@@ -29,6 +29,7 @@ from darner.queues import broker as broker_module
 from darner.queues import runs, status
 from darner.wire import connection
 from darner.wire.clients import Clients
+from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
 
 START_MS = 1_700_000_000_000
@@ -119,7 +120,7 @@ class Server(Data):
         super().open()
         self.loop = Loop(lambda: self.now)
         self.broker.call_later = lambda ms, work: self.loop.call_later(ms / 1000, work)
-        self.clients = Clients(self.loop, self.broker, dialect=self.dialect, keepalive=60)
+        self.clients = Clients(self.loop, self.broker, COMMANDS, dialect=self.dialect, keepalive=60)
         self.clients.reload = self.reload
         self.run()
 

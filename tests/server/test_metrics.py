@@ -27,6 +27,7 @@ from darner.access.admission import METRICS_CONNECTIONS
 from darner.queues.broker import Broker
 from darner.server import metrics
 from darner.wire.clients import Clients
+from darner.wire.commands.table import COMMANDS
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 # What says when it is asked, and what is no number or takes long.
@@ -229,7 +230,9 @@ class TestDisturbance:
             monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
             monkeypatch.setattr(type(broker), "total_items", 0)
             count()
-            served = metrics.Metrics(Clients(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
+            served = metrics.Metrics(
+                Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60), "127.0.0.1", 0
+            )
             text = await asyncio.to_thread(fetch, served.port)
             await asyncio.to_thread(served.close)
             return text

@@ -13,7 +13,7 @@ from darner.errors import MendingError
 from darner.journal.commit import FREED_AT_ONCE
 from darner.queues.cursor import Cursor
 from darner.queues.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
-from darner.wire.commands.table import _dump_config, _dump_stats
+from darner.wire.commands.reporting import config_dump, stats_dump
 from darner.wire.holds import Holds
 
 
@@ -305,7 +305,7 @@ class TestReload:
         assert self.limits(data) == [4] * len(self.NAMES)
 
 
-@pytest.mark.parametrize("dump", [_dump_stats, _dump_config])
+@pytest.mark.parametrize("dump", [stats_dump, config_dump])
 def test_a_queue_that_is_deleted_before_it_is_its_turn_is_left_out(data, dump):
     for name in (b"a", b"b", b"c"):
         data.push(name, b"1")
