@@ -23,7 +23,8 @@ from darner.access import auth
 from darner.access.logins import Logins
 from darner.journal.blob import Offload
 from darner.wire.clients import OTHER_PROTOCOLS, Clients
-from darner.wire.connection import LINGER_S, Connection
+from darner.wire.connection import Connection
+from darner.wire.sending import LINGER_S
 
 log = structlog.get_logger()
 

@@ -23,13 +23,12 @@ cdef class Connection:
         bint bare_keys
         Sender sender
         Holds holds
-        object upload
+        object incoming
         object guard
         long idle_sweeps
     cdef:
         list _commands
         object _transport
-        object _upload_request
         Parser _parser
         int _blocked
         bint _has_unparsed
@@ -44,9 +43,7 @@ cdef class Connection:
         bint _replies_are_unread
         bint _is_draining
         bint _lingers
-        object _waiter
-        object _time_out
-        object _timer
+        object _wait
 
     @cython.locals(blocked=int)
     cpdef data_received(self, bytes data)

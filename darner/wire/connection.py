@@ -8,20 +8,20 @@ for its replies, or the end of its turn.
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 
 from darner._proto import Parser, Request, Verb
-from darner.errors import DarnerError, StatusError
+from darner.errors import StatusError
 from darner.queues.queue import Waiter
-from darner.queues.upload import Upload
 from darner.wire import peer
 from darner.wire.clients import Clients, Guard
 from darner.wire.holds import Holds
 from darner.wire.replies import server_error
 from darner.wire.returning import ReturningHolds
 from darner.wire.sending import Sender
+from darner.wire.waiting import Wait
 
 log = structlog.get_logger()
 
@@ -34,9 +34,6 @@ LAST_PLAIN_VERB = int(Verb.SET_END)
 # How many unparsed bytes are taken in from a client that is blocked before its reading stops. Some must
 # be: that a client has disconnected is noticed by reading.
 UNPARSED_BYTES = 64 << 10
-# How long, in seconds, a client has to read the error that ends its connection, while what it sends is thrown
-# away: closing at once would make TCP throw away the error.
-LINGER_S = 2.0
 
 # Why a connection serves no more requests for now. Bits of `_blocked`; what blocks sending is in `Sender`.
 WAITING = 1  # for an item
@@ -52,41 +49,28 @@ def takes_item(request: Request) -> bool:
     )
 
 
+class Incoming(Protocol):
+    """A large item that the client is sending."""
+
+    def write(self, chunk: bytes) -> None:
+        """Store the next chunk."""
+
+    def finish(self, last: Request) -> None:
+        """Reply to the item, all of which has come."""
+
+    def abandon(self) -> None:
+        """Delete what has come: the client has disconnected."""
+
+
 class Connection:
     """The protocol of one client's connection; an `asyncio.Protocol`, but for its base: it is compiled."""
 
     __slots__ = (
-        "_blocked",
-        "_commands",
-        "_continuation",
-        "_eof_is_unread",
-        "_has_unparsed",
-        "_is_draining",
-        "_is_reading",
-        "_lingers",
-        "_parser",
-        "_replies_are_unread",
-        "_requests_until_check",
-        "_sends_no_more",
-        "_time_out",
-        "_timer",
-        "_transport",
-        "_turn_is_timed",
-        "_upload_request",
-        "_waiter",
-        "_wake_is_due",
-        "_window",
-        "bare_keys",
-        "broker",
-        "budget",
-        "clients",
-        "counters",
-        "guard",
-        "holds",
-        "idle_sweeps",
-        "sender",
-        "upload",
-    )
+        "_blocked", "_commands", "_continuation", "_eof_is_unread", "_has_unparsed", "_is_draining",
+        "_is_reading", "_lingers", "_parser", "_replies_are_unread", "_requests_until_check",
+        "_sends_no_more", "_transport", "_turn_is_timed", "_wait", "_wake_is_due", "_window", "bare_keys",
+        "broker", "budget", "clients", "counters", "guard", "holds", "idle_sweeps", "incoming", "sender",
+    )  # fmt: skip
 
     def __init__(self, clients: Clients) -> None:
         self.clients = clients
@@ -104,9 +88,8 @@ class Connection:
         self.guard: Guard | None = None
         # how many sweeps for idle clients have found nothing asked for since the last request
         self.idle_sweeps = 0
-        # the large item that is coming in, or why that failed; and the request that began it
-        self.upload: Upload | DarnerError | None = None
-        self._upload_request: Request | None = None
+        # the large item that the client is sending
+        self.incoming: Incoming | None = None
         self._parser = Parser()
         self._blocked = 0
         # whether a whole request may be among what is not parsed yet
@@ -132,11 +115,8 @@ class Connection:
         self._is_draining = False
         # whether the client has some time to read the last reply
         self._lingers = False
-        # what waits here for an item, and how to answer that there is none
-        self._waiter: Waiter | None = None
-        self._time_out: Callable[[], None] | None = None
-        # ends the wait, or the lingering
-        self._timer: asyncio.TimerHandle | None = None
+        # a command that waits for an item
+        self._wait: Wait | None = None
         self._transport: asyncio.Transport
 
     # Called by the event loop
@@ -172,12 +152,12 @@ class Connection:
         if not self._transport.can_write_eof():
             self._replies_are_unread = True
             self._continuation = None
-            self._drop_wait()
+            self._cancel_wait()
             if self._has_unparsed and not (self._blocked & ~YIELDING or self.sender.is_blocked()):
                 # its last turn: the transport is about to be closed
                 self._blocked &= ~YIELDING
                 self._serve()
-        self._end_wait_now()
+        self._expire_wait()
         if self._blocked & FINISHED:
             self.finish()
         self._schedule_wake()
@@ -186,10 +166,11 @@ class Connection:
     def connection_lost(self, _: Exception | None) -> None:
         """Put back what the client held, and forget it."""
         self._blocked |= FINISHED
-        self._drop_wait()
-        if isinstance(self.upload, Upload):
-            self.upload.abandon()
-        # it may refer to the connection, which would not be freed then
+        self._cancel_wait()
+        if self.incoming is not None:
+            self.incoming.abandon()
+            self.incoming = None
+        # like the item it may refer to the connection, which would not be freed then
         self._continuation = None
         self.sender.abandon()
         ReturningHolds(self.clients, self, self.holds.release()).advance()
@@ -302,7 +283,7 @@ class Connection:
         blocked = self._blocked
         if blocked & FINISHED:
             if not sender.replies:
-                self._close()
+                sender.close(self.clients.loop, linger=self._lingers)
         elif not (blocked or sender.is_blocked()):
             if not self._has_unparsed and (
                 self._sends_no_more or (self._is_draining and not self._parser.in_block)
@@ -331,18 +312,19 @@ class Connection:
 
     def finish(self, *, linger: bool = False) -> None:
         """Serve no more requests, and close when what was asked for is sent. With `linger` the client has
-        LINGER_S to read it."""
+        some time to read it."""
         self._blocked |= FINISHED
         self._lingers = linger
         self._schedule_wake()
 
-    def _close(self) -> None:
-        if not self._lingers:
-            self._transport.close()
-        elif self._timer is None and not self._transport.is_closing():
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
-            self._timer = self.clients.loop.call_later(LINGER_S, self._transport.close)
+    def block(self) -> None:
+        """Serve nothing more until `unblock`: what has come of a large item must be written first."""
+        self._blocked |= UPLOADING
+
+    def unblock(self) -> None:
+        """Serve on."""
+        self._blocked &= ~UPLOADING
+        self._schedule_wake()
 
     # Turns
 
@@ -371,16 +353,17 @@ class Connection:
         """Serve nothing more until `end_wait`. Call `time_out` after `timeout_ms`, or at once if the client
         does not wait."""
         self._blocked |= WAITING
-        self._waiter = waiter
+        self._wait = Wait(waiter, time_out)
         if self._sends_no_more or self._eof_is_unread or self._is_draining:
             time_out()
         else:
-            self._time_out = time_out
-            self._timer = self.clients.loop.call_later(timeout_ms / 1000, time_out)
+            self._wait.begin(self.clients.loop, timeout_ms)
 
     def end_wait(self) -> None:
-        """Serve on."""
-        self._forget_wait()
+        """Serve on: the reply is there."""
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            wait.end()
         self._blocked &= ~WAITING
         self._schedule_wake()
 
@@ -397,73 +380,36 @@ class Connection:
             return False
         if state == peer.TCP_CLOSE_WAIT and self._transport.can_write_eof():
             self._eof_is_unread = True
-            self.clients.loop.call_soon(self._end_wait_now)
+            self.clients.loop.call_soon(self._expire_wait)
         else:
             self.clients.loop.call_soon(self._transport.abort)
         return True
 
     def refuse_wait(self, error: StatusError) -> None:
         """Answer a `get` that waits with this error."""
-        if self._waiter is not None:
-            self._drop_wait()
+        if self._wait is not None:
+            self._cancel_wait()
             self.sender.replies.append(server_error(error))
             self._schedule_wake()
 
-    def _end_wait_now(self) -> None:
+    def _expire_wait(self) -> None:
         """Answer a `get` that waits as if its time were up."""
-        if self._time_out is not None:
-            self._time_out()
+        if self._wait is not None:
+            self._wait.expire()
 
-    def _drop_wait(self) -> None:
+    def _cancel_wait(self) -> None:
         """Wait no longer, and answer nothing."""
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._forget_wait()
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            wait.cancel()
             self._blocked &= ~WAITING
-
-    def _forget_wait(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._waiter = self._timer = self._time_out = None
-
-    # Large items that come in
-
-    def begin_upload(self, request: Request, upload: Upload | DarnerError) -> None:
-        """Take in the chunks of an item, which follow; if `upload` is an error, they are thrown away."""
-        self._upload_request = request
-        self.upload = upload
-
-    def end_upload(self) -> tuple[Request, Upload | DarnerError]:
-        """Return what `begin_upload` was given: all chunks have come."""
-        request, upload = self._upload_request, self.upload
-        self._upload_request = self.upload = None
-        return cast("Request", request), cast("Upload | DarnerError", upload)
-
-    def wait_for_room(self, upload: Upload) -> None:
-        """Take in no more chunks while too many of them wait to be written."""
-        if upload.is_backlogged(self._take_in):
-            self._blocked |= UPLOADING
-
-    def _take_in(self) -> None:
-        self._blocked &= ~UPLOADING
-        self._schedule_wake()
-
-    def begin_storing(self) -> None:
-        """Serve and send nothing until `end_storing`: the reply to the item that has come is due first."""
-        self._blocked |= UPLOADING
-        self.sender.hold()
-
-    def end_storing(self) -> None:
-        """Go on: that reply is in its place."""
-        self._blocked &= ~UPLOADING
-        self.sender.release()
 
     # Called by the server
 
     def drain(self) -> None:
         """Wait for nothing more but the end of a data block, send what is due, then close."""
         self._is_draining = True
-        self._end_wait_now()
+        self._expire_wait()
         self._schedule_wake()
 
     def abort(self) -> None:
@@ -473,7 +419,7 @@ class Connection:
     @property
     def is_waiting(self) -> bool:
         """Whether a `get` of it waits for an item."""
-        return self._waiter is not None
+        return self._wait is not None
 
     @property
     def is_idle(self) -> bool:

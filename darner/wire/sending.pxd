@@ -24,6 +24,7 @@ cdef class Sender:
         Counters _counters
         int _descriptor
         bint _is_buffered
+        object _linger_timer
         set _quiet_slots
         int _streams
 

@@ -25,6 +25,9 @@ log = structlog.get_logger()
 # How many bytes of replies may gather before they are sent, and how many are sent of streams before other
 # connections have their turn.
 MAX_GATHERED_BYTES = 256 << 10
+# How long, in seconds, a client has to read the error that ends its connection, while what it sends is thrown
+# away: closing at once would make TCP throw away the error.
+LINGER_S = 2.0
 
 
 def _ignore() -> None:
@@ -43,6 +46,7 @@ class Sender:
         "_counters",
         "_descriptor",
         "_is_buffered",
+        "_linger_timer",
         "_on_ready",
         "_quiet_slots",
         "_streams",
@@ -74,6 +78,8 @@ class Sender:
         self.is_paused = False
         # whether nothing can be sent any more
         self.is_disconnected = False
+        # closes the connection once the client had time to read the last reply
+        self._linger_timer: asyncio.TimerHandle | None = None
         # the socket to write to directly, and whether the transport still has some of an earlier reply
         self._descriptor = -1
         self._is_buffered = False
@@ -125,6 +131,16 @@ class Sender:
         itself."""
         if (self._descriptor < 0 or self._is_buffered) and self._transport.is_closing():
             self.is_disconnected = True
+
+    def close(self, loop: asyncio.AbstractEventLoop, *, linger: bool) -> None:
+        """Close the connection, for all is sent. With `linger` the client has LINGER_S to read it."""
+        transport = self._transport
+        if not linger:
+            transport.close()
+        elif self._linger_timer is None and not transport.is_closing():
+            if transport.can_write_eof():
+                transport.write_eof()
+            self._linger_timer = loop.call_later(LINGER_S, transport.close)
 
     def abandon(self) -> None:
         """Give up what is not sent: the connection is closed. The slots stay, for the log may yet report a

@@ -10,7 +10,6 @@ import pytest
 from running import until
 
 from darner._records import CHUNK_BYTES
-from darner.wire.sending import MAX_GATHERED_BYTES
 
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
@@ -159,7 +158,7 @@ class TestSeveralKeys:
     def test_of_a_size_that_fills_the_replies_to_be_sent_at_once_do_not_end_the_connection(
         self, client, queue, left
     ):
-        data = bytes(MAX_GATHERED_BYTES - len(b"VALUE %s 0 262144\r\n" % queue) - left)
+        data = bytes((256 << 10) - len(b"VALUE %s 0 262144\r\n" % queue) - left)
         fill(client, queue, data)
         assert client.get(queue) == data
         assert client.get(queue) is None
