@@ -36,6 +36,19 @@ class Guard(Protocol):
         """Return the error to reply with, b"" if no reply is due yet, None if the request is allowed."""
 
 
+class Incoming(Protocol):
+    """A large item that the client is sending."""
+
+    def write(self, chunk: bytes) -> None:
+        """Store the next chunk."""
+
+    def finish(self, last: Request) -> None:
+        """Reply to the item, all of which has come."""
+
+    def abandon(self) -> None:
+        """Delete what has come: the client has disconnected."""
+
+
 class Client(Protocol):
     """A connection, as far as those need it who look after all of them."""
 

@@ -8,7 +8,7 @@ for its replies, or the end of its turn.
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
@@ -16,7 +16,7 @@ from darner._proto import Parser, Request, Verb
 from darner.errors import StatusError
 from darner.queues.queue import Waiter
 from darner.wire import peer
-from darner.wire.clients import Clients, Guard
+from darner.wire.clients import Clients, Guard, Incoming
 from darner.wire.holds import Holds
 from darner.wire.replies import server_error
 from darner.wire.returning import ReturningHolds
@@ -43,23 +43,10 @@ FINISHED = 8  # nothing more is served
 
 
 def takes_item(request: Request) -> bool:
-    """Return whether a request removes an item for good that only its reply has then."""
+    """Return whether a request removes an item for good, so that it is in the reply alone."""
     return request.verb in (Verb.GET, Verb.GETS) and any(
         each.fetches and not (each.open or each.peek) for each in (request, *(request.rest or ()))
     )
-
-
-class Incoming(Protocol):
-    """A large item that the client is sending."""
-
-    def write(self, chunk: bytes) -> None:
-        """Store the next chunk."""
-
-    def finish(self, last: Request) -> None:
-        """Reply to the item, all of which has come."""
-
-    def abandon(self) -> None:
-        """Delete what has come: the client has disconnected."""
 
 
 class Connection:
@@ -78,13 +65,13 @@ class Connection:
         self.counters = clients.counters
         self.budget = clients.budget
         self.bare_keys = clients.bare_keys
-        # by verb
+        # the functions that serve the verbs, which are numbers from 0 on
         self._commands = clients.commands
-        # what goes out
+        # sends the replies
         self.sender = Sender(clients.counters, self._schedule_wake)
         # what this client has reserved
         self.holds = Holds()
-        # what its user may do; None is everything
+        # the permissions of its user; None is all
         self.guard: Guard | None = None
         # how many sweeps for idle clients have found nothing asked for since the last request
         self.idle_sweeps = 0
@@ -102,7 +89,7 @@ class Connection:
         self._wake_is_due = False
         # how many more requests are served before it is checked how long that took
         self._requests_until_check = 0
-        # whether the turn has begun for the budget, and the window of time in which its last turn was
+        # whether the budget knows of this turn, and what it gave for the last one
         self._turn_is_timed = False
         self._window = 0
         # whether the client has closed its half of the connection, and whether it did so behind bytes that
@@ -115,7 +102,7 @@ class Connection:
         self._is_draining = False
         # whether the client has some time to read the last reply
         self._lingers = False
-        # a command that waits for an item
+        # the wait for an item, if a command waits
         self._wait: Wait | None = None
         self._transport: asyncio.Transport
 
@@ -170,7 +157,7 @@ class Connection:
         if self.incoming is not None:
             self.incoming.abandon()
             self.incoming = None
-        # like the item it may refer to the connection, which would not be freed then
+        # as the item, it may refer to the connection, which would then be freed by the collector alone
         self._continuation = None
         self.sender.abandon()
         ReturningHolds(self.clients, self, self.holds.release()).advance()
@@ -188,7 +175,7 @@ class Connection:
     # Parsing and serving
 
     def _serve(self) -> None:
-        """Serve what has come, until something blocks, and send the replies."""
+        """Serve the requests that have arrived, until something blocks, and send the replies."""
         left = REQUESTS_PER_TURN
         self._requests_until_check = REQUESTS_PER_CHECK
         self._turn_is_timed = False
@@ -271,7 +258,7 @@ class Connection:
             self.abort()
 
     def _send_replies(self) -> None:
-        """Send what can be sent; then close the connection, or read on, if that was all it waited for."""
+        """Send the replies; then close the connection or read on, if only they were in the way."""
         sender = self.sender
         if sender.pending_writes or sender.is_disconnected:
             return
