@@ -18,6 +18,7 @@ from darner.cli import console
 from darner.config.settings import Settings, load
 from darner.errors import DarnerError, RepairError
 from darner.printable import printable, shown
+from darner.repair import check as checks
 from darner.repair import repair
 from darner.server import signals, standard
 from darner.server.server import check_start, serve
@@ -328,7 +329,7 @@ def check(data: Path, queue: str | None) -> None:
     errors = _Errors()
     failed = can_be_repaired = False
     with _refusals():
-        for report in repair.check(data, None if queue is None else os.fsencode(queue)):
+        for report in checks.check(data, None if queue is None else os.fsencode(queue)):
             failed |= bool(report.problems)
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"

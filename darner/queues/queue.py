@@ -26,7 +26,7 @@ from darner.errors import (
 from darner.journal.blob import BlobReader, read_whole
 from darner.journal.journal import MAX_STRIKES, Journal
 from darner.journal.layout import MAX_ATTEMPTS
-from darner.journal.wal import GROUP_BYTES
+from darner.journal.segment_file import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20

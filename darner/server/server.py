@@ -30,7 +30,7 @@ from darner.access.admission import (
 from darner.config.settings import Settings, needs_restart
 from darner.environment.budget import Budget
 from darner.errors import ConfigError, DarnerError, StartError
-from darner.journal.commit import MAX_OPEN
+from darner.journal.open_databases import MAX_OPEN
 from darner.journal.reserve import size_for
 from darner.printable import shown
 from darner.queues import broker

@@ -30,7 +30,7 @@ from system import Killed, System
 from darner import _records
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, StartError
-from darner.journal import journal, wal
+from darner.journal import journal, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
 from darner.queues import broker as broker_module
@@ -148,7 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = patch = pytest.MonkeyPatch()
-        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
         patch.setattr(wal, "LONG_SEGMENTS", 3)
         patch.setattr(queue, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
         patch.setattr(queue, "READ_ITEMS", 2)
