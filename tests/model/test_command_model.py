@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from darner import _records
-from darner.config.settings import parse
+from darner.config.config_file import parse
 from darner.journal import journal, wal
 from darner.queues import broker as broker_module
 from darner.queues import runs, status
