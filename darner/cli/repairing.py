@@ -10,7 +10,9 @@ from darner.cli.log import set_up_log
 from darner.cli.outcome import ErrorCount, exit_on_error, say
 from darner.errors import RepairError
 from darner.printable import shown
-from darner.repair import repair as repairing
+from darner.repair.repair import Repaired, repair_all
+from darner.repair.repair import check as check_queues
+from darner.repair.repair import repair as repair_queue
 
 
 @click.command(short_help="Look for damage in queues.")
@@ -32,7 +34,7 @@ def check(data: Path, queue: str | None) -> None:
     logged = ErrorCount()
     failed = can_be_repaired = False
     with exit_on_error():
-        for report in repairing.check(data, None if queue is None else os.fsencode(queue)):
+        for report in check_queues(data, None if queue is None else os.fsencode(queue)):
             failed |= bool(report.problems)
             can_be_repaired |= report.is_repairable
             text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
@@ -65,9 +67,9 @@ def repair(data: Path, queue: str | None, *, all_: bool) -> None:
     with exit_on_error():
         if queue is not None:
             name = os.fsencode(queue)
-            _say_repaired(name, repairing.repair(data, name))
+            _say_repaired(name, repair_queue(data, name))
             return
-        for name, outcome in repairing.repair_all(data):
+        for name, outcome in repair_all(data):
             if isinstance(outcome, RepairError):
                 failed = True
                 say(f"{shown(name)}: {outcome}", err=True)
@@ -77,7 +79,7 @@ def repair(data: Path, queue: str | None, *, all_: bool) -> None:
         sys.exit(1)
 
 
-def _say_repaired(name: bytes, repaired: repairing.Repaired) -> None:
+def _say_repaired(name: bytes, repaired: Repaired) -> None:
     queue, figures = shown(name), f"items={repaired.items} bytes={repaired.bytes}"
     if repaired.damaged is None:
         say(f"{queue}: ok, nothing to repair, {figures}")

@@ -49,12 +49,12 @@ def _check_files(settings: Settings, data: Path) -> Iterator[DarnerError]:
 
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
-    hosts: list[tuple[Sequence[str], int, str, str]] = [(settings.host, settings.port, "--host", "--port")]
+    listened: list[tuple[Sequence[str], int, str, str]] = [(settings.host, settings.port, "--host", "--port")]
     if settings.metrics_port is not None:
-        hosts.append(([settings.metrics_host], settings.metrics_port, "metrics_host", "metrics_port"))
-    for names, port, host_key, port_key in hosts:
+        listened.append(([settings.metrics_host], settings.metrics_port, "metrics_host", "metrics_port"))
+    for hosts, port, host_key, port_key in listened:
         try:
-            for sock in tcp.bind(names, port, host_key, port_key):
+            for sock in tcp.bind(hosts, port, host_key, port_key):
                 sock.close()
         except StartError as refusal:
             cause = refusal.__cause__
