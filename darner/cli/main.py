@@ -43,7 +43,7 @@ Examples:
 
 \b
 Signals:
-  TERM, INT   end cleanly: what was asked for is answered first; a second one ends at once
+  TERM, INT   end cleanly: requests that have come are answered first; a second one ends at once
   HUP         read the configuration, certificates and users again
 
 \b
@@ -72,10 +72,10 @@ A setting is looked for on the command line, then in the configuration file; doc
     help="Address to listen on; * is every one. May be given several times.  [default: 127.0.0.1]",
 )
 @click.option("-p", "--port", type=int, metavar="PORT", help="Port to listen on.  [default: 22133]")
-@click.option("--socket", metavar="PATH", help="Unix socket to listen on, besides.")
+@click.option("--socket", metavar="PATH", help="Unix socket to listen on as well.")
 @click.option(
     "-c", "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
-    help="Configuration file (TOML); options given here come before it.",
+    help="Configuration file (TOML); options given here take precedence.",
 )  # fmt: skip
 @click.option("--check-config", is_flag=True, help="Say whether the configuration file is right, and exit.")
 @click.option(

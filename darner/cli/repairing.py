@@ -1,4 +1,4 @@
-"""The commands for a data directory that no server has: `check` and `repair`."""
+"""The commands for a data directory that no server uses: `check` and `repair`."""
 
 import os
 import sys
@@ -22,9 +22,9 @@ def check(data: Path, queue: str | None) -> None:
     """Read all of the data directory DATA, or of its queue QUEUE, and say of each queue whether it is whole.
 
     Says what a server would say of it, too: whether it can be used, what is wrong with the log, and, on
-    standard error, what it would warn of. No server may have it. Nothing is changed. The exit status is 0 if
-    nothing is wrong. What a server has put aside since it was damaged is said, and nothing wrong: the queue
-    is whole without it.
+    standard error, the warnings of a start. No server may use it meanwhile. Nothing is changed. The exit
+    status is 0 if nothing is wrong. Damaged items that a server has put aside are said, but are nothing
+    wrong: the queue is whole without them.
 
     \b
     Examples:
@@ -52,8 +52,8 @@ def check(data: Path, queue: str | None) -> None:
 def repair(data: Path, queue: str | None, *, all_: bool) -> None:
     """Rebuild QUEUE in the data directory DATA from what is left of it, and say what is lost.
 
-    No server may have it. The damaged directory is kept beside, as .damaged-QUEUE-1. The exit status is 0 if
-    all is whole then.
+    No server may use it meanwhile. The damaged directory is kept beside the new one, as .damaged-QUEUE-1.
+    The exit status is 0 if all is whole then.
 
     \b
     Examples:

@@ -15,8 +15,8 @@ from darner.cli.outcome import exit_on_error, say
 def passwd(file: Path, user: str) -> None:
     """Set the password of USER in FILE, the auth_file of the configuration; either is made if missing.
 
-    Asks for the password; if standard input is no terminal, reads it from there, up to the line end. The
-    server takes it over when it is told to reload (SIGHUP).
+    Asks for the password; if standard input is no terminal, reads it from there, up to the line end. A
+    running server uses the new password once it is told to reload (SIGHUP).
 
     \b
     Example:
