@@ -16,7 +16,7 @@ from test_proto import crc32c
 
 import darner.repair.check
 from darner import _records
-from darner.access import auth
+from darner.access.passwords import hash_password
 from darner.errors import RepairError
 from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
@@ -471,7 +471,7 @@ class TestOpen:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
-        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{auth.hash_password(b"x")}"\n')
+        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{hash_password(b"x")}"\n')
         (tmp_path / "users.toml").chmod(0o600)
         code, said = config(f"port = 0\n{text.format(tmp_path)}\n")
         assert code == 0
