@@ -13,7 +13,11 @@ Options.docstrings = False
 PYTHON_MODULES = (
     "environment.timeline",
     "journal.journal",
+    "queues.counts",
+    "queues.limits",
     "queues.queue",
+    "queues.reserved",
+    "queues.window",
     "wire.counters",
     "wire.holds",
     "wire.connection",

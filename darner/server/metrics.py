@@ -26,6 +26,7 @@ from prometheus_client.samples import Sample
 from darner._version import __version__
 from darner.access.admission import METRICS_CONNECTIONS
 from darner.printable import shown
+from darner.queues.cursor import cursor_lags
 from darner.server.listeners import bind, unusable
 from darner.wire.clients import Clients
 from darner.wire.figures import CURSOR_LAG, QUEUE_FIGURES, SERVER_FIGURES, Figure
@@ -208,7 +209,7 @@ class _Figures:
             left -= 1
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
             queues.append((shown(name), values))
-            for label, lag in queue.cursor_lags():
+            for label, lag in cursor_lags(queue):
                 lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
         return server, queues, lags
 
