@@ -44,7 +44,7 @@ class Delayed:
         return not self._due.is_never()
 
     def put(self, item: Item, due_ms: int) -> bool:
-        """Have an item join at `due_ms`, a stamp; returns whether none does so earlier."""
+        """Have an item join at `due_ms`, a stamp. Returns whether it is now the first one that does."""
         due_ms = min(due_ms, self._times.last)
         self._journal.delay(item, due_ms)
         return self._due.note(due_ms)

@@ -21,6 +21,10 @@ DISCARDED_AT_ONCE = 1024
 UNLIMITED = 1 << 62
 
 
+def _limit(most: int | None) -> int:
+    return UNLIMITED if most is None else min(most, UNLIMITED)
+
+
 class Limited(Expiring, Protocol):
     """The queue that has the limits."""
 
@@ -45,13 +49,9 @@ class Limits:
 
     def configure(self, settings: QueueSettings) -> None:
         """Take over the settings."""
-
-        def limit(most: int | None) -> int:
-            return UNLIMITED if most is None else min(most, UNLIMITED)
-
-        self._max_items = limit(settings.max_items)
-        self._max_bytes = limit(settings.max_bytes)
-        self._max_item_size = limit(settings.max_item_size)
+        self._max_items = _limit(settings.max_items)
+        self._max_bytes = _limit(settings.max_bytes)
+        self._max_item_size = _limit(settings.max_item_size)
         self._discards_old = settings.discard_old_when_full
         self.are_set = min(self._max_items, self._max_bytes, self._max_item_size) < UNLIMITED
 

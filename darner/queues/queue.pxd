@@ -55,7 +55,7 @@ cdef class Queue:
     cpdef append(self, Item item)
     cpdef arrive(self, Item item)
     cpdef serve(self)
-    cpdef put(self, Item item, int64_t delay_ms=*)
+    cpdef put(self, Item item, delay_ms=*)
     @cython.locals(item=Item)
     cpdef Item take(self)
     @cython.locals(item=Item)

@@ -54,7 +54,7 @@ def _ignore(*_: object) -> None:
 class Queue:
     """A strict FIFO of items.
 
-    Every method that touches items raises JournalError if the journal refuses.
+    Every method that touches items raises JournalError if the journal refuses the change.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Queue:
         "waiters",
         "waiting_cursors",
         "window",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Queue:
         self._taken_ms = self._taken_enqueued_ms = 0
         # whether `sweep` has more to do at once
         self.has_more_upkeep = False
-        # called as soon as `sweep` is to be called from now on
+        # called when there is something for `sweep` to do, now or later
         self.on_upkeep_due: Callable[[Queue], None] = _ignore
         # Puts an item of this queue into the queues of a name, and returns these, to be served then;
         # JournalError if it cannot be put: then it is in none of them.

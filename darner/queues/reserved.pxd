@@ -20,4 +20,4 @@ cdef class Reserved:
     cpdef add(self, Item item)
     cpdef remove(self, Item item)
     cpdef bint has(self, Item item)
-    cpdef start_time(self, Item item, int64_t now)
+    cpdef start_time(self, Item item, now)

@@ -88,7 +88,9 @@ class Window:
 
     def fill(self) -> bool:
         """Read items from the journal if there are none here. Returns whether an item waits."""
-        return bool(self.items) or self._read()
+        if self.items:
+            return True
+        return self._read()
 
     def _read(self) -> bool:
         journal = self._journal
