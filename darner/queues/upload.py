@@ -20,6 +20,47 @@ from darner.queues.group import all_or_none, make_room
 from darner.queues.queue import Queue, expires_ms
 
 
+def _sync_link(link: Path) -> None:
+    sync_file(link)
+    sync_directory(link.parent)
+    sync_directory(link.parent.parent)
+    sync_name(link.parent.parent)
+
+
+class Links:
+    """The names that the file of an upload has with other queues: a blob of each, which no item owns yet."""
+
+    __slots__ = ("_blobs",)
+
+    def __init__(self) -> None:
+        # the blob, and the generation of its queue's journal: that changes when the queue is deleted
+        self._blobs: dict[Queue, tuple[int, int]] = {}
+
+    def has(self, queue: Queue) -> bool:
+        """Return whether the file has a name with `queue`."""
+        return queue in self._blobs and self._blobs[queue][1] == queue.journal.generation
+
+    def add(self, queue: Queue, blob: int) -> Path:
+        """Note that `blob` of `queue` is a name of the file, and return it."""
+        self._blobs[queue] = blob, queue.journal.generation
+        return queue.journal.blob_path(blob)
+
+    def blob(self, queue: Queue) -> int:
+        """Return the blob that is the name with `queue`."""
+        return self._blobs[queue][0]
+
+    def hand_over(self, queue: Queue) -> None:
+        """Forget the name with `queue`, which an item owns now."""
+        self._blobs.pop(queue, None)
+
+    def abandon(self) -> None:
+        """Have the names deleted that no item owns."""
+        for queue, (blob, generation) in self._blobs.items():
+            if generation == queue.journal.generation:
+                queue.journal.abandon_blob(blob)
+        self._blobs.clear()
+
+
 class Upload:
     """An item too large for memory that is being received for a queue, or for several.
 
@@ -71,8 +112,7 @@ class Upload:
         self._blob = 0
         # whether the file belongs to an item that was put
         self._is_put = False
-        # the names that the file has with other queues: their journal's generation then, and the blob there
-        self._links: dict[Queue, tuple[int, int]] = {}
+        self._links = Links()
         # the whole item, if a queue in memory needs it
         self._data: bytes | None = None
         if not queue.is_durable:
@@ -168,33 +208,24 @@ class Upload:
         copies: list[tuple[Path, Path]] = []
         reads = False
         for queue in targets:
-            journal = queue.journal
             if not queue.is_durable:
                 reads = self._data is None
-            elif queue is not self.queue and not self._is_linked(queue):
-                blob = self._begin_link(journal, copies)
-                self._links[queue] = journal.generation, blob
-                links.append(journal.blob_path(blob))
+            elif queue is not self.queue and not self._links.has(queue):
+                links.append(self._links.add(queue, self._begin_blob(queue.journal, copies)))
 
         def work() -> None:
             for copy in copies:
                 shutil.copyfile(*copy)
             if sync:
                 for link in links:
-                    sync_file(link)
-                    sync_directory(link.parent)
-                    sync_directory(link.parent.parent)
-                    sync_name(link.parent.parent)
+                    _sync_link(link)
             if reads:
                 self._data = read_whole(self._path, self._size)
 
         return work if reads or copies or (links and sync) else None
 
-    def _begin_link(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
+    def _begin_blob(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
         return journal.link_blob(self._path, copies) if self._blob else journal.write_blob(self._data or b"")
-
-    def _is_linked(self, queue: Queue) -> bool:
-        return self._links.get(queue, (-1, 0))[0] == queue.journal.generation
 
     def _put(self, targets: Sequence[Queue], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()
@@ -205,15 +236,15 @@ class Upload:
                 if not queue.is_durable:
                     item = Item(0, flags, expires, now, self._data)
                 else:
-                    blob = self._blob if queue is self.queue else self._links[queue][1]
+                    blob = self._blob if queue is self.queue else self._links.blob(queue)
                     item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
                 queue.put(item, delay_ms)
                 self._is_put |= queue is self.queue
-                self._links.pop(queue, None)
+                self._links.hand_over(queue)
         self.queues = targets
         if not self._is_put:
             self.abandon()
-        self._abandon_links()
+        self._links.abandon()
         for queue in targets:
             queue.serve()
 
@@ -230,12 +261,6 @@ class Upload:
             if self._blob:
                 self.queue.journal.abandon_blob(self._blob)
 
-        self._abandon_links()
+        self._links.abandon()
         if not self._is_put:
             self._writer.abandon(forget_blob)
-
-    def _abandon_links(self) -> None:
-        for queue, (generation, blob) in self._links.items():
-            if generation == queue.journal.generation:
-                queue.journal.abandon_blob(blob)
-        self._links.clear()
