@@ -14,7 +14,7 @@ import structlog
 
 from darner._proto import Parser, Request, Verb
 from darner.errors import StatusError
-from darner.queues.queue import Waiter
+from darner.queues.waiters import Waiter
 from darner.wire import peer
 from darner.wire.clients import Clients, Guard, Incoming
 from darner.wire.holds import Holds

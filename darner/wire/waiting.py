@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from darner.queues.queue import Waiter
+from darner.queues.waiters import Waiter
 
 
 class Wait:

@@ -8,7 +8,7 @@ from darner._proto import Request
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
 from darner.journal.blob import BlobReader, MemoryReader
-from darner.queues.queue import Source
+from darner.queues.waiters import Source
 from darner.wire.connection import Connection
 from darner.wire.replies import END
 from darner.wire.streaming import Reader, Stream

@@ -11,7 +11,8 @@ from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, MendingError, StatusError, UnavailableError
 from darner.meta import Meta
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Source, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Source, Waiter
 from darner.wire.commands.delivering import Delivery
 from darner.wire.commands.slicing import retry
 from darner.wire.connection import Connection
@@ -124,7 +125,7 @@ def _prepare(connection: Connection, request: Request, queue: Source) -> None:
     """Do what goes before a fetch: close or abort what is held, as the options say, and count."""
     _release(connection, request)
     if request.open:
-        queue.transactions += 1
+        queue.counts.transactions += 1
 
 
 def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:

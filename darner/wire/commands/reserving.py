@@ -6,7 +6,7 @@ from darner import _proto
 from darner._proto import Request
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, MendingError, UnavailableError
-from darner.queues.queue import Source, Waiter
+from darner.queues.waiters import Source, Waiter
 from darner.wire.commands.delivering import Delivery
 from darner.wire.commands.fetching import large_header, send_item
 from darner.wire.commands.slicing import retry
@@ -103,7 +103,7 @@ class Monitor:
         counters = connection.counters
         counters.cmd_get += 1
         counters.get_hits += 1
-        queue.transactions += 1
+        queue.counts.transactions += 1
         connection.holds.add(queue, item)
         self._left -= 1
         if item.record is None or item.size > CHUNK_BYTES:
