@@ -21,7 +21,7 @@ import structlog
 from darner._proto import Parser, Verb
 from darner.access import auth
 from darner.access.logins import Logins
-from darner.journal.blob import Offload
+from darner.environment.offload import Offload
 from darner.wire.clients import STRANGERS, Clients
 from darner.wire.connection import LINGER_S, Connection
 

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from darner.access import auth
-from darner.journal.blob import Offload
+from darner.environment.offload import Offload
 
 # How many passwords are checked at once: each takes a thread, 16 MiB and some 30 ms of a processor.
 CHECKS = 2

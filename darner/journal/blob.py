@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from darner import _records
 from darner._records import CHUNK_BYTES, Item
+from darner.environment.offload import Offload
 from darner.errors import DamagedItemError, JournalError
 from darner.journal.leveldb import failure
 
@@ -25,20 +26,6 @@ SLICE_BYTES = 256 << 10
 # How many bytes are found whole at once: others have their turn then.
 VERIFY_BYTES = 4 << 20
 CHECKSUM_BYTES = 4
-
-# Runs the first function in another thread, then the second, with the first one's error or None, on
-# the thread of the caller.
-Offload = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
-
-
-def at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
-    """Offload to nowhere: when there is no other thread, or nobody who waits."""
-    try:
-        work()
-    except Exception as error:
-        done(error)
-    else:
-        done(None)
 
 
 class BlobWriter:

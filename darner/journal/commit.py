@@ -12,9 +12,9 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from darner._records import Item, trim_memory
-from darner.environment.budget import Budget
+from darner.environment.environment import Environment
 from darner.errors import FaultError, JournalError
-from darner.journal.blob import Offload, sync_links
+from darner.journal.blob import sync_links
 from darner.journal.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
 from darner.journal.leveldb import failure
 from darner.journal.reserve import Reserve, is_full
@@ -77,15 +77,13 @@ class Committer:
     def __init__(
         self,
         log: Log,
-        offload: Offload,
-        defer: Offload | None = None,
+        environment: Environment,
         max_open: int = MAX_OPEN,
         reserve: Reserve | None = None,
-        budget: Budget | None = None,
     ) -> None:
-        """`offload` is for what a client waits for, `defer` for the rest, if that is another. At most
-        `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of when the disk
-        is full. A round over all journals ends for now when `budget` is spent, which the caller has begun."""
+        """At most `max_open` LevelDBs are to be open, but for those being written. `reserve` is let go of
+        when the disk is full. A round over all journals ends for now when the budget of `environment` is
+        spent, which the caller has begun."""
         self._log = log
         self._reserve = reserve
         # whether room on the disk is short: what gives some back does not wait
@@ -96,8 +94,8 @@ class Committer:
         if reserve is not None and reserve.size:
             # what is in there, twice, is written out when LevelDB is opened anew: the reserve has to do
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, reserve.size // 8))
-        self.offload = offload
-        self._defer = defer or offload
+        self.offload = environment.offload
+        self._defer = environment.defer
         # how many are going on
         self._compactions = 0
         self._max_open = max_open
@@ -111,7 +109,7 @@ class Committer:
         self._ticks = 0
         # the journals whose turn in this round is to come, how many may be begun to be written in it, whether
         # some had to wait too long, and whether the log may be synced for them
-        self._budget = budget or Budget(lambda: 0.0)
+        self._budget = environment.budget
         self._round: deque[Journal] = deque()
         self._writes_left = 0
         self._is_late = self._may_ask = False

@@ -42,6 +42,7 @@ from typing import Any, Protocol
 from darner import _records
 from darner._records import Change, Item, Segment, State
 from darner.config.kinds import LARGEST
+from darner.environment.offload import Offload
 from darner.environment.timeline import end_of, run_of, start_of
 from darner.errors import (
     DamagedError,
@@ -56,7 +57,6 @@ from darner.errors import (
 from darner.journal import leveldb, leveldb_log, snapshot
 from darner.journal.blob import (
     BlobReader,
-    Offload,
     file_bytes,
     link_or_copy,
     sync_directory,

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from darner._records import Change, Scanned, Segment, SegmentFormatError, populate, read_segment, segment_head
+from darner.environment.offload import Offload
 from darner.errors import JournalError, StartError
 from darner.journal import leveldb
-from darner.journal.blob import Offload, link_or_copy, sync_directory
+from darner.journal.blob import link_or_copy, sync_directory
 from darner.printable import shown
 
 # Large enough that a busy server begins a few a second, small enough for resident memory: two are mapped.

@@ -7,6 +7,7 @@ the cursor comes to it is skipped. The place is in the queue's journal.
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
@@ -205,3 +206,19 @@ class Cursor:
     def serve(self) -> None:
         """There may be an item: give it to who waits."""
         serve_waiters(self)
+
+
+class Cursors:
+    """The cursors in use. Two readers of a cursor that has no place yet must read through the same object."""
+
+    __slots__ = ("in_use",)
+
+    def __init__(self) -> None:
+        self.in_use: WeakValueDictionary[tuple[Queue, bytes], Cursor] = WeakValueDictionary()
+
+    def get(self, queue: Queue, label: bytes) -> Cursor:
+        """Return the cursor over `queue` that `label` names."""
+        cursor = self.in_use.get((queue, label))
+        if cursor is None:
+            cursor = self.in_use[queue, label] = Cursor(queue, label)
+        return cursor

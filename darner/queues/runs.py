@@ -14,10 +14,11 @@ from pathlib import Path
 import structlog
 
 from darner._records import decode_ids, encode_ids
+from darner.environment.offload import Offload, at_once
 from darner.environment.timeline import FIRST_RUN, RUNS_END, Clock, Timeline
 from darner.errors import StartError
 from darner.journal import leveldb
-from darner.journal.blob import Offload, at_once, replace_file
+from darner.journal.blob import replace_file
 
 log = structlog.get_logger()
 
@@ -58,10 +59,13 @@ class Runs:
         # whether it is being written, and whether that failed, which was said
         self._writing = False
         self._failed = False
+        self._times: Timeline | None = None
 
-    def begin(self, wall: Clock, monotonic: Clock) -> Timeline:
-        """Go on with the last run, or begin another, which `follow` then keeps. Raises StartError if the file
-        is of a newer darner."""
+    def begin(self, wall: Clock, monotonic: Clock | None) -> Timeline:
+        """Go on with the last run, or begin another, which `follow` then keeps. Without a monotonic clock
+        there are no runs, and stamps are dates. Raises StartError if the file is of a newer darner."""
+        if monotonic is None:
+            return Timeline(wall)
         origin_ms = wall() - monotonic()
         boot = self.load()
         if self._boot and self._boot == boot and self._is_kept(origin_ms - self._origin_ms):
@@ -72,7 +76,8 @@ class Runs:
             while not self._run or self._run in self._earlier:
                 self._run = FIRST_RUN + secrets.randbelow(RUNS_END - FIRST_RUN)
         offset_ms = origin_ms - self._origin_ms
-        return Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
+        self._times = Timeline(wall, monotonic, self._run, self._origin_ms, offset_ms, self._earlier)
+        return self._times
 
     def load(self) -> int:
         """Read the file; returns at which start of the machine it was written. Raises StartError if it is of
@@ -99,12 +104,14 @@ class Runs:
     def _is_kept(self, offset_ms: int) -> bool:
         return self._kept_ms is not None and abs(offset_ms - self._kept_ms) < STEP_MS
 
-    def follow(self, times: Timeline, offload: Offload | None = None) -> None:
-        """Take over how the wall clock stands, and keep that, in a thread if there is one. To be called a
-        few times a second."""
-        step_ms = times.look()
+    def follow(self, offload: Offload = at_once) -> None:
+        """Take over how the wall clock stands, and keep that in the file. To be called a few times a
+        second."""
+        if self._times is None:
+            return
+        step_ms = self._times.look()
         say = functools.partial(_say_step, step_ms) if abs(step_ms) >= STEP_MS else lambda: None
-        self._keep(times.offset_ms, offload or at_once, say)
+        self._keep(self._times.offset_ms, offload, say)
 
     def _keep(self, offset_ms: int, offload: Offload, then: Callable[[], None]) -> None:
         """Have the file say how the present run stands to the wall clock, if it does not."""

@@ -4,6 +4,7 @@ The status is a word in a file of the data directory, and so outlives the server
 force when clients have had a grace period to go elsewhere.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,8 @@ class Status:
         self.grace_ms = grace_ms
         self.level = self.in_force = UP
         self._due_ms = 0
+        # told when fetches are refused from now on
+        self.on_quiescent: Callable[[StatusError], None] = lambda _: None
 
     @property
     def name(self) -> str:

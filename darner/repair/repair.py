@@ -24,6 +24,8 @@ from darner import _records
 from darner._proto import valid_name
 from darner._records import Change, Item, State
 from darner.config.kinds import NAME_RULE
+from darner.environment.environment import Environment
+from darner.environment.offload import at_once
 from darner.errors import (
     DamagedError,
     ForeignError,
@@ -34,7 +36,7 @@ from darner.errors import (
     StartError,
 )
 from darner.journal import foreign, leveldb, leveldb_log, snapshot
-from darner.journal.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
+from darner.journal.blob import CHECKSUM_BYTES, file_bytes, sync_directory, sync_file, sync_name
 from darner.journal.commit import Committer
 from darner.journal.journal import WRITE_BUFFER_BYTES, Journal
 from darner.journal.layout import (
@@ -61,17 +63,9 @@ from darner.journal.lock import DirectoryLock
 from darner.journal.quarantine import quarantined
 from darner.journal.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
 from darner.printable import shown
-from darner.queues.broker import (
-    LOG_NAME,
-    check_usable,
-    directory_of,
-    find_directory,
-    name_of,
-    queue_directories,
-    read_log,
-    say_stray,
-    unusable,
-)
+from darner.queues.data_directory import LOG_NAME, check_usable, unusable
+from darner.queues.names import directory_of, find_directory, log_stray, name_of, queue_directories
+from darner.queues.opening import read_log
 from darner.queues.runs import Runs
 from darner.queues.status import Status
 from darner.queues.trash import TRASH_NAME
@@ -154,7 +148,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
             yield Report("log", damage)
         if name is None:
             yield from _look_around(data)
-        names = _names(data, lives, say_stray if name is None else lambda _: None)
+        names = _names(data, lives, log_stray if name is None else lambda _: None)
         if name is not None and name not in names:
             raise RepairError(f"{data} has no queue {shown(name)}")
         for each in names if name is None else (name,):
@@ -441,7 +435,7 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path)
     """Write what the log says to a copy of the queue's directory `home`, as a server does it at its start;
     returns the journal, closed. JournalError if that cannot be."""
     failures: list[JournalError] = []
-    committer = Committer(log, at_once)
+    committer = Committer(log, Environment(lambda: 0, at_once))
     committer.on_failure = lambda _, error: failures.append(error)
     journal = Journal(name, path, committer, log, 0, lives, home)
     try:

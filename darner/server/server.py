@@ -29,11 +29,12 @@ from darner.access.admission import (
 )
 from darner.config.settings import Settings, needs_restart
 from darner.environment.budget import Budget
+from darner.environment.environment import Environment
 from darner.errors import ConfigError, DarnerError, StartError
 from darner.journal.commit import MAX_OPEN
 from darner.journal.reserve import size_for
 from darner.printable import shown
-from darner.queues import broker
+from darner.queues import data_directory, events, names, space
 from darner.queues.broker import Broker
 from darner.server import collector, listeners, systemd
 from darner.server.listeners import BACKLOG, UNIX_MODE, Listeners, SocketInUseError
@@ -106,13 +107,13 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
         lambda: _read_tls(settings),
         lambda: _read_users(settings),
         lambda: None if settings.metrics_port is None else _metrics_class(),
-        lambda: broker.check_usable(data),
+        lambda: data_directory.check_usable(data),
     ):
         try:
             look()
         except DarnerError as error:
             yield error
-    is_served = broker.is_served(data)
+    is_served = data_directory.is_served(data)
     unusable = list(_check_addresses(settings, is_served=is_served))
     yield from unusable
     if not unusable:
@@ -120,22 +121,22 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     if settings.socket is not None:
         yield from _check_socket(settings.socket, is_served=is_served)
     with contextlib.suppress(OSError):  # said already
-        free_bytes = shutil.disk_usage(broker.nearest(data)).free
+        free_bytes = shutil.disk_usage(data_directory.nearest_existing(data)).free
         if free_bytes < settings.min_free_space:
-            broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
-        for directory in broker.queue_directories(data):
-            name = broker.name_of(directory)
+            space.log_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
+        for directory in names.queue_directories(data):
+            name = names.name_of(directory)
             if not settings.queue(name).durable:
-                broker.say_in_memory(name)
+                events.log_in_memory(name)
 
 
 def _check_addresses(settings: Settings, *, is_served: bool) -> Iterator[StartError]:
     hosts: list[tuple[Sequence[str], int, str, str]] = [(settings.host, settings.port, "--host", "--port")]
     if settings.metrics_port is not None:
         hosts.append(([settings.metrics_host], settings.metrics_port, "metrics_host", "metrics_port"))
-    for names, port, host_key, port_key in hosts:
+    for host, port, host_key, port_key in hosts:
         try:
-            for sock in listeners.bind(names, port, host_key, port_key):
+            for sock in listeners.bind(host, port, host_key, port_key):
                 sock.close()
         except StartError as refusal:
             cause = refusal.__cause__
@@ -168,21 +169,13 @@ class Server:
         self._threads = Threads(self._loop, THREADS)
         self._broker = Broker(
             self._data,
-            now_ms,
-            self._threads.offload,
+            self._environment(),
             settings.queue,
             settings.aliases,
             settings.status_change_grace_period_ms,
             settings.min_free_space,
-            lambda: shutil.disk_usage(self._data).free,
             _most_open(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-            self._threads.defer,
-            lambda: size_for(shutil.disk_usage(self._data).total),
-            since_boot_ms,
-            boot_number(),
-            Budget(lambda: time.monotonic() * 1000),
         )
-        self._broker.call_later = self._call_later
         self._clients = Clients(
             self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
         )
@@ -202,6 +195,19 @@ class Server:
         )
         self._listeners = Listeners(self._admission, lambda: self._admission.accepted)
         self._stop = asyncio.Event()
+
+    def _environment(self) -> Environment:
+        return Environment(
+            now_ms,
+            self._threads.offload,
+            defer=self._threads.defer,
+            monotonic=since_boot_ms,
+            boot=boot_number(),
+            call_later=self._call_later,
+            free_bytes=lambda: shutil.disk_usage(self._data).free,
+            reserve_bytes=lambda: size_for(shutil.disk_usage(self._data).total),
+            budget=Budget(lambda: time.monotonic() * 1000),
+        )
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
         self._loop.call_later(max(0, delay_ms) / 1000, work)
@@ -225,7 +231,7 @@ class Server:
             lambda name: self._loop.call_soon_threadsafe(self._signalled, name),
             lambda: self._loop.call_soon_threadsafe(self._hung_up),
         )
-        queues, items, _ = self._broker.totals()
+        queues, items, _ = self._broker.totals.waiting()
         log.info("darner is up", version=__version__, pid=os.getpid())
         for host, port in self._listeners.addresses:
             log.info("listening", host=host, port=port, **({"tls": "on"} if context else {}))

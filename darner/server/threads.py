@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
-from darner.journal.blob import at_once
+from darner.environment.offload import at_once
 
 Done = Callable[[Exception | None], None]
 

@@ -15,9 +15,9 @@ from doubles import Client, Offload
 from mounting import run
 
 from darner._records import Change, checksum, guard_memory
+from darner.environment.offload import at_once
 from darner.errors import JournalError, StartError
 from darner.journal import wal
-from darner.journal.blob import at_once
 from darner.journal.wal import FRAME_BYTES, Log
 
 SEGMENT_BYTES = 768

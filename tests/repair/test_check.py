@@ -20,7 +20,7 @@ from darner.access import auth
 from darner.errors import RepairError
 from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
-from darner.queues import broker
+from darner.queues.names import directory_of
 from darner.repair.repair import _Repair, check, repair, repair_all
 
 NEWER = "use the newer darner"
@@ -405,7 +405,7 @@ class TestBytesThatAreNoText:
         data.push(b"\xff\x9b", b"one")
         data.restart()
         data.close()
-        (path / broker.directory_of(b"\xff\x9b") / "CURRENT").unlink()
+        (path / directory_of(b"\xff\x9b") / "CURRENT").unlink()
         assert "%FF%9B: " in run("check", path).stdout
         done = run("repair", path, os.fsdecode(b"\xff\x9b"))
         assert done.returncode == 0

@@ -5,8 +5,8 @@ import os
 import socket
 from types import SimpleNamespace
 
+from darner.environment.offload import at_once
 from darner.journal import leveldb
-from darner.journal.blob import at_once
 from darner.journal.wal import FRAME_BYTES
 from darner.queues.upload import Upload
 from darner.wire import connection
