@@ -50,17 +50,6 @@ class Broker:
     are those of `routes`, where each request looks first.
     """
 
-    storage: Storage
-    space: Space
-    routes: Routes
-    deletion: Deletion
-    opening: Opening
-    sweeping: Sweeping
-    upkeep: Upkeep
-    syncing: Syncing
-    sinks: dict[bytes, Queue]
-    sources: dict[bytes, Queue]
-
     def __init__(
         self,
         data: Path,
@@ -234,7 +223,7 @@ class Broker:
             self.deletion.retire(queue.journal)
         self.totals.add_deleted(queue)
         if queue.waiters or queue.awaited:
-            self._placeholders.replace(queue)
+            self._placeholders.move_waiters_from(queue)
             if parent_of(name):  # those who wait have subscribed
                 with contextlib.suppress(JournalError):  # not as long as there is no space for a queue
                     self.registry.make(name)

@@ -1,4 +1,4 @@
-"""Where clients wait for an item of a queue that does not exist."""
+"""Placeholders: where clients wait for items of a queue that does not exist."""
 
 from weakref import WeakValueDictionary
 
@@ -38,20 +38,20 @@ class Placeholders:
         """The placeholders at which clients wait."""
         return {name: queue for name, queue in self._queues.items() if queue.waiting_clients}
 
-    def replace_by(self, queue: Queue) -> None:
-        """Have the clients that wait for `queue`, which was just made, wait there."""
+    def move_waiters_to(self, queue: Queue) -> None:
+        """Have the clients that wait for `queue`, which was just made, wait at it."""
         placeholder = self.find(queue.name)
         if placeholder is not None:
             queue.transactions = placeholder.transactions
             self._move_waiters(placeholder, queue)
         self._queues.pop(queue.name, None)
 
-    def replace(self, queue: Queue) -> None:
-        """Have the clients that wait at `queue`, which was just deleted, wait for another of its name."""
+    def move_waiters_from(self, queue: Queue) -> None:
+        """Have the clients that wait at `queue`, which was just deleted, wait for a new queue of its name."""
         self._move_waiters(queue, self.get(queue.name))
 
     def _move_waiters(self, queue: Queue, successor: Queue) -> None:
-        """Have those who wait at `queue` and its cursors wait at `successor`, in the same order."""
+        """Move the waiters of `queue` and of its cursors to `successor`, in the same order."""
         for waiter in list(queue.waiters):
             queue.leave(waiter)
             successor.wait(waiter)

@@ -31,7 +31,7 @@ class Registry:
         out_of_service: OutOfService,
         totals: Totals,
     ) -> None:
-        """`queues` are the queues by name, which this changes alone."""
+        """`queues` are the queues by name, which nobody else changes."""
         self.queues = queues
         self._factory = factory
         self._placeholders = placeholders
@@ -62,7 +62,7 @@ class Registry:
         self._deletion.check(name)
         queue = self._factory.queue(name, self._journal(name))
         self.add(queue)
-        self._placeholders.replace_by(queue)
+        self._placeholders.move_waiters_to(queue)
         self._totals.queue_creates += 1
         log.debug("queue created", queue=shown(name))
         return queue
@@ -80,13 +80,13 @@ class Registry:
         return journal
 
     def add(self, queue: Queue) -> None:
-        """Have `queue` be found by its name."""
+        """Add a queue, which from now on is found by its name."""
         self.queues[queue.name] = queue
         self.add_child(queue.name)
         self.on_add(queue)
 
     def remove(self, name: bytes) -> None:
-        """Have no queue be found by `name`, nor be fanned out to."""
+        """Remove the queue `name`, which is not found from now on, nor fanned out to."""
         queue = self.queues.pop(name, None)
         parent = parent_of(name)
         if children := self._children.get(parent):
@@ -96,7 +96,7 @@ class Registry:
         self.on_remove(name, queue)
 
     def add_child(self, name: bytes) -> None:
-        """Have what is set on the parent of `name`, if it has one, be set on `name` as well."""
+        """Have sets to the parent of `name`, if it has one by that name, fan out to `name`."""
         if parent := parent_of(name):
             self._children.setdefault(parent, set()).add(name)
 

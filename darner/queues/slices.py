@@ -22,8 +22,7 @@ class Slices:
         self._is_scheduled = False
 
     def run(self, step: Callable[[], None] | None = None) -> None:
-        """Do a slice, of `step` if the first one is another than those that follow, and schedule the next
-        slice if work is left."""
+        """Do a slice, and schedule the next one if work is left. The first slice may be another `step`."""
         self._environment.budget.begin(SLICE_MS)
         (step or self._step)()
         if self._has_more() and not self._is_scheduled:

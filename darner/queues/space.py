@@ -28,7 +28,7 @@ def log_full(**figures: int) -> None:
 
 
 class Space:
-    """Whether the disk has space for what is set. It is looked at again at each tick."""
+    """Whether the disk has space for what is set, as it was when it was last looked at."""
 
     def __init__(self, environment: Environment, storage: Storage, min_free_bytes: int) -> None:
         """Sets are refused while less than `min_free_bytes` is free."""
@@ -40,9 +40,9 @@ class Space:
         self.may_move = True
         # called when sets are refused from now on, or taken again
         self.on_change: Callable[[], None] = lambda: None
-        # Since which tick there has been space, for how many ticks there must have been before sets are
-        # taken, and since when they are taken. Space that is there for a moment only is not to be logged
-        # again and again.
+        # Since which tick there has been space, for how many ticks there must have been space before sets are
+        # taken, and since which tick they are taken: space that is there for a moment only is not to be
+        # logged again and again.
         self._ticks = 0
         self._sufficient_since = self._delay_ticks = 0
         self._accepting_since = -STEADY_TICKS
@@ -58,8 +58,7 @@ class Space:
             raise self.refusal.with_traceback(None)
 
     def look_if_low(self) -> None:
-        """Look at the disk before the next tick if it may have become too full: for what may fill it until
-        then, which is large items and new queues."""
+        """Look at the disk if large items or new queues may have filled it since the last tick."""
         if self._storage.reserve.size and self.refusal is None:
             with contextlib.suppress(OSError):
                 if self._environment.free_bytes() < self._margin_bytes:
@@ -105,19 +104,23 @@ class Space:
         if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
             reserve.hold()
             free_bytes -= missing - reserve.missing_bytes
-        refusal = None
-        if free_bytes < self._min_free_bytes:
-            refusal = JournalError("refused: less is free on the disk than min_free_space")
-        elif not reserve.is_held or free_bytes < needed + margin:
-            refusal = JournalError("refused: the disk is full")
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
         if reserve.size:
             figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        self._set_refusal(self._find_refusal(free_bytes, needed + margin), figures)
+
+    def _find_refusal(self, free_bytes: int, needed_bytes: int) -> JournalError | None:
+        """Return why sets are to be refused while so much is free and so much is needed, or None."""
+        refusal = None
+        if free_bytes < self._min_free_bytes:
+            refusal = JournalError("refused: less is free on the disk than min_free_space")
+        elif not self._storage.reserve.is_held or free_bytes < needed_bytes:
+            refusal = JournalError("refused: the disk is full")
+        elif self._ticks < self._sufficient_since + self._delay_ticks:
+            return self.refusal
         if refusal is not None:
             self._sufficient_since = self._ticks + 1
-        elif self._ticks < self._sufficient_since + self._delay_ticks:
-            refusal = self.refusal
-        self._set_refusal(refusal, figures)
+        return refusal
 
     def _set_refusal(self, refusal: JournalError | None, figures: dict[str, int]) -> None:
         storage = self._storage

@@ -1,5 +1,4 @@
-"""Sweeps: what time brings to queues, such as items that expire, or are due, or were reserved for too
-long."""
+"""Sweeps: what time brings to queues, such as items that expire, are due, or were reserved for too long."""
 
 from collections import deque
 from collections.abc import Callable
@@ -44,8 +43,7 @@ class Sweeping:
         self.on_outdated: Callable[[Queue], None] = lambda _: None
 
     def add(self, queue: Queue) -> None:
-        """Sweep `queue` from now on, as long as there may be something to do. One that was deleted is not
-        swept."""
+        """Sweep `queue` from now on, until time brings nothing more to it. A deleted queue is not swept."""
         if self._registry.queues.get(queue.name) is queue:
             self.queues[queue] = None
 
@@ -58,15 +56,13 @@ class Sweeping:
         self._logged.pop(name, None)
 
     def tick(self) -> None:
-        """Begin a round if the last one has ended, and sweep some queues; to be called a few times a
-        second."""
+        """Sweep some queues, in a new round if the last one has ended; to be called a few times a second."""
         if not self._round:
             self._round.extend(self.queues)
         self._slices.run()
 
     def _sweep_slice(self) -> None:
-        """Sweep queues until the budget is spent; those that have more to do have another turn in this
-        round."""
+        """Sweep queues until the budget is spent; those with more to do have another turn in this round."""
         unfinished = []
         while self._round:
             queue = self._round.popleft()
