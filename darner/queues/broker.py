@@ -46,8 +46,8 @@ log = structlog.get_logger()
 class Broker:
     """All queues of a data directory: they are opened, found, made, deleted and closed here.
 
-    There is none before `open`. Where sets go and fetches come from is for `routes`; `sinks` and `sources`
-    are those of `routes`, where each request looks first.
+    Before `open` there are no queues, and no parts but those that the constructor makes. `sinks` and
+    `sources` are those of `routes`: each set and each fetch looks there first.
     """
 
     def __init__(
@@ -187,8 +187,7 @@ class Broker:
 
     @property
     def visible(self) -> dict[bytes, Queue]:
-        """The queues that figures are given of, by name: those that exist, and those that clients wait
-        for."""
+        """The queues of which figures are given, by name: those that exist, and placeholders."""
         awaited = self._placeholders.by_name
         return {**self.queues, **awaited} if awaited else self.queues
 
@@ -197,7 +196,7 @@ class Broker:
         return self.queues.get(name) or self._placeholders.find(name)
 
     def delete(self, name: bytes) -> bool:
-        """Drop a queue with all its items and files, or the place of a cursor; returns whether the queue
+        """Delete a queue with all its items and files, or a cursor's place; returns whether the queue
         existed.
 
         A client that holds one of its items may still confirm it, and one that waits goes on waiting, for a
@@ -243,7 +242,7 @@ class Broker:
             log.info("queue expired", queue=shown(queue.name))
 
     def flush_all(self, errors: list[JournalError]) -> Iterator[None]:
-        """Flush every queue that exists now, one a step; why some could not be flushed is added to
+        """Flush every queue that exists now, one a step; the errors of those that fail are added to
         `errors`."""
         errors += self.out_of_service.values()
         for queue in list(self.queues.values()):
@@ -301,8 +300,7 @@ class Broker:
         self.routes.remove(name)
 
     def _resume(self, journal: Journal) -> None:
-        """Sweep the queue of `journal`, which can be read on: then those who wait for its items are
-        served."""
+        """Sweep the queue of `journal`, which can be read on, so that waiting clients are served."""
         queue = self.queues.get(journal.name)
         if queue is not None:
             self.sweeping.add(queue)

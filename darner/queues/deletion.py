@@ -1,7 +1,7 @@
 """Deletion of queues: what becomes of their journals and files.
 
-That a queue is deleted is logged at once. Its files are deleted when the log has that on the disk: if they
-went before, and then the machine, the log would tell of changes to nothing.
+A queue's deletion is logged at once. Its files are deleted when that is synced to the disk: if they were
+deleted before, and then the machine failed, the log would have changes to a queue without files.
 """
 
 import functools
@@ -71,13 +71,13 @@ class Deletion:
     # Queues
 
     def retire(self, journal: Journal) -> None:
-        """Have the files of `journal` deleted, whose queue was deleted."""
-        # Not before the log is synced, even if its deletion was logged by an earlier process: the disk may
-        # have an older log, which tells of this queue, and not of its end.
+        """Delete the files of `journal`, whose queue was deleted, as soon as that is safe."""
+        # They stay until the log is synced up to here, even if an earlier process logged the deletion: the
+        # disk may have an older log, which has the queue and not its deletion.
         self._retired[journal.name] = journal, self._storage.log.position
 
     def revive(self, name: bytes) -> Journal | None:
-        """Return the journal of a deleted queue that is made anew, if its files are still there. Raises
+        """Return the journal of a deleted queue that is made anew, or None if its files are deleted. Raises
         JournalError."""
         if name not in self._retired:
             return None
@@ -87,15 +87,15 @@ class Deletion:
         return journal
 
     def drop(self, name: bytes) -> bool:
-        """Leave the files of a deleted queue to the next start; returns whether there are any."""
+        """Leave the files of the deleted queue `name` to the next start; returns whether there are any."""
         return self._retired.pop(name, None) is not None
 
     def is_being_emptied(self, name: bytes) -> bool:
-        """Return whether a deleted queue of this name is in the way of a new one."""
+        """Return whether the directory of the deleted queue `name` is being emptied in place."""
         return name in self._being_emptied
 
     def check(self, name: bytes) -> None:
-        """Raise JournalError if a deleted queue of this name is in the way of a new one."""
+        """Raise JournalError if the directory of the deleted queue `name` is being emptied in place."""
         error = self._being_emptied.get(name)
         if error is not None:
             raise error.with_traceback(None)

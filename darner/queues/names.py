@@ -96,8 +96,8 @@ def _is_directory(entry: Path) -> bool:
 
 
 def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
-    """Return whether a directory is named as that of a queue on this file system; or on one of the other
-    kind, if it has a queue's files."""
+    """Return whether a directory is a queue's by its name; or, if its name is that of a file system of the
+    other kind, by its name and files."""
     name = name_of(directory)
     if not valid_name(name) or directory == directory_of(name, folds_case=folds):
         return valid_name(name)
@@ -108,8 +108,10 @@ def _is_of_queue(data: Path, directory: Path, *, folds: bool) -> bool:
 
 
 def folds_case(data: Path) -> bool:
-    """Return whether the file system of a data directory takes names that differ by case alone for one. This
-    is not known of a directory in which no server has been."""
+    """Return whether the file system of a data directory takes names that differ by case alone for one.
+
+    That shows by the files of a server: without them the answer is no.
+    """
     return any((data / name.upper()).exists() for name in (LOCK_NAME, LOG_NAME))
 
 
@@ -140,7 +142,7 @@ class Directories:
     """The directories of the queues in one data directory."""
 
     def __init__(self, data: Path) -> None:
-        """`data` must have its lock file: by it the file system is seen to fold case."""
+        """The lock file must be in `data`, for it shows whether the file system folds case."""
         self.data = data
         self._folds_case = folds_case(data)
 
@@ -149,8 +151,8 @@ class Directories:
         return self.data / directory_of(name, folds_case=self._folds_case)
 
     def settle(self, directory: Path) -> bytes:
-        """Rename the directory of a queue, relative to the data directory, that has come from another file
-        system to what it is called on this one; returns the queue's name. If that fails it is logged."""
+        """Give the directory of a queue, relative to the data directory, the name that it has on this file
+        system, for it may come from another one; returns the queue's name. A failure is logged."""
         name = name_of(directory)
         found, proper = self.data / directory, self.path_of(name)
         if found != proper:
@@ -171,9 +173,10 @@ class Directories:
         return name
 
     def sync_removal(self, path: Path) -> None:
-        """Sync to the disk that `path` was removed, and delete the directories that a long name has around
-        it. One in which another queue lives stays; one in which another is being made is made again by
-        `Journal`."""
+        """Sync to the disk that `path` was removed, and delete empty directories of a long name around it.
+
+        One in which another queue is just being made may be deleted, too: then `Journal` makes it again.
+        """
         for parent in path.parents:
             if not parent.name.endswith("%"):
                 sync_directory(parent)

@@ -40,8 +40,7 @@ def _failure(error: Exception) -> JournalError:
 
 
 class Opening:
-    """Opens the queues of an earlier process. One that cannot be opened is out of service, and tried
-    again."""
+    """Opens the queues of an earlier process. A queue that cannot be opened is tried again by `retry`."""
 
     def __init__(
         self,
@@ -58,8 +57,7 @@ class Opening:
         self._registry = registry
         self._deletion = deletion
         self._out_of_service = out_of_service
-        # what the log of the earlier process has of queues that were not opened yet, by name, oldest life
-        # first
+        # what the log of the earlier process has of queues that are not open yet, by name; oldest life first
         self._lives: dict[bytes, list[Life]] = {}
 
     def open_all(self) -> None:
