@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class DeletionSync:
-    """Stands for a client at a sync of the log that deletions wait for."""
+    """Stands in for a client at a sync of the log that deletions wait for."""
 
     def __init__(self, on_synced: Callable[[], object]) -> None:
         self._on_synced = on_synced

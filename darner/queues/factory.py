@@ -1,4 +1,4 @@
-"""How queues and their journals are made, whatever they are made for."""
+"""The factory of queues and of their journals."""
 
 from collections.abc import Callable, Sequence
 

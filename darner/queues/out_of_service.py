@@ -29,8 +29,10 @@ class OutOfService:
         self.errors[journal.name] = error
 
     def delete_set_aside(self, name: bytes) -> bool:
-        """Forget the queue `name` if it was set aside; returns whether it was. Raises its error if it is on
-        disk: only the next start knows what state it is in."""
+        """Forget the queue `name` if it was set aside; returns whether it was.
+
+        Raises the queue's error if it is on disk: only the next start knows what state it is in.
+        """
         if name not in self._set_aside:
             return False
         _, is_durable = self._set_aside[name]
@@ -40,8 +42,7 @@ class OutOfService:
         return True
 
     def names_to_retry(self) -> list[bytes]:
-        """Return the names of the queues whose directories are to be tried again, those first that were tried
-        longest ago."""
+        """Return the names of the queues to be tried again, in the order of when they were tried last."""
         return [name for name in self.errors if name not in self._set_aside]
 
     @property

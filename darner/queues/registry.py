@@ -40,8 +40,7 @@ class Registry:
         self._totals = totals
         # the names of the children of a queue, those out of service included, by the queue's name
         self._children: dict[bytes, set[bytes]] = {}
-        # told of a queue that was added, and of the name of one that was removed, with the queue if it was
-        # not out of service
+        # told of a queue that was added; and of the name of one that was removed, and the queue if it existed
         self.on_add: Callable[[Queue], None] = lambda _: None
         self.on_remove: Callable[[bytes, Queue | None], None] = lambda *_: None
 
@@ -73,9 +72,7 @@ class Registry:
         journal = self._deletion.revive(name)
         if journal is None:
             journal = self._factory.journal(name)
-            with contextlib.suppress(
-                JournalError
-            ):  # then a kill may lose the queue before anything is set on it
+            with contextlib.suppress(JournalError):  # then a kill may lose it as long as nothing is set on it
                 journal.announce()
         return journal
 

@@ -1,4 +1,4 @@
-"""What all queues of a data directory share on its disk."""
+"""Storage: what all queues of a data directory share on the disk."""
 
 from pathlib import Path
 

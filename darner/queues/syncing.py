@@ -1,5 +1,4 @@
-"""When what was set is synced to the disk: before the reply, or within the interval that is set for a
-queue."""
+"""Syncing of what was set: before the reply, or within the interval that a queue's setting `sync` gives."""
 
 from collections.abc import Sequence
 
@@ -15,13 +14,13 @@ log = structlog.get_logger()
 
 
 class IntervalSync:
-    """Stands for a client at a sync of the log that no client waits for."""
+    """Stands in for a client at a sync of the log that no client waits for."""
 
     def hold(self) -> None:
-        """No reply is held back."""
+        """Do nothing: no reply is held back."""
 
     def release(self) -> None:
-        """No reply was held back."""
+        """Do nothing: no reply was held back."""
 
     def fail(self, slot: int, error: JournalError) -> None:  # noqa: ARG002
         """Log that the sync failed."""
@@ -29,7 +28,7 @@ class IntervalSync:
 
 
 class Syncing:
-    """Syncs the log of all queues for what is set."""
+    """Has the log, which all queues share, synced when a set asks for it or an interval is over."""
 
     def __init__(self, environment: Environment, wal: Log, times: Timeline) -> None:
         self._environment = environment
@@ -39,9 +38,10 @@ class Syncing:
         self._due_ms: int | None = None
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
-        """Sync what was just set on `queues`. If that was `asked` for, or a queue's interval is 0, reply
-        `slot` of `client` waits for it; otherwise the log is synced within the shortest of their
-        intervals."""
+        """Sync what was just set on `queues` within the shortest of their intervals.
+
+        If the set `asked` for it, or an interval is 0, it is synced at once and reply `slot` of `client` waits.
+        """
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
         if durable and (asked or 0 in intervals):

@@ -1,4 +1,4 @@
-"""What is counted over all queues."""
+"""Totals: what is counted over all queues."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ class Totals:
         self.reset()
 
     def reset(self) -> None:
-        """Zero what does not count in a queue by itself."""
+        """Zero the counts, but for those that the queues keep themselves."""
         self.queue_creates = self.queue_deletes = self.queue_expires = 0
         # of queues that were deleted
         self._deleted_items = self._deleted_expired = self._deleted_discarded = 0

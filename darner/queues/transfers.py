@@ -1,5 +1,4 @@
-"""Items that leave a queue for another one: dead letters, and expired items of queues with
-`expire_to_queue`."""
+"""Transfers: dead letters, and expired items, that leave a queue for another one."""
 
 from collections.abc import Sequence
 
