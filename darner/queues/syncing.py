@@ -1,4 +1,4 @@
-"""Syncing of what was set: before the reply, or within the interval that a queue's setting `sync` gives."""
+"""Syncing of what was set: before the reply, or within an interval."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ class Syncing:
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:
         """Sync what was just set on `queues` within the shortest of their intervals.
 
-        If the set `asked` for it, or an interval is 0, it is synced at once and reply `slot` of `client` waits.
+        If the set `asked` for it, or an interval is 0, reply `slot` of `client` waits until it is synced.
         """
         durable = [queue for queue in queues if queue.is_durable]
         intervals = [ms for queue in durable if (ms := queue.settings.sync_ms) is not None]
