@@ -14,8 +14,8 @@ from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
 from darner.errors import FaultError, JournalError, StartError
-from darner.journal.commit import MAX_OPEN
 from darner.journal.journal import Journal
+from darner.journal.open_databases import MAX_OPEN
 from darner.journal.reserve import is_full
 from darner.printable import shown
 from darner.queues import data_directory, events
@@ -221,7 +221,7 @@ class Broker:
         if queue.is_durable:
             self.deletion.retire(queue.journal)
         self.totals.add_deleted(queue)
-        if queue.waiters or queue.awaited:
+        if queue.waiters or queue.waiting_cursors:
             self._placeholders.move_waiters_from(queue)
             if parent_of(name):  # those who wait have subscribed
                 with contextlib.suppress(JournalError):  # not as long as there is no space for a queue
@@ -282,7 +282,7 @@ class Broker:
         """Zero what is counted since the start."""
         self.totals.reset()
         for queue in self.visible.values():
-            queue.reset_stats()
+            queue.reset_counts()
 
     # What parts tell
 

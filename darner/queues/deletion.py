@@ -14,7 +14,7 @@ import structlog
 
 from darner.environment.environment import Environment
 from darner.errors import JournalError
-from darner.journal.blob import sync_links
+from darner.journal.files import sync_blobs
 from darner.journal.journal import Journal
 from darner.journal.leveldb import reason
 from darner.journal.reserve import is_full
@@ -160,7 +160,7 @@ class Deletion:
         links = list(committer.links)
 
         def work() -> None:
-            sync_links(links)
+            sync_blobs(links)
             journal.close()
 
         def done(error: Exception | None) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.journal.journal import Journal
-from darner.journal.wal import Life, Log
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
 from darner.queues.queue import Queue
 from darner.queues.storage import Storage
 

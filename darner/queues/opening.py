@@ -8,7 +8,8 @@ from darner.environment.environment import Environment
 from darner.errors import FaultError, JournalError
 from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
-from darner.journal.wal import Life, Log
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
 from darner.printable import shown
 from darner.queues import events
 from darner.queues.deletion import Deletion
@@ -83,7 +84,7 @@ class Opening:
         except Exception as error:  # whatever it is, the others are to be served
             self._out_of_service.errors[name] = why = _failure(error)
             self._registry.add_child(name)
-            self._storage.log.keep_found(name)
+            self._storage.log.pin_found(name)
             events.log_out_of_service(name, why)
 
     def _open(self, name: bytes) -> None:

@@ -42,7 +42,7 @@ class Placeholders:
         """Have the clients that wait for `queue`, which was just made, wait at it."""
         placeholder = self.find(queue.name)
         if placeholder is not None:
-            queue.transactions = placeholder.transactions
+            queue.counts.transactions = placeholder.counts.transactions
             self._move_waiters(placeholder, queue)
         self._queues.pop(queue.name, None)
 
@@ -55,7 +55,7 @@ class Placeholders:
         for waiter in list(queue.waiters):
             queue.leave(waiter)
             successor.wait(waiter)
-        for cursor in list(queue.awaited):
+        for cursor in list(queue.waiting_cursors):
             for waiter in list(cursor.waiters):
                 cursor.leave(waiter)
                 self._cursors.get(successor, cursor.label).wait(waiter)

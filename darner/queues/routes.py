@@ -9,11 +9,12 @@ from darner.errors import StatusError
 from darner.queues.cursor import MARK, Cursors
 from darner.queues.fanout import Fanout, parent_of
 from darner.queues.placeholders import Placeholders
-from darner.queues.queue import Queue, Source
+from darner.queues.queue import Queue
 from darner.queues.registry import Registry
 from darner.queues.space import Space
 from darner.queues.status import QUIESCENT, STATUSES, Status
 from darner.queues.upload import Upload
+from darner.queues.waiters import Source
 
 log = structlog.get_logger()
 

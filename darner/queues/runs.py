@@ -18,7 +18,7 @@ from darner.environment.offload import Offload, at_once
 from darner.environment.timeline import FIRST_RUN, RUNS_END, Clock, Timeline
 from darner.errors import StartError
 from darner.journal import leveldb
-from darner.journal.blob import replace_file
+from darner.journal.files import replace_file
 
 log = structlog.get_logger()
 

@@ -99,7 +99,7 @@ class Space:
         self.may_move = free_bytes >= needed + margin // 2
         if self.refusal is not None:  # not to be in the same case at once again
             margin += margin // 2
-        committer.is_scarce = free_bytes < SCARCE * reserve.size
+        committer.space_is_scarce = free_bytes < SCARCE * reserve.size
         missing = reserve.missing_bytes
         if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
             reserve.hold()
@@ -125,7 +125,7 @@ class Space:
     def _set_refusal(self, refusal: JournalError | None, figures: dict[str, int]) -> None:
         storage = self._storage
         was_refused, self.refusal = self.refusal is not None, refusal
-        storage.log.is_short = storage.committer.is_short = refusal is not None
+        storage.log.space_is_short = storage.committer.space_is_short = refusal is not None
         if was_refused == (refusal is not None):
             return
         if refusal is not None:

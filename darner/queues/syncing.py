@@ -7,7 +7,8 @@ import structlog
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
 from darner.errors import JournalError
-from darner.journal.wal import Client, Log
+from darner.journal.wal import Log
+from darner.journal.wal_sync import Client
 from darner.queues.queue import Queue
 
 log = structlog.get_logger()

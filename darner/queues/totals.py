@@ -21,24 +21,24 @@ class Totals:
     def add_deleted(self, queue: Queue) -> None:
         """Go on counting what happened to `queue`, which was deleted."""
         self.queue_deletes += 1
-        self._deleted_items += queue.total_items
-        self._deleted_expired += queue.expired_items
-        self._deleted_discarded += queue.discarded
+        self._deleted_items += queue.counts.total_items
+        self._deleted_expired += queue.counts.expired_items
+        self._deleted_discarded += queue.counts.discarded
 
     @property
     def items(self) -> int:
         """How many items were set."""
-        return self._deleted_items + sum(queue.total_items for queue in self._queues.values())
+        return self._deleted_items + sum(queue.counts.total_items for queue in self._queues.values())
 
     @property
     def expired_items(self) -> int:
         """How many items expired before they were fetched."""
-        return self._deleted_expired + sum(queue.expired_items for queue in self._queues.values())
+        return self._deleted_expired + sum(queue.counts.expired_items for queue in self._queues.values())
 
     @property
     def discarded_items(self) -> int:
         """How many items were dropped unread by full queues."""
-        return self._deleted_discarded + sum(queue.discarded for queue in self._queues.values())
+        return self._deleted_discarded + sum(queue.counts.discarded for queue in self._queues.values())
 
     def waiting(self) -> tuple[int, int, int]:
         """Return how many queues there are, and how many items and bytes wait in them now."""

@@ -7,7 +7,8 @@ import structlog
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
 from darner.printable import shown
-from darner.queues.queue import Queue, move
+from darner.queues.moving import move
+from darner.queues.queue import Queue
 from darner.queues.routes import Routes
 from darner.queues.space import Space
 

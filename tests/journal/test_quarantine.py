@@ -19,8 +19,9 @@ from darner.config.settings import QueueSettings
 from darner.errors import JournalError, MendingError
 from darner.journal import journal, leveldb
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
-from darner.repair import repair
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
+from darner.repair import check
 
 LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 
@@ -29,7 +30,7 @@ LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 def log(monkeypatch):
     silence = Silence()
     log_to(monkeypatch, silence)
-    monkeypatch.setattr(repair, "log", silence)
+    monkeypatch.setattr(check, "log", silence)
     return silence
 
 
@@ -315,7 +316,7 @@ class TestTable:
         assert drain(data) == [*range(500, 1001)]
         data.restart()
         data.close()
-        (report,) = repair.check(data.path, b"work")
+        (report,) = check.check(data.path, b"work")
         assert report.problems == []
         (kept,) = [fields for event, fields in log.lines if event.startswith("kept of damage")]
         assert (kept["queue"], kept["tables"]) == ("work", 1)

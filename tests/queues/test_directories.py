@@ -23,7 +23,8 @@ from darner.journal.journal import Journal
 from darner.queues import trash
 from darner.queues.broker import Broker
 from darner.queues.names import directory_of, name_of
-from darner.repair.repair import check, repair
+from darner.repair.check import check
+from darner.repair.repair import repair
 
 LARGE = bytes(CHUNK_BYTES + 1)
 
