@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -381,6 +382,13 @@ class TestAwaited:
     """A name of no queue."""
 
     LARGE = bytes(CHUNK_BYTES + 1)
+
+    @pytest.fixture(autouse=True)
+    def _without_collector(self):
+        """Here nothing else refers to a waiter and where it waits, as a connection does."""
+        gc.disable()
+        yield
+        gc.enable()
 
     @pytest.fixture
     def data(self, tmp_path):
