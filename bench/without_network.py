@@ -21,6 +21,7 @@ import structlog
 import uvloop
 
 from darner._records import now_ms
+from darner.environment.environment import Environment
 from darner.queues.broker import Broker
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
@@ -57,7 +58,7 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
 
         threads.submit(work).add_done_callback(finish)
 
-    broker = Broker(data, now_ms, offload)
+    broker = Broker(data, Environment(now_ms, offload))
     broker.open()
     clients = Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60)
     nowhere: Any = Nowhere()

@@ -99,8 +99,8 @@ class Clients:
         self.loop = loop
         self.broker: Broker = broker
         self.commands = list(commands)
-        self.budget = broker.budget
-        broker.on_quiescent = self._refuse_waits
+        self.budget = broker.environment.budget
+        broker.status.on_quiescent = self._refuse_waits
         self.counters: Counters = Counters()
         self.connections: set[Client] = set()
         # whether a value is sent under its queue's name alone, without the options that were asked with

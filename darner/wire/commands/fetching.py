@@ -102,7 +102,7 @@ def _find_source(connection: Connection, request: Request) -> Source | None:
     try:
         takes = request.fetches and not request.peek
         waits = request.fetches and request.timeout_ms > 0
-        queue = connection.broker.source(request.queue, takes=takes, waits=waits)
+        queue = connection.broker.routes.source(request.queue, takes=takes, waits=waits)
     except StatusError:
         _release(connection, request)
         if request.fetches:

@@ -45,7 +45,7 @@ def delete(connection: Connection, request: Request) -> None:
         connection.counters.delete_hits += found
         connection.counters.delete_misses += not found
         connection.reply(request, DELETED)
-        connection.broker.sync_deletions()
+        connection.broker.deletion.sync()
 
 
 def flush(connection: Connection, request: Request) -> None:
@@ -129,7 +129,7 @@ def flush_all_expired(connection: Connection, request: Request) -> None:
     except StatusError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
-    queues, failures = list(broker.queues.values()), list(broker.broken.values())
+    queues, failures = list(broker.queues.values()), list(broker.out_of_service.values())
     run_in_slices(connection, _flush_expired(connection, request, queues, failures))
 
 
@@ -168,7 +168,7 @@ def status(connection: Connection, request: Request) -> None:
         connection.reply(request, BAD_STATUS, is_error=True)
         return
     try:
-        broker.set_status(STATUSES.index(name))
+        broker.routes.set_status(STATUSES.index(name))
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
         return

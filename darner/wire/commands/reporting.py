@@ -63,13 +63,13 @@ def dump_stats(connection: Connection, request: Request) -> None:
 
 def stats_dump(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
     """Give the reply to `dump_stats` in pieces."""
-    for name in asked or sorted({*broker.visible, *broker.aliases}):
-        is_alias = name in broker.aliases
+    for name in asked or sorted({*broker.visible, *broker.routes.aliases}):
+        is_alias = name in broker.routes.aliases
         queue = None if is_alias else broker.find_visible(name)
         if not (asked or queue is not None or is_alias):
             continue  # deleted meanwhile
         yield _block(name, read_queue(queue) if queue is not None else ())
-        yield from _children_line(broker.children(name))
+        yield from _children_line(broker.routes.children(name))
         yield b"}\r\n"
     yield END
 

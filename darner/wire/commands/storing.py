@@ -31,7 +31,7 @@ def set_(connection: Connection, request: Request) -> None:
     sender = connection.sender
     sender.replies.append(b"" if request.noreply else STORED)
     if request.sync or queue.syncs:
-        connection.broker.sync((queue,), sender, len(sender.replies) - 1, asked=request.sync)
+        connection.broker.syncing.sync((queue,), sender, len(sender.replies) - 1, asked=request.sync)
     if queue.journal.is_backlogged:
         sender.wait_for(queue.journal)
 
@@ -41,7 +41,7 @@ def _set_elsewhere(connection: Connection, request: Request) -> None:
     connection.expect_long_work()
     record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
     try:
-        sink = connection.broker.sink(request.queue)
+        sink = connection.broker.routes.sink(request.queue)
         if isinstance(sink, Fanout):
             sink.push(record, flags, exptime, delay_ms)
             queues = sink.queues
@@ -67,7 +67,7 @@ def reply_stored(connection: Connection, request: Request, queues: Sequence[Queu
     sender = connection.sender
     sender.replies.append(reply)
     slot = len(sender.replies) - 1
-    connection.broker.sync(queues, sender, slot, asked=request.sync)
+    connection.broker.syncing.sync(queues, sender, slot, asked=request.sync)
     if meta is not None and not reply:
         sender.keep_quiet(slot)
     for queue in queues:

@@ -19,7 +19,7 @@ class IncomingItem:
         # or the error that the client is told at the end
         self._upload: Upload | DarnerError
         try:
-            self._upload = connection.broker.upload(request.queue, request.size)
+            self._upload = connection.broker.routes.upload(request.queue, request.size)
         except DarnerError as error:
             self._upload = error
 
