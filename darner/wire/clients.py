@@ -50,7 +50,7 @@ class Incoming(Protocol):
 
 
 class Client(Protocol):
-    """A connection, as far as those need it who look after all of them."""
+    """A connection, as far as the server and its admission of clients need it."""
 
     # None allows everything
     guard: Guard | None

@@ -175,8 +175,8 @@ class Sender:
 
     def _disconnect(self) -> None:
         """Close the connection, whose client has disconnected, so that no more items are taken from a queue
-        for it. The socket's error is reported once, to the first who asks; to others a reset looks like
-        the end of what a client sends."""
+        for it. The system reports a reset once, as the error of this write; later it looks like the end of
+        what the client sends."""
         self.is_disconnected = True
         self._descriptor = -1
         self._transport.abort()
