@@ -87,8 +87,8 @@ class Committer:
         # those that are being written, and at which tick that was begun
         self._sealed: dict[Journal, int] = {}
         self._ticks = 0
-        # the journals that are still to come in this round, and how many of them may be begun to be written
         self._budget = environment.budget
+        # the journals that are still to come in this round, and how many of them may be begun to be written
         self._round: deque[Journal] = deque()
         self._writes_left = 0
         # whether some have waited too long, whether the log may be synced for them, and whether it is being
