@@ -12,7 +12,11 @@ Options.docstrings = False
 # Modules in Python that are compiled as well, by name; each has a .pxd beside it, which gives the types.
 PYTHON_MODULES = (
     "environment.timeline",
+    "journal.batch",
     "journal.journal",
+    "journal.live",
+    "journal.reading",
+    "journal.records",
     "queues.queue",
     "wire.counters",
     "wire.holds",
@@ -21,7 +25,15 @@ PYTHON_MODULES = (
 )
 
 # Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
-SMALL_MODULES = ("journal.journal", "wire.holds", "environment.timeline")
+SMALL_MODULES = (
+    "environment.timeline",
+    "journal.batch",
+    "journal.journal",
+    "journal.live",
+    "journal.reading",
+    "journal.records",
+    "wire.holds",
+)
 
 SOURCES = {name: f"darner/{name}.pyx" for name in ("_proto", "_records")} | {
     name: f"darner/{name.replace('.', '/')}.py" for name in PYTHON_MODULES

@@ -14,8 +14,10 @@ from pathlib import Path
 from darner._records import Item, trim_memory
 from darner.environment.budget import Budget
 from darner.errors import FaultError, JournalError
+from darner.journal.batch import STAGED_BYTES
 from darner.journal.blob import Offload, sync_links
-from darner.journal.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
+from darner.journal.database import WRITE_BUFFER_BYTES
+from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
 from darner.journal.reserve import Reserve, is_full
 from darner.journal.wal import Log
@@ -194,8 +196,8 @@ class Committer:
         self._active[journal] = 0
         self._sealed[journal] = self._ticks
         self._spent = True
-        assert journal.sealed is not None
-        self._sealed_bytes += journal.sealed.staged_bytes
+        assert journal.records.sealed is not None
+        self._sealed_bytes += journal.records.sealed.staged_bytes
 
         def done(error: Exception | None) -> None:
             self._isolate(journal, lambda: self._settle(journal, error))
@@ -203,7 +205,7 @@ class Committer:
                 self._retrying = None
                 self._retry()
 
-        if journal.sealed.is_bound:
+        if journal.records.sealed.needs_synced_log:
             self._log.sync(Ordered(lambda: self._write_bound(journal, done)), 0)
         else:
             self._defer(journal.write, done)
@@ -244,7 +246,7 @@ class Committer:
         while len(self._open) > self._max_open:
             first = next(iter(self._open))
             del self._open[first]
-            if not first.busy:  # else it is noted again when that is over
+            if not first.is_busy:  # else it is noted again when that is over
                 self._isolate(first, first.close)
 
     def free(self, items: dict[int, Item]) -> None:
@@ -285,9 +287,9 @@ class Committer:
         """How many bytes there are yet to be written to LevelDB, about."""
         total = 0
         for journal in self._active:
-            total += journal.batch.staged_bytes
-            if journal.sealed is not None:
-                total += journal.sealed.staged_bytes
+            total += journal.records.batch.staged_bytes
+            if journal.records.sealed is not None:
+                total += journal.records.sealed.staged_bytes
         return total
 
     def tell_quarantine(self, journal: Journal, ids: str, reason: str, where: Path | None) -> None:
@@ -324,7 +326,7 @@ class Committer:
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         self._sealed.pop(journal, None)
-        journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
+        journal.end_write(error if error is None or isinstance(error, JournalError) else FaultError(error))
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -384,7 +386,7 @@ class Committer:
         self._may_ask = False
         self._free()
         self._retry()
-        if self._spent and not any(one.busy or one.dirty or one.untidy for one in self._active):
+        if self._spent and not any(one.is_busy or one.dirty or one.trimming.has_dead for one in self._active):
             self._spent = False
             self._defer(trim_memory, lambda _: None)
 
@@ -409,7 +411,7 @@ class Committer:
     def _tick(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
         """Do a slice of what is to be done for a journal; returns whether it is due to be written, which is
         begun if it may be."""
-        if blobs := journal.take_obsolete_blobs():
+        if blobs := journal.blobs.take_obsolete(journal.database.stored_change):
             self._delete_blobs(journal, blobs)
         if journal.writing or not self._has_due(journal, ticks):
             return False
@@ -423,17 +425,23 @@ class Committer:
 
     def _has_due(self, journal: Journal, ticks: int) -> bool:
         """Whether a journal is to be written now; sees to the rest of what it needs."""
-        if self._compactions < COMPACTIONS and journal.compactable():
+        if (
+            self._compactions < COMPACTIONS
+            and journal.compaction.is_due(is_short=self.is_short)
+            and journal.failing is None
+        ):
             self._compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1
-            is_due = ticks >= MAX_TICKS or journal.overdue or self.is_short
+            is_due = (
+                ticks >= MAX_TICKS or journal.trimming.is_due(journal.records.dead_bytes) or self.is_short
+            )
             return is_due or journal.failing is not None
-        if not (journal.untidy or journal.to_be_compacted or journal.obsolete_blobs):
+        if not (journal.trimming.has_dead or journal.compaction.is_wanted or journal.blobs.obsolete):
             self._active[journal] = ticks + 1
             if ticks >= REST_TICKS:
                 self._rest(journal)
-        return journal.untidy
+        return journal.trimming.has_dead
 
     def _rest(self, journal: Journal) -> None:
         """Close a journal's LevelDB, in a thread: what it has in memory and of descriptors is let go."""
@@ -442,10 +450,10 @@ class Committer:
         self._open.pop(journal, None)
         journal.writing = True
         state = journal.resting_state()
-        close = journal.close_for_rest if self.is_short else journal.close
+        close = journal.database.close_small if self.is_short else journal.close
 
         def done(error: Exception | None) -> None:
-            journal.go_on()
+            journal.end_work()
             if error is not None:
                 self.set_aside(journal, error)
 
@@ -457,18 +465,18 @@ class Committer:
                 return
             if error is None:
                 self._undeleted.discard(journal)
-                self._isolate(journal, lambda: journal.forget(blobs))
+                self._isolate(journal, lambda: journal.forget_blobs(blobs))
                 return
-            journal.take_back_obsolete_blobs(blobs)
+            journal.blobs.take_back_obsolete(blobs)
             self.add(journal)
             if journal not in self._undeleted:
                 self._undeleted.add(journal)
                 self.on_failure(journal, failure(f"cannot delete an item's file in {journal.path}", error))
 
-        self._defer(lambda: journal.delete_blobs(blobs), done)
+        self._defer(lambda: journal.blobs.delete(blobs), done)
 
     def _compact(self, journal: Journal) -> None:
-        span = journal.begin_compaction()
+        span = journal.compaction.begin()
         self._compactions += 1
 
         def done(error: Exception | None) -> None:
@@ -479,14 +487,14 @@ class Committer:
                 self._isolate(journal, lambda: self.note_open(journal))
                 self._isolate(journal, journal.end_compaction)
             else:
-                self._isolate(journal, journal.fail_compaction)
+                self._isolate(journal, journal.compaction.fail)
 
         self._defer(lambda: journal.compact(span), done)
 
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that does not take long for; of the
         others the log has it. Nothing may be being written."""
-        if any(journal.batch.is_bound for journal in self._active):
+        if any(journal.records.batch.needs_synced_log for journal in self._active):
             with contextlib.suppress(OSError):
                 self._log.sync_now()
                 sync_links(self.links)
@@ -497,18 +505,20 @@ class Committer:
     def _close(self, journal: Journal, *, writes: bool) -> None:
         if writes:
             self._write_now(journal)
-            if blobs := journal.take_obsolete_blobs():
+            if blobs := journal.blobs.take_obsolete(journal.database.stored_change):
                 try:
-                    journal.delete_blobs(blobs)
+                    journal.blobs.delete(blobs)
                 except OSError:  # then after the next start
-                    journal.take_back_obsolete_blobs(blobs)
+                    journal.blobs.take_back_obsolete(blobs)
                 else:
-                    journal.forget(blobs)
+                    journal.forget_blobs(blobs)
                     self._write_now(journal)
         journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:
-        if journal.log is None or not (journal.dirty or journal.untidy or journal.sealed is not None):
+        if journal.log is None or not (
+            journal.dirty or journal.trimming.has_dead or journal.records.sealed is not None
+        ):
             return
         journal.seal(tidy=True)
         error: Exception | None = None

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from darner import _records
-from darner.environment.timeline import NEVER, end_of, run_of
 from darner.errors import DamagedError, ForeignError
-from darner.journal import foreign, leveldb, snapshot
+from darner.journal import foreign, snapshot
 from darner.journal.leveldb import failure
 
 ATTEMPTS_PREFIX = b"a"
@@ -156,24 +155,3 @@ def check_whose(path: Path) -> None:
     """Raise ForeignError if a directory is known as one of another program."""
     if whose := foreign.whose(path):
         raise ForeignError(f"{path} is {whose}")
-
-
-def find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
-    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
-    due before `due_from`."""
-    froms, firsts = {run_of(due_from): due_from}, []
-    while due_from < NEVER:
-        start = delayed_key(due_from, 0)
-        try:
-            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
-        except leveldb.Error as error:
-            if not leveldb.is_damage(error):
-                raise
-            firsts.append(due_from)  # whoever looks then finds what is damaged
-            break
-        due_ms = NEVER if first is None else due_ms_of(first)
-        if due_ms < NEVER:
-            froms[run_of(due_ms)] = due_ms
-            firsts.append(due_ms)
-        due_from = end_of(run_of(due_ms))
-    return list(froms.values()), firsts

@@ -38,6 +38,7 @@ from darner.journal.journal import Journal
 from darner.journal.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.journal.leveldb import failure, reason
 from darner.journal.lock import LOCK_NAME, DirectoryLock
+from darner.journal.recovery import open_journal
 from darner.journal.reserve import FILE_NAME as RESERVE_NAME
 from darner.journal.reserve import Reserve, is_full
 from darner.journal.wal import Client, Life, Log
@@ -539,7 +540,7 @@ class Broker:
         if name in self._emptied and not (lives and lives[-1].retired):
             raise self._emptied[name]
         while not (lives and lives[-1].retired and (name in self._emptied or not path.exists())):
-            journal = Journal(name, path, self._committer, self.log, self._wall(), lives)
+            journal = open_journal(name, path, self._committer, self.log, self._wall(), lives)
             if not journal.state.deleted:
                 self._serve(journal)
                 break
@@ -569,11 +570,11 @@ class Broker:
             journal.close()
             raise
         self._register(queue)
-        if journal.lost:
+        if journal.lost_items:
             log.error(
                 "large items lost with the machine: the log had them, but their bytes were not on the disk",
                 queue=shown(journal.name),
-                items=journal.lost,
+                items=journal.lost_items,
             )
 
     def _journals(self) -> list[Journal]:
@@ -636,7 +637,7 @@ class Broker:
         """Return where to wait for a queue that is not there."""
         awaited = self._awaited.get(name)
         if awaited is None or not awaited.waiting_clients:  # the last one who waited may just have gone
-            journal = Journal(name, self._path_of(name), self._committer, None, self._wall())
+            journal = open_journal(name, self._path_of(name), self._committer, None, self._wall())
             awaited = Queue(name, journal, self._clock, self.settings_for(name), self._times)
             self._awaited[name] = awaited
         return awaited
@@ -654,9 +655,9 @@ class Broker:
     def _journal(self, name: bytes, *, durable: bool) -> Journal:
         path = self._path_of(name)
         if not durable:
-            return Journal(name, path, self._committer, None, self._wall())
+            return open_journal(name, path, self._committer, None, self._wall())
         if name not in self._retired:
-            journal = Journal(name, path, self._committer, self.log, self._wall())
+            journal = open_journal(name, path, self._committer, self.log, self._wall())
             with contextlib.suppress(
                 JournalError
             ):  # then a kill may take it along before anything is set on it
@@ -973,7 +974,7 @@ class Broker:
             journal.close()
 
         def done(error: Exception | None) -> None:
-            journal.go_on()
+            journal.end_work()
             if error is None:
                 self._committer.forget_links(links)
             elif not isinstance(error, OSError):
@@ -1063,9 +1064,9 @@ class Broker:
             journal, position = self._retired[name]
             if position > self.log.synced:  # so it is with all that were deleted later
                 self._unburied.clear()
-            elif journal.busy:
+            elif journal.is_busy:
                 continue
-            elif journal.is_open or self._committer.links:
+            elif journal.database.is_open or self._committer.links:
                 self._shut(journal)
             else:
                 self._bury_one(name, journal)
@@ -1334,7 +1335,7 @@ class Broker:
                 )
             raise
         self._stuck.discard(source.name)
-        source.journal.bind()
+        source.journal.require_synced_log()
         return targets
 
     def sync(self, queues: Sequence[Queue], client: Client, slot: int, *, asked: bool) -> None:

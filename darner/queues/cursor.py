@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
+from darner.journal import reading
 from darner.journal.blob import BlobReader
-from darner.journal.journal import MAX_STRIKES, Journal
+from darner.journal.journal import Journal
+from darner.journal.reading import MAX_STRIKES
 from darner.queues.queue import EXPIRED_AT_ONCE, Queue, Waiter, serve_waiters
 
 # between the name of a queue and that of a cursor, in a request
@@ -73,7 +75,7 @@ class Cursor:
             if item is None or not item.blob:
                 return item
             try:
-                self.queue.journal.check_blob(item)
+                reading.check_blob(self.queue.journal, item)
             except DamagedItemError as damage:
                 self._pass_by(item, damage)
             else:
@@ -84,7 +86,7 @@ class Cursor:
         queue = self.queue
         item = self._come_back()
         expired = 0
-        while item is None and (item := queue.journal.next_live(self._next)) is not None:
+        while item is None and (item := reading.next_live(queue.journal, self._next)) is not None:
             self._next = item.id
             if queue.has_expired(item):
                 self._next += 1
@@ -105,7 +107,7 @@ class Cursor:
     def _come_back(self) -> Item | None:
         expired = 0
         while self._back:
-            item = self.queue.journal.live(self._back[0])
+            item = reading.find_live(self.queue.journal, self._back[0])
             if item is not None and not self.queue.has_expired(item):
                 return item
             del self._back[0]

@@ -23,9 +23,11 @@ from darner.errors import (
     JournalError,
     QueueFullError,
 )
+from darner.journal import reading
 from darner.journal.blob import BlobReader, read_whole
-from darner.journal.journal import MAX_STRIKES, Journal
+from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
+from darner.journal.reading import MAX_STRIKES
 from darner.journal.wal import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
@@ -110,7 +112,7 @@ def move(item: Item, home: Journal, targets: Sequence["Queue"]) -> None:
         for target in targets:
             target.journal.check()
         if item.blob and targets:
-            home.check_blob(item)
+            reading.check_blob(home, item)
         for target in targets:
             ready.append((target, _adopted(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -351,7 +353,7 @@ class Queue:
         self._swept = 0
         self.configure(settings)
         self.reset_stats()
-        self.window: deque[Item] = deque(journal.kept_items())
+        self.window: deque[Item] = deque(reading.kept_items(journal))
         self._measure()
 
     def configure(self, settings: QueueSettings) -> None:
@@ -421,7 +423,7 @@ class Queue:
     @property
     def delayed_items(self) -> int:
         """How many items are out of sight until they are due."""
-        return self.journal.delayed_items
+        return self.journal.delayed.items
 
     @property
     def age_ms(self) -> int:
@@ -446,10 +448,10 @@ class Queue:
         """Know the first item behind the window, which is empty; returns whether there is one. It is not read
         into the window: there may be many queues."""
         journal = self.journal
-        if self._unread_id >= journal.reads and journal.is_live(self._unread_id):
+        if self._unread_id >= journal.next_unread and journal.live.is_live(self._unread_id):
             return True
         try:
-            items, _ = journal.scan(journal.reads, 1, 1)
+            items, _ = reading.scan(journal, journal.next_unread, 1, 1)
         except JournalError:
             return False
         if items:
@@ -463,8 +465,8 @@ class Queue:
         lags = []
         for label, (start, *back) in sorted(journal.cursors.items()):
             reserved: Collection[int] = self.cursors[label].reserved if label in self.cursors else ()
-            came_back = sum(id not in reserved and journal.is_live(id) for id in back)
-            lags.append((label, came_back + journal.count_live(start)))
+            came_back = sum(id not in reserved and journal.live.is_live(id) for id in back)
+            lags.append((label, came_back + journal.live.count_from(start, journal.next_unread)))
         return lags
 
     # In
@@ -491,8 +493,8 @@ class Queue:
         """An item was put in the journal."""
         journal = self.journal
         self.total_items += 1
-        if journal.reads == item.id and self.window_bytes < self._most_bytes:
-            journal.reads += 1
+        if journal.next_unread == item.id and self.window_bytes < self._most_bytes:
+            journal.next_unread += 1
             self.window.append(item)
             self.window_bytes += item.memory_bytes
 
@@ -549,7 +551,7 @@ class Queue:
 
     def _note_due(self) -> None:
         self._due.clear()
-        for due_ms in self.journal.next_due.values():
+        for due_ms in self.journal.delayed.next_due.values():
             self._due.note(due_ms)
 
     def _join(self, now: int) -> bool:
@@ -561,13 +563,13 @@ class Queue:
         try:
             # Cython cannot bind a method of what is typed
             date_ms = lambda stamp: times.date_ms(stamp)  # noqa: E731, PLW0108
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, date_ms):
+            for key, item in reading.due(journal, now, JOIN_ITEMS, READ_BYTES, date_ms):
                 if item.expires_ms:
                     self._expect(item)
                 self._come(journal.join(key, item, now))
                 joined = True
         except JournalError:
-            journal.next_due[run_of(now)] = now
+            journal.delayed.next_due[run_of(now)] = now
             raise
         finally:
             self._note_due()
@@ -625,7 +627,7 @@ class Queue:
 
     def _check_full(self, size: int, *, may_expire: bool) -> None:
         """Raises QueueFullError unless this full queue can be made to take an item of `size` bytes."""
-        if self._is_over(self.journal.delayed_items, self.journal.delayed_bytes + size):
+        if self._is_over(self.journal.delayed.items, self.journal.delayed.bytes + size):
             raise QueueFullError("no room even if nothing waited")
         if self.settings.discard_old_when_full:
             return
@@ -676,7 +678,7 @@ class Queue:
         journal = self.journal
         if not (self._limited and self.settings.discard_old_when_full):
             return
-        if self._is_too_large(size) or self._is_over(journal.delayed_items, journal.delayed_bytes + size):
+        if self._is_too_large(size) or self._is_over(journal.delayed.items, journal.delayed.bytes + size):
             return
         last_id = journal.state.next_id - 1
         now = self.clock()
@@ -697,7 +699,7 @@ class Queue:
         """Whether there is too much, and an item at the head to be rid of."""
         journal = self.journal
         return (
-            self._is_over(self.items + journal.delayed_items - 1, self.waiting_bytes + journal.delayed_bytes)
+            self._is_over(self.items + journal.delayed.items - 1, self.waiting_bytes + journal.delayed.bytes)
             and (bool(self.window) or self._read_ahead())
             and self.window[0].id != last_id
         )
@@ -711,7 +713,7 @@ class Queue:
         # what is reserved does not count, as in Kestrel
         journal = self.journal
         return self._is_over(
-            self.items + journal.delayed_items, self.waiting_bytes + journal.delayed_bytes + size
+            self.items + journal.delayed.items, self.waiting_bytes + journal.delayed.bytes + size
         )
 
     def _is_over(self, items: int, size: int) -> bool:
@@ -728,7 +730,7 @@ class Queue:
         if self._returning:
             raise self.journal.hold_readers()
         damaged = expired = 0
-        while self.window or self._read_ahead() or (self.journal.delayed_items and self._join_in_time()):
+        while self.window or self._read_ahead() or (self.journal.delayed.items and self._join_in_time()):
             item = self.window[0]
             if not (item.expires_ms or self._max_age_ms) or not self._has_expired(item, self.clock()):
                 if item.record is not None:
@@ -744,7 +746,7 @@ class Queue:
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
                     raise self.journal.pause()
-        self.journal.check_whole()
+        reading.check_whole(self.journal)
         return None
 
     def _check_first(self, item: Item) -> Item | None:
@@ -752,12 +754,12 @@ class Queue:
         they are in a file; None if they are damaged, and it is gone."""
         if item.blob:
             try:
-                self.journal.check_blob(item)
+                reading.check_blob(self.journal, item)
             except DamagedItemError as damage:
                 self.quarantine(item, damage)
                 return None
             return item
-        whole = self.journal.reload(item)
+        whole = reading.reload(self.journal, item)
         self._shift()
         if whole is not None:
             self._unshift(whole)
@@ -774,8 +776,8 @@ class Queue:
     def _read_ahead(self) -> bool:
         journal = self.journal
         damaged = 0
-        while journal.reads < journal.state.next_id or journal.unsound:
-            items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
+        while journal.next_unread < journal.state.next_id or journal.damaged_kept:
+            items, journal.next_unread = reading.read(journal, journal.next_unread, READ_ITEMS, READ_BYTES)
             self.window.extend(items)
             if items:
                 self._measure()
@@ -802,8 +804,9 @@ class Queue:
         """The counts are not what there is: something was lost unseen."""
         if not self._leaving:
             items = [*self.window, *self.reserved.values()]
-            is_all = self.journal.reads >= self.journal.state.next_id
-            self.journal.recount(
+            is_all = self.journal.next_unread >= self.journal.state.next_id
+            reading.recount(
+                self.journal,
                 len(items) if is_all else max(len(items), self.journal.state.items),
                 sum(item.size for item in items),
             )
@@ -856,7 +859,7 @@ class Queue:
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
         asked for when they are about to be read."""
-        return self.journal.open_blob(item)
+        return reading.open_blob(self.journal, item)
 
     def give_back(self, item: Item) -> None:
         """Put a reserved item back where it was, as if it had never been fetched."""
@@ -876,10 +879,10 @@ class Queue:
         unless another reader has it by now. JournalError if that cannot be: then it is as it was."""
         held = self.reserved.get(item.id)
         if held is not item:
-            is_read = item.id < self.journal.reads
+            is_read = item.id < self.journal.next_unread
             if held is not None or (is_read and all(other.id != item.id for other in self.window)):
                 return
-        self.journal.quarantine(item, damage)
+        reading.quarantine(self.journal, item, damage)
         if held is not None:
             self._release(item)
         else:
@@ -1008,13 +1011,13 @@ class Queue:
         leaving, self._leaving = self._leaving, True
         try:
             if heir is not None and item.record is None and not item.blob:
-                whole = self.journal.reload(item)
+                whole = reading.reload(self.journal, item)
                 if whole is None:
                     return
                 item = whole
             targets = None if heir is None else self.on_move(self, item, heir)
         except DamagedItemError as damage:
-            self.journal.quarantine(item, damage)
+            reading.quarantine(self.journal, item, damage)
             return
         finally:
             self._leaving = leaving
@@ -1035,7 +1038,7 @@ class Queue:
         where this queue has them. JournalError if they cannot be had there."""
         blob, data = 0, None
         if item.blob:
-            file = home.blob_path(item.blob)
+            file = home.blobs.path_of(item.blob)
             if self.is_durable:
                 blob = self.journal.link_blob(file)
             else:
@@ -1054,7 +1057,7 @@ class Queue:
         self.has_more_upkeep = False
         now = self.clock()
         while self._moved:
-            self.journal.bind()
+            self.journal.require_synced_log()
             self.close(self._moved[-1])
             self._moved.pop()
         if self._reserved_ms or self._overdue:
@@ -1108,10 +1111,10 @@ class Queue:
 
     def _expire_unread(self, now: int, start: int, limit: int) -> tuple[int, int]:
         journal = self.journal
-        items, start = journal.scan(max(start, journal.reads), limit, SWEEP_BYTES)
+        items, start = reading.scan(journal, max(start, journal.next_unread), limit, SWEEP_BYTES)
         count = 0
         for item in items:
-            if item.id < journal.reads:
+            if item.id < journal.next_unread:
                 continue  # read meanwhile, by who waited for what was moved
             if self._has_expired(item, now):
                 self._dispose(item, self._expire_to)
@@ -1194,7 +1197,7 @@ class Queue:
         """Whether it has been empty, with nobody waiting or holding an item, for `max_queue_age`: as far as
         was seen when this was asked; so ask a few times a second."""
         state = self.journal.state
-        if state.items or self.journal.delayed_items or self.waiters or self.awaited:
+        if state.items or self.journal.delayed.items or self.waiters or self.awaited:
             self._idle_ms = None
             return False
         # an item may have come and gone unseen

@@ -86,7 +86,7 @@ class Upload:
 
     @property
     def _path(self) -> Path:
-        return self.queue.journal.blob_path(self._blob)
+        return self.queue.journal.blobs.path_of(self._blob)
 
     def _check(self) -> None:
         if self._generation != self.queue.journal.generation:
@@ -173,7 +173,7 @@ class Upload:
             elif queue is not self.queue and not self._is_linked(queue):
                 blob = self._begin_link(journal, copies)
                 self._links[queue] = journal.generation, blob
-                links.append(journal.blob_path(blob))
+                links.append(journal.blobs.path_of(blob))
 
         def work() -> None:
             for copy in copies:

@@ -36,7 +36,8 @@ from darner.errors import (
 from darner.journal import foreign, leveldb, leveldb_log, snapshot
 from darner.journal.blob import CHECKSUM_BYTES, at_once, file_bytes, sync_directory, sync_file, sync_name
 from darner.journal.commit import Committer
-from darner.journal.journal import WRITE_BUFFER_BYTES, Journal
+from darner.journal.database import WRITE_BUFFER_BYTES
+from darner.journal.journal import Journal
 from darner.journal.layout import (
     ATTEMPTS_PREFIX,
     BLOBS_NAME,
@@ -59,6 +60,7 @@ from darner.journal.layout import (
 )
 from darner.journal.lock import DirectoryLock
 from darner.journal.quarantine import quarantined
+from darner.journal.recovery import open_journal
 from darner.journal.wal import LOST_PREFIX, NEEDED_PREFIX, Life, Log
 from darner.printable import shown
 from darner.queues.broker import (
@@ -443,7 +445,7 @@ def _play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path)
     failures: list[JournalError] = []
     committer = Committer(log, at_once)
     committer.on_failure = lambda _, error: failures.append(error)
-    journal = Journal(name, path, committer, log, 0, lives, home)
+    journal = open_journal(name, path, committer, log, 0, lives, home)
     try:
         committer.close()
     finally:
@@ -477,9 +479,9 @@ def _examine(
             problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
         journal = _play_back(name, path, log, lives, home)
-        if journal.lost:
-            lost = _counted(journal.lost, "large item")
-            problems.append(f"{lost} {_are(journal.lost)} in the log without a whole file")
+        if journal.lost_items:
+            lost = _counted(journal.lost_items, "large item")
+            problems.append(f"{lost} {_are(journal.lost_items)} in the log without a whole file")
         if not (path / "CURRENT").exists():
             return problems, 0, 0
         with contextlib.closing(_open(path)) as db:
@@ -761,9 +763,11 @@ class _Repair:
         journal = _play_back(self._name, self._new, self._log, self._lives, self._source)
         if journal.state.deleted:
             raise RepairError(f"the queue {shown(self._name)} was deleted: there is nothing to repair")
-        if journal.lost:
-            lost = _counted(journal.lost, "large item")
-            self._losses.append(f"{lost} {_are(journal.lost)} lost: what was in the file was not on the disk")
+        if journal.lost_items:
+            lost = _counted(journal.lost_items, "large item")
+            self._losses.append(
+                f"{lost} {_are(journal.lost_items)} lost: what was in the file was not on the disk"
+            )
         life, change = read_mark(self._source)
         if life == journal.state.life and change > journal.state.change:
             self._losses.append(

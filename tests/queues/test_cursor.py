@@ -76,7 +76,7 @@ class TestCursor:
         orders.reserve()
         for _ in range(9):
             orders.pop()
-        assert orders.journal.kept
+        assert orders.journal.live.kept
         assert read_all(durable) == [b"0"] + [b"%d" % n for n in range(10, 20)]
 
     def test_skips_what_has_expired(self, data):

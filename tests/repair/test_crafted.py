@@ -17,7 +17,6 @@ from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import JournalError, RepairError
 from darner.journal import leveldb
-from darner.journal.journal import Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
     DELAYED_KEY,
@@ -27,6 +26,7 @@ from darner.journal.layout import (
     state_key,
     stored_state,
 )
+from darner.journal.recovery import open_journal
 from darner.journal.wal import Life
 from darner.queues import broker
 from darner.queues.broker import directory_of
@@ -243,7 +243,9 @@ class TestChanges:
         try:
             with contextlib.suppress(JournalError):
                 lives = [Life(state.life, numbered)]
-                journal = Journal(b"work", path / "work", data.broker._committer, data.broker.log, 1, lives)
+                journal = open_journal(
+                    b"work", path / "work", data.broker._committer, data.broker.log, 1, lives
+                )
                 data.write_out()
                 journal.close()
         finally:
