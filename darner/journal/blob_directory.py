@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from darner._records import Item
-from darner.journal.blob import file_bytes, link_or_copy, sync_directory, sync_file
+from darner.journal.blob import file_bytes
+from darner.journal.files import link_or_copy, sync_directory, sync_file
 from darner.journal.layout import BLOBS_NAME
 
 # What the system says of a file that can be copied, but not linked: it is on another file system, or that

@@ -7,16 +7,17 @@ are in the directory `damaged`: see quarantine.py.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from darner.errors import JournalError
 from darner.journal import leveldb
+from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database
 from darner.journal.layout import DAMAGED_NAME
 from darner.journal.leveldb import failure
-from darner.journal.quarantine import DamagedRecordError, Quarantine
+from darner.journal.quarantine import Quarantine
 
 # How many damaged places of a journal the operator is told of: a client may come back to each of them again
 # and again.
@@ -30,11 +31,10 @@ OUT_OF_DESCRIPTORS = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
 class Reporter(Protocol):
     """Tells the operator about damage."""
 
-    def tell_damage(self, journal: Any, error: JournalError) -> None:
-        """Say that `journal` cannot read something, for the first time."""
-
-    def tell_quarantine(self, journal: Any, ids: str, reason: str, where: Path | None) -> None:
-        """Say that `journal` goes on without damaged items; `where` is what is left of them, if anything."""
+    # called when a journal cannot read something, for the first time
+    on_damage: Callable[[Any, JournalError], None]
+    # called when a journal goes on without damaged items: their ids, the reason, and where what is left is
+    on_quarantine: Callable[[Any, str, str, Path | None], None]
 
 
 class Damage:
@@ -60,7 +60,7 @@ class Damage:
             return
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._reporter.tell_damage(journal, error)
+            self._reporter.on_damage(journal, error)
 
     def tell_quarantined(self, journal: Any, ids: str, reason: str, where: Path | None) -> None:
         """Tell the operator of damaged items, of so many that it can be read."""
@@ -70,7 +70,7 @@ class Damage:
         if where is not None and not where.exists():
             where = None
         if self._quarantined <= MAX_QUARANTINED_TOLD:
-            self._reporter.tell_quarantine(journal, ids, reason, where)
+            self._reporter.on_quarantine(journal, ids, reason, where)
 
     def tell_missing(self, journal: Any, start: int, stop: int, missing: int) -> None:
         """Tell the operator that of the records of ids from `start` up to `stop` some are missing."""

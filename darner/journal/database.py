@@ -18,20 +18,19 @@ from darner import _records
 from darner._records import State
 from darner.errors import DamagedError, JournalError, MisplacedError, NewerFormatError, VanishedError
 from darner.journal import leveldb, leveldb_log, snapshot
-from darner.journal.blob import sync_directory, sync_name
+from darner.journal.files import sync_directory, sync_name
 from darner.journal.layout import (
     DELETED_NAME,
     MARK_NAME,
     PROBE_NAME,
     STATE_NAME,
-    is_new,
-    read_mark,
     state_key,
     stored_state,
 )
 from darner.journal.leveldb import failure
+from darner.journal.recognition import is_new
 from darner.journal.reserve import is_full
-from darner.journal.snapshot import Snapshot
+from darner.journal.snapshot import Snapshot, read_mark
 
 # LevelDB's options. Sizes are chosen for resident memory: LevelDB maps the tables it has open, and pages it
 # touched count; twice the write buffer is in memory while one is written out.

@@ -17,8 +17,8 @@ from darner.environment.timeline import NEVER, end_of, run_of, start_of
 from darner.errors import NewerFormatError
 from darner.journal import leveldb
 from darner.journal.batch import Batch
+from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.layout import delayed_key, due_ms_of
-from darner.journal.quarantine import DamagedRecordError
 from darner.journal.records import Records
 from darner.journal.snapshot import Snapshot
 

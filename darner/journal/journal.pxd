@@ -57,4 +57,5 @@ cdef class Journal:
     cpdef remove(self, Item item)
     @cython.locals(records=Records, batch=Batch, staged=Item, was_oldest=bint)
     cpdef apply_remove(self, uint64_t id, uint64_t size, uint64_t blob)
+    cpdef check_whole(self)
     cdef _stage_deletion(self, uint64_t id)

@@ -32,18 +32,20 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from darner import _records
 from darner._records import Change, Item, Segment
+from darner.environment.offload import Offload
 from darner.errors import DamagedError, JournalError, MendingError
 from darner.journal import leveldb
 from darner.journal.batch import ATTEMPTS_BYTES, UNLIMITED_BYTES, Batch
-from darner.journal.blob import Offload, write_whole
+from darner.journal.blob import write_whole
 from darner.journal.blob_directory import BlobDirectory
 from darner.journal.damage import Damage, Reporter
+from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database, Room
 from darner.journal.delayed import Delayed
 from darner.journal.layout import (
@@ -57,12 +59,13 @@ from darner.journal.layout import (
 )
 from darner.journal.leveldb import failure
 from darner.journal.live import LiveIds
-from darner.journal.quarantine import DamagedRecordError
 from darner.journal.records import Records
 from darner.journal.reserve import is_full
+from darner.journal.segment_file import FRAME_BYTES
 from darner.journal.snapshot import Snapshot
 from darner.journal.tidying import Compaction, Trimming
-from darner.journal.wal import FRAME_BYTES, Client, Log
+from darner.journal.wal import Log
+from darner.journal.wal_sync import Client
 
 # How many bytes may be staged while a batch is being written, before who sets waits: a disk may be slow for
 # as long as that takes.
@@ -78,8 +81,12 @@ class BackgroundWriter(Room, Reporter, Protocol):
     """What a journal asks of the committer, which writes the batches of all journals."""
 
     offload: Offload
-    # whether free space may soon be short: little should be on its way to LevelDB at a time
-    is_scarce: bool
+    # called when a journal can be read on
+    on_resume: Callable[["Journal"], None]
+    # whether free space is short: what gives some back does not wait
+    space_is_short: bool
+    # whether it may soon be short: little should be on its way to LevelDB at a time
+    space_is_scarce: bool
 
     def add(self, journal: "Journal") -> None:
         """Note that `journal` has something to be written, or to be tidied."""
@@ -99,15 +106,12 @@ class BackgroundWriter(Room, Reporter, Protocol):
     def free(self, items: dict[int, Item]) -> None:
         """Free items that nobody needs, which may be many."""
 
-    def close_down(self, journal: "Journal", error: JournalError) -> None:
+    def suspend(self, journal: "Journal", error: JournalError) -> None:
         """Have `journal` refuse changes until a write succeeds, for its LevelDB cannot be opened."""
 
     def mend(self, journal: "Journal", key: bytes) -> bool:
         """Have `journal` mend the tables of LevelDB that may have the first record from `key` on; return
         whether that is being done, or is to be tried again: not if it has just failed."""
-
-    def resume(self, journal: "Journal") -> None:
-        """Note that `journal` can be read on."""
 
 
 class _ClosedLog(Log):
@@ -307,7 +311,7 @@ class Journal:
         """Have the full batch written, or who sets wait until the one before it is."""
         if not self.writing:
             self.writer.checkpoint(self)
-        elif self.records.batch.room_bytes < (0 if self.writer.is_scarce else -AHEAD_BYTES):
+        elif self.records.batch.room_bytes < (0 if self.writer.space_is_scarce else -AHEAD_BYTES):
             self.is_backlogged = True
 
     def note_attempts(self, item: Item) -> None:
@@ -414,6 +418,12 @@ class Journal:
         self.damage.tell(self, error)
         return error
 
+    def check_whole(self) -> None:
+        """Raise JournalError if all items were read, and they are not as many as are counted: damage must not
+        be taken for the end of the queue."""
+        if self.next_unread >= self.state.next_id and not self.live.is_whole():
+            raise self.miscounted()
+
     def note_expiring(self, *, expiring: bool) -> None:
         """Stage whether an item may have an expiry of its own: if not, nobody need look for one. It is not
         logged, for the item with the expiry is."""
@@ -481,7 +491,7 @@ class Journal:
         were begun are lost."""
         self._log(Change.RETIRE, b"")
         if self.log is not None:
-            self.log.outlast(self.state.life)
+            self.log.pin_end_of(self.state.life)
         self.apply_retire()
         # its directory may have vanished
         self.database.must_exist = False
@@ -709,7 +719,7 @@ class Journal:
             if self._may_be_mended(error) and self.writer.mend(self, b""):
                 raise self.hold_readers() from error
             if self.failing is None:
-                self.writer.close_down(self, error)
+                self.writer.suspend(self, error)
             raise
 
     def _may_be_mended(self, error: JournalError) -> bool:
@@ -730,7 +740,7 @@ class Journal:
         """Let clients go on that were paused, or held back until a batch was written."""
         if self._has_paused:
             self._has_paused = False
-            self.writer.resume(self)
+            self.writer.on_resume(self)
         held_back, self.held_back = self.held_back, []
         for client in held_back:
             client.release()

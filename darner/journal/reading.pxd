@@ -13,5 +13,4 @@ from darner.journal.live cimport LiveIds
 cpdef read(Journal journal, start, Py_ssize_t max_items, max_bytes)
 @cython.locals(item=Item, items=list, size=Py_ssize_t)
 cpdef scan(Journal journal, start, Py_ssize_t max_items, max_bytes)
-cpdef check_whole(Journal journal)
 cdef _pass_over(Journal journal, start, stop)

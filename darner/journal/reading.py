@@ -14,10 +14,10 @@ from darner._records import Item
 from darner.errors import DamagedItemError, JournalError, MendingError
 from darner.journal import leveldb
 from darner.journal.blob import BlobReader
+from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.journal import Journal
 from darner.journal.layout import delayed_key
 from darner.journal.leveldb import failure
-from darner.journal.quarantine import DamagedRecordError
 
 # How many damaged items may be met before others have their turn.
 MAX_STRIKES = 64
@@ -208,13 +208,6 @@ def due(
 
 
 # Damage
-
-
-def check_whole(journal: Journal) -> None:
-    """Raise JournalError if all items were read, and they are not as many as are counted: damage must not be
-    taken for the end of the queue."""
-    if journal.next_unread >= journal.state.next_id and not journal.live.is_whole():
-        raise journal.miscounted()
 
 
 def quarantine(journal: Journal, item: Item, damage: JournalError) -> None:

@@ -13,6 +13,7 @@ from darner import _records
 from darner._records import Item
 from darner.errors import NewerFormatError
 from darner.journal.batch import Batch
+from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.layout import (
     ATTEMPTS_END,
     ATTEMPTS_PREFIX,
@@ -20,7 +21,6 @@ from darner.journal.layout import (
     decode_attempts,
     is_state_key,
 )
-from darner.journal.quarantine import DamagedRecordError
 
 
 class Records:

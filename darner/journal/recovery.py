@@ -25,16 +25,15 @@ from darner.journal.layout import (
     EXPIRING_KEY,
     KEPT_KEY,
     MAX_ATTEMPTS,
-    check_empty,
-    check_whose,
     decode_counts,
     decode_place,
     is_known_key,
-    is_new,
 )
 from darner.journal.leveldb import failure
+from darner.journal.recognition import check_empty, check_owner, is_new
 from darner.journal.snapshot import Snapshot
-from darner.journal.wal import Life, Log
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
 
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
@@ -108,7 +107,7 @@ def _load(database: Database) -> Snapshot | None:
     found = database.read_state_file()
     if found is not None:
         return found
-    check_whose(database.path)
+    check_owner(database.path)
     db = database.open(recognize=False)
     try:
         state = database.read_state(db)
@@ -177,7 +176,7 @@ class Recovery:
         if is_over:
             # what is logged from now on is of another life: this one's changes were not made again
             state.deleted = True
-            log.keep_found(journal)
+            log.pin_found(journal)
             return
         if not exists:
             state.life = journal.database.life = last.number
@@ -193,7 +192,7 @@ class Recovery:
         self._drop_items_without_files()
         journal.dirty = journal.writing = journal.is_backlogged = False
         if state.change != change:
-            log.keep_found(journal)
+            log.pin_found(journal)
             journal.mark_dirty()
 
     def _replay(self, life: Life) -> None:

@@ -22,6 +22,7 @@ from darner._proto import valid_name
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.environment.budget import Budget
+from darner.environment.offload import Offload
 from darner.environment.timeline import Clock, Timeline
 from darner.errors import (
     DamagedItemError,
@@ -32,16 +33,18 @@ from darner.errors import (
     StatusError,
 )
 from darner.journal import foreign
-from darner.journal.blob import Offload, sync_directory, sync_links, sync_name
-from darner.journal.commit import MAX_OPEN, Committer
+from darner.journal.commit import Committer
+from darner.journal.files import sync_blobs, sync_directory, sync_name
 from darner.journal.journal import Journal
 from darner.journal.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.journal.leveldb import failure, reason
 from darner.journal.lock import LOCK_NAME, DirectoryLock
+from darner.journal.open_databases import MAX_OPEN
 from darner.journal.recovery import open_journal
-from darner.journal.reserve import FILE_NAME as RESERVE_NAME
-from darner.journal.reserve import Reserve, is_full
-from darner.journal.wal import Client, Life, Log
+from darner.journal.reserve import RESERVE_NAME, Reserve, is_full
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
+from darner.journal.wal_sync import Client
 from darner.printable import shown
 from darner.queues import trash
 from darner.queues.cursor import MARK, Cursor
@@ -185,7 +188,7 @@ def _traceback(error: JournalError) -> dict[str, BaseException]:
 
 def say_stray(entry: Path) -> None:
     """Log what lies in the data directory, and is no queue."""
-    whose = foreign.whose(entry)
+    whose = foreign.owner(entry)
     # of the pieces of a long name the last one alone is at the top
     is_in_the_way = directory_of(name_of(Path(entry.name))) == Path(entry.name)
     log.warning(
@@ -525,7 +528,7 @@ class Broker:
             why = _failure(error)
             self.broken[name] = why
             self._note_child(name)
-            self.log.keep_found(name)
+            self.log.pin_found(name)
             log.error(
                 "queue out of service",
                 queue=shown(name),
@@ -970,7 +973,7 @@ class Broker:
         links = list(self._committer.links)
 
         def work() -> None:
-            sync_links(links)
+            sync_blobs(links)
             journal.close()
 
         def done(error: Exception | None) -> None:
@@ -1198,7 +1201,7 @@ class Broker:
         self._may_move = free_bytes >= needed + margin // 2
         if self._crammed is not None:  # not to be in the same case at once again
             margin += margin // 2
-        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        self._committer.space_is_scarce = free_bytes < SCARCE * reserve.size
         missing = reserve.missing_bytes
         if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
             reserve.hold()
@@ -1219,7 +1222,7 @@ class Broker:
 
     def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
         was_crammed, self._crammed = self._crammed is not None, crammed
-        self.log.is_short = self._committer.is_short = crammed is not None
+        self.log.space_is_short = self._committer.space_is_short = crammed is not None
         if was_crammed == (crammed is not None):
             return
         if crammed is not None:

@@ -28,7 +28,7 @@ from darner.journal.blob import BlobReader, read_whole
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.reading import MAX_STRIKES
-from darner.journal.wal import GROUP_BYTES
+from darner.journal.segment_file import GROUP_BYTES
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20
@@ -746,7 +746,7 @@ class Queue:
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
                     raise self.journal.pause()
-        reading.check_whole(self.journal)
+        self.journal.check_whole()
         return None
 
     def _check_first(self, item: Item) -> Item | None:

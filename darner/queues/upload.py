@@ -7,14 +7,8 @@ from pathlib import Path
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, FaultError, JournalError, UnavailableError
-from darner.journal.blob import (
-    BlobWriter,
-    MemoryWriter,
-    read_whole,
-    sync_directory,
-    sync_file,
-    sync_name,
-)
+from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
+from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
 from darner.queues.queue import Queue, all_or_none, expires_ms, make_room
 
@@ -104,7 +98,7 @@ class Upload:
 
     def is_backlogged(self, room: Callable[[], None]) -> bool:
         """Whether the sender should wait; then `room` is called when it may go on."""
-        return self._writer.is_backlogged(room)
+        return self._writer.must_wait(room)
 
     def finish(
         self,

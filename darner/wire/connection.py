@@ -16,7 +16,7 @@ from typing import cast
 import structlog
 
 from darner._proto import Parser, Request, Verb, send
-from darner.access.auth import Guard
+from darner.access.guard import Guard
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.journal.blob import BlobReader, MemoryReader
 from darner.journal.journal import Journal

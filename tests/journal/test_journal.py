@@ -9,9 +9,9 @@ import pytest
 from doubles import Client, Disk, Offload
 
 from darner import _records
-from darner._records import Item, item_key
+from darner._records import Item, item_key, read_segment
 from darner.errors import JournalError, MendingError
-from darner.journal import blob_directory, layout, leveldb, reading, tidying, wal
+from darner.journal import blob_directory, layout, leveldb, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
@@ -336,7 +336,7 @@ class TestFlush:
             (first,) = it.put(b"c")
 
     def test_that_keeps_more_than_the_log_has_room_for_changes_nothing(self, it, monkeypatch):
-        monkeypatch.setattr(wal, "SEGMENT_BYTES", 2_000)
+        monkeypatch.setattr(segment_file, "SEGMENT_BYTES", 2_000)
         it.restart()
         items = it.put(*[b""] * 200)
         with pytest.raises(JournalError, match="too many reserved items"):
@@ -510,7 +510,7 @@ class TestLives:
     def test_that_was_made_anew_has_nothing_of_the_one_before(self, it):
         it.put(b"a")
         it.write()
-        it.log.keep_found("for a test")
+        it.log.pin_found("for a test")
         self.another(it)
         it.put(b"b")
         it.kill()
@@ -538,7 +538,7 @@ class TestLives:
         it.log.unpin(it.journal)
         it.log.roll()
         for path in (it.data / ".log").glob("[0-9]*"):
-            found = wal.read_segment(path.read_bytes()).frames
+            found = read_segment(path.read_bytes()).frames
             if found and not any(kind == _records.Change.RETIRE for kind, *_ in found):
                 path.unlink()
         it.kill()
@@ -1148,7 +1148,7 @@ class TestDamage:
         items, it.journal.next_unread = reading.read(it.journal, it.journal.next_unread, 10, 1 << 20)
         assert [item.data for item in items] == [b"c"]
         assert (told, it.journal.state.items) == (["2"], 2)
-        reading.check_whole(it.journal)
+        it.journal.check_whole()
 
     def test_of_delayed_items_is_told_when_they_would_have_been_due(self, it):
         it.journal.delay(Item(0, 0, 0, 0, b"lost"), 5)
@@ -1355,7 +1355,7 @@ class TestOpening:
         with pytest.raises(JournalError, match="internal error: RecursionError: too deep") as failure:
             it.start(begin=False)
         assert isinstance(failure.value.__cause__, RecursionError)
-        assert (it.committer._active, it.log._found_pins) == ({}, set())
+        assert (it.committer._active, it.log._found.pins) == ({}, set())
         monkeypatch.undo()
         it.start()  # LevelDB was closed
         assert it.datas() == [b"a", b"b"]

@@ -21,7 +21,7 @@ from darner.journal import leveldb, reading
 from darner.queues import broker as broker_module
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue, Waiter
-from darner.repair import repair
+from darner.repair import check
 
 LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 
@@ -29,7 +29,7 @@ LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 @pytest.fixture
 def log(monkeypatch):
     silence = Silence()
-    for module in (broker_module, repair):
+    for module in (broker_module, check):
         monkeypatch.setattr(module, "log", silence)
     return silence
 
@@ -316,7 +316,7 @@ class TestTable:
         assert drain(data) == [*range(500, 1001)]
         data.restart()
         data.close()
-        (report,) = repair.check(data.path, b"work")
+        (report,) = check.check(data.path, b"work")
         assert report.problems == []
         (kept,) = [fields for event, fields in log.lines if event.startswith("kept of damage")]
         assert (kept["queue"], kept["tables"]) == ("work", 1)

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from darner import _records
-from darner.config.settings import parse
-from darner.journal import journal, wal
+from darner.config.config_file import parse
+from darner.journal import segment_file
 from darner.queues import broker as broker_module
 from darner.queues import runs, status
 from darner.wire import connection
@@ -270,7 +270,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.kinds = st.sampled_from(self.COMMON + tuple(some))
         self.patch = patch = pytest.MonkeyPatch()
         self.level = logging.getLogger().level
-        patch.setattr(wal, "SEGMENT_BYTES", 1 << 14)
+        patch.setattr(segment_file, "SEGMENT_BYTES", 1 << 14)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(os, "fdatasync", lambda _: None)
         patch.setattr(broker_module, "log", Silence())
@@ -278,9 +278,9 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(runs, "log", Silence())
         patch.setattr(connection, "log", Silence())
         if tiny:
-            patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
-            patch.setattr(journal, "MAX_GONE", 2)
-            patch.setattr(journal, "TRIM_RECORDS", 3)
+            patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
+            patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+            patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
         self.data = Path(tempfile.mkdtemp())
         self.server = Server(self.data, toml(settings), dialect, grace)

@@ -30,7 +30,7 @@ from system import Killed, System
 from darner import _records
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, StartError
-from darner.journal import journal, reading, wal
+from darner.journal import reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
 from darner.queues import broker as broker_module
@@ -148,19 +148,19 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = patch = pytest.MonkeyPatch()
-        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
         patch.setattr(wal, "LONG_SEGMENTS", 3)
         patch.setattr(queue, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
         patch.setattr(queue, "READ_ITEMS", 2)
         patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
-        patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
-        patch.setattr(journal, "MAX_GONE", 2)
-        patch.setattr(journal, "DEAD_RECORDS", 4)
-        patch.setattr(journal, "TRIM_RECORDS", 3)
-        patch.setattr(journal, "COMPACT_RECORDS", 40)
+        patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
+        patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+        patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
+        patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
+        patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
         self.blobs = []  # those that are read
-        patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
+        patch.setattr("darner.journal.reading.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
         patch.setattr(broker_module, "log", self.log)
         self.disk = Disk(patch)

@@ -985,7 +985,7 @@ class TestFullDisk:
     def test_without_room_for_a_segment_is_said_once_and_what_is_fetched_goes_on(
         self, data, free, said, monkeypatch
     ):
-        monkeypatch.setattr("darner.journal.wal.SEGMENT_BYTES", 4096)
+        monkeypatch.setattr("darner.journal.segment_file.SEGMENT_BYTES", 4096)
         data.restart()
         data.push(b"work", *[b"x"] * 300)
         make, left = os.posix_fallocate, [0]

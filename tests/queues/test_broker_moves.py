@@ -13,7 +13,7 @@ from doubles import Disk, Silence, begin_upload
 from darner._records import CHUNK_BYTES, Change
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError
-from darner.journal import wal
+from darner.journal import segment_pool
 from darner.journal.batch import STAGED_BYTES
 from darner.queues import broker as broker_module
 from darner.queues.broker import Broker
@@ -323,18 +323,18 @@ class TestFailure:
     @staticmethod
     def have_no_log(data, target):
         """There is no room in the log for what is moved, nor for its removal."""
-        log, room = data.broker.log, wal.SegmentFile
-        wal.SegmentFile = Mock(side_effect=OSError("no room"))
-        if log._spare is not None:
-            log._reserve.append(log._spare)
-            log._spare = None
-        while log._reserve:
-            log._reserve.pop().delete()
+        log, room = data.broker.log, segment_pool.SegmentFile
+        segment_pool.SegmentFile = Mock(side_effect=OSError("no room"))
+        if log._pool.ready is not None:
+            log._pool.used.append(log._pool.ready)
+            log._pool.ready = None
+        while log._pool.used:
+            log._pool.used.pop().delete()
         while log.segment.append(Change.BLOB, 0, 0, bytes(8)):
             pass
 
         def end():
-            wal.SegmentFile = room
+            segment_pool.SegmentFile = room
 
         return end
 
@@ -531,11 +531,11 @@ class TestPowerCut:
         (link,) = (data.path / "dead" / "blobs").iterdir()
         synced = []
 
-        def sync_links(paths):
+        def sync_blobs(paths):
             synced.extend(paths)
             assert (data.path / "work").exists()
 
-        monkeypatch.setattr(broker_module, "sync_links", sync_links)
+        monkeypatch.setattr(broker_module, "sync_blobs", sync_blobs)
         data.broker.delete(b"work")
         data.tick()
         assert synced == [link]

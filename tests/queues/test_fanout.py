@@ -9,7 +9,7 @@ from brokers import Data
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.journal.wal import GROUP_BYTES
+from darner.journal.segment_file import GROUP_BYTES
 from darner.queues import fanout
 from darner.queues import queue as queue_module
 from darner.queues import upload as upload_module

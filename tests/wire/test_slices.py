@@ -244,7 +244,7 @@ class TestMemory:
         slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
         slow.broker.queue(b"work").flush()
         slow.push(b"work", b"later")
-        dead = slow.broker._committer._dead
+        dead = slow.broker._committer._unneeded
         slow.broker.tick()
         assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
         slow.tick(20)
