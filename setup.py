@@ -17,7 +17,11 @@ PYTHON_MODULES = (
     "journal.live",
     "journal.reading",
     "journal.records",
+    "queues.counts",
+    "queues.limits",
     "queues.queue",
+    "queues.reserved",
+    "queues.window",
     "wire.counters",
     "wire.holds",
     "wire.connection",
@@ -32,6 +36,10 @@ SMALL_MODULES = (
     "journal.live",
     "journal.reading",
     "journal.records",
+    "queues.counts",
+    "queues.limits",
+    "queues.reserved",
+    "queues.window",
     "wire.holds",
 )
 

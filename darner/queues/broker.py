@@ -49,10 +49,12 @@ from darner.printable import shown
 from darner.queues import trash
 from darner.queues.cursor import MARK, Cursor
 from darner.queues.fanout import Fanout, parent_of
-from darner.queues.queue import DEFAULTS, Queue, Reader, Source, move
+from darner.queues.moving import move
+from darner.queues.queue import DEFAULTS, Queue
 from darner.queues.runs import Runs
 from darner.queues.status import QUIESCENT, STATUSES, Status
 from darner.queues.upload import Upload
+from darner.queues.waiters import Reader, Source
 
 log = structlog.get_logger()
 
@@ -630,7 +632,7 @@ class Broker:
         self._register(queue)
         awaited = self._awaited.pop(name, None)
         if awaited is not None and awaited.waiting_clients:
-            queue.transactions = awaited.transactions
+            queue.counts.transactions = awaited.counts.transactions
             self._hand_over(awaited, queue)
         self.queue_creates += 1
         log.debug("queue created", queue=shown(name))
@@ -650,7 +652,7 @@ class Broker:
         for waiter in list(queue.waiters):
             queue.leave(waiter)
             heir.wait(waiter)
-        for cursor in list(queue.awaited):
+        for cursor in list(queue.waiting_cursors):
             for waiter in list(cursor.waiters):
                 cursor.leave(waiter)
                 self._cursor(heir, cursor.label).wait(waiter)
@@ -694,10 +696,10 @@ class Broker:
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
-        self._past_items += queue.total_items
-        self._past_expired += queue.expired_items
-        self._past_discarded += queue.discarded
-        if queue.waiters or queue.awaited:
+        self._past_items += queue.counts.total_items
+        self._past_expired += queue.counts.expired_items
+        self._past_discarded += queue.counts.discarded
+        if queue.waiters or queue.waiting_cursors:
             heir = self._await(name)
             self._hand_over(queue, heir)
             if parent_of(name):  # they have subscribed
@@ -1435,22 +1437,22 @@ class Broker:
         self.queue_creates = self.queue_deletes = self.queue_expires = 0
         self._past_items = self._past_expired = self._past_discarded = 0
         for queue in self.visible.values():
-            queue.reset_stats()
+            queue.reset_counts()
 
     @property
     def total_items(self) -> int:
         """How many items were set, in queues deleted since, too."""
-        return self._past_items + sum(queue.total_items for queue in self.queues.values())
+        return self._past_items + sum(queue.counts.total_items for queue in self.queues.values())
 
     @property
     def expired_items(self) -> int:
         """How many items expired before they were fetched, in queues deleted since, too."""
-        return self._past_expired + sum(queue.expired_items for queue in self.queues.values())
+        return self._past_expired + sum(queue.counts.expired_items for queue in self.queues.values())
 
     @property
     def discarded(self) -> int:
         """How many items full queues dropped unread, those deleted since, too."""
-        return self._past_discarded + sum(queue.discarded for queue in self.queues.values())
+        return self._past_discarded + sum(queue.counts.discarded for queue in self.queues.values())
 
     @property
     def room_bytes(self) -> int:

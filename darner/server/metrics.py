@@ -20,6 +20,7 @@ from prometheus_client.samples import Sample
 
 from darner._version import __version__
 from darner.printable import shown
+from darner.queues.cursor import cursor_lags
 from darner.server.metrics_http import HttpServer
 from darner.server.tcp import bind, unusable
 from darner.wire.clients import Clients
@@ -104,7 +105,7 @@ class _Collector:
             left -= 1
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
             queues.append((shown(name), values))
-            for label, lag in queue.cursor_lags():
+            for label, lag in cursor_lags(queue):
                 lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
         return server, queues, lags
 

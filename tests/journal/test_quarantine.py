@@ -20,7 +20,8 @@ from darner.errors import JournalError, MendingError
 from darner.journal import leveldb, reading
 from darner.queues import broker as broker_module
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 from darner.repair import check
 
 LARGE = bytes(2 * CHUNK_BYTES) + b"end"

@@ -19,7 +19,8 @@ from darner.errors import ItemTooLargeError, JournalError, StartError
 from darner.queues import broker, trash
 from darner.queues.broker import Broker, directory_of, name_of
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 NOT_IN_NAMES = [*range(33), 127, ord("/")]
 PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-."
@@ -445,9 +446,9 @@ class TestAwaited:
 
     def test_counts_the_reservations_of_those_who_wait_when_it_comes(self, data, served):
         waiter = self.wait(data, served, "first", fetch=Queue.reserve)
-        waiter.queue.transactions += 1
+        waiter.queue.counts.transactions += 1
         data.set(b"work", b"abc")
-        assert data.broker.queues[b"work"].transactions == 1
+        assert data.broker.queues[b"work"].counts.transactions == 1
 
     def test_of_a_deleted_queue_is_waited_for_on(self, data, served):
         data.set(b"work", b"abc")

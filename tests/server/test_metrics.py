@@ -225,7 +225,7 @@ class TestDisturbance:
                 loop.call_soon(count)
 
             broker = Broker(tmp_path / "data", lambda: 1, lambda work, done: None)
-            broker.queues = {b"queue-%d" % n: Mock(cursor_lags=list) for n in range(queues)}
+            broker.queues = {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
             monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
             monkeypatch.setattr(type(broker), "total_items", 0)
             count()
