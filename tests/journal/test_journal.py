@@ -10,6 +10,7 @@ from doubles import Client, Disk, Offload
 
 from darner import _records
 from darner._records import Item, item_key, read_segment
+from darner.environment.environment import Environment
 from darner.errors import JournalError, MendingError
 from darner.journal import blob_directory, layout, leveldb, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
@@ -37,7 +38,7 @@ class Process:
         lives, damage = self.log.recover()
         assert damage == []
         reserve = Reserve(self.data / ".reserve", 0)
-        self.committer = Committer(self.log, self.threads, reserve=reserve)
+        self.committer = Committer(self.log, Environment(lambda: 0, self.threads), reserve=reserve)
         self.journal = open_journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
