@@ -13,4 +13,3 @@ from darner.journal.live cimport LiveIds
 cpdef read(Journal journal, start, Py_ssize_t max_items, max_bytes)
 @cython.locals(item=Item, items=list, size=Py_ssize_t)
 cpdef scan(Journal journal, start, Py_ssize_t max_items, max_bytes)
-cdef _pass_over(Journal journal, start, stop)

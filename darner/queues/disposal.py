@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import reading
+from darner.journal import losses, reading
 from darner.journal.journal import Journal
 from darner.queues.counts import Counts
 from darner.queues.reserved import Reserved
@@ -104,7 +104,7 @@ class Disposal:
                 item = whole
             targets = None if to is None else queue.on_move(queue, item, to)
         except DamagedItemError as damage:
-            reading.quarantine(journal, item, damage)
+            losses.quarantine(journal, item, damage)
             return
         finally:
             window.has_item_leaving = had_item_leaving

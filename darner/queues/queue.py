@@ -13,7 +13,7 @@ from darner._records import Item, new_item
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import reading
+from darner.journal import losses, reading
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
@@ -410,7 +410,7 @@ class Queue:
             is_read = item.id < self.journal.next_unread
             if held is not None or (is_read and all(other.id != item.id for other in self.window)):
                 return
-        reading.quarantine(self.journal, item, damage)
+        losses.quarantine(self.journal, item, damage)
         if held is not None:
             self.reserved.remove(item)
         else:

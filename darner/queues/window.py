@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from darner._records import Item
 from darner.errors import JournalError
-from darner.journal import reading
+from darner.journal import losses, reading
 from darner.journal.journal import Journal
 from darner.journal.reading import MAX_STRIKES
 from darner.queues.reserved import Reserved
@@ -128,7 +128,7 @@ class Window:
         journal = self._journal
         items = [*self.items, *self._reserved.by_id.values()]
         are_all = journal.next_unread >= journal.state.next_id
-        reading.recount(
+        losses.recount(
             journal,
             len(items) if are_all else max(len(items), journal.state.items),
             sum(item.size for item in items),
