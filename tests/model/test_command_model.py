@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from darner import _records
 from darner.config.config_file import parse
-from darner.journal import journal, segment_file
+from darner.journal import segment_file
 from darner.queues import runs, status
 from darner.wire import connection
 from darner.wire.clients import Clients
@@ -280,9 +280,9 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(runs, "log", Silence())
         patch.setattr(connection, "log", Silence())
         if tiny:
-            patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
-            patch.setattr(journal, "MAX_GONE", 2)
-            patch.setattr(journal, "TRIM_RECORDS", 3)
+            patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
+            patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+            patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
         self.data = Path(tempfile.mkdtemp())
         self.server = Server(self.data, toml(settings), dialect, grace)

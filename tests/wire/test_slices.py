@@ -138,7 +138,7 @@ class TestReturn:
         reserve(holds, it.queue, self.COUNT)
         most = 0
         for journal in holds.release():
-            most = max(most, it.journal.batch.staged_bytes)
+            most = max(most, it.journal.records.batch.staged_bytes)
             if journal is not None:
                 it.threads.run_all()
         assert not it.queue.reserved
