@@ -13,7 +13,7 @@ from running import Server, Wire, running
 
 from darner.journal import leveldb
 
-REPLAY = Path(__file__).parents[2] / "bench" / "replay.py"
+REPLAY = Path(__file__).parents[2] / "bench" / "single" / "replay.py"
 HALF_SENT_BYTES = 10 << 20
 
 
