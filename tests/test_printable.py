@@ -8,8 +8,8 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from running import DARNER, configured, running
-from test_login import HASH
+from logins import HASH
+from running import DARNER, configured, run_darner, running
 
 from darner.printable import printable, shown
 
@@ -146,10 +146,7 @@ class TestStrangers:
                 assert not obeyed(reply.decode().replace("\r\n", "\n"))
             assert server.stop() == 0
         assert not obeyed(server.log)
-        done = subprocess.run(
-            [DARNER, "--check-config", "-c", tmp_path / "darner.toml"],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = run_darner("--check-config", "-c", tmp_path / "darner.toml")
         assert "max_items" in done.stderr
         assert not obeyed(done.stdout + done.stderr)
 

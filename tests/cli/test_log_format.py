@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from running import DARNER
+from running import DARNER, run_darner
 
 from darner.cli import console
 from darner.cli.main import main
@@ -107,20 +107,12 @@ class TestLogFormat:
 
     @pytest.mark.parametrize("form", ["json", "", "LOGFMT"])
     def test_of_another_kind_is_refused(self, tmp_path, form):
-        done = subprocess.run(
-            [DARNER, "-d", str(tmp_path), "--log-format", form],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        done = run_darner("-d", tmp_path, "--log-format", form)
         assert done.returncode == 2
         assert "auto" in done.stderr
         config = tmp_path / "darner.toml"
         config.write_text(f'log_format = "{form}"\n')
-        done = subprocess.run(
-            [DARNER, "-c", str(config)], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = run_darner("-c", config)
         assert f'darner.toml:1: log_format is "{form}"' in done.stderr
 
 
@@ -146,9 +138,8 @@ class TestConsole:
 
 class TestHelp:
     def help(self, *words: str) -> str:
-        done = subprocess.run(
-            [DARNER, *words, "--help"], capture_output=True, text=True, timeout=20, check=True
-        )
+        done = run_darner(*words, "--help")
+        done.check_returncode()
         assert max(map(len, done.stdout.splitlines())) <= 100
         return done.stdout
 

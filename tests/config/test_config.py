@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from running import DARNER, running
+from running import run_darner, running
 
 from darner import _proto
 from darner.config import kinds
@@ -354,8 +354,7 @@ class TestReadme:
 
 
 def check(path: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [DARNER, "--check-config", "--config", str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=path.parent)
+    return run_darner("--check-config", "--config", path, *options, directory=path.parent)
 
 
 class TestConsoleScript:
@@ -379,9 +378,7 @@ class TestConsoleScript:
         )
 
     def test_wants_a_file_to_check(self):
-        done = subprocess.run(
-            [DARNER, "--check-config"], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = run_darner("--check-config")
         assert done.returncode == 2
         assert "--check-config needs --config" in done.stderr
 

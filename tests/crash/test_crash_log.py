@@ -5,24 +5,17 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mounting import mounted, run
-from running import DARNER, Server, Wire, running, until
+from running import Server, Wire, run_darner, running, until
 
 from darner.journal.wal import SEGMENT_BYTES
 
 OLD = Path(__file__).parent / "directories"
-
-
-def check(data: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DARNER, "check", str(data)], check=False, capture_output=True, text=True, timeout=60
-    )
 
 
 def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:
@@ -60,7 +53,7 @@ class TestDamage:
             path.write_bytes(content[:100_000])
         else:
             path.unlink()
-        report = check(killed.data)
+        report = run_darner("check", killed.data)
         assert report.returncode == 1
         assert str(path) in report.stdout
         killed.start()
@@ -87,7 +80,7 @@ class TestDamage:
         # as it is cut off by a kill in the middle of a frame
         end = content.index(b"%07d;" % 900) + 100
         path.write_bytes(content[:end] + bytes(SEGMENT_BYTES - end - 64) + content[-64:])
-        assert check(killed.data).returncode == 0
+        assert run_darner("check", killed.data).returncode == 0
         killed.start()
         assert "level=error" not in killed.log
         assert len(killed.connect().drain(b"work")) == 900
@@ -163,7 +156,7 @@ class TestDirectoryOfAnOlderDarner:
         with tarfile.open(OLD / f"4ec12cf-{request.param}.tar.gz") as archive:
             archive.extractall(tmp_path, filter="data")
         data = tmp_path / request.param
-        report = check(data)
+        report = run_darner("check", data)
         assert (report.returncode, re.findall("damage|lost", report.stdout)) == (0, [])
         with running(data) as server:
             yield server, request.param == "killed"

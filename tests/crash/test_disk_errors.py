@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import DARNER, Wire, running, until
+from running import Wire, run_darner, running, until
 
 # Of Linux: what file systems of a journal answer to by failing everything from then on.
 SHUTDOWN = 0x8004587D
@@ -148,13 +148,7 @@ def test_a_server_does_not_start_on_a_disk_that_is_read_only_and_says_why(tmp_pa
             begin(wire, b"work")
         server.kill()
         with read_only(server.data):
-            done = subprocess.run(
-                [DARNER, "--data", server.data, "--port", "0"],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
+            done = run_darner("--data", server.data, "--port", "0")
             assert done.returncode != 0
             assert "Read-only file system" in done.stderr
             assert "Traceback" not in done.stderr

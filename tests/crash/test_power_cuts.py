@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import random
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Self
 
 import pytest
 from mounting import mounted, mounted_image, run
-from running import DARNER, Server, running
+from running import Server, run_darner, running
 
 KINDS = {"ext4": (), "xfs": ("nouuid",)}
 HOST_MIB = 6000
@@ -142,12 +141,6 @@ def assert_is_as_promised(server: Server, synced: dict[str, int], fetched: int) 
     assert found["failed"] == sorted(found["failed"])
 
 
-def check(data: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DARNER, "check", str(data)], check=False, capture_output=True, text=True, timeout=60
-    )
-
-
 def assert_says_nothing_false(log: str) -> None:
     """A power cut leaves no damage. But the last changes may be there with some missing before them: that is
     said, as they are left out; and so are large items that nobody has synced."""
@@ -172,13 +165,13 @@ def try_power_cuts(kind: str, cuts: int, tmp_path: Path) -> None:
                 fetched = load.fetched + 1  # one may be under way
                 assert not load.errors
                 with mounted_image(copy, at, *KINDS[kind]):
-                    said = check(at / "data").stdout
+                    said = run_darner("check", at / "data").stdout
                     assert "damage" not in said.replace("log damaged", ""), said
                     with running(at / "data", "--config", str(config)) as found:
                         assert_is_as_promised(found, synced, fetched)
                         assert found.stop() == 0
                         assert_says_nothing_false(found.log)
-                    assert check(at / "data").returncode == 0
+                    assert run_darner("check", at / "data").returncode == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

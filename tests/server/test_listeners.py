@@ -5,10 +5,9 @@ import re
 import resource
 import socket
 import stat
-import subprocess
 
 import pytest
-from running import DARNER, Wire, configured, running, until
+from running import Wire, configured, refused, run_darner, running, until
 
 HAS_IPV6 = socket.has_dualstack_ipv6()
 needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
@@ -29,15 +28,6 @@ def unix(path) -> Wire:
     wire.socket.connect(str(path))
     wire._buffer = b""
     return wire
-
-
-def refused(*options: str) -> str:
-    """The one line that a server says instead of starting."""
-    done = subprocess.run([DARNER, *options], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 class TestHosts:
@@ -216,7 +206,7 @@ class TestUnixSocket:
 
     def test_has_its_clients_log_in_too(self, tmp_path, path):
         users = tmp_path / "users.toml"
-        subprocess.run([DARNER, "passwd", str(users), "alice"], input=b"secret\n", check=True)
+        run_darner("passwd", users, "alice", input="secret\n").check_returncode()
         with configured(tmp_path, f'auth_file = "{users}"\nsocket = "{path}"\n') as server:
             assert unix(path).ask(b"version\r\n") == b"CLIENT_ERROR authentication failure\r\n"
             assert unix(path).set(b"login", b"alice secret") == b"STORED\r\n"

@@ -5,11 +5,9 @@ A start is measured in processor time: the machine may be busy with something el
 
 import contextlib
 import resource
-from pathlib import Path
 
 import pytest
-from running import DARNER, Server, running, until
-from test_wire_hostile import processor_s
+from running import DARNER, running, until
 
 MIB = 1 << 20
 CONNECTIONS = 10_000
@@ -20,10 +18,6 @@ QUEUES = 10_000
 READ = 150
 DESCRIPTORS = 1024
 START_S, START_BYTES = 5.0, 200 * MIB
-
-
-def descriptors(server: Server) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 @pytest.fixture
@@ -72,12 +66,12 @@ def test_ten_thousand_queues_start_fast_in_bounded_memory_and_descriptors(tmp_pa
                 assert wire.exactly(8 * len(some)) == b"STORED\r\n" * len(some)
         assert server.stop() == 0
         server.start()
-        assert processor_s(server) < START_S
+        assert server.processor_s < START_S
         assert server.resident_bytes < START_BYTES
         with contextlib.closing(server.connect()) as wire:
             for name in names[:READ]:
                 assert wire.get(name) == b"abc"
-            assert descriptors(server) < DESCRIPTORS // 2
+            assert server.descriptors < DESCRIPTORS // 2
         assert server.stat("curr_items") == QUEUES - READ
         assert server.stop() == 0
     assert "level=error" not in server.log

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import resource
 import select
@@ -19,8 +18,7 @@ from unittest.mock import Mock
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families as leniently
-from running import DARNER, Server, running, until
-from test_wire_hostile import processor_s
+from running import Server, refused, running, until
 
 from darner._version import __version__
 from darner.access.admission import METRICS_CONNECTIONS
@@ -253,14 +251,9 @@ class TestDisturbance:
 
 class TestStart:
     def refused(self, data, config: str, **environment: str) -> str:
-        done = subprocess.run(
-            [DARNER, "--port", "0", "--data", data, "--config", config],
-            capture_output=True, text=True, timeout=20, check=False, env=os.environ | environment,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert done.stderr.count("\n") == 1, done.stderr
+        said = refused("--port", "0", "--data", data, "--config", config, **environment)
         assert not data.exists()
-        return done.stderr
+        return said
 
     def test_without_prometheus_client_says_what_to_install(self, tmp_path, config):
         missing = 'raise ModuleNotFoundError("not here", name="prometheus_client")\n'
@@ -343,9 +336,9 @@ class TestSilence:
         # fewer than it has open
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         (waiting,) = self.connections(server, 1)
-        before = processor_s(server)
+        before = server.processor_s
         assert not select.select([waiting], [], [], 1.5)[0]
-        assert processor_s(server) - before < 0.3
+        assert server.processor_s - before < 0.3
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         waiting.send(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert waiting.recv(15) == b"HTTP/1.0 200 OK"

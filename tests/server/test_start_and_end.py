@@ -13,7 +13,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from running import DARNER, Server, Wire, running, until
+from running import DARNER, Server, Wire, run_darner, running, until
 
 from darner.server.standard import MOST_BYTES, Writer
 
@@ -116,7 +116,7 @@ class TestStart:
 class TestEnd:
     def test_of_a_server_with_a_login_under_way_is_clean(self, tmp_path):
         users = tmp_path / "users.toml"
-        subprocess.run([DARNER, "passwd", str(users), "alice"], input=b"pass\n", check=True)
+        run_darner("passwd", users, "alice", input="pass\n").check_returncode()
         (tmp_path / "darner.toml").write_text(f'auth_file = "{users}"\n')
         with running(tmp_path / "data", "--config", str(tmp_path / "darner.toml")) as server:
             silent, checked = server.connect(), server.connect()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from running import running, until
@@ -26,17 +25,6 @@ SIOCOUTQ = 0x5411
 def waits_to_send(wire) -> bool:
     """Whether the peer has left much of what was sent, so that it is at work when that is taken."""
     return int.from_bytes(fcntl.ioctl(wire.socket, SIOCOUTQ, bytes(4)), sys.byteorder) > 100_000
-
-
-def stat_of(server) -> str:
-    """What the system says of its process, from its state on."""
-    return Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].strip()
-
-
-def processor_s(server) -> float:
-    """How much processor time it has taken."""
-    user, system = stat_of(server).split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class TestUnreadReplies:
@@ -94,7 +82,7 @@ def stopped(server):
     """The server does nothing meanwhile: what is sent waits for it."""
     server.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: stat_of(server).startswith("T"))
+        until(lambda: server.process_stat[0] == "T")
         yield
     finally:
         server.process.send_signal(signal.SIGCONT)
@@ -249,18 +237,18 @@ class TestHalfARequest:
         wire.send(half)
         other = server.connect()
         other.ask(b"version\r\n")
-        before = processor_s(server)
+        before = server.processor_s
         other.ask(b"get nothing/t=500\r\n")
-        assert processor_s(server) - before < 0.2
+        assert server.processor_s - before < 0.2
 
     def test_behind_an_unread_reply_costs_no_processor_time(self, server, wire):
         wire.set(b"q", bytes(32 * MIB))
         wire.send(b"get q/peek\r\nget q")
         other = server.connect()
         other.ask(b"get nothing/t=300\r\n")
-        before = processor_s(server)
+        before = server.processor_s
         other.ask(b"get nothing/t=500\r\n")
-        assert processor_s(server) - before < 0.2
+        assert server.processor_s - before < 0.2
 
     @pytest.mark.parametrize(
         "request_",
