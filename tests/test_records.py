@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from darner import _records
+from darner._proto import Parser
 from darner._records import (
     ITEM_BYTES,
     Change,
@@ -195,7 +196,7 @@ class TestRecords:
 
     @given(st.binary(max_size=100))
     def test_of_items_are_made_where_the_parser_has_left_room(self, data):
-        parser = _proto.Parser()
+        parser = Parser()
         parser.feed(b"set a 5 0 %d\r\n%s\r\n" % (len(data), data))
         (request,) = parser
         item = _records.new_item(request.record, 5, 6, 7)
