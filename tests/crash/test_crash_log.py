@@ -1,11 +1,7 @@
-"""The write-ahead log of a real server after damage, on file systems that copy on write, and of an older
-darner."""
+"""The write-ahead log of a real server after damage, and on file systems that copy on write."""
 
 import contextlib
 import os
-import re
-import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +10,6 @@ from mounting import mounted, run
 from running import Server, Wire, run_darner, running, until
 
 from darner.journal.wal import SEGMENT_BYTES
-
-OLD = Path(__file__).parent / "directories"
 
 
 def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:
@@ -146,59 +140,3 @@ class TestCopyOnWrite:
         until(lambda: wire.set(b"work", b"again") == b"STORED\r\n", 60)
         found = [data[:8] for _, data in full.connect().drain(b"work")]
         assert found[:stored] == [b"%07d;" % number for number in range(stored)]
-
-
-class TestDirectoryOfAnOlderDarner:
-    """Commit 4ec12cf has a log of version 1. How the directories were made stands in their README."""
-
-    @pytest.fixture(params=["closed", "killed"])
-    def old(self, request, tmp_path) -> Iterator[tuple[Server, bool]]:
-        with tarfile.open(OLD / f"4ec12cf-{request.param}.tar.gz") as archive:
-            archive.extractall(tmp_path, filter="data")
-        data = tmp_path / request.param
-        report = run_darner("check", data)
-        assert (report.returncode, re.findall("damage|lost", report.stdout)) == (0, [])
-        with running(data) as server:
-            yield server, request.param == "killed"
-
-    def test_is_served_whether_it_was_closed_or_killed(self, old):
-        server, killed = old
-        assert "level=error" not in server.log
-        wire = server.connect()
-        last = 320 if killed else 300
-        assert [data for _, data in wire.drain(b"work")] == [
-            b"item %d" % number for number in range(100 + killed, last)
-        ]
-        assert [len(data) for _, data in wire.drain(b"large")] == [
-            256 * 600,
-            5,
-            *([100_000] if killed else []),
-        ]
-        assert [data for _, data in wire.drain(b"kept")] == [b"kept %d" % number for number in range(10)]
-        orders = [b"order %d" % number for number in range(3 + killed)]
-        assert wire.get(b"orders/cursor=billing") == b"order 1"
-        assert [data for _, data in wire.drain(b"orders")] == orders
-        assert [data for _, data in wire.drain(b"orders+audit")] == orders
-        assert wire.get(b"dated") == b"never gone"
-        assert wire.get("queue-größe".encode()) == b"name"
-        assert wire.get(b"n" * 250) == b"long"
-        stats = wire.stats()
-        assert stats["queue_later_delayed_items"] == "1"
-        assert not [name for name in stats if name.startswith("queue_deleted")]
-        assert wire.get(b"new") == (b"only in the log" if killed else None)
-
-    def test_is_served_again_after_each_kill(self, old):
-        server, killed = old
-        for _ in range(2):
-            server.kill()
-            server.start()
-        assert "level=error" not in server.log
-        wire = server.connect()
-        assert len(wire.drain(b"work")) == (219 if killed else 200)
-        assert wire.set(b"work", b"more") == b"STORED\r\n"
-        server.kill()
-        server.start()
-        assert server.connect().get(b"work") == b"more"
-        server.stop()
-        assert not [path for path in (server.data / ".log").iterdir() if path.name.isdecimal()]
-        shutil.rmtree(server.data)
