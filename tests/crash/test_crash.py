@@ -5,11 +5,10 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from running import Server, Wire, running
+from running import Server, Wire, allocated_bytes, running, until
 
 from darner.journal import leveldb
 
@@ -44,26 +43,11 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
     assert stats["curr_items"] == str(len(jobs) + 1)
 
 
-def disk_bytes(directory: Path) -> int:
-    total = 0
-    for file in directory.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # LevelDB deletes files as we look
-            total += file.stat().st_blocks * 512
-    return total
-
-
-def wait_until(holds, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def send_half(server: Server, wire: Wire) -> None:
     """Send an item but for its end, and wait until it is on the disk."""
     sent = random.Random(1).randbytes(HALF_SENT_BYTES - 1)
     wire.send(b"set work 0 0 %d\r\n%s" % (HALF_SENT_BYTES, sent))
-    wait_until(lambda: disk_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
+    until(lambda: allocated_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
 
 
 def records(server: Server, queue: str) -> list[bytes]:
@@ -76,7 +60,7 @@ def records(server: Server, queue: str) -> list[bytes]:
 
 
 def assert_nothing_left(server: Server) -> None:
-    wait_until(lambda: disk_bytes(server.data / "work") < HALF_SENT_BYTES / 10)
+    until(lambda: allocated_bytes(server.data / "work") < HALF_SENT_BYTES / 10)
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
         assert (stats["queue_work_items"], stats["queue_work_bytes"]) == ("1", "3")

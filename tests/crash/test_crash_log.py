@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounting import mounted, run
+from file_systems import mounted, run
 from running import Server, Wire, run_darner, running, until
 
 from darner.journal.wal import SEGMENT_BYTES

@@ -1,4 +1,4 @@
-"""A disk that fails, is read-only, or is not there any more, under a server that runs: done for real."""
+"""A disk that fails, becomes read-only or is unmounted under a running server."""
 
 import contextlib
 import errno
@@ -6,47 +6,36 @@ import fcntl
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from file_systems import mounted, run, run_or_skip
 from running import Wire, run_darner, running, until
 
-# Of Linux: what file systems of a journal answer to by failing everything from then on.
+# An ioctl of Linux, after which a file system with a journal fails every access.
 SHUTDOWN = 0x8004587D
 WITHOUT_WRITING_THE_JOURNAL = 2
 DISK_MIB = 96
 ITEM = bytes(5000)
 
 
-def run(*command: object) -> str:
-    """Run a command; skips the test if it is not to be had or not allowed."""
-    try:
-        done = subprocess.run(
-            [str(word) for word in command], check=True, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"not allowed here: {' '.join(map(str, command))}: {error}")
-    return done.stdout.strip()
-
-
 class Disk:
-    """An ext4 of its own, whose errors have it read-only."""
+    """An ext4 of its own that becomes read-only at an error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.device = Path(run("findmnt", "--noheadings", "--output", "SOURCE", path)).name
+        self.device = Path(run_or_skip("findmnt", "--noheadings", "--output", "SOURCE", path)).name
 
     def become_read_only(self) -> None:
-        """As the system makes it after an error."""
+        """Become read-only, as the kernel has it after an error."""
         trigger = Path("/sys/fs/ext4") / self.device / "trigger_fs_error"
         if not trigger.exists():
             pytest.skip("this kernel triggers no error of ext4")
         trigger.write_text("test")
 
     def fail(self) -> None:
-        """Answer everything that goes to the disk by EIO."""
+        """Fail every access to the disk with EIO."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", WITHOUT_WRITING_THE_JOURNAL))
@@ -56,29 +45,21 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Disk]:
-    image, path = tmp_path / "image", tmp_path / "disk"
-    path.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_MIB << 20)
-    run("mkfs.ext4", "-q", "-F", image)
-    run("mount", "-o", "loop,errors=remount-ro", image, path)
-    try:
+    with mounted("ext4", DISK_MIB, tmp_path, "errors=remount-ro") as path:
         yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True, timeout=10)
 
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[Callable[[], None]]:
     """A directory in which nothing can be made or opened to be written; gives what ends that."""
-    run("mount", "--bind", directory, directory)
+    run_or_skip("mount", "--bind", directory, directory)
 
     def end() -> None:
-        subprocess.run(["umount", "--lazy", directory], check=True, timeout=10)
+        run("umount", "--lazy", directory)
 
     with contextlib.ExitStack() as stack:
         stack.callback(end)
-        run("mount", "-o", "remount,ro,bind", directory)
+        run_or_skip("mount", "-o", "remount,ro,bind", directory)
         yield stack.close
 
 

@@ -1,15 +1,15 @@
-"""Disks that a backlog, or somebody else, has filled to the last byte, and that are never made larger: what
-is fetched or flushed gives the room back, and sets are taken again by themselves."""
+"""Disks that a backlog, or another program, has filled to the last byte, and that never grow: fetches and
+flushes free space, and then sets are taken again."""
 
 import contextlib
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
+from file_systems import mounted
 from running import Server, Wire, running, until
 
 # mkfs.xfs makes none that is smaller
@@ -19,31 +19,6 @@ TOO_LITTLE = b"SERVER_ERROR refused: less is free on the disk than min_free_spac
 BATCH = 50
 
 
-@contextlib.contextmanager
-def mounted(kind: str, path: Path) -> Iterator[None]:
-    """A small file system of this kind; the test is skipped if it cannot be had here."""
-    size = f"{SIZES_MIB[kind]}M"
-    path.mkdir()
-    if kind == "tmpfs":
-        steps = [["mount", "-t", "tmpfs", "-o", f"size={size}", "darner-test", path]]
-    else:
-        image = path.with_suffix(".img")
-        steps = [
-            ["truncate", "-s", size, image],
-            [f"mkfs.{kind}", "-q", image],
-            ["mount", "-o", "loop", image, path],
-        ]
-    for step in steps:
-        try:
-            subprocess.run(step, check=True, capture_output=True, timeout=30)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"no {kind} can be mounted here: {error}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True, timeout=10)
-
-
 @pytest.fixture
 def kind(request) -> str:
     return getattr(request, "param", "tmpfs")
@@ -51,8 +26,8 @@ def kind(request) -> str:
 
 @pytest.fixture
 def disk(kind, tmp_path) -> Iterator[Path]:
-    with mounted(kind, tmp_path / "disk"):
-        yield tmp_path / "disk"
+    with mounted(kind, SIZES_MIB[kind], tmp_path) as path:
+        yield path
 
 
 @pytest.fixture

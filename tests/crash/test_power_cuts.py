@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from mounting import mounted, mounted_image, run
+from file_systems import mounted, mounted_image, run
 from running import Server, run_darner, running
 
 KINDS = {"ext4": (), "xfs": ("nouuid",)}

@@ -5,14 +5,13 @@ import errno
 import itertools
 import os
 import shutil
-import subprocess
 from itertools import chain
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from doubles import Client, Offload
-from mounting import run
+from file_systems import mounted
 
 from darner._records import Change, checksum, guard_memory
 from darner.errors import JournalError, StartError
@@ -981,13 +980,7 @@ class TestMemory:
         monkeypatch.setattr(wal, "SEGMENT_BYTES", 1 << 20)
         monkeypatch.setattr(wal, "populate", lambda _: None)
         monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, _, size: os.ftruncate(descriptor, size))
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        try:
-            run("mount", "-t", "tmpfs", "-o", "size=4m", "darner-test", disk)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"mounting a tmpfs is not allowed here: {error}")
-        try:
+        with mounted("tmpfs", 4, tmp_path) as disk:
             log = Process(disk / ".log", keep=False).log
             writer = Writer(log)
             written = []
@@ -1003,8 +996,6 @@ class TestMemory:
             assert log.segment.refusal is not None
             process = Process(disk / ".log")
             assert (process.found(), process.damage) == (written, [])
-        finally:
-            run("umount", "--lazy", disk)
 
 
 class Syncs:

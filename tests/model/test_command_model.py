@@ -11,16 +11,15 @@ import logging
 import os
 import re
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from brokers import Data
 from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
 from doubles import Loop, Silence, Transport
-from hypothesis import HealthCheck, note, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from machines import EXAMPLES, new_directory, profile
 
 from darner import _records
 from darner.config.settings import parse
@@ -282,7 +281,7 @@ class CommandMachine(RuleBasedStateMachine):
             patch.setattr(journal, "MAX_GONE", 2)
             patch.setattr(journal, "TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
-        self.data = Path(tempfile.mkdtemp())
+        self.data = new_directory()
         self.server = Server(self.data, toml(settings), dialect, grace)
         self.model = Model(settings, self.server.now, dialect=dialect, grace=grace)
         self.settings = settings
@@ -567,12 +566,5 @@ class CommandMachine(RuleBasedStateMachine):
 
 
 TestCommands = CommandMachine.TestCase
-TestCommands.settings = settings(
-    deadline=None,
-    report_multiple_bugs=False,
-    max_examples=int(os.environ.get("DARNER_EXAMPLES", "150")),
-    # the suite runs the same ones each time; others are for runs by hand
-    derandomize="DARNER_EXAMPLES" not in os.environ,
-    stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+# the suite runs the same examples each time; others are for runs by hand
+TestCommands.settings = profile(150, derandomize=EXAMPLES not in os.environ)

@@ -1,22 +1,20 @@
 """Queues on real journals against plain lists, through full disks, failing writes, kills and power cuts.
 
-A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what
-it has held: a kill must leave the last of these, a power cut one that is not older than the last sync. Items
-that come back too often are moved to the queue `dead`: none may be lost on the way. Some items are set on two
-queues: they are in both, or in none. Threads do their tasks in any order.
+A number stands for an item, and is the item's flags. The model knows the state of each queue and the states
+before it: a kill must leave the last one, a power cut one that is not older than the last sync. Items with
+too many attempts are moved to the queue `dead`: none may be lost on the way. Some items are set on two
+queues: they are in both or in none. Threads run their tasks in any order.
 """
 
 import contextlib
 import gc
 import itertools
-import os
 import random
-import tempfile
 from pathlib import Path
 
 import pytest
 from doubles import Client, Disk, Offload, Silence, begin_upload, record, unmap
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,6 +23,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from machines import new_directory, profile
+from queue_model import Hold, Passing, Twin
 from system import Killed, System
 
 from darner import _records
@@ -50,100 +50,6 @@ PAGE_BYTES = 256
 RESERVE_BYTES = 64
 
 
-class Hold:
-    """An item that somebody has reserved."""
-
-    def __init__(self, queue, item, number):
-        self.queue, self.item, self.number = queue, item, number
-
-
-class Passing:
-    """What a queue may hold while some items go that have expired, in any order, and delayed ones join it,
-    one after the other; `gone` are those of these that have expired, too."""
-
-    def __init__(self, before, expired, joined, gone):
-        self._stays = before - expired - {-number for number in joined}
-        self._expired, self._joined, self._gone = expired, joined, gone
-
-    def __contains__(self, number):
-        return number in self._stays
-
-    def fits(self, held, may_miss):
-        """Whether it can be found to hold that if these large items may miss."""
-        for count in range(len(self._joined) + 1):
-            joined = frozenset(self._joined[:count])
-            least = self._stays | (joined - self._gone) | {-number for number in self._joined[count:]}
-            if held <= least | self._expired | joined and may_miss.issuperset(map(abs, least - held)):
-                return True
-        return False
-
-
-class Twin:
-    """What a queue should hold."""
-
-    def __init__(self):
-        self.waiting = []
-        self.reserved = {}
-        self.delayed = {}  # when they are due
-        self.exists = False
-        # what it has held since the last power cut, None if it was not there
-        self.history = [None]
-        # the oldest of these that may be found after the next
-        self.promised = 0
-        # while it is out of service, what may be found once it is back
-        self.unsure = []
-        self.generation = 0
-        # of each number, its place among all, in the order of setting; and how often it came back, if that is
-        # known for sure
-        self.order = {}
-        self.attempts = {}
-        # the numbers that came from another queue, which never expire
-        self.moved = set()
-        # large items that nobody has synced; of these, those that were there when the power went
-        self.unsynced = set()
-        self.may_miss = set()
-
-    def changed(self):
-        self.history.append(self.held)
-
-    @property
-    def held(self):
-        """The numbers of its items, those of delayed ones below 0; None if there is no queue."""
-        delayed = (-number for number in self.delayed)
-        return frozenset((*self.waiting, *self.reserved, *delayed)) if self.exists else None
-
-    def may_hold(self, *, power_cut):
-        if power_cut:
-            return self.history[self.promised :] + self.unsure
-        return self.unsure or self.history[-1:]
-
-    def has(self, number, place):
-        """An item was put at the end."""
-        self.waiting.append(number)
-        self.order[number] = place
-        self.attempts[number] = 0
-        self.changed()
-
-    def may_be(self, held, may):
-        """Whether it can be found to hold `held` if it held `may`: some large items may miss."""
-        if isinstance(may, Passing):
-            return held is not None and may.fits(held, self.may_miss)
-        if may is None or held is None:
-            # a queue of which nothing was logged is none
-            return not may and not held
-        return held <= may and self.may_miss.issuperset(map(abs, may - held))
-
-    def found(self, numbers, delayed):
-        """These are there, in order; None if there is no queue."""
-        self.exists = numbers is not None
-        self.waiting = list(numbers or ())
-        self.reserved = {}
-        self.delayed = dict(delayed)
-        self.unsure = []
-        self.generation += 1
-        self.changed()
-
-
 class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
@@ -164,8 +70,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.log = Silence()
         patch.setattr(broker_module, "log", self.log)
         self.disk = Disk(patch)
-        memory = Path("/dev/shm")
-        self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
+        self.data = new_directory()
         self.system = System(patch, self.data, PAGE_BYTES)
         self.disk.full = self.system.has_no_room
         # The log has made the segments of a group that is larger than one beforehand, and only names them.
@@ -1014,13 +919,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(
-    deadline=None,
-    report_multiple_bugs=False,
-    max_examples=int(os.environ.get("DARNER_EXAMPLES", "500")),
-    stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+TestQueue.settings = profile(500)
 
 
 class Worst:
