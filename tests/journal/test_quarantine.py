@@ -12,6 +12,7 @@ from brokers import Data
 from doubles import Silence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from leveldbs import opened_db
 
 from darner import _records
 from darner._records import CHUNK_BYTES
@@ -76,24 +77,18 @@ def put_aside(log):
     return [fields for event, fields in log.lines if event.startswith("damage put aside")]
 
 
-@contextlib.contextmanager
-def opened(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as db:
-        yield db
-
-
 def in_tables(data, name=b"work"):
     """Have all that is in LevelDB lie in tables; nobody has the directory then."""
     data.restart()
     data.close()
-    with opened(data.path / name.decode()):
+    with opened_db(data.path / name.decode(), compression=None):
         pass
     return max((data.path / name.decode()).glob("*.ldb"), key=lambda file: file.stat().st_size)
 
 
 def spoil(path, name, *keys):
     """Damage the records with these keys, and nothing else."""
-    with opened(path / name) as db:
+    with opened_db(path / name, compression=None) as db:
         for key in keys:
             record = db.get(key)
             db.put(key, record[:-1] + bytes([record[-1] ^ 1]))
@@ -241,7 +236,7 @@ class TestRecord:
         data.push(b"work", body(1), body(2))
         data.restart()
         data.close()
-        with opened(data.path / "work") as db:
+        with opened_db(data.path / "work", compression=None) as db:
             record = bytearray(db.get(_records.item_key(1)))
             record[4] = 99
             record[:4] = _records.checksum(bytes(record[4:]), 1 ^ len(record)).to_bytes(4, "big")
@@ -257,7 +252,7 @@ class TestRecord:
 def opened_copy(path):
     copy = path.with_name(f"copy-of-{path.name}")
     shutil.copytree(path, copy)
-    with opened(copy) as db:
+    with opened_db(copy, compression=None) as db:
         yield db
     shutil.rmtree(copy)
 
@@ -758,7 +753,7 @@ class TestDelayed:
             data.set(b"work", body(number), delay_ms=1000 + number)
         data.restart()
         data.close()
-        with opened(data.path / "work") as db:
+        with opened_db(data.path / "work", compression=None) as db:
             self.keys = [key for key, _ in db.iterator(prefix=b"d")]
         return data
 
@@ -788,7 +783,7 @@ class TestDelayed:
         assert drain(delayed) == [*range(2, 11)]
 
     def test_in_a_table_that_is_damaged(self, delayed):
-        with opened(delayed.path / "work"):
+        with opened_db(delayed.path / "work", compression=None):
             pass
         table = max((delayed.path / "work").glob("*.ldb"), key=lambda file: file.stat().st_size)
         content = bytearray(table.read_bytes())
@@ -830,7 +825,7 @@ def test_what_is_missed_is_counted_out_in_the_end(data, log):
         work.close(item)
     data.restart()
     data.close()
-    with opened(data.path / "work") as db:
+    with opened_db(data.path / "work", compression=None) as db:
         for id in (1, 9, 10):
             db.delete(_records.item_key(id))
     data.open()
@@ -846,7 +841,7 @@ def test_a_sum_of_bytes_that_is_too_low_is_put_right_before_it_is_missed(data):
     data.push(b"work", body(1, 10), body(2, 5000), body(3, 10))
     data.restart()
     data.close()
-    with opened(data.path / "work") as db:
+    with opened_db(data.path / "work", compression=None) as db:
         db.delete(_records.item_key(1))
         db.delete(_records.item_key(3))
     data.open()

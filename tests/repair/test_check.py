@@ -8,12 +8,12 @@ import shutil
 import pytest
 from brokers import Data
 from checksum import crc32c
+from leveldbs import opened_db
 from running import run_darner, running
 
 import darner.repair.repair
 from darner import _records
 from darner.errors import RepairError
-from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
 from darner.queues import broker
 from darner.repair.repair import _Repair, check, repair, repair_all
@@ -43,12 +43,6 @@ def path(tmp_path):
     return path
 
 
-@contextlib.contextmanager
-def db(path, **options):
-    with contextlib.closing(leveldb.DB(str(path), **options)) as opened:
-        yield opened
-
-
 def snapshot(path):
     return {
         file: file.read_bytes() if file.is_file() else None
@@ -58,7 +52,7 @@ def snapshot(path):
 
 
 def newer_state(path):
-    with db(path) as opened:
+    with opened_db(path) as opened:
         _, record = stored_state(opened)
     return _records.encode_chunk(b"\x02" + _records.decode_chunk(record)[1:] + b"more than this one knows")
 
@@ -72,7 +66,7 @@ def without_current(path):
 
 
 def with_a_damaged_state(path):
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         key, record = stored_state(opened)
         opened.put(key, record[:-1] + bytes([record[-1] ^ 1]))
     (path / "work" / STATE_NAME).unlink()
@@ -80,7 +74,7 @@ def with_a_damaged_state(path):
 
 def with_a_newer_state(path):
     record = newer_state(path / "work")
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         opened.put(stored_state(opened)[0], record)
     (path / "work" / STATE_NAME).unlink()
 
@@ -92,7 +86,7 @@ def with_a_newer_state_file(path):
 
 
 def with_a_newer_item(path):
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         record = b"\x03" + opened.get(_records.item_key(1))[5:]
         checksum = crc32c(record, 1 ^ (4 + len(record))).to_bytes(4, "big")
         opened.put(_records.item_key(1), checksum + record)
@@ -100,20 +94,20 @@ def with_a_newer_item(path):
 
 def with_another_leveldb(path):
     shutil.rmtree(path / "work")
-    with db(path / "work", create_if_missing=True) as opened:
+    with opened_db(path / "work", create_if_missing=True) as opened:
         opened.put(b"mine", b"one")
 
 
 def of_the_original(path):
     shutil.rmtree(path / "work")
     order = {"comparator": lambda a, b: (a > b) - (a < b), "comparator_name": b"queue::comparator"}
-    with db(path / "work", create_if_missing=True, **order) as opened:
+    with opened_db(path / "work", create_if_missing=True, **order) as opened:
         opened.put(bytes(9), b"one")
 
 
 def of_siberite(path):
     shutil.rmtree(path / "work")
-    with db(path / "work", create_if_missing=True) as opened:
+    with opened_db(path / "work", create_if_missing=True) as opened:
         opened.put((1).to_bytes(8, "big"), b"one")
     (path / "work" / "LOG").write_text("=============== Aug 12, 2015 (UTC) ===============\n")
 
@@ -121,7 +115,7 @@ def of_siberite(path):
 def of_siberite_with_consumers(path):
     shutil.rmtree(path / "work")
     (path / "work" / "_.metadata").mkdir(parents=True)
-    with db(path / "work" / "work", create_if_missing=True):
+    with opened_db(path / "work" / "work", create_if_missing=True):
         pass
 
 

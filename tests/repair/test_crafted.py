@@ -11,12 +11,12 @@ from brokers import Data
 from doubles import Silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from leveldbs import opened_db
 
 import darner.repair.repair
 from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import JournalError, RepairError
-from darner.journal import leveldb
 from darner.journal.journal import Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
@@ -96,12 +96,6 @@ def template(tmp_path_factory) -> Path:
     data.close()
     (path / "work" / STATE_NAME).unlink(missing_ok=True)
     return path
-
-
-@contextlib.contextmanager
-def db(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as opened:
-        yield opened
 
 
 def use(path):
@@ -188,7 +182,7 @@ class TestRecords:
     def test_with_any_numbers_are_read_or_refused_and_end_nobody(self, template, tmp_path_factory, records):
         path = tmp_path_factory.mktemp("crafted") / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             for key, record in records:
                 opened.put(key, record)
         survive(path)
@@ -199,7 +193,7 @@ class TestRecords:
     def test_of_large_items_with_impossible_chunks_are_damaged(self, template, tmp_path, chunk_bytes, size):
         path = tmp_path / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             opened.put(
                 _records.item_key(1), _records.encode_item(Item(1, 0, 0, 1, None, 5, size, chunk_bytes))
             )
@@ -210,7 +204,7 @@ class TestRecords:
     def test_may_be_so_far_apart_that_nobody_counts_what_is_between(self, template, tmp_path):
         path = tmp_path / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             _, record = stored_state(opened)
             state = _records.decode_state(record)
             far = 1 << 45
@@ -236,7 +230,7 @@ class TestChanges:
     def test_in_the_log_with_any_payload_are_made_or_refused(self, template, tmp_path_factory, changes):
         path = tmp_path_factory.mktemp("crafted") / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             state = _records.decode_state(stored_state(opened)[1])
         numbered = [(state.change + at, kind, payload) for at, (kind, payload) in enumerate(changes, 1)]
         data = Data(path.with_name("other"))

@@ -9,6 +9,7 @@ import pytest
 from brokers import Data
 from click.testing import CliRunner
 from doubles import Silence
+from leveldbs import opened_db
 from running import running, until
 
 from darner import _records
@@ -59,15 +60,9 @@ def closed(path):
     data.read(b"work")
     data.restart()
     data.close()
-    with db(path / "work"):  # has LevelDB make a table of its log
+    with opened_db(path / "work", compression=None):  # has LevelDB make a table of its log
         pass
     return path
-
-
-@contextlib.contextmanager
-def db(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as opened:
-        yield opened
 
 
 def table(path):
@@ -170,7 +165,7 @@ class TestCheck:
             list(check(path, name))
 
     def test_counts_what_is_there(self, closed):
-        with db(closed / "work") as opened:
+        with opened_db(closed / "work", compression=None) as opened:
             key, record = stored_state(opened)
             state = _records.decode_state(record)
             state.items += 5
@@ -260,7 +255,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("besides", ["known", "lost"])
     def test_the_state_is_damaged(self, closed, besides):
-        with db(closed / "work") as opened:
+        with opened_db(closed / "work", compression=None) as opened:
             key, record = stored_state(opened)
             opened.put(key, bytes([record[0] ^ 1]) + record[1:])
         if besides == "lost":
@@ -462,7 +457,7 @@ class TestDamage:
         data.tick()
         data.push(b"work", b"000003")
         data.end()
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             key, record = next(opened.iterator(prefix=b"d"))
             opened.put(key, record[:-1] + b"x")
         assert problems(path)["work"]
@@ -514,7 +509,7 @@ class TestRepair:
 
     def test_brings_back_nothing_that_was_dead(self, closed):
         """As `repair_db` may do it: below the floor only what is kept is alive."""
-        with db(closed / "work") as opened:
+        with opened_db(closed / "work", compression=None) as opened:
             record = next(opened.iterator(prefix=b"i"))[1]
             for id in (1, 2):
                 item = _records.Item(id, 0, 0, 1, b"%06d" % id)
@@ -534,7 +529,7 @@ class TestRepair:
             queue.pop()
         data.restart()
         data.close()
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             assert _records.decode_ids(opened.get(KEPT_KEY)) == [1]
             opened.put(_records.item_key(4900), b"bad")
             opened.put(KEPT_KEY, b"bad")

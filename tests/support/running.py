@@ -263,6 +263,16 @@ def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> 
             server.kill()
 
 
+@contextlib.contextmanager
+def running_well(data: Path, *options: str) -> Iterator[Server]:
+    """Start a server that must end well: by SIGTERM, with no traceback in its log."""
+    with running(data, *options) as server:
+        yield server
+        code = server.stop()
+    assert "Traceback" not in server.log
+    assert code == 0
+
+
 def configured(directory: Path, text: str, *options: str) -> contextlib.AbstractContextManager[Server]:
     """Start a server with this configuration, which lies in the directory beside its data."""
     path = directory / "darner.toml"

@@ -59,9 +59,9 @@ def ask(wire, request: bytes, count: int, end: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def is_backlogged(tmp_path_factory):
+def many_queues(tmp_path_factory):
     """A server with many queues."""
-    with running(tmp_path_factory.mktemp("is_backlogged") / "data") as server:
+    with running(tmp_path_factory.mktemp("many_queues") / "data") as server:
         wire = server.connect()
         ask(wire, b"".join(b"set q%d 0 0 1\r\nx\r\n" % n for n in range(QUEUES)), QUEUES, b"STORED\r\n")
         wire.close()
@@ -83,8 +83,8 @@ def is_backlogged(tmp_path_factory):
     ],
     ids=lambda value: value[:12].decode(errors="replace").strip() if isinstance(value, bytes) else None,
 )
-def test_what_concerns_many_queues_is_done_while_others_are_served(is_backlogged, request_, count, end):
-    with contextlib.closing(is_backlogged.connect()) as wire, Bystander(is_backlogged) as bystander:
+def test_what_concerns_many_queues_is_done_while_others_are_served(many_queues, request_, count, end):
+    with contextlib.closing(many_queues.connect()) as wire, Bystander(many_queues) as bystander:
         ask(wire, request_, count, end)
     assert bystander.longest_ns < LONGEST_NS
 
@@ -129,8 +129,8 @@ def test_many_reserved_items_are_confirmed_while_others_are_served(server):
     assert bystander.longest_ns < LONGEST_NS
 
 
-def test_replies_that_take_several_turns_are_whole_and_in_their_order(is_backlogged):
-    with contextlib.closing(is_backlogged.connect()) as wire:
+def test_replies_that_take_several_turns_are_whole_and_in_their_order(many_queues):
+    with contextlib.closing(many_queues.connect()) as wire:
         wire.set(b"q0", b"there")
         wire.send(b"stats\r\nversion\r\ndump_stats q0 q1\r\nget nothing\r\nflush_all\r\nget q0\r\n")
         names = []
@@ -174,9 +174,9 @@ def largest_growth(server, before: int) -> int:
 
 
 @pytest.mark.parametrize("request_", [b"stats\r\n", b"dump_stats\r\n", b"dump_config\r\n"])
-def test_replies_about_many_queues_that_are_not_read_take_bounded_memory(is_backlogged, request_):
-    with unread(is_backlogged, 40, request_ * 100) as before:
-        assert largest_growth(is_backlogged, before) < 24 * MIB
+def test_replies_about_many_queues_that_are_not_read_take_bounded_memory(many_queues, request_):
+    with unread(many_queues, 40, request_ * 100) as before:
+        assert largest_growth(many_queues, before) < 24 * MIB
 
 
 def test_names_of_children_that_are_not_read_take_bounded_memory(server):
