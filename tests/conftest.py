@@ -3,17 +3,17 @@
 import itertools
 
 import pytest
-from benches import Bench
 from brokers import Data
+from lone_queue import LoneQueue
 from running import Server, Wire, running, running_well
 
 numbers = itertools.count(1)
 
 
 @pytest.fixture
-def it(tmp_path) -> Bench:
+def it(tmp_path) -> LoneQueue:
     """A queue without a broker."""
-    it = Bench(tmp_path / "data")
+    it = LoneQueue(tmp_path / "data")
     yield it
     it.close()
 

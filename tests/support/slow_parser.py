@@ -23,7 +23,7 @@ DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 
 STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
-# How many words come before a noreply, and how many a verb takes besides its own.
+# By verb: the least number of words with a noreply, and the most words without it.
 COLD = {
     b"delete": (2, 2),
     b"flush": (2, 1),
@@ -112,7 +112,7 @@ def integer(word):
 
 
 def get_key(word):
-    """What one key of a get asks for, and what is wrong with it."""
+    """Return what one key of a get asks for, and its errors."""
     queue, *given = word.split(b"/")
     wrong = [NAME] if name_is_bad(queue) else []
     found = set()
@@ -136,7 +136,7 @@ def get_key(word):
 
 
 def slow(data):
-    """Yield the requests in `data`; of an error, all texts that would do."""
+    """Yield the requests in `data`; an error has all texts that may be reported."""
     if data[:1] in (b"\x80", b"\x16"):
         yield (Verb.BINARY if data[:1] == b"\x80" else Verb.TLS,)
         return
@@ -145,7 +145,7 @@ def slow(data):
         content = line[:-1] if newline and line.endswith(b"\r") else line
         is_get = re.match(rb" *gets? ", content[:MAX_LINE_BYTES], re.IGNORECASE)
         if not newline:
-            # longer ones are not fed here
+            # no test has a longer one
             if len(data) >= MAX_LINE_BYTES + 2 and not is_get:
                 yield Verb.FATAL, {TOO_LONG}, False
             return
@@ -159,7 +159,7 @@ def slow(data):
 
 
 def slow_line(content, data):
-    """Yield what a line comes to; returns what is behind it, or None if nothing more is read."""
+    """Yield the request of a line; return the bytes behind it, or None if nothing more is read."""
     words = [word for word in content.split(b" ") if word]
     verb = words[0].lower() if words else b""
     if (words[1:] and HTTP.fullmatch(words[-1])) or verb.startswith(b"host:"):
@@ -195,7 +195,7 @@ def may_have_block(words):
 
 
 def meta_flags(verb, words):
-    """The key, a dict of the flags, and what is wrong."""
+    """Return the key, the flags by letter, and the errors."""
     if not words:
         return b"", {}, [FORMAT]
     allowed = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}[verb]
@@ -259,7 +259,7 @@ def slow_get(verb, words, *, is_long):
 
 
 def slow_storage(verb, words, data):
-    """Yield what a storage command comes to; returns what is behind it, or None if that cannot be told."""
+    """Yield the requests of a storage command; return the bytes behind it, or None if that is unknown."""
     is_meta = verb == b"ms"
     noreply = words[-1] == b"noreply" and not is_meta
     place = 2 if is_meta else 4

@@ -1,8 +1,8 @@
 """What one client holds reserved."""
 
 import pytest
-from benches import Bench
 from doubles import reserve
+from lone_queue import LoneQueue
 
 from darner.queues.queue import Queue, Waiter
 from darner.wire.holds import Holds
@@ -10,7 +10,7 @@ from darner.wire.holds import Holds
 
 @pytest.fixture
 def queue(tmp_path):
-    it = Bench(tmp_path / "data")
+    it = LoneQueue(tmp_path / "data")
     it.push(*[b"%d" % number for number in range(6)])
     yield it.queue
     it.close()
