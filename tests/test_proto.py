@@ -117,7 +117,7 @@ class TestBinary:
 
 
 class TestStranger:
-    """What is no client of memcache, and must not be taken for one."""
+    """Connections of other protocols, which must not be taken for memcache."""
 
     def test_that_speaks_tls_is_known_at_its_first_byte(self):
         assert verbs(b"\x16") == ["TLS"]
@@ -480,11 +480,11 @@ class TestWordsTooMany:
 
 
 class TestLongGet:
-    """A line of `get` above 2,048 bytes: its keys come in runs."""
+    """A `get` line above 2,048 bytes: its keys come in runs."""
 
     @staticmethod
     def runs(data, piece=70_000):
-        """The keys of each run, and what other requests there are."""
+        """Return the keys of each run, and the other requests."""
         parser = Parser()
         found = []
         for at in range(0, len(data), piece):

@@ -21,7 +21,7 @@ from darner._records import (
 from darner.errors import NewerFormatError
 
 u64 = st.integers(0, 2**64 - 1)
-# what records have: two of these can be added
+# the largest number in a record: two of these can be added
 LARGEST = 2**62 - 1
 LARGEST_CHUNK, LARGEST_SIZE = 16 << 20, 2**53
 ids, numbers = st.integers(1, LARGEST), st.integers(0, LARGEST)
@@ -66,7 +66,7 @@ class TestRecords:
         assert fields(_records.decode_item(key, record), ITEM_FIELDS) == fields(item, ITEM_FIELDS)
         assert _records.blob_of(key, record) == item.blob
 
-    # whose bytes alone have a CRC that sees no zero more
+    # bytes whose CRC does not change with zeros behind them
     @example(Item(0xFFFFFFFE, 0, 0, 0, b""))
     @given(items)
     def test_of_items_are_refused_once_damaged(self, item):
@@ -228,7 +228,7 @@ LARGE = Item(2, 2, 3, 4, None, 77, 100_000, 1 << 16)
 
 
 def write(segment):
-    """Write one frame of each shape; returns what should be read, and where each frame ends."""
+    """Write one frame of each kind; return what must be read, and the end of each frame."""
     frames, ends = [], [segment.used_bytes]
 
     def wrote(*frame):
@@ -257,7 +257,7 @@ def begun(size=1000, number=3):
 
 
 def scan(memory):
-    """The number, frames and end of a segment, and whether that is its END."""
+    """Return the number, the frames and the end of a segment, and whether that is its END."""
     found = read_segment(bytes(memory))
     return found.number, found.frames, found.used_bytes, found.ended
 
@@ -316,7 +316,7 @@ class TestSegment:
         segment.end()
         for at, damaged in enumerate(itertools.islice(flipped(bytes(memory)), ends[-1])):
             found = read_segment(damaged)
-            if at < 64:  # there is a copy
+            if at < 64:  # the segment has a copy of this
                 assert (found.frames, found.ended) == (frames, True)
                 continue
             whole = sum(end <= at for end in ends[1:])
@@ -336,7 +336,7 @@ class TestSegment:
         for marker in (1, MARKER + 1, 2**64 - 1):
             segment.begin(memory, 3, marker)
             assert scan(memory)[:2] == (3, [])
-            # so that its end is where one of the old frames began
+            # so that it ends where one of the old frames begins
             for frame in ITEM, LARGE:
                 segment.put(Change.PUT, 7, 2**40, frame)
                 assert len(scan(memory)[1]) == frame.id

@@ -1,4 +1,4 @@
-"""The bench scripts work: options, reports, plots. What they measure is not tested here."""
+"""The benches: their options, reports and plots. Their figures are not tested."""
 
 import json
 import subprocess
@@ -259,7 +259,7 @@ def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(se
 def test_soak_kills_clients_and_finds_nothing_lost(tmp_path):
     file, png = tmp_path / "soak.json", tmp_path / "soak.png"
     little = ["--minutes", "0.05", "--rate", "20", "--backlog", "50", "--large", "70", "--kill-every", "0.3"]
-    # in seconds nothing can be flat
+    # within seconds no figure is flat
     options = [*little, "--tolerance", "1000", "--drain-for", "20", "--data-in", str(tmp_path)]
     done = bench("single/soak.py", *options, "--json", str(file), "--plot", str(png))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -294,7 +294,7 @@ class TestLedger:
         readers.see(self.items[0])
         readers.see(self.items[2])
         assert readers.account().violations == ["work: 1 items were lost, the first [1]"]
-        readers.killed = 1  # who may have had it
+        readers.killed = 1  # it may have taken the item
         assert readers.account().violations == []
 
     def test_finds_an_item_that_came_twice_where_it_must_not(self, stream):

@@ -77,7 +77,7 @@ class TestOpen:
 
 
 class TestConfiguration:
-    """`--check-config`: what keeps a server from starting is an error, what it warns of a warning."""
+    """What would keep a server from starting is an error, what it would warn of a warning."""
 
     def test_of_metrics_needs_what_serves_them(self, config, tmp_path):
         (tmp_path / "stub").mkdir()

@@ -1,4 +1,4 @@
-"""The console script: its options, what it says at the start, why it does not start, how it ends."""
+"""The console script: its options, its first lines, the errors at the start, and its end."""
 
 import os
 import re
@@ -34,7 +34,7 @@ except KeyError:
 
 
 def started(process: subprocess.Popen) -> str:
-    """Read its log until it has started; returns that."""
+    """Read the log until the server has started, and return it."""
     log = ""
     for line in process.stderr:
         log += line
@@ -55,7 +55,7 @@ def is_free(port: int) -> bool:
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a configuration file, and returns its path."""
+    """A function that writes a configuration file and returns its path."""
 
     def write(text: str) -> str:
         path = tmp_path / "darner.toml"

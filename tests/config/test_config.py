@@ -1,4 +1,4 @@
-"""The settings: what a file means, what is wrong with it, and that docs/darner.toml tells the truth."""
+"""The settings: the values of a file, its errors, and that docs/darner.toml is right."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def error(text: str, **overrides) -> str:
 
 
 def queue(text: str, name: bytes) -> dict:
-    """What is set for a queue and is not the default."""
+    """Return the settings of a queue that are not the defaults."""
     defaults = msgspec.structs.asdict(QueueSettings())
     found = msgspec.structs.asdict(settings(text).queue(name))
     return {field: value for field, value in found.items() if value != defaults[field]}

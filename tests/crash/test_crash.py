@@ -1,4 +1,4 @@
-"""The server is killed; what comes back, and what is left on the disk."""
+"""The server is killed: the items and counts that come back, and the files that are left."""
 
 import contextlib
 import random
@@ -44,14 +44,14 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
 
 
 def send_half(server: Server, wire: Wire) -> None:
-    """Send an item but for its end, and wait until it is on the disk."""
+    """Send an item without its end, and wait until the rest is on the disk."""
     sent = random.Random(1).randbytes(HALF_SENT_BYTES - 1)
     wire.send(b"set work 0 0 %d\r\n%s" % (HALF_SENT_BYTES, sent))
     until(lambda: allocated_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
 
 
 def records(server: Server, queue: str) -> list[bytes]:
-    """The keys of a queue's journal; the server must be down."""
+    """Return the keys in a queue's LevelDB; the server must have ended."""
     db = leveldb.DB(str(server.data / queue))
     try:
         return list(db.iterator(include_value=False))
@@ -98,7 +98,7 @@ def test_chunks_of_an_item_gone_in_the_turn_it_came_in_leave_nothing_behind(serv
                 pass
     wire.get(b"work")
     wire.ask(b"flush work\r\n")
-    for _ in range(2):  # what came too late is seen to at the next start
+    for _ in range(2):  # files that are obsolete too late are deleted at the next start
         assert server.stop() == 0
         server.start()
     assert server.stop() == 0
@@ -130,7 +130,7 @@ def test_a_server_killed_while_it_starts_starts_again(tmp_path):
                 [Path(sys.executable).with_name("darner"), "--data", server.data, "--port", "0"],
                 stderr=subprocess.PIPE,
             )
-            process.stderr.read(1)  # it begins to say where it listens
+            process.stderr.read(1)  # the begin of its first line
             process.kill()
             process.communicate(timeout=10)
         server.start()

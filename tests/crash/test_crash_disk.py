@@ -1,4 +1,4 @@
-"""A disk that is full, a directory that is damaged, a queue full of deleted records: then kill -9."""
+"""A full disk, a damaged directory, a queue full of tombstones: then kill -9."""
 
 import contextlib
 import random
@@ -22,7 +22,7 @@ DRAINED = 200_000
 
 
 def assert_holds(server: Server, queue: str, items: list[bytes]) -> None:
-    """The queue has these items, and its counts say so."""
+    """Check that the queue has these items and their counts."""
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
         found = wire.take_all(queue.encode())
@@ -57,19 +57,19 @@ def disk(tmp_path) -> Iterator[Disk]:
 
 @pytest.fixture
 def small(disk) -> Iterator[Server]:
-    """A server whose disk is soon full."""
+    """A server on a small disk."""
     with running(disk.path / "data") as server:
         yield server
 
 
 def taken_by_items(disk: Disk, server: Server) -> int:
-    """How much room is taken, but for the log's and the reserve's."""
+    """Return the allocated bytes, without the log's and the reserve's."""
     reserve = allocated_bytes(server.data / ".reserve")
     return disk.used_bytes - reserve - allocated_bytes(server.data / ".log")
 
 
 def fill(wire: Wire, size: int, chance: random.Random, refusals: int = 20) -> list[bytes]:
-    """Set items until so many were refused; returns those that were acknowledged."""
+    """Set items until so many are refused; return the acknowledged ones."""
     stored = []
     for number in range(1_000_000):
         item = b"%08d" % number + chance.randbytes(size)
@@ -84,7 +84,7 @@ def fill(wire: Wire, size: int, chance: random.Random, refusals: int = 20) -> li
     return stored
 
 
-# inline items; a few chunks, which go with their item in one batch; many chunks, written as they come
+# small items, and large ones of a few and of many chunks
 SIZES = pytest.mark.parametrize("size", [5_000, 150_000, 3 << 20])
 
 
@@ -107,7 +107,7 @@ def test_a_server_whose_disk_has_room_again_recovers_by_itself(disk, small, size
         late = b"late" + bytes(size)
         until(lambda: wire.set(b"work", late) == b"STORED\r\n")
         more = [b"more %d" % number + bytes(size) for number in range(10)]
-        for item in more:  # a refused one leaves nothing, so it may be tried again
+        for item in more:  # a refused set leaves nothing, and may be tried again
             until(lambda item=item: wire.set(b"work", item) == b"STORED\r\n")
     small.kill()
     small.start()
@@ -166,7 +166,7 @@ def test_a_server_started_on_a_full_disk_serves_once_there_is_room(disk, small):
 
 
 def test_a_queue_that_a_full_disk_did_not_let_be_is_made_once_there_is_room(disk, small):
-    # but for the segment of the log that is written, and the spare one
+    # but for the current segment of the log and the spare one
     until(lambda: allocated_bytes(small.data / ".log") == 2 * SEGMENT_BYTES)
     with contextlib.suppress(OSError), (disk.path / "ballast").open("wb", buffering=0) as ballast:
         while True:
@@ -251,7 +251,7 @@ def test_a_directory_whose_making_was_cut_off_is_made_anew(tmp_path):
         assert_holds(server, "work", [b"one"])
 
 
-# Trap 3: LevelDB walks over what was deleted
+# Trap 3: LevelDB scans tombstones
 
 
 def test_a_queue_of_deleted_records_starts_and_serves_at_once(server, wire):
@@ -278,11 +278,11 @@ def test_a_queue_of_deleted_records_starts_and_serves_at_once(server, wire):
     assert time.monotonic() - started < 3.0
 
 
-# A log that was cut short, as by a machine that lost its power
+# A log that was cut short, as by a power cut
 
 
 def work_on(wire: Wire, queues: list[bytes], chance: random.Random, steps: int) -> list[tuple[int, int]]:
-    """Set and get on all queues alike; returns the ids of the first item and behind the last after each."""
+    """Set and get on all queues alike; return, after each step, the first id and the id behind the last."""
     history = [(1, 1)]
     for _ in range(steps):
         head, tail = history[-1]
@@ -336,7 +336,7 @@ def test_queues_whose_log_is_cut_serve_what_they_once_held(server, wire):
     server.start()
 
 
-# A floor under what is free
+# A minimum of free space
 
 
 def test_sets_are_refused_before_the_disk_is_full_and_gets_go_on(tmp_path, disk):

@@ -18,7 +18,7 @@ def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:
 
 
 class TestDamage:
-    """A server is killed before LevelDB has what was set; then the disk has lost some of the log."""
+    """A server is killed before the items are in LevelDB, and then the disk loses a part of the log."""
 
     @pytest.fixture
     def killed(self, tmp_path) -> Server:
@@ -71,7 +71,7 @@ class TestDamage:
     def test_that_is_none_is_not_spoken_of(self, killed):
         path = self.segment(killed)
         content = path.read_bytes()
-        # as it is cut off by a kill in the middle of a frame
+        # as a kill in the middle of a frame leaves it
         end = content.index(b"%07d;" % 900) + 100
         path.write_bytes(content[:end] + bytes(SEGMENT_BYTES - end - 64) + content[-64:])
         assert run_darner("check", killed.data).returncode == 0
@@ -99,8 +99,7 @@ class TestSegmentUnderTheServer:
 
 
 class TestCopyOnWrite:
-    """A file system on which to write again to a block that is there takes room: reserved room is not
-    enough."""
+    """A file system on which overwriting a block takes new space, so that reserved space is not enough."""
 
     @pytest.fixture(params=["btrfs", "btrfs-snapshot", "xfs-reflink"])
     def full(self, request, tmp_path) -> Iterator[Server]:

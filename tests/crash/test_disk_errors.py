@@ -51,7 +51,7 @@ def disk(tmp_path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[Callable[[], None]]:
-    """A directory in which nothing can be made or opened to be written; gives what ends that."""
+    """Make a directory read-only; yield a function that ends this."""
     run_or_skip("mount", "--bind", directory, directory)
 
     def end() -> None:
@@ -64,18 +64,18 @@ def read_only(directory: Path) -> Iterator[Callable[[], None]]:
 
 
 def begin(wire: Wire, *queues: bytes) -> None:
-    """Put one item in each."""
+    """Set one item on each queue."""
     for queue in queues:
         assert wire.set(queue, b"first of " + queue) == b"STORED\r\n"
 
 
 def is_written(directory: Path) -> bool:
-    """Whether LevelDB has something."""
+    """Return whether LevelDB has been written."""
     return any(file.stat().st_size for file in directory.glob("*.log"))
 
 
 def set_until_refused(wire: Wire, queue: bytes) -> list[bytes]:
-    """Returns what was acknowledged before."""
+    """Set items until one is refused; return the acknowledged ones."""
     stored = []
     for number in range(100_000):
         item = b"%d" % number + ITEM
@@ -112,7 +112,7 @@ def test_a_disk_that_fails_refuses_what_is_set_and_lets_out_what_is_there(disk, 
         assert "action=" in said
         refused = wire.ask(b"set other/sync 0 0 1\r\nx\r\n")
         assert refused.startswith(b"SERVER_ERROR ")
-        if "log failure" not in server.log:  # what LevelDB has not got in time is synced, too
+        if "log failure" not in server.log:  # a change that LevelDB does not get in time is synced, too
             server.wait_for_log("log failure")
         assert wire.ask(b"set new 0 0 1\r\nx\r\n").startswith(b"SERVER_ERROR ")
         assert wire.set(b"work", bytes(200_000)).startswith(b"SERVER_ERROR ")
@@ -186,7 +186,7 @@ def test_a_queue_whose_directory_is_read_only_is_out_of_service_and_no_other(ser
         assert wire.set(b"other", b"more") == b"STORED\r\n"
         assert_serves(wire, b"work", [b"first of work", *stored])
         server.restart()
-        # it cannot be opened, while the log has what was done
+        # its LevelDB cannot be opened, while the log has the changes
         with contextlib.closing(server.connect()) as wire:
             assert "queue=work" in server.log.rpartition("queue out of service")[2]
             assert wire.set(b"work", b"x").startswith(b"SERVER_ERROR ")

@@ -22,7 +22,7 @@ NEWER = "use the newer darner"
 
 
 def said_at_start(path, *options):
-    """What a server warns of at its start: levels, and the texts that say what of and why."""
+    """Return a server's warnings and errors at its start: their levels, objects and reasons."""
     with running(path, *options) as server:
         server.stop()
     lines = [line for line in server.log.splitlines() if " level=info " not in line]
@@ -57,7 +57,7 @@ def newer_state(path):
     return _records.encode_chunk(b"\x02" + _records.decode_chunk(record)[1:] + b"more than this one knows")
 
 
-# What somebody has put there, or a disk has made of it.
+# Files of other programs, and damage by a disk.
 
 
 def without_current(path):
@@ -277,7 +277,7 @@ class TestLog:
 
 
 class TestNewerFormat:
-    """Is no damage: an error of its own, which nobody repairs."""
+    """A newer format is no damage: it has an error of its own, and repair refuses it."""
 
     @pytest.mark.parametrize("spoil", [with_a_newer_state, with_a_newer_state_file, with_a_newer_item])
     def test_of_a_queue_is_said_and_left_as_it_is(self, path, spoil):
@@ -400,7 +400,7 @@ class TestBytesThatAreNoText:
 
 
 class TestAdvice:
-    """One, which fits; never a second one that says something else."""
+    """One advice that fits, and never a second one that contradicts it."""
 
     def test_of_a_damaged_queue_does_not_say_that_it_is_tried_again(self, path):
         (log,) = (path / "work").glob("*.log")
@@ -415,7 +415,7 @@ class TestAdvice:
             assert "by itself" not in line
 
     def test_of_a_directory_that_may_not_be_used_is_no_repair(self, path, monkeypatch):
-        """Root may do everything: so the system is made to say no."""
+        """Root may use every file, so `os.access` is replaced."""
         look = os.access
         monkeypatch.setattr(os, "access", lambda file, mode: file != path / "work" and look(file, mode))
         reports = {report.where: report for report in check(path)}

@@ -1,4 +1,4 @@
-"""Records that no darner has written, with checksums that are right: in a directory that somebody made up."""
+"""Forged records: no darner has written them, but their checksums are right."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ from darner.queues import broker
 from darner.queues.broker import directory_of
 from darner.repair.repair import check, repair, repair_all
 
-# Where numbers of 8, 32 and 64 bits, with and without a sign, end; and some that the queue has.
+# The limits of numbers of 8, 32 and 64 bits, with and without a sign; and numbers of the queue itself.
 EDGES = (
     0,
     1,
@@ -53,7 +53,7 @@ EDGES = (
 LARGE_BYTES = 200_000
 # `DARNER_CRAFTED=2000` for more.
 EXAMPLES = int(os.environ.get("DARNER_CRAFTED", "40"))
-# More than all of it takes, and less than what a crafted number asks for.
+# More memory than the tests take, and less than a forged number asks for.
 ROOM_BYTES = 2 << 30
 
 edges = st.sampled_from(EDGES)
@@ -63,7 +63,7 @@ times = edges
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Whoever takes a gigabyte gets a MemoryError."""
+    """Limit the memory, so that a gigabyte is a MemoryError."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, limits[1]))
@@ -81,7 +81,7 @@ def silence():
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
-    """A queue with everything that there is a record for; nobody has it."""
+    """A queue with every kind of record; no server runs."""
     path = tmp_path_factory.mktemp("template") / "data"
     data = Data(path)
     data.push(b"work", b"one", b"two", b"three", exptime=5000)
@@ -99,7 +99,7 @@ def template(tmp_path_factory) -> Path:
 
 
 def use(path):
-    """Do with the queue what a server does, from start to end; what is refused is so by a JournalError."""
+    """Use the queue as a server does, from start to end; it may refuse with JournalError alone."""
     data = Data(path)
     for work in (
         lambda: data.broker.source(b"work/cursor=mine", takes=True, waits=True).peek(),
@@ -122,7 +122,7 @@ def use(path):
 
 
 def survive(path):
-    """Have everybody look at it who may."""
+    """Have the server, check and repair read the directory."""
     list(check(path))
     before = path.with_name("before")
     shutil.copytree(path, before)
@@ -246,7 +246,7 @@ class TestChanges:
 
 
 class TestNames:
-    """Which no queue can have, given to who works on one."""
+    """Names that no queue can have, given to commands on one queue."""
 
     NAMES = (b"", b" ", b"a/b", b"../work", b"a\nb", b"a\0b", b"\x7f", b"x" * 251, b"\xff" * 300)
 

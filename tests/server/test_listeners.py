@@ -1,4 +1,4 @@
-"""Where is listened: several addresses, both families, Unix sockets; and what is said where that fails."""
+"""Listeners: several addresses, both families, Unix sockets; and the errors where listening fails."""
 
 import os
 import re
@@ -14,14 +14,14 @@ needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 
 
 def version(host: str, port: int) -> bytes:
-    """What a client there is answered."""
+    """Connect there and return the reply to `version`."""
     with socket.create_connection((host, port), timeout=10) as client:
         client.sendall(b"version\r\n")
         return client.recv(100)
 
 
 def unix(path) -> Wire:
-    """A client of a Unix socket."""
+    """Connect to a Unix socket."""
     wire = Wire.__new__(Wire)
     wire.socket = socket.socket(socket.AF_UNIX)
     wire.socket.settimeout(10)
@@ -141,7 +141,7 @@ class TestUnixSocket:
             waiting = unix(path)
             waiting.send(b"get work/t=20000\r\n")
             until(lambda: server.stat("queue_work_waiters") == 1)
-            # what a client that has gone waits for is the next one's
+            # an item that a disconnected client waited for goes to the next client
             waiting.close()
             server.connect().set(b"work", b"x")
             assert unix(path).get(b"work/t=1000") == b"x"
@@ -218,7 +218,7 @@ def test_a_unix_socket_is_served_again_after_the_descriptors_ran_out(tmp_path):
     path = tmp_path / "darner.sock"
     with running(tmp_path / "data", "--socket", str(path)) as server:
         limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-        # fewer than it has open
+        # fewer than the server has open
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         waiting = [unix(path) for _ in range(5)]
         server.wait_for_log("cannot be accepted")

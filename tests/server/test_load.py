@@ -11,10 +11,10 @@ from running import DARNER, running, until
 
 MIB = 1 << 20
 CONNECTIONS = 10_000
-# Of a connection that is idle, at most.
+# The most memory of an idle connection.
 CONNECTION_BYTES = 8 << 10
 QUEUES = 10_000
-# Of these, so many are read, each from a LevelDB of its own: more than may be open with so few descriptors.
+# So many of these are read, each from its own LevelDB: more than may be open with so few descriptors.
 READ = 150
 DESCRIPTORS = 1024
 START_S, START_BYTES = 5.0, 200 * MIB
@@ -22,7 +22,7 @@ START_S, START_BYTES = 5.0, 200 * MIB
 
 @pytest.fixture
 def many_descriptors():
-    """As many as the connections need at either end, the server's share for its files besides."""
+    """Allow the descriptors of all connections at both ends, and those of the server's files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS * 4 // 3 + 100
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -46,7 +46,7 @@ def test_ten_thousand_connections_are_served_in_bounded_memory(many_descriptors,
         until(lambda: server.stat("queue_work_waiters") == CONNECTIONS)
         for number in range(CONNECTIONS):
             assert wire.set(b"work", b"%05d" % number) == b"STORED\r\n"
-        # each got one
+        # each client got one
         assert {each.line() for each in wires} == {b"VALUE work/t=600000 0 5\r\n"}
         items = sorted(each.exactly(len(b"00000\r\nEND\r\n"))[:5] for each in wires)
         assert items == [b"%05d" % number for number in range(CONNECTIONS)]

@@ -1,4 +1,4 @@
-"""The size of an item never shows in the server's memory."""
+"""The server's memory does not depend on the size of items."""
 
 import re
 import subprocess

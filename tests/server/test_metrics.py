@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus is told, and that asking disturbs nobody."""
+"""Metrics for Prometheus: the figures, and scrapes that hold up no client."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from darner.server import metrics
 from darner.wire.clients import Clients
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
-# What says when it is asked, and what is no number or takes long.
+# Figures that change with each request, are no numbers or take long.
 PASSING = {"uptime", "time"}
 NO_METRICS = {"pid", "version", "logsize"}
 
@@ -44,7 +44,7 @@ def metrics_port(server: Server) -> int:
 
 
 def samples(server: Server) -> dict[tuple[str, str], float]:
-    """The value of each sample, by its name and queue."""
+    """Return the value of each sample, by name and queue."""
     families = leniently(fetch(metrics_port(server)))
     return {(s.name, s.labels.get("queue", "")): s.value for family in families for s in family.samples}
 
@@ -72,7 +72,7 @@ class TestFigures:
             wire.send(b"set bad/name 0 0 1 noreply\r\nx\r\n")
             wire.set(b"gone", b"x")
             wire.ask(b"delete gone\r\n")
-            # what it reads of this is counted when it answers, what it writes is not
+            # the bytes of this request are counted before the reply, those of the reply are not
             stats = wire.stats()
             found = samples(server)
             for figure in SERVER_FIGURES:
@@ -101,7 +101,7 @@ class TestFigures:
             for figure in QUEUE_FIGURES:
                 if figure.name in NO_METRICS:
                     assert not figure.metric
-                elif figure.name == "head_age":  # which goes on
+                elif figure.name == "head_age":  # it grows with time
                     assert found[figure.metric, queue] == pytest.approx(
                         int(stats[f"queue_{queue}_head_age"]) * figure.scale, abs=10
                     )
@@ -205,7 +205,7 @@ class TestDisturbance:
             thread.join()
 
     def scrape(self, tmp_path, monkeypatch, queues: int) -> list[int]:
-        """Have as many queues told; returns the turn of the loop in which each was read."""
+        """Scrape so many queues; return the turn of the loop in which each one was read."""
         turn_of_each = []
         figure = Figure("", lambda _: turn_of_each.append(turns) or 0, "darner_queue_figure", "A figure.")
         monkeypatch.setattr(metrics, "QUEUE_METRICS", (figure,))
@@ -281,7 +281,7 @@ class TestStart:
 
 
 class TestSilence:
-    """Connections to the port that ask for nothing."""
+    """Open connections to the port that send nothing."""
 
     def connections(self, server: Server, count: int) -> list[socket.socket]:
         port = metrics_port(server)
@@ -298,7 +298,7 @@ class TestSilence:
                 sock.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
         assert "darner_items" in fetch(metrics_port(server))
         assert self.threads(server) <= threads + 2 * METRICS_CONNECTIONS
-        # all but some are closed by now
+        # most of them are closed by now
         until(lambda: self.threads(server) <= threads + METRICS_CONNECTIONS)
         for sock in silent:
             sock.close()
@@ -330,7 +330,7 @@ class TestSilence:
 
     def test_of_who_cannot_be_accepted_costs_no_processor_time(self, server):
         limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-        # fewer than it has open
+        # fewer than the server has open
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         (waiting,) = self.connections(server, 1)
         before = server.processor_s

@@ -1,4 +1,4 @@
-"""What is on disk is for its owner alone."""
+"""Files and directories are for their owner alone."""
 
 import contextlib
 import stat
@@ -23,7 +23,7 @@ def test_files_are_0600_and_directories_0700_whatever_the_umask(tmp_path):
                 assert wire.ask(b"delete deleted\r\n") == b"DELETED\r\n"
                 assert wire.ask(b"flush work\r\n") == b"END\r\n"
                 wire.set(b"work", bytes(CHUNK_BYTES * 2))
-            # LevelDB makes files of others when it opens what is there
+            # at the next open LevelDB makes other files
             server.restart()
         until(lambda: not any((data / ".trash").iterdir()))
         found = [data, *data.rglob("*")]

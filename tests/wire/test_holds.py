@@ -1,4 +1,4 @@
-"""What one client holds reserved."""
+"""The items that one client has reserved."""
 
 import pytest
 from doubles import reserve
@@ -52,7 +52,7 @@ def test_puts_back_what_was_reserved_longest(holds, queue):
 def test_releases_everything_in_the_order_it_was_set(holds, queue):
     reserve(holds, queue, 2)
     holds.abort(b"work")
-    reserve(holds, queue, 2)  # now the second one has been held longest
+    reserve(holds, queue, 2)  # now the second one is the longest reserved
     list(holds.release())
     assert not holds.held
     assert drained(queue) == [b"%d" % number for number in range(6)]

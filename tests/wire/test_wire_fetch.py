@@ -44,7 +44,7 @@ class TestGet:
 
 
 class TestNobody:
-    """A queue that is not there."""
+    """A queue that does not exist."""
 
     @pytest.mark.parametrize(
         "request_",
@@ -98,7 +98,7 @@ class TestNobody:
         ask(1000)
         before = server.resident_bytes
         ask(50_000)
-        # of each, a few bytes would be a megabyte
+        # a few bytes for each would add up to a megabyte
         assert server.resident_bytes - before < 1 << 20
         assert [name for name in wire.stats() if name.startswith("queue_n")] == []
 

@@ -43,7 +43,7 @@ class TestFanout:
 
 class TestMonitor:
     def next(self, wire, queue):
-        """The next item of a monitor; None at its end."""
+        """Read the next item of a monitor; None at its end."""
         line = wire.line()
         if line == b"END\r\n":
             return None
@@ -228,7 +228,7 @@ class TestStatus:
 
 class TestDump:
     def block(self, wire):
-        """The next block of a dump: its queue and its values."""
+        """Read the next block of a dump; return its queue and its values."""
         line = wire.line()
         if line == b"END\r\n":
             return None

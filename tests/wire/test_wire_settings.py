@@ -1,4 +1,4 @@
-"""What the settings of a queue look like to a client. A queue has those its name begins with."""
+"""The settings of queues, as clients see them. A queue has the settings that its name begins with."""
 
 import pytest
 from running import running_well, until
@@ -150,7 +150,7 @@ class TestExpired:
         until(lambda: standing.stat("queue_swept_expired_items") == 1)
         assert [client.get(b"swept") for _ in range(3)] == [b"head", b"tail", None]
 
-    # the sweep may be faster than the command: then it counts less
+    # the sweep may be faster than the command, which then counts less
 
     def test_items_are_flushed_and_counted(self, client):
         client.send(b"set f1 0 0 1\r\nx\r\n" + b"set f1 0 -1 1\r\nx\r\n" * 3000 + b"flush_expired f1\r\n")
