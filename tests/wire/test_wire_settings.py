@@ -112,12 +112,12 @@ class TestOpenReads:
 
     def test_go_back_in_order_when_the_connection_ends(self, standing, client):
         self.fill(client, b"held-3")
-        client = standing.connect()
+        holder = standing.connect()
         for _ in range(3):
-            client.get(b"held-3/open")
-        client.get(b"held-3/abort")
-        client.get(b"held-3/open")
-        client.close()
+            holder.get(b"held-3/open")
+        holder.get(b"held-3/abort")
+        holder.get(b"held-3/open")
+        holder.close()
         until(lambda: standing.stat("queue_held-3_open_transactions") == 0)
         assert [client.get(b"held-3") for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
