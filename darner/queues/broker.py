@@ -22,6 +22,7 @@ from darner._proto import valid_name
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.environment.budget import Budget
+from darner.environment.offload import Offload
 from darner.environment.timeline import Clock, Timeline
 from darner.errors import (
     DamagedItemError,
@@ -32,23 +33,27 @@ from darner.errors import (
     StatusError,
 )
 from darner.journal import foreign
-from darner.journal.blob import Offload, sync_directory, sync_links, sync_name
-from darner.journal.commit import MAX_OPEN, Committer
+from darner.journal.commit import Committer
+from darner.journal.files import sync_blobs, sync_directory, sync_name
 from darner.journal.journal import Journal
 from darner.journal.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.journal.leveldb import failure, reason
 from darner.journal.lock import LOCK_NAME, DirectoryLock
-from darner.journal.reserve import FILE_NAME as RESERVE_NAME
-from darner.journal.reserve import Reserve, is_full
-from darner.journal.wal import Client, Life, Log
+from darner.journal.open_databases import MAX_OPEN
+from darner.journal.reserve import RESERVE_NAME, Reserve, is_full
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
+from darner.journal.wal_sync import Client
 from darner.printable import shown
 from darner.queues import trash
 from darner.queues.cursor import MARK, Cursor
 from darner.queues.fanout import Fanout, parent_of
-from darner.queues.queue import DEFAULTS, Queue, Reader, Source, move
+from darner.queues.moving import move
+from darner.queues.queue import DEFAULTS, Queue
 from darner.queues.runs import Runs
 from darner.queues.status import QUIESCENT, STATUSES, Status
 from darner.queues.upload import Upload
+from darner.queues.waiters import Reader, Source
 
 log = structlog.get_logger()
 
@@ -184,7 +189,7 @@ def _traceback(error: JournalError) -> dict[str, BaseException]:
 
 def say_stray(entry: Path) -> None:
     """Log what lies in the data directory, and is no queue."""
-    whose = foreign.whose(entry)
+    whose = foreign.owner(entry)
     # of the pieces of a long name the last one alone is at the top
     is_in_the_way = directory_of(name_of(Path(entry.name))) == Path(entry.name)
     log.warning(
@@ -524,7 +529,7 @@ class Broker:
             why = _failure(error)
             self.broken[name] = why
             self._note_child(name)
-            self.log.keep_found(name)
+            self.log.pin_found(name)
             log.error(
                 "queue out of service",
                 queue=shown(name),
@@ -626,7 +631,7 @@ class Broker:
         self._register(queue)
         awaited = self._awaited.pop(name, None)
         if awaited is not None and awaited.waiting_clients:
-            queue.transactions = awaited.transactions
+            queue.counts.transactions = awaited.counts.transactions
             self._hand_over(awaited, queue)
         self.queue_creates += 1
         log.debug("queue created", queue=shown(name))
@@ -646,7 +651,7 @@ class Broker:
         for waiter in list(queue.waiters):
             queue.leave(waiter)
             heir.wait(waiter)
-        for cursor in list(queue.awaited):
+        for cursor in list(queue.waiting_cursors):
             for waiter in list(cursor.waiters):
                 cursor.leave(waiter)
                 self._cursor(heir, cursor.label).wait(waiter)
@@ -690,10 +695,10 @@ class Broker:
         if queue.is_durable:
             self._retired[name] = (queue.journal, self.log.position)
         self.queue_deletes += 1
-        self._past_items += queue.total_items
-        self._past_expired += queue.expired_items
-        self._past_discarded += queue.discarded
-        if queue.waiters or queue.awaited:
+        self._past_items += queue.counts.total_items
+        self._past_expired += queue.counts.expired_items
+        self._past_discarded += queue.counts.discarded
+        if queue.waiters or queue.waiting_cursors:
             heir = self._await(name)
             self._hand_over(queue, heir)
             if parent_of(name):  # they have subscribed
@@ -969,7 +974,7 @@ class Broker:
         links = list(self._committer.links)
 
         def work() -> None:
-            sync_links(links)
+            sync_blobs(links)
             journal.close()
 
         def done(error: Exception | None) -> None:
@@ -1197,7 +1202,7 @@ class Broker:
         self._may_move = free_bytes >= needed + margin // 2
         if self._crammed is not None:  # not to be in the same case at once again
             margin += margin // 2
-        self._committer.is_scarce = free_bytes < SCARCE * reserve.size
+        self._committer.space_is_scarce = free_bytes < SCARCE * reserve.size
         missing = reserve.missing_bytes
         if not reserve.was_missed() and missing and free_bytes >= needed + margin + missing:
             reserve.hold()
@@ -1218,7 +1223,7 @@ class Broker:
 
     def _cram(self, crammed: JournalError | None, figures: dict[str, int]) -> None:
         was_crammed, self._crammed = self._crammed is not None, crammed
-        self.log.is_short = self._committer.is_short = crammed is not None
+        self.log.space_is_short = self._committer.space_is_short = crammed is not None
         if was_crammed == (crammed is not None):
             return
         if crammed is not None:
@@ -1431,22 +1436,22 @@ class Broker:
         self.queue_creates = self.queue_deletes = self.queue_expires = 0
         self._past_items = self._past_expired = self._past_discarded = 0
         for queue in self.visible.values():
-            queue.reset_stats()
+            queue.reset_counts()
 
     @property
     def total_items(self) -> int:
         """How many items were set, in queues deleted since, too."""
-        return self._past_items + sum(queue.total_items for queue in self.queues.values())
+        return self._past_items + sum(queue.counts.total_items for queue in self.queues.values())
 
     @property
     def expired_items(self) -> int:
         """How many items expired before they were fetched, in queues deleted since, too."""
-        return self._past_expired + sum(queue.expired_items for queue in self.queues.values())
+        return self._past_expired + sum(queue.counts.expired_items for queue in self.queues.values())
 
     @property
     def discarded(self) -> int:
         """How many items full queues dropped unread, those deleted since, too."""
-        return self._past_discarded + sum(queue.discarded for queue in self.queues.values())
+        return self._past_discarded + sum(queue.counts.discarded for queue in self.queues.values())
 
     @property
     def room_bytes(self) -> int:

@@ -14,10 +14,11 @@ from pathlib import Path
 import structlog
 
 from darner._records import decode_ids, encode_ids
+from darner.environment.offload import Offload, at_once
 from darner.environment.timeline import FIRST_RUN, RUNS_END, Clock, Timeline
 from darner.errors import StartError
 from darner.journal import leveldb
-from darner.journal.blob import Offload, at_once, replace_file
+from darner.journal.files import replace_file
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ import structlog
 
 from darner.errors import JournalError, StatusError
 from darner.journal import leveldb
-from darner.journal.blob import replace_file
+from darner.journal.files import replace_file
 
 log = structlog.get_logger()
 

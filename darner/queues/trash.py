@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from darner.journal.blob import sync_directory
+from darner.journal.files import sync_directory
 from darner.journal.layout import DELETED_NAME, LOST_FOUND
 
 TRASH_NAME = ".trash"

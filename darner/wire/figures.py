@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from darner._records import ITEM_BYTES
 from darner._version import __version__
 from darner.printable import shown
+from darner.queues.cursor import cursor_lags
 
 if TYPE_CHECKING:
     from darner.queues.queue import Queue
@@ -198,13 +199,13 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_item_bytes", "Bytes of the items that wait.",
     ),
     Figure(
-        "total_items", lambda queue: queue.total_items,
+        "total_items", lambda queue: queue.counts.total_items,
         "darner_queue_stored_items_total", "Items stored.",
     ),
     # it looks at a directory: too slow to be a metric
     Figure("logsize", lambda queue: queue.journal.disk_bytes),
     Figure(
-        "expired_items", lambda queue: queue.expired_items,
+        "expired_items", lambda queue: queue.counts.expired_items,
         "darner_queue_expired_items_total", "Items that expired before they were fetched.",
     ),
     Figure(
@@ -212,7 +213,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_memory_items", "Items that wait in memory, too.",
     ),
     Figure(
-        "mem_bytes", lambda queue: queue.window_bytes - len(queue.window) * ITEM_BYTES,
+        "mem_bytes", lambda queue: queue.window.bytes - len(queue.window) * ITEM_BYTES,
         "darner_queue_memory_bytes", "Bytes of the items that wait in memory, too.",
     ),
     Figure(
@@ -224,7 +225,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_head_age_seconds", "How long the item at the head has waited; 0 if none waits.", 1e-3,
     ),
     Figure(
-        "discarded", lambda queue: queue.discarded,
+        "discarded", lambda queue: queue.counts.discarded,
         "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
     ),
     Figure(
@@ -240,15 +241,15 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_open_transactions", "Items that are reserved.",
     ),
     Figure(
-        "transactions", lambda queue: queue.transactions,
+        "transactions", lambda queue: queue.counts.transactions,
         "darner_queue_transactions_total", "Fetches with /open.",
     ),
     Figure(
-        "canceled_transactions", lambda queue: queue.canceled_transactions,
+        "canceled_transactions", lambda queue: queue.counts.canceled_transactions,
         "darner_queue_canceled_transactions_total", "Reserved items that came back.",
     ),
     Figure(
-        "total_flushes", lambda queue: queue.total_flushes,
+        "total_flushes", lambda queue: queue.counts.total_flushes,
         "darner_queue_flushes_total", "Flushes.",
     ),
     Figure(
@@ -269,5 +270,5 @@ CURSOR_LAG: Figure[int] = Figure(
 def read_queue(queue: "Queue") -> Iterator[tuple[str, int | str]]:
     """The name and value of each figure of a queue, and of its cursors."""
     yield from read(QUEUE_FIGURES, queue)
-    for label, lag in queue.cursor_lags():
+    for label, lag in cursor_lags(queue):
         yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

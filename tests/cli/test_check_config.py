@@ -8,7 +8,7 @@ import pytest
 import trustme
 from running import run_darner, running
 
-from darner.access import auth
+from darner.access.passwords import hash_password
 
 NO_PROMETHEUS = 'raise ModuleNotFoundError("none", name="prometheus_client")\n'
 
@@ -64,7 +64,7 @@ class TestOpen:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
-        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{auth.hash_password(b"x")}"\n')
+        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{hash_password(b"x")}"\n')
         (tmp_path / "users.toml").chmod(0o600)
         code, said = config(f"port = 0\n{text.format(tmp_path)}\n")
         assert code == 0

@@ -9,7 +9,7 @@ import pytest
 from file_systems import mounted, run
 from running import Server, Wire, run_darner, running, until
 
-from darner.journal.wal import SEGMENT_BYTES
+from darner.journal.segment_file import SEGMENT_BYTES
 
 
 def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:

@@ -10,7 +10,7 @@ from doubles import Client, Disk, Offload
 
 from darner._records import ITEM_BYTES, Item
 from darner.errors import JournalError
-from darner.journal import commit, journal
+from darner.journal import commit, journal, journal_upkeep
 from darner.journal.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal.journal import Journal
 from darner.journal.layout import STATE_NAME, is_state_key, state_key
@@ -175,7 +175,9 @@ class TestTicks:
 
     def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 0)
-        journals = [bench.put(bench.journal(b"q%d" % n), b"x") for n in range(commit.COMPACTIONS + 1)]
+        journals = [
+            bench.put(bench.journal(b"q%d" % n), b"x") for n in range(journal_upkeep.MAX_COMPACTIONS + 1)
+        ]
         for each in journals:
             bench.committer.checkpoint(each)
         bench.threads.run_all()
@@ -190,7 +192,7 @@ class TestTicks:
             bench.tick()
             bench.threads.run_all()
             together.append(len(compacted) - before)
-        assert max(together) == commit.COMPACTIONS
+        assert max(together) == journal_upkeep.MAX_COMPACTIONS
         assert sorted(compacted) == list(range(len(journals)))
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
@@ -482,7 +484,7 @@ class TestFullDisk:
         compacted = []
         (handle,) = disk.handles
         handle.compact_range = lambda **span: compacted.append(span)
-        bench.committer.is_short = True
+        bench.committer.space_is_short = True
         for id in range(1, 35):
             work.remove(work.find(id))
             if id > 32:
@@ -525,7 +527,7 @@ class TestFullDisk:
         bench.put(work, b"a")
         bench.committer.checkpoint(work)
         bench.threads.run_all()
-        bench.committer.is_short = True
+        bench.committer.space_is_short = True
         left = work.path / "000099.ldb"
         left.touch()
         for _ in range(MAX_TICKS + REST_TICKS + 3):
@@ -573,7 +575,7 @@ class TestCompaction:
         assert compacted == compacted[:1] * 2
 
     def test_that_a_failed_write_comes_before_is_done_again(self, bench, work, disk, compacted):
-        while not any("_compact" in work.__qualname__ for work, _ in bench.threads.tasks):
+        while not any("JournalUpkeep.compact" in work.__qualname__ for work, _ in bench.threads.tasks):
             bench.threads.run_all()
             bench.tick()
         disk.failures = ["before"]

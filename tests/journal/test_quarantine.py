@@ -21,8 +21,9 @@ from darner.errors import JournalError, MendingError
 from darner.journal import journal, leveldb
 from darner.queues import broker as broker_module
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
-from darner.repair import repair
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
+from darner.repair import check
 
 LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 
@@ -30,7 +31,7 @@ LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 @pytest.fixture
 def log(monkeypatch):
     silence = Silence()
-    for module in (broker_module, repair):
+    for module in (broker_module, check):
         monkeypatch.setattr(module, "log", silence)
     return silence
 
@@ -311,7 +312,7 @@ class TestTable:
         assert drain(data) == [*range(500, 1001)]
         data.restart()
         data.close()
-        (report,) = repair.check(data.path, b"work")
+        (report,) = check.check(data.path, b"work")
         assert report.problems == []
         (kept,) = [fields for event, fields in log.lines if event.startswith("kept of damage")]
         assert (kept["queue"], kept["tables"]) == ("work", 1)

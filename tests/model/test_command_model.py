@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from machines import EXAMPLES, new_directory, profile
 
 from darner import _records
-from darner.config.settings import parse
-from darner.journal import journal, wal
+from darner.config.config_file import parse
+from darner.journal import journal, segment_file
 from darner.queues import broker as broker_module
 from darner.queues import runs, status
 from darner.wire import connection
@@ -269,7 +269,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.kinds = st.sampled_from(self.COMMON + tuple(some))
         self.patch = patch = pytest.MonkeyPatch()
         self.level = logging.getLogger().level
-        patch.setattr(wal, "SEGMENT_BYTES", 1 << 14)
+        patch.setattr(segment_file, "SEGMENT_BYTES", 1 << 14)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(os, "fdatasync", lambda _: None)
         patch.setattr(broker_module, "log", Silence())

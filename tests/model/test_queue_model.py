@@ -30,11 +30,11 @@ from system import Killed, System
 from darner import _records
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, StartError
-from darner.journal import journal, wal
+from darner.journal import journal, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
 from darner.queues import broker as broker_module
-from darner.queues import queue
+from darner.queues import moving, window
 from darner.queues import upload as upload_module
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
@@ -54,11 +54,11 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = patch = pytest.MonkeyPatch()
-        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
         patch.setattr(wal, "LONG_SEGMENTS", 3)
-        patch.setattr(queue, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
-        patch.setattr(queue, "READ_ITEMS", 2)
-        patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
+        patch.setattr(window, "READ_ITEMS", 2)
+        patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)

@@ -16,7 +16,8 @@ from darner.errors import ItemTooLargeError, JournalError, StartError
 from darner.queues import broker, trash
 from darner.queues.broker import Broker, directory_of
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 
 @pytest.fixture
@@ -353,9 +354,9 @@ class TestAwaited:
 
     def test_counts_the_reservations_of_those_who_wait_when_it_comes(self, data, served):
         waiter = self.wait(data, served, "first", fetch=Queue.reserve)
-        waiter.queue.transactions += 1
+        waiter.queue.counts.transactions += 1
         data.set(b"work", b"abc")
-        assert data.broker.queues[b"work"].transactions == 1
+        assert data.broker.queues[b"work"].counts.transactions == 1
 
     def test_of_a_deleted_queue_is_waited_for_on(self, data, served):
         data.set(b"work", b"abc")
@@ -893,7 +894,7 @@ class TestFullDisk:
     def test_without_room_for_a_segment_is_said_once_and_what_is_fetched_goes_on(
         self, data, free, said, monkeypatch
     ):
-        monkeypatch.setattr("darner.journal.wal.SEGMENT_BYTES", 4096)
+        monkeypatch.setattr("darner.journal.segment_file.SEGMENT_BYTES", 4096)
         data.restart()
         data.push(b"work", *[b"x"] * 300)
         make, left = os.posix_fallocate, [0]

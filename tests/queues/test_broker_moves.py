@@ -13,12 +13,13 @@ from doubles import Disk, Silence, begin_upload
 from darner._records import CHUNK_BYTES, Change
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError
-from darner.journal import wal
+from darner.journal import segment_pool
 from darner.journal.journal import STAGED_BYTES
 from darner.queues import broker as broker_module
 from darner.queues.broker import Broker
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Waiter
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_an_expired_item_goes_on_as_if_it_were_set_then(data):
     data.tick()
     item = data.broker.queue(b"late").pop()
     assert (item.data, item.flags, item.expires_ms, item.enqueued_ms) == (b"a", 7, 0, data.now)
-    assert data.broker.queue(b"work").expired_items == 1
+    assert data.broker.queue(b"work").counts.expired_items == 1
     data.kill()
     assert data.read_all(b"work") == [b"b"]
     assert data.read_all(b"late") == []
@@ -57,7 +58,7 @@ def test_all_go_on_in_their_order_however_many(data):
     data.push(b"work", b"tail")
     data.now += 5000
     data.tick(10)
-    assert data.broker.queue(b"work").expired_items == 30
+    assert data.broker.queue(b"work").counts.expired_items == 30
     assert data.read_all(b"work") == [b"tail"]
     assert data.read_all(b"late") == numbers
 
@@ -164,7 +165,7 @@ def test_queues_that_move_their_items_to_each_other_come_to_an_end(data, limits)
     for name in names:
         got += data.read_all(name)
         assert data.broker.queue(name).journal.state.items == 0
-    discarded = sum(data.broker.queue(name).discarded for name in names)
+    discarded = sum(data.broker.queue(name).counts.discarded for name in names)
     assert len(got) == len(set(got)) == 40 - discarded
     assert bool(discarded) == bool(limits)
 
@@ -195,7 +196,7 @@ def test_a_full_queue_that_discards_is_first_rid_of_what_has_expired(data):
     for _ in data.broker.queue(b"work").flush_expired():
         pass
     late = data.broker.queue(b"late")
-    assert (late.expired_items, late.discarded) == (1, 0)
+    assert (late.counts.expired_items, late.counts.discarded) == (1, 0)
     assert data.read_all(b"late") == [b"a"]
     assert data.read_all(b"later") == [b"first"]
 
@@ -225,10 +226,10 @@ def test_many_queues_are_swept_in_slices_and_each_has_its_turn(data):
 
     data.broker._clock = clock
     data.broker.tick()
-    swept = sum(data.broker.queue(name).expired_items for name in names)
+    swept = sum(data.broker.queue(name).counts.expired_items for name in names)
     assert 0 < swept < 10
     data.tick()
-    assert all(data.broker.queue(name).expired_items == 1 for name in names)
+    assert all(data.broker.queue(name).counts.expired_items == 1 for name in names)
     assert not data.broker._in_upkeep
 
 
@@ -267,7 +268,7 @@ def test_a_poisonous_item_goes_to_the_dead_letter_queue(data):
     queue.abort(queue.reserve())
     data.tick()
     data.now += 60_000
-    assert (queue.items, len(queue.reserved), queue.expired_items) == (0, 0, 0)
+    assert (queue.items, len(queue.reserved), queue.counts.expired_items) == (0, 0, 0)
     assert data.read_all(b"dead") == [b"poison"]
     data.kill()
     assert data.read_all(b"work") == []
@@ -323,18 +324,18 @@ class TestFailure:
     @staticmethod
     def have_no_log(data, target):
         """There is no room in the log for what is moved, nor for its removal."""
-        log, room = data.broker.log, wal.SegmentFile
-        wal.SegmentFile = Mock(side_effect=OSError("no room"))
-        if log._spare is not None:
-            log._reserve.append(log._spare)
-            log._spare = None
-        while log._reserve:
-            log._reserve.pop().delete()
+        log, room = data.broker.log, segment_pool.SegmentFile
+        segment_pool.SegmentFile = Mock(side_effect=OSError("no room"))
+        if log._pool.ready is not None:
+            log._pool.used.append(log._pool.ready)
+            log._pool.ready = None
+        while log._pool.used:
+            log._pool.used.pop().delete()
         while log.segment.append(Change.BLOB, 0, 0, bytes(8)):
             pass
 
         def end():
-            wal.SegmentFile = room
+            segment_pool.SegmentFile = room
 
         return end
 
@@ -531,11 +532,11 @@ class TestPowerCut:
         (link,) = (data.path / "dead" / "blobs").iterdir()
         synced = []
 
-        def sync_links(paths):
+        def sync_blobs(paths):
             synced.extend(paths)
             assert (data.path / "work").exists()
 
-        monkeypatch.setattr(broker_module, "sync_links", sync_links)
+        monkeypatch.setattr(broker_module, "sync_blobs", sync_blobs)
         data.broker.delete(b"work")
         data.tick()
         assert synced == [link]

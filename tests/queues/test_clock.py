@@ -8,9 +8,9 @@ from doubles import Silence
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.queues import broker, runs
-from darner.queues.queue import Waiter
 from darner.queues.runs import STEP_MS
 from darner.queues.status import READONLY
+from darner.queues.waiters import Waiter
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -144,7 +144,7 @@ class TestRelativeTime:
         assert data.read_all(b"work") == [b"4"]
 
     def test_in_a_queue_whose_items_are_not_in_memory(self, data, step, monkeypatch):
-        monkeypatch.setattr("darner.queues.queue.WINDOW_BYTES", 0)
+        monkeypatch.setattr("darner.queues.window.WINDOW_BYTES", 0)
         for _ in range(10):
             data.push(b"work", b"x", exptime=10)
             data.set(b"late", b"x", delay_ms=10_000)

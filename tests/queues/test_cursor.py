@@ -9,7 +9,8 @@ from darner.config.settings import QueueSettings
 from darner.errors import JournalError
 from darner.journal import journal
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -178,7 +179,7 @@ class TestNotMade:
         for n in range(100):
             name = b"orders/cursor=%d" % n
             assert cursor(data, name).peek().data == b"1" if use == "peek" else data.broker.delete(name)
-        assert orders.cursors == orders.awaited == orders.journal.cursors == {}
+        assert orders.cursors == orders.waiting_cursors == orders.journal.cursors == {}
         assert len(data.broker._cursors) == 0
         assert before is None or data.broker.log.position == before  # nothing was logged
 
@@ -187,9 +188,9 @@ class TestNotMade:
         data.read_all(b"orders")
         waiter = Waiter(Cursor.pop, lambda *_: None)
         cursor(data).wait(waiter)
-        assert list(orders.awaited) == [waiter.queue]
+        assert list(orders.waiting_cursors) == [waiter.queue]
         waiter.cancel()
-        assert orders.cursors == orders.awaited == {}
+        assert orders.cursors == orders.waiting_cursors == {}
 
     def test_is_the_same_for_two_who_read_through_it(self, data):
         one, other = cursor(data), cursor(data)
@@ -255,7 +256,7 @@ class TestWaiting:
 
     def test_ends_with_the_next_item_first_come_first_served(self, data, delivered):
         gone = self.wait(data, delivered)
-        gone.has_gone = lambda: True
+        gone.has_disconnected = lambda: True
         self.wait(data, delivered, Cursor.reserve)
         self.wait(data, delivered)
         data.set(b"orders", b"1")

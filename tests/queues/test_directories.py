@@ -21,7 +21,8 @@ from darner.journal import lock
 from darner.journal.journal import Journal
 from darner.queues import broker, trash
 from darner.queues.broker import Broker, directory_of, name_of
-from darner.repair.repair import check, repair
+from darner.repair.check import check
+from darner.repair.repair import repair
 
 LARGE = bytes(CHUNK_BYTES + 1)
 

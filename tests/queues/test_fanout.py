@@ -9,13 +9,15 @@ from brokers import Data
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.journal.wal import GROUP_BYTES
+from darner.journal.segment_file import GROUP_BYTES
 from darner.queues import fanout
-from darner.queues import queue as queue_module
+from darner.queues import moving as moving_module
 from darner.queues import upload as upload_module
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter, all_or_none
+from darner.queues.group import all_or_none
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -286,7 +288,7 @@ class TestKill:
             return all_or_none(queues, size)
 
         monkeypatch.setattr(log, "enter", entering)
-        for module in (upload_module, queue_module, fanout):
+        for module in (upload_module, moving_module, fanout):
             monkeypatch.setattr(module, "all_or_none", beginning)
         return calls
 
@@ -396,12 +398,12 @@ class TestRoom:
                 used.append(segment.used_bytes - begun)
             assert used[-1] <= len(queues) * (size + GROUP_BYTES)
 
-        for module in (upload_module, queue_module, fanout):
+        for module in (upload_module, moving_module, fanout):
             monkeypatch.setattr(module, "all_or_none", measured)
         data.settings[b"orders+c"] = QueueSettings(max_items=2, discard_old_when_full=True)
         data.reconfigure()
         set_it(data)
-        assert data.broker.queue(b"orders+c").discarded == 999
+        assert data.broker.queue(b"orders+c").counts.discarded == 999
         assert len(used) == 1
 
 

@@ -9,8 +9,9 @@ from doubles import Client, Silence
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.queues import broker, queue
-from darner.queues.queue import Queue, Waiter
+from darner.queues import broker, window
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -230,8 +231,8 @@ class TestInMemory:
         assert data.directories() == []
 
     def test_may_be_longer_than_the_window(self, data, monkeypatch):
-        monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
-        monkeypatch.setattr(queue, "READ_ITEMS", 3)
+        monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+        monkeypatch.setattr(window, "READ_ITEMS", 3)
         work = data.broker.queue(b"work")
         for n in range(20):
             data.set(b"work", b"%d" % n)

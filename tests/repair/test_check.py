@@ -11,12 +11,14 @@ from checksum import crc32c
 from leveldbs import opened_db
 from running import run_darner, running
 
-import darner.repair.repair
+import darner.repair.check
 from darner import _records
 from darner.errors import RepairError
 from darner.journal.layout import STATE_NAME, stored_state
 from darner.queues import broker
-from darner.repair.repair import _Repair, check, repair, repair_all
+from darner.repair.check import check
+from darner.repair.rebuild import Rebuild
+from darner.repair.repair import repair, repair_all
 
 NEWER = "use the newer darner"
 
@@ -357,15 +359,15 @@ class TestRepairAll:
 
     def test_is_not_kept_from_the_others_by_what_nobody_has_provided_for(self, path, third, monkeypatch):
         (path / "work" / "CURRENT").unlink()
-        run_one = _Repair.run
-        monkeypatch.setattr(_Repair, "run", lambda it: run_one(it) if it._name == b"third" else 1 // 0)
+        run_one = Rebuild.run
+        monkeypatch.setattr(Rebuild, "run", lambda it: run_one(it) if it._name == b"third" else 1 // 0)
         outcomes = dict(repair_all(path))
         assert "ZeroDivisionError" in str(outcomes[b"work"])
         assert outcomes[b"third"].items == 1
-        examine = darner.repair.repair._examine
+        examine = darner.repair.check.examine
         monkeypatch.setattr(
-            darner.repair.repair,
-            "_examine",
+            darner.repair.check,
+            "examine",
             lambda name, *rest: 1 // 0 if name == b"third" else examine(name, *rest),
         )
         reports = {report.where: " ".join(report.problems) for report in check(path)}

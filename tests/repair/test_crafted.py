@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from leveldbs import opened_db
 
+import darner.repair.check
 import darner.repair.repair
 from darner import _records
 from darner._records import Change, Item, State
@@ -27,10 +28,11 @@ from darner.journal.layout import (
     state_key,
     stored_state,
 )
-from darner.journal.wal import Life
+from darner.journal.wal_recovery import Life
 from darner.queues import broker
 from darner.queues.broker import directory_of
-from darner.repair.repair import check, repair, repair_all
+from darner.repair.check import check
+from darner.repair.repair import repair, repair_all
 
 # The limits of numbers of 8, 32 and 64 bits, with and without a sign; and numbers of the queue itself.
 EDGES = (
@@ -75,7 +77,8 @@ def bounded_memory():
 def silence():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broker, "log", Silence())
-        patch.setattr(darner.repair.repair, "log", Silence())
+        for module in (darner.repair.check, darner.repair.repair):
+            patch.setattr(module, "log", Silence())
         yield
 
 

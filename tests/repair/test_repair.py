@@ -19,7 +19,8 @@ from darner.journal import leveldb
 from darner.journal.layout import KEPT_KEY, stored_state
 from darner.queues import broker
 from darner.queues.broker import directory_of
-from darner.repair.repair import check, repair
+from darner.repair.check import check
+from darner.repair.repair import repair
 
 ITEMS = 40
 LARGE_BYTES = 200_000
@@ -502,7 +503,7 @@ class TestRepair:
     def test_takes_two_steps_where_the_file_system_knows_no_exchange(self, closed, monkeypatch):
         damage(table(closed / "work"), b"000007")
         before = {file.name for file in (closed / "work").iterdir()}
-        monkeypatch.setattr("darner.repair.repair._exchange", lambda *_: False)
+        monkeypatch.setattr("darner.repair.swap.exchange", lambda *_: False)
         damaged = repair(closed, b"work").damaged
         assert {file.name for file in damaged.iterdir()} == before
         assert problems(closed)["work"] == []

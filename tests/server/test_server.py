@@ -6,15 +6,15 @@ from brokers import Data
 from doubles import Loop, Silence, Transport
 
 from darner.queues import broker
-from darner.server import server
+from darner.server import background
 from darner.wire.clients import Clients
 from darner.wire.connection import Connection
 
 
 def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(server, "log", silence)
-    monkeypatch.setattr(server, "REPEAT_S", 0)
+    monkeypatch.setattr(background, "log", silence)
+    monkeypatch.setattr(background, "RESTART_S", 0)
     begun = []
 
     async def main():
@@ -27,7 +27,7 @@ def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypa
             goes_on.set()
             await asyncio.Event().wait()
 
-        task = asyncio.create_task(server._go_on(chore))
+        task = asyncio.create_task(background.keep_running(chore))
         await goes_on.wait()
         task.cancel()
         await asyncio.wait([task])

@@ -1,9 +1,9 @@
 """The user of the tests that log in: its password, and the login over the wire."""
 
-from darner.access import auth
+from darner.access.passwords import hash_password
 
 FAILED = b"CLIENT_ERROR authentication failure\r\n"
-HASH = auth.hash_password(b"pass word")
+HASH = hash_password(b"pass word")
 
 
 def login(user: bytes = b"alice", password: bytes = b"pass word", more: bytes = b"") -> bytes:

@@ -12,7 +12,9 @@ from darner.environment.budget import LEAST_MS, TURN_MS, Budget
 from darner.errors import MendingError
 from darner.journal.commit import FREED_AT_ONCE
 from darner.queues.cursor import Cursor
-from darner.queues.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
+from darner.queues.expiry import EXPIRED_AT_ONCE
+from darner.queues.limits import DISCARDED_AT_ONCE
+from darner.queues.reserved import RETURNED_AT_ONCE
 from darner.wire.commands.table import _dump_config, _dump_stats
 from darner.wire.holds import Holds
 
@@ -218,14 +220,14 @@ class TestLimits:
         it.push(*[b"%d" % n for n in range(count)])
         it.set(max_items=2, discard_old_when_full=True)
         it.push(b"last")
-        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == DISCARDED_AT_ONCE
         assert it.queue.needs_upkeep
         it.queue.sweep()
         assert it.queue.has_more_upkeep
-        assert it.queue.discarded == 2 * DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == 2 * DISCARDED_AT_ONCE
         it.queue.sweep()
         assert not it.queue.has_more_upkeep
-        assert it.queue.discarded == count - 1
+        assert it.queue.counts.discarded == count - 1
         assert [item.data for item in iter(it.queue.pop, None)] == [b"%d" % (count - 1), b"last"]
 
     def test_that_were_raised_again_stop_that(self, it):
@@ -234,7 +236,7 @@ class TestLimits:
         it.push(b"last")
         it.set()
         it.queue.sweep()
-        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == DISCARDED_AT_ONCE
         assert not it.queue.needs_upkeep
 
 
@@ -244,7 +246,7 @@ class TestMemory:
         slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
         slow.broker.queue(b"work").flush()
         slow.push(b"work", b"later")
-        dead = slow.broker._committer._dead
+        dead = slow.broker._committer._unneeded
         slow.broker.tick()
         assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
         slow.tick(20)

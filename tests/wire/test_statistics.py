@@ -12,6 +12,7 @@ from running import configured, running
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.journal import journal
+from darner.queues.cursor import cursor_lags
 from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES
 
 # The figures that agents for memcached read: memcached_exporter (to which a missing one was an error once),
@@ -97,7 +98,7 @@ class TestHeadAge:
         assert head_age(durable) == 1000
 
     def test_of_a_queue_larger_than_its_window_is_that_of_the_next_on_the_disk(self, data, monkeypatch):
-        monkeypatch.setattr("darner.queues.queue.READ_ITEMS", 1)
+        monkeypatch.setattr("darner.queues.window.READ_ITEMS", 1)
         for _ in range(3):
             data.set(b"work", b"x" * CHUNK_BYTES)
             data.now += 10
@@ -129,7 +130,7 @@ class TestHeadAge:
 
 class TestCursorLag:
     def lags(self, data):
-        return dict(data.broker.queue(b"work").cursor_lags())
+        return dict(cursor_lags(data.broker.queue(b"work")))
 
     def cursor(self, data, label=b"billing"):
         return data.broker.source(b"work/cursor=" + label, takes=True, waits=True)

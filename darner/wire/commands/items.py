@@ -25,8 +25,9 @@ from darner.errors import (
 )
 from darner.journal.blob import BlobReader
 from darner.queues.fanout import Fanout
-from darner.queues.queue import Queue, Source, Waiter
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Source, Waiter
 from darner.wire.replies import (
     CLOSE_FIRST,
     DELETED,
@@ -305,7 +306,7 @@ def _prepare(connection: "Connection", request: Request, queue: Source) -> None:
     """Do what goes before a fetch: close or abort what is held, as the options say."""
     _release(connection, request)
     if request.open:
-        queue.transactions += 1
+        queue.counts.transactions += 1
 
 
 def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:
