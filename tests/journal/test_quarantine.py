@@ -1,4 +1,4 @@
-"""Items that are damaged on the disk are put aside, counted and said, and those behind them are served."""
+"""Damaged items are put aside, counted and reported, and the items behind them are served."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ def body(number, size=300):
 
 
 def tried(data, use):
-    """What comes of `use`, as a client is answered that has to wait when something is being mended."""
+    """Return the result of `use`, tried again while a table is being mended, as a waiting client's fetch is."""
     for _ in range(200):
         try:
             return use()
@@ -58,7 +58,7 @@ def tried(data, use):
 
 
 def reserve(source, count):
-    """Reserve so many items, as a client does that then reads their bytes."""
+    """Reserve so many items and read their data, as a client does."""
     items = []
     for _ in range(count):
         items.append(source.reserve())
@@ -79,7 +79,7 @@ def put_aside(log):
 
 
 def in_tables(data, name=b"work"):
-    """Have all that is in LevelDB lie in tables; nobody has the directory then."""
+    """Close the broker and have LevelDB write all records to tables."""
     data.restart()
     data.close()
     with opened_db(data.path / name.decode(), compression=None):
@@ -88,7 +88,7 @@ def in_tables(data, name=b"work"):
 
 
 def spoil(path, name, *keys):
-    """Damage the records with these keys, and nothing else."""
+    """Damage the records with these keys alone."""
     with opened_db(path / name, compression=None) as db:
         for key in keys:
             record = db.get(key)
@@ -96,11 +96,11 @@ def spoil(path, name, *keys):
 
 
 class TestRecord:
-    """Of an item, that fails its checksum, in a block that is sound."""
+    """An item's record that fails its checksum, in a sound block."""
 
     @pytest.fixture
     def damaged(self, data):
-        """Of ten items the numbers 1, 4, 5 and 10."""
+        """Ten items, of which 1, 4, 5 and 10 are damaged."""
         data.push(b"work", *map(body, range(1, 11)))
         data.restart()
         data.close()
@@ -131,7 +131,7 @@ class TestRecord:
         assert (work.items, work.waiting_bytes) == (4, 4 * 306)
 
     def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
-        """At each look at the disk, and at each change in the log."""
+        """Kill the process at each write to the disk and at each change in the log."""
         states = []
 
         def kept(*_):
@@ -272,7 +272,7 @@ def flipped(content):
 
 
 class TestTable:
-    """Of LevelDB, that is damaged: what is sound in it is served, and so is all behind it."""
+    """A damaged table of LevelDB: its sound records are served, and so are all behind them."""
 
     COUNT = 400
 
@@ -302,7 +302,7 @@ class TestTable:
         assert (work.journal.damaged_items, state.items, state.bytes) == (len(lost), 0, 0)
         assert (data.path / "work" / "damaged" / table.name).read_bytes() == damage(content)
         assert str(data.path / "work" / "damaged") in str(put_aside(log))
-        # and it is written to as if nothing had been
+        # and the queue can be written again
         data.push(b"work", *map(body, range(500, 1000)))
         data.write_out()
         data.broker.queue(b"work").journal._opened().compact_range()
@@ -370,7 +370,7 @@ class TestTable:
         assert sorted(drain(data)) == [1, 3, 5]
 
     def test_that_has_the_state_of_a_queue_at_rest(self, data, table):
-        """Its counts are in a file besides."""
+        """The state is in a file, too."""
         table.write_bytes(cut(table.read_bytes()))
         data.open()
         found = drain(data)
@@ -400,7 +400,7 @@ class TestTable:
         assert data.broker.queue(b"work").journal.state.items == 0
 
     def test_that_is_damaged_beyond_tables_is_out_of_service_as_before(self, data, log):
-        """LevelDB's own log has lost what was written last; its tables are sound."""
+        """LevelDB's own log has lost its last writes; its tables are sound."""
         data.push(b"work", *map(body, range(1, self.COUNT + 1)))
         in_tables(data)
         data.open()
@@ -455,7 +455,7 @@ class TestTable:
             work = data.broker.queue(b"work")
             found = drain(data)
         except JournalError:
-            # the state is lost, and of none of it anything was touched
+            # the state is lost, and nothing was changed
             assert not (table.parent / "damaged").exists()
         else:
             assert found == sorted(set(found))
@@ -466,7 +466,7 @@ class TestTable:
 
 
 class TestErrorsThatPass:
-    """What cannot be read now, but may be at the next try, is not put aside."""
+    """A record that cannot be read now, but perhaps at the next try, is not put aside."""
 
     @pytest.mark.parametrize(
         "text", [b"IO error: x.ldb: Input/output error", b"IO error: x.ldb: Too many open files"]
@@ -543,7 +543,7 @@ DAMAGES = {
 
 
 class TestFile:
-    """Of a large item, that is damaged so that opening it shows it; what reading it shows is for the
+    """A large item's file with damage that opening it finds; damage that reading finds is up to the
     connection."""
 
     @pytest.fixture(params=DAMAGES)
@@ -667,7 +667,7 @@ class TestFile:
         self.assert_aside(data, log, id=work.journal.state.next_id - 1)
 
     def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
-        """Before and after each change in the directory, and once it is logged."""
+        """Kill the process before and after each change in the directory, and once it is logged."""
         if self.how == "a pipe":
             pytest.skip("a pipe cannot be copied")
         self.strike(damaged)
@@ -746,7 +746,7 @@ class TestFile:
 
 
 class TestDelayed:
-    """Items that are out of sight, whose records are damaged."""
+    """Delayed items whose records are damaged."""
 
     @pytest.fixture
     def delayed(self, data):
@@ -818,7 +818,7 @@ class TestDelayed:
 
 
 def test_what_is_missed_is_counted_out_in_the_end(data, log):
-    """Records that went without a trace."""
+    """Records that vanished without a trace."""
     data.push(b"work", *(body(number, number) for number in range(1, 21)))
     work = data.broker.queue(b"work")
     held = [work.reserve() for _ in range(6)]

@@ -1,4 +1,4 @@
-"""Room held back on the disk: a file that has it, let go of when the disk is full, and taken again."""
+"""The reserve: a file that holds space on the disk, releases it when the disk is full, and takes it again."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ SIZE = 64 << 10
 
 
 class Room:
-    """How many bytes a file may be given."""
+    """The free space: how many bytes a file can get."""
 
     def __init__(self, monkeypatch):
         self.bytes = 1 << 40
@@ -23,7 +23,7 @@ class Room:
 
         def posix_fallocate(descriptor, start, size):
             if start + size > self.bytes:
-                make(descriptor, start, max(1, self.bytes))  # as some file systems do: in part
+                make(descriptor, start, max(1, self.bytes))  # in part, as some file systems do
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             make(descriptor, start, size)
 
@@ -53,7 +53,7 @@ class TestReserve:
         assert allocated_bytes(path) >= SIZE
         assert held.release()
         assert not held.is_held
-        assert 0 < allocated_bytes(path) <= SIZE // 2  # what is kept to be lent
+        assert 0 < allocated_bytes(path) <= SIZE // 2  # the part that is lent
         assert held.hold()
         assert allocated_bytes(path) >= SIZE
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_known_by_what_the_system_says_and_by_what_leveldb_says(n
     text = os.strerror(number)
     assert is_full(OSError(number, text))
     assert is_full(leveldb.Error(f"IO error: /data/work/000005.log: {text}".encode()))
-    # LevelDB's error is one of the system, too, but without its number
+    # LevelDB's error comes from the system, too, but has no errno
     assert is_full(type("IOError", (leveldb.Error, OSError), {})(f"IO error: x: {text}".encode()))
     assert is_full(JournalError(f"cannot write x: {text}"))
     for other in (
