@@ -48,47 +48,19 @@ class PymemcacheWithReplies(Pymemcache):
     noreply = False
 
 
-class PythonMemcached:
-    """python-memcached."""
+class LikeMemcache:
+    """A client with the interface of python-memcached."""
 
-    module = "memcache"
     keeps_types = True
-    knows_all_stats = True
 
-    def __init__(self, module, port: int) -> None:
-        self.client = module.Client(
-            [f"127.0.0.1:{port}"], socket_timeout=10, server_max_value_length=0, server_max_key_length=250
-        )
-        self.set = self.client.set
-        self.get = self.client.get
-        self.get_many = self.client.get_multi
-        self.delete = self.client.delete
-        self.flush_all = self.client.flush_all
-        self.close = self.client.disconnect_all
-
-    def version(self) -> str:
-        return self.stats()["version"]
-
-    def stats(self) -> dict[str, str]:
-        [(_, stats)] = self.client.get_stats()
-        return stats
-
-
-class Pylibmc:
-    """pylibmc, which is libmemcached."""
-
-    module = "pylibmc"
-    keeps_types = True
-    knows_all_stats = False
-
-    def __init__(self, module, port: int) -> None:
-        self.client = module.Client([f"127.0.0.1:{port}"])
-        self.set = self.client.set
-        self.get = self.client.get
-        self.get_many = self.client.get_multi
-        self.delete = self.client.delete
-        self.flush_all = self.client.flush_all
-        self.close = self.client.disconnect_all
+    def __init__(self, client) -> None:
+        self.client = client
+        self.set = client.set
+        self.get = client.get
+        self.get_many = client.get_multi
+        self.delete = client.delete
+        self.flush_all = client.flush_all
+        self.close = client.disconnect_all
 
     def version(self) -> str:
         return self.stats()["version"]
@@ -96,6 +68,29 @@ class Pylibmc:
     def stats(self) -> dict[str, str]:
         [(_, stats)] = self.client.get_stats()
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in stats.items()}
+
+
+class PythonMemcached(LikeMemcache):
+    """python-memcached."""
+
+    module = "memcache"
+    knows_all_stats = True
+
+    def __init__(self, module, port: int) -> None:
+        servers = [f"127.0.0.1:{port}"]
+        super().__init__(
+            module.Client(servers, socket_timeout=10, server_max_value_length=0, server_max_key_length=250)
+        )
+
+
+class Pylibmc(LikeMemcache):
+    """pylibmc, which is libmemcached."""
+
+    module = "pylibmc"
+    knows_all_stats = False
+
+    def __init__(self, module, port: int) -> None:
+        super().__init__(module.Client([f"127.0.0.1:{port}"]))
 
 
 class OfLoop:

@@ -48,7 +48,7 @@ def body(number, size=300):
 
 
 def tried(data, use):
-    """Return the result of `use`, tried again while a table is being mended, as a waiting client's fetch is."""
+    """Return the result of `use`, tried again while a table is being mended."""
     for _ in range(200):
         try:
             return use()
