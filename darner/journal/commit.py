@@ -11,8 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from darner._records import Item, trim_memory
-from darner.environment.budget import Budget
-from darner.environment.offload import Offload
+from darner.environment.environment import Environment
 from darner.errors import FaultError, JournalError
 from darner.journal.files import sync_blobs
 from darner.journal.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
@@ -63,15 +62,12 @@ class Committer:
     def __init__(
         self,
         log: Log,
-        offload: Offload,
-        defer: Offload | None = None,
+        environment: Environment,
         max_open: int = MAX_OPEN,
         reserve: Reserve | None = None,
-        budget: Budget | None = None,
     ) -> None:
-        """`offload` is for work that a client waits for, `defer` for other work, if that is another.
-        `max_open`: how many LevelDBs may be open. `reserve` is released when the disk is full. A round pauses
-        when `budget` is spent, which the caller has begun."""
+        """`max_open`: how many LevelDBs may be open. `reserve` is released when the disk is full. A round
+        pauses when the budget of `environment` is spent, which the caller has begun."""
         self._log = log
         self._reserve = reserve
         # whether free space is short: what gives some back does not wait
@@ -82,8 +78,8 @@ class Committer:
         if reserve is not None and reserve.size:
             # Two buffers are written out when LevelDB is opened anew: the reserve has to have room for that.
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(MIN_BUFFER_BYTES, reserve.size // 8))
-        self.offload = offload
-        self._defer = defer or offload
+        self.offload = environment.offload
+        self._defer = environment.defer
         self._open = OpenDatabases(lambda journal: self.isolate(journal, journal.close), max_open)
         self._upkeep = JournalUpkeep(self, self._defer)
         # the active journals, and for how many ticks they have been so; the one last written comes last
@@ -92,7 +88,7 @@ class Committer:
         self._sealed: dict[Journal, int] = {}
         self._ticks = 0
         # the journals that are still to come in this round, and how many of them may be begun to be written
-        self._budget = budget or Budget(lambda: 0.0)
+        self._budget = environment.budget
         self._round: deque[Journal] = deque()
         self._writes_left = 0
         # whether some have waited too long, whether the log may be synced for them, and whether it is being

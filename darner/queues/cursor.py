@@ -6,6 +6,7 @@ comes to it is skipped. The place is kept in the queue's journal.
 
 from bisect import insort
 from collections.abc import Collection, Iterable
+from weakref import WeakValueDictionary
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
@@ -230,3 +231,19 @@ class Cursor:
     def serve(self) -> None:
         """Give the items that can be read to the clients that wait here."""
         self.waiters.serve(self)
+
+
+class Cursors:
+    """The cursors in use. Two readers of a cursor that has no place yet must read through the same object."""
+
+    __slots__ = ("in_use",)
+
+    def __init__(self) -> None:
+        self.in_use: WeakValueDictionary[tuple[Queue, bytes], Cursor] = WeakValueDictionary()
+
+    def get(self, queue: Queue, label: bytes) -> Cursor:
+        """Return the cursor over `queue` that `label` names."""
+        cursor = self.in_use.get((queue, label))
+        if cursor is None:
+            cursor = self.in_use[queue, label] = Cursor(queue, label)
+        return cursor

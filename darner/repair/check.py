@@ -23,7 +23,8 @@ from darner.journal.recognition import check_owner, is_new
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import LOST_PREFIX, Life
 from darner.printable import shown
-from darner.queues.broker import LOG_NAME, check_usable, find_directory, say_stray
+from darner.queues.data_directory import LOG_NAME, check_usable
+from darner.queues.names import find_directory, log_stray
 from darner.queues.runs import Runs
 from darner.queues.status import Status
 from darner.queues.trash import TRASH_NAME
@@ -86,7 +87,7 @@ def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
             yield Report("log", damage)
         if name is None:
             yield from _check_surroundings(data)
-        names = queue_names(data, lives, say_stray if name is None else lambda _: None)
+        names = queue_names(data, lives, log_stray if name is None else lambda _: None)
         if name is not None and name not in names:
             raise RepairError(f"{data} has no queue {shown(name)}")
         for each in names if name is None else (name,):

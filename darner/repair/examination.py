@@ -8,6 +8,7 @@ from typing import Any
 
 from darner import _records
 from darner._records import State
+from darner.environment.environment import Environment
 from darner.environment.offload import at_once
 from darner.errors import DamagedError, JournalError, NewerFormatError
 from darner.journal import leveldb, leveldb_log, snapshot
@@ -31,7 +32,7 @@ def play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path) 
     Returns the journal, closed. Raises JournalError if a server could not do that.
     """
     failures: list[JournalError] = []
-    committer = Committer(log, at_once)
+    committer = Committer(log, Environment(lambda: 0, at_once))
     committer.on_failure = lambda _, error: failures.append(error)
     journal = Journal(name, path, committer, log, 0, lives, home)
     try:

@@ -10,7 +10,7 @@ from darner.errors import RepairError
 from darner.journal.lock import DirectoryLock
 from darner.journal.wal_recovery import Life
 from darner.printable import shown
-from darner.queues.broker import name_of, queue_directories
+from darner.queues.names import name_of, queue_directories
 
 
 @contextlib.contextmanager

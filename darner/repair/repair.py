@@ -14,7 +14,7 @@ from darner.errors import ForeignError, JournalError, NewerFormatError, RepairEr
 from darner.journal import foreign, leveldb
 from darner.journal.wal_recovery import Life
 from darner.printable import shown
-from darner.queues.broker import directory_of, find_directory
+from darner.queues.names import directory_of, find_directory
 from darner.repair.check import DAMAGED_PREFIX, REPAIR_PREFIX, check_queue, reason_and_action
 from darner.repair.offline import check_name, locked, queue_names
 from darner.repair.rebuild import Rebuild

@@ -15,7 +15,8 @@ from darner.journal.layout import BLOBS_NAME, MARK_NAME
 from darner.journal.segments_needed import NEEDED_PREFIX
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import Life
-from darner.queues.broker import LOG_NAME, read_log, unusable
+from darner.queues.data_directory import LOG_NAME, unusable
+from darner.queues.opening import read_log
 
 # Makes the second path a link to the first one.
 Link = Callable[[Path, Path], object]

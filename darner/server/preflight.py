@@ -11,7 +11,7 @@ import structlog
 from darner.access import credentials, exposure
 from darner.config.settings import Settings
 from darner.errors import DarnerError, StartError
-from darner.queues import broker
+from darner.queues import data_directory, events, names, space
 from darner.server import tcp, unix
 from darner.server.extras import metrics_class
 
@@ -23,7 +23,7 @@ def check_start(settings: Settings) -> Iterator[DarnerError]:
     starting one. Logs the warnings that the server would log when it starts."""
     data = Path(settings.data).resolve()
     yield from _check_files(settings, data)
-    is_served = broker.is_served(data)
+    is_served = data_directory.is_served(data)
     unusable = list(_check_addresses(settings, is_served=is_served))
     yield from unusable
     if not unusable:
@@ -40,7 +40,7 @@ def _check_files(settings: Settings, data: Path) -> Iterator[DarnerError]:
         lambda: credentials.read_tls(settings),
         lambda: credentials.read_users(settings),
         lambda: None if settings.metrics_port is None else metrics_class(),
-        lambda: broker.check_usable(data),
+        lambda: data_directory.check_usable(data),
     ):
         try:
             check()
@@ -76,10 +76,10 @@ def _check_socket(path: str, *, is_served: bool) -> Iterator[StartError]:
 
 def _warn_of_data(settings: Settings, data: Path) -> None:
     """Log if the disk is full, and which queues on the disk are to be in memory. Raises OSError."""
-    free_bytes = shutil.disk_usage(broker.nearest(data)).free
+    free_bytes = shutil.disk_usage(data_directory.nearest_existing(data)).free
     if free_bytes < settings.min_free_space:
-        broker.say_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
-    for directory in broker.queue_directories(data):
-        name = broker.name_of(directory)
+        space.log_full(free_bytes=free_bytes, min_free_bytes=settings.min_free_space)
+    for directory in names.queue_directories(data):
+        name = names.name_of(directory)
         if not settings.queue(name).durable:
-            broker.say_in_memory(name)
+            events.log_in_memory(name)

@@ -21,6 +21,7 @@ from darner.access.credentials import read_tls, read_users
 from darner.access.descriptors import METRICS_CONNECTIONS
 from darner.config.settings import Settings
 from darner.environment.budget import Budget
+from darner.environment.environment import Environment
 from darner.errors import StartError
 from darner.journal.reserve import size_for
 from darner.queues.broker import Broker
@@ -66,21 +67,13 @@ class Server:
         self._threads = Threads(self._loop, THREADS)
         self._broker = Broker(
             self._data,
-            now_ms,
-            self._threads.offload,
+            self._environment(),
             settings.queue,
             settings.aliases,
             settings.status_change_grace_period_ms,
             settings.min_free_space,
-            lambda: shutil.disk_usage(self._data).free,
             descriptors.shares().databases,
-            self._threads.defer,
-            lambda: size_for(shutil.disk_usage(self._data).total),
-            since_boot_ms,
-            boot_number(),
-            Budget(lambda: time.monotonic() * 1000),
         )
-        self._broker.call_later = self._call_later
         self._clients = Clients(
             self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
         )
@@ -111,6 +104,19 @@ class Server:
         clients.lists_queues = settings.queue_stats == "always"
         if settings.allow_shutdown:
             clients.shutdown = self._shut_down
+
+    def _environment(self) -> Environment:
+        return Environment(
+            now_ms,
+            self._threads.offload,
+            defer=self._threads.defer,
+            monotonic=since_boot_ms,
+            boot=boot_number(),
+            call_later=self._call_later,
+            free_bytes=lambda: shutil.disk_usage(self._data).free,
+            reserve_bytes=lambda: size_for(shutil.disk_usage(self._data).total),
+            budget=Budget(lambda: time.monotonic() * 1000),
+        )
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
         self._loop.call_later(max(0, delay_ms) / 1000, work)
@@ -169,7 +175,7 @@ class Server:
 
     def _log_start(self) -> None:
         settings = self._settings
-        queues, items, _ = self._broker.totals()
+        queues, items, _ = self._broker.totals.waiting()
         log.info("darner is up", version=__version__, pid=os.getpid())
         tls = {} if settings.tls_cert is None else {"tls": "on"}
         for host, port in self._listeners.addresses:

@@ -58,15 +58,15 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
     ),
     Figure("version", lambda _: __version__),
     Figure(
-        "curr_items", lambda clients: clients.broker.totals()[1],
+        "curr_items", lambda clients: clients.broker.totals.waiting()[1],
         "darner_items", "Items that wait in all queues; reserved ones do not.",
     ),
     Figure(
-        "total_items", lambda clients: clients.broker.total_items,
+        "total_items", lambda clients: clients.broker.totals.items,
         "darner_stored_items_total", "Items stored in all queues, those deleted since too.",
     ),
     Figure(
-        "bytes", lambda clients: clients.broker.totals()[2],
+        "bytes", lambda clients: clients.broker.totals.waiting()[2],
         "darner_item_bytes", "Bytes of the items that wait in all queues.",
     ),
     Figure(
@@ -106,15 +106,15 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "darner_written_bytes_total", "Bytes sent to clients.",
     ),
     Figure(
-        "queue_creates", lambda clients: clients.broker.queue_creates,
+        "queue_creates", lambda clients: clients.broker.totals.queue_creates,
         "darner_queues_created_total", "Queues made.",
     ),
     Figure(
-        "queue_deletes", lambda clients: clients.broker.queue_deletes,
+        "queue_deletes", lambda clients: clients.broker.totals.queue_deletes,
         "darner_queues_deleted_total", "Queues deleted.",
     ),
     Figure(
-        "queue_expires", lambda clients: clients.broker.queue_expires,
+        "queue_expires", lambda clients: clients.broker.totals.queue_expires,
         "darner_queues_expired_total", "Queues that ended by their max_queue_age.",
     ),
     Figure(
@@ -122,7 +122,7 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
     ),
     Figure(
-        "queues_out_of_service", lambda clients: len(clients.broker.broken),
+        "queues_out_of_service", lambda clients: len(clients.broker.out_of_service),
         "darner_queues_out_of_service", "Queues that cannot be opened or were set aside: see the log.",
     ),
     Figure(
@@ -171,11 +171,14 @@ AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
     # all requests are served in one
     Figure("threads", lambda _: 1),
     # agents take the difference to `bytes` for what is free
-    Figure("limit_maxbytes", lambda clients: clients.broker.totals()[2] + clients.broker.room_bytes),
+    Figure(
+        "limit_maxbytes",
+        lambda clients: clients.broker.totals.waiting()[2] + clients.broker.space.bytes_for_items,
+    ),
     # items that nobody has fetched: a full queue dropped them, or they expired
-    Figure("evictions", lambda clients: clients.broker.discarded),
-    Figure("evicted_unfetched", lambda clients: clients.broker.discarded),
-    Figure("expired_unfetched", lambda clients: clients.broker.expired_items),
+    Figure("evictions", lambda clients: clients.broker.totals.discarded_items),
+    Figure("evicted_unfetched", lambda clients: clients.broker.totals.discarded_items),
+    Figure("expired_unfetched", lambda clients: clients.broker.totals.expired_items),
     *(
         Figure(name, lambda _: 0)
         for name in (

@@ -9,6 +9,7 @@ import pytest
 from doubles import Client, Disk, Offload
 
 from darner._records import ITEM_BYTES, Item
+from darner.environment.environment import Environment
 from darner.errors import JournalError
 from darner.journal import commit, journal, journal_upkeep
 from darner.journal.commit import MAX_TICKS, REST_TICKS, Committer
@@ -28,7 +29,7 @@ class Bench:
         self.log = Log(data / ".log", self.threads)
         self.log.begin()
         self.threads.run_all()
-        self.committer = Committer(self.log, self.threads)
+        self.committer = Committer(self.log, Environment(lambda: 0, self.threads))
         self.told = []
         self.committer.on_failure = lambda journal, error: self.told.append((journal.name, str(error)))
         self.committer.on_recovery = lambda journal: self.told.append((journal.name, "recovered"))
@@ -164,7 +165,7 @@ class TestTicks:
 
     def test_leave_what_can_wait_to_its_own_threads(self, bench):
         soon, later = Offload(), Offload()
-        committer = Committer(bench.log, soon, later)
+        committer = Committer(bench.log, Environment(lambda: 0, soon, defer=later))
         work = Journal(b"work", bench.data / "work", committer, bench.log, 1)
         bench.put(work, b"a")
         for _ in range(MAX_TICKS + REST_TICKS + 3):

@@ -9,6 +9,7 @@ from doubles import Client, Disk, Offload
 
 from darner import _records
 from darner._records import Item, item_key, read_segment
+from darner.environment.environment import Environment
 from darner.errors import JournalError, MendingError
 from darner.journal import journal, layout, leveldb, segment_file
 from darner.journal.blob import BlobWriter
@@ -36,7 +37,7 @@ class Process:
         lives, damage = self.log.recover()
         assert damage == []
         reserve = Reserve(self.data / ".reserve", 0)
-        self.committer = Committer(self.log, self.threads, reserve=reserve)
+        self.committer = Committer(self.log, Environment(lambda: 0, self.threads), reserve=reserve)
         self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()

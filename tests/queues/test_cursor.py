@@ -32,7 +32,7 @@ def durable(data):
 
 
 def cursor(data, name=BILLING):
-    return data.broker.source(name, takes=True, waits=True)
+    return data.broker.routes.source(name, takes=True, waits=True)
 
 
 def read_all(data, name=BILLING):
@@ -175,13 +175,13 @@ class TestNotMade:
     @pytest.mark.parametrize("use", ["peek", "delete"])
     def test_is_none_after_it_was_looked_at_or_deleted(self, data, use):
         orders = data.broker.queues[b"orders"]
-        before = data.broker.log.position if orders.is_durable else None
+        before = data.broker.storage.log.position if orders.is_durable else None
         for n in range(100):
             name = b"orders/cursor=%d" % n
             assert cursor(data, name).peek().data == b"1" if use == "peek" else data.broker.delete(name)
         assert orders.cursors == orders.waiting_cursors == orders.journal.cursors == {}
-        assert len(data.broker._cursors) == 0
-        assert before is None or data.broker.log.position == before  # nothing was logged
+        assert len(data.broker.cursors.in_use) == 0
+        assert before is None or data.broker.storage.log.position == before  # nothing was logged
 
     def test_is_none_after_it_was_waited_at_and_given_up(self, data):
         orders = data.broker.queues[b"orders"]
@@ -202,7 +202,7 @@ class TestNotMade:
         assert list(orders.cursors) == list(orders.journal.cursors) == [b"billing"]
         data.broker.delete(BILLING)
         assert orders.cursors == orders.journal.cursors == {}
-        assert len(data.broker._cursors) == 0
+        assert len(data.broker.cursors.in_use) == 0
 
     def test_is_served_with_those_alone_that_somebody_waits_at(self, data, monkeypatch):
         served = []

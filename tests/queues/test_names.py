@@ -7,7 +7,7 @@ from hypothesis import given
 from queue_names import NOT_IN_NAMES, names
 
 from darner._proto import valid_name
-from darner.queues.broker import directory_of, name_of
+from darner.queues.names import directory_of, name_of
 
 PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-."
 
@@ -46,7 +46,7 @@ class TestName:
         assert not (data.path / "CURRENT").exists()
         data.restart()
         assert data.broker.queue(name).pop().data == b"in it"
-        assert data.broker.queue_creates == 0
+        assert data.broker.totals.queue_creates == 0
 
     def test_that_is_plain_is_its_directory(self):
         for name in (b"work", b"a.b", b"A_b-c+d", b"0"):

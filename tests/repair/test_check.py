@@ -15,7 +15,7 @@ import darner.repair.check
 from darner import _records
 from darner.errors import RepairError
 from darner.journal.layout import STATE_NAME, stored_state
-from darner.queues import broker
+from darner.queues import names
 from darner.repair.check import check
 from darner.repair.rebuild import Rebuild
 from darner.repair.repair import repair, repair_all
@@ -388,7 +388,7 @@ class TestBytesThatAreNoText:
         data.push(b"\xff\x9b", b"one")
         data.restart()
         data.close()
-        (path / broker.directory_of(b"\xff\x9b") / "CURRENT").unlink()
+        (path / names.directory_of(b"\xff\x9b") / "CURRENT").unlink()
         assert "%FF%9B: " in run_darner("check", path).stdout
         done = run_darner("repair", path, os.fsdecode(b"\xff\x9b"))
         assert done.returncode == 0

@@ -22,7 +22,9 @@ from running import Server, refused, running, running_well, until
 
 from darner._version import __version__
 from darner.access.descriptors import METRICS_CONNECTIONS
+from darner.environment.environment import Environment
 from darner.queues.broker import Broker
+from darner.queues.totals import Totals
 from darner.server import metrics, metrics_http
 from darner.wire.clients import Clients
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
@@ -219,10 +221,10 @@ class TestDisturbance:
                 turns += 1
                 loop.call_soon(count)
 
-            broker = Broker(tmp_path / "data", lambda: 1, lambda work, done: None)
-            broker.queues = {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
-            monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
-            monkeypatch.setattr(type(broker), "total_items", 0)
+            broker = Broker(tmp_path / "data", Environment(lambda: 1, lambda work, done: None))
+            broker.open()
+            broker.totals = Totals({})
+            broker.queues |= {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
             count()
             served = metrics.Metrics(Clients(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
             text = await asyncio.to_thread(fetch, served.port)

@@ -2,10 +2,9 @@
 
 import asyncio
 
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Loop, Silence, Transport
 
-from darner.queues import broker
 from darner.server import background
 from darner.wire.clients import Clients
 from darner.wire.connection import Connection
@@ -38,7 +37,7 @@ def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypa
 
 
 def test_who_waits_for_a_queue_that_something_goes_wrong_with_is_told_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(broker, "log", Silence())
+    log_to(monkeypatch, Silence())
     data = Data(tmp_path / "data")
     loop = Loop(lambda: data.now)
     clients = Clients(loop, data.broker, dialect="memcached", keepalive=60)

@@ -22,7 +22,10 @@ from darner.wire.holds import Holds
 @pytest.fixture
 def slow(tmp_path):
     """A data directory whose slices end after two steps."""
-    data = Data(tmp_path / "data", budget=Budget(functools.partial(next, itertools.count(step=2))))
+    data = Data(
+        tmp_path / "data",
+        environment={"budget": Budget(functools.partial(next, itertools.count(step=2)))},
+    )
     yield data
     data.close()
 
@@ -183,7 +186,7 @@ class TestUpkeep:
         for name in names:
             slow.push(name, b"a")
             slow.broker.delete(name)
-        slow.broker.sync_deletions()
+        slow.broker.deletion.sync()
         slow.settle()
         left = len(slow.directories())
         assert 0 < left < len(names)
@@ -207,9 +210,9 @@ class TestUpkeep:
         for name in names:
             data.push(name, b"a")
         journals = [data.broker.queues[name].journal for name in names]
-        data.broker.log.on_long(journals)
+        data.broker.storage.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 3
-        data.broker.log.on_long(journals)
+        data.broker.storage.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 6
         data.settle()
 
@@ -246,7 +249,7 @@ class TestMemory:
         slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
         slow.broker.queue(b"work").flush()
         slow.push(b"work", b"later")
-        dead = slow.broker._committer._unneeded
+        dead = slow.broker.storage.committer._unneeded
         slow.broker.tick()
         assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
         slow.tick(20)

@@ -133,7 +133,7 @@ class TestCursorLag:
         return dict(cursor_lags(data.broker.queue(b"work")))
 
     def cursor(self, data, label=b"billing"):
-        return data.broker.source(b"work/cursor=" + label, takes=True, waits=True)
+        return data.broker.routes.source(b"work/cursor=" + label, takes=True, waits=True)
 
     def test_is_how_many_items_a_cursor_has_still_to_read(self, data):
         assert self.lags(data) == {}

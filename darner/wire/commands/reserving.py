@@ -54,7 +54,7 @@ class Monitor:
         out = connection.out
         try:
             while self._left > 0 and connection.clients.loop.time() < self._deadline:
-                queue = connection.broker.source(self._request.queue, takes=True, waits=True)
+                queue = connection.broker.routes.source(self._request.queue, takes=True, waits=True)
                 if queue is None:
                     break
                 item = queue.reserve()
