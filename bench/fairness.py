@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How clients with small items fare beside clients with large ones.
+"""Clients with small items, alone and beside clients with large ones.
 
-So many clients set small items, alone at first, then beside as many that set large ones. The large ones are
-sent by a process of their own.
+Some clients set small items, first alone, then beside as many that set large ones. A process of its own sends
+the large ones.
 """
 
 import multiprocessing
@@ -11,38 +11,33 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Column, Measured
-from servers import Server
 
-# The large ones begin so long before the small ones and end so long after.
+from load import options, raw
+from load.servers import MIB, Server
+from suite import rounds
+from suite.report import Cell, Column, Measured
+from suite.rounds import Bench
+
+# The large items begin so long before the small ones, and end so long after them.
 LEAD_S = 0.5
-MIB = 1 << 20
-# More than can be done in --seconds, which end the run.
-ENDLESS = 100_000_000
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @rounds.options()
-@click.option(
-    "-c", "--clients", default=10, show_default=True, type=click.IntRange(1, 1000), help="Of each kind."
-)
-@click.option(
-    "--small", default=64, show_default=True, type=click.IntRange(1, MIB), help="Bytes of a small item."
-)
-@click.option(
-    "--large", default=8, show_default=True, type=click.IntRange(1, 256), help="MiB of a large item."
-)
+@options.option("-c --clients", 10, click.IntRange(1, 1000), "Of each kind.")
+@options.option("--small", 64, click.IntRange(1, MIB), "Bytes of a small item.")
+@options.large_mib()
 def main(clients: int, small: int, large: int, seconds: float, **common: Any) -> None:
     """Run the bench."""
     small_queue, large_queue = rounds.queue_name("fairness-small"), rounds.queue_name("fairness-large")
 
     def alone(server: Server) -> raw.Result:
-        return raw.run(server, raw.Load(clients, ENDLESS, seconds, gets=0, size=small, queue=small_queue))
+        return raw.run(server, raw.Load(clients, raw.ENDLESS, seconds, gets=0, size=small, queue=small_queue))
 
     def beside(pool: ProcessPoolExecutor, server: Server) -> Measured:
-        load = raw.Load(clients, ENDLESS, seconds + 2 * LEAD_S, gets=0, size=large * MIB, queue=large_queue)
+        load = raw.Load(
+            clients, raw.ENDLESS, seconds + 2 * LEAD_S, gets=0, size=large * MIB, queue=large_queue
+        )
         loading = pool.submit(raw.run, server, load)
         time.sleep(LEAD_S)
         measured = Measured.of(alone(server))

@@ -1,44 +1,27 @@
 #!/usr/bin/env python3
-"""Equal sets and gets on one queue, over concurrencies.
+"""Equal sets and gets on one queue, by concurrency.
 
-As in the original's bench a few items are put on the queue beforehand, so that a get always finds one.
+As in the original's bench some items are in the queue beforehand, so that each get finds one.
 """
 
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Column, Measured
-from servers import Server
+
+from load import options, raw
+from load.servers import Server
+from suite import rounds
+from suite.report import BUSINESS, LATENCIES, RATE, Cell, Column, Measured
+from suite.rounds import Bench
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @rounds.options()
-@click.option(
-    "-c",
-    "--connections",
-    default="1,4,10,50,100,1000,10000",
-    show_default=True,
-    type=rounds.numbers(raw.CONNECTIONS),
-)
-@click.option("--pipelines", default="1", show_default=True, type=rounds.numbers(raw.PIPELINE))
-@click.option(
-    "-n",
-    "--requests",
-    default=100_000,
-    show_default=True,
-    type=raw.REQUESTS,
-    help="Per measurement.",
-)
-@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
-@click.option(
-    "--backlog",
-    default=512,
-    show_default=True,
-    type=click.IntRange(0, 1_000_000),
-    help="Items put beforehand.",
-)
+@options.connections("1,4,10,50,100,1000,10000")
+@options.option("--pipelines", "1", options.numbers(options.PIPELINE))
+@options.requests(100_000)
+@options.data_size(64)
+@options.option("--backlog", 512, click.IntRange(0, 1_000_000), "Items put beforehand.")
 def main(
     connections: list[int],
     pipelines: list[int],
@@ -71,7 +54,7 @@ def main(
         about=f"equal sets and gets of {data_size} bytes on one queue, {backlog} items in it",
         cells=[{"connections": count, "pipeline": depth} for depth in pipelines for count in connections],
         measure=measure,
-        columns=[rounds.RATE, *rounds.LATENCIES, Column("misses", "misses"), *rounds.BUSINESS],
+        columns=[RATE, *LATENCIES, Column("misses", "misses"), *BUSINESS],
         x="connections",
         split="pipeline",
         drawn=["rps", "p99_us", "server_cpu_us"],

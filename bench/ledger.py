@@ -1,7 +1,8 @@
-"""What clients have set and seen, kept where it outlives them: in memory that processes share.
+"""A ledger of the items that clients have set and seen, in memory that processes share.
 
-A stream is what one client after the other has set, numbered with no gap. Each byte is written by one process
-at a time, so that a client may be killed at any instruction.
+The ledger outlives its clients: each byte is written by one process at a time, so that a client may be killed
+at any instruction. A stream is a sequence of items that one client after the other has set, numbered without
+a gap.
 """
 
 import mmap
@@ -10,34 +11,34 @@ import zlib
 from dataclasses import dataclass, field
 
 NONE, SENT, STORED, CUT = range(4)
-# The bytes of items are cut from this, each from another place.
-STEP, PLACES = 7919, 4099  # primes: many items go by before two are cut from the same place
+# The bytes of all items, each cut from another place.
+STEP, PLACES = 7919, 4099  # primes: two items in a row never share a place
 ITEM_BYTES_MAX = 4 << 20
 NOISE = random.Random(0).randbytes(ITEM_BYTES_MAX + PLACES)
 
 
 class LedgerError(Exception):
-    """A server gave what it should not."""
+    """A server returned an item that it should not have."""
 
 
 class Number:
-    """One number that processes share."""
+    """A number that processes share."""
 
     def __init__(self) -> None:
-        # changed in one store, where struct would write zeros first, for others to see
+        # a cast view writes in one store; struct would write zeros first, which others could read
         self._shared = memoryview(mmap.mmap(-1, 8)).cast("q")
 
     def get(self) -> int:
-        """Return it."""
+        """Return the number."""
         return self._shared[0]
 
     def set(self, number: int) -> None:
-        """Change it."""
+        """Set the number."""
         self._shared[0] = number
 
 
 class Stream:
-    """Items of one origin: what became of each set."""
+    """A sequence of items, and the state of each set: SENT, STORED or CUT."""
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -46,28 +47,28 @@ class Stream:
 
     @property
     def begun(self) -> int:
-        """How many were begun."""
+        """Return the number of sets that were begun."""
         return self._begun.get()
 
     def begin(self, size: int) -> tuple[int, bytes]:
-        """Return the next number and its item, which has `size` bytes behind its head."""
+        """Return the next number and its item, with `size` bytes behind the item's head."""
         number = self._begun.get()
         self.states[number] = SENT
         self._begun.set(number + 1)
         return number, self.item(number, size)
 
     def stored(self, number: int) -> None:
-        """Note that it was acknowledged."""
+        """Note that a set was acknowledged."""
         self.states[number] = STORED
 
     def cut(self) -> None:
-        """Note that whoever sets was killed: what was not acknowledged may be there, and may come late."""
+        """Note that the client was killed: its last item may have been stored, and may come late."""
         last = self._begun.get() - 1
         if last >= 0 and self.states[last] == SENT:
             self.states[last] = CUT
 
     def item(self, number: int, size: int) -> bytes:
-        """Return the item of a number."""
+        """Return the item with this number."""
         begin = number * STEP % PLACES
         body = NOISE[begin : begin + size]
         return b"%s %d %d " % (self.name.encode(), number, zlib.crc32(body)) + body
@@ -88,7 +89,7 @@ class Stream:
 
 @dataclass
 class Account:
-    """How a stream is held against what its readers have seen."""
+    """The items of a stream, compared with those that its readers have seen."""
 
     stream: str
     queue: str
@@ -102,10 +103,10 @@ class Account:
 
 
 class Readers:
-    """Those who read one stream from one queue.
+    """The readers of one stream from one queue.
 
-    With `once` no item may come twice, and each reader that was killed may have had one that nobody saw; with
-    `in_order` there is one reader at a time.
+    With `once` no item may come twice, and each reader that was killed may have taken one that nobody has
+    seen. With `in_order` there is one reader at a time.
     """
 
     def __init__(self, stream: Stream, queue: str, *, once: bool, in_order: bool = False) -> None:
@@ -116,11 +117,11 @@ class Readers:
 
     @property
     def behind(self) -> int:
-        """How many were begun since the last that was seen; for readers in order."""
+        """Return the number of sets begun since the last item seen; for readers in order."""
         return self.stream.begun - self._next.get()
 
     def see(self, item: bytes) -> None:
-        """Note an item; LedgerError if it should not have come."""
+        """Note an item that was read; LedgerError if it should not have come."""
         number = self.stream.number(item)
         if self.in_order and self.stream.states[number] != CUT:
             if number < (expected := self._next.get()):
@@ -129,7 +130,7 @@ class Readers:
         self.counts[number] = min(self.counts[number] + 1, 255)
 
     def account(self) -> Account:
-        """Hold what was seen against what was acknowledged."""
+        """Compare the items seen with those acknowledged."""
         begun = self.stream.begun
         states, counts = self.stream.states[:begun], self.counts[:begun]
         missing = [n for n in range(begun) if states[n] == STORED and not counts[n]]

@@ -4,28 +4,23 @@
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Column, Measured, Median
-from servers import Server
+
+from load import options, raw
+from load.servers import Server
+from suite import rounds
+from suite.report import BUSINESS, LATENCIES, RATE, Cell, Column, Measured, Median
+from suite.rounds import Bench
 
 CREATE_CONNECTIONS = 10
 
 
 @click.command(help=__doc__)
 @rounds.options()
-@click.option("--queues", default=1000, show_default=True, type=click.IntRange(2, 100_000))
-@click.option("-c", "--connections", default=100, show_default=True, type=raw.CONNECTIONS)
-@click.option("--pipeline", default=1, show_default=True, type=raw.PIPELINE)
-@click.option(
-    "-n",
-    "--requests",
-    default=50_000,
-    show_default=True,
-    type=raw.REQUESTS,
-    help="Per measurement.",
-)
-@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
+@options.option("--queues", 1000, click.IntRange(2, 100_000))
+@options.connections(100)
+@options.pipeline(1)
+@options.requests(50_000)
+@options.data_size(64)
 def main(
     queues: int, connections: int, pipeline: int, requests: int, data_size: int, seconds: float, **common: Any
 ) -> None:
@@ -58,7 +53,7 @@ def main(
         about=f"sets of {data_size} bytes to so many queues in turn, {connections} connections",
         cells=[{"queues": 1}, {"queues": queues}],
         measure=measure,
-        columns=[rounds.RATE, *rounds.LATENCIES, Column("create_rps", "first sets/s"), *rounds.BUSINESS],
+        columns=[RATE, *LATENCIES, Column("create_rps", "first sets/s"), *BUSINESS],
         x="queues",
         drawn=["rps", "p99_us"],
         queues=lambda: [queue, *(f"{queue}{number}" for number in range(queues))],

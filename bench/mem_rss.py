@@ -1,40 +1,34 @@
 #!/usr/bin/env python3
 """Resident memory after a queue has grown, and after it has shrunk again.
 
-Wants the pid of each server, freshly started.
+It needs the pid of each server, freshly started.
 """
 
 import time
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Column, Measured
-from servers import Server, ServerError
+
+from load import options, raw
+from load.servers import MB, Server, ServerError
+from suite import rounds
+from suite.report import Cell, Column, Measured
+from suite.rounds import Bench
 
 CONNECTIONS = 10
 PIPELINE = 16
-MB = 1e6
 
 
 @click.command(help=__doc__)
 @rounds.options(rounds=1, seconds=300.0)
-@click.option(
+@options.option(
     "--items",
-    default="0,1024,16384,65536,262144,1048576",
-    show_default=True,
-    type=rounds.numbers(rounds.ITEMS),
-    help="How far the queue grows, rising.",
+    "0,1024,16384,65536,262144,1048576",
+    options.numbers(options.BACKLOG_ITEMS),
+    "How far the queue grows, rising.",
 )
-@click.option("-d", "--data-size", default=1024, show_default=True, type=raw.SIZE)
-@click.option(
-    "--settle",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0, 60),
-    help="Seconds of rest before memory is read.",
-)
+@options.data_size(1024)
+@options.option("--settle", 1.0, click.FloatRange(0, 60), "Seconds of rest before memory is read.")
 def main(items: list[int], data_size: int, settle: float, seconds: float, **common: Any) -> None:
     """Run the bench."""
     queue = rounds.queue_name("mem-rss")

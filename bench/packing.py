@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Whether a queue stays as fast as it grows: 1 KB items, sets and gets apart, at growing backlogs."""
+"""Sets and gets of 1 KB, apart, at growing backlogs: does a queue slow down as it grows?"""
 
 from statistics import median
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Column, Measured, Median
-from servers import Server, ServerError
 
-# How a backlog is grown: as fast as it goes, in pieces, so that one that does not come to an end is seen.
+from load import options, raw
+from load.servers import Server, ServerError
+from suite import rounds
+from suite.report import BUSINESS, LATENCIES, RATE, Cell, Column, Measured, Median
+from suite.rounds import Bench
+
+# A backlog grows at full speed and in pieces, so that its time can be up between two of them.
 GROW_CONNECTIONS = 10
 GROW_PIPELINE = 50
 GROW_ITEMS = 100_000
@@ -18,31 +20,17 @@ GROW_ITEMS = 100_000
 
 @click.command(help=__doc__)
 @rounds.options()
-@click.option(
+@options.option(
     "--backlogs",
-    default="0,1024,16384,65536,262144,1048576,4194304",
-    show_default=True,
-    type=rounds.numbers(rounds.ITEMS),
-    help="Items, rising.",
+    "0,1024,16384,65536,262144,1048576,4194304",
+    options.numbers(options.BACKLOG_ITEMS),
+    "Items, rising.",
 )
-@click.option("-c", "--connections", default=10, show_default=True, type=raw.CONNECTIONS)
-@click.option("--pipeline", default=1, show_default=True, type=raw.PIPELINE)
-@click.option(
-    "-n",
-    "--requests",
-    default=50_000,
-    show_default=True,
-    type=raw.REQUESTS,
-    help="Sets, then gets.",
-)
-@click.option("-d", "--data-size", default=1024, show_default=True, type=raw.SIZE)
-@click.option(
-    "--grow-seconds",
-    default=600.0,
-    show_default=True,
-    type=click.FloatRange(1, 3600),
-    help="To grow a backlog, at most.",
-)
+@options.connections(10)
+@options.pipeline(1)
+@options.requests(50_000, "Sets, then gets.")
+@options.data_size(1024)
+@options.option("--grow-seconds", 600.0, click.FloatRange(1, 3600), "To grow a backlog, at most.")
 def main(
     backlogs: list[int],
     connections: int,
@@ -103,7 +91,7 @@ def main(
         about=f"sets, then gets, of {data_size} bytes at growing backlogs, {connections} connections",
         cells=[{"backlog": items, "work": work} for items in sorted(backlogs) for work in ("sets", "gets")],
         measure=measure,
-        columns=[rounds.RATE, *rounds.LATENCIES, Column("misses", "misses"), *rounds.BUSINESS],
+        columns=[RATE, *LATENCIES, Column("misses", "misses"), *BUSINESS],
         x="backlog",
         split="work",
         drawn=["rps", "p99_us"],

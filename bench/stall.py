@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The longest wait of a small client while everything else goes on.
+"""The longest wait of a small client under mixed load.
 
-For some minutes, on one server after the other: small sets and gets on several queues; 1 KB items through a
-queue with a large backlog, so that what is written has to be compacted; items of 8 MiB; large queues that are
+The load lasts some minutes on one server after the other: small sets and gets on several queues; 1 KB items
+through a queue with a large backlog, so that LevelDB has to compact; items of 8 MiB; large queues that are
 filled, then flushed or deleted. One more client sets and gets small items in these queues and in the one with
-the backlog, so many times a second, and its waits are what is reported.
+the backlog, at a fixed rate. The report is about the waits of this client.
 
-A wait begins when the request was due, so that those behind a late one count, too. What the client itself
-waited for a core, as the kernel counts it, is taken off. The load runs in processes of a lower priority.
+A wait begins when the request was due, so that requests behind a late one count, too. The time that the
+client itself waited for a core, as the kernel counts it, is taken off. The load runs at a lower priority.
 """
 
 import array
@@ -20,23 +20,20 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Cell, Column, Measured, Report
-from servers import Server, ServerError
 
-MIB = 1 << 20
+from load import options, raw
+from load.servers import MIB, Server, ServerError
+from suite import rounds
+from suite.report import Cell, Column, Measured, Report, Results, base_of
+
 SMALL_BYTES, BACKLOG_BYTES = 64, 1024
 SMALL_QUEUES = 8
 NICER = 10
-# A load is begun anew so often: its driver keeps every latency.
+# A load runs in pieces of this length, as its driver keeps every latency in memory.
 PIECE_S = 5.0
-ENDLESS = 100_000_000
-FILL_CONNECTIONS, FILL_PIPELINE, FILL_S = 10, 50, 1200.0
-# What is flushed or deleted has so many items at most, and stands so long.
+# A queue that is flushed or deleted is filled with so many items, or for so long.
 DROPPED_ITEMS, DROPPED_S = 100_000, 2.0
 LATE_S = 60.0
 PARTS = 1000
@@ -44,7 +41,7 @@ PARTS = 1000
 
 @dataclass
 class Loaded:
-    """What one kind of load came to."""
+    """The requests and errors of one kind of load."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -52,7 +49,7 @@ class Loaded:
     first_error: str = ""
 
     def add(self, result: raw.Result) -> None:
-        """Add one piece of it."""
+        """Add the result of one piece."""
         self.requests += result.requests
         self.seconds += result.seconds
         self.errors += result.errors
@@ -60,7 +57,7 @@ class Loaded:
 
 
 def load(server: Server, what: raw.Load, seconds: float) -> Loaded:
-    """Repeat a load until the time is up."""
+    """Repeat a load for so many seconds."""
     loaded, end = Loaded(), time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         loaded.add(raw.run(server, replace(what, seconds=max(min(left, PIECE_S), 0.1))))
@@ -68,9 +65,9 @@ def load(server: Server, what: raw.Load, seconds: float) -> Loaded:
 
 
 def drop(server: Server, queue: str, seconds: float) -> Loaded:
-    """Fill a queue, then flush it or delete it in turn, until the time is up."""
+    """Fill a queue and flush or delete it, in turn, for so many seconds."""
     loaded, end = Loaded(), time.monotonic() + seconds
-    fill = raw.Load(1, DROPPED_ITEMS, pipeline=FILL_PIPELINE, gets=0, size=BACKLOG_BYTES, queue=queue)
+    fill = raw.Load(1, DROPPED_ITEMS, pipeline=raw.FILL_PIPELINE, gets=0, size=BACKLOG_BYTES, queue=queue)
     verbs = [b"flush", b"delete"]
     with server.connect() as connection:
         while (left := end - time.monotonic()) > 0:
@@ -82,7 +79,7 @@ def drop(server: Server, queue: str, seconds: float) -> Loaded:
 
 @dataclass
 class Client:
-    """The small client whose waits count."""
+    """The small client whose waits are measured."""
 
     server: Server
     queues: list[tuple[str, int]]
@@ -93,7 +90,7 @@ class Client:
     first_error: str = ""
 
     def requests(self) -> list[tuple[bytes, bytes]]:
-        """Return each request, and what its reply ends with."""
+        """Return each request, with the end of its reply."""
         found = []
         for queue, size in self.queues:
             name = queue.encode()
@@ -102,12 +99,12 @@ class Client:
         return found
 
     def run(self, minutes: float, minute_ended: Callable[[], None]) -> None:
-        """Ask for so long, and keep the waits of each minute."""
+        """Send requests for so many minutes, and keep the waits of each minute."""
         requests, end = cycle(self.requests()), time.perf_counter() + minutes * 60
         with self.server.connect() as connection, Path("/proc/thread-self/schedstat").open("rb", 0) as waited:
 
             def clock() -> float:
-                # It stands while this thread is ready and has no core: that is no wait for the server.
+                # It stands while this thread is ready and has no core: the server has no part in that.
                 return time.perf_counter() - int(os.pread(waited.fileno(), 100, 0).split()[1]) / 1e9
 
             due = clock()
@@ -135,7 +132,7 @@ class Client:
 
 
 def figures(waits_us: "array.array[float]") -> dict[str, float]:
-    """Return what is reported of waits, in ms."""
+    """Return the percentiles of waits, in ms."""
     if len(waits_us) < 2:
         raise ServerError("too little was measured: raise --minutes or --rate")
     parts = quantiles(waits_us, n=PARTS, method="inclusive")
@@ -150,23 +147,12 @@ def figures(waits_us: "array.array[float]") -> dict[str, float]:
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @rounds.targets
-@click.option(
-    "--minutes", default=10.0, show_default=True, type=click.FloatRange(0.01, 180), help="On each server."
-)
-@click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(1, 10_000), help="A second.")
-@click.option("--backlog", default=1_000_000, show_default=True, type=rounds.ITEMS, help="Items of 1 KB.")
-@click.option(
-    "--large", default=8, show_default=True, type=click.IntRange(1, 256), help="MiB of a large item."
-)
-@click.option(
-    "-c",
-    "--connections",
-    default=4,
-    show_default=True,
-    type=click.IntRange(1, 1000),
-    help="Of each small load.",
-)
-@rounds.files
+@options.option("--minutes", 10.0, click.FloatRange(0.01, 180), "On each server.")
+@options.option("--rate", 200.0, click.FloatRange(1, 10_000), "A second.")
+@options.option("--backlog", 1_000_000, options.BACKLOG_ITEMS, "Items of 1 KB.")
+@options.large_mib()
+@options.option("-c --connections", 4, click.IntRange(1, 1000), "Of each small load.")
+@options.files
 def main(
     servers: tuple[Server, ...],
     base: str | None,
@@ -179,26 +165,22 @@ def main(
     plot_file: Path | None,
 ) -> None:
     """Run the bench."""
-    base = rounds.base_of(servers, base)
-    described, started = [rounds.describe(server) for server in servers], rounds.now()
+    base = base_of(servers, base)
+    results = Results()
+    results.describe(*servers)
     small, deep, big, dropped = (
         rounds.queue_name(f"stall-{name}") for name in ("small", "deep", "big", "drop")
     )
     mixed = {
-        "small": raw.Load(connections, ENDLESS, size=SMALL_BYTES, queue=small, queues=SMALL_QUEUES),
-        "backlog": raw.Load(connections, ENDLESS, size=BACKLOG_BYTES, queue=deep),
-        "large": raw.Load(2, ENDLESS, size=large * MIB, queue=big),
+        "small": raw.Load(connections, raw.ENDLESS, size=SMALL_BYTES, queue=small, queues=SMALL_QUEUES),
+        "backlog": raw.Load(connections, raw.ENDLESS, size=BACKLOG_BYTES, queue=deep),
+        "large": raw.Load(2, raw.ENDLESS, size=large * MIB, queue=big),
     }
     smalls = [f"{small}{number}" for number in range(SMALL_QUEUES)]
 
     def measure(server: Server, minute_ended: Callable[[], None]) -> tuple[Client, dict[str, Loaded]]:
         if backlog:
-            fill = raw.Load(
-                FILL_CONNECTIONS, backlog, FILL_S, FILL_PIPELINE, gets=0, size=BACKLOG_BYTES, queue=deep
-            )
-            filled = raw.run(server, fill)
-            if filled.stored < backlog:
-                raise ServerError(f"only {filled.stored} items: {filled.first_error or 'time is up'}")
+            raw.fill(server, deep, backlog, BACKLOG_BYTES)
         client = Client(server, [(deep, BACKLOG_BYTES)] + [(name, SMALL_BYTES) for name in smalls], rate)
         own_context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(len(mixed) + 1, own_context, initializer=os.nice, initargs=(NICER,)) as pool:
@@ -209,7 +191,6 @@ def main(
             client.run(minutes, minute_ended)
             return client, {name: future.result(LATE_S) for name, future in futures.items()}
 
-    rows: list[dict[str, Any]] = []
     notes: list[str] = []
     whole_minutes = -int(-minutes // 1)
     with rounds.progress(len(servers) * whole_minutes) as step:
@@ -221,11 +202,11 @@ def main(
                 pooled: array.array[float] = array.array("f")
                 for minute, waits in enumerate(client.waits_us):
                     measured = Measured(figures(waits), error=client.first_error)
-                    rows.append(rounds.row(0, {"minute": minute + 1}, server, measured))
+                    results.add(0, {"minute": minute + 1}, server, measured)
                     pooled.extend(waits)
                 notes += _words(server, figures(pooled), client, loads)
             except ServerError as error:
-                rows.append(rounds.row(0, {"minute": 1}, server, Measured({}, error=error.message)))
+                results.add(0, {"minute": 1}, server, Measured({}, error=error.message))
             server.delete(deep, big, dropped, *smalls)
 
     report = Report(
@@ -244,7 +225,7 @@ def main(
         conclude=lambda _: notes,
         store_note=": no backlog, a yardstick only",
     )
-    rounds.publish(report, servers, described, base, 1, started, rows, json_file, plot_file)
+    results.publish(report, base, 1, json_file, plot_file)
 
 
 def _minute(number: int) -> Cell:
@@ -252,7 +233,7 @@ def _minute(number: int) -> Cell:
 
 
 def _words(server: Server, whole: dict[str, float], client: Client, loads: dict[str, Loaded]) -> list[str]:
-    """Return what is said of a server: its waits over all minutes, and the load they were measured under."""
+    """Return the notes on a server: its waits over all minutes, and the load during them."""
     worst = max(range(len(client.waits_us)), key=lambda minute: max(client.waits_us[minute]))
     where = f"{client.longest_request[worst]}, minute {worst + 1}"
     served = ", ".join(f"{one.requests / one.seconds:,.0f}/s {name}" for name, one in loads.items())

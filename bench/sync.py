@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets that are on the disk when they are acknowledged: `set queue/sync`."""
+"""Sets that are on the disk before their reply: `set queue/sync`."""
 
 import os
 import tempfile
@@ -9,16 +9,18 @@ from statistics import median
 from typing import Any
 
 import click
-import raw
-import rounds
-from rounds import Bench, Cell, Measured, Median
-from servers import Server
+
+from load import options, raw
+from load.servers import Server
+from suite import rounds
+from suite.report import BUSINESS, LATENCIES, RATE, Cell, Measured, Median
+from suite.rounds import Bench
 
 FSYNCS = 100
 
 
 def fsync_us(directory: Path) -> float:
-    """Return what an fsync of a few bytes takes there, the median of several."""
+    """Return the median time of an fsync of a few bytes in this directory."""
     times = []
     with tempfile.TemporaryFile(dir=directory) as file:
         for _ in range(FSYNCS):
@@ -32,24 +34,14 @@ def fsync_us(directory: Path) -> float:
 
 @click.command(help=__doc__)
 @rounds.options()
-@click.option(
-    "-c", "--connections", default="1,10,100", show_default=True, type=rounds.numbers(raw.CONNECTIONS)
-)
-@click.option(
-    "-n",
-    "--requests",
-    default=20_000,
-    show_default=True,
-    type=raw.REQUESTS,
-    help="Per measurement.",
-)
-@click.option("-d", "--data-size", default=64, show_default=True, type=raw.SIZE)
-@click.option(
+@options.connections("1,10,100")
+@options.requests(20_000)
+@options.data_size(64)
+@options.option(
     "--fsync-in",
-    default=".",
-    show_default=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory on the servers' disk in which one fsync is timed.",
+    ".",
+    click.Path(exists=True, file_okay=False, path_type=Path),
+    "Directory on the servers' disk in which one fsync is timed.",
 )
 def main(
     connections: list[int], requests: int, data_size: int, fsync_in: Path, seconds: float, **common: Any
@@ -85,7 +77,7 @@ def main(
         about=f"sets of {data_size} bytes with /sync on one queue",
         cells=[{"connections": count} for count in connections],
         measure=measure,
-        columns=[rounds.RATE, *rounds.LATENCIES, *rounds.BUSINESS],
+        columns=[RATE, *LATENCIES, *BUSINESS],
         x="connections",
         drawn=["rps", "p99_us"],
         queues=lambda: [queue],

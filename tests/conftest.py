@@ -1,27 +1,26 @@
 """Fixtures for all tests."""
 
 import itertools
-from pathlib import Path
 
 import pytest
-from benches import Bench
 from brokers import Data
-from running import Server, Wire, running
+from lone_queue import LoneQueue
+from running import Server, Wire, running, running_well
 
 numbers = itertools.count(1)
 
 
 @pytest.fixture
-def it(tmp_path) -> Bench:
-    """A queue by itself."""
-    it = Bench(tmp_path / "data")
+def it(tmp_path) -> LoneQueue:
+    """A queue without a broker."""
+    it = LoneQueue(tmp_path / "data")
     yield it
     it.close()
 
 
 @pytest.fixture
 def data(tmp_path) -> Data:
-    """A data directory and its broker."""
+    """A data directory with its broker."""
     data = Data(tmp_path / "data")
     yield data
     data.close()
@@ -29,12 +28,14 @@ def data(tmp_path) -> Data:
 
 @pytest.fixture
 def server(tmp_path) -> Server:
+    """A server for this test alone."""
     with running(tmp_path / "data") as server:
         yield server
 
 
 @pytest.fixture
 def wire(server) -> Wire:
+    """A connection to `server`."""
     wire = server.connect()
     yield wire
     wire.close()
@@ -42,17 +43,14 @@ def wire(server) -> Wire:
 
 @pytest.fixture(scope="session")
 def standing(tmp_path_factory) -> Server:
-    """One server for all tests that leave it as they found it but for queues of their own; whatever
-    they did to it, it must have logged no traceback."""
-    with running(Path(tmp_path_factory.mktemp("standing")) / "data") as server:
+    """One server for all tests that leave nothing behind but queues of their own."""
+    with running_well(tmp_path_factory.mktemp("standing") / "data") as server:
         yield server
-        code = server.stop()
-    assert "Traceback" not in server.log
-    assert code == 0
 
 
 @pytest.fixture
 def client(standing) -> Wire:
+    """A connection to `standing`."""
     client = standing.connect()
     yield client
     client.close()
@@ -60,6 +58,7 @@ def client(standing) -> Wire:
 
 @pytest.fixture
 def other(standing) -> Wire:
+    """A second connection to `standing`."""
     other = standing.connect()
     yield other
     other.close()
@@ -67,5 +66,5 @@ def other(standing) -> Wire:
 
 @pytest.fixture
 def queue() -> bytes:
-    """The name of a queue nobody else uses."""
+    """The name of a queue that no other test uses."""
     return b"queue%d-" % next(numbers)

@@ -1,4 +1,4 @@
-"""What the fuzzer has been through, again: the inputs in corpus/, which fuzz/ goes on from."""
+"""The inputs that the fuzzer has found, in corpus/, once more; fuzz/ starts from them."""
 
 import itertools
 import random
@@ -6,12 +6,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from test_proto_model import check
+from slow_parser import check
 
 from darner import _records
 
 CORPUS = Path(__file__).with_name("corpus")
-# Inputs above this are not cut at every byte: that would be quadratic.
+# Longer inputs are not cut at every byte: that would be quadratic.
 SHORT_BYTES = 128
 
 

@@ -1,4 +1,4 @@
-"""What is shipped: the version, the metadata, the image. `make wheel` builds a wheel and tries it."""
+"""The package: its version, its metadata, the image. `make wheel` builds a wheel and tries it."""
 
 import ast
 import importlib.metadata
@@ -22,7 +22,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def _module(path: Path, package: Path, suffix: str) -> str:
-    """The dotted name of a file of the package."""
+    """Return the dotted name of a file of the package."""
     return str(path.relative_to(package)).removesuffix(suffix).replace("/", ".")
 
 
@@ -145,7 +145,7 @@ class TestImage:
 
     @pytest.fixture
     def health(self, server):
-        """Runs the health check against a server that listens elsewhere; returns its exit code."""
+        """A function that runs the health check against this server and returns the exit code."""
         command = json.loads(re.search(r"HEALTHCHECK [^[]*CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)[1])
         script = command[-1].replace("22133", str(server.port))
         return lambda: subprocess.run([sys.executable, "-c", script], timeout=20, check=False).returncode

@@ -1,4 +1,4 @@
-"""How what strangers choose is shown: no server, no socket."""
+"""How names and texts that strangers choose are shown."""
 
 import os
 import subprocess
@@ -8,13 +8,13 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from running import DARNER, configured, running
-from test_login import HASH
+from logins import HASH
+from running import DARNER, configured, run_darner, running
 
 from darner.printable import printable, shown
 
-# What a terminal or who reads lines obeys: control characters of both sets, line and paragraph separators,
-# marks that turn a line around or cannot be seen, spaces that are none, and bytes that are no UTF-8.
+# Characters that a terminal or a reader of lines obeys: control characters of both sets, line and paragraph
+# separators, marks that reverse a line or are invisible, unusual spaces, and bytes that are no UTF-8.
 OBEYED = [
     "\x00", "\x07", "\b", "\t", "\n", "\v", "\f", "\r", "\x1b", "\x7f", "\x80", "\x85", "\x90", "\x9b",
     "\x9d", "\xa0", "\xad", "\u061c", "\u200b", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202e",
@@ -23,13 +23,13 @@ OBEYED = [
 NAMES = [
     f"n{char}m".encode(errors="surrogateescape")
     for char in OBEYED
-    if char >= "\x80"  # what is no control character of ASCII, which no name has
+    if char >= "\x80"  # no name has a control character of ASCII
 ]
 CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def obeyed(text: str) -> list[str]:
-    """What of a text does more than show a character; a line end is none."""
+    """Return the characters of a text that a terminal obeys, without line ends."""
     return [
         char for char in text if char != "\n" and (unicodedata.category(char) in CATEGORIES or char == "\xa0")
     ]
@@ -146,16 +146,13 @@ class TestStrangers:
                 assert not obeyed(reply.decode().replace("\r\n", "\n"))
             assert server.stop() == 0
         assert not obeyed(server.log)
-        done = subprocess.run(
-            [DARNER, "--check-config", "-c", tmp_path / "darner.toml"],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = run_darner("--check-config", "-c", tmp_path / "darner.toml")
         assert "max_items" in done.stderr
         assert not obeyed(done.stdout + done.stderr)
 
 
 def reply_to(wire, request: bytes) -> bytes:
-    """Everything that comes up to the END."""
+    """Send a request and return its reply up to the END."""
     wire.send(request + b"\r\n")
     reply = b""
     while not reply.endswith(b"END\r\n"):

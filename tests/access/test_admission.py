@@ -8,9 +8,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from logins import FAILED, HASH, login
 from running import DARNER, Wire, configured, running, until
-from test_login import FAILED, HASH, login
-from test_wire_hostile import processor_s
 
 from darner.access import admission, authentication, pending
 from darner.wire.counters import Counters
@@ -211,10 +210,10 @@ class TestDescriptors:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         waiting = [server.connect() for _ in range(5)]
         server.wait_for_log("cannot be accepted")
-        before = processor_s(server)
+        before = server.processor_s
         assert wire.get(b"q") == b"x"
         wire.ask(b"get q/t=1500\r\n")
-        assert processor_s(server) - before < 0.3
+        assert server.processor_s - before < 0.3
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         for each in waiting:
             assert each.ask(b"version\r\n").startswith(b"VERSION")

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import DARNER
+from running import run_darner
 
 from darner._proto import Parser, Verb
 from darner._records import CHUNK_BYTES
@@ -221,14 +221,7 @@ class TestStatus:
 
 
 def passwd(*arguments: str, password: str = "secret\n") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [DARNER, "passwd", *arguments],
-        input=password,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_darner("passwd", *arguments, input=password)
 
 
 class TestPasswd:

@@ -7,19 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from logins import FAILED, HASH, login
 from pymemcache.client.base import Client
-from running import Server, Wire, configured, until
-from test_cli import refused
+from running import Server, Wire, configured, refused, until
 
 from darner._records import CHUNK_BYTES
-from darner.access import authentication, guard, passwords, pending
-
-FAILED = b"CLIENT_ERROR authentication failure\r\n"
-HASH = passwords.hash_password(b"pass word")
-
-
-def login(user: bytes = b"alice", password: bytes = b"pass word", more: bytes = b"") -> bytes:
-    return b"set any 0 0 %d%s\r\n%s %s\r\n" % (len(user) + 1 + len(password), more, user, password)
+from darner.access import authentication, guard, pending
 
 
 def reload(server: Server) -> str:

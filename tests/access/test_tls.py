@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 from pymemcache.client.base import Client
-from running import DARNER, Server, Wire, running, until
-from test_cli import refused
+from running import DARNER, Server, Wire, refused, running, until
 
 from darner._records import CHUNK_BYTES
 from darner.access import tls

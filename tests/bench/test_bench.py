@@ -1,4 +1,4 @@
-"""The bench scripts work: options, reports, plots. What they measure is not tested here."""
+"""The benches: their options, reports and plots. Their figures are not tested."""
 
 import json
 import subprocess
@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import click
-import ledger
-import memtier
-import plot
 import pytest
-import raw
-import rounds
-import servers
 from click.testing import CliRunner
+
+import ledger
+from load import memtier, raw, servers
+from load.options import numbers
+from suite import plot
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -100,9 +99,9 @@ def test_every_command_line_refuses_other_hosts():
 
 
 def test_numbers_and_ratios_are_read():
-    assert rounds.numbers(click.IntRange(0, 10))("1,4 10") == [1, 4, 10]
+    assert numbers(click.IntRange(0, 10))("1,4 10") == [1, 4, 10]
     with pytest.raises(click.BadParameter):
-        rounds.numbers(click.IntRange(0, 10))("11")
+        numbers(click.IntRange(0, 10))("11")
     assert raw.ratio("1:10") == (1, 10)
     for text in ("1", "0:0", "a:b"):
         with pytest.raises(click.BadParameter):
@@ -135,7 +134,7 @@ def test_what_memtier_knows_and_this_does_not_is_refused_clearly(options, said):
 def test_memtier_writes_memtiers_tables_and_json(server, tmp_path):
     file = tmp_path / "memtier.json"
     options = ["-p", str(server.port), "-c", "2", "-t", "2", "-n", "50", "-d", "100", "--key-maximum", "3"]
-    done = bench("memtier.py", *options, "--pipeline", "5", "--json-out-file", str(file))
+    done = bench("load/memtier.py", *options, "--pipeline", "5", "--json-out-file", str(file))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:3] == [
@@ -173,7 +172,9 @@ def test_memtier_writes_memtiers_tables_and_json(server, tmp_path):
 
 
 def test_memtier_without_a_pipeline_counts_hits_and_misses(server):
-    done = bench("memtier.py", "-p", str(server.port), "-c", "1", "-t", "1", "-n", "30", "--ratio", "1:2")
+    done = bench(
+        "load/memtier.py", "-p", str(server.port), "-c", "1", "-t", "1", "-n", "30", "--ratio", "1:2"
+    )
     assert done.returncode == 0, done.stderr
     gets = next(line.split() for line in done.stdout.splitlines() if line.startswith("Gets"))
     assert float(gets[2]) == pytest.approx(float(gets[3]), rel=0.01)
@@ -225,7 +226,7 @@ def test_flood_measures_reports_and_draws(server, tmp_path):
 def test_drain_starts_cold_and_gets_every_item(tmp_path):
     file, png = tmp_path / "drain.json", tmp_path / "drain.png"
     options = ["-n", "500,1000", "--rounds", "1", "--data-in", str(tmp_path)]
-    done = bench("drain.py", *options, "--json", str(file), "--plot", str(png))
+    done = bench("single/drain.py", *options, "--json", str(file), "--plot", str(png))
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert [row["cell"] for row in found["rows"]] == [{"items": 500}, {"items": 1000}]
@@ -258,9 +259,9 @@ def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(se
 def test_soak_kills_clients_and_finds_nothing_lost(tmp_path):
     file, png = tmp_path / "soak.json", tmp_path / "soak.png"
     little = ["--minutes", "0.05", "--rate", "20", "--backlog", "50", "--large", "70", "--kill-every", "0.3"]
-    # in seconds nothing can be flat
+    # within seconds no figure is flat
     options = [*little, "--tolerance", "1000", "--drain-for", "20", "--data-in", str(tmp_path)]
-    done = bench("soak.py", *options, "--json", str(file), "--plot", str(png))
+    done = bench("single/soak.py", *options, "--json", str(file), "--plot", str(png))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
     assert found["wrong"] == []
@@ -293,7 +294,7 @@ class TestLedger:
         readers.see(self.items[0])
         readers.see(self.items[2])
         assert readers.account().violations == ["work: 1 items were lost, the first [1]"]
-        readers.killed = 1  # who may have had it
+        readers.killed = 1  # it may have taken the item
         assert readers.account().violations == []
 
     def test_finds_an_item_that_came_twice_where_it_must_not(self, stream):

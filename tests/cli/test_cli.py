@@ -1,4 +1,4 @@
-"""The console script: its options, what it says at the start, why it does not start, how it ends."""
+"""The console script: its options, its first lines, the errors at the start, and its end."""
 
 import os
 import re
@@ -9,15 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import DARNER, Server, Wire, running, until
+from running import DARNER, Server, Wire, refused, run_darner, running, until
 
 from darner import __version__
 from darner._records import CHUNK_BYTES
-
-
-def run(*options: str) -> subprocess.CompletedProcess:
-    """Run it to its end, which must come by itself."""
-    return subprocess.run([DARNER, *options], capture_output=True, text=True, timeout=20, check=False)
 
 
 def test_the_log_says_in_one_line_where_an_internal_error_comes_from():
@@ -38,18 +33,8 @@ except KeyError:
     assert "KeyError: 'missing'" in done.stderr
 
 
-def refused(*options: str) -> str:
-    """Run it where it cannot start; returns the one line that it says."""
-    done = run(*options)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
 def started(process: subprocess.Popen) -> str:
-    """Read its log until it has started; returns that."""
+    """Read the log until the server has started, and return it."""
     log = ""
     for line in process.stderr:
         log += line
@@ -70,7 +55,7 @@ def is_free(port: int) -> bool:
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a configuration file, and returns its path."""
+    """A function that writes a configuration file and returns its path."""
 
     def write(text: str) -> str:
         path = tmp_path / "darner.toml"
@@ -83,12 +68,12 @@ def config(tmp_path):
 class TestOptions:
     @pytest.mark.parametrize("option", ["-v", "--version"])
     def test_version(self, option):
-        done = run(option)
+        done = run_darner(option)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
     @pytest.mark.parametrize("option", ["-h", "--help"])
     def test_help_names_every_option_and_its_default(self, option):
-        done = run(option)
+        done = run_darner(option)
         assert done.returncode == 0
         for name in ("-d", "--data", "--host", "-p", "--port", "-c", "--config", "-v", "-h", "--debug"):
             assert name in done.stdout
@@ -146,13 +131,13 @@ class TestOptions:
 
     @pytest.mark.parametrize("option", ["--nonsense", "-x"])
     def test_unknown_one_is_an_error_of_usage(self, option):
-        done = run(option)
+        done = run_darner(option)
         assert done.returncode == 2
         assert option in done.stderr
 
     @pytest.mark.parametrize("port", ["x", "1.5"])
     def test_port_that_is_no_number_is_an_error_of_usage(self, port):
-        done = run("-p", port)
+        done = run_darner("-p", port)
         assert done.returncode == 2
         assert port in done.stderr
 
@@ -206,7 +191,7 @@ class TestConfig:
 
     @pytest.mark.parametrize("port", ["65536", "-1", "99999999999999999999"])
     def test_port_out_of_range_is_one_line(self, tmp_path, port):
-        done = run("-d", str(tmp_path / "data"), "-p", port)
+        done = run_darner("-d", str(tmp_path / "data"), "-p", port)
         assert done.returncode in (1, 2)
         assert "Traceback" not in done.stderr
         assert "port" in done.stderr

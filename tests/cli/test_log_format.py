@@ -1,4 +1,4 @@
-"""How the log is written: for people at a terminal, for programs elsewhere; and what `--help` teaches."""
+"""The format of the log: for people at a terminal, for programs elsewhere; and the text of `--help`."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from running import DARNER
+from running import DARNER, run_darner
 
 from darner.cli import console
 from darner.cli.main import main
@@ -28,7 +28,7 @@ logging.getLogger("asyncio").error("a\\x1bb\\nc", exc_info=ValueError("\\x9b"))
 
 @pytest.fixture
 def on_terminal(tmp_path):
-    """Starts a server whose standard error is a terminal; returns what it writes there to its end."""
+    """A function that runs a server whose standard error is a terminal; it returns the text on that."""
 
     def start(*options: str, config: str = "", **environment: str) -> str:
         (tmp_path / "darner.toml").write_text(config)
@@ -42,7 +42,7 @@ def on_terminal(tmp_path):
             while b"queues" not in said:
                 said += os.read(ours, 65536)
             process.terminate()
-            with contextlib.suppress(OSError):  # which is how a terminal ends
+            with contextlib.suppress(OSError):  # the end of a terminal
                 while data := os.read(ours, 65536):
                     said += data
         finally:
@@ -60,7 +60,7 @@ class TestLogFormat:
         said = on_terminal(TZ="UTC-5", TERM="xterm", NO_COLOR="1")
         assert STARTED.search(said)
         assert ESCAPE not in said
-        # five hours before UTC has it, as POSIX has the sign
+        # five hours behind UTC: the sign is that of POSIX
         assert said.startswith(time.strftime("%b %d %H:", time.gmtime(before + 5 * 3600)))
         assert re.search(r"^.{15} \[info   \] listening {20}host=127\.0\.0\.1 port=\d+$", said, re.MULTILINE)
 
@@ -107,20 +107,12 @@ class TestLogFormat:
 
     @pytest.mark.parametrize("form", ["json", "", "LOGFMT"])
     def test_of_another_kind_is_refused(self, tmp_path, form):
-        done = subprocess.run(
-            [DARNER, "-d", str(tmp_path), "--log-format", form],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        done = run_darner("-d", tmp_path, "--log-format", form)
         assert done.returncode == 2
         assert "auto" in done.stderr
         config = tmp_path / "darner.toml"
         config.write_text(f'log_format = "{form}"\n')
-        done = subprocess.run(
-            [DARNER, "-c", str(config)], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = run_darner("-c", config)
         assert f'darner.toml:1: log_format is "{form}"' in done.stderr
 
 
@@ -146,9 +138,8 @@ class TestConsole:
 
 class TestHelp:
     def help(self, *words: str) -> str:
-        done = subprocess.run(
-            [DARNER, *words, "--help"], capture_output=True, text=True, timeout=20, check=True
-        )
+        done = run_darner(*words, "--help")
+        done.check_returncode()
         assert max(map(len, done.stdout.splitlines())) <= 100
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""Clients in use today, each with the same cases as far as its interface goes."""
+"""Clients in use today, each with the same test cases as far as its interface goes."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ LARGE = random.Random(9).randbytes(CHUNK_BYTES * 20 + 5)
 
 
 class Pymemcache:
-    """As it comes: with noreply on what changes something."""
+    """pymemcache by default: commands that change something have noreply."""
 
     module = "pymemcache"
     noreply = True
@@ -38,57 +38,29 @@ class Pymemcache:
         return self.client.version().decode()
 
     def stats(self) -> dict[str, str]:
-        # it knows some of them as numbers
+        # pymemcache turns some of them into numbers
         return {name.decode(): str(value) for name, value in self.client.stats().items()}
 
 
 class PymemcacheWithReplies(Pymemcache):
-    """Told to wait for each reply."""
+    """pymemcache that waits for each reply."""
 
     noreply = False
 
 
-class PythonMemcached:
-    """python-memcached."""
+class LikeMemcache:
+    """A client with the interface of python-memcached."""
 
-    module = "memcache"
     keeps_types = True
-    knows_all_stats = True
 
-    def __init__(self, module, port: int) -> None:
-        self.client = module.Client(
-            [f"127.0.0.1:{port}"], socket_timeout=10, server_max_value_length=0, server_max_key_length=250
-        )
-        self.set = self.client.set
-        self.get = self.client.get
-        self.get_many = self.client.get_multi
-        self.delete = self.client.delete
-        self.flush_all = self.client.flush_all
-        self.close = self.client.disconnect_all
-
-    def version(self) -> str:
-        return self.stats()["version"]
-
-    def stats(self) -> dict[str, str]:
-        [(_, stats)] = self.client.get_stats()
-        return stats
-
-
-class Pylibmc:
-    """pylibmc, which is libmemcached."""
-
-    module = "pylibmc"
-    keeps_types = True
-    knows_all_stats = False
-
-    def __init__(self, module, port: int) -> None:
-        self.client = module.Client([f"127.0.0.1:{port}"])
-        self.set = self.client.set
-        self.get = self.client.get
-        self.get_many = self.client.get_multi
-        self.delete = self.client.delete
-        self.flush_all = self.client.flush_all
-        self.close = self.client.disconnect_all
+    def __init__(self, client) -> None:
+        self.client = client
+        self.set = client.set
+        self.get = client.get
+        self.get_many = client.get_multi
+        self.delete = client.delete
+        self.flush_all = client.flush_all
+        self.close = client.disconnect_all
 
     def version(self) -> str:
         return self.stats()["version"]
@@ -98,8 +70,31 @@ class Pylibmc:
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in stats.items()}
 
 
+class PythonMemcached(LikeMemcache):
+    """python-memcached."""
+
+    module = "memcache"
+    knows_all_stats = True
+
+    def __init__(self, module, port: int) -> None:
+        servers = [f"127.0.0.1:{port}"]
+        super().__init__(
+            module.Client(servers, socket_timeout=10, server_max_value_length=0, server_max_key_length=250)
+        )
+
+
+class Pylibmc(LikeMemcache):
+    """pylibmc, which is libmemcached."""
+
+    module = "pylibmc"
+    knows_all_stats = False
+
+    def __init__(self, module, port: int) -> None:
+        super().__init__(module.Client([f"127.0.0.1:{port}"]))
+
+
 class OfLoop:
-    """What clients of asyncio have in common: bytes in and out, a loop of their own here."""
+    """A client of asyncio, with an event loop of its own; keys and values are bytes."""
 
     keeps_types = False
     knows_all_stats = True
@@ -163,7 +158,7 @@ class Emcache(OfLoop):
 
     async def connect(self, module, port: int):
         self.host = module.MemcachedHostAddress("127.0.0.1", port)
-        # one connection, so that what is opened is closed on it; no limit of its own on time
+        # one connection, so that an item is closed where it was opened; no time limit of its own
         return await module.create_client([self.host], max_connections=1, timeout=20)
 
     def get(self, key: str) -> bytes | None:
@@ -198,7 +193,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def server(served):
-    """The same server for all of them, and nothing in it."""
+    """One server for all clients, emptied after each test."""
     yield served
     with contextlib.closing(served.connect()) as wire:
         for queue in {name.split("_")[1] for name in wire.stats() if name.endswith("_create_time")}:
@@ -341,7 +336,7 @@ class TestClient:
 
 
 class TestMetaMemcache:
-    """meta-memcache, which speaks memcached's meta commands alone."""
+    """meta-memcache, which sends meta commands alone."""
 
     @pytest.fixture
     def client(self, server):
@@ -392,7 +387,7 @@ class TestMetaMemcache:
 
 
 class TestPymemcache:
-    """What only it does."""
+    """Cases of pymemcache alone."""
 
     @pytest.fixture
     def client(self, server):

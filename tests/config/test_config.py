@@ -1,4 +1,4 @@
-"""The settings: what a file means, what is wrong with it, and that docs/darner.toml tells the truth."""
+"""The settings: the values of a file, its errors, and that docs/darner.toml is right."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from running import DARNER, running
+from running import run_darner, running
 
 from darner import _proto
 from darner.config import kinds
@@ -37,7 +37,7 @@ def error(text: str, **overrides) -> str:
 
 
 def queue(text: str, name: bytes) -> dict:
-    """What is set for a queue and is not the default."""
+    """Return the settings of a queue that are not the defaults."""
     defaults = msgspec.structs.asdict(QueueSettings())
     found = msgspec.structs.asdict(settings(text).queue(name))
     return {field: value for field, value in found.items() if value != defaults[field]}
@@ -355,8 +355,7 @@ class TestReadme:
 
 
 def check(path: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [DARNER, "--check-config", "--config", str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=path.parent)
+    return run_darner("--check-config", "--config", path, *options, directory=path.parent)
 
 
 class TestConsoleScript:
@@ -380,9 +379,7 @@ class TestConsoleScript:
         )
 
     def test_wants_a_file_to_check(self):
-        done = subprocess.run(
-            [DARNER, "--check-config"], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = run_darner("--check-config")
         assert done.returncode == 2
         assert "--check-config needs --config" in done.stderr
 

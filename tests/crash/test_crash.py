@@ -1,19 +1,18 @@
-"""The server is killed; what comes back, and what is left on the disk."""
+"""The server is killed: the items and counts that come back, and the files that are left."""
 
 import contextlib
 import random
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from running import Server, Wire, running
+from running import Server, Wire, allocated_bytes, running, until
 
 from darner.journal import leveldb
 
-REPLAY = Path(__file__).parents[2] / "bench" / "replay.py"
+REPLAY = Path(__file__).parents[2] / "bench" / "single" / "replay.py"
 HALF_SENT_BYTES = 10 << 20
 
 
@@ -44,30 +43,15 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
     assert stats["curr_items"] == str(len(jobs) + 1)
 
 
-def disk_bytes(directory: Path) -> int:
-    total = 0
-    for file in directory.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # LevelDB deletes files as we look
-            total += file.stat().st_blocks * 512
-    return total
-
-
-def wait_until(holds, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def send_half(server: Server, wire: Wire) -> None:
-    """Send an item but for its end, and wait until it is on the disk."""
+    """Send an item without its end, and wait until the rest is on the disk."""
     sent = random.Random(1).randbytes(HALF_SENT_BYTES - 1)
     wire.send(b"set work 0 0 %d\r\n%s" % (HALF_SENT_BYTES, sent))
-    wait_until(lambda: disk_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
+    until(lambda: allocated_bytes(server.data / "work") > HALF_SENT_BYTES * 0.9)
 
 
 def records(server: Server, queue: str) -> list[bytes]:
-    """The keys of a queue's journal; the server must be down."""
+    """Return the keys in a queue's LevelDB; the server must have ended."""
     db = leveldb.DB(str(server.data / queue))
     try:
         return list(db.iterator(include_value=False))
@@ -76,7 +60,7 @@ def records(server: Server, queue: str) -> list[bytes]:
 
 
 def assert_nothing_left(server: Server) -> None:
-    wait_until(lambda: disk_bytes(server.data / "work") < HALF_SENT_BYTES / 10)
+    until(lambda: allocated_bytes(server.data / "work") < HALF_SENT_BYTES / 10)
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
         assert (stats["queue_work_items"], stats["queue_work_bytes"]) == ("1", "3")
@@ -114,7 +98,7 @@ def test_chunks_of_an_item_gone_in_the_turn_it_came_in_leave_nothing_behind(serv
                 pass
     wire.get(b"work")
     wire.ask(b"flush work\r\n")
-    for _ in range(2):  # what came too late is seen to at the next start
+    for _ in range(2):  # files that are obsolete too late are deleted at the next start
         assert server.stop() == 0
         server.start()
     assert server.stop() == 0
@@ -146,7 +130,7 @@ def test_a_server_killed_while_it_starts_starts_again(tmp_path):
                 [Path(sys.executable).with_name("darner"), "--data", server.data, "--port", "0"],
                 stderr=subprocess.PIPE,
             )
-            process.stderr.read(1)  # it begins to say where it listens
+            process.stderr.read(1)  # the begin of its first line
             process.kill()
             process.communicate(timeout=10)
         server.start()

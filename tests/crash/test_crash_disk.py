@@ -1,15 +1,15 @@
-"""A disk that is full, a directory that is damaged, a queue full of deleted records: then kill -9."""
+"""A full disk, a damaged directory, a queue full of tombstones: then kill -9."""
 
 import contextlib
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Server, Wire, running
+from file_systems import mounted, run
+from running import Server, Wire, allocated_bytes, running, until
 
 from darner import _records
 from darner.journal import leveldb
@@ -21,23 +21,11 @@ LARGE_MIB = 96
 DRAINED = 200_000
 
 
-def wait_until(holds, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def drained(wire: Wire, queue: bytes) -> list[bytes]:
-    """All items of a queue."""
-    return list(iter(lambda: wire.get(queue), None))
-
-
 def assert_holds(server: Server, queue: str, items: list[bytes]) -> None:
-    """The queue has these items, and its counts say so."""
+    """Check that the queue has these items and their counts."""
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
-        found = drained(wire, queue.encode())
+        found = wire.take_all(queue.encode())
     assert [item[:20] for item in found] == [item[:20] for item in items]
     assert found == items
     assert stats[f"queue_{queue}_items"] == str(len(items))
@@ -54,9 +42,7 @@ class Disk:
         self.path = path
 
     def resize(self, mib: int) -> None:
-        subprocess.run(
-            ["mount", "-o", f"remount,size={mib}m", self.path], check=True, capture_output=True, timeout=10
-        )
+        run("mount", "-o", f"remount,size={mib}m", self.path)
 
     @property
     def used_bytes(self) -> int:
@@ -65,38 +51,25 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Disk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m", "darner-test", path]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=10)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"mounting a tmpfs is not allowed here: {error}")
-    try:
+    with mounted("tmpfs", SMALL_MIB, tmp_path) as path:
         yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True, timeout=10)
 
 
 @pytest.fixture
 def small(disk) -> Iterator[Server]:
-    """A server whose disk is soon full."""
+    """A server on a small disk."""
     with running(disk.path / "data") as server:
         yield server
 
 
-def bytes_of(directory: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in directory.iterdir())
-
-
 def taken_by_items(disk: Disk, server: Server) -> int:
-    """How much room is taken, but for the log's and the reserve's."""
-    reserve = (server.data / ".reserve").stat().st_blocks * 512
-    return disk.used_bytes - reserve - bytes_of(server.data / ".log")
+    """Return the allocated bytes, without the log's and the reserve's."""
+    reserve = allocated_bytes(server.data / ".reserve")
+    return disk.used_bytes - reserve - allocated_bytes(server.data / ".log")
 
 
 def fill(wire: Wire, size: int, chance: random.Random, refusals: int = 20) -> list[bytes]:
-    """Set items until so many were refused; returns those that were acknowledged."""
+    """Set items until so many are refused; return the acknowledged ones."""
     stored = []
     for number in range(1_000_000):
         item = b"%08d" % number + chance.randbytes(size)
@@ -111,7 +84,7 @@ def fill(wire: Wire, size: int, chance: random.Random, refusals: int = 20) -> li
     return stored
 
 
-# inline items; a few chunks, which go with their item in one batch; many chunks, written as they come
+# small items, and large ones of a few and of many chunks
 SIZES = pytest.mark.parametrize("size", [5_000, 150_000, 3 << 20])
 
 
@@ -132,10 +105,10 @@ def test_a_server_whose_disk_has_room_again_recovers_by_itself(disk, small, size
         stored = fill(wire, size, random.Random(size))
         disk.resize(LARGE_MIB)
         late = b"late" + bytes(size)
-        wait_until(lambda: wire.set(b"work", late) == b"STORED\r\n")
+        until(lambda: wire.set(b"work", late) == b"STORED\r\n")
         more = [b"more %d" % number + bytes(size) for number in range(10)]
-        for item in more:  # a refused one leaves nothing, so it may be tried again
-            wait_until(lambda item=item: wire.set(b"work", item) == b"STORED\r\n")
+        for item in more:  # a refused set leaves nothing, and may be tried again
+            until(lambda item=item: wire.set(b"work", item) == b"STORED\r\n")
     small.kill()
     small.start()
     assert_holds(small, "work", [*stored, late, *more])
@@ -157,9 +130,9 @@ def test_what_a_full_disk_cut_off_leaves_no_chunks_behind(disk, small):
     with contextlib.closing(small.connect()) as wire:
         stored = fill(wire, 3 << 20, random.Random(1))
         disk.resize(LARGE_MIB)
-        wait_until(lambda: wire.set(b"work", b"late") == b"STORED\r\n")
-        assert drained(wire, b"work") == [*stored, b"late"]
-        wait_until(lambda: taken_by_items(disk, small) < 1 << 20)
+        until(lambda: wire.set(b"work", b"late") == b"STORED\r\n")
+        assert wire.take_all(b"work") == [*stored, b"late"]
+        until(lambda: taken_by_items(disk, small) < 1 << 20)
     assert small.stop() == 0
     with contextlib.closing(leveldb.DB(str(small.data / "work"))) as db:
         assert {key[:1] for key in db.iterator(include_value=False)} == {b"i"}
@@ -188,13 +161,13 @@ def test_a_server_started_on_a_full_disk_serves_once_there_is_room(disk, small):
     small.restart()
     with contextlib.closing(small.connect()) as wire:
         disk.resize(LARGE_MIB)
-        wait_until(lambda: wire.set(b"work", b"late") == b"STORED\r\n")
+        until(lambda: wire.set(b"work", b"late") == b"STORED\r\n")
     assert_holds(small, "work", [*stored, b"late"])
 
 
 def test_a_queue_that_a_full_disk_did_not_let_be_is_made_once_there_is_room(disk, small):
-    # but for the segment of the log that is written, and the spare one
-    wait_until(lambda: bytes_of(small.data / ".log") == 2 * SEGMENT_BYTES)
+    # but for the current segment of the log and the spare one
+    until(lambda: allocated_bytes(small.data / ".log") == 2 * SEGMENT_BYTES)
     with contextlib.suppress(OSError), (disk.path / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(4096))
@@ -210,7 +183,7 @@ def test_a_queue_that_a_full_disk_did_not_let_be_is_made_once_there_is_room(disk
                     break
         (disk.path / "ballast").unlink()
         for queue in refused:
-            wait_until(lambda queue=queue: wire.set(queue, b"one") == b"STORED\r\n")
+            until(lambda queue=queue: wire.set(queue, b"one") == b"STORED\r\n")
         small.restart()
     for queue in refused:
         assert_holds(small, queue.decode(), [b"one"])
@@ -247,7 +220,7 @@ def test_a_queue_without_its_current_is_out_of_service_and_untouched(server, wir
         ):
             assert wire.ask(request).startswith(b"SERVER_ERROR ")
         assert wire.set(b"sound", b"two") == b"STORED\r\n"
-        assert drained(wire, b"sound") == [b"two"]
+        assert wire.take_all(b"sound") == [b"two"]
     assert server.stop() == 0
     assert files(server.data / "broken") == before
     assert "broken" in server.log
@@ -263,7 +236,7 @@ def test_a_directory_repaired_in_place_is_served_again_by_itself(server, wire):
     with contextlib.closing(server.connect()) as wire:
         assert wire.ask(b"get work\r\n").startswith(b"SERVER_ERROR ")
         current.write_bytes(content)
-        wait_until(lambda: "queue_work_items" in wire.stats())
+        until(lambda: "queue_work_items" in wire.stats())
         assert wire.get(b"work") == b"one"
 
 
@@ -278,7 +251,7 @@ def test_a_directory_whose_making_was_cut_off_is_made_anew(tmp_path):
         assert_holds(server, "work", [b"one"])
 
 
-# Trap 3: LevelDB walks over what was deleted
+# Trap 3: LevelDB scans tombstones
 
 
 def test_a_queue_of_deleted_records_starts_and_serves_at_once(server, wire):
@@ -305,11 +278,11 @@ def test_a_queue_of_deleted_records_starts_and_serves_at_once(server, wire):
     assert time.monotonic() - started < 3.0
 
 
-# A log that was cut short, as by a machine that lost its power
+# A log that was cut short, as by a power cut
 
 
 def work_on(wire: Wire, queues: list[bytes], chance: random.Random, steps: int) -> list[tuple[int, int]]:
-    """Set and get on all queues alike; returns the ids of the first item and behind the last after each."""
+    """Set and get on all queues alike; return, after each step, the first id and the id behind the last."""
     history = [(1, 1)]
     for _ in range(steps):
         head, tail = history[-1]
@@ -347,7 +320,7 @@ def test_queues_whose_log_is_cut_serve_what_they_once_held(server, wire):
         with contextlib.closing(server.connect()) as wire:
             stats = wire.stats()
             for queue in queues:
-                found = drained(wire, queue)
+                found = wire.take_all(queue)
                 ids = [int(item.split()[0]) for item in found]
                 if cut == size:
                     assert ids == list(range(*history[-1]))
@@ -363,7 +336,7 @@ def test_queues_whose_log_is_cut_serve_what_they_once_held(server, wire):
     server.start()
 
 
-# A floor under what is free
+# A minimum of free space
 
 
 def test_sets_are_refused_before_the_disk_is_full_and_gets_go_on(tmp_path, disk):
@@ -378,10 +351,10 @@ def test_sets_are_refused_before_the_disk_is_full_and_gets_go_on(tmp_path, disk)
         ballast = disk.path / "ballast"
         ballast.write_bytes(bytes(40 << 20))
         refusal = b"SERVER_ERROR refused: less is free on the disk than min_free_space\r\n"
-        wait_until(lambda: wire.set(b"other", b"two") == refusal)
+        until(lambda: wire.set(b"other", b"two") == refusal)
         server.wait_for_log("disk too full")
         assert wire.set(b"work", bytes(100_000)) == refusal
         assert wire.get(b"work") == b"one"
         ballast.unlink()
-        wait_until(lambda: wire.set(b"work", b"three") == b"STORED\r\n")
+        until(lambda: wire.set(b"work", b"three") == b"STORED\r\n")
         server.wait_for_log("room on the disk again")

@@ -1,28 +1,15 @@
-"""The write-ahead log of a real server after damage, on file systems that copy on write, and of an older
-darner."""
+"""The write-ahead log of a real server after damage, and on file systems that copy on write."""
 
 import contextlib
 import os
-import re
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounting import mounted, run
-from running import DARNER, Server, Wire, running, until
+from file_systems import mounted, run
+from running import Server, Wire, run_darner, running, until
 
 from darner.journal.segment_file import SEGMENT_BYTES
-
-OLD = Path(__file__).parent / "directories"
-
-
-def check(data: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DARNER, "check", str(data)], check=False, capture_output=True, text=True, timeout=60
-    )
 
 
 def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:
@@ -31,7 +18,7 @@ def set_many(wire: Wire, queue: bytes, count: int, size: int) -> None:
 
 
 class TestDamage:
-    """A server is killed before LevelDB has what was set; then the disk has lost some of the log."""
+    """A server is killed before the items are in LevelDB, and then the disk loses a part of the log."""
 
     @pytest.fixture
     def killed(self, tmp_path) -> Server:
@@ -60,7 +47,7 @@ class TestDamage:
             path.write_bytes(content[:100_000])
         else:
             path.unlink()
-        report = check(killed.data)
+        report = run_darner("check", killed.data)
         assert report.returncode == 1
         assert str(path) in report.stdout
         killed.start()
@@ -84,10 +71,10 @@ class TestDamage:
     def test_that_is_none_is_not_spoken_of(self, killed):
         path = self.segment(killed)
         content = path.read_bytes()
-        # as it is cut off by a kill in the middle of a frame
+        # as a kill in the middle of a frame leaves it
         end = content.index(b"%07d;" % 900) + 100
         path.write_bytes(content[:end] + bytes(SEGMENT_BYTES - end - 64) + content[-64:])
-        assert check(killed.data).returncode == 0
+        assert run_darner("check", killed.data).returncode == 0
         killed.start()
         assert "level=error" not in killed.log
         assert len(killed.connect().drain(b"work")) == 900
@@ -112,8 +99,7 @@ class TestSegmentUnderTheServer:
 
 
 class TestCopyOnWrite:
-    """A file system on which to write again to a block that is there takes room: reserved room is not
-    enough."""
+    """A file system on which overwriting a block takes new space, so that reserved space is not enough."""
 
     @pytest.fixture(params=["btrfs", "btrfs-snapshot", "xfs-reflink"])
     def full(self, request, tmp_path) -> Iterator[Server]:
@@ -153,59 +139,3 @@ class TestCopyOnWrite:
         until(lambda: wire.set(b"work", b"again") == b"STORED\r\n", 60)
         found = [data[:8] for _, data in full.connect().drain(b"work")]
         assert found[:stored] == [b"%07d;" % number for number in range(stored)]
-
-
-class TestDirectoryOfAnOlderDarner:
-    """Commit 4ec12cf has a log of version 1. How the directories were made stands in their README."""
-
-    @pytest.fixture(params=["closed", "killed"])
-    def old(self, request, tmp_path) -> Iterator[tuple[Server, bool]]:
-        with tarfile.open(OLD / f"4ec12cf-{request.param}.tar.gz") as archive:
-            archive.extractall(tmp_path, filter="data")
-        data = tmp_path / request.param
-        report = check(data)
-        assert (report.returncode, re.findall("damage|lost", report.stdout)) == (0, [])
-        with running(data) as server:
-            yield server, request.param == "killed"
-
-    def test_is_served_whether_it_was_closed_or_killed(self, old):
-        server, killed = old
-        assert "level=error" not in server.log
-        wire = server.connect()
-        last = 320 if killed else 300
-        assert [data for _, data in wire.drain(b"work")] == [
-            b"item %d" % number for number in range(100 + killed, last)
-        ]
-        assert [len(data) for _, data in wire.drain(b"large")] == [
-            256 * 600,
-            5,
-            *([100_000] if killed else []),
-        ]
-        assert [data for _, data in wire.drain(b"kept")] == [b"kept %d" % number for number in range(10)]
-        orders = [b"order %d" % number for number in range(3 + killed)]
-        assert wire.get(b"orders/cursor=billing") == b"order 1"
-        assert [data for _, data in wire.drain(b"orders")] == orders
-        assert [data for _, data in wire.drain(b"orders+audit")] == orders
-        assert wire.get(b"dated") == b"never gone"
-        assert wire.get("queue-größe".encode()) == b"name"
-        assert wire.get(b"n" * 250) == b"long"
-        stats = wire.stats()
-        assert stats["queue_later_delayed_items"] == "1"
-        assert not [name for name in stats if name.startswith("queue_deleted")]
-        assert wire.get(b"new") == (b"only in the log" if killed else None)
-
-    def test_is_served_again_after_each_kill(self, old):
-        server, killed = old
-        for _ in range(2):
-            server.kill()
-            server.start()
-        assert "level=error" not in server.log
-        wire = server.connect()
-        assert len(wire.drain(b"work")) == (219 if killed else 200)
-        assert wire.set(b"work", b"more") == b"STORED\r\n"
-        server.kill()
-        server.start()
-        assert server.connect().get(b"work") == b"more"
-        server.stop()
-        assert not [path for path in (server.data / ".log").iterdir() if path.name.isdecimal()]
-        shutil.rmtree(server.data)

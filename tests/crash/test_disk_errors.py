@@ -1,4 +1,4 @@
-"""A disk that fails, is read-only, or is not there any more, under a server that runs: done for real."""
+"""A disk that fails, becomes read-only or is unmounted under a running server."""
 
 import contextlib
 import errno
@@ -6,47 +6,36 @@ import fcntl
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import DARNER, Wire, running, until
+from file_systems import mounted, run, run_or_skip
+from running import Wire, run_darner, running, until
 
-# Of Linux: what file systems of a journal answer to by failing everything from then on.
+# An ioctl of Linux, after which a file system with a journal fails every access.
 SHUTDOWN = 0x8004587D
 WITHOUT_WRITING_THE_JOURNAL = 2
 DISK_MIB = 96
 ITEM = bytes(5000)
 
 
-def run(*command: object) -> str:
-    """Run a command; skips the test if it is not to be had or not allowed."""
-    try:
-        done = subprocess.run(
-            [str(word) for word in command], check=True, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"not allowed here: {' '.join(map(str, command))}: {error}")
-    return done.stdout.strip()
-
-
 class Disk:
-    """An ext4 of its own, whose errors have it read-only."""
+    """An ext4 of its own that becomes read-only at an error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.device = Path(run("findmnt", "--noheadings", "--output", "SOURCE", path)).name
+        self.device = Path(run_or_skip("findmnt", "--noheadings", "--output", "SOURCE", path)).name
 
     def become_read_only(self) -> None:
-        """As the system makes it after an error."""
+        """Become read-only, as the kernel has it after an error."""
         trigger = Path("/sys/fs/ext4") / self.device / "trigger_fs_error"
         if not trigger.exists():
             pytest.skip("this kernel triggers no error of ext4")
         trigger.write_text("test")
 
     def fail(self) -> None:
-        """Answer everything that goes to the disk by EIO."""
+        """Fail every access to the disk with EIO."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", WITHOUT_WRITING_THE_JOURNAL))
@@ -56,45 +45,37 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Disk]:
-    image, path = tmp_path / "image", tmp_path / "disk"
-    path.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_MIB << 20)
-    run("mkfs.ext4", "-q", "-F", image)
-    run("mount", "-o", "loop,errors=remount-ro", image, path)
-    try:
+    with mounted("ext4", DISK_MIB, tmp_path, "errors=remount-ro") as path:
         yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True, timeout=10)
 
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[Callable[[], None]]:
-    """A directory in which nothing can be made or opened to be written; gives what ends that."""
-    run("mount", "--bind", directory, directory)
+    """Make a directory read-only; yield a function that ends this."""
+    run_or_skip("mount", "--bind", directory, directory)
 
     def end() -> None:
-        subprocess.run(["umount", "--lazy", directory], check=True, timeout=10)
+        run("umount", "--lazy", directory)
 
     with contextlib.ExitStack() as stack:
         stack.callback(end)
-        run("mount", "-o", "remount,ro,bind", directory)
+        run_or_skip("mount", "-o", "remount,ro,bind", directory)
         yield stack.close
 
 
 def begin(wire: Wire, *queues: bytes) -> None:
-    """Put one item in each."""
+    """Set one item on each queue."""
     for queue in queues:
         assert wire.set(queue, b"first of " + queue) == b"STORED\r\n"
 
 
 def is_written(directory: Path) -> bool:
-    """Whether LevelDB has something."""
+    """Return whether LevelDB has been written."""
     return any(file.stat().st_size for file in directory.glob("*.log"))
 
 
 def set_until_refused(wire: Wire, queue: bytes) -> list[bytes]:
-    """Returns what was acknowledged before."""
+    """Set items until one is refused; return the acknowledged ones."""
     stored = []
     for number in range(100_000):
         item = b"%d" % number + ITEM
@@ -131,7 +112,7 @@ def test_a_disk_that_fails_refuses_what_is_set_and_lets_out_what_is_there(disk, 
         assert "action=" in said
         refused = wire.ask(b"set other/sync 0 0 1\r\nx\r\n")
         assert refused.startswith(b"SERVER_ERROR ")
-        if "log failure" not in server.log:  # what LevelDB has not got in time is synced, too
+        if "log failure" not in server.log:  # a change that LevelDB does not get in time is synced, too
             server.wait_for_log("log failure")
         assert wire.ask(b"set new 0 0 1\r\nx\r\n").startswith(b"SERVER_ERROR ")
         assert wire.set(b"work", bytes(200_000)).startswith(b"SERVER_ERROR ")
@@ -148,13 +129,7 @@ def test_a_server_does_not_start_on_a_disk_that_is_read_only_and_says_why(tmp_pa
             begin(wire, b"work")
         server.kill()
         with read_only(server.data):
-            done = subprocess.run(
-                [DARNER, "--data", server.data, "--port", "0"],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
+            done = run_darner("--data", server.data, "--port", "0")
             assert done.returncode != 0
             assert "Read-only file system" in done.stderr
             assert "Traceback" not in done.stderr
@@ -211,7 +186,7 @@ def test_a_queue_whose_directory_is_read_only_is_out_of_service_and_no_other(ser
         assert wire.set(b"other", b"more") == b"STORED\r\n"
         assert_serves(wire, b"work", [b"first of work", *stored])
         server.restart()
-        # it cannot be opened, while the log has what was done
+        # its LevelDB cannot be opened, while the log has the changes
         with contextlib.closing(server.connect()) as wire:
             assert "queue=work" in server.log.rpartition("queue out of service")[2]
             assert wire.set(b"work", b"x").startswith(b"SERVER_ERROR ")

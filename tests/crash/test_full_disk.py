@@ -1,47 +1,22 @@
-"""Disks that a backlog, or somebody else, has filled to the last byte, and that are never made larger: what
-is fetched or flushed gives the room back, and sets are taken again by themselves."""
+"""Disks that a backlog, or another program, has filled to the last byte, and that never grow: fetches and
+flushes free space, and then sets are taken again."""
 
 import contextlib
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
+from file_systems import mounted
 from running import Server, Wire, running, until
 
-# mkfs.xfs makes none that is smaller
+# the least that mkfs.xfs accepts
 SIZES_MIB = {"tmpfs": 40, "ext4": 100, "xfs": 300}
 REFUSED = b"SERVER_ERROR refused: the disk is full\r\n"
 TOO_LITTLE = b"SERVER_ERROR refused: less is free on the disk than min_free_space\r\n"
 BATCH = 50
-
-
-@contextlib.contextmanager
-def mounted(kind: str, path: Path) -> Iterator[None]:
-    """A small file system of this kind; the test is skipped if it cannot be had here."""
-    size = f"{SIZES_MIB[kind]}M"
-    path.mkdir()
-    if kind == "tmpfs":
-        steps = [["mount", "-t", "tmpfs", "-o", f"size={size}", "darner-test", path]]
-    else:
-        image = path.with_suffix(".img")
-        steps = [
-            ["truncate", "-s", size, image],
-            [f"mkfs.{kind}", "-q", image],
-            ["mount", "-o", "loop", image, path],
-        ]
-    for step in steps:
-        try:
-            subprocess.run(step, check=True, capture_output=True, timeout=30)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"no {kind} can be mounted here: {error}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True, timeout=10)
 
 
 @pytest.fixture
@@ -51,8 +26,8 @@ def kind(request) -> str:
 
 @pytest.fixture
 def disk(kind, tmp_path) -> Iterator[Path]:
-    with mounted(kind, tmp_path / "disk"):
-        yield tmp_path / "disk"
+    with mounted(kind, SIZES_MIB[kind], tmp_path) as path:
+        yield path
 
 
 @pytest.fixture
@@ -76,7 +51,7 @@ def item(number: int, size: int) -> bytes:
 
 
 class Backlog:
-    """What is set on some queues, by turns, until the disk takes nothing more."""
+    """The items that were set on some queues, in turn, until the disk was full."""
 
     def __init__(self, server: Server, queues: int = 1, size: int = 8_000, option: bytes = b"") -> None:
         self.server = server
@@ -90,7 +65,7 @@ class Backlog:
         return contextlib.closing(self.server.connect())
 
     def set(self, wire: Wire, queue: bytes, count: int) -> AbstractSet[bytes]:
-        """Set so many items; returns the refusals there were."""
+        """Set so many items; return the different refusals."""
         numbers = range(self._number, self._number + count)
         self._number += count
         name = queue + self.option
@@ -109,7 +84,7 @@ class Backlog:
         return refusals
 
     def fill(self, refusal: bytes = REFUSED) -> None:
-        """Set until there is no room even when LevelDB has had its time."""
+        """Set items until the disk is full, even after LevelDB has had time to compact."""
         count = max(1, min(BATCH * 10, 400_000 // self.size))
         with self.connect() as wire:
             for _ in range(3):
@@ -118,7 +93,7 @@ class Backlog:
                     pass
                 refusals = self.set(wire, self.queues[0], 1)
                 until(lambda: self.server.stat("curr_items") >= 0)
-                if before:  # how much is free is looked at now and then
+                if before:  # free space is checked now and then
                     assert refusals <= {refusal, REFUSED}
         assert all(self.stored.values())
 
@@ -126,7 +101,7 @@ class Backlog:
         return set().union(*(self.set(wire, queue, count) for queue in self.queues))
 
     def assert_lets_all_out(self) -> None:
-        """Each item comes, in its order, and no get is refused."""
+        """Check that every item comes in order, and that no get is refused."""
         with self.connect() as wire:
             for queue, numbers in self.stored.items():
                 self.assert_comes(wire, queue, numbers)
@@ -149,7 +124,7 @@ class Backlog:
 
 
 def one_line_each(log: str) -> None:
-    """The log says that the disk is full, and that it is not any more, by turns, and nothing else."""
+    """Check that the log reports in turn that the disk is full and that it has space again, no more."""
     lines = [line for line in log.splitlines() if "level=error" in line or "level=warning" in line]
     for at, line in enumerate(lines):
         assert ("room on the disk again" if at % 2 else "disk too full") in line
@@ -274,8 +249,8 @@ def test_what_somebody_else_filled_to_the_last_byte_lets_all_out_and_takes_sets_
 @on_all_at_length
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_lost_of_a_disk_whose_very_reserve_somebody_else_has_taken(disk, server, seed):
-    """Gets may be refused then, too; the server is killed at any moment of it, and all comes back with the
-    room."""
+    """Gets may be refused then, too. The server is killed at any moment, and all items come back once there
+    is space."""
     chance = random.Random(seed)
     backlog = Backlog(server, 3, 1_000)
     fetched = dict.fromkeys(backlog.queues, 0)

@@ -1,4 +1,4 @@
-"""The server is killed at random instants; what clients were promised is held against what comes back.
+"""The server is killed at random instants; the replies that clients got are compared with what comes back.
 
 Ten kills; with `DARNER_KILLS=200` in the environment 200, ten to each data directory.
 """
@@ -20,12 +20,12 @@ KILLS = 10
 DIRECTORIES = -(-int(os.environ.get("DARNER_KILLS", "10")) // KILLS)
 PIPELINE = 16
 QUEUES = (b"jobs", b"once")
-# what a connection to a killed server ends with
+# the errors of a connection to a killed server
 LOST = (OSError, EOFError)
 
 
 def body(name: bytes) -> bytes:
-    """The item of this name: its size, up to a few chunks, and its bytes follow from the name."""
+    """Return the item of this name, from which its size, up to a few chunks, and its bytes follow."""
     chance = random.Random(name)
     size = chance.choice((0, 100, 2_000, 150_000 if chance.random() < 0.1 else 10))
     return name + b"/" + chance.randbytes(size)
@@ -39,15 +39,15 @@ def name_of(item: bytes) -> bytes:
 
 @dataclass
 class Ledger:
-    """What the clients know."""
+    """The items that clients have set, fetched and closed."""
 
     acknowledged: list[bytes] = field(default_factory=list)
-    # set, and the answer cut off
+    # set, with no reply before the kill
     perhaps_set: list[bytes] = field(default_factory=list)
     fetched: list[bytes] = field(default_factory=list)
     gets_cut_off: int = 0
     closed: list[bytes] = field(default_factory=list)
-    # by id: held at the kill, close not sent; and close sent, the answer cut off
+    # by id: reserved at the kill, close not sent; and close sent, with no reply
     held: dict[int, bytes] = field(default_factory=dict)
     closing: dict[int, bytes] = field(default_factory=dict)
     opens_cut_off: int = 0
@@ -84,7 +84,7 @@ def produce(wire: Wire, ledger: Ledger, queue: bytes, who: bytes, depth: int) ->
 
 
 def consume(wire: Wire, ledger: Ledger, queue: bytes) -> None:
-    """Plain gets."""
+    """Get items plainly."""
     while True:
         ledger.gets_cut_off = 1
         data = wire.get(queue + b"/t=50")
@@ -102,7 +102,7 @@ def consume_reliably(wire: Wire, ledger: Ledger, queue: bytes, think_s: float) -
             continue
         id, data = item
         ledger.held[id] = name_of(data)
-        time.sleep(think_s)  # a consumer works on what it got
+        time.sleep(think_s)  # a consumer works on its item
         ledger.closing[id] = ledger.held.pop(id)
         if wire.ask(b"get %s/close\r\n" % queue) != b"END\r\n":
             raise EOFError
@@ -110,7 +110,7 @@ def consume_reliably(wire: Wire, ledger: Ledger, queue: bytes, think_s: float) -
 
 
 class Round:
-    """Clients at work on one life of the server."""
+    """Clients at work in one life of the server."""
 
     def __init__(self, server: Server, tag: bytes) -> None:
         self.ledger = Ledger()
@@ -132,7 +132,7 @@ class Round:
                 with contextlib.suppress(*LOST):
                     work(wire, part, *args)
             except BaseException as error:
-                # the line or the value that a kill cut through
+                # a line or value that the kill cut off
                 if not isinstance(error, ValueError):
                     part.errors.append(error)
             wire.close()
@@ -152,7 +152,7 @@ class Round:
 
 
 def returned_first(server: Server, life: Ledger) -> None:
-    """What was reserved at the kill is at the head, in its original order."""
+    """Check that items reserved at the kill are at the head, in their order."""
     uncertain = len(life.closing) + life.opens_cut_off
     wires = [server.connect() for _ in range(len(life.held) + uncertain)]
     heads = [item for wire in wires if (item := wire.gets(b"jobs/open")) is not None]
@@ -165,14 +165,14 @@ def returned_first(server: Server, life: Ledger) -> None:
 
 
 def scanned(server: Server) -> dict[str, tuple[int, int]]:
-    """Items and bytes of each queue, by a scan of all there is on the disk, which is whole."""
+    """Return items and bytes of each queue, by a scan of the disk, which must find no damage."""
     reports = list(check(server.data))
     assert [report.problems for report in reports if report.problems] == []
     return {report.where: (report.items, report.bytes) for report in reports}
 
 
 def counted(server: Server) -> dict[str, tuple[int, int]]:
-    """Items and bytes of each queue, as the server says."""
+    """Return items and bytes of each queue, as `stats` counts them."""
     with contextlib.closing(server.connect()) as wire:
         stats = wire.stats()
     names = [name.decode() for name in QUEUES]
@@ -185,7 +185,7 @@ def test_what_was_acknowledged_survives_every_kill(server, directory):
     whole = Ledger()
     for number in range(KILLS):
         clients = Round(server, b"%02d" % number)
-        time.sleep(chance.uniform(0.05, 0.4))  # the instant of the kill: nothing is waited for
+        time.sleep(chance.uniform(0.05, 0.4))  # the instant of the kill, which depends on nothing
         server.kill()
         life = clients.end()
         found = scanned(server)

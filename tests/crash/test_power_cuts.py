@@ -9,15 +9,14 @@ import contextlib
 import ctypes
 import os
 import random
-import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Self
 
 import pytest
-from mounting import mounted, mounted_image, run
-from running import DARNER, Server, running
+from file_systems import mounted, mounted_image, run
+from running import Server, run_darner, running
 
 KINDS = {"ext4": (), "xfs": ("nouuid",)}
 HOST_MIB = 6000
@@ -42,12 +41,12 @@ def item(number: int, size: int = 12) -> bytes:
 
 
 class Load:
-    """Clients that set and fetch, each in a thread of its own, and remember what they were told."""
+    """Clients that set and fetch, each in its own thread, and the replies that they got."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._over = threading.Event()
-        # of each queue, the last number that was answered with a sync, and the last that was fetched
+        # by queue, the last number acknowledged with a sync; and the last number fetched
         self.synced = dict.fromkeys(("rare", "large", "failed"), 0)
         self.fetched = 0
         self.errors: list[BaseException] = []
@@ -74,11 +73,11 @@ class Load:
                 while not self._over.is_set():
                     number += 1
                     work(wire, number)
-        except BaseException as error:  # told by the test
+        except BaseException as error:  # raised by the test
             self.errors.append(error)
 
     def _busy(self, wire, number):
-        """Set to and read from at one pace, so that segments are used again."""
+        """Set and get at the same rate, so that segments are reused."""
         assert wire.set(b"busy", item(number, BUSY_BYTES)) == b"STORED\r\n"
         if number > 3:
             self.fetched = int(wire.get(b"busy")[:12])
@@ -103,7 +102,7 @@ class Load:
         time.sleep(0.3)
 
     def _failed(self, wire, number):
-        """Each item is moved to another queue once it is aborted."""
+        """Abort each item, which moves it to another queue."""
         self._set_synced(wire, b"failed", item(number, random.choice((12, LARGE_BYTES))))
         if wire.get(b"failed/open") is not None:
             wire.get(b"failed/abort")
@@ -122,8 +121,8 @@ class Load:
 
 
 def assert_is_as_promised(server: Server, synced: dict[str, int], fetched: int) -> None:
-    """What a server has found after a power cut, of which it was known that so much was synced before, and
-    that no more was fetched."""
+    """Check a server after a power cut: `synced` has the last numbers synced before it, `fetched` the last
+    number that was fetched."""
     with contextlib.closing(server.connect()) as wire:
         found = {}
         for queue in ("busy", "orders", "orders+audit", "rare", "large", "failed", "dead"):
@@ -142,15 +141,9 @@ def assert_is_as_promised(server: Server, synced: dict[str, int], fetched: int) 
     assert found["failed"] == sorted(found["failed"])
 
 
-def check(data: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DARNER, "check", str(data)], check=False, capture_output=True, text=True, timeout=60
-    )
-
-
 def assert_says_nothing_false(log: str) -> None:
-    """A power cut leaves no damage. But the last changes may be there with some missing before them: that is
-    said, as they are left out; and so are large items that nobody has synced."""
+    """Check that the log reports no damage. It may report changes that are left out because others before
+    them are missing, and large items that were never synced."""
     for line in log.splitlines():
         is_true = "breaks off at byte" in line or "large items lost with the machine" in line
         assert "level=error" not in line or is_true, line
@@ -164,21 +157,21 @@ def try_power_cuts(kind: str, cuts: int, tmp_path: Path) -> None:
         config = tmp_path / "darner.toml"
         config.write_text(CONFIG)
         with running(disk / "data", "--config", str(config)) as server, Load(server) as load:
-            time.sleep(2)  # so that segments are used again
+            time.sleep(2)  # so that segments are reused
             for _ in range(cuts):
                 time.sleep(0.3 + random.random())
                 synced = dict(load.synced)
                 run("cp", "--reflink=always", image, copy)
-                fetched = load.fetched + 1  # one may be under way
+                fetched = load.fetched + 1  # one fetch may be in progress
                 assert not load.errors
                 with mounted_image(copy, at, *KINDS[kind]):
-                    said = check(at / "data").stdout
+                    said = run_darner("check", at / "data").stdout
                     assert "damage" not in said.replace("log damaged", ""), said
                     with running(at / "data", "--config", str(config)) as found:
                         assert_is_as_promised(found, synced, fetched)
                         assert found.stop() == 0
                         assert_says_nothing_false(found.log)
-                    assert check(at / "data").returncode == 0
+                    assert run_darner("check", at / "data").returncode == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

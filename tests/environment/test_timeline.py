@@ -1,4 +1,4 @@
-"""Stamps: what they mean while the wall clock is set, and which is the earliest. The clocks are numbers."""
+"""Stamps: their meaning while the wall clock is set, and the earliest one. The clocks are numbers."""
 
 import pytest
 
@@ -20,7 +20,7 @@ RUN, BEFORE = FIRST_RUN + 7, FIRST_RUN + 3
 
 
 class Machine:
-    """A machine's two clocks, and the run that goes by them."""
+    """The two clocks of a machine, and the run that reads them."""
 
     def __init__(self):
         self.up, self.wall = UP, NOW

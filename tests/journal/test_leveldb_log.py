@@ -1,11 +1,11 @@
-"""LevelDB's own log: what was damaged in it is told from what a kill or a power cut has left in part."""
+"""LevelDB's own log: damage is told apart from a last write that a kill or a power cut left incomplete."""
 
 import pytest
 
 from darner.journal import leveldb
 from darner.journal.leveldb_log import BLOCK_BYTES, damage
 
-# Of the writes: some in one fragment, some in several, one of them over whole blocks.
+# The sizes of writes: some are one fragment, some several, one spans whole blocks.
 SIZES = [10, 3_000, 100, 2 * BLOCK_BYTES, 20_000, 20_000, 5, 9_000, 100]
 
 
@@ -64,7 +64,7 @@ def test_with_its_last_write_in_part_is_what_a_power_cut_leaves(directory, log, 
 
 
 def test_may_have_bytes_of_clients_that_look_like_a_write(directory, log):
-    """Whoever sets an item knows the format: the end of a write that was cut off is not searched for more."""
+    """A client knows the format: behind an incomplete write nothing more is searched for."""
     forged = log.read_bytes()[:50]
     with leveldb.DB(str(directory)) as db:
         db.put(b"a", b"b", sync=True)

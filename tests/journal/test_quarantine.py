@@ -1,4 +1,4 @@
-"""Items that are damaged on the disk are put aside, counted and said, and those behind them are served."""
+"""Damaged items are put aside, counted and reported, and the items behind them are served."""
 
 import contextlib
 import errno
@@ -12,6 +12,7 @@ from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from leveldbs import opened_db
 
 from darner import _records
 from darner._records import CHUNK_BYTES
@@ -46,7 +47,7 @@ def body(number, size=300):
 
 
 def tried(data, use):
-    """What comes of `use`, as a client is answered that has to wait when something is being mended."""
+    """Return the result of `use`, tried again while a table is being mended."""
     for _ in range(200):
         try:
             return use()
@@ -56,7 +57,7 @@ def tried(data, use):
 
 
 def reserve(source, count):
-    """Reserve so many items, as a client does that then reads their bytes."""
+    """Reserve so many items and read their data, as a client does."""
     items = []
     for _ in range(count):
         items.append(source.reserve())
@@ -76,35 +77,29 @@ def put_aside(log):
     return [fields for event, fields in log.lines if event.startswith("damage put aside")]
 
 
-@contextlib.contextmanager
-def opened(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as db:
-        yield db
-
-
 def in_tables(data, name=b"work"):
-    """Have all that is in LevelDB lie in tables; nobody has the directory then."""
+    """Close the broker and have LevelDB write all records to tables."""
     data.restart()
     data.close()
-    with opened(data.path / name.decode()):
+    with opened_db(data.path / name.decode(), compression=None):
         pass
     return max((data.path / name.decode()).glob("*.ldb"), key=lambda file: file.stat().st_size)
 
 
 def spoil(path, name, *keys):
-    """Damage the records with these keys, and nothing else."""
-    with opened(path / name) as db:
+    """Damage the records with these keys alone."""
+    with opened_db(path / name, compression=None) as db:
         for key in keys:
             record = db.get(key)
             db.put(key, record[:-1] + bytes([record[-1] ^ 1]))
 
 
 class TestRecord:
-    """Of an item, that fails its checksum, in a block that is sound."""
+    """An item's record that fails its checksum, in a sound block."""
 
     @pytest.fixture
     def damaged(self, data):
-        """Of ten items the numbers 1, 4, 5 and 10."""
+        """Ten items, of which 1, 4, 5 and 10 are damaged."""
         data.push(b"work", *map(body, range(1, 11)))
         data.restart()
         data.close()
@@ -135,7 +130,7 @@ class TestRecord:
         assert (work.items, work.waiting_bytes) == (4, 4 * 306)
 
     def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
-        """At each look at the disk, and at each change in the log."""
+        """Kill the process at each write to the disk and at each change in the log."""
         states = []
 
         def kept(*_):
@@ -241,7 +236,7 @@ class TestRecord:
         data.push(b"work", body(1), body(2))
         data.restart()
         data.close()
-        with opened(data.path / "work") as db:
+        with opened_db(data.path / "work", compression=None) as db:
             record = bytearray(db.get(_records.item_key(1)))
             record[4] = 99
             record[:4] = _records.checksum(bytes(record[4:]), 1 ^ len(record)).to_bytes(4, "big")
@@ -257,7 +252,7 @@ class TestRecord:
 def opened_copy(path):
     copy = path.with_name(f"copy-of-{path.name}")
     shutil.copytree(path, copy)
-    with opened(copy) as db:
+    with opened_db(copy, compression=None) as db:
         yield db
     shutil.rmtree(copy)
 
@@ -276,7 +271,7 @@ def flipped(content):
 
 
 class TestTable:
-    """Of LevelDB, that is damaged: what is sound in it is served, and so is all behind it."""
+    """A damaged table of LevelDB: its sound records are served, and so are all behind them."""
 
     COUNT = 400
 
@@ -306,7 +301,7 @@ class TestTable:
         assert (work.journal.damaged_items, state.items, state.bytes) == (len(lost), 0, 0)
         assert (data.path / "work" / "damaged" / table.name).read_bytes() == damage(content)
         assert str(data.path / "work" / "damaged") in str(put_aside(log))
-        # and it is written to as if nothing had been
+        # and the queue can be written again
         data.push(b"work", *map(body, range(500, 1000)))
         data.write_out()
         data.broker.queue(b"work").journal.database.open().compact_range()
@@ -374,7 +369,7 @@ class TestTable:
         assert sorted(drain(data)) == [1, 3, 5]
 
     def test_that_has_the_state_of_a_queue_at_rest(self, data, table):
-        """Its counts are in a file besides."""
+        """The state is in a file, too."""
         table.write_bytes(cut(table.read_bytes()))
         data.open()
         found = drain(data)
@@ -404,7 +399,7 @@ class TestTable:
         assert data.broker.queue(b"work").journal.state.items == 0
 
     def test_that_is_damaged_beyond_tables_is_out_of_service_as_before(self, data, log):
-        """LevelDB's own log has lost what was written last; its tables are sound."""
+        """LevelDB's own log has lost its last writes; its tables are sound."""
         data.push(b"work", *map(body, range(1, self.COUNT + 1)))
         in_tables(data)
         data.open()
@@ -459,7 +454,7 @@ class TestTable:
             work = data.broker.queue(b"work")
             found = drain(data)
         except JournalError:
-            # the state is lost, and of none of it anything was touched
+            # the state is lost, and nothing was changed
             assert not (table.parent / "damaged").exists()
         else:
             assert found == sorted(set(found))
@@ -470,7 +465,7 @@ class TestTable:
 
 
 class TestErrorsThatPass:
-    """What cannot be read now, but may be at the next try, is not put aside."""
+    """A record that cannot be read now, but perhaps at the next try, is not put aside."""
 
     @pytest.mark.parametrize(
         "text", [b"IO error: x.ldb: Input/output error", b"IO error: x.ldb: Too many open files"]
@@ -547,7 +542,7 @@ DAMAGES = {
 
 
 class TestFile:
-    """Of a large item, that is damaged so that opening it shows it; what reading it shows is for the
+    """A large item's file with damage that opening it finds; damage that reading finds is up to the
     connection."""
 
     @pytest.fixture(params=DAMAGES)
@@ -671,7 +666,7 @@ class TestFile:
         self.assert_aside(data, log, id=work.journal.state.next_id - 1)
 
     def test_is_so_for_good_whatever_instant_the_process_is_killed_at(self, damaged, tmp_path, monkeypatch):
-        """Before and after each change in the directory, and once it is logged."""
+        """Kill the process before and after each change in the directory, and once it is logged."""
         if self.how == "a pipe":
             pytest.skip("a pipe cannot be copied")
         self.strike(damaged)
@@ -750,7 +745,7 @@ class TestFile:
 
 
 class TestDelayed:
-    """Items that are out of sight, whose records are damaged."""
+    """Delayed items whose records are damaged."""
 
     @pytest.fixture
     def delayed(self, data):
@@ -758,7 +753,7 @@ class TestDelayed:
             data.set(b"work", body(number), delay_ms=1000 + number)
         data.restart()
         data.close()
-        with opened(data.path / "work") as db:
+        with opened_db(data.path / "work", compression=None) as db:
             self.keys = [key for key, _ in db.iterator(prefix=b"d")]
         return data
 
@@ -788,7 +783,7 @@ class TestDelayed:
         assert drain(delayed) == [*range(2, 11)]
 
     def test_in_a_table_that_is_damaged(self, delayed):
-        with opened(delayed.path / "work"):
+        with opened_db(delayed.path / "work", compression=None):
             pass
         table = max((delayed.path / "work").glob("*.ldb"), key=lambda file: file.stat().st_size)
         content = bytearray(table.read_bytes())
@@ -822,7 +817,7 @@ class TestDelayed:
 
 
 def test_what_is_missed_is_counted_out_in_the_end(data, log):
-    """Records that went without a trace."""
+    """Records that vanished without a trace."""
     data.push(b"work", *(body(number, number) for number in range(1, 21)))
     work = data.broker.queue(b"work")
     held = [work.reserve() for _ in range(6)]
@@ -830,7 +825,7 @@ def test_what_is_missed_is_counted_out_in_the_end(data, log):
         work.close(item)
     data.restart()
     data.close()
-    with opened(data.path / "work") as db:
+    with opened_db(data.path / "work", compression=None) as db:
         for id in (1, 9, 10):
             db.delete(_records.item_key(id))
     data.open()
@@ -846,7 +841,7 @@ def test_a_sum_of_bytes_that_is_too_low_is_put_right_before_it_is_missed(data):
     data.push(b"work", body(1, 10), body(2, 5000), body(3, 10))
     data.restart()
     data.close()
-    with opened(data.path / "work") as db:
+    with opened_db(data.path / "work", compression=None) as db:
         db.delete(_records.item_key(1))
         db.delete(_records.item_key(3))
     data.open()

@@ -1,10 +1,11 @@
-"""Room held back on the disk: a file that has it, let go of when the disk is full, and taken again."""
+"""The reserve: a file that holds space on the disk, releases it when the disk is full, and takes it again."""
 
 import errno
 import os
 import threading
 
 import pytest
+from running import allocated_bytes
 
 from darner.errors import JournalError
 from darner.journal import leveldb, reserve
@@ -14,7 +15,7 @@ SIZE = 64 << 10
 
 
 class Room:
-    """How many bytes a file may be given."""
+    """The free space: how many bytes a file can get."""
 
     def __init__(self, monkeypatch):
         self.bytes = 1 << 40
@@ -22,7 +23,7 @@ class Room:
 
         def posix_fallocate(descriptor, start, size):
             if start + size > self.bytes:
-                make(descriptor, start, max(1, self.bytes))  # as some file systems do: in part
+                make(descriptor, start, max(1, self.bytes))  # in part, as some file systems do
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             make(descriptor, start, size)
 
@@ -46,19 +47,15 @@ def held(path):
     return held
 
 
-def disk_bytes(path):
-    return path.stat().st_blocks * 512
-
-
 class TestReserve:
     def test_has_its_room_on_the_disk_until_it_is_let_go_of(self, held, path):
         assert held.is_held
-        assert disk_bytes(path) >= SIZE
+        assert allocated_bytes(path) >= SIZE
         assert held.release()
         assert not held.is_held
-        assert 0 < disk_bytes(path) <= SIZE // 2  # what is kept to be lent
+        assert 0 < allocated_bytes(path) <= SIZE // 2  # the part that is lent
         assert held.hold()
-        assert disk_bytes(path) >= SIZE
+        assert allocated_bytes(path) >= SIZE
 
     def test_is_let_go_of_once(self, held):
         assert [held.release() for _ in range(3)] == [True, False, False]
@@ -68,21 +65,21 @@ class TestReserve:
     def test_that_an_earlier_process_held_is_held_again_at_once(self, held, path, room):
         again = Reserve(path, SIZE)
         assert again.hold()
-        assert disk_bytes(path) >= SIZE
+        assert allocated_bytes(path) >= SIZE
 
     def test_that_was_copied_without_its_room_gets_it_again(self, path):
         with path.open("wb") as file:
             file.truncate(SIZE)
-        assert disk_bytes(path) == 0
+        assert allocated_bytes(path) == 0
         assert Reserve(path, SIZE).hold()
-        assert disk_bytes(path) >= SIZE
+        assert allocated_bytes(path) >= SIZE
 
     @pytest.mark.parametrize("size", [0, SIZE // 4, SIZE // 2, SIZE - 1])
     def test_takes_no_part_of_its_room_but_what_it_lends(self, path, room, size):
         room.bytes = size
         held = Reserve(path, SIZE)
         assert not held.hold()
-        assert disk_bytes(path) == (SIZE // 2 if size >= SIZE // 2 else 0)
+        assert allocated_bytes(path) == (SIZE // 2 if size >= SIZE // 2 else 0)
         room.bytes = SIZE
         assert held.hold()
 
@@ -97,7 +94,7 @@ class TestReserve:
         assert none.is_held
         assert not none.release()
         with none.lend(SIZE):
-            assert disk_bytes(path) == 0
+            assert allocated_bytes(path) == 0
 
     def test_remembers_once_that_the_disk_was_full(self, held, room):
         assert not held.was_missed()
@@ -114,17 +111,17 @@ class TestLoan:
     @pytest.mark.parametrize("size", [0, 1, SIZE, 2 * SIZE])
     def test_is_all_the_room_and_comes_back(self, held, path, size):
         with held.lend(size):
-            assert disk_bytes(path) == 0
+            assert allocated_bytes(path) == 0
         assert held.is_held
-        assert disk_bytes(path) >= SIZE
+        assert allocated_bytes(path) >= SIZE
 
     def test_is_there_when_the_rest_was_let_go_of(self, held, path, room):
         held.release()
         room.bytes = SIZE // 2
         with held.lend(SIZE // 2):
-            assert disk_bytes(path) == 0
+            assert allocated_bytes(path) == 0
         assert not held.is_held
-        assert disk_bytes(path) == SIZE // 2
+        assert allocated_bytes(path) == SIZE // 2
 
     def test_for_which_there_is_too_little_is_refused_and_changes_nothing(self, held, path, room):
         room.bytes = SIZE
@@ -138,7 +135,7 @@ class TestLoan:
         with held.lend(0):
             room.bytes = left
         assert not held.is_held
-        assert disk_bytes(path) == (0 if left < SIZE // 2 else SIZE // 2)
+        assert allocated_bytes(path) == (0 if left < SIZE // 2 else SIZE // 2)
 
     def test_comes_back_though_what_it_was_for_failed(self, held, path):
         with pytest.raises(ValueError, match="failed"), held.lend(0):
@@ -162,7 +159,7 @@ def test_a_full_disk_is_known_by_what_the_system_says_and_by_what_leveldb_says(n
     text = os.strerror(number)
     assert is_full(OSError(number, text))
     assert is_full(leveldb.Error(f"IO error: /data/work/000005.log: {text}".encode()))
-    # LevelDB's error is one of the system, too, but without its number
+    # LevelDB's error comes from the system, too, but has no errno
     assert is_full(type("IOError", (leveldb.Error, OSError), {})(f"IO error: x: {text}".encode()))
     assert is_full(JournalError(f"cannot write x: {text}"))
     for other in (

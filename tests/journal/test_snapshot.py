@@ -1,4 +1,4 @@
-"""What a journal that rests leaves to the next start, as a record."""
+"""The snapshot that a closed journal leaves to the next start, as a record."""
 
 import os
 
@@ -59,7 +59,7 @@ def test_that_ends_too_soon_is_refused_whatever_its_checksum_says():
             decode(_records.encode_chunk(body[:size]))
         except ValueError:
             continue
-        # but where a whole cursor is missing
+        # unless a whole cursor is missing
         assert size in (len(body) - (1 + 250 + 4 + 8), len(body) - (1 + 250 + 4 + 8) - (1 + 7 + 4 + 16))
 
 

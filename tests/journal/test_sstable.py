@@ -1,4 +1,4 @@
-"""LevelDB's tables: which are damaged, and what is made of them."""
+"""LevelDB's tables: finding damage in them, and rebuilding a damaged one."""
 
 import contextlib
 import random
@@ -41,7 +41,7 @@ def listed(path, key=b""):
 
 
 def ids(path):
-    """What is in the LevelDB, by all its checksums; and it can be compacted and written to."""
+    """Return the records of a LevelDB whose checksums all fit, and which can be compacted and written."""
     with opened(path) as db:
         db.compact_range()
         for number in range(2):
@@ -64,7 +64,7 @@ def test_lists_where_the_first_record_from_a_key_on_may_be(path):
         tables, up_to = listed(path, _records.item_key(id))
         assert any(_records.item_key(id) in file.read_bytes() or len(tables) for file in tables)
         assert up_to >= _records.item_key(id)
-        # all others are of no account
+        # other keys do not count
         copy = path.with_name(f"copy-{id}")
         shutil.copytree(path, copy)
         with opened(copy) as db:
@@ -121,7 +121,7 @@ def test_a_damaged_one_keeps_what_is_sound_and_its_size(path, damage):
         assert sstable.mend(mended, tables[file], is_sound) is None
         file.write_bytes(mended)
         found = ids(copy)
-        # a deleted one may be there again, if what said so is lost
+        # a deleted item may come back if its tombstone is lost
         assert [id for id in found if id in LIVE] == sorted(set(found) & set(LIVE))
         lost = set(LIVE) - set(found)
         if damage is flip:
@@ -146,7 +146,7 @@ def test_a_key_that_its_checksum_does_not_take_in_is_found_by_the_order(path):
     tables, _ = listed(path)
     file, size = next(iter(tables.items()))
     content = bytearray(file.read_bytes())
-    key = content.index(b"i" + bytes(7))  # the first of a block has its whole key
+    key = content.index(b"i" + bytes(7))  # the first record of a block has its whole key
     content[key + 2] ^= 0x40
     mended = sstable.mend(bytes(content), size, is_sound)
     assert mended is not None

@@ -1,18 +1,17 @@
-"""The write-ahead log: what a start finds of what was logged, whatever the end was; room, and syncs."""
+"""The write-ahead log: the frames that a start finds after any end; space, and syncs."""
 
 import contextlib
 import errno
 import itertools
 import os
 import shutil
-import subprocess
 from itertools import chain
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from doubles import Client, Offload
-from mounting import run
+from file_systems import mounted
 
 from darner._records import Change, checksum, guard_memory, segment_head
 from darner.environment.offload import at_once
@@ -27,11 +26,11 @@ BEHIND = b"behind the break"
 
 
 class Killed(BaseException):
-    """The process is no more."""
+    """The process was killed."""
 
 
 class Writer:
-    """A journal, as far as the log knows one."""
+    """A journal as the log sees one."""
 
     def __init__(self, log, name=b"work", life=7, change=0):
         self.log, self.name, self.life, self.change = log, name, life, change
@@ -59,7 +58,7 @@ class Writer:
 
 
 class Process:
-    """A log, from its start on."""
+    """A log, from its recovery on."""
 
     def __init__(self, directory, offload=at_once, keep=True):
         self.log = Log(directory, offload)
@@ -93,7 +92,7 @@ def payloads(count, start=0):
 
 
 def fill_segments(directory, count):
-    """Log until there are so many segments; returns what was logged, for each segment."""
+    """Log until there are so many segments; return the payloads in each segment."""
     log = Process(directory).log
     writer, numbers = Writer(log), iter(payloads(1000))
     logged = []
@@ -291,10 +290,10 @@ class TestClosing:
 
 
 class TestBreak:
-    """What was not on the disk when the machine lost its power."""
+    """Pages that were not on the disk at a power cut."""
 
     def goes_on_from(self, directory, before):
-        """A start has found that, and what is logged from there on is found by each later one."""
+        """Check that a start finds the frames before, and that later starts find those logged since."""
         process = Process(directory)
         assert process.found() == before
         process.writer().write(BEHIND)
@@ -327,7 +326,7 @@ class TestBreak:
         writer.write(b"b")
         before = syncs.directories
         log.unpin(passing)
-        assert syncs.directories == before + 1  # the disk has it that the old name is gone
+        assert syncs.directories == before + 1  # the removal of the old name is on the disk
         log.roll()
         assert [path.name for path in segments(directory)] == ["2", "3"]
         writer.write(b"c")
@@ -345,14 +344,14 @@ class TestBreak:
 
 
 class TestDamage:
-    """What is wrong with what was on the disk. What is left of it is never deleted, and its loss is said."""
+    """Damage to the disk's content: what is left is never deleted, and the loss is reported."""
 
     def kept(self, directory):
         return sorted(path.name for path in directory.glob("lost-*"))
 
     def found_and_said(self, directory, *parts):
-        """What is found, once that parts of what is said are these; later starts find the same, and say
-        nothing."""
+        """Return the payloads that a start finds, whose report must have these parts; later starts find the
+        same and report nothing."""
         process = Process(directory)
         (text,) = process.damage
         assert [part for part in parts if part not in text] == []
@@ -506,11 +505,11 @@ def flip(path, at, bits=1):
 
 
 class TestForgery:
-    """Whoever may set to one queue chooses bytes of the log, and must not be able to make changes of
-    another."""
+    """A client that may set items on one queue chooses bytes of the log, and must not be able to forge
+    changes of another queue."""
 
     def frame(self, kind, journal, change, payload, number, marker=b""):
-        """A frame as a client can make it who knows everything but the marker."""
+        """Return a frame as a client can forge it that knows everything but the marker."""
         head = (
             len(payload).to_bytes(4, "big")
             + bytes([kind])
@@ -520,7 +519,7 @@ class TestForgery:
         return marker + checksum(head + payload, number).to_bytes(4, "big") + head + payload
 
     def emptied(self, number, marker=b""):
-        """Frames that flush the queue `secret`, whose life the client has found out, too."""
+        """Return frames that flush the queue `secret`, whose life the client knows, too."""
         enter = (1).to_bytes(8, "big") + b"secret"
         return self.frame(Change.ENTER, 2, 0, enter, number, marker) + self.frame(
             Change.DISCARD, 2, 2, b"", number, marker
@@ -537,7 +536,7 @@ class TestForgery:
             secret.write(b"precious")
             log.roll()
             log.unpin(mine)
-            log.unpin(secret, log.segment.number)  # the crafted one is used again
+            log.unpin(secret, log.segment.number)  # the forged segment is reused
             secret.write(b"more")
             log.roll()
             secret.write(b"still")
@@ -555,7 +554,7 @@ class TestForgery:
         mine.write(self.emptied(1, wrong))
         flip(directory / "1", at)
         assert Process(directory).damage == []
-        # who knew it could: that is why it is random
+        # with the marker a client could: that is why it is random
         log = Process(directory).log
         at, marker = log.position[1], log.segment.marker.to_bytes(8, "big")
         Writer(log, b"mine", life=2).write(self.emptied(log.segment.number, marker))
@@ -612,7 +611,7 @@ class TestGroup:
             log.roll()
             play.write(b"b")
         log.roll()
-        log.unpin(play)  # LevelDB has that one
+        log.unpin(play)  # LevelDB has its changes
         assert Process(directory).found() == [b"a"]
 
     def test_has_nothing_done_that_is_for_its_end(self, directory):
@@ -646,7 +645,7 @@ class TestGroup:
 
 
 def interrupted(monkeypatch, calls, start):
-    """Kill the process at that system call; returns whether it came so far."""
+    """Kill the process at this system call; return whether it was reached."""
     left = [calls]
     names = ("open", "rename", "unlink", "fsync", "fdatasync", "pwrite", "posix_fallocate")
 
@@ -670,7 +669,7 @@ def interrupted(monkeypatch, calls, start):
 
 
 def put_back(directory, content):
-    """Have these files in there, by name, and no others."""
+    """Restore these files in the directory, and delete all others."""
     for path in directory.iterdir():
         path.unlink()
     for name, data in content.items():
@@ -686,10 +685,10 @@ class TestKill:
         logged = list(chain(*fill_segments(directory, 4)))
         if loss == "bit":
             flip(directory / str(number), 200)
-        else:  # all that was written since it was made
+        else:  # all pages written since it was made
             head = segment_head(0, 1, 0, 0, SEGMENT_BYTES)
             (directory / str(number)).write_bytes(head.ljust(SEGMENT_BYTES, b"\0"))
-            # and that later ones are needed was not said yet
+            # and the later ones are not noted as needed yet
             (needed,) = directory.glob("needed-*")
             needed.rename(directory / f"needed-1-{number}+{number + 1}")
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
@@ -755,7 +754,7 @@ class TestKill:
 
 
 class Room:
-    """Whether segments can be made."""
+    """The space in which segments can be made."""
 
     def __init__(self, monkeypatch):
         self.full = False
@@ -800,7 +799,7 @@ class TestRoom:
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
         log.unpin(told)
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
-        offload.run()  # which says that it is needed no more
+        offload.run()  # which notes that the segment is no longer needed
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
         offload.run()
         assert [path.name for path in segments(directory)] == ["2", "3"]
@@ -862,10 +861,10 @@ class TestRoom:
 
         log.on_full = make_room
         room.full = True
-        log.roll()  # there is no spare one yet
+        log.roll()  # there is no spare segment yet
         assert asked == [errno.ENOSPC]
         room.full = True
-        threads.run_all()  # the spare one
+        threads.run_all()  # makes the spare segment
         assert asked == [errno.ENOSPC] * 2
         assert log.segment.refusal is None
 
@@ -913,7 +912,7 @@ class TestRoom:
 
 
 class TestMemory:
-    """A page of a segment that cannot be written: on a full disk that copies on write, or cut short."""
+    """A page that cannot be written: the disk is full and copies on write, or the file was truncated."""
 
     @pytest.fixture(autouse=True)
     def guarded(self):
@@ -980,17 +979,11 @@ class TestMemory:
         assert (process.found(), process.damage) == ([b"a", b"b"], [])
 
     def test_that_is_full_in_the_middle_loses_nothing_that_was_written_before(self, tmp_path, monkeypatch):
-        """What was reserved is not there: the pages of a file with holes on a full disk."""
+        """Reserved space that does not exist: the pages of a file with holes on a full disk."""
         monkeypatch.setattr(segment_file, "SEGMENT_BYTES", 1 << 20)
         monkeypatch.setattr(segment_file, "populate", lambda _: None)
         monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, _, size: os.ftruncate(descriptor, size))
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        try:
-            run("mount", "-t", "tmpfs", "-o", "size=4m", "darner-test", disk)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"mounting a tmpfs is not allowed here: {error}")
-        try:
+        with mounted("tmpfs", 4, tmp_path) as disk:
             log = Process(disk / ".log", keep=False).log
             writer = Writer(log)
             written = []
@@ -1006,12 +999,10 @@ class TestMemory:
             assert log.segment.refusal is not None
             process = Process(disk / ".log")
             assert (process.found(), process.damage) == (written, [])
-        finally:
-            run("umount", "--lazy", disk)
 
 
 class Syncs:
-    """Which files were synced, and whether that works."""
+    """The files that were synced, and whether a sync fails."""
 
     def __init__(self, monkeypatch):
         self.fails = False
@@ -1023,7 +1014,7 @@ class Syncs:
             if self.fails:
                 raise OSError(errno.EIO, "cannot write")
             name = Path(f"/proc/self/fd/{descriptor}").readlink().name
-            if name.isdecimal():  # not one that is made ready
+            if name.isdecimal():  # and no segment that is being made
                 self.files.append(name)
             sync(descriptor)
 
@@ -1094,7 +1085,7 @@ class TestSync:
         log.roll()
         Writer(log, b"play", life=8).write(b"b")
         offload.run_all()
-        log.unpin(told)  # which is said in a thread
+        log.unpin(told)  # which a thread notes
         client = waiting(log)
         offload.run(1)
         assert syncs.files == ["1", "2"]
@@ -1137,7 +1128,7 @@ class TestSync:
 
         monkeypatch.setattr(os, "fdatasync", fdatasync)
         monkeypatch.setattr(segment_file.SegmentFile, "rename", note)
-        offload = Offload()  # so that none is made ahead
+        offload = Offload()  # so that no segment is made ahead
         log = Process(directory, offload).log
         log.roll()
         assert [name for _, name in named] == ["1", "2"]
@@ -1158,7 +1149,7 @@ class TestSync:
         monkeypatch.setattr(os, "pwrite", lambda *args: written.append(args[1:]) or pwrite(*args))
         Process(directory)
         assert syncs.files == ["1"]
-        # all of it anew: if an earlier sync has failed, the system takes for written what is not
+        # all pages once more: after a failed sync the kernel takes pages for written that are not
         assert ((directory / "1").read_bytes(), 0) in written
 
     def test_knows_how_far_it_came(self, directory):
@@ -1182,7 +1173,7 @@ class TestSync:
         first, second = waiting(log), waiting(log)
         offload.run_all()
         assert (first.held, first.failed) == (0, [3])
-        # what it waited for may be in the segment that failed, whose next sync would tell nothing
+        # its frames may be in the segment that failed, whose next sync would prove nothing
         assert (second.held, second.failed) == (0, [3])
 
     def test_that_failed_has_nothing_taken_in_until_the_journals_have_what_it_was_for(self, directory, syncs):

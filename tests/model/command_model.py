@@ -1,7 +1,7 @@
-"""What clients should hear: the protocol as lists, dicts and a clock, with nothing on a disk.
+"""A model of the server: the replies that clients must get, from lists, dicts and a clock, without a disk.
 
-Written from docs/protocol.md and the README. A command is a method of `Model`, and what it says is added to
-its client's `out`. Where only the server can know what a reply has, there is a token: see `ANY` and `cas`.
+Written from docs/protocol.md and the README. A command is a method of `Model`, which adds its reply to its
+client's `out`. A token stands for a value that only the server knows: see `ANY` and `cas`.
 """
 
 import itertools
@@ -17,7 +17,7 @@ CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 UP, READONLY, QUIESCENT = range(3)
 STATUSES = (b"up", b"readonly", b"quiescent")
 
-# what `stats` says of the server behind that: see tests/wire/test_statistics.py
+# the further figures of `stats`: see tests/wire/test_statistics.py
 FOR_AGENTS = """
     rejected_connections cmd_flush cmd_meta delete_hits delete_misses auth_cmds auth_errors conn_yields
     pointer_size rusage_user rusage_system max_connections connection_structures accepting_conns
@@ -29,7 +29,7 @@ FOR_AGENTS = """
     moves_within_lru
 """
 
-# any word
+# a token for any word
 ANY = b"\x00any\x00"
 
 DEFAULTS = {
@@ -53,7 +53,7 @@ TIMES = ("max_age", "max_queue_age", "open_timeout")
 
 
 def cas(order):
-    """The number the server knows this item by."""
+    """Return the token for the id of an item."""
     return b"\x00cas:%d\x00" % order
 
 
@@ -63,7 +63,7 @@ class Date(int):
 
 @dataclass
 class Config:
-    """The configuration: `queues` has what is set for each of them, `defaults` for all."""
+    """The configuration: settings by queue, the defaults, and the targets of each alias."""
 
     defaults: dict = field(default_factory=dict)
     queues: dict = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Item:
 
 @dataclass(eq=False)
 class Hold:
-    """An item reserved, and since when, if that matters."""
+    """A reserved item, and since when it is reserved, if there is an `open_timeout`."""
 
     item: Item
     since: int | None = None
@@ -115,7 +115,7 @@ class Waiter:
 
 
 class Source:
-    """What is fetched from: a queue, or a cursor over one."""
+    """A source of fetches: a queue, or a cursor over one."""
 
     def __init__(self):
         self.reserved = []
@@ -129,7 +129,7 @@ class Source:
         return item
 
     def reserve(self):
-        """Returns a hold."""
+        """Reserve the next item; None if there is none."""
         item = self.peek()
         if item is None:
             return None
@@ -159,12 +159,11 @@ class Cursor(Source):
         super().__init__()
         self.queue = queue
         self.name = queue.name + b"/cursor=" + label
-        # whether it has a place, which is kept
+        # whether a read has created the cursor, so that its place is kept
         self.is_made = False
         self.read = set()
-        # expired ones that it came by, which is kept with the next read
+        # expired items that it has passed, kept with the next read
         self.passed = set()
-        # whether it has a place on the disk
 
     def lag(self):
         queue = self.queue
@@ -211,17 +210,17 @@ class Queue(Source):
         self.durable = self.settings["durable"]
         self.created = model.now + model.ahead
         self.waiting = []
-        self.delayed = []  # when they are due, and they
+        self.delayed = []  # pairs: when an item is due, and the item
         self.cursors = {}
-        # large items that have just come
+        # large items that were added just now
         self.coming = []
-        # whether some have expired: a cursor ahead of the queue's readers does not know where they were
+        # whether items have expired: a cursor ahead of the queue's readers does not know their places
         self.has_gaps = False
         self.joining = self.moving = False
         self.begin()
 
     def begin(self):
-        """The server has started, or made it."""
+        """Reset the state that lasts until the server ends."""
         self.taken = 0, 0
         self.idle_since = None
         self.seen = 0
@@ -232,7 +231,7 @@ class Queue(Source):
         self.transactions = self.canceled = self.flushes = 0
 
     def restart(self):
-        """What a kill leaves."""
+        """Leave what a kill leaves."""
         self.waiting += [hold.item for hold in self.reserved]
         self.waiting.sort(key=lambda item: item.order)
         self.reserved.clear()
@@ -242,12 +241,12 @@ class Queue(Source):
             cursor.passed.clear()
             cursor.reserved.clear()
             cursor.waiters.clear()
-        # nothing may have been written since it was made
+        # the time of its creation may not have been written
         self.created = ANY
         self.begin()
 
     def reboot(self):
-        """The machine starts anew: what was set goes by the wall clock from then on."""
+        """Start the machine again: from then on stamps go by the wall clock."""
         date = self.model.date
         for item in self.waiting + [item for _, item in self.delayed]:
             item.enqueued, item.expires = date(item.enqueued), item.expires and date(item.expires)
@@ -272,10 +271,10 @@ class Queue(Source):
     def waiting_clients(self):
         return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.cursors.values())
 
-    # In
+    # Enqueue
 
     def refusal(self, size, *, discard=False):
-        """Why no item of `size` bytes is taken, having made room for it as far as allowed; None if it is."""
+        """Return why an item of this size is refused; None if it is not. Expired items make room for it."""
         settings = self.settings
         if settings["max_item_size"] is not None and size > settings["max_item_size"]:
             return b"SERVER_ERROR object too large for cache\r\n"
@@ -309,7 +308,7 @@ class Queue(Source):
             self.come(item)
 
     def adopt(self, item):
-        """An item comes from another queue."""
+        """Add an item that another queue has moved here."""
         if self.settings["discard_old_when_full"]:
             self.refusal(len(item.data), discard=True)
         self.come(Item(next(self.model.orders), item.data, item.flags, self.model.now, None))
@@ -317,7 +316,7 @@ class Queue(Source):
     def come(self, item):
         self.total += 1
         self.waiting.append(item)
-        # who waits takes a large one when it was looked over: until then who waits at a cursor sees it, too
+        # a large item is checked before a waiter takes it: meanwhile waiters at a cursor see it, too
         self.coming += [item] * item.is_large
         self.serve()
         for cursor in list(self.cursors.values()):
@@ -325,7 +324,7 @@ class Queue(Source):
         del self.coming[len(self.coming) - item.is_large :]
 
     def join(self):
-        """What is due joins the end."""
+        """Move delayed items that are due to the end of the queue."""
         if self.joining:
             return
         self.joining = True
@@ -336,7 +335,7 @@ class Queue(Source):
             self.come(item)
         self.joining = False
 
-    # Out
+    # Dequeue
 
     def peek(self):
         while True:
@@ -459,7 +458,7 @@ class Queue(Source):
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a get: the queue, or a cursor over it, the options, and how long to wait."""
+    """One key of a get: the queue, or a cursor over it, the options, and the time to wait in ms."""
 
     queue: bytes
     label: bytes | None = None
@@ -487,15 +486,15 @@ class Client:
     def __init__(self):
         self.out = b""
         self.held = {}  # by the name of the source, oldest first: the source, and the hold
-        self.backlog = []  # commands that are not served yet
+        self.backlog = []  # commands that are not run yet
         self.waiter = None
         self.timer = None
-        self.late = None  # what happens when the time is up
+        self.late = None  # called when the time is up
         self.ended = False
         self.closed = False
 
     def holds(self, source):
-        """What it holds of a queue or cursor, without what was taken back."""
+        """Return the items it holds of a queue or cursor, but for those that the server has taken back."""
         held = [(queue, hold) for queue, hold in self.held.get(source, ()) if hold in queue.reserved]
         self.held[source] = held
         if not held:
@@ -515,7 +514,7 @@ class Client:
 
 
 class Monitor:
-    """Reserves items of a queue as they come, each in its turn among those who wait."""
+    """The command `monitor`: it reserves items as they come, and waits in turn with other clients."""
 
     def __init__(self, model, client, name, seconds, most):
         self.model, self.client = model, client
@@ -571,12 +570,12 @@ class Model:
     def __init__(self, config, now, *, dialect="memcached", grace=0):
         self.config = config
         self.now = now
-        # how far the wall clock is ahead of it
+        # how far the wall clock is ahead of `now`, in ms
         self.ahead = 0
         self.dialect = dialect
         self.grace = grace
         self.queues = {}
-        self.awaited = {}  # names of no queue that somebody waits for: a queue that nothing comes to
+        self.awaited = {}  # by name without a queue, the waiters: in a queue that no item is added to
         self.level = self.in_force = UP
         self.level_due = 0
         self.orders = itertools.count(1)
@@ -585,7 +584,7 @@ class Model:
     def begin(self):
         self.clients = []
         self.awaited = {}
-        self.timers = []  # when, and what
+        self.timers = []  # pairs: when it is due, and what it calls
         self.flush_timer = None
         self.soon = []
         self.queue_creates = self.queue_deletes = self.queue_expires = self.past_items = 0
@@ -601,7 +600,7 @@ class Model:
         return client
 
     def send(self, client, commands):
-        """A client sends commands: each its bytes, the name of a method here, and what that takes."""
+        """Run the commands of a client: each its bytes, the name of a method here, and its arguments."""
         client.backlog += [(name, arguments) for _, name, arguments in commands]
         self.bytes_read += sum(len(wire) for wire, _, _ in commands)
         self.run(client)
@@ -626,7 +625,7 @@ class Model:
         self.timers = [other for other in self.timers if other is not timer]
 
     def run_timers(self, until):
-        """What is due before `until`, and then."""
+        """Run the timers that are due by then."""
         while self.timers and self.timers[0][0] <= until:
             self.now, work = self.timers.pop(0)
             work()
@@ -656,7 +655,7 @@ class Model:
             late()
 
     def half_close(self, client):
-        """It sends no more: what it has sent is served, and waits for nothing."""
+        """Close a client's sending side: its commands are run, and wait for nothing."""
         client.ended = True
         if client.waiter is not None:
             client.late()
@@ -669,7 +668,7 @@ class Model:
         self.soon.append(lambda: self.run(client))
 
     def lose(self, client):
-        """Its connection has ended."""
+        """End a client's connection."""
         client.closed = True
         if client.waiter is not None:
             client.waiter.cancel()
@@ -685,7 +684,7 @@ class Model:
         self.settle()
 
     def stop(self):
-        """The server ends as it should: who waits is told, and what is held goes back."""
+        """Shut the server down: waiting clients get a reply, and reserved items go back."""
         clients = list(self.clients)
         for client in clients:
             if client.waiter is not None:
@@ -696,15 +695,15 @@ class Model:
             self.lose(client)
 
     def at(self, time):
-        """The time, by the even clock."""
+        """Return a time by the monotonic clock."""
         return time - self.ahead if isinstance(time, Date) else time
 
     def date(self, time):
-        """The time, by the wall clock."""
+        """Return a time by the wall clock."""
         return time if isinstance(time, Date) else Date(time + self.ahead)
 
     def start(self, *, reboots):
-        """The next process."""
+        """Start the next process."""
         self.in_force = self.level
         for name, queue in list(self.queues.items()):
             if queue.durable:
@@ -728,7 +727,7 @@ class Model:
         return self.queues[name]
 
     def place(self, name):
-        """Where to wait for a queue that is not there."""
+        """Return the queue at which clients wait for one that does not exist."""
         if name not in self.awaited or not self.awaited[name].waiting_clients:
             self.awaited[name] = Queue(self, name)
         return self.awaited[name]
@@ -741,7 +740,7 @@ class Model:
                 heir.cursor(label).wait(waiter)
 
     def shown(self):
-        """What figures are given of."""
+        """Return the queues that statistics show."""
         return self.queues | {name: queue for name, queue in self.awaited.items() if queue.waiting_clients}
 
     def find(self, name):
@@ -756,7 +755,7 @@ class Model:
         return sorted(other for other in self.queues if other.startswith(name + b"+"))
 
     def targets(self, name):
-        """The queues that a set goes to."""
+        """Return the queues that a set goes to."""
         found = []
         for target in self.config.aliases.get(name, [name]):
             queue = self.queue(target)
@@ -806,7 +805,7 @@ class Model:
             client.out += reply
 
     def wrong(self, client, reply, noreply, fatal):
-        """A command that is none: `reply` says so."""
+        """Refuse a wrong command with this reply."""
         self.reply(client, reply, noreply=noreply, is_error=True)
         if fatal:
             self.lose(client)
@@ -820,13 +819,13 @@ class Model:
         self.reply(client, reply, noreply=noreply, is_error=reply != STORED)
 
     def begin_set(self, name, size, sent):
-        """A large item begins to come, and will not be whole."""
+        """Begin the set of a large item that will stay incomplete."""
         self.sets += 1
         self.bytes_read += sent
         self.targets_of(name, size)
 
     def targets_of(self, name, size):
-        """The queues that an item of `size` bytes goes to, or why it goes to none."""
+        """Return the queues that an item of this size goes to, or the error that refuses it."""
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
@@ -834,7 +833,7 @@ class Model:
             if refusal := queue.refusal(size):
                 return refusal
         if not targets and size > LARGE_BYTES and name not in self.config.aliases:
-            # a large one passes through the memory of a queue in memory, though none takes it
+            # a large item passes through the memory of a queue that is not durable, though no queue takes it
             queue = self.queue(name)
             most = queue.settings["max_bytes"]
             if not queue.durable and most is not None and size > most:
@@ -909,7 +908,7 @@ class Model:
         return lambda source: source.peek() if b"peek" in key else source.pop()
 
     def value(self, client, key, source, found, with_cas):
-        """Count what was found, and say it."""
+        """Count a fetch and reply with its item."""
         if b"peek" in key:
             self.peeks += 1
         elif key.fetches:
@@ -1094,7 +1093,7 @@ class Model:
         client.out += END
 
     def enforce(self, level):
-        """Who waits when fetching is refused has waited in vain."""
+        """Put a status into force; waiting clients whose fetches it refuses are told so."""
         self.in_force = level
         refusal = self.refusal(QUIESCENT)
         for client in self.clients:

@@ -1,8 +1,8 @@
 """Every command, in random order and on several connections, against a plain model: see command_model.py.
 
-The server is whole but for its sockets, its event loop and its clock: bytes go into each `Connection`, and
-what comes out is compared with what the model says. Commands come at one place of the quarter of a second
-between two ticks, so that there is no doubt what comes first.
+The server is complete but for its sockets, its event loop and its clock: bytes go into each `Connection`, and
+its replies are compared with the model's. Commands come at one place of the quarter of a second between two
+ticks, so that their order is certain.
 """
 
 import itertools
@@ -11,16 +11,15 @@ import logging
 import os
 import re
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from brokers import Data, log_to
 from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
 from doubles import Loop, Silence, Transport
-from hypothesis import HealthCheck, note, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from machines import EXAMPLES, new_directory, profile
 
 from darner import _records
 from darner.config.config_file import parse
@@ -32,7 +31,7 @@ from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
 
 START_MS = 1_700_000_000_000
-# where in a tick's time commands come
+# the time of commands after a tick
 COMMANDS_AT_MS = 200
 HOUR_MS = 3_600_000
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
@@ -42,13 +41,13 @@ BAD_TOML_ERROR = (
     b'darner.toml:1: max_items is set for queues: it belongs into [queue_defaults] or [queues."name"]'
 )
 
-# Of the first there is a child, and the one but last may be an alias. No two queues' items move to the same
-# one: else their order there would be for the server to choose.
+# The first has a child, and the last but one may be an alias. No two queues move items to the same one: their
+# order there would be up to the server.
 NAMES = (b"a", b"a+x", b"b", b"c", b"late")
 HEIRS = {b"a": "b", b"a+x": "c", b"b": "a", b"c": "late"}
 ALIAS = b"c"
 
-# What is wrong, and what is said; the last two end the connection.
+# Wrong requests and their replies.
 WRONG = {
     b"bogus\r\n": b"ERROR\r\n",
     b"\r\n": b"ERROR\r\n",
@@ -103,7 +102,7 @@ WITH_NOREPLY = (b"flush a/x\r\n", b"incr a 1\r\n", b"delete a/open\r\n")
 
 
 class Server(Data):
-    """The server, with its clock, its loop and its threads in hand."""
+    """The server, with a clock, a loop and threads that run when a test says so."""
 
     def __init__(self, path, toml, dialect, grace_ms):
         self.toml = toml
@@ -133,10 +132,10 @@ class Server(Data):
         return Transport(self.loop, Connection(self.clients))
 
     def run(self):
-        """Do all there is to be done now."""
+        """Run all calls and tasks that are due now."""
         while self.loop.run() or self.threads.tasks:
             self.threads.run_all()
-        # in which order queues are looked after is nobody's business
+        # the order of queues in the upkeep is up to the server
         for queues, by in (
             (self.broker.queues, str),
             (self.broker.sweeping.queues, lambda queue: str(queue.name)),
@@ -158,7 +157,7 @@ class Server(Data):
 
 
 def toml(settings):
-    """The configuration as its file has it."""
+    """Return the configuration as the text of its file."""
     lines = []
     tables = {"queue_defaults": settings.defaults}
     tables |= {f'queues."{name.decode()}"': table for name, table in settings.queues.items()}
@@ -177,7 +176,7 @@ def toml(settings):
 
 
 def settings_of(name):
-    """What may be set for a queue."""
+    """Return the strategy for the settings of a queue."""
     some = {
         "max_items": st.sampled_from([1, 2, 3]),
         "max_bytes": st.sampled_from([1, 8, 70_000]),
@@ -197,7 +196,7 @@ def settings_of(name):
         some["fanout_only"] = st.just(value=False) if b"+" in name else st.booleans()
         moves = st.sampled_from([None, heir, heir])
         for key in ("expire_to_queue", "dead_letter_queue"):
-            # a child would have those of its parent
+            # without these a child has its parent's
             (always if b"+" in name else some)[key] = moves
     return st.fixed_dictionaries(always, optional=some)
 
@@ -219,7 +218,7 @@ def configurations(draw):
     if draw(st.integers(0, 2)) == 0:
         targets = [name for name in NAMES if name != ALIAS]
         aliases[ALIAS] = draw(st.lists(st.sampled_from(targets), min_size=1, max_size=3, unique=True))
-        # no table is for an alias, and no item moves to one
+        # an alias has no table, and no item moves to it
         queues = {
             name: without_heir(table, ALIAS.decode()) for name, table in queues.items() if name != ALIAS
         }
@@ -266,7 +265,7 @@ class CommandMachine(RuleBasedStateMachine):
         data=st.data(),
     )
     def begin(self, settings, dialect, grace, tiny, names, data):
-        # to few queues, and of few kinds, so that they have to do with each other
+        # few queues and few kinds of commands, so that these meet
         self.names = st.sampled_from(names)
         some = data.draw(st.lists(st.sampled_from(self.RARE), max_size=4, unique=True))
         self.kinds = st.sampled_from(self.COMMON + tuple(some))
@@ -284,17 +283,17 @@ class CommandMachine(RuleBasedStateMachine):
             patch.setattr("darner.journal.live.MAX_REMOVED", 2)
             patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
-        self.data = Path(tempfile.mkdtemp())
+        self.data = new_directory()
         self.server = Server(self.data, toml(settings), dialect, grace)
         self.model = Model(settings, self.server.now, dialect=dialect, grace=grace)
         self.settings = settings
-        # what the server has said of items' ids
+        # by token, the id that the server has told
         self.ids = {}
         self.pairs = []
         self.connect()
 
     def connect(self):
-        """Three clients, what became of earlier ones or not."""
+        """Connect until there are three clients."""
         while len(self.pairs) < 3:
             self.pairs.append((self.server.connect(), self.model.connect()))
         self.check()
@@ -307,7 +306,7 @@ class CommandMachine(RuleBasedStateMachine):
             assert (transport.closed or transport.ended) == client.closed
 
     def compare(self, said, expected, place):
-        """Line by line, so that a failure is short."""
+        """Compare line by line, so that a failure is short."""
         lines, expected_lines = said.split(b"\r\n"), expected.split(b"\r\n")
         for line, expected_line in itertools.zip_longest(lines, expected_lines):
             if line == expected_line:
@@ -319,12 +318,12 @@ class CommandMachine(RuleBasedStateMachine):
             assert token, (place, line, expected_line, said[:2000], expected[:2000])
             assert line == start + word + end, (place, line, expected_line)
             if token != ANY:
-                # the same at each time, and never 0
+                # the same each time, and never 0
                 assert self.ids.setdefault(token, word) == word
                 assert int(word) > 0
 
     def clean(self):
-        """Forget clients that have gone."""
+        """Replace clients whose connections have ended."""
         for transport, client in list(self.pairs):
             if client.closed:
                 if not transport.closed:
@@ -335,7 +334,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.connect()
 
     def do(self, place, *commands):
-        """A client sends these; of those that wait, each waits by itself."""
+        """Send these commands by one client, in one write."""
         note(f"{place}: {[wire[:60] for wire, _, _ in commands]}")
         transport, client = self.pairs[place]
         self.server.loop.call_soon(
@@ -346,7 +345,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.check()
         self.clean()
 
-    # Commands: the bytes, the model's method, what that takes
+    # Commands: the bytes, the model's method, and its arguments
 
     def a_set(self, data):
         name, delay = data.draw(self.names), data.draw(st.sampled_from([0, 0, 0, 1, 500, 1000]))
@@ -523,7 +522,7 @@ class CommandMachine(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([1, -1, 24, -24, 8760]))
     def set_clock(self, hours):
-        # Set back, what is from before the machine's start would be the younger; max_age looks at the head.
+        # After a reboot no step back: items from before it would be younger, and max_age looks at the head.
         ahead = (hours if self.server.boot == 1 else abs(hours)) * HOUR_MS
         self.server.ahead += ahead
         self.model.ahead += ahead
@@ -569,12 +568,5 @@ class CommandMachine(RuleBasedStateMachine):
 
 
 TestCommands = CommandMachine.TestCase
-TestCommands.settings = settings(
-    deadline=None,
-    report_multiple_bugs=False,
-    max_examples=int(os.environ.get("DARNER_EXAMPLES", "150")),
-    # the suite runs the same ones each time; others are for runs by hand
-    derandomize="DARNER_EXAMPLES" not in os.environ,
-    stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+# the suite runs the same examples each time; others are for runs by hand
+TestCommands.settings = profile(150, derandomize=EXAMPLES not in os.environ)

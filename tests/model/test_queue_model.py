@@ -1,23 +1,21 @@
 """Queues on real journals against plain lists, through full disks, failing writes, kills and power cuts.
 
-A number stands for an item; it travels as the item's flags. The model knows what each queue holds, and what
-it has held: a kill must leave the last of these, a power cut one that is not older than the last sync. Items
-that come back too often are moved to the queue `dead`: none may be lost on the way. Some items are set on two
-queues: they are in both, or in none. Threads do their tasks in any order.
+A number stands for an item, and is the item's flags. The model knows the state of each queue and the states
+before it: a kill must leave the last one, a power cut one that is not older than the last sync. Items with
+too many attempts are moved to the queue `dead`: none may be lost on the way. Some items are set on two
+queues: they are in both or in none. Threads run their tasks in any order.
 """
 
 import contextlib
 import gc
 import itertools
-import os
 import random
-import tempfile
 from pathlib import Path
 
 import pytest
 from brokers import log_to
 from doubles import Client, Disk, Offload, Silence, begin_upload, record, unmap
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +24,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from machines import new_directory, profile
+from queue_model import Hold, Passing, Twin
 from system import Killed, System
 
 from darner import _records
@@ -45,104 +45,10 @@ DEAD = b"dead"
 NAMES = (b"work", b"play", DEAD)
 MAX_ATTEMPTS = 2
 BOTH = NAMES[:2]
-CHUNK_BYTES = 400  # no smaller item is a large one when it is moved
+CHUNK_BYTES = 400  # a smaller item is never a large one when it is moved
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
 RESERVE_BYTES = 64
-
-
-class Hold:
-    """An item that somebody has reserved."""
-
-    def __init__(self, queue, item, number):
-        self.queue, self.item, self.number = queue, item, number
-
-
-class Passing:
-    """What a queue may hold while some items go that have expired, in any order, and delayed ones join it,
-    one after the other; `gone` are those of these that have expired, too."""
-
-    def __init__(self, before, expired, joined, gone):
-        self._stays = before - expired - {-number for number in joined}
-        self._expired, self._joined, self._gone = expired, joined, gone
-
-    def __contains__(self, number):
-        return number in self._stays
-
-    def fits(self, held, may_miss):
-        """Whether it can be found to hold that if these large items may miss."""
-        for count in range(len(self._joined) + 1):
-            joined = frozenset(self._joined[:count])
-            least = self._stays | (joined - self._gone) | {-number for number in self._joined[count:]}
-            if held <= least | self._expired | joined and may_miss.issuperset(map(abs, least - held)):
-                return True
-        return False
-
-
-class Twin:
-    """What a queue should hold."""
-
-    def __init__(self):
-        self.waiting = []
-        self.reserved = {}
-        self.delayed = {}  # when they are due
-        self.exists = False
-        # what it has held since the last power cut, None if it was not there
-        self.history = [None]
-        # the oldest of these that may be found after the next
-        self.promised = 0
-        # while it is out of service, what may be found once it is back
-        self.unsure = []
-        self.generation = 0
-        # of each number, its place among all, in the order of setting; and how often it came back, if that is
-        # known for sure
-        self.order = {}
-        self.attempts = {}
-        # the numbers that came from another queue, which never expire
-        self.moved = set()
-        # large items that nobody has synced; of these, those that were there when the power went
-        self.unsynced = set()
-        self.may_miss = set()
-
-    def changed(self):
-        self.history.append(self.held)
-
-    @property
-    def held(self):
-        """The numbers of its items, those of delayed ones below 0; None if there is no queue."""
-        delayed = (-number for number in self.delayed)
-        return frozenset((*self.waiting, *self.reserved, *delayed)) if self.exists else None
-
-    def may_hold(self, *, power_cut):
-        if power_cut:
-            return self.history[self.promised :] + self.unsure
-        return self.unsure or self.history[-1:]
-
-    def has(self, number, place):
-        """An item was put at the end."""
-        self.waiting.append(number)
-        self.order[number] = place
-        self.attempts[number] = 0
-        self.changed()
-
-    def may_be(self, held, may):
-        """Whether it can be found to hold `held` if it held `may`: some large items may miss."""
-        if isinstance(may, Passing):
-            return held is not None and may.fits(held, self.may_miss)
-        if may is None or held is None:
-            # a queue of which nothing was logged is none
-            return not may and not held
-        return held <= may and self.may_miss.issuperset(map(abs, may - held))
-
-    def found(self, numbers, delayed):
-        """These are there, in order; None if there is no queue."""
-        self.exists = numbers is not None
-        self.waiting = list(numbers or ())
-        self.reserved = {}
-        self.delayed = dict(delayed)
-        self.unsure = []
-        self.generation += 1
-        self.changed()
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -160,25 +66,24 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
         patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
-        self.blobs = []  # those that are read
+        self.blobs = []  # open readers
         patch.setattr("darner.journal.reading.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
         log_to(patch, self.log)
         self.disk = Disk(patch)
-        memory = Path("/dev/shm")
-        self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
+        self.data = new_directory()
         self.system = System(patch, self.data, PAGE_BYTES)
         self.disk.full = self.system.has_no_room
-        # The log has made the segments of a group that is larger than one beforehand, and only names them.
+        # The segments of a group that is larger than one are made beforehand, and then only renamed.
         self.system.has_names = lambda: self.broker.storage.log.segment.in_group
         self.now = 1_000_000
-        self.items = {}  # number: data, or a list of it if in chunks, and when it expires
-        self.due = {}  # number: when a delayed item is due, and the order in which they were set
+        self.items = {}  # number: data, in a list if the item is a large one, and when it expires
+        self.due = {}  # number: when a delayed item is due; and its place in the order of sets
         self.due_place = {}
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
-        # (twin, index, other, index, number): if a power cut leaves of `twin` what it held then, or later, so
-        # it does of the other one; and if that held the number, it is there
+        # (twin, index, other, index, number): if a power cut leaves the state of `twin` at this index, or a
+        # later one, so it does of the other twin; and if that one held the number, it has it
         self.joint = []
         self._start()
 
@@ -240,7 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._start(calls)
         said = [fields["reason"] for event, fields in self.log.lines if event == "log damaged"]
         assert is_torn or not said, said
-        # a queue that was at rest has not been opened yet
+        # a queue that was closed cleanly has not been opened yet
         refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
@@ -251,9 +156,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.disk.refuses = refuses
 
     def _find(self, name, twin):
-        """What is there must be something that may be there."""
+        """Compare a queue with the states that may be found, and go on from what it holds."""
         if name not in self.broker.queues:
-            # a queue of which nothing was logged is none
+            # a queue of which nothing was logged does not exist
             assert any(not may for may in twin.unsure)
             twin.found(None, {})
             return
@@ -266,7 +171,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def _readable(self, journal):
-        """For the model itself, LevelDB can always be opened."""
+        """Let the model open LevelDB in any case."""
         refuses, self.disk.refuses = self.disk.refuses, False
         try:
             with self.system.with_room():
@@ -281,7 +186,7 @@ class QueueMachine(RuleBasedStateMachine):
         return list(journal.delayed._in_order(journal.records, journal.database.open, 0, []))
 
     def _delayed(self, journal, twin):
-        """The delayed items, and when they are due."""
+        """Return when each delayed item is due, by number."""
         delayed = {}
         entries = sorted(self._stored_delayed(journal), key=lambda entry: entry[1].id)
         # the first ones may have been flushed
@@ -323,7 +228,7 @@ class QueueMachine(RuleBasedStateMachine):
     # The model
 
     def _queue(self, name):
-        """The queue and its twin; no queue if there is no room for one."""
+        """Return the queue, or None if it cannot be created now, and its twin."""
         twin = self.twins[name]
         try:
             queue = self.broker.queue(name)
@@ -343,13 +248,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.system.full
             or self.system.sync_fails
             or self.disk.refuses
-            or not self.broker.space.may_move  # it has not been looked for room since
+            or not self.broker.space.may_move  # the free space was not checked since
             or self.broker.storage.log.segment.refusal is not None
             or any(queue.journal.failing is not None for queue in queues)
         )
 
     def _tried(self, do, *args):
-        """Whether that could be done; it must be, but for a disk in trouble."""
+        """Return whether a call succeeds; it may fail only while the disk is in trouble."""
         try:
             do(*args)
         except JournalError:
@@ -361,13 +266,13 @@ class QueueMachine(RuleBasedStateMachine):
         return number not in twin.moved and 0 < self.items[number][1] <= self.now
 
     def _head(self, twin):
-        """The number of what is fetched next."""
+        """Return the number of the next item to be fetched."""
         joining = [number for number in self._in_turn(twin) if twin.delayed[number] <= self.now]
         return next((number for number in twin.waiting + joining if not self._expired(number, twin)), None)
 
     def _reconcile(self, name, fetched=None):
-        """Some of what had expired may be gone, and some of what was due may have joined the others, before
-        an item was `fetched`."""
+        """Note which expired items are removed, and which due items have joined the queue, before `fetched`
+        was."""
         twin, queue = self.twins[name], self.broker.queues.get(name)
         if queue is None or not (
             any(self._expired(number, twin) for number in twin.waiting)
@@ -398,7 +303,7 @@ class QueueMachine(RuleBasedStateMachine):
         twin.changed()
 
     def _in_turn(self, twin):
-        """The delayed items in the order in which they are due."""
+        """Return the delayed items in the order in which they are due."""
         return sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
 
     def _number(self, data, exptime=0):
@@ -407,7 +312,7 @@ class QueueMachine(RuleBasedStateMachine):
         return number
 
     def _sync(self):
-        """Somebody waits for the log."""
+        """Have a client wait for the log's sync."""
         client = Client()
         marks = {name: (twin, twin.history, len(twin.history) - 1) for name, twin in self.twins.items()}
         self.clients.append((client, marks))
@@ -435,7 +340,7 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is None:
             return
         number = self._number(b"x" * size, exptime)
-        # perhaps it is killed now
+        # a rule may have killed the process meanwhile
         twin.order[number], twin.attempts[number] = next(self.places), 0
         if self._tried(queue.push, record(b"x" * size), number, exptime):
             twin.has(number, twin.order[number])
@@ -452,7 +357,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from([0, 9, 400]), sync=st.booleans())
     def push_both(self, size, sync):
-        """As a set to a queue with a child does it."""
+        """Push to two queues as the set to a queue with a child does."""
         both = [self._queue(name) for name in BOTH]
         if any(queue is None for queue, _ in both):
             return
@@ -473,7 +378,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._implies(one, other)
 
     def _implies(self, twin, other, number=None):
-        """What `twin` holds now may be found only if that is, too, which the other one holds."""
+        """Note that the state of `twin` may be found only together with that of the other one."""
         self.joint.append((twin, len(twin.history) - 1, other, len(other.history) - 1, number))
 
     @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
@@ -526,7 +431,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.uploads.append((upload, twins, twin.generation, number, b"".join(chunks)))
 
     def _target(self, name):
-        """The queue of that name, for who has no use for none."""
+        """Return an existing queue and its twin; None if there is none."""
         queue, _ = self._queue(name)
         if queue is None:
             raise JournalError("it is out of service")
@@ -605,7 +510,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _pop(queue):
-        """As a plain `get` does it."""
+        """Fetch an item as a plain `get` does."""
         item = queue.take()
         if item is not None and item.blob:
             try:
@@ -617,7 +522,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(name=names, count=st.integers(2, 6), seed=st.integers(0, 99))
     def work_off(self, name, count, seed):
-        """Some items are reserved, and most of them closed, in any order, some before all is written."""
+        """Reserve some items and close most of them, in any order, some before all is written."""
         before = len(self.holds)
         for _ in range(count):
             self.fetch(name=name, how="reserve", read=False)
@@ -663,14 +568,14 @@ class QueueMachine(RuleBasedStateMachine):
                 self._implies(twin, self.twins[DEAD], number)
 
     def _move(self, hold, twin):
-        """An item has come back too often; returns whether it was moved, which is not tried in trouble."""
+        """Move an item with too many attempts; return whether it was moved, which is not tried in trouble."""
         number, dead = hold.number, self.twins[DEAD]
         if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
             return False
         if not dead.exists:
             dead.exists = True
             dead.changed()
-        # perhaps it is killed now
+        # a rule may have killed the process meanwhile
         dead.order[number], dead.attempts[number] = next(self.places), 0
         dead.moved.add(number)
         if hold.item.blob:
@@ -683,7 +588,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule()
     def read(self):
-        """What was opened when it was fetched can be read, whatever has happened since."""
+        """Read a large item that was opened when it was fetched, whatever has happened since."""
         reader, number = self.readers.pop(0)
         content = b""
         while (data := reader.read(lambda: None)) != b"":
@@ -739,7 +644,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 1 << 16))
     def write_back(self, seed):
-        """The system writes some pages in its own time."""
+        """Have the kernel write some pages back."""
         self.system.write_back(random.Random(seed))
 
     @rule(count=st.integers(1, 6))
@@ -757,7 +662,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.offload.tasks)
     @rule(which=st.integers(0, 3))
     def thread_runs(self, which=0):
-        """There are several threads: what was begun last may be done first."""
+        """Run a task, not always the oldest one: there are several threads."""
         self.offload.run(min(which, len(self.offload.tasks) - 1))
         self._told()
 
@@ -768,7 +673,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def all_is_written(self):
-        """Without trouble, the directories come to have just what is live, and the log nothing."""
+        """Without trouble, the directories end up with live items alone, and the log with nothing."""
         self.heal()
         for upload, *_ in self.uploads:
             upload.abandon()
@@ -844,12 +749,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99), tasks=st.integers(0, 3), calls=st.integers(0, 25))
     def kill(self, seed, tasks, calls):
-        """Between two operations; perhaps again while it starts."""
+        """Kill the process between two operations, and perhaps the next one while it starts."""
         self._kill(random.Random(seed), tasks)
         self._restart({name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}, calls)
 
     def _kill(self, chance, tasks):
-        """Some tasks are done by then, but nobody knows."""
+        """End the process; some tasks are done, but not reported."""
         for work, _ in chance.sample(self.offload.tasks, min(tasks, len(self.offload.tasks))):
             with contextlib.suppress(Exception):
                 work()
@@ -861,7 +766,7 @@ class QueueMachine(RuleBasedStateMachine):
         calls=st.integers(1, 6),
     )
     def kill_amid(self, name, what, calls):
-        """While it does something: that is done then, or it is not."""
+        """Kill the process during an operation, which is then done as a whole or not at all."""
         before = {name: twin.may_hold(power_cut=False) for name, twin in self.twins.items()}
         marks = {name: len(twin.history) for name, twin in self.twins.items()}
         parts = getattr(self, f"_parts_of_{what}", lambda _: {})(name)
@@ -890,7 +795,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert any(number in held for held in found)
 
     def _held(self, name):
-        """What a queue holds; a new one may be there with nothing in it yet."""
+        """Return what a queue holds; a new one may exist and be empty."""
         return self.twins[name].held or frozenset()
 
     def _do_push(self, name):
@@ -917,7 +822,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.threads_run()
 
     def _abortable(self, name):
-        """The first item held of a queue, if it is there yet."""
+        """Return the place and the number of a queue's first reserved item that still exists."""
         for index, (hold, twin) in enumerate(self.holds):
             if twin is self.twins[name] and twin.reserved.get(hold.number) is hold:
                 return index, hold.number
@@ -944,7 +849,7 @@ class QueueMachine(RuleBasedStateMachine):
         again=st.booleans(),
     )
     def power_cut(self, seed, tasks, calls, in_order, again):
-        """Perhaps one more comes while it starts."""
+        """Cut the power, and perhaps again while the next process starts."""
         chance = random.Random(seed)
         self._kill(chance, tasks)
         has_failed = self.system.has_failed
@@ -969,15 +874,15 @@ class QueueMachine(RuleBasedStateMachine):
             for name, twin in twins.items()
             if twin in shifts and not twin.unsure
         }
-        if not has_failed:  # else LevelDB has had to have what the log may have lost
+        if not has_failed:  # else what the log may have lost was written to LevelDB
             self._fit_together(domains, joint, shifts)
         for twin in twins.values():
-            if not twin.unsure:  # what it holds is on the disk
+            if not twin.unsure:  # its state is on the disk
                 del twin.history[:-1]
 
     def _fit_together(self, domains, joint, shifts):
-        """What was found can be what there was at a time, or, of each queue, at a time of its own, but for
-        what goes together. `domains` are the places in the histories that each may be from."""
+        """Check that the states found fit together: each queue's is one of its history, and states that
+        depend on each other agree. `domains` has for each twin the places in its history that fit."""
         pairs = [
             (twin, index - shifts[twin], other, at - shifts[other], number)
             for twin, index, other, at, number in joint
@@ -1026,18 +931,11 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(
-    deadline=None,
-    report_multiple_bugs=False,
-    max_examples=int(os.environ.get("DARNER_EXAMPLES", "500")),
-    stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+TestQueue.settings = profile(500)
 
 
 class Worst:
-    """Chances that leave each directory as it was at its last sync, and of each segment all that was written
-    since but the first page."""
+    """The worst chances: each directory is as at its last fsync, and each segment has lost its first page."""
 
     def __init__(self):
         first, *others = range(SEGMENT_BYTES // PAGE_BYTES)
@@ -1066,18 +964,18 @@ def machine():
 
 
 def segments(machine):
-    """The numbers of the segments there are, by inode."""
+    """Return the numbers of the segments, by inode."""
     paths = (machine.data / ".log").glob("[0-9]*")
     return {path.stat().st_ino: int(path.name) for path in paths}
 
 
 def test_a_segment_that_is_used_again_has_its_old_name_back_after_no_power_cut(machine, monkeypatch):
-    """Else the log would break off there, and what was synced behind it would be lost."""
+    """Else the log would end there, and synced frames behind it would be lost."""
     fill = {"name": b"play", "exptime": 0, "sync": False}
     machine.push(size=3, **fill)
     machine.all_is_written()
     machine.push_many(name=b"play", count=6, size=200)
-    # what is synced now is in the log alone
+    # from now on synced changes are in the log alone
     machine.trouble([], refuses=True, full=None, sync_fails=False)
     machine.push(name=b"work", size=5, exptime=0, sync=True)
     machine.threads_run()
@@ -1086,7 +984,7 @@ def test_a_segment_that_is_used_again_has_its_old_name_back_after_no_power_cut(m
     old = min(synced, key=synced.get)
     assert synced[old] < max(synced.values())
     for _ in range(200):
-        machine.push(size=200, **fill)  # no tick, which would have the log synced
+        machine.push(size=200, **fill)  # without a tick, which would sync the log
         machine.threads_run()
         if segments(machine).get(old, 0) > synced[old]:
             break
@@ -1099,7 +997,7 @@ def test_a_segment_that_is_used_again_has_its_old_name_back_after_no_power_cut(m
 
 
 def test_many_examples_leave_no_descriptor_open():
-    """Through kills and power cuts at any call; else a long run would end for want of them."""
+    """Kills and power cuts at any call leak none; a long run would have none left."""
     before = open_descriptors()
     run_state_machine_as_test(
         QueueMachine,
@@ -1118,5 +1016,5 @@ def open_descriptors():
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 def test_twenty_thousand_examples():
-    for _ in range(20):  # a run remembers all of its examples
+    for _ in range(20):  # a run keeps all of its examples in memory
         run_state_machine_as_test(QueueMachine, settings=settings(TestQueue.settings, max_examples=1000))

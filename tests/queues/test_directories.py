@@ -12,8 +12,8 @@ import pytest
 from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import given
+from queue_names import names
 from running import DARNER, running
-from test_broker import names
 
 from darner._records import CHUNK_BYTES
 from darner.environment.environment import Environment

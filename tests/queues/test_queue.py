@@ -1,8 +1,8 @@
 """One FIFO: order, reserved items, waiters, expiry, limits of memory, uploads. The clock is a number."""
 
 import pytest
-from benches import NOW
 from doubles import begin_upload, record
+from lone_queue import NOW
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError, MendingError

@@ -1,24 +1,19 @@
-"""What `darner check` and `darner --check-config` say: what the server will say."""
+"""`darner check`: it reports what a server would log at its start."""
 
 import contextlib
-import datetime
 import os
 import re
 import shutil
-import socket
-import subprocess
 
 import pytest
-import trustme
 from brokers import Data
-from running import DARNER, running
-from test_proto import crc32c
+from checksum import crc32c
+from leveldbs import opened_db
+from running import run_darner, running
 
 import darner.repair.check
 from darner import _records
-from darner.access.passwords import hash_password
 from darner.errors import RepairError
-from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
 from darner.queues import names
 from darner.repair.check import check
@@ -26,18 +21,10 @@ from darner.repair.rebuild import Rebuild
 from darner.repair.repair import repair, repair_all
 
 NEWER = "use the newer darner"
-NO_PROMETHEUS = 'raise ModuleNotFoundError("none", name="prometheus_client")\n'
-
-
-def run(*args, **env):
-    return subprocess.run(
-        [DARNER, *map(str, args)], capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, **env},
-    )  # fmt: skip
 
 
 def said_at_start(path, *options):
-    """What a server warns of at its start: levels, and the texts that say what of and why."""
+    """Return a server's warnings and errors at its start: their levels, objects and reasons."""
     with running(path, *options) as server:
         server.stop()
     lines = [line for line in server.log.splitlines() if " level=info " not in line]
@@ -58,12 +45,6 @@ def path(tmp_path):
     return path
 
 
-@contextlib.contextmanager
-def db(path, **options):
-    with contextlib.closing(leveldb.DB(str(path), **options)) as opened:
-        yield opened
-
-
 def snapshot(path):
     return {
         file: file.read_bytes() if file.is_file() else None
@@ -73,12 +54,12 @@ def snapshot(path):
 
 
 def newer_state(path):
-    with db(path) as opened:
+    with opened_db(path) as opened:
         _, record = stored_state(opened)
     return _records.encode_chunk(b"\x02" + _records.decode_chunk(record)[1:] + b"more than this one knows")
 
 
-# What somebody has put there, or a disk has made of it.
+# Files of other programs, and damage by a disk.
 
 
 def without_current(path):
@@ -87,7 +68,7 @@ def without_current(path):
 
 
 def with_a_damaged_state(path):
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         key, record = stored_state(opened)
         opened.put(key, record[:-1] + bytes([record[-1] ^ 1]))
     (path / "work" / STATE_NAME).unlink()
@@ -95,7 +76,7 @@ def with_a_damaged_state(path):
 
 def with_a_newer_state(path):
     record = newer_state(path / "work")
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         opened.put(stored_state(opened)[0], record)
     (path / "work" / STATE_NAME).unlink()
 
@@ -107,7 +88,7 @@ def with_a_newer_state_file(path):
 
 
 def with_a_newer_item(path):
-    with db(path / "work") as opened:
+    with opened_db(path / "work") as opened:
         record = b"\x03" + opened.get(_records.item_key(1))[5:]
         checksum = crc32c(record, 1 ^ (4 + len(record))).to_bytes(4, "big")
         opened.put(_records.item_key(1), checksum + record)
@@ -115,20 +96,20 @@ def with_a_newer_item(path):
 
 def with_another_leveldb(path):
     shutil.rmtree(path / "work")
-    with db(path / "work", create_if_missing=True) as opened:
+    with opened_db(path / "work", create_if_missing=True) as opened:
         opened.put(b"mine", b"one")
 
 
 def of_the_original(path):
     shutil.rmtree(path / "work")
     order = {"comparator": lambda a, b: (a > b) - (a < b), "comparator_name": b"queue::comparator"}
-    with db(path / "work", create_if_missing=True, **order) as opened:
+    with opened_db(path / "work", create_if_missing=True, **order) as opened:
         opened.put(bytes(9), b"one")
 
 
 def of_siberite(path):
     shutil.rmtree(path / "work")
-    with db(path / "work", create_if_missing=True) as opened:
+    with opened_db(path / "work", create_if_missing=True) as opened:
         opened.put((1).to_bytes(8, "big"), b"one")
     (path / "work" / "LOG").write_text("=============== Aug 12, 2015 (UTC) ===============\n")
 
@@ -136,7 +117,7 @@ def of_siberite(path):
 def of_siberite_with_consumers(path):
     shutil.rmtree(path / "work")
     (path / "work" / "_.metadata").mkdir(parents=True)
-    with db(path / "work" / "work", create_if_missing=True):
+    with opened_db(path / "work" / "work", create_if_missing=True):
         pass
 
 
@@ -181,7 +162,7 @@ class TestDataDirectory:
     def test_is_said_by_check_to_have_what_the_server_says_of_it(self, path, spoil):
         spoil(path)
         before = snapshot(path)
-        checked = run("check", path)
+        checked = run_darner("check", path)
         assert snapshot(path) == before
         assert "Traceback" not in checked.stdout + checked.stderr
         said = said_at_start(path)
@@ -196,7 +177,7 @@ class TestDataDirectory:
     def test_of_another_server_is_named_and_left_as_it_is(self, path, spoil, whose):
         spoil(path)
         before = snapshot(path)
-        checked = run("check", path)
+        checked = run_darner("check", path)
         said = checked.stdout + checked.stderr
         assert whose in said
         assert "damaged" not in said
@@ -216,8 +197,8 @@ class TestDataDirectory:
     def test_that_no_server_can_use_is_said_to_be_so(self, path):
         shutil.rmtree(path / ".log")
         (path / ".log").write_text("")
-        checked = run("check", path)
-        started = run("-d", path, "-p", "0")
+        checked = run_darner("check", path)
+        started = run_darner("-d", path, "-p", "0")
         assert (checked.returncode, started.returncode) == (1, 1)
         assert started.stderr.removeprefix("darner: ").strip() in checked.stdout
         assert ".log" in started.stderr
@@ -231,12 +212,12 @@ class TestDataDirectory:
             os.mkfifo(path / "work" / name)
         (path / "work" / "blobs").mkdir(exist_ok=True)
         os.mkfifo(path / "work" / "blobs" / "5")
-        assert run("check", path).returncode == 1
+        assert run_darner("check", path).returncode == 1
 
     def test_has_queues_to_be_in_memory_that_lie_on_disk(self, path, tmp_path):
         config = tmp_path / "darner.toml"
         config.write_text(f'data = "{path}"\nport = 0\n[queues.work]\ndurable = false\n')
-        checked = run("--check-config", "-c", config)
+        checked = run_darner("--check-config", "-c", config)
         assert checked.returncode == 0
         line = 'level=warning event="queue is to be in memory, but lies on disk: it stays there" queue=work'
         assert line in checked.stderr
@@ -250,7 +231,7 @@ class TestLeftovers:
         for name in (".damaged-work-1", ".repair-work", ".trash/1"):
             (path / name).mkdir(parents=True)
         (path / ".log" / "lost-3").write_text("")
-        done = run("check", path)
+        done = run_darner("check", path)
         assert (done.returncode, done.stdout) == (
             0,
             "sound: ok, items=1 bytes=3\nwork: ok, items=2 bytes=6\n",
@@ -265,14 +246,14 @@ class TestLeftovers:
         aside.mkdir()
         for name in ("7.record", "8.record", "8", "000005.ldb"):
             (aside / name).touch()
-        done = run("check", path, "work")
+        done = run_darner("check", path, "work")
         assert (done.returncode, done.stdout) == (0, "work: ok, items=2 bytes=6\n")
         assert f"queue=work items=2 tables=1 path={aside} action=" in done.stderr
 
     def test_of_a_repair_that_was_cut_off_between_two_steps_are_an_error(self, path):
         (path / "work").rename(path / ".damaged-work-1")
         (path / ".repair-work" / "queue").mkdir(parents=True)
-        done = run("check", path)
+        done = run_darner("check", path)
         assert done.returncode == 1
         assert (
             f"work: a repair was cut off between two steps: move {path}/.damaged-work-1 back" in done.stdout
@@ -290,7 +271,7 @@ class TestLog:
         content = bytearray(segment.read_bytes())
         content[content.index(b"000200")] ^= 1
         segment.write_bytes(content)
-        checked = run("check", path)
+        checked = run_darner("check", path)
         (line,) = [line for line in checked.stdout.splitlines() if line.startswith("log: ")]
         assert checked.returncode == 1
         said = said_at_start(path)
@@ -298,13 +279,13 @@ class TestLog:
 
 
 class TestNewerFormat:
-    """Is no damage: an error of its own, which nobody repairs."""
+    """A newer format is no damage: it has an error of its own, and repair refuses it."""
 
     @pytest.mark.parametrize("spoil", [with_a_newer_state, with_a_newer_state_file, with_a_newer_item])
     def test_of_a_queue_is_said_and_left_as_it_is(self, path, spoil):
         spoil(path)
         before = snapshot(path / "work")
-        checked = run("check", path)
+        checked = run_darner("check", path)
         assert checked.returncode == 1
         (line,) = [line for line in checked.stdout.splitlines() if line.startswith("work: ")]
         assert NEWER in line
@@ -329,8 +310,8 @@ class TestNewerFormat:
     def test_of_the_log_keeps_the_server_from_starting_and_repairs_from_beginning(self, path):
         (path / ".log" / "9").write_bytes(b"darner 9" + bytes(5000))
         before = snapshot(path)
-        started, checked = run("-d", path, "-p", "0"), run("check", path)
-        repaired = run("repair", path, "--all")
+        started, checked = run_darner("-d", path, "-p", "0"), run_darner("check", path)
+        repaired = run_darner("repair", path, "--all")
         assert (started.returncode, checked.returncode, repaired.returncode) == (1, 1, 1)
         said = started.stderr.removeprefix("darner: ").strip()
         assert "newer" in said
@@ -341,7 +322,7 @@ class TestNewerFormat:
     def test_of_how_the_clock_stands_keeps_the_server_from_starting(self, path):
         (path / ".clock").write_bytes(_records.encode_ids([2, 3]))
         before = snapshot(path)
-        started, checked = run("-d", path, "-p", "0"), run("check", path)
+        started, checked = run_darner("-d", path, "-p", "0"), run_darner("check", path)
         assert (started.returncode, checked.returncode) == (1, 1)
         said = started.stderr.removeprefix("darner: ").strip()
         assert "newer" in said
@@ -360,7 +341,7 @@ class TestRepairAll:
 
     def test_repairs_each_that_needs_it_and_says_of_each_what_was_done(self, path, third):
         (path / "work" / "CURRENT").unlink()
-        done = run("repair", path, "--all")
+        done = run_darner("repair", path, "--all")
         assert done.returncode == 0
         assert "sound: ok, nothing to repair, items=1 bytes=3\n" in done.stdout
         for name, figures in (("work", "items=2 bytes=6"), ("third", "items=1 bytes=5")):
@@ -371,7 +352,7 @@ class TestRepairAll:
     def test_is_not_kept_from_the_others_by_one_that_cannot_be_repaired(self, path, third):
         (path / "third").rename(path / "zebra")
         of_the_original(path)
-        done = run("repair", path, "--all")
+        done = run_darner("repair", path, "--all")
         assert done.returncode == 1
         assert "work: cannot repair" in done.stderr
         assert "zebra: repaired, items=1 bytes=5\n" in done.stdout
@@ -395,7 +376,7 @@ class TestRepairAll:
 
     @pytest.mark.parametrize("args", [(), ("work", "--all")])
     def test_or_one_queue_must_be_asked_for(self, path, args):
-        done = run("repair", path, *args)
+        done = run_darner("repair", path, *args)
         assert done.returncode == 2
         assert "--all" in done.stderr
 
@@ -408,236 +389,20 @@ class TestBytesThatAreNoText:
         data.restart()
         data.close()
         (path / names.directory_of(b"\xff\x9b") / "CURRENT").unlink()
-        assert "%FF%9B: " in run("check", path).stdout
-        done = run("repair", path, os.fsdecode(b"\xff\x9b"))
+        assert "%FF%9B: " in run_darner("check", path).stdout
+        done = run_darner("repair", path, os.fsdecode(b"\xff\x9b"))
         assert done.returncode == 0
         assert "%FF%9B: repaired, items=1 bytes=3\n" in done.stdout
 
     @pytest.mark.parametrize("args", [["check"], ["repair", "--all"], ["--check-config", "-c"]])
     def test_of_a_path_end_in_no_traceback(self, tmp_path, args):
-        done = run(*args, f"{tmp_path}/gr\udcf6\udcdfe")
+        done = run_darner(*args, f"{tmp_path}/gr\udcf6\udcdfe")
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def config(tmp_path):
-    """Says what `--check-config` comes to with this text: its exit status, and what it says."""
-
-    def checked(text, **env):
-        path = tmp_path / "darner.toml"
-        path.write_text(f'data = "{tmp_path}/data"\n{text}')
-        done = run("--check-config", "-c", path, **env)
-        assert "Traceback" not in done.stderr
-        assert (done.stdout != "") is (done.returncode == 0)
-        assert not (tmp_path / "data").exists()
-        return done.returncode, done.stderr
-
-    return checked
-
-
-@pytest.fixture
-def certified(tmp_path):
-    """Writes a certificate and its key; returns the text that sets them."""
-
-    def write(name="one", **options):
-        issued = trustme.CA().issue_cert("localhost", **options)
-        (tmp_path / f"{name}.pem").write_bytes(issued.cert_chain_pems[0].bytes())
-        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
-        return f'tls_cert = "{tmp_path}/{name}.pem"\ntls_key = "{tmp_path}/{name}.key"\n'
-
-    return write
-
-
-CERTIFIED = 'tls_cert = "{0}/cert.pem"\ntls_key = "{0}/cert.pem"\n'
-
-
-class TestOpen:
-    """A server that other machines can reach."""
-
-    @pytest.mark.parametrize(
-        ("text", "without"),
-        [
-            ('host = "127.0.0.1"', ""),
-            ('host = "localhost"', ""),
-            ('host = "0.0.0.0"', "TLS (tls_cert, tls_key) and users (auth_file)"),
-            ('host = "0.0.0.0"\nauth_file = "{}/users.toml"', "TLS (tls_cert, tls_key)"),
-            (f'host = "::"\n{CERTIFIED}', "users (auth_file)"),
-            (f'host = "::"\n{CERTIFIED}auth_file = "{{0}}/users.toml"', ""),
-            (f'host = "::"\n{CERTIFIED}tls_ca = "{{0}}/ca.pem"', ""),
-        ],
-    )
-    def test_without_tls_or_users_is_warned_of_at_the_start_and_before(self, config, tmp_path, text, without):
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
-        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{hash_password(b"x")}"\n')
-        (tmp_path / "users.toml").chmod(0o600)
-        code, said = config(f"port = 0\n{text.format(tmp_path)}\n")
-        assert code == 0
-        with running(tmp_path / "open", "--config", str(tmp_path / "darner.toml")) as server:
-            server.stop()
-        for log in (said, server.log):
-            assert re.findall(r'event="listening beyond loopback".* without=("[^"]*"|\S+)', log) == (
-                [f'"{without}"'] if without else []
-            )
-
-
-class TestConfiguration:
-    """`--check-config`: what keeps a server from starting is an error, what it warns of a warning."""
-
-    def test_of_metrics_needs_what_serves_them(self, config, tmp_path):
-        (tmp_path / "stub").mkdir()
-        (tmp_path / "stub" / "prometheus_client.py").write_text(NO_PROMETHEUS)
-        code, said = config("port = 0\nmetrics_port = 0\n", PYTHONPATH=str(tmp_path / "stub"))
-        assert code == 1
-        assert "metrics_port needs prometheus_client" in said
-        assert config("port = 0\nmetrics_port = 0\n")[0] == 0
-
-    @pytest.mark.parametrize(
-        ("one", "other", "meet"),
-        [
-            ("127.0.0.1", "127.0.0.1", True), ("0.0.0.0", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", True),
-            ("localhost", "127.0.0.1", True), ("localhost", "LOCALHOST", True), ("::1", "0:0::1", True),
-            ("127.0.0.1", "127.0.0.2", False), ("0.0.0.0", "::1", False), ("::", "127.0.0.1", True),
-            ("*", "::1", True), ("127.0.0.1", "::", True), ("[::1]", "::1", True),
-        ],
-    )  # fmt: skip
-    def test_of_equal_ports_is_refused_where_they_meet(self, config, one, other, meet):
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-        code, said = config(
-            f'port = {port}\nmetrics_port = {port}\nhost = "{one}"\nmetrics_host = "{other}"\n'
-        )
-        assert ("where clients are served" in said) is meet
-        if meet:
-            assert code == 1
-            assert "darner.toml:3: metrics_port is" in said
-
-    @pytest.mark.parametrize(
-        ("host", "says"),
-        [
-            ("no.such.host.invalid", "cannot resolve the host"),
-            ("a..b", "cannot resolve the host"),
-            ("203.0.113.7", "is not an address of this machine"),
-        ],
-    )
-    @pytest.mark.parametrize("key", ["host", "metrics_host"])
-    def test_of_a_host_that_cannot_be_has_the_advice_that_fits(self, config, tmp_path, key, host, says):
-        code, said = config(f'port = 0\nmetrics_port = 0\n{key} = "{host}"\n')
-        assert code == 1
-        assert says in said
-        assert f"cannot listen on {host}:0" in said
-        assert "in use" not in said
-        assert "stop what listens there" not in said
-        started = run("-c", tmp_path / "darner.toml")
-        assert said in started.stderr
-        assert "Traceback" not in started.stderr
-
-    def test_of_a_port_in_use_is_a_warning_for_a_server_may_have_it(self, tmp_path):
-        with running(tmp_path / "data") as server:
-            path = tmp_path / "darner.toml"
-            path.write_text(f'data = "{tmp_path}/other"\nport = {server.port}\n')
-            done = run("--check-config", "-c", path)
-            assert done.returncode == 0
-            assert 'level=warning event="port in use"' in done.stderr
-            assert "stop what listens there" in done.stderr
-            path.write_text(f'data = "{tmp_path}/data"\nport = {server.port}\n')
-            assert run("--check-config", "-c", path).stderr == ""
-
-    @pytest.mark.parametrize("where", ["file", "file/deeper"])
-    def test_of_a_data_path_that_is_a_file_is_refused_as_by_the_server(self, tmp_path, where):
-        (tmp_path / "file").write_text("")
-        path = tmp_path / "darner.toml"
-        path.write_text(f'data = "{tmp_path / where}"\nport = 0\n')
-        checked, started = run("--check-config", "-c", path), run("-c", path)
-        assert (checked.returncode, started.returncode) == (1, 1)
-        for said in (checked.stderr, started.stderr):
-            assert f"cannot use the data directory {tmp_path}/file" in said
-            assert "it is no directory" in said
-            assert "[Errno" not in said
-
-    def test_of_too_little_room_says_what_the_server_says(self, config):
-        code, said = config('port = 0\nmin_free_space = "900 TiB"\n')
-        assert code == 1
-        assert 'level=error event="disk too full, sets are refused"' in said
-
-    def test_of_a_key_that_is_another_certificates_says_so(self, config, certified, tmp_path):
-        certified("other")
-        code, said = config(f"port = 0\n{certified()}".replace("one.key", "other.key"))
-        assert code == 1
-        assert said == f"darner: tls_key {tmp_path}/other.key is not the key of tls_cert {tmp_path}/one.pem\n"
-
-    @pytest.mark.parametrize(("key", "name"), [("tls_cert", "one.pem"), ("tls_key", "one.key")])
-    def test_of_a_certificate_or_key_names_the_one_that_is_wrong(
-        self, config, certified, tmp_path, key, name
-    ):
-        text = f"port = 0\n{certified()}"
-        (tmp_path / name).write_text("nonsense")
-        code, said = config(text)
-        assert code == 1
-        assert f"cannot use {key} {tmp_path / name}: it has no" in said
-        (tmp_path / name).unlink()
-        code, said = config(text)
-        assert code == 1
-        assert f"cannot read {key} {tmp_path / name}: No such file or directory" in said
-
-    def test_of_a_certificate_that_has_expired_says_so_as_the_server_does(self, config, certified, tmp_path):
-        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-        text = certified(not_after=yesterday)
-        code, said = config(f"port = 0\n{text}")
-        assert code == 1
-        line = f'level=error event="certificate has expired" file={tmp_path}/one.pem'
-        assert line in said
-        with running(tmp_path / "data", "-c", str(tmp_path / "darner.toml")) as server:
-            server.stop()
-        assert line in server.log
-
-    def test_of_certificates_that_are_valid_says_nothing(self, config, certified):
-        assert config(f"port = 0\n{certified()}") == (0, "")
-
-    def test_of_an_auth_file_without_users_says_that_nobody_can_log_in(self, config, tmp_path):
-        users = tmp_path / "users.toml"
-        users.touch(mode=0o600)
-        text = f'port = 0\nauth_file = "{users}"\n'
-        code, said = config(text)
-        assert code == 1
-        line = f'level=error event="the auth_file has no users: nobody can log in" file={users}'
-        assert line in said
-        with running(tmp_path / "other", "-c", str(tmp_path / "darner.toml")) as server:
-            server.stop()
-        assert line in server.log
-        users.unlink()
-        assert config(text) == (1, f"darner: cannot read the auth_file {users}: No such file or directory\n")
-
-    def test_of_patterns_that_match_no_queue_warns_of_them(self, config, tmp_path):
-        users = tmp_path / "users.toml"
-        hashed = "$scrypt$ln=14,r=8,p=1$AAAA$AAAA"
-        users.write_text(f"[alice]\npassword = '{hashed}'\nread = ['work/*', 'mail.*']\n")
-        users.chmod(0o600)
-        code, said = config(f'port = 0\nauth_file = "{users}"\n')
-        assert code == 0
-        assert 'level=warning event="a pattern in the auth_file matches no queue"' in said
-        assert "user=alice key=read pattern='work/*'" in said
-
-    def test_says_all_that_is_wrong_at_once(self, config, tmp_path):
-        code, said = config(
-            f'host = "a..b"\nauth_file = "{tmp_path}/nobody"\ntls_cert = "x.pem"\ntls_key = "x.key"\n'
-        )
-        assert code == 1
-        assert said.count("darner: ") == 3
-
-
-class TestReload:
-    def test_that_changes_nothing_lists_nothing(self, server, wire):
-        assert wire.ask(b"reload\r\n") == b"Reloaded config.\r\n"
-        line = server.wait_for_log("configuration reloaded")
-        assert "changed=" not in line
-        assert "needs_restart=" not in line
-
-
 class TestAdvice:
-    """One, which fits; never a second one that says something else."""
+    """One advice that fits, and never a second one that contradicts it."""
 
     def test_of_a_damaged_queue_does_not_say_that_it_is_tried_again(self, path):
         (log,) = (path / "work").glob("*.log")
@@ -652,7 +417,7 @@ class TestAdvice:
             assert "by itself" not in line
 
     def test_of_a_directory_that_may_not_be_used_is_no_repair(self, path, monkeypatch):
-        """Root may do everything: so the system is made to say no."""
+        """Root may use every file, so `os.access` is replaced."""
         look = os.access
         monkeypatch.setattr(os, "access", lambda file, mode: file != path / "work" and look(file, mode))
         reports = {report.where: report for report in check(path)}

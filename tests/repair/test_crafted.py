@@ -1,4 +1,4 @@
-"""Records that no darner has written, with checksums that are right: in a directory that somebody made up."""
+"""Forged records: no darner has written them, but their checksums are right."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from leveldbs import opened_db
 
 import darner.repair.check
 import darner.repair.repair
 from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import JournalError, RepairError
-from darner.journal import leveldb
 from darner.journal.layout import (
     CURSOR_PREFIX,
     DELAYED_KEY,
@@ -33,7 +33,7 @@ from darner.queues.names import directory_of
 from darner.repair.check import check
 from darner.repair.repair import repair, repair_all
 
-# Where numbers of 8, 32 and 64 bits, with and without a sign, end; and some that the queue has.
+# The limits of numbers of 8, 32 and 64 bits, with and without a sign; and numbers of the queue itself.
 EDGES = (
     0,
     1,
@@ -54,7 +54,7 @@ EDGES = (
 LARGE_BYTES = 200_000
 # `DARNER_CRAFTED=2000` for more.
 EXAMPLES = int(os.environ.get("DARNER_CRAFTED", "40"))
-# More than all of it takes, and less than what a crafted number asks for.
+# More memory than the tests take, and less than a forged number asks for.
 ROOM_BYTES = 2 << 30
 
 edges = st.sampled_from(EDGES)
@@ -64,7 +64,7 @@ times = edges
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Whoever takes a gigabyte gets a MemoryError."""
+    """Limit the memory, so that a gigabyte is a MemoryError."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, limits[1]))
@@ -83,7 +83,7 @@ def silence():
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
-    """A queue with everything that there is a record for; nobody has it."""
+    """A queue with every kind of record; no server runs."""
     path = tmp_path_factory.mktemp("template") / "data"
     data = Data(path)
     data.push(b"work", b"one", b"two", b"three", exptime=5000)
@@ -100,14 +100,8 @@ def template(tmp_path_factory) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def db(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as opened:
-        yield opened
-
-
 def use(path):
-    """Do with the queue what a server does, from start to end; what is refused is so by a JournalError."""
+    """Use the queue as a server does, from start to end; it may refuse with JournalError alone."""
     data = Data(path)
     for work in (
         lambda: data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).peek(),
@@ -130,7 +124,7 @@ def use(path):
 
 
 def survive(path):
-    """Have everybody look at it who may."""
+    """Have the server, check and repair read the directory."""
     list(check(path))
     before = path.with_name("before")
     shutil.copytree(path, before)
@@ -190,7 +184,7 @@ class TestRecords:
     def test_with_any_numbers_are_read_or_refused_and_end_nobody(self, template, tmp_path_factory, records):
         path = tmp_path_factory.mktemp("crafted") / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             for key, record in records:
                 opened.put(key, record)
         survive(path)
@@ -201,7 +195,7 @@ class TestRecords:
     def test_of_large_items_with_impossible_chunks_are_damaged(self, template, tmp_path, chunk_bytes, size):
         path = tmp_path / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             opened.put(
                 _records.item_key(1), _records.encode_item(Item(1, 0, 0, 1, None, 5, size, chunk_bytes))
             )
@@ -212,7 +206,7 @@ class TestRecords:
     def test_may_be_so_far_apart_that_nobody_counts_what_is_between(self, template, tmp_path):
         path = tmp_path / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             _, record = stored_state(opened)
             state = _records.decode_state(record)
             far = 1 << 45
@@ -238,7 +232,7 @@ class TestChanges:
     def test_in_the_log_with_any_payload_are_made_or_refused(self, template, tmp_path_factory, changes):
         path = tmp_path_factory.mktemp("crafted") / "data"
         shutil.copytree(template, path)
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             state = _records.decode_state(stored_state(opened)[1])
         numbered = [(state.change + at, kind, payload) for at, (kind, payload) in enumerate(changes, 1)]
         data = Data(path.with_name("other"))
@@ -256,7 +250,7 @@ class TestChanges:
 
 
 class TestNames:
-    """Which no queue can have, given to who works on one."""
+    """Names that no queue can have, given to commands on one queue."""
 
     NAMES = (b"", b" ", b"a/b", b"../work", b"a\nb", b"a\0b", b"\x7f", b"x" * 251, b"\xff" * 300)
 

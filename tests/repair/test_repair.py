@@ -1,4 +1,4 @@
-"""Damage done to a data directory: what the server does about it, what check says, what repair saves."""
+"""Damage to a data directory: what the server does, what check reports, and what repair saves."""
 
 import contextlib
 import os
@@ -9,6 +9,7 @@ import pytest
 from brokers import Data, log_to
 from click.testing import CliRunner
 from doubles import Silence
+from leveldbs import opened_db
 from running import running, until
 
 from darner import _records
@@ -25,7 +26,7 @@ LARGE_BYTES = 200_000
 
 
 def body(number: int) -> bytes:
-    """Large enough that damage to one does not reach far."""
+    """Return an item large enough that damage to it reaches few others."""
     return b"%06d" % number + bytes(1000)
 
 
@@ -50,7 +51,7 @@ def data(path):
 
 @pytest.fixture
 def closed(path):
-    """The queue `work` with the items 3 to 40, in a table, and `sound`; nobody has the directory."""
+    """The queue `work` with the items 3 to 40, in a table, and `sound`; no server runs."""
     data = Data(path)
     data.push(b"work", *map(body, range(1, ITEMS + 1)))
     data.push(b"sound", b"one")
@@ -59,24 +60,18 @@ def closed(path):
     data.read(b"work")
     data.restart()
     data.close()
-    with db(path / "work"):  # has LevelDB make a table of its log
+    with opened_db(path / "work", compression=None):  # LevelDB makes a table of its log
         pass
     return path
 
 
-@contextlib.contextmanager
-def db(path):
-    with contextlib.closing(leveldb.DB(str(path), compression=None)) as opened:
-        yield opened
-
-
 def table(path):
-    """The table with the items."""
+    """Return the table with the items."""
     return max(path.glob("*.ldb"), key=lambda file: file.stat().st_size)
 
 
 def damage(path, what: bytes) -> None:
-    """Change a byte behind these."""
+    """Change a byte behind these bytes."""
     content = bytearray(path.read_bytes())
     content[content.index(what) + len(what) + 100] ^= 0xFF
     path.write_bytes(content)
@@ -94,7 +89,7 @@ def problems(path, name=None):
 
 
 def numbers(path, name=b"work"):
-    """What a broker serves from a queue, by number; and its counts, before that."""
+    """Return the numbers that a broker serves from a queue, and the counts before that."""
     data = Data(path)
     queue = data.broker.queue(name)
     counts = queue.items, queue.waiting_bytes
@@ -104,7 +99,7 @@ def numbers(path, name=b"work"):
 
 
 def is_out_of_service(path, name=b"work") -> str:
-    """Have a broker open the directory; returns why the queue is out of service. The others are served."""
+    """Open the directory; return why the queue is out of service. The other queues must be served."""
     data = Data(path)
     try:
         with pytest.raises(JournalError) as caught:
@@ -170,7 +165,7 @@ class TestCheck:
             list(check(path, name))
 
     def test_counts_what_is_there(self, closed):
-        with db(closed / "work") as opened:
+        with opened_db(closed / "work", compression=None) as opened:
             key, record = stored_state(opened)
             state = _records.decode_state(record)
             state.items += 5
@@ -180,7 +175,7 @@ class TestCheck:
 
 
 class TestDamage:
-    """Of each kind: the server, check, repair."""
+    """Each kind of damage: the server, check, repair."""
 
     def test_current_is_missing(self, closed):
         (closed / "work" / "CURRENT").unlink()
@@ -260,7 +255,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("besides", ["known", "lost"])
     def test_the_state_is_damaged(self, closed, besides):
-        with db(closed / "work") as opened:
+        with opened_db(closed / "work", compression=None) as opened:
             key, record = stored_state(opened)
             opened.put(key, bytes([record[0] ^ 1]) + record[1:])
         if besides == "lost":
@@ -308,7 +303,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("again", ["restart", "kill"])
     def test_a_bit_in_leveldbs_log_is_flipped(self, path, silence, again):
-        """LevelDB itself would leave out all up to its next block, and say nothing."""
+        """LevelDB itself would skip all records up to the next block without an error."""
         data = Data(path)
         data.push(b"sound", b"one")
         for n in range(1, 20):
@@ -330,7 +325,7 @@ class TestDamage:
         assert any("LevelDB is damaged" in text for text in problems(path)["work"])
         repaired = repair(path, b"work")
         found, (items, _) = numbers(path)
-        if again == "kill":  # the other log has all of it
+        if again == "kill":  # the other log has every change
             assert found == list(range(1, 20))
         else:
             assert any("13 items" in text and "lost" in text for text in repaired.losses)
@@ -433,7 +428,7 @@ class TestDamage:
             os.truncate(blob, 1000)
         else:
             damage(blob, b"000002")
-        if how != "flipped":  # else it is met by who has begun to read it
+        if how != "flipped":  # else a read that has begun meets it
             shutil.copytree(path, path.with_name("served"))
             data = Data(path.with_name("served"))
             assert data.broker.queue(b"work").reserve().id == 1
@@ -462,7 +457,7 @@ class TestDamage:
         data.tick()
         data.push(b"work", b"000003")
         data.end()
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             key, record = next(opened.iterator(prefix=b"d"))
             opened.put(key, record[:-1] + b"x")
         assert problems(path)["work"]
@@ -513,8 +508,8 @@ class TestRepair:
         assert problems(closed)["work"] == []
 
     def test_brings_back_nothing_that_was_dead(self, closed):
-        """As `repair_db` may do it: below the floor only what is kept is alive."""
-        with db(closed / "work") as opened:
+        """As `repair_db` may leave it: below the floor only kept items are live."""
+        with opened_db(closed / "work", compression=None) as opened:
             record = next(opened.iterator(prefix=b"i"))[1]
             for id in (1, 2):
                 item = _records.Item(id, 0, 0, 1, b"%06d" % id)
@@ -534,7 +529,7 @@ class TestRepair:
             queue.pop()
         data.restart()
         data.close()
-        with db(path / "work") as opened:
+        with opened_db(path / "work", compression=None) as opened:
             assert _records.decode_ids(opened.get(KEPT_KEY)) == [1]
             opened.put(_records.item_key(4900), b"bad")
             opened.put(KEPT_KEY, b"bad")

@@ -1,4 +1,4 @@
-"""Nothing is left to the collector that has lived long: it would not be freed."""
+"""Clients and queues leave no reference cycles behind: the collector would not free old ones."""
 
 import contextlib
 import re
@@ -8,7 +8,7 @@ import sys
 import pytest
 from running import running, until
 
-# Told by a signal, it says what kinds of objects only a look at all there are would free.
+# At a signal, print the types of the objects that only a full collection would free.
 WATCHED = """
 import gc, signal, sys
 from darner.__main__ import main
@@ -77,5 +77,5 @@ def test_what_clients_leave_behind_is_freed_without_the_collector(tmp_path, use)
         until(lambda: server.stat("curr_connections") == 1)
         server.process.send_signal(signal.SIGUSR1)
         kinds = re.search("unfreed (.*)end", server.wait_for_log("unfreed"))[1].split()
-    # what Python itself made at the start
+    # objects that Python made at the start
     assert not set(kinds) - {"getset_descriptor", "type", "tuple", "dict"}

@@ -1,43 +1,33 @@
-"""Where is listened: several addresses, both families, Unix sockets; and what is said where that fails."""
+"""Listeners: several addresses, both families, Unix sockets; and the errors where listening fails."""
 
 import os
 import re
 import resource
 import socket
 import stat
-import subprocess
 
 import pytest
-from running import DARNER, Wire, configured, running, until
+from running import Wire, configured, refused, run_darner, running, until
 
 HAS_IPV6 = socket.has_dualstack_ipv6()
 needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 
 
 def version(host: str, port: int) -> bytes:
-    """What a client there is answered."""
+    """Connect there and return the reply to `version`."""
     with socket.create_connection((host, port), timeout=10) as client:
         client.sendall(b"version\r\n")
         return client.recv(100)
 
 
 def unix(path) -> Wire:
-    """A client of a Unix socket."""
+    """Connect to a Unix socket."""
     wire = Wire.__new__(Wire)
     wire.socket = socket.socket(socket.AF_UNIX)
     wire.socket.settimeout(10)
     wire.socket.connect(str(path))
     wire._buffer = b""
     return wire
-
-
-def refused(*options: str) -> str:
-    """The one line that a server says instead of starting."""
-    done = subprocess.run([DARNER, *options], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 class TestHosts:
@@ -151,7 +141,7 @@ class TestUnixSocket:
             waiting = unix(path)
             waiting.send(b"get work/t=20000\r\n")
             until(lambda: server.stat("queue_work_waiters") == 1)
-            # what a client that has gone waits for is the next one's
+            # an item that a disconnected client waited for goes to the next client
             waiting.close()
             server.connect().set(b"work", b"x")
             assert unix(path).get(b"work/t=1000") == b"x"
@@ -216,7 +206,7 @@ class TestUnixSocket:
 
     def test_has_its_clients_log_in_too(self, tmp_path, path):
         users = tmp_path / "users.toml"
-        subprocess.run([DARNER, "passwd", str(users), "alice"], input=b"secret\n", check=True)
+        run_darner("passwd", users, "alice", input="secret\n").check_returncode()
         with configured(tmp_path, f'auth_file = "{users}"\nsocket = "{path}"\n') as server:
             assert unix(path).ask(b"version\r\n") == b"CLIENT_ERROR authentication failure\r\n"
             assert unix(path).set(b"login", b"alice secret") == b"STORED\r\n"
@@ -228,7 +218,7 @@ def test_a_unix_socket_is_served_again_after_the_descriptors_ran_out(tmp_path):
     path = tmp_path / "darner.sock"
     with running(tmp_path / "data", "--socket", str(path)) as server:
         limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-        # fewer than it has open
+        # fewer than the server has open
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         waiting = [unix(path) for _ in range(5)]
         server.wait_for_log("cannot be accepted")

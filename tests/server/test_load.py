@@ -5,30 +5,24 @@ A start is measured in processor time: the machine may be busy with something el
 
 import contextlib
 import resource
-from pathlib import Path
 
 import pytest
-from running import DARNER, Server, running, until
-from test_wire_hostile import processor_s
+from running import DARNER, running, until
 
 MIB = 1 << 20
 CONNECTIONS = 10_000
-# Of a connection that is idle, at most.
+# The most memory of an idle connection.
 CONNECTION_BYTES = 8 << 10
 QUEUES = 10_000
-# Of these, so many are read, each from a LevelDB of its own: more than may be open with so few descriptors.
+# So many of these are read, each from its own LevelDB: more than may be open with so few descriptors.
 READ = 150
 DESCRIPTORS = 1024
 START_S, START_BYTES = 5.0, 200 * MIB
 
 
-def descriptors(server: Server) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-
-
 @pytest.fixture
 def many_descriptors():
-    """As many as the connections need at either end, the server's share for its files besides."""
+    """Allow the descriptors of all connections at both ends, and those of the server's files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS * 4 // 3 + 100
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -52,7 +46,7 @@ def test_ten_thousand_connections_are_served_in_bounded_memory(many_descriptors,
         until(lambda: server.stat("queue_work_waiters") == CONNECTIONS)
         for number in range(CONNECTIONS):
             assert wire.set(b"work", b"%05d" % number) == b"STORED\r\n"
-        # each got one
+        # each client got one
         assert {each.line() for each in wires} == {b"VALUE work/t=600000 0 5\r\n"}
         items = sorted(each.exactly(len(b"00000\r\nEND\r\n"))[:5] for each in wires)
         assert items == [b"%05d" % number for number in range(CONNECTIONS)]
@@ -72,12 +66,12 @@ def test_ten_thousand_queues_start_fast_in_bounded_memory_and_descriptors(tmp_pa
                 assert wire.exactly(8 * len(some)) == b"STORED\r\n" * len(some)
         assert server.stop() == 0
         server.start()
-        assert processor_s(server) < START_S
+        assert server.processor_s < START_S
         assert server.resident_bytes < START_BYTES
         with contextlib.closing(server.connect()) as wire:
             for name in names[:READ]:
                 assert wire.get(name) == b"abc"
-            assert descriptors(server) < DESCRIPTORS // 2
+            assert server.descriptors < DESCRIPTORS // 2
         assert server.stat("curr_items") == QUEUES - READ
         assert server.stop() == 0
     assert "level=error" not in server.log

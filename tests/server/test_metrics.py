@@ -1,8 +1,7 @@
-"""Metrics: what Prometheus is told, and that asking disturbs nobody."""
+"""Metrics for Prometheus: the figures, and scrapes that hold up no client."""
 
 import asyncio
 import contextlib
-import os
 import re
 import resource
 import select
@@ -19,8 +18,7 @@ from unittest.mock import Mock
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families as leniently
-from running import DARNER, Server, running, until
-from test_wire_hostile import processor_s
+from running import Server, refused, running, running_well, until
 
 from darner._version import __version__
 from darner.access.descriptors import METRICS_CONNECTIONS
@@ -32,7 +30,7 @@ from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
-# What says when it is asked, and what is no number or takes long.
+# Figures that change with each request, are no numbers or take long.
 PASSING = {"uptime", "time"}
 NO_METRICS = {"pid", "version", "logsize"}
 
@@ -49,7 +47,7 @@ def metrics_port(server: Server) -> int:
 
 
 def samples(server: Server) -> dict[tuple[str, str], float]:
-    """The value of each sample, by its name and queue."""
+    """Return the value of each sample, by name and queue."""
     families = leniently(fetch(metrics_port(server)))
     return {(s.name, s.labels.get("queue", "")): s.value for family in families for s in family.samples}
 
@@ -63,11 +61,8 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, config):
-    with running(tmp_path_factory.mktemp("metrics") / "data", "--config", config) as server:
+    with running_well(tmp_path_factory.mktemp("metrics") / "data", "--config", config) as server:
         yield server
-        code = server.stop()
-    assert "Traceback" not in server.log
-    assert code == 0
 
 
 class TestFigures:
@@ -80,7 +75,7 @@ class TestFigures:
             wire.send(b"set bad/name 0 0 1 noreply\r\nx\r\n")
             wire.set(b"gone", b"x")
             wire.ask(b"delete gone\r\n")
-            # what it reads of this is counted when it answers, what it writes is not
+            # the bytes of this request are counted before the reply, those of the reply are not
             stats = wire.stats()
             found = samples(server)
             for figure in SERVER_FIGURES:
@@ -109,7 +104,7 @@ class TestFigures:
             for figure in QUEUE_FIGURES:
                 if figure.name in NO_METRICS:
                     assert not figure.metric
-                elif figure.name == "head_age":  # which goes on
+                elif figure.name == "head_age":  # it grows with time
                     assert found[figure.metric, queue] == pytest.approx(
                         int(stats[f"queue_{queue}_head_age"]) * figure.scale, abs=10
                     )
@@ -213,7 +208,7 @@ class TestDisturbance:
             thread.join()
 
     def scrape(self, tmp_path, monkeypatch, queues: int) -> list[int]:
-        """Have as many queues told; returns the turn of the loop in which each was read."""
+        """Scrape so many queues; return the turn of the loop in which each one was read."""
         turn_of_each = []
         figure = Figure("", lambda _: turn_of_each.append(turns) or 0, "darner_queue_figure", "A figure.")
         monkeypatch.setattr(metrics, "QUEUE_METRICS", (figure,))
@@ -258,14 +253,9 @@ class TestDisturbance:
 
 class TestStart:
     def refused(self, data, config: str, **environment: str) -> str:
-        done = subprocess.run(
-            [DARNER, "--port", "0", "--data", data, "--config", config],
-            capture_output=True, text=True, timeout=20, check=False, env=os.environ | environment,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert done.stderr.count("\n") == 1, done.stderr
+        said = refused("--port", "0", "--data", data, "--config", config, **environment)
         assert not data.exists()
-        return done.stderr
+        return said
 
     def test_without_prometheus_client_says_what_to_install(self, tmp_path, config):
         missing = 'raise ModuleNotFoundError("not here", name="prometheus_client")\n'
@@ -296,7 +286,7 @@ class TestStart:
 
 
 class TestSilence:
-    """Connections to the port that ask for nothing."""
+    """Open connections to the port that send nothing."""
 
     def connections(self, server: Server, count: int) -> list[socket.socket]:
         port = metrics_port(server)
@@ -313,7 +303,7 @@ class TestSilence:
                 sock.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
         assert "darner_items" in fetch(metrics_port(server))
         assert self.threads(server) <= threads + 2 * METRICS_CONNECTIONS
-        # all but some are closed by now
+        # most of them are closed by now
         until(lambda: self.threads(server) <= threads + METRICS_CONNECTIONS)
         for sock in silent:
             sock.close()
@@ -345,12 +335,12 @@ class TestSilence:
 
     def test_of_who_cannot_be_accepted_costs_no_processor_time(self, server):
         limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-        # fewer than it has open
+        # fewer than the server has open
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         (waiting,) = self.connections(server, 1)
-        before = processor_s(server)
+        before = server.processor_s
         assert not select.select([waiting], [], [], 1.5)[0]
-        assert processor_s(server) - before < 0.3
+        assert server.processor_s - before < 0.3
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         waiting.send(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert waiting.recv(15) == b"HTTP/1.0 200 OK"

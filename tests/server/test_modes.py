@@ -1,4 +1,4 @@
-"""What is on disk is for its owner alone."""
+"""Files and directories are for their owner alone."""
 
 import contextlib
 import stat
@@ -14,16 +14,16 @@ def test_files_are_0600_and_directories_0700_whatever_the_umask(tmp_path):
     with running(data, command=command) as server:
         for _ in range(2):
             with contextlib.closing(server.connect()) as wire:
-                for name in (b"work", b"\xff" * 200, b"obsolete_blobs"):
+                for name in (b"work", b"\xff" * 200, b"deleted"):
                     for size in (10, CHUNK_BYTES * 3):
                         assert wire.set(name, bytes(size)) == b"STORED\r\n"
                 assert wire.set(b"work/sync", bytes(CHUNK_BYTES * 2)) == b"STORED\r\n"
                 wire.get(b"work")
                 wire.get(b"work/open")
-                assert wire.ask(b"delete obsolete_blobs\r\n") == b"DELETED\r\n"
+                assert wire.ask(b"delete deleted\r\n") == b"DELETED\r\n"
                 assert wire.ask(b"flush work\r\n") == b"END\r\n"
                 wire.set(b"work", bytes(CHUNK_BYTES * 2))
-            # LevelDB makes files of others when it opens what is there
+            # at the next open LevelDB makes other files
             server.restart()
         until(lambda: not any((data / ".trash").iterdir()))
         found = [data, *data.rglob("*")]

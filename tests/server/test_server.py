@@ -1,4 +1,4 @@
-"""What the server does by itself goes on, whatever goes wrong with it."""
+"""Periodic work of the server goes on after any error."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What the process does with signals, with its standard files, and with a log that nobody reads."""
+"""The process with signals, with its standard files, and with a log that nobody reads."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from running import DARNER, Server, Wire, running, until
+from running import DARNER, Server, Wire, run_darner, running, until
 
 from darner.server.log_writer import MAX_PENDING_BYTES, LogWriter
 
@@ -21,13 +21,13 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 def is_asleep(process: subprocess.Popen) -> bool:
-    """Whether it has loaded what it needs, and waits."""
+    """Return whether the process has loaded its modules, and waits."""
     state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state == "S" and "_plyvel" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 class Starting:
-    """A server that has begun to start, and waits for somebody to write to a pipe in the place of a file."""
+    """A server that has begun to start, and waits at a pipe in place of a file."""
 
     def __init__(self, directory: Path, fifo: Path, *options: str) -> None:
         self.fifo = fifo
@@ -38,11 +38,11 @@ class Starting:
             stderr=subprocess.PIPE,
             text=True,
         )
-        # not by opening it: that would let it go on
+        # opening the pipe would let the server go on
         until(lambda: is_asleep(self.process))
 
     def go_on(self, text: str) -> None:
-        """Let it read `text`, and find a file with that later."""
+        """Let the server read `text`, and find a file with it later."""
         descriptor = os.open(self.fifo, os.O_WRONLY)
         self.fifo.unlink()
         self.fifo.write_text(text)
@@ -58,13 +58,13 @@ class Starting:
         raise AssertionError(log)
 
     def end(self) -> str:
-        """Wait for its end; returns what it has said."""
+        """Wait for the server's end; return its log."""
         return self.process.communicate(timeout=20)[1]
 
 
 @pytest.fixture
 def starting(tmp_path):
-    """Begins to start a server that waits for its configuration."""
+    """A function that begins to start a server, which waits for its configuration."""
     path = tmp_path / "darner.toml"
     start = Starting(tmp_path, path, "--config", str(path))
     yield start
@@ -95,7 +95,7 @@ class TestStart:
         process = subprocess.Popen(
             [DARNER, "--data", str(tmp_path / "data"), "--port", "0"], stderr=subprocess.PIPE, text=True
         )
-        # of what is loaded after the first lines of darner
+        # a module that is loaded after the first lines of darner
         until(lambda: "uvloop" in Path(f"/proc/{process.pid}/maps").read_text())
         process.send_signal(number)
         said = process.communicate(timeout=20)[1]
@@ -116,7 +116,7 @@ class TestStart:
 class TestEnd:
     def test_of_a_server_with_a_login_under_way_is_clean(self, tmp_path):
         users = tmp_path / "users.toml"
-        subprocess.run([DARNER, "passwd", str(users), "alice"], input=b"pass\n", check=True)
+        run_darner("passwd", users, "alice", input="pass\n").check_returncode()
         (tmp_path / "darner.toml").write_text(f'auth_file = "{users}"\n')
         with running(tmp_path / "data", "--config", str(tmp_path / "darner.toml")) as server:
             silent, checked = server.connect(), server.connect()
@@ -136,7 +136,7 @@ class TestEnd:
         with unread(tmp_path) as (server, wire):
             wire.send(b"set work 0 0 10\r\n01234")
             server.process.terminate()
-            # it takes nobody in any more
+            # it accepts no connection any more
             until(lambda: not is_listening(server.port))
             server.process.send_signal(second)
             assert server.process.wait(10) == 1
@@ -155,7 +155,7 @@ def is_listening(port: int) -> bool:
 
 @contextlib.contextmanager
 def unread(directory: Path):
-    """A server that has said more than the pipe takes which is its standard error, and a client of it."""
+    """Start a server whose standard error is a full pipe, and a client."""
     server = Server(directory / "data")
     try:
         fcntl.fcntl(server.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
@@ -167,7 +167,7 @@ def unread(directory: Path):
             waiting = fcntl.ioctl(server.process.stderr, termios.FIONREAD, bytes(4))
             return int.from_bytes(waiting, sys.byteorder) > 0
 
-        # and so it is full: of what follows the next piece does not fit
+        # now the pipe is full
         until(is_begun)
         yield server, wire
     finally:
@@ -183,7 +183,7 @@ class TestLog:
         os.close(write)
 
     def fill(self, write: int) -> int:
-        """Fill a pipe; returns how many bytes that took."""
+        """Fill a pipe; return the number of bytes."""
         os.set_blocking(write, False)
         size = 0
         with contextlib.suppress(BlockingIOError):
@@ -193,7 +193,7 @@ class TestLog:
         return size
 
     def read(self, read: int, writer: LogWriter) -> bytes:
-        """All there is to read until nothing is left to be written."""
+        """Read until the writer has nothing left to write."""
         os.set_blocking(read, False)
         text = b""
 
@@ -216,7 +216,7 @@ class TestLog:
         writer = LogWriter(write, "{} dropped\n".format)
         line = "x" * 999 + "\n"
         writer.write(line)
-        until(lambda: writer._is_writing)  # and so it takes no more of them
+        until(lambda: writer._is_writing)  # so it accepts no more of them
         count = MAX_PENDING_BYTES // 1000 + 500
         for _ in range(count - 1):
             writer.write(line)
@@ -308,7 +308,7 @@ class TestStandardFiles:
 def test_a_command_that_is_interrupted_says_so_and_fails(tmp_path):
     command = [DARNER, "passwd", str(tmp_path / "users"), "alice"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    # it has loaded all, and waits for the password
+    # it waits for the password
     until(lambda: is_asleep(process))
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=20)[1]

@@ -1,4 +1,4 @@
-"""Under systemd: the sockets it opened, and what it is told; the tests play its part."""
+"""Under systemd, which the tests stand in for: sockets that it passes, and notifications to it."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import pytest
 from running import DARNER, Wire
 
 ADM = Path(__file__).parents[2] / "adm"
-# What systemd does between fork and exec: the descriptors from 3 on, and for which process they are.
+# As systemd between fork and exec: pass descriptors from 3 on, and name the process that they are for.
 PASS_SOCKETS = """
 import os, sys
 count = int(sys.argv[1])
@@ -30,7 +30,7 @@ os.execv(sys.argv[2 + count], sys.argv[2 + count :])
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a server that is given sockets, and takes it away."""
+    """A function that starts a server with passed sockets; the servers end with the test."""
     processes = []
 
     def start(
@@ -61,7 +61,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def listening():
-    """Makes listening sockets on ports of their own."""
+    """A function that makes listening sockets, each on its own port."""
     made = []
 
     def listening(family=socket.AF_INET, address="127.0.0.1") -> socket.socket:
@@ -74,7 +74,7 @@ def listening():
 
 
 class Told:
-    """The socket on which systemd is told."""
+    """The socket that gets the notifications to systemd."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -86,7 +86,7 @@ class Told:
 
 
 def log_of(process: subprocess.Popen) -> str:
-    """End it, and return all that it has logged."""
+    """End the server and return its log."""
     process.send_signal(signal.SIGTERM)
     return process.communicate(timeout=20)[1]
 
@@ -146,7 +146,7 @@ class TestSockets:
         with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
             sock.bind(path)
             sock.listen()
-            # besides one of TCP, which is none that the server made
+            # besides a TCP socket, which the server has not made
             process = start(listening(), sock)
             client.settimeout(10)
             client.connect(path)
@@ -185,7 +185,7 @@ class TestSockets:
             assert "is neither TCP nor a Unix stream socket" in self.refused(start(sock))
 
     def refused(self, process) -> str:
-        """The one line it says instead of starting."""
+        """Return the one line that the server logs instead of starting."""
         said = process.communicate(timeout=20)[1]
         assert process.returncode == 1
         assert said.count("\n") == 1, said
@@ -267,7 +267,7 @@ class TestNotify:
 class TestUnits:
     @pytest.fixture
     def units(self, tmp_path):
-        """The units, with the darner that is tested in the place of the one in /opt."""
+        """The unit files, with the darner under test in place of the one in /opt."""
         for unit in ADM.iterdir():
             text = unit.read_text().replace("/opt/darner/bin/darner", DARNER)
             (tmp_path / unit.name).write_text(text)

@@ -1,4 +1,4 @@
-"""What is done in threads: what comes of it is told on the loop, and what can wait holds up nothing else."""
+"""Work in threads: its results come on the loop, and work that can wait holds up nothing else."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ TIMEOUT_S = 10
 
 
 def run(scenario):
-    """Run `scenario`, a coroutine that is given two threads for each lane."""
+    """Run a coroutine function with two threads for each lane."""
 
     async def main():
         threads = Threads(asyncio.get_running_loop(), 2)

@@ -1,4 +1,4 @@
-"""A broker to be driven by hand: its clock is a number, and its threads run when they are told to."""
+"""A broker with its data directory: its clock is a number, and its threads run when a test says so."""
 
 from doubles import Offload, let_go, record
 
@@ -36,7 +36,7 @@ def log_to(patch, logger):
 
 
 class Data:
-    """A data directory and the broker that has it.
+    """A data directory and its broker.
 
     With a `boot` it has a monotonic clock besides: `now` goes on evenly, and the wall clock is `ahead` of it.
     """
@@ -45,13 +45,13 @@ class Data:
         self.path = path
         self.now = now
         self.ahead = ahead
-        # the number of the machine's start, and when that was
+        # the number of the machine's start, and its time
         self.boot = boot
         self.booted = now - 60_000
         # what the environment has besides
         self.world = environment or {}
         self.options = options
-        # what is set for each queue that is not as by default
+        # by queue, its settings if they are not the defaults
         self.settings = {}
         self.open()
 
@@ -60,7 +60,7 @@ class Data:
 
     def open(self):
         self.threads = Offload()
-        # what is to be called, and when
+        # timers: when they are due, and what they call
         self.timers = []
         world = self.world
         if self.boot:
@@ -75,45 +75,45 @@ class Data:
         self.timers.append((self.now + ms, work))
 
     def reconfigure(self, aliases=None):
-        """Have the settings that are set by now, and these aliases; returns what changed."""
+        """Apply the current settings and these aliases; return the names of changed queues."""
         changed = []
         for _ in self.broker.reconfigure(self.settings_for, aliases or {}, changed):
             pass
         return changed
 
     def set_clock(self, ahead):
-        """Set the wall clock, so that it is so far ahead of `now`."""
+        """Set the wall clock ahead of `now` by so much, in ms."""
         self.ahead = ahead
         self.tick()
 
     def reboot(self, *, ahead=0):
-        """The machine starts anew, with the wall clock so far ahead, between one process and the next."""
+        """Start the machine again between two processes, with the wall clock ahead by so much, in ms."""
         self.boot += 1
         self.booted, self.ahead = self.now, ahead
 
     def settle(self):
-        """Let the threads run."""
+        """Run the tasks of all threads."""
         self.threads.run_all()
 
     def tick(self, times=1):
-        """As the server does it, and what comes of that."""
+        """Tick as the server does, with the tasks and timers that follow."""
         for _ in range(times):
             self.broker.tick()
             self.settle()
             self.run_timers()
 
     def write_out_once(self):
-        """Have LevelDB written, or try to."""
+        """Try once to write all staged changes to LevelDB."""
         for queue in self.broker.queues.values():
             self.broker.storage.committer.checkpoint(queue.journal)
         self.settle()
 
     def write_out(self):
-        """Have LevelDB written, and files deleted that are not needed any more."""
+        """Write all staged changes to LevelDB, and delete obsolete files."""
         self.tick(8)
 
     def run_timers(self):
-        """Do what is to be done soon."""
+        """Run all timers."""
         while self.timers:
             _, work = self.timers.pop(0)
             work()
@@ -129,14 +129,14 @@ class Data:
         return self.broker
 
     def end(self):
-        """The end of the process: the log has everything, LevelDB what it had."""
+        """End the process by a kill: the log has every change, LevelDB what it had."""
         for each in self.broker.journals():
             each.close()
         let_go(self.broker.storage.log)
         self.broker._lock.close()
 
     def kill(self):
-        """The end of the process, and the next one."""
+        """End the process by a kill and begin the next one."""
         self.end()
         self.open()
         return self.broker
@@ -146,7 +146,7 @@ class Data:
             self.broker.queue(name).push(record(data), 7, exptime)
 
     def set(self, name, data, delay_ms=0):
-        """As a `set` does it."""
+        """Set an item as the command `set` does."""
         sink = self.broker.routes.sink(name)
         if isinstance(sink, Fanout):
             sink.push(record(data), 0, 0, delay_ms)
@@ -156,12 +156,12 @@ class Data:
             sink.push(record(data), 0, 0)
 
     def targets(self, name):
-        """The queues a `set` goes to."""
+        """Return the queues that a `set` to this name goes to."""
         sink = self.broker.routes.sink(name)
         return sink.queues if isinstance(sink, Fanout) else (sink,)
 
     def upload(self, name, content, *, sync=False):
-        """As a `set` of a large item does it; returns what it came to."""
+        """Set a large item as the command `set` does; return the errors that the upload was told."""
         upload = self.broker.routes.upload(name, len(content))
         self.write(upload, content)
         return self.finish(upload, sync=sync)
@@ -177,7 +177,7 @@ class Data:
         return told
 
     def read(self, name):
-        """Take the next item of a queue, and return all its bytes; None if there is none."""
+        """Take the next item of a queue and return its data; None if there is none."""
         queue = self.broker.queue(name)
         item = queue.pop()
         if item is None or item.data is not None:
@@ -197,7 +197,7 @@ class Data:
         return found
 
     def blobs(self):
-        """The files of large items there are, once all is tidied up."""
+        """Return the directories of the files of large items, once obsolete files are deleted."""
         self.write_out()
         return sorted(str(file.relative_to(self.path).parent.parent) for file in self.path.glob("*/blobs/*"))
 

@@ -1,4 +1,4 @@
-"""What stands in for a thread, a client, a disk and a log in tests that drive the queues themselves."""
+"""Doubles of threads, clients, the event loop, a logger and a disk, for tests without a server."""
 
 import errno
 import os
@@ -12,17 +12,17 @@ from darner.queues.upload import Upload
 from darner.wire.peer import TCP_ESTABLISHED
 
 RECORD_HEAD_BYTES = 28
-# what LevelDB says
+# the text of LevelDB's error
 FULL = f"IO error: a/file: {os.strerror(errno.ENOSPC)}"
 
 
 def record(data):
-    """An item's bytes, as the parser gives them: with room for the record's head before them."""
+    """Return an item's data as the parser returns it: with room for the record's head before it."""
     return bytes(RECORD_HEAD_BYTES) + data
 
 
 def reserve(holds, source, count):
-    """Reserve and hold so many items, oldest first; returns them."""
+    """Reserve and hold so many items, oldest first; return them."""
     items = [source.reserve() for _ in range(count)]
     for item in items:
         holds.add(source, item)
@@ -36,7 +36,7 @@ def begin_upload(queue, size, targets=None):
 
 
 class Silence:
-    """A logger that keeps what it was told, and says nothing."""
+    """A logger that keeps its lines and writes nothing."""
 
     def __init__(self):
         self.lines = []
@@ -48,7 +48,7 @@ class Silence:
 
 
 class Client:
-    """A client whose replies may have to wait."""
+    """A client that counts the replies held back, and the slots of failed ones."""
 
     def __init__(self):
         self.held = 0
@@ -67,7 +67,7 @@ class Client:
 
 
 class Offload:
-    """A thread that runs when told to."""
+    """Threads whose tasks run when a test says so."""
 
     def __init__(self):
         self.tasks = []
@@ -76,17 +76,17 @@ class Offload:
         self.tasks.append((work, done))
 
     def run(self, index=0):
-        """Do the oldest task, or another one."""
+        """Run the oldest task, or the one at this index."""
         at_once(*self.tasks.pop(index))
 
     def run_all(self):
-        """Do all tasks, and those that come of them."""
+        """Run all tasks, and those that they add."""
         while self.tasks:
             self.run()
 
 
 class Timer:
-    """What an event loop is to do at a time, in ms."""
+    """A call at a time in ms."""
 
     def __init__(self, due, work):
         self.due = due
@@ -97,7 +97,7 @@ class Timer:
 
 
 class Loop:
-    """An event loop that runs when told to; `clock` gives its time in ms."""
+    """An event loop that runs when a test says so; `clock` returns its time in ms."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -116,14 +116,14 @@ class Loop:
         return timer
 
     def run(self):
-        """Do what is to be done soon; returns whether there was something."""
+        """Run the calls that are due at once; return whether there were any."""
         soon, self.soon = self.soon, []
         for work, arguments in soon:
             work(*arguments)
         return bool(soon)
 
     def next_timer(self, until):
-        """Take the first timer that is due by then; None if there is none."""
+        """Take the first timer due by then; None if there is none."""
         timers = [timer for timer in self.timers if timer.work is not None]
         first = min(timers, key=lambda timer: timer.due, default=None)
         if first is None or first.due > until:
@@ -134,14 +134,14 @@ class Loop:
 
 
 class Transport:
-    """A client's end of a connection to a server that has no socket."""
+    """The client's end of a connection without a socket."""
 
     def __init__(self, loop, protocol):
         self._loop = loop
         self._protocol = protocol
         self.sent = b""
         self.closed = False
-        # whether the server says no more
+        # whether the server has closed its sending side
         self.ended = False
         self._socket = SimpleNamespace(
             family=socket.AF_INET,
@@ -151,7 +151,7 @@ class Transport:
         protocol.connection_made(self)
 
     def get_extra_info(self, name):
-        # as over TLS, for it writes to the transport then
+        # as over TLS, so that the connection writes to the transport
         return {"socket": self._socket, "sslcontext": True, "peername": ("192.0.2.7", 4711)}[name]
 
     def write(self, data):
@@ -186,7 +186,7 @@ class Transport:
 
 
 def unmap(log):
-    """Let go of the memory of the segments, in which the log has what it has."""
+    """Unmap the log's segments and keep their content."""
     segment, files = log.segment, segments_of(log)
     at = segment.used_bytes
     if at:
@@ -199,23 +199,23 @@ def unmap(log):
 
 
 def segments_of(log):
-    """The files of segments that a log has open."""
+    """Return the open segment files of a log."""
     return [file for file in (*log._files, *log._pool.used, log._pool.ready) if file is not None]
 
 
 def let_go(log):
-    """Close what the end of the process would close; the log has what it has."""
+    """Close the log's files as the end of the process would."""
     unmap(log)
     for file in segments_of(log):
         os.close(file.descriptor)
 
 
 class Disk:
-    """LevelDB on a disk that fails when told to.
+    """LevelDB on a disk that fails when a test says so.
 
-    `failures`: of the next writes, whether each fails "before" or "after" it is done, or None. `refuses`:
-    whether it can not be opened. `full`: asked before each of both whether the disk is. A handle that has
-    failed must not be written to again: LevelDB would lose what it accepts.
+    `failures`: for each of the next writes, whether it fails "before" or "after" it is done, or None.
+    `refuses`: whether LevelDB cannot be opened. `full`: asked before each open and write whether the disk is
+    full. A handle that has failed must not be written to again: LevelDB would lose what it accepts.
     """
 
     def __init__(self, monkeypatch):
@@ -237,7 +237,7 @@ class Disk:
         return handle
 
     def drop(self):
-        """The process is no more."""
+        """Close all handles, as the end of the process would."""
         for handle in self.handles:
             handle.close()
         self.handles.clear()

@@ -1,4 +1,4 @@
-"""A real server: the console script, its data directory, and a plain socket to it."""
+"""A real server: the console script, its data directory, and plain sockets to it."""
 
 import contextlib
 import os
@@ -17,8 +17,37 @@ DARNER = str(Path(sys.executable).with_name("darner"))
 START_S = 10.0
 
 
+def run_darner(
+    *words: object, input: str | None = None, directory: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the console script to its end."""
+    return subprocess.run(
+        [DARNER, *map(str, words)], input=input, cwd=directory, env=os.environ | environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def refused(*options: object, **environment: str) -> str:
+    """Start a server where it cannot start; return the one line that it logs."""
+    done = run_darner(*options, **environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def allocated_bytes(path: Path) -> int:
+    """Return the bytes that the file system has allocated to a file, or to all files in a directory."""
+    allocated = 0
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        with contextlib.suppress(FileNotFoundError):  # the server may delete files meanwhile
+            allocated += file.stat().st_blocks * 512
+    return allocated
+
+
 def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until `happened()`; AssertionError if it does not within so many seconds."""
+    """Wait until `happened()`; AssertionError if it does not within this time."""
     deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
@@ -27,7 +56,7 @@ def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class Wire:
-    """A connection on which a test says bytes and reads bytes."""
+    """A connection on which a test sends and reads bytes."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -37,7 +66,7 @@ class Wire:
         self.socket.sendall(data)
 
     def line(self) -> bytes:
-        """The next line, with its end; b"" if the server has closed."""
+        """Read a line with its end; b"" if the server has closed the connection."""
         while b"\n" not in self._buffer:
             data = self.socket.recv(65536)
             if not data:
@@ -48,6 +77,7 @@ class Wire:
         return line + b"\n"
 
     def exactly(self, size: int) -> bytes:
+        """Read so many bytes; EOFError if the server closes the connection before."""
         while len(self._buffer) < size:
             data = self.socket.recv(1 << 20)
             if not data:
@@ -57,7 +87,7 @@ class Wire:
         return data
 
     def ask(self, data: bytes) -> bytes:
-        """Send a request whose reply is one line, and return that."""
+        """Send a request whose reply is one line, and return the reply."""
         self.send(data)
         return self.line()
 
@@ -72,11 +102,15 @@ class Wire:
         return (values[0][2], values[0][3]) if values else None
 
     def drain(self, queue: bytes) -> list[tuple[int, bytes]]:
-        """Take all items of a queue; returns their ids and data."""
+        """Take all items of a queue; return their ids and data."""
         return list(iter(lambda: self.gets(queue), None))
 
+    def take_all(self, queue: bytes) -> list[bytes]:
+        """Take all items of a queue; return their data."""
+        return list(iter(lambda: self.get(queue), None))
+
     def values(self, request: bytes) -> list[tuple[bytes, int, int | None, bytes]]:
-        """Send a `get` or `gets`; returns key, flags, cas and data of each value."""
+        """Send a `get` or `gets`; return key, flags, cas and data of each value."""
         self.send(request + b"\r\n")
         found = []
         while (line := self.line()) != b"END\r\n":
@@ -97,7 +131,7 @@ class Wire:
         return self.stats_reply()
 
     def stats_reply(self) -> dict[str, str]:
-        """What was answered to a `stats` that is sent already."""
+        """Read the reply to a `stats` that was sent already."""
         found = {}
         while (line := self.line()) != b"END\r\n":
             _, name, value = line.split()
@@ -105,25 +139,25 @@ class Wire:
         return found
 
     def silent(self, seconds: float = 0.1) -> bool:
-        """Whether nothing comes for so long."""
-        # not `select`: that knows no descriptor above 1,023
+        """Return whether nothing comes for so long."""
+        # `select` knows no descriptor above 1,023
         reply_comes = select.poll()
         reply_comes.register(self.socket, select.POLLIN)
         return not self._buffer and not reply_comes.poll(seconds * 1000)
 
     def closed(self) -> bool:
-        """Whether the server has closed this connection, with nothing left to read."""
+        """Return whether the server has closed this connection, with nothing left to read."""
         try:
             return self.line() == b""
         except ConnectionResetError:
             return True
 
     def half_close(self) -> None:
-        """Say that nothing more will be sent."""
+        """Close the sending side."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Go with a RST instead of a FIN."""
+        """Close the connection by a RST instead of a FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -142,7 +176,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it says that it listens."""
+        """Start the server, and wait until it listens."""
         self.process = subprocess.Popen(
             [*self.command, "--data", str(self.data), "--port", "0", *self.options],
             stderr=subprocess.PIPE,
@@ -152,7 +186,7 @@ class Server:
         self.port = int(re.search(r"event=listening host=\S+ port=(\d+)", started)[1])
 
     def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
-        """Read the log until a line has `text` in it; returns what this start has logged so far."""
+        """Read the log until a line contains `text`; return the lines read."""
         deadline = time.monotonic() + seconds
         log_comes = select.poll()
         log_comes.register(self.process.stderr, select.POLLIN)
@@ -170,29 +204,44 @@ class Server:
         return Wire(self.port)
 
     def stat(self, name: str) -> int:
-        """One figure of `stats`, by a connection of its own; 0 if it is not there."""
+        """Ask for one figure of `stats` over a new connection; 0 if there is none of this name."""
         with contextlib.closing(self.connect()) as wire:
             return int(wire.stats().get(name, 0))
 
+    def waiters(self, queue: bytes) -> int:
+        """Return the number of clients that wait at a queue."""
+        return self.stat(f"queue_{queue.decode()}_waiters")
+
     @property
     def descriptors(self) -> int:
-        """How many descriptors it has open."""
+        """The number of open descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208
 
     @property
     def resident_bytes(self) -> int:
-        """How much memory it has, as the system counts it."""
+        """The resident memory, as the kernel counts it."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
+    @property
+    def process_stat(self) -> list[str]:
+        """The fields of /proc/PID/stat, from the state on."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+
+    @property
+    def processor_s(self) -> float:
+        """The CPU seconds used so far."""
+        user, system = self.process_stat[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
-        """Kill it as the system would: no goodbye."""
+        """End the server by SIGKILL."""
         self.process.kill()
         self.process.wait()
         self.process.stderr.close()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it by a signal; returns its exit code, its last words in `log`."""
+        """End the server by a signal, read the rest of its log, and return its exit code."""
         self.process.send_signal(number)
         self.log += self.process.communicate(timeout=20)[1].decode()
         return self.process.returncode
@@ -205,7 +254,7 @@ class Server:
 
 @contextlib.contextmanager
 def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> Iterator[Server]:
-    """A server, and its end whatever happens."""
+    """Start a server, and kill it at the end if it still runs."""
     server = Server(data, *options, command=command)
     try:
         yield server
@@ -214,8 +263,18 @@ def running(data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> 
             server.kill()
 
 
+@contextlib.contextmanager
+def running_well(data: Path, *options: str) -> Iterator[Server]:
+    """Start a server that must end well: by SIGTERM, with no traceback in its log."""
+    with running(data, *options) as server:
+        yield server
+        code = server.stop()
+    assert "Traceback" not in server.log
+    assert code == 0
+
+
 def configured(directory: Path, text: str, *options: str) -> contextlib.AbstractContextManager[Server]:
-    """A server with this configuration, its data in the directory too."""
+    """Start a server with this configuration, which lies in the directory beside its data."""
     path = directory / "darner.toml"
     path.write_text(text)
     return running(directory / "data", "--config", str(path), *options)

@@ -1,8 +1,8 @@
-"""What one client holds reserved."""
+"""The items that one client has reserved."""
 
 import pytest
-from benches import Bench
 from doubles import reserve
+from lone_queue import LoneQueue
 
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -11,7 +11,7 @@ from darner.wire.holds import Holds
 
 @pytest.fixture
 def queue(tmp_path):
-    it = Bench(tmp_path / "data")
+    it = LoneQueue(tmp_path / "data")
     it.push(*[b"%d" % number for number in range(6)])
     yield it.queue
     it.close()
@@ -53,7 +53,7 @@ def test_puts_back_what_was_reserved_longest(holds, queue):
 def test_releases_everything_in_the_order_it_was_set(holds, queue):
     reserve(holds, queue, 2)
     holds.abort(b"work")
-    reserve(holds, queue, 2)  # now the second one has been held longest
+    reserve(holds, queue, 2)  # now the second one is the longest reserved
     list(holds.release())
     assert not holds.held
     assert drained(queue) == [b"%d" % number for number in range(6)]

@@ -1,4 +1,4 @@
-"""The flags of memcached's meta commands, and the replies that bring what they ask for."""
+"""The flags of memcached's meta commands, and the replies with what they ask for."""
 
 import pytest
 

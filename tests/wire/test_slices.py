@@ -1,4 +1,4 @@
-"""What takes long is done in slices: by a budget, or by a count where there is no clock."""
+"""Long work is done in slices: by a budget of time, or by a count where there is no clock."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ from darner.wire.holds import Holds
 
 @pytest.fixture
 def slow(tmp_path):
-    """Of which a slice is over after two steps."""
+    """A data directory whose slices end after two steps."""
     data = Data(
         tmp_path / "data",
         environment={"budget": Budget(functools.partial(next, itertools.count(step=2)))},
@@ -48,7 +48,7 @@ class TestBudget:
         budget = Budget(lambda: now)
 
         def turn_ms(window):
-            """How long the next turn is."""
+            """Return the length of the next turn."""
             nonlocal now
             window = budget.begin_turn(window)
             begun = now
@@ -64,10 +64,10 @@ class TestBudget:
                 took, windows[client] = turn_ms(window)
                 taken += took
             rounds.append(taken)
-        # nobody knows in the first one how many there are
+        # in the first round the number of clients is unknown
         assert rounds[0] < 60
         assert max(rounds[1:]) < 20
-        # when they have gone, one has it all again
+        # once the others have gone, one client has the whole turn again
         for _ in range(1000):
             took, windows[0] = turn_ms(windows[0])
         assert took >= TURN_MS

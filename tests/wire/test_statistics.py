@@ -1,4 +1,4 @@
-"""Statistics: how long items wait, how far cursors are, and what agents made for memcached look for."""
+"""Statistics: the ages of items, the lags of cursors, and the figures that agents for memcached read."""
 
 import contextlib
 import re
@@ -14,8 +14,8 @@ from darner.config.settings import QueueSettings
 from darner.queues.cursor import cursor_lags
 from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES
 
-# What agents of memcached read: memcached_exporter (to which one that is missing was an error once), the
-# plugins of telegraf, netdata and collectd, and libmemcached's memstat.
+# The figures that agents for memcached read: memcached_exporter (to which a missing one was an error once),
+# the plugins of telegraf, netdata and collectd, and libmemcached's memstat.
 EXPORTER = """
     uptime time version bytes_read bytes_written curr_connections total_connections
     rejected_connections conn_yields listen_disabled_num bytes limit_maxbytes curr_items total_items
@@ -47,7 +47,7 @@ MEMSTAT = """
     curr_connections total_connections connection_structures cmd_get cmd_set get_hits get_misses
     evictions bytes_read bytes_written limit_maxbytes threads
 """
-# What collectd has room for: what comes behind it is lost, and all the rest with it.
+# The size of collectd's buffer: a longer reply is lost as a whole.
 COLLECTD_BYTES = 4096
 
 RUSAGE = re.compile(r"\d+\.\d{6}")
@@ -139,7 +139,7 @@ class TestCursorLag:
         for n in range(4):
             data.set(b"work", b"%d" % n)
         cursor = self.cursor(data)
-        # nobody has read through it
+        # no client has read through it
         assert self.lags(data) == {}
         cursor.pop()
         assert self.lags(data) == {b"billing": 3}
@@ -185,7 +185,7 @@ class TestCursorLag:
         cursor.pop()
         cursor.reserve()
         durable.restart()
-        # what was reserved is read again
+        # the reserved item is read again
         assert self.lags(durable) == {b"billing": 4}
 
 
@@ -283,7 +283,7 @@ class TestStats:
             wire.send(b"stats\r\n")
             lines = [*iter(wire.line, b"END\r\n"), b"END\r\n"]
             assert not [line for line in lines if b"queue-" in line]
-            # collectd takes the rest for a closed connection
+            # collectd takes the rest to mean a closed connection
             longest = sum(len(line.rpartition(b" ")[0]) + len(" 18446744073709551615\r\n") for line in lines)
             assert longest < COLLECTD_BYTES
             wire.send(b"stats queues\r\n")
@@ -302,7 +302,7 @@ class TestStats:
         assert (found["inter"], found["domain_socket"]) == ("127.0.0.1", "NULL")
         assert (found["item_size_max"], found["idle_timeout"]) == (str(1 << 20), "90")
         assert (found["auth_enabled_ascii"], found["verbosity"]) == ("no", "1")
-        # memcached_exporter reads the rest of the crawler's only if there is one
+        # memcached_exporter reads the other figures of the crawler only if this one exists
         assert found["lru_crawler"] == "no"
 
     @pytest.mark.parametrize("what", [b"items", b"slabs", b"sizes", b"cachedump 1 0", b"conns", b"queues x"])

@@ -1,4 +1,4 @@
-"""What is a request: lines, their ends, words, names, and what becomes of bad ones."""
+"""Requests: lines, their ends, words, names, and the replies to bad ones."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ BARE_VERBS = [b"touch", b"incr", b"decr"]
 
 
 def block(verb: bytes, queue: bytes, data: bytes, tail: bytes = b"") -> bytes:
-    """A storage command of any verb, its block behind it."""
+    """Return a storage command of any verb, with its block."""
     unique = b" 7" if verb == b"cas" else b""
     return b"%s %s 0 0 %d%s%s\r\n%s\r\n" % (verb, queue, len(data), unique, tail, data)
 
@@ -190,7 +190,7 @@ class TestBinaryProtocol:
         assert client.ask(b"version\r\n").startswith(b"VERSION ")
 
     def test_of_a_client_that_has_gone_meanwhile_is_logged_too(self, server):
-        server.process.send_signal(signal.SIGSTOP)  # so that it goes before the server sees it
+        server.process.send_signal(signal.SIGSTOP)  # so that the client has gone before the server sees it
         wire = server.connect()
         wire.send(b"\x80")
         wire.reset()

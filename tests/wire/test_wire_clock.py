@@ -1,4 +1,4 @@
-"""A real server whose system's clock is set (the monotonic clock goes on)."""
+"""A real server while the system's wall clock is set; the monotonic clock goes on."""
 
 import contextlib
 import mmap
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Clock:
-    """The system's clock, as the server is told it: see clock.c."""
+    """The wall clock that the server reads: see clock.c."""
 
     def __init__(self, directory, library):
         stamp = directory / "clock"
@@ -39,7 +39,7 @@ class Clock:
         self.command = ("env", f"LD_PRELOAD={library}", f"TEST_CLOCK={stamp}", DARNER)
 
     def set(self, ahead_s):
-        """Have it so far ahead of what it was when all this began."""
+        """Set the clock ahead of the real one by so many seconds."""
         self._stamp[:] = ahead_s.to_bytes(8, sys.byteorder, signed=True)
 
 
@@ -118,7 +118,7 @@ class TestClock:
 
     @pytest.mark.parametrize("wrong_s", [-YEAR_S, YEAR_S])
     def test_wrong_by_a_year_at_the_start_leaves_each_item_its_time(self, server, clock, wire, wrong_s):
-        if wrong_s < 0:  # with a clock that is late all of it would be over
+        if wrong_s < 0:  # by a clock that is late all of it would have expired
             wire.ask(b"set before/delay=%d 0 0 1\r\nx\r\n" % (HOUR_S * 1000))
             wire.set(b"before-brief", b"x", exptime=HOUR_S)
         server.kill()
@@ -134,7 +134,7 @@ class TestClock:
         delayed = ["late"] + ["before"] * (wrong_s < 0)
         assert [server.stat(f"queue_{name}_items") for name in names] == [1] * len(names)
         assert [server.stat(f"queue_{name}_delayed_items") for name in delayed] == [1] * len(delayed)
-        # by the right clock all is over an hour later
+        # by the right clock all has expired an hour later
         server.kill()
         clock.set(HOUR_S)
         server.start()

@@ -1,4 +1,4 @@
-"""What the configuration does to queues, aliases and the server, as clients see it; reload and shutdown."""
+"""The configuration of queues, aliases and the server, as clients see it; reload and shutdown."""
 
 import signal
 

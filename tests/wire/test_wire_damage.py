@@ -1,4 +1,4 @@
-"""Items that are damaged on the disk, as clients meet them: by each way of fetching, at a real server."""
+"""Items that are damaged on the disk, fetched in each way from a real server."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ CURSOR = b"work/cursor=mine"
 
 
 def flip(file):
-    """A byte in the middle: only who reads it all finds that."""
+    """Change a byte in the middle, which only a read of the whole file finds."""
     with file.open("r+b") as opened:
         opened.seek(len(LARGE) // 2)
         byte = opened.read(1)[0]
@@ -46,7 +46,7 @@ def blobs(server, name="work"):
 
 
 def fill(server, wire):
-    """A large item that is damaged, and a small and a large one behind it that are sound."""
+    """Set a large item that will be damaged, and a small and a large one behind it."""
     for item in (LARGE, b"small", LARGE[::-1]):
         assert wire.set(b"work", item) == b"STORED\r\n"
     return blobs(server)[0]
@@ -135,7 +135,7 @@ def test_a_large_item_is_put_aside_by_a_cursor(server, wire, way, damage):
     damage(fill(server, wire))
 
     class Cursor:
-        """The same requests, of a cursor."""
+        """The same requests to a cursor."""
 
         def get(self, key):
             return wire.get(key.replace(b"work", CURSOR))
@@ -189,7 +189,7 @@ def test_requests_behind_it_are_answered_in_order(server, wire):
 
 
 def test_whole_items_of_many_clients_are_sent_once_each(server):
-    """They are looked over before they are removed; meanwhile each client has its own."""
+    """Damaged items are checked before they are removed; meanwhile each client has its own."""
     wires = [server.connect() for _ in range(6)]
     for number in range(12):
         assert wires[0].set(b"work", b"%06d" % number + LARGE) == b"STORED\r\n"
@@ -223,7 +223,7 @@ def test_a_client_that_goes_while_its_item_is_looked_over_leaves_it_where_it_was
         gone.reset()
     until(lambda: server.stat("curr_connections") == 2)
     rest = [item for _, item in wire.drain(b"work")]
-    # some had theirs already
+    # some clients had theirs already
     assert [item for item in items if item in rest] == rest
     assert len(rest) >= 10
 
@@ -288,7 +288,7 @@ def test_items_in_a_damaged_table_are_passed_by_whole_ones_served(tmp_path):
 
 
 def test_a_large_item_that_cannot_be_read_now_stays(server, wire):
-    """Out of descriptors, say: here it may not be opened."""
+    """As when there is no descriptor left: here the file may not be opened."""
     file = fill(server, wire)
     if os.geteuid() == 0:
         pytest.skip("root may open everything")

@@ -19,15 +19,6 @@ def fill(wire, queue: bytes, *datas: bytes) -> None:
         assert wire.set(queue, data) == b"STORED\r\n"
 
 
-def drain(wire, queue: bytes) -> list[bytes]:
-    """Fetch all there is."""
-    return list(iter(lambda: wire.get(queue), None))
-
-
-def waiters(server, queue: bytes) -> int:
-    return server.stat(f"queue_{queue.decode()}_waiters")
-
-
 def held(server, queue: bytes) -> int:
     return server.stat(f"queue_{queue.decode()}_open_transactions")
 
@@ -35,7 +26,7 @@ def held(server, queue: bytes) -> int:
 class TestGet:
     def test_takes_items_in_order(self, client, queue):
         fill(client, queue, b"a", b"b", b"c")
-        assert drain(client, queue) == [b"a", b"b", b"c"]
+        assert client.take_all(queue) == [b"a", b"b", b"c"]
 
     def test_of_nothing_is_end(self, client, queue):
         assert client.ask(b"get %s\r\n" % queue) == b"END\r\n"
@@ -49,11 +40,11 @@ class TestGet:
         fill(wire, b"q", b"a", b"b")
         assert wire.get(b"q") == b"a"
         server.restart()
-        assert drain(server.connect(), b"q") == [b"b"]
+        assert server.connect().take_all(b"q") == [b"b"]
 
 
 class TestNobody:
-    """A queue that is not there."""
+    """A queue that does not exist."""
 
     @pytest.mark.parametrize(
         "request_",
@@ -76,11 +67,11 @@ class TestNobody:
         prefix = f"queue_{queue.decode()}_"
         client.send(b"get %s/peek/t=60000\r\n" % queue)
         other.send(b"monitor %s 60 1\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 2)
+        until(lambda: standing.waiters(queue) == 2)
         assert standing.stat(prefix + "items") == 0
         assert list(standing.data.glob(f"{queue.decode()}*")) == []
         other.reset()
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         with contextlib.closing(standing.connect()) as third:
             third.send(b"dump_stats %s\r\n" % queue)
             assert third.line() == b"queue '%s' {\r\n" % queue
@@ -107,7 +98,7 @@ class TestNobody:
         ask(1000)
         before = server.resident_bytes
         ask(50_000)
-        # of each, a few bytes would be a megabyte
+        # a few bytes for each would add up to a megabyte
         assert server.resident_bytes - before < 1 << 20
         assert [name for name in wire.stats() if name.startswith("queue_n")] == []
 
@@ -180,7 +171,7 @@ class TestSeveralKeys:
     def test_do_not_reserve_two_items_of_a_queue(self, client, queue, second):
         fill(client, queue, b"a", b"b")
         assert client.ask(b"get %s/open %s\r\n" % (queue, second % queue)) == CLOSE_FIRST
-        assert drain(client, queue) == [b"a", b"b"]
+        assert client.take_all(queue) == [b"a", b"b"]
 
     def test_reserve_close_and_reserve_again(self, standing, client, queue):
         fill(client, queue, b"a", b"b")
@@ -197,7 +188,7 @@ class TestSeveralKeys:
         assert len(client.values(b"get %sa/open %sb/open" % (queue, queue))) == 2
         values = client.values(b"get %sa/abort %sb/close %sc/peek" % (queue, queue, queue))
         assert values == [(queue + b"c/peek", 0, None, b"1")]
-        assert [drain(client, name) for name in names] == [[b"1"], [], [b"1"]]
+        assert [client.take_all(name) for name in names] == [[b"1"], [], [b"1"]]
 
 
 class TestOptions:
@@ -228,7 +219,7 @@ class TestOptions:
     def test_that_do_not_go_together_or_are_unknown_are_refused(self, client, queue, options):
         fill(client, queue, b"x")
         assert client.ask(b"get %s/%s\r\n" % (queue, options)).startswith(b"CLIENT_ERROR ")
-        assert drain(client, queue) == [b"x"]
+        assert client.take_all(queue) == [b"x"]
 
     @pytest.mark.parametrize(
         "options", [b"/".join(some) for some in itertools.permutations([b"close", b"open", b"t=100"])]
@@ -239,7 +230,7 @@ class TestOptions:
         assert client.get(queue + b"/" + options) == b"b"
         assert held(standing, queue) == 1
         client.get(queue + b"/close")
-        assert drain(client, queue) == [b"c"]
+        assert client.take_all(queue) == [b"c"]
 
     @pytest.mark.parametrize("options", [b"/close", b"/abort", b"/close/t=5"])
     def test_that_fetch_nothing_answer_end(self, client, queue, options):
@@ -251,13 +242,13 @@ class TestOptions:
         fill(client, queue, b"x")
         assert client.get(queue + b"/peek") == b"x"
         assert client.get(queue + b"/peek") == b"x"
-        assert drain(client, queue) == [b"x"]
+        assert client.take_all(queue) == [b"x"]
 
     def test_peek_of_a_large_item_leaves_it(self, client, queue):
         data = b"ab" * CHUNK_BYTES
         fill(client, queue, data)
         assert client.get(queue + b"/peek") == data
-        assert drain(client, queue) == [data]
+        assert client.take_all(queue) == [data]
 
     def test_peek_is_let_while_an_item_is_held(self, client, queue):
         fill(client, queue, b"a", b"b")
@@ -268,13 +259,13 @@ class TestOptions:
         fill(client, queue, b"a", b"b")
         client.get(queue + b"/open")
         assert client.get(queue + b"/close/peek") == b"b"
-        assert drain(client, queue) == [b"b"]
+        assert client.take_all(queue) == [b"b"]
 
     def test_close_of_the_last_item_waits_for_the_next(self, standing, client, other, queue):
         fill(client, queue, b"a")
         client.get(queue + b"/open")
         client.send(b"get %s/close/open/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         assert held(standing, queue) == 0
         fill(other, queue, b"b")
         assert client.line() == b"VALUE %s/close/open/t=10000 0 1\r\n" % queue
@@ -285,15 +276,15 @@ class TestOptions:
 class TestWait:
     def test_ends_when_an_item_comes(self, standing, client, other, queue):
         client.send(b"get %s/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         fill(other, queue, b"x")
         assert client.line() == b"VALUE %s/t=10000 0 1\r\n" % queue
         assert client.exactly(8) == b"x\r\nEND\r\n"
-        assert waiters(standing, queue) == 0
+        assert standing.waiters(queue) == 0
 
     def test_ends_when_a_large_item_has_come(self, standing, client, other, queue):
         client.send(b"get %s/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         data = b"abc" * CHUNK_BYTES
         fill(other, queue, data)
         assert client.line() == b"VALUE %s/t=10000 0 %d\r\n" % (queue, len(data))
@@ -303,7 +294,7 @@ class TestWait:
         fill(other, queue, b"x")
         other.get(queue + b"/open")
         client.send(b"get %s/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         other.get(queue + b"/abort")
         assert client.line().startswith(b"VALUE ")
 
@@ -311,14 +302,14 @@ class TestWait:
         start = time.monotonic()
         assert client.ask(b"get %s/t=200\r\n" % queue) == b"END\r\n"
         assert 0.19 < time.monotonic() - start < 2
-        assert waiters(standing, queue) == 0
+        assert standing.waiters(queue) == 0
 
     def test_of_no_time_does_not_wait(self, client, queue):
         assert client.ask(b"get %s/t=0\r\n" % queue) == b"END\r\n"
 
     def test_of_a_very_long_time_is_taken(self, standing, client, other, queue):
         client.send(b"get %s/t=999999999999999999\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         fill(other, queue, b"x")
         assert client.line().startswith(b"VALUE ")
 
@@ -326,7 +317,7 @@ class TestWait:
         clients = [standing.connect() for _ in range(20)]
         for n, client in enumerate(clients):
             client.send(b"get %s%s/t=20000\r\n" % (queue, b"/open" if n % 2 else b""))
-            until(lambda n=n: waiters(standing, queue) == n + 1)
+            until(lambda n=n: standing.waiters(queue) == n + 1)
         sender = standing.connect()
         sender.send(b"".join(b"set %s 0 0 2\r\n%02d\r\n" % (queue, n) for n in range(20)))
         for n, client in enumerate(clients):
@@ -337,9 +328,9 @@ class TestWait:
 
     def test_of_peekers_and_takers_is_served_from_one_item(self, standing, client, other, queue):
         client.send(b"get %s/peek/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         other.send(b"get %s/t=10000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 2)
+        until(lambda: standing.waiters(queue) == 2)
         fill(sender := standing.connect(), queue, b"x")
         for wire in (client, other):
             assert wire.line().startswith(b"VALUE ")
@@ -351,9 +342,9 @@ class TestWait:
     def test_of_a_client_that_goes_swallows_nothing(self, standing, client, queue, go, options):
         gone = standing.connect()
         gone.send(b"get %s%s\r\n" % (queue, options))
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         getattr(gone, go)()
-        until(lambda: waiters(standing, queue) == 0)
+        until(lambda: standing.waiters(queue) == 0)
         fill(client, queue, b"x")
         assert client.get(queue) == b"x"
 
@@ -363,17 +354,17 @@ class TestWait:
             gone = standing.connect()
             gone.send(b"get %s/open/t=20000\r\n" % queue)
             if n % 2:
-                until(lambda: waiters(standing, queue) == 1)
+                until(lambda: standing.waiters(queue) == 1)
             getattr(gone, go)()
             fill(client, queue, b"%d" % n)
-            until(lambda: waiters(standing, queue) == 0 and held(standing, queue) == 0)
+            until(lambda: standing.waiters(queue) == 0 and held(standing, queue) == 0)
             assert client.get(queue) == b"%d" % n
 
     @pytest.mark.parametrize("go", ["close", "reset"])
     def test_of_a_client_that_goes_with_much_behind_it_swallows_nothing(self, standing, client, queue, go):
         gone = standing.connect()
         gone.send(b"get %s/t=20000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         gone.send(b"nonsense\r\n" * 10_000)
         getattr(gone, go)()
         fill(client, queue, b"x")
@@ -382,17 +373,17 @@ class TestWait:
     def test_passes_over_a_client_that_has_gone(self, standing, client, other, queue):
         gone = standing.connect()
         gone.send(b"get %s/t=20000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         client.send(b"get %s/t=20000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 2)
+        until(lambda: standing.waiters(queue) == 2)
         gone.close()
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         fill(other, queue, b"x")
         assert client.line().startswith(b"VALUE ")
 
     def test_holds_back_nobody_else(self, standing, client, other, queue):
         client.send(b"get %s/t=20000\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         assert other.ask(b"version\r\n").startswith(b"VERSION ")
         assert other.ask(b"get %s2\r\n" % queue) == b"END\r\n"
 
@@ -400,7 +391,7 @@ class TestWait:
         clients = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(2000)]
         for client in clients:
             client.sendall(b"get q/t=60000\r\n")
-        until(lambda: waiters(server, b"q") == 2000, 20)
+        until(lambda: server.waiters(b"q") == 2000, 20)
         server.connect().send(b"set q 0 0 1 noreply\r\nx\r\n" * 2000)
         reply = b"VALUE q/t=60000 0 1\r\nx\r\nEND\r\n"
         for client in clients:
@@ -420,13 +411,13 @@ class TestReliableRead:
         client.get(queue + b"/open")
         assert client.ask(b"get %s/close\r\n" % queue) == b"END\r\n"
         assert held(standing, queue) == 0
-        assert drain(client, queue) == [b"b"]
+        assert client.take_all(queue) == [b"b"]
 
     def test_once_aborted_is_fetched_next(self, client, other, queue):
         fill(client, queue, b"a", b"b")
         client.get(queue + b"/open")
         assert client.ask(b"get %s/abort\r\n" % queue) == b"END\r\n"
-        assert drain(other, queue) == [b"a", b"b"]
+        assert other.take_all(queue) == [b"a", b"b"]
 
     def test_may_be_of_a_large_item_and_come_back_whole(self, standing, client, other, queue):
         data = b"abcdefg" * CHUNK_BYTES
@@ -436,7 +427,7 @@ class TestReliableRead:
         assert other.get(queue + b"/open") == data
         other.close()
         until(lambda: held(standing, queue) == 0)
-        assert drain(client, queue) == [data]
+        assert client.take_all(queue) == [data]
 
     @pytest.mark.parametrize("second", [b"/open", b"", b"/open/t=100", b"/t=100"])
     def test_is_one_at_a_time_for_a_queue_and_connection(self, client, other, queue, second):
@@ -465,7 +456,7 @@ class TestReliableRead:
         gone.get(queue + b"/open")
         getattr(gone, go)()
         until(lambda: held(standing, queue) == 0)
-        assert drain(client, queue) == [b"a", b"b"]
+        assert client.take_all(queue) == [b"a", b"b"]
 
     def test_comes_back_when_its_client_quits(self, standing, client, queue):
         fill(client, queue, b"a")
@@ -491,21 +482,21 @@ class TestReliableRead:
         for other in reversed(others):
             other.close()
             until(lambda other=other: held(standing, queue) == len(others) - others[::-1].index(other) - 1)
-        assert drain(client, queue) == [b"%d" % n for n in range(10)]
+        assert client.take_all(queue) == [b"%d" % n for n in range(10)]
 
     def test_comes_back_after_a_kill(self, server, wire):
         fill(wire, b"q", b"a", b"b", b"c")
         assert wire.get(b"q/open") == b"a"
         assert server.connect().get(b"q/open") == b"b"
         server.restart()
-        assert drain(server.connect(), b"q") == [b"a", b"b", b"c"]
+        assert server.connect().take_all(b"q") == [b"a", b"b", b"c"]
 
     def test_once_closed_is_gone_after_a_kill(self, server, wire):
         fill(wire, b"q", b"a", b"b", b"c")
         wire.get(b"q/open")
         wire.get(b"q/close/open")
         server.restart()
-        assert drain(server.connect(), b"q") == [b"b", b"c"]
+        assert server.connect().take_all(b"q") == [b"b", b"c"]
 
     def test_of_another_connection_is_not_touched_by_close_or_abort(self, standing, client, other, queue):
         fill(client, queue, b"a")

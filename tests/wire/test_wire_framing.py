@@ -1,4 +1,4 @@
-"""Where a request ends, and who is no client: long gets, half-closed clients, strangers, meta commands."""
+"""The ends of requests, and connections of other protocols: long gets, half-closed clients, meta commands."""
 
 import time
 
@@ -59,7 +59,7 @@ class TestLongGet:
     def test_keeps_others_waiting_for_one_turn_alone(self, standing, client, other):
         client.send((b"get" + b" q" * 500_000 + b"\r\n") * 3)
         assert other.ask(b"version\r\n") == VERSION
-        # it has not come to its end meanwhile
+        # the get has not ended meanwhile
         assert client.silent(0)
         for _ in range(3):
             assert client.line() == b"END\r\n"
@@ -129,7 +129,7 @@ class TestStranger:
 
 
 class TestHalfClosed:
-    """A client that has said all it will ask, and reads on."""
+    """A client that has closed its sending side, and reads on."""
 
     @pytest.mark.parametrize(
         ("wait", "reply"),
@@ -180,7 +180,7 @@ class TestHalfClosed:
         gone.send(b"get %s-/t=60000\r\nset %s- 0 0 1\r\ny\r\n" % (queue, queue) + b"get %s\r\n" % queue)
         until(lambda: standing.stat(f"queue_{queue.decode()}-_waiters") == 1)
         gone.close()
-        # what takes nothing is done
+        # requests that take no item are served
         assert other.get(queue + b"-/t=5000") == b"y"
         assert other.get(queue) == b"x"
 

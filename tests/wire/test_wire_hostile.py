@@ -1,4 +1,4 @@
-"""Clients that do not read, do not stop, do not finish, or are not there any more."""
+"""Clients that do not read, do not stop, do not finish, or have vanished."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from running import running, until
@@ -19,24 +18,13 @@ from running import running, until
 from darner._records import CHUNK_BYTES
 
 MIB = 1 << 20
-# Of Linux: how much of what was sent the peer has not taken.
+# An ioctl of Linux: the bytes sent that the peer has not received.
 SIOCOUTQ = 0x5411
 
 
 def waits_to_send(wire) -> bool:
-    """Whether the peer has left much of what was sent, so that it is at work when that is taken."""
+    """Return whether the peer has not received much of what was sent."""
     return int.from_bytes(fcntl.ioctl(wire.socket, SIOCOUTQ, bytes(4)), sys.byteorder) > 100_000
-
-
-def stat_of(server) -> str:
-    """What the system says of its process, from its state on."""
-    return Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].strip()
-
-
-def processor_s(server) -> float:
-    """How much processor time it has taken."""
-    user, system = stat_of(server).split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class TestUnreadReplies:
@@ -57,7 +45,7 @@ class TestUnreadReplies:
             for n in range(40):
                 wire.set(b"q%d" % n, bytes(size))
         before = server.resident_bytes
-        # a `stats` takes its time
+        # a `stats` takes long
         clients = [server.connect() for _ in range(8 if request_.startswith(b"stats") else 20)]
         for client in clients:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -91,18 +79,18 @@ class TestUnreadReplies:
 
 @contextlib.contextmanager
 def stopped(server):
-    """The server does nothing meanwhile: what is sent waits for it."""
+    """Stop the server's process meanwhile, so that requests wait for it."""
     server.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: stat_of(server).startswith("T"))
+        until(lambda: server.process_stat[0] == "T")
         yield
     finally:
         server.process.send_signal(signal.SIGCONT)
 
 
 class TestReset:
-    """A client that is killed with something unread, after it has asked for much: its end is reset, which a
-    server that writes to it learns in another way than one that reads."""
+    """A client that is killed with unread replies: its connection is reset, which a server that writes learns
+    in another way than one that reads."""
 
     COUNT = 40
 
@@ -122,7 +110,7 @@ class TestReset:
             client.reset()
         until(lambda: server.stat("curr_connections") == 2)
         taken = count - server.stat("queue_q_items")
-        # what goes out in one turn
+        # what is sent in one turn
         assert taken <= (520 if size == 100 else 10 if size == 60_000 else 2)
 
     @pytest.mark.parametrize("request_", [b"get q/t=60000", b"get q/t=60000/open", b"monitor q 60 1"])
@@ -138,11 +126,11 @@ class TestReset:
 
 
 class TestFiles:
-    """What large items take of the descriptors."""
+    """The descriptors that large items take."""
 
     COUNT = 40
     LARGE = bytes(8 * MIB)
-    # what a LevelDB that is opened or closed meanwhile, and who asks for `stats`, may have
+    # for a LevelDB that is opened meanwhile, and for the connection that asks for `stats`
     OTHERS = 10
 
     def test_of_one_get_of_many_are_open_one_at_a_time(self, server, wire):
@@ -210,8 +198,8 @@ class TestPipelineOfAMillion:
         ids=["get", "set", "nonsense"],
     )
     def test_starves_nobody(self, server, wire, request_, reply, figure):
-        """Counted in requests served, not in seconds: the machine may be busy with something else."""
-        # a server of its own: what `stats` says is short, and does not count for much in `bytes_written`
+        """Count requests and not seconds, as the machine may be busy with other work."""
+        # a server of its own, whose `stats` are short, and add little to `bytes_written`
         client, other = server.connect(), wire
         unit = len(reply) if figure == "bytes_written" else 1
         before = int(other.stats()[figure])
@@ -223,12 +211,12 @@ class TestPipelineOfAMillion:
         )
         with stopped(server):
             sender.start()
-            # it has filled what the system keeps for it
+            # it has filled the buffers of the kernel
             until(lambda: waits_to_send(client))
             other.send(b"version\r\nstats\r\n")
         reader.start()
         assert other.line().startswith(b"VERSION ")
-        # both came at the same time
+        # both arrived at the same time
         served = (int(other.stats_reply()[figure]) - before) // unit
         answered = 0
         while reader.is_alive():
@@ -249,18 +237,18 @@ class TestHalfARequest:
         wire.send(half)
         other = server.connect()
         other.ask(b"version\r\n")
-        before = processor_s(server)
+        before = server.processor_s
         other.ask(b"get nothing/t=500\r\n")
-        assert processor_s(server) - before < 0.2
+        assert server.processor_s - before < 0.2
 
     def test_behind_an_unread_reply_costs_no_processor_time(self, server, wire):
         wire.set(b"q", bytes(32 * MIB))
         wire.send(b"get q/peek\r\nget q")
         other = server.connect()
         other.ask(b"get nothing/t=300\r\n")
-        before = processor_s(server)
+        before = server.processor_s
         other.ask(b"get nothing/t=500\r\n")
-        assert processor_s(server) - before < 0.2
+        assert server.processor_s - before < 0.2
 
     @pytest.mark.parametrize(
         "request_",
@@ -278,11 +266,11 @@ class TestHalfARequest:
         clients = [server.connect() for _ in range(40)]
         for client in clients:
             client.socket.settimeout(0.05)
-            # who waits is not read from: what the system does not take stays with the sender
+            # the server does not read from a waiting client: what the kernel does not buffer stays here
             with contextlib.suppress(TimeoutError):
                 client.send(request_)
         wire.ask(b"get nothing/t=100\r\n")
-        # a quarter of what was sent, or less
+        # a quarter of the bytes sent, or less
         assert server.resident_bytes - before < 40 * MIB
         for client in clients:
             client.reset()
@@ -324,7 +312,7 @@ class TestErrorThatCloses:
         count = 400
 
         def send():
-            with contextlib.suppress(ConnectionError):  # the server does not wait for the end for ever
+            with contextlib.suppress(ConnectionError):  # the server does not wait for the end without limit
                 client.send(b"get %s\r\n" % key * count + b"x" * 3000 + bytes(MIB) * 30)
 
         sending = threading.Thread(target=send)
@@ -413,7 +401,7 @@ class TestStorm:
 
 
 class TestDeadPeer:
-    """One whose machine is gone: no FIN and no RST ever comes."""
+    """A peer whose machine has vanished: no FIN and no RST ever comes."""
 
     @pytest.fixture
     def config(self, tmp_path):
@@ -434,7 +422,7 @@ class TestDeadPeer:
 
     @pytest.fixture
     def namespace(self):
-        """The name of a network namespace at 10.213.7.2 whose cable can be cut."""
+        """The name of a network namespace at 10.213.7.2, whose link can be cut."""
         if os.geteuid() or not shutil.which("ip"):
             pytest.skip("making a network namespace takes root and ip (iproute2)")
         name = f"darner{os.getpid()}"

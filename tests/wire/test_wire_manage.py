@@ -51,7 +51,7 @@ PER_QUEUE = [
 
 
 def of_queue(wire, queue: bytes) -> dict[str, int]:
-    """What `stats` says of one queue."""
+    """Return the figures of one queue in `stats`."""
     prefix = f"queue_{queue.decode()}_"
     return {k.removeprefix(prefix): int(v) for k, v in wire.stats().items() if k.startswith(prefix)}
 

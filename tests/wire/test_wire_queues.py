@@ -8,17 +8,6 @@ from darner._records import CHUNK_BYTES
 LARGE = b"x" * (3 * CHUNK_BYTES + 5)
 
 
-def drain(wire, queue):
-    found = []
-    while (data := wire.get(queue)) is not None:
-        found.append(data)
-    return found
-
-
-def waiters(server, queue):
-    return server.stat(f"queue_{queue.decode()}_waiters")
-
-
 class TestFanout:
     def test_gives_each_child_every_item_set_since_it_came(self, client, queue):
         child = queue + b"+child"
@@ -29,13 +18,13 @@ class TestFanout:
         assert client.set(queue, LARGE) == b"STORED\r\n"
         assert client.set(queue + b"/sync", LARGE) == b"STORED\r\n"
         assert client.values(b"get " + child) == [(child, 7, None, b"1")]
-        assert drain(client, child) == [b"2", LARGE, LARGE]
-        assert drain(client, queue) == [b"before", b"1", b"2", LARGE, LARGE]
+        assert client.take_all(child) == [b"2", LARGE, LARGE]
+        assert client.take_all(queue) == [b"before", b"1", b"2", LARGE, LARGE]
 
     def test_serves_who_waits_on_a_child(self, standing, client, other, queue):
         child = queue + b"+child"
         client.send(b"get %s/t=10000\r\n" % child)
-        until(lambda: waiters(standing, child) == 1)
+        until(lambda: standing.waiters(child) == 1)
         other.set(queue, b"x")
         assert client.line() == b"VALUE %s/t=10000 0 1\r\n" % child
         assert other.get(queue) == b"x"
@@ -46,15 +35,15 @@ class TestFanout:
         wire.set(b"orders", LARGE)
         server.restart()
         wire = server.connect()
-        assert drain(wire, b"orders") == [b"1", LARGE]
-        assert drain(wire, b"orders+audit") == [b"1", LARGE]
+        assert wire.take_all(b"orders") == [b"1", LARGE]
+        assert wire.take_all(b"orders+audit") == [b"1", LARGE]
         wire.set(b"orders", b"2")
-        assert drain(wire, b"orders+audit") == [b"2"]
+        assert wire.take_all(b"orders+audit") == [b"2"]
 
 
 class TestMonitor:
     def next(self, wire, queue):
-        """The next item of a monitor; None at its end."""
+        """Read the next item of a monitor; None at its end."""
         line = wire.line()
         if line == b"END\r\n":
             return None
@@ -69,7 +58,7 @@ class TestMonitor:
         client.send(b"monitor %s 60 4\r\n" % queue)
         assert self.next(client, queue) == b"1"
         assert self.next(client, queue) == LARGE
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         other.set(queue, LARGE)
         assert self.next(client, queue) == LARGE
         other.set(queue, b"4")
@@ -103,9 +92,9 @@ class TestMonitor:
 
     def test_that_got_one_queues_up_behind_the_others(self, standing, client, other, queue):
         client.send(b"monitor %s 60 9\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 1)
+        until(lambda: standing.waiters(queue) == 1)
         other.send(b"monitor %s 60 9\r\n" % queue)
-        until(lambda: waiters(standing, queue) == 2)
+        until(lambda: standing.waiters(queue) == 2)
         third = standing.connect()
         sets = (b"set %s 0 0 1\r\n%d\r\n" % (queue, n) for n in range(4))
         third.send(b"".join(sets))
@@ -122,7 +111,7 @@ class TestMonitor:
             assert self.next(monitor, queue) == b"%d" % n
         monitor.close()
         until(lambda: standing.stat(f"queue_{queue.decode()}_items") == 5)
-        assert drain(client, queue) == [b"0", b"1", b"2", b"3", b"4"]
+        assert client.take_all(queue) == [b"0", b"1", b"2", b"3", b"4"]
 
     def test_of_a_client_that_does_not_read_takes_no_more_than_a_little(self, standing, client, queue):
         data = b"x" * CHUNK_BYTES
@@ -182,7 +171,7 @@ class TestStatus:
         assert wire.set(b"work", b"3") == refused
         assert wire.ask(b"status up\r\n") == b"END\r\n"
         assert wire.set(b"work", b"3") == b"STORED\r\n"
-        assert drain(wire, b"work") == [b"2", b"3"]
+        assert wire.take_all(b"work") == [b"2", b"3"]
 
     def test_quiescent_still_lets_what_is_reserved_be_closed_and_aborted(self, server, wire):
         for n in range(4):
@@ -205,7 +194,7 @@ class TestStatus:
         assert others[2].get(b"work/abort") is None
         assert wire.get(b"work/close") is None
         assert wire.ask(b"status up\r\n") == b"END\r\n"
-        assert drain(wire, b"work") == [b"2", b"3"]
+        assert wire.take_all(b"work") == [b"2", b"3"]
 
     @pytest.mark.parametrize(
         "request_",
@@ -216,7 +205,7 @@ class TestStatus:
         assert wire.get(b"work/t=60000") == b"1"
         waiting = server.connect()
         waiting.send(request_ + b"\r\nversion\r\n")
-        until(lambda: waiters(server, b"work") == 1 or b"cursor" in request_)
+        until(lambda: server.waiters(b"work") == 1 or b"cursor" in request_)
         assert wire.ask(b"status readonly\r\n") == b"END\r\n"
         assert waiting.silent()
         assert wire.ask(b"status quiescent\r\n") == b"END\r\n"
@@ -239,7 +228,7 @@ class TestStatus:
 
 class TestDump:
     def block(self, wire):
-        """The next block of a dump: its queue and its values."""
+        """Read the next block of a dump; return its queue and its values."""
         line = wire.line()
         if line == b"END\r\n":
             return None
@@ -320,5 +309,5 @@ class TestCursor:
         wire.get(b"work/cursor=a/open")
         server.restart()
         wire = server.connect()
-        assert drain(wire, b"work/cursor=a") == [b"2", b"3"]
-        assert drain(wire, b"work") == [b"1", b"2", b"3"]
+        assert wire.take_all(b"work/cursor=a") == [b"2", b"3"]
+        assert wire.take_all(b"work") == [b"1", b"2", b"3"]

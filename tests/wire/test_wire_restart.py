@@ -1,4 +1,4 @@
-"""What all features of queues leave behind when the server ends."""
+"""All features of queues after the server has ended and started again."""
 
 import time
 
@@ -29,7 +29,7 @@ def server(tmp_path):
 
 
 def restart(server: Server, how: str) -> Wire:
-    """End it, start it again, and connect. Killed, it leaves all that is new in the log alone."""
+    """End the server, start it again, and connect. After a kill only the log has new changes."""
     if how == "killed":
         server.kill()
     else:
@@ -50,18 +50,18 @@ def test_everything_is_there_and_just_once_however_often_the_server_ends(server,
     assert wire.get(b"orders/cursor=billing") == b"0"
     assert wire.get(b"orders/cursor=billing/open") == b"1"
     assert wire.get(b"orders/cursor=billing/close") is None
-    assert wire.get(b"orders/cursor=billing/open") == b"2"  # and never closed
+    assert wire.get(b"orders/cursor=billing/open") == b"2"  # never closed
     # delayed items
     begun = time.monotonic()
     for data in (b"1", LARGE):
         request = b"set later/delay=%d 0 0 %d\r\n%s\r\n"
         assert wire.ask(request % (DELAY_S * 1000, len(data), data)) == b"STORED\r\n"
-    # reserved ones
+    # reserved items
     for data in (b"a", b"b", b"c", b"d"):
         wire.set(b"held", data)
     assert [wire.get(b"held/open") for _ in range(3)] == [b"a", b"b", b"c"]
     assert wire.get(b"held/close") is None
-    # ones that expire, drop out, or were never to stay
+    # items that expire, are discarded, or are not durable
     wire.set(b"old", b"expired", exptime=1)
     wire.set(b"old", b"stays")
     wire.set(b"gone", b"expired", exptime=1)
@@ -93,7 +93,7 @@ def test_everything_is_there_and_just_once_however_often_the_server_ends(server,
     assert [wire.get(b"poison"), wire.get(b"dead"), wire.get(b"dead")] == [None, b"p", None]
     assert wire.get(b"memory") is None
 
-    # and nothing of all that comes again
+    # no item comes again
     wire = restart(server, how)
     stats = wire.stats()
     assert (stats["curr_items"], stats["bytes"]) == ("0", "0")

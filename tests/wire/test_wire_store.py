@@ -1,4 +1,4 @@
-"""`set` and its block: flags, expiry, sizes, refusals, `/sync`, and what `noreply` leaves out."""
+"""`set` and its block: flags, expiry, sizes, refusals, `/sync`, and the replies that `noreply` leaves out."""
 
 import random
 import shutil
@@ -14,13 +14,12 @@ VERBS = [b"add", b"replace", b"append", b"prepend", b"cas"]
 
 
 def in_step(client) -> bool:
-    """Whether the next command is found where it begins, and nothing else was sent before its reply."""
+    """Return whether the next command is parsed from its begin, and nothing was sent before its reply."""
     return client.ask(b"version\r\n").startswith(b"VERSION ")
 
 
 class TestNumber:
-    """Each number that a client can send, where whoever reads it with 32 or 64 bits, or as a float, goes
-    wrong."""
+    """Numbers of a client that are wrong when they are read with 32 or 64 bits, or as a float."""
 
     NUMBERS = (
         -1,
@@ -196,7 +195,7 @@ class TestSize:
         ]
         for start, stop in zip(cuts, [*cuts[1:], len(request)], strict=True):
             client.send(request[start:stop])
-            time.sleep(0.01)  # so that they do not travel together
+            time.sleep(0.01)  # so that the pieces arrive one by one
         assert client.line() == b"STORED\r\n"
         assert client.get(queue) == data
 
@@ -326,7 +325,7 @@ class TestSync:
         try:
             if b"attached" not in tracer.stderr.readline():
                 pytest.skip("strace may not attach here")
-            wire.set(b"q", b"x")  # makes the queue, which syncs what LevelDB begins with
+            wire.set(b"q", b"x")  # creates the queue, which syncs LevelDB's first files
             before = calls.read_text().count("sync(")
             wire.set(b"q", b"x")
             assert calls.read_text().count("sync(") == before

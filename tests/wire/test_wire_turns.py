@@ -1,4 +1,4 @@
-"""What one client has done costs others no more than a turn, and no more memory than it reads."""
+"""The requests of one client cost others no more than a turn, and its unread replies little memory."""
 
 import contextlib
 import re
@@ -11,19 +11,19 @@ from running import configured, running, until
 
 MIB = 1 << 20
 QUEUES = 4000
-# How long the server may be busy with others while a client waits for an answer: of processor time, for that
-# does not grow when the machine is busy.
+# How long the server may be busy with other clients while one waits for a reply, in CPU time, which does not
+# grow when the machine is busy.
 LONGEST_NS = 30_000_000
 
 
 def busy_ns(server) -> int:
-    """How much processor time the thread that serves has taken."""
+    """Return the CPU time of the thread that serves."""
     pid = server.process.pid
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
 
 
 class Bystander(threading.Thread):
-    """A client that asks for little, again and again, and what the server does in the meantime at most."""
+    """A client with small requests, and the longest CPU time of the server during one of them."""
 
     def __init__(self, server) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Bystander(threading.Thread):
 
 
 def ask(wire, request: bytes, count: int, end: bytes) -> None:
-    """Send that, and read until so many replies have ended."""
+    """Send a request, and read until so many lines equal `end`."""
     sender = threading.Thread(target=wire.send, args=(request,))
     sender.start()
     while count:
@@ -59,9 +59,9 @@ def ask(wire, request: bytes, count: int, end: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def is_backlogged(tmp_path_factory):
+def many_queues(tmp_path_factory):
     """A server with many queues."""
-    with running(tmp_path_factory.mktemp("is_backlogged") / "data") as server:
+    with running(tmp_path_factory.mktemp("many_queues") / "data") as server:
         wire = server.connect()
         ask(wire, b"".join(b"set q%d 0 0 1\r\nx\r\n" % n for n in range(QUEUES)), QUEUES, b"STORED\r\n")
         wire.close()
@@ -83,8 +83,8 @@ def is_backlogged(tmp_path_factory):
     ],
     ids=lambda value: value[:12].decode(errors="replace").strip() if isinstance(value, bytes) else None,
 )
-def test_what_concerns_many_queues_is_done_while_others_are_served(is_backlogged, request_, count, end):
-    with contextlib.closing(is_backlogged.connect()) as wire, Bystander(is_backlogged) as bystander:
+def test_what_concerns_many_queues_is_done_while_others_are_served(many_queues, request_, count, end):
+    with contextlib.closing(many_queues.connect()) as wire, Bystander(many_queues) as bystander:
         ask(wire, request_, count, end)
     assert bystander.longest_ns < LONGEST_NS
 
@@ -129,8 +129,8 @@ def test_many_reserved_items_are_confirmed_while_others_are_served(server):
     assert bystander.longest_ns < LONGEST_NS
 
 
-def test_replies_that_take_several_turns_are_whole_and_in_their_order(is_backlogged):
-    with contextlib.closing(is_backlogged.connect()) as wire:
+def test_replies_that_take_several_turns_are_whole_and_in_their_order(many_queues):
+    with contextlib.closing(many_queues.connect()) as wire:
         wire.set(b"q0", b"there")
         wire.send(b"stats\r\nversion\r\ndump_stats q0 q1\r\nget nothing\r\nflush_all\r\nget q0\r\n")
         names = []
@@ -152,7 +152,7 @@ def test_replies_that_take_several_turns_are_whole_and_in_their_order(is_backlog
 
 @contextlib.contextmanager
 def unread(server, count: int, request: bytes):
-    """So many clients that have sent that and do not read; gives how much memory the server had before."""
+    """Have so many clients send a request and read no reply; yield the server's memory before that."""
     before = server.resident_bytes
     clients = [server.connect() for _ in range(count)]
     for client in clients:
@@ -164,7 +164,7 @@ def unread(server, count: int, request: bytes):
 
 
 def largest_growth(server, before: int) -> int:
-    """How many bytes its memory grows by while its clients do not read."""
+    """Return the growth of the server's memory while its clients read nothing."""
     largest = 0
     with contextlib.closing(server.connect()) as wire:
         for _ in range(20):
@@ -174,9 +174,9 @@ def largest_growth(server, before: int) -> int:
 
 
 @pytest.mark.parametrize("request_", [b"stats\r\n", b"dump_stats\r\n", b"dump_config\r\n"])
-def test_replies_about_many_queues_that_are_not_read_take_bounded_memory(is_backlogged, request_):
-    with unread(is_backlogged, 40, request_ * 100) as before:
-        assert largest_growth(is_backlogged, before) < 24 * MIB
+def test_replies_about_many_queues_that_are_not_read_take_bounded_memory(many_queues, request_):
+    with unread(many_queues, 40, request_ * 100) as before:
+        assert largest_growth(many_queues, before) < 24 * MIB
 
 
 def test_names_of_children_that_are_not_read_take_bounded_memory(server):
@@ -214,6 +214,6 @@ def test_items_on_their_way_into_memory_have_no_more_bytes_than_the_queue_may_ha
             client.send(bytes(MIB) + b"\r\n")
             replies.append(client.line())
         assert sorted(replies) == [b"NOT_STORED\r\n"] * 7 + [b"STORED\r\n"]
-        # those that came to nothing count no more
+        # failed sets no longer count
         assert len(wire.get(b"m")) == 15 * MIB
         assert wire.set(b"m", bytes(15 * MIB)) == b"STORED\r\n"

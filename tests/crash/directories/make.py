@@ -1,4 +1,4 @@
-"""Make what is in here with the server of an older commit: make.py DARNER."""
+"""Make a closed and a killed data directory with the server of an older commit: make.py DARNER COMMIT."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ CONFIG = '[queues."kept"]\nmax_open_reads = 100\n'
 
 
 def fill(wire: Wire, other: Wire) -> None:
-    """Have something of each kind that a directory may hold."""
+    """Set something of each kind that a data directory may hold."""
     for number in range(300):
         wire.set(b"work", b"item %d" % number, flags=number)
     for _ in range(100):
@@ -38,8 +38,22 @@ def fill(wire: Wire, other: Wire) -> None:
     wire.set(b"n" * 250, b"long")
 
 
+def fill_more(wire: Wire) -> None:
+    """Set what the directories of commit 4ec12cf do not hold."""
+    for number in range(3):
+        wire.set(b"failing", b"task %d" % number)
+    for _ in range(2):
+        assert wire.get(b"failing/open") == b"task 0"
+        wire.ask(b"get failing/abort\r\n")
+    assert wire.get(b"orders/cursor=shipping") == b"order 0"
+    wire.set(b"short", b"expires while the server is down", exptime=10)
+    wire.set(b"short", b"stays")
+    wire.set(b"due/delay=10000", b"is due while the server is down")
+    wire.set(b"due/delay=10100", bytes(range(256)) * 300)
+
+
 def fill_log(wire: Wire) -> None:
-    """Have something that only the log has."""
+    """Set what only the log will hold."""
     for number in range(300, 320):
         wire.set(b"work", b"item %d" % number, flags=number)
     wire.get(b"work")
@@ -48,24 +62,38 @@ def fill_log(wire: Wire) -> None:
     wire.set(b"large", b"L" * 100_000)
 
 
-def make(home: Path, server: Server, *, kill: bool) -> None:
+def fill_log_more(wire: Wire) -> None:
+    """Change in the log alone what `fill_more` has set."""
+    assert wire.get(b"failing/open") == b"task 0"
+    wire.ask(b"get failing/abort\r\n")
+    assert wire.get(b"orders/cursor=shipping") == b"order 1"
+    wire.set(b"short", b"expires in the log", exptime=10)
+    wire.set(b"due/delay=10200", b"is due in the log")
+
+
+def make(home: Path, server: Server, commit: str, *, kill: bool) -> None:
+    """Fill the directory of a server, end that, and pack it."""
     with contextlib.closing(server.connect()) as wire, contextlib.closing(server.connect()) as other:
         fill(wire, other)
-        time.sleep(2.5)  # LevelDB has it then
+        fill_more(wire)
+        time.sleep(2.5)  # by then LevelDB has it
         if kill:
             fill_log(wire)
+            fill_log_more(wire)
             server.kill()
         else:
             server.stop()
-    with tarfile.open(Path(__file__).with_name(f"4ec12cf-{home.name}.tar.gz"), "w:gz") as archive:
-        archive.add(home, home.name)
+    with tarfile.open(Path(__file__).with_name(f"{commit}-{home.name}.tar.gz"), "w:gz") as archive:
+        # .reserve has nothing but room, which the next start takes again
+        archive.add(home, home.name, filter=lambda member: None if ".reserve" in member.name else member)
 
 
 if __name__ == "__main__":
+    darner, commit = sys.argv[1:]
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "darner.toml"
         config.write_text(CONFIG)
         for name in ("closed", "killed"):
             home = Path(scratch) / name
-            with running(home, "--config", str(config), command=(sys.argv[1],)) as server:
-                make(home, server, kill=name == "killed")
+            with running(home, "--config", str(config), command=(darner,)) as server:
+                make(home, server, commit, kill=name == "killed")

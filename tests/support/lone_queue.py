@@ -1,4 +1,4 @@
-"""One queue to be driven by hand: its clock is a number, and its threads run when they are told to."""
+"""A queue without a broker: its clock is a number, and its threads run when a test says so."""
 
 from doubles import Offload, let_go, record
 
@@ -14,14 +14,14 @@ from darner.queues.queue import Queue
 NOW = 1_700_000_000_000
 
 
-class Bench:
-    """A queue with settings, its clock, the log and the disk beneath it."""
+class LoneQueue:
+    """A queue with its settings, its clock, its journal and the log."""
 
     def __init__(self, path, settings=None):
         self.path = path
         self.now = NOW
         self.settings = settings or QueueSettings()
-        # what was moved and where to, and how many more are to be taken there; None is all
+        # the items moved, each with its target; and how many more the targets accept, None for all
         self.moved = []
         self.moves_left = None
         path.mkdir()
@@ -52,18 +52,18 @@ class Bench:
         self.queue.configure(self.settings)
 
     def commit(self):
-        """Have all that is staged written, and what that brings with it."""
+        """Write the staged changes to LevelDB, with all tasks that follow from that."""
         self.committer.checkpoint(self.journal)
         self.threads.run_all()
 
     def tick(self):
-        """What a few ticks of the server do."""
+        """Run some ticks of the server."""
         for _ in range(8):
             self.committer.tick()
             self.threads.run_all()
 
     def records(self, kind):
-        """The keys of one kind that LevelDB has."""
+        """Return the keys of one kind in LevelDB."""
         self.commit()
         self.journal.close()
         with leveldb.DB(str(self.journal.path)) as db:
@@ -81,7 +81,7 @@ class Bench:
         return self.queue
 
     def kill(self):
-        """The end of the process: LevelDB has what it had, the log everything."""
+        """End the process by a kill and open the queue again: only the log has every change."""
         self.journal.close()
         self.threads.tasks.clear()
         let_go(self.log)
@@ -97,7 +97,7 @@ class Bench:
             self.queue.push_delayed(record(data), 7, exptime, delay_ms)
 
     def upload(self, *chunks, exptime=0, delay_ms=0):
-        """As a `set` of a large item does it; returns what it came to."""
+        """Set a large item in these chunks; return the errors that the upload was told."""
         upload = self.queue.upload(sum(map(len, chunks)))
         told = []
         for chunk in chunks:
@@ -107,7 +107,7 @@ class Bench:
         return told
 
     def sweep(self):
-        """As the broker does it; returns how many slices it took."""
+        """Sweep as the broker does; return the number of slices."""
         slices = 0
         while not slices or self.queue.has_more_upkeep:
             self.queue.sweep()

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""How much memory the server takes while many clients store and fetch large items at the same time.
+"""The server's memory while many clients store and fetch large items at the same time.
 
-Each client sets one item and then gets one, over a plain socket, with no pause between; the checksum of
-an item travels in its flags. Prints the server's peak resident memory as the kernel has noted it, and
-exits 1 if that is over the limit or an item came out changed.
+Each client sets one item and then gets one, with no pause between; the flags of an item are its checksum.
+Prints the server's peak resident memory as the kernel counts it, and exits 1 if that is over the limit or an
+item came back changed.
 """
 
 import random
 import re
 import socket
+import sys
 import threading
 import time
 import zlib
@@ -18,12 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
-import own
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from load.options import option
+from load.servers import MB, MIB
+from single.own_server import own_server
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
-MIB = 1 << 20
 TIMEOUT_S = 60.0
 # Prime, so that no two chunks of an item are the same.
 BLOCK_BYTES = 1_000_003
@@ -31,7 +36,7 @@ READ_BYTES = 256 << 10
 
 
 class ChangedError(Exception):
-    """Something else came back than was set."""
+    """An item came back changed."""
 
 
 def pieces(size: int, seed: int) -> Iterator[bytes]:
@@ -56,7 +61,7 @@ def store(sock: socket.socket, queue: str, size: int, seed: int) -> None:
 
 
 def fetch(sock: socket.socket, queue: str, size: int) -> None:
-    """Get an item, and see that it is whole."""
+    """Get an item and check it; ChangedError if it is not the one that was set."""
     sock.sendall(f"get {queue}\r\n".encode())
     stream = cast("BufferedReader", sock.makefile("rb", READ_BYTES))
     header = stream.readline().split()
@@ -74,7 +79,7 @@ def fetch(sock: socket.socket, queue: str, size: int) -> None:
 
 
 def run(port: int, clients: int, queues: int, size: int) -> tuple[float, float]:
-    """Have all clients store and fetch at the same time; returns how many seconds each took."""
+    """Have all clients store and fetch at the same time; return the seconds that each of both took."""
     ready = threading.Barrier(clients)
 
     def client(number: int) -> tuple[float, float]:
@@ -93,18 +98,18 @@ def run(port: int, clients: int, queues: int, size: int) -> tuple[float, float]:
 
 
 def peak_resident_bytes(pid: int) -> int:
-    """Return the most memory a process has had since it began."""
+    """Return the peak resident memory of a process."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) * 1024
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("--clients", default=10, show_default=True, type=click.IntRange(1))
-@click.option("--queues", default=1, show_default=True, type=click.IntRange(1), help="Shared by the clients.")
-@click.option("--mib", default=64, show_default=True, type=click.IntRange(1), help="Size of an item.")
-@click.option("--limit", default=150, show_default=True, help="MB of resident memory that are allowed.")
+@option("--clients", 10, click.IntRange(1))
+@option("--queues", 1, click.IntRange(1), "Shared by the clients.")
+@option("--mib", 64, click.IntRange(1), "Size of an item.")
+@option("--limit", 150, int, "MB of resident memory that are allowed.")
 def main(clients: int, queues: int, mib: int, limit: int) -> None:
-    """Run the measurement and print what came of it."""
-    with own.darner(None) as darner:
+    """Measure and print the result."""
+    with own_server(None) as darner:
         server = darner.start()
         assert server.pid
         at_start = peak_resident_bytes(server.pid)
@@ -115,8 +120,8 @@ def main(clients: int, queues: int, mib: int, limit: int) -> None:
         peak = peak_resident_bytes(server.pid)
     click.echo(f"clients        {clients}\nqueues         {queues}\nitem           {mib} MiB")
     click.echo(f"storing        {store_s:.1f} s\nfetching       {fetch_s:.1f} s")
-    click.echo(f"resident       {at_start / 1e6:.0f} MB at start, {peak / 1e6:.0f} MB at its peak")
-    if peak > limit * 1_000_000:
+    click.echo(f"resident       {at_start / MB:.0f} MB at start, {peak / MB:.0f} MB at its peak")
+    if peak > limit * MB:
         raise click.ClickException(f"more than {limit} MB")
 
 

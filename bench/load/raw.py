@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""A raw load driver: plain non-blocking sockets and epoll, requests built beforehand, replies only counted.
+"""A raw load generator: non-blocking sockets and epoll, requests built beforehand, replies only counted.
 
-For the speeds at which a client made of Python objects becomes the limit. It is still one Python process on
-one core: it measures its own CPU, and says so where it, not the server, was the limit. Linux only.
+It is for rates at which a client made of Python objects is the limit. It is still one Python process on one
+core: it measures its own CPU, and reports where it, and not the server, was the limit. Linux only.
 
-Each connection sends `pipeline` requests in one write and waits for all their replies. Latencies are of
-such a batch: from its write until its last reply.
+Each connection sends `pipeline` requests in one write, a batch, and waits for all their replies. The latency
+of a batch lasts from its write until its last reply.
 
-How replies are counted without parsing them: items are lower case letters, queue names have no line end, so
-a line that ends in STORED, END or VALUE… is never an item's. What other lines there are must be one for
-each VALUE; if not, some reply was an error.
+Replies are counted and not parsed: items are lower case letters and queue names have no line end, so a line
+with STORED, END or VALUE is never an item's.
 """
 
 import array
@@ -19,12 +18,19 @@ import resource
 import select
 import socket
 import string
+import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import click
-from servers import SHARED_CORES, Server, ServerError, loopback
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from load import options
+from load.servers import SHARED_CORES, Server, ServerError, loopback
 
 STORED = b"STORED\r\n"
 END = b"END\r\n"
@@ -36,21 +42,18 @@ EVENTS = 512
 GRACE_S = 30.0
 # A process busier than this part of a core has no more to give.
 BUSY = 0.9
-# Bounds of the options, so that no measurement is endless; --seconds bounds it in time.
-CONNECTIONS = click.IntRange(1, 20_000)
-REQUESTS = click.IntRange(1, 100_000_000)
-SECONDS = click.FloatRange(0.1, 3600)
-PIPELINE = click.IntRange(1, 10_000)
-SIZE = click.IntRange(1, 1 << 30)
-QUEUES = click.IntRange(1, 100_000)
 MAX_BATCHES_BYTES = 1 << 28
+# More requests than any measurement can do in its time.
+ENDLESS = 100_000_000
+# How a queue is filled before something is measured.
+FILL_CONNECTIONS, FILL_PIPELINE, FILL_S = 20, 64, 3600.0
 CLIENT_LIMITED = "the client was the limit: busier than 90 % of its core, which the server, if known, was not"
 LETTERS = string.ascii_lowercase.encode()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send: `requests` in all, for `seconds` at most."""
+    """What to send: so many `requests` over all connections, for `seconds` at most."""
 
     connections: int = 10
     requests: int = 100_000
@@ -65,7 +68,7 @@ class Load:
     get_options: str = ""
 
     def batches(self) -> list[bytes]:
-        """Return the batches, one for each write, after which they repeat."""
+        """Return the batches that are sent in turn, again and again."""
         item = (LETTERS * (self.size // len(LETTERS) + 1))[: self.size]
         names = (
             [f"{self.queue}{number}" for number in range(self.queues)] if self.queues > 1 else [self.queue]
@@ -87,7 +90,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a load. Latencies are of batches; busy is CPU time by time passed, -1 if not known."""
+    """The figures of a load. Latencies are of batches; busy is CPU time by time passed, -1 if not known."""
 
     rps: float
     requests: int
@@ -108,12 +111,12 @@ class Result:
 
     @property
     def client_limited(self) -> bool:
-        """Whether the client was the limit, and the server was not as far as is known."""
+        """Return whether the client was the limit, and the server, as far as is known, was not."""
         return self.client_busy >= BUSY > self.server_busy
 
 
 class Connection:
-    """One non-blocking connection and where it is in its batch."""
+    """A non-blocking connection, with what is left to send and to receive of its batch."""
 
     __slots__ = ("carry", "left", "receive", "send", "sent_ns", "socket", "unsent")
 
@@ -128,7 +131,7 @@ class Connection:
 
 
 class Driver:
-    """One run of a load against one server."""
+    """A load on one server."""
 
     def __init__(self, server: Server, load: Load) -> None:
         self.server, self.load = server, load
@@ -141,13 +144,13 @@ class Driver:
         self.epoll = select.epoll()
 
     def run(self) -> Result:
-        """Connect, send, and count."""
+        """Connect, send all requests and count the replies."""
         try:
             self._connect()
-            usage, cpu, started = _own_cpu_s(), self.server.cpu_s(), time.perf_counter()
+            usage, cpu, started = own_cpu_s(), self.server.cpu_s(), time.perf_counter()
             self._drive()
             seconds = time.perf_counter() - started
-            return self._result(seconds, _own_cpu_s() - usage, self.server.cpu_s() - cpu)
+            return self._result(seconds, own_cpu_s() - usage, self.server.cpu_s() - cpu)
         except OSError as error:
             raise ServerError(f"{self.server.name}: {error}") from error
         finally:
@@ -225,7 +228,7 @@ class Driver:
                         self.epoll.unregister(fd)
 
     def _count(self, connection: Connection, data: bytes) -> None:
-        """Count the replies that are complete; keep a line that is not."""
+        """Count the replies that are complete, and keep an incomplete line."""
         if connection.carry:
             data = connection.carry + data
         cut = data.rfind(b"\n") + 1
@@ -306,13 +309,23 @@ def run(server: Server, load: Load) -> Result:
     return Driver(server, load).run()
 
 
-def _own_cpu_s() -> float:
+def fill(server: Server, queue: str, items: int, size: int, seconds: float = FILL_S) -> Result:
+    """Set at least so many items; ServerError if the server does not take them within this time."""
+    load = Load(FILL_CONNECTIONS, items, seconds, FILL_PIPELINE, gets=0, size=size, queue=queue)
+    result = run(server, load)
+    if result.stored < items:
+        raise ServerError(f"only {result.stored} of {items} items: {result.first_error or 'time is up'}")
+    return result
+
+
+def own_cpu_s() -> float:
+    """Return the CPU seconds that this process has used."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def ratio(text: str) -> tuple[int, int]:
-    """Return sets and gets of a ratio such as `1:1`."""
+    """Return the sets and the gets of a ratio such as `1:1`."""
     sets, _, gets = text.partition(":")
     if not (sets.isdecimal() and gets.isdecimal() and int(sets) + int(gets)):
         raise click.BadParameter(f"{text!r} is not a ratio such as 1:1")
@@ -320,29 +333,33 @@ def ratio(text: str) -> tuple[int, int]:
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("-s", "--server", "host", metavar="ADDR", default="127.0.0.1", show_default=True, type=loopback)
-@click.option("-p", "--port", default=22133, show_default=True, type=click.IntRange(1, 65535))
+@options.option("-s --server", "127.0.0.1", loopback, metavar="ADDR")
+@options.option("-p --port", 22133, options.PORT)
 @click.option("--pid", type=click.IntRange(1), help="The server's process, for its CPU.")
-@click.option("-c", "--connections", default=10, show_default=True, type=CONNECTIONS)
-@click.option("-n", "--requests", default=100_000, show_default=True, type=REQUESTS, help="In all.")
-@click.option("--seconds", default=60.0, show_default=True, type=SECONDS, help="At most.")
-@click.option("--pipeline", default=1, show_default=True, type=PIPELINE)
-@click.option("--ratio", "proportion", default="1:1", show_default=True, type=ratio, metavar="SETS:GETS")
-@click.option("-d", "--data-size", "size", default=64, show_default=True, type=SIZE)
-@click.option("--queue", default="raw", show_default=True)
-@click.option(
-    "--queues", default=1, show_default=True, type=QUEUES, help="If several: queue0, queue1, … in turn."
-)
+@options.connections(10)
+@options.requests(100_000, "In all.")
+@options.option("--seconds", 60.0, options.SECONDS, "At most.")
+@options.pipeline(1)
+@options.option("--ratio", "1:1", ratio, metavar="SETS:GETS")
+@options.data_size(64)
+@options.option("--queue", "raw", str)
+@options.option("--queues", 1, options.QUEUES, "If several: queue0, queue1, … in turn.")
 @click.option("--set-suffix", default="", help="Behind the queue's name in sets, such as /sync.")
 @click.option("--get-options", default="", help="Behind the queue's name in gets, such as /close/open.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
 def main(
-    host: str, port: int, pid: int | None, proportion: tuple[int, int], as_json: bool, **options: object
+    server: str,
+    port: int,
+    pid: int | None,
+    ratio: tuple[int, int],
+    data_size: int,
+    as_json: bool,
+    **load: Any,
 ) -> None:
-    """Run one load and print what came of it."""
-    sets, gets = proportion
-    server = Server("server", host, port, pid)
-    result = run(server, Load(sets=sets, gets=gets, **options))  # type: ignore[arg-type]
+    """Run one load and print its figures."""
+    sets, gets = ratio
+    target = Server("server", server, port, pid)
+    result = run(target, Load(sets=sets, gets=gets, size=data_size, **load))
     if as_json:
         click.echo(json.dumps(asdict(result) | {"client_limited": result.client_limited}))
         return
@@ -357,7 +374,7 @@ def main(
         click.echo(f"Mind: {CLIENT_LIMITED}.")
     if result.errors:
         click.echo(f"Mind: the first error is {result.first_error}")
-    if server.shares_cores():
+    if target.shares_cores():
         click.echo(f"Mind: {SHARED_CORES}.")
 
 

@@ -1,6 +1,6 @@
-"""The servers a bench talks to: how the command line names them, what they and the kernel are asked.
+"""The servers under measurement: their names on the command line, and what they and the kernel tell.
 
-Benches are for servers of one's own: anything but a loopback address is refused.
+Benches are for servers on this machine: any address but a loopback one is refused.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import click
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 TIMEOUT_S = 30.0
+MB, MIB = 1e6, 1 << 20
 PROBE = "bench-probe"
 SHARED_CORES = "client and server may run on the same core: pin them apart with taskset"
 
@@ -40,7 +42,7 @@ def loopback(host: str) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """One server under measurement. `pid` is None where nobody said."""
+    """One server under measurement. Without a `pid` its CPU and memory are not known."""
 
     name: str
     host: str
@@ -49,7 +51,7 @@ class Server:
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[socket.socket]:
-        """Give a blocking connection to it, and close that."""
+        """Yield a blocking connection to the server, and close it."""
         try:
             connection = socket.create_connection((self.host, self.port), TIMEOUT_S)
         except OSError as error:
@@ -58,7 +60,7 @@ class Server:
             yield connection
 
     def ask(self, connection: socket.socket, request: bytes, end: bytes = b"\n") -> bytes:
-        """Send a request; returns the reply, which must finish with `end`."""
+        """Send a request and return the reply, which ends with `end`."""
         reply = b""
         try:
             connection.sendall(request)
@@ -71,13 +73,13 @@ class Server:
         return reply
 
     def version(self) -> str:
-        """Return what it says to `version`, without the word."""
+        """Return the version that the server reports."""
         with self.connect() as connection:
             reply = self.ask(connection, b"version\r\n")
         return reply.decode("ascii", "replace").strip().removeprefix("VERSION ")
 
     def is_queue(self) -> bool:
-        """Whether a get removes what it returns. Where it does not, the server is a key-value store."""
+        """Return whether a get removes the item; if not, the server is a key-value store."""
         name = f"{PROBE}-{os.getpid()}"
         get = f"get {name}\r\n".encode()
         with self.connect() as connection:
@@ -88,29 +90,29 @@ class Server:
         return removed
 
     def delete(self, *queues: str) -> None:
-        """Remove queues; where `delete` is not known, `flush` them. What neither does, stays."""
+        """Delete queues, or flush them where the server does not know `delete`."""
         with self.connect() as connection:
             for queue in queues:
                 if b"ERROR" in self.ask(connection, f"delete {queue}\r\n".encode()):
                     self.ask(connection, f"flush {queue}\r\n".encode())
 
     def cpu_s(self) -> float:
-        """Return the CPU seconds its process has used; 0 without a pid."""
+        """Return the CPU seconds that the server's process has used; 0 without a pid."""
         if self.pid is None:
             return 0.0
         times = self._process("cpu_times")
         return float(times.user + times.system)
 
     def resident_bytes(self) -> int:
-        """Return the resident memory of its process."""
+        """Return the resident memory of the server's process."""
         return int(self._process("memory_info").rss)
 
     def bytes_from_disk(self) -> int:
-        """Return how much its process has had read from a disk."""
+        """Return how many bytes the server's process has had read from a disk."""
         return int(self._process("io_counters").read_bytes)
 
     def shares_cores(self) -> bool:
-        """Whether its process and this one may run on the same core."""
+        """Return whether the server and this process may run on the same core."""
         return self.pid is not None and bool(set(self._process("cpu_affinity")) & os.sched_getaffinity(0))
 
     def _process(self, what: str) -> Any:
@@ -121,7 +123,7 @@ class Server:
 
 
 def named_server(text: str) -> Server:
-    """Return the server in `name=host:port` or `name=host:port:pid`, an IPv6 host in brackets."""
+    """Return the server of `name=host:port` or `name=host:port:pid`; an IPv6 host is in brackets."""
     found = re.fullmatch(r"([^=]+)=(\[[^]]+\]|[^:\[\]]+):(\d+)(?::(\d+))?", text)
     if not found:
         raise click.BadParameter(f"{text!r} is not name=host:port or name=host:port:pid")
@@ -131,3 +133,9 @@ def named_server(text: str) -> Server:
     if pid and not psutil.pid_exists(int(pid)):
         raise click.BadParameter(f"there is no process {pid}")
     return Server(name, loopback(host.strip("[]")), int(port), int(pid) if pid else None)
+
+
+def close_with_reset(connection: socket.socket) -> None:
+    """Close a connection by a RST instead of a FIN."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

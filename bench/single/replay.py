@@ -1,24 +1,21 @@
 #!/usr/bin/env python3
 """Proof on real input: a log file goes through a server that is killed again and again, and comes out whole.
 
-One thread sets the file line by line, and sends a line again whose acknowledgement did not come. Another
-reserves (`get work/open`), notes and closes (`get work/close`) what it gets. Meanwhile the server is
-killed with SIGKILL at random moments and started again on the same data.
+One thread sets the file line by line, and sends a line again if its acknowledgement did not come. Another
+reserves an item (`get work/open`), notes it and closes it (`get work/close`). Meanwhile the server is killed
+with SIGKILL at random moments and started again on the same data.
 
-How the script tells what it sees: each item carries the number of its line in its flags, and each client
-keeps a ledger of what a kill left open. A line may be seen twice for three reasons only:
+The flags of an item are the number of its line, and each client keeps a ledger of the lines whose state a
+kill left open. A line may come twice for three reasons only:
 
-- it was reserved at the kill, its close not sent: then it must be seen again, and first;
-- the kill cut off the acknowledgement of its close: it may have come back;
-- the kill cut off the acknowledgement of its set: it may be there twice, since it was sent again.
+- it was reserved at the kill, its close not sent: then it must come again, and first;
+- the kill cut off the acknowledgement of its close: it may come again;
+- the kill cut off the acknowledgement of its set: it may be in the queue twice, as it was sent again.
 """
 
 import io
-import queue
 import random
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -34,11 +31,15 @@ import click
 from pymemcache.client.base import Client  # type: ignore[import-untyped,unused-ignore]
 from pymemcache.exceptions import MemcacheUnexpectedCloseError  # type: ignore[import-untyped,unused-ignore]
 
-DARNER = str(Path(sys.executable).with_name("darner"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from load import options
+from load.options import option
+from single.own_server import OwnServer
+
 COMMON_LOGS = ("dpkg.log", "syslog", "messages", "alternatives.log", "install.log", "system.log")
 MIN_LINES = 100
-START_S = 20.0
-# No progress for so long: something hangs.
+# Without progress for so long something hangs.
 STALL_S = 30.0
 # How long a kill that is to find a line reserved waits for one.
 HOLD_S = 1.0
@@ -51,26 +52,26 @@ LOST = (OSError, MemcacheUnexpectedCloseError)
 
 
 class ViolationError(Exception):
-    """The server broke a promise."""
+    """The server lost, changed or repeated a line, or did not answer."""
 
 
 class LineSerde:
-    """The number of a line travels in the flags of its item."""
+    """Encodes a numbered line as an item whose flags are the number."""
 
     def serialize(self, _: str, value: tuple[int, bytes]) -> tuple[bytes, int]:
         """Return the line, and its number as flags."""
         return value[1], value[0]
 
     def deserialize(self, _: str, value: bytes, flags: int) -> tuple[int, bytes]:
-        """Return number and line."""
+        """Return the number and the line."""
         return flags, value
 
 
 class Server:
-    """The console script `darner` on one data directory, in one life after another."""
+    """A server in one life after another, and how far its two clients are."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, own: OwnServer) -> None:
+        self._own = own
         self._changed = threading.Condition()
         self._up = self._hold = self._held = False
         self.life = 0
@@ -79,48 +80,25 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it serves."""
-        self._process = subprocess.Popen(
-            [DARNER, "--data", str(self._data), "--port", "0"], stderr=subprocess.PIPE, text=True
-        )
-        log: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read_log, args=(self._process, log), daemon=True).start()
-        said, deadline = "", time.monotonic() + START_S
-        while "event=data" not in said:
-            try:
-                line = log.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
-                line = ""
-            if not line:
-                self._process.kill()
-                raise click.ClickException(f"{DARNER} does not start on {self._data}:\n{said.strip()}")
-            said += line
+        """Start the server and let the clients connect."""
+        port = self._own.start().port
         with self._changed:
-            self._port = int(re.findall(r"event=listening host=\S+ port=(\d+)", said)[0])
+            self._port = port
             self.life += 1
             self._up = True
             self._changed.notify_all()
 
-    @staticmethod
-    def _read_log(process: "subprocess.Popen[str]", log: "queue.SimpleQueue[str]") -> None:
-        assert process.stderr is not None
-        with process.stderr:
-            for line in process.stderr:
-                log.put(line)
-        log.put("")
-
     def kill(self, *, while_reserved: bool) -> None:
-        """End it with SIGKILL; if `while_reserved`, once the reader has a line reserved."""
+        """Kill the server; if `while_reserved`, at a moment at which the reader has a line reserved."""
         with self._changed:
             self._hold = while_reserved
             if while_reserved:
                 self._changed.wait_for(lambda: self._held or self.failure, HOLD_S)
             self._up = self._hold = self._held = False
-            self._process.kill()
-        self._process.wait()
+            self._own.kill()
 
     def hold(self) -> bool:
-        """Whether the reader is to keep the line it reserved for the next kill; then waits for that."""
+        """Return whether a kill wants the reader to keep its line reserved; if so, after that kill."""
         with self._changed:
             if self._hold:
                 life, self._held = self.life, True
@@ -130,7 +108,7 @@ class Server:
         return False
 
     def connect(self) -> tuple[int, Client]:
-        """Wait until it is up; returns which life it is in, and a client connected to it."""
+        """Wait until the server is up; return its life and a client connected to it."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._up or self.failure, STALL_S)
@@ -146,13 +124,13 @@ class Server:
                 return life, client
 
     def excuse(self, life: int) -> None:
-        """Raise ViolationError unless a connection made in that life was lost because of a kill."""
+        """Raise ViolationError if a connection of this life was lost without a kill."""
         with self._changed:
             if self._up and self.life == life:
                 raise ViolationError("a connection was lost, and nobody had killed the server")
 
     def progress(self, *, set_to: int = 0, drained_to: int = 0) -> None:
-        """Note how far the clients are."""
+        """Note the last line that was set, or drained."""
         with self._changed:
             self.lines_set = max(self.lines_set, set_to)
             self.lines_drained = max(self.lines_drained, drained_to)
@@ -163,7 +141,7 @@ class Server:
         return self.lines_set + self.lines_drained
 
     def wait_for_progress(self, lines: int) -> bool:
-        """Wait until so many lines were set and drained together; returns False if that will not be."""
+        """Wait until so many lines were set and drained together; return False if a client has failed."""
         with self._changed:
             while not self.failure and (done := self._lines_done) < lines:
                 if not self._changed.wait_for(lambda: self.failure or self._lines_done > done, STALL_S):
@@ -171,23 +149,23 @@ class Server:
             return not self.failure
 
     def client_ended(self, future: "Future[Any]") -> None:
-        """Note what made a client give up."""
+        """Note the error that made a client give up."""
         with self._changed:
             self.failure = self.failure or future.exception()
             self._changed.notify_all()
 
 
 class Worker:
-    """A client that connects again after each kill, and keeps the ledger of what that left open."""
+    """A client that connects again after each kill, and keeps the ledger of the lines left open."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        # why each line may be seen again, and after which kill
+        # by line: why it may come again, and after which kill
         self.ledger: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
         self._life, self._client = server.connect()
 
     def request(self, call: Callable[[Client], Any]) -> tuple[Any, bool]:
-        """Return the answer, and whether there was one or a kill came between."""
+        """Return the answer, and whether there was one; a kill may have cut it off."""
         try:
             return call(self._client), True
         except LOST:
@@ -195,7 +173,7 @@ class Worker:
             return None, False
 
     def reconnect(self, number: int = 0, why: str = "") -> None:
-        """Go on after a kill, which left line `number` open."""
+        """Connect again after a kill that left line `number` open."""
         if number:
             self.ledger[number].append((why, self._life))
         self._client.close()
@@ -203,7 +181,7 @@ class Worker:
 
 
 def produce(server: Server, lines: list[bytes]) -> Worker:
-    """Set every line, again where the acknowledgement did not come."""
+    """Set every line, and again if its acknowledgement did not come."""
     worker = Worker(server)
     for number, line in enumerate(lines, 1):
         answered = False
@@ -218,14 +196,14 @@ def produce(server: Server, lines: list[bytes]) -> Worker:
 
 
 def drain(server: Server, total: int) -> tuple[Worker, list[tuple[int, bytes]]]:
-    """Reserve, note, close, until all is set and nothing more comes; returns what came, in order."""
+    """Reserve, note and close items until all lines are set and drained; return them in order."""
     worker = Worker(server)
     seen: list[tuple[int, bytes]] = []
     while True:
         all_set = server.lines_set == total
         item, answered = worker.request(lambda client: client.get("work/open/t=200"))
         if not answered:
-            worker.reconnect()  # what it may have reserved was not seen
+            worker.reconnect()  # an item may have been reserved, but not seen
         elif item is not None:
             seen.append(item)
             if server.hold():
@@ -241,7 +219,7 @@ def drain(server: Server, total: int) -> tuple[Worker, list[tuple[int, bytes]]]:
 def check(
     lines: list[bytes], seen: list[tuple[int, bytes]], allowed: dict[int, list[tuple[str, int]]]
 ) -> tuple[bytes, list[str], list[str]]:
-    """Return the drained file without its repeats, a line about each repeat, and the violations."""
+    """Return the drained file without repeats, a line about each repeat, and the violations."""
     whole, repeats, violations, last = [], Counter[int](), [], 0
     for number, line in seen:
         if number == last:
@@ -267,7 +245,7 @@ def check(
 
 
 def replay(lines: list[bytes], server: Server, kills: int, chance: random.Random) -> tuple[Any, ...]:
-    """Send the lines through the server, killing it so often; returns what `check` does."""
+    """Send the lines through the server and kill it so often; return the result of `check`."""
     moments = sorted(chance.sample(range(1, 2 * len(lines)), kills))
     with ThreadPoolExecutor(2) as pool:
         producer, reader = pool.submit(produce, server, lines), pool.submit(drain, server, len(lines))
@@ -276,7 +254,7 @@ def replay(lines: list[bytes], server: Server, kills: int, chance: random.Random
         for moment in moments:
             if not server.wait_for_progress(moment):
                 break
-            time.sleep(chance.uniform(0, SPREAD_S))  # to fall anywhere: nothing waits for this
+            time.sleep(chance.uniform(0, SPREAD_S))  # so that a kill falls anywhere; nothing waits for this
             server.kill(while_reserved=chance.random() < 0.5)
             server.start()
         reader.exception(), producer.exception()  # wait for both
@@ -292,7 +270,7 @@ def replay(lines: list[bytes], server: Server, kills: int, chance: random.Random
 
 
 def common_log() -> Path:
-    """Return the first of the common log files that can be read and has some lines."""
+    """Return the first of the common log files that is readable and long enough."""
     for path in (Path("/var/log") / name for name in COMMON_LOGS):
         try:
             if path.read_bytes().count(b"\n") >= MIN_LINES:
@@ -304,22 +282,22 @@ def common_log() -> Path:
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option("--kills", default=20, show_default=True, type=click.IntRange(0), help="How often to kill.")
-@click.option("--seed", default=None, type=int, help="Of the moments to kill at.  [default: random]")
+@option("--kills", 20, click.IntRange(0), "How often to kill.")
+@options.seed("Of the moments to kill at.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data directory.  [default: temporary]")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the drained file goes.")
 def main(file: Path | None, kills: int, seed: int | None, data: Path | None, output: Path | None) -> None:
-    """Run the proof and print what came of it."""
+    """Run the proof and print the result."""
     file = file or common_log()
-    content = file.read_bytes()  # at once: a log may grow meanwhile
+    content = file.read_bytes()  # all at once, as a log may grow meanwhile
     lines = io.BytesIO(content).readlines()
     if kills > len(lines):
         raise click.UsageError(f"{file} has {len(lines)} lines: too few for {kills} kills")
     seed = random.randrange(1 << 32) if seed is None else seed
-    own = Path(tempfile.mkdtemp(prefix="darner-replay-"))
-    output = output or own / "drained"
+    directory = Path(tempfile.mkdtemp(prefix="darner-replay-"))
+    output = output or directory / "drained"
     started = time.monotonic()
-    server = Server(data or own / "data")
+    server = Server(OwnServer(directory, data=data))
     try:
         if server.connect()[1].stats()[b"curr_items"] != 0:
             raise click.UsageError(f"{data} has items in it: give a directory of its own")
@@ -338,7 +316,7 @@ def main(file: Path | None, kills: int, seed: int | None, data: Path | None, out
     click.echo(f"drained   {'the same, byte for byte' if same else f'NOT THE SAME, see {output}'}")
     if violations or not same:
         sys.exit(1)
-    shutil.rmtree(own)
+    shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

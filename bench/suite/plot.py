@@ -20,7 +20,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 
 def _samples(report: dict[str, Any]) -> Figure:
-    """Draw what was noted over time: a panel for each series."""
+    """Draw samples over time, with a panel for each series."""
     series = report["series"]
     figure = Figure((2 * PANEL_INCHES[0], PANEL_INCHES[1] * len(series) / 2), layout="constrained")
     panels = figure.subplots(len(series), 1, sharex=True, squeeze=False)
@@ -36,7 +36,7 @@ def _samples(report: dict[str, Any]) -> Figure:
 
 
 def _medians(report: dict[str, Any]) -> Figure:
-    """Draw what was measured: a row of panels for each figure, a column for each value of the split."""
+    """Draw medians, with a row of panels for each figure and a column for each value of the split."""
     spec = report["plot"]
     drawn = [key for key in spec["drawn"] if any(key in one["figures"] for one in report["medians"])]
     splits = list(dict.fromkeys(one["cell"].get(spec["split"]) for one in report["medians"]))
@@ -75,7 +75,7 @@ def _draw_panel(panel: Axes, medians: list[dict[str, Any]], x: str, key: str) ->
             width = BARS_WIDTH / len(servers)
             beside = [place + (number - (len(servers) - 1) / 2) * width for place in at]
             panel.bar(beside, middle, width, yerr=[low, high], capsize=3, label=server)
-    # Evenly spaced: what is varied grows by factors, from 0 or 1 to thousands, or has names.
+    # Evenly spaced, as the values grow by factors from 0 or 1 to thousands, or are names.
     labels = [f"{place:,}" if isinstance(place, int) else place for place in places]
     panel.set_xticks(range(len(places)), labels, rotation=20)
     panel.set_xlim(-0.5, len(places) - 0.5)
@@ -87,7 +87,7 @@ def _draw_panel(panel: Axes, medians: list[dict[str, Any]], x: str, key: str) ->
 @click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("png", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def main(report: Path, png: Path | None) -> None:
-    """Draw into the file named, or beside the JSON file."""
+    """Draw into this PNG file, by default beside the JSON file."""
     draw(json.loads(report.read_text()), png or report.with_suffix(".png"))
 
 

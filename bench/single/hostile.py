@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What one client does to the others: how long they wait, and how much memory it takes, command by command.
+"""What one client costs the others, command by command: their waits, and the server's memory.
 
 Starts a darner of its own with many queues. One client (or several, `--enemies`) pipelines one command after
-the other, and a bystander asks for `version` about each ms. Of its waits, what it or the server waited for a
-core, as the kernel counts it, is taken off: that is the machine's. With `--unread` clients pipeline each
-command and read no reply, and what the server's memory grows by is reported.
+the other, and a bystander asks for `version` about each ms. From the bystander's waits the time is taken off
+in which it or the server waited for a core, as the kernel counts it. With `--unread` clients pipeline each
+command and read no reply, and the growth of the server's memory is reported.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
-import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +21,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
-import own
-from servers import Server
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from load import options
+from load.servers import MIB, Server, close_with_reset
+from single.own_server import own_server
 
 CONFIGURATION = """
 [queue_defaults]
 max_open_reads = 1000000
 [queues.memory]
+durable = false
+[queues.memory-big]
 durable = false
 [queues.memory-parent]
 durable = false
@@ -42,12 +48,11 @@ CHUNK = 1 << 20
 PAUSE_S = 0.001
 TIMEOUT_S = 300.0
 SETTLE_S = 1.5
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is of everything."""
+    """The number of queues, of items in a large queue, and of children and cursors of one queue."""
 
     queues: int
     items: int
@@ -56,8 +61,8 @@ class Size:
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent before it is measured, and what is sent then. `during` is done besides while that is
-    answered."""
+    """What is sent before the measurement and during it; `during` is called after that, while it goes on.
+    With `leaves` the client disconnects instead of sending."""
 
     name: str
     prepare: Callable[[Size], Iterator[bytes]]
@@ -67,12 +72,12 @@ class Case:
 
 
 def nothing(_: Size) -> Iterator[bytes]:
-    """Nothing is to be there besides."""
+    """Prepare nothing."""
     return iter(())
 
 
 def items(queue: bytes, exptime: int = 0, data: bytes = b"x") -> Callable[[Size], Iterator[bytes]]:
-    """As many items as there are to be."""
+    """Set the items of a large queue."""
 
     def send(size: Size) -> Iterator[bytes]:
         one = b"set %s 0 %d %d\r\n%s\r\n" % (queue, exptime, len(data), data)
@@ -83,7 +88,7 @@ def items(queue: bytes, exptime: int = 0, data: bytes = b"x") -> Callable[[Size]
 
 
 def reserved(queue: bytes) -> Callable[[Size], Iterator[bytes]]:
-    """As many items, which the client has reserved."""
+    """Set the items of a large queue and reserve them."""
 
     def send(size: Size) -> Iterator[bytes]:
         yield from items(queue)(size)
@@ -93,7 +98,7 @@ def reserved(queue: bytes) -> Callable[[Size], Iterator[bytes]]:
 
 
 def children(parent: bytes) -> Callable[[Size], Iterator[bytes]]:
-    """A queue with so many children."""
+    """Create the children of a queue."""
 
     def send(size: Size) -> Iterator[bytes]:
         yield b"".join(b"set %s+%d 0 0 1\r\nx\r\n" % (parent, n) for n in range(size.children))
@@ -102,18 +107,18 @@ def children(parent: bytes) -> Callable[[Size], Iterator[bytes]]:
 
 
 def each(command: bytes, count: int | None = None) -> Callable[[Size], bytes]:
-    """The command with a number from 0 on in the place of `%d`."""
+    """Return the command again and again, with a number from 0 on in place of `%d`."""
     return lambda size: b"".join(command.replace(b"%d", b"%d" % n) for n in range(count or size.queues))
 
 
 def cursors(size: Size) -> Iterator[bytes]:
-    """A queue with as many cursors, each with a place."""
+    """Create the cursors of a queue, each with a place."""
     yield b"set cursed 0 0 1\r\nx\r\n" * 2
     yield b"".join(b"get cursed/cursor=%d\r\n" % n for n in range(size.children))
 
 
 def chain(*parts: Callable[[Size], Iterator[bytes]]) -> Callable[[Size], Iterator[bytes]]:
-    """One after the other."""
+    """Prepare several things, one after the other."""
 
     def send(size: Size) -> Iterator[bytes]:
         for part in parts:
@@ -123,12 +128,12 @@ def chain(*parts: Callable[[Size], Iterator[bytes]]) -> Callable[[Size], Iterato
 
 
 def times(request: bytes, count: int) -> Callable[[Size], bytes]:
-    """The request again and again."""
+    """Return the request again and again."""
     return lambda _: request * count
 
 
 def hang_up(server: Server) -> None:
-    """Have it read its configuration again."""
+    """Have the server read its configuration again."""
     assert server.pid
     for _ in range(3):
         os.kill(server.pid, signal.SIGHUP)
@@ -136,29 +141,23 @@ def hang_up(server: Server) -> None:
 
 
 def connect_often(server: Server) -> None:
-    """Come and go."""
+    """Connect and disconnect again and again."""
     for _ in range(30):
         opened = [socket.create_connection((server.host, server.port)) for _ in range(100)]
         for one in opened:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            one.close()
+            close_with_reset(one)
 
 
-def delete_after(queue: bytes) -> Callable[[Server], None]:
-    """Nothing but time for what is done later."""
-
-    def wait(_: Server) -> None:
-        time.sleep(3)
-
-    assert queue
-    return wait
+def wait(seconds: float) -> Callable[[Server], None]:
+    """Give the server time for what it does later."""
+    return lambda _: time.sleep(seconds)
 
 
 KEYS = b"get" + b"".join(b" q%d" % n for n in range(1000)) + b"\r\n"
 PEEKS = b"get" + b"".join(b" q%d/peek" % n for n in range(1000)) + b"\r\n"
 LARGE = bytes(4 * MIB)
 CASES = (
-    Case("nothing", nothing, times(b"", 1), lambda _: time.sleep(3)),
+    Case("nothing", nothing, times(b"", 1), wait(3)),
     Case("version", nothing, times(b"version\r\n", 200_000)),
     Case("get", nothing, times(b"get nothing\r\n", 200_000)),
     Case("set", nothing, times(b"set plain 0 0 1\r\nx\r\n", 200_000)),
@@ -193,20 +192,20 @@ CASES = (
     Case("meta", nothing, times(b"mn\r\nmg plain v\r\nms plain 1\r\nx\r\nmd nothing\r\nme x\r\n", 30_000)),
     Case("errors", nothing, times(b"nonsense\r\n", 100_000)),
     Case("creation of queues", nothing, each(b"set new%d 0 0 1\r\nx\r\n")),
-    Case("deletion of queues", nothing, each(b"delete new%d\r\n"), delete_after(b"new")),
+    Case("deletion of queues", nothing, each(b"delete new%d\r\n"), wait(3)),
     Case("flush of queues", nothing, each(b"flush q%d\r\n")),
     Case("flush_all", nothing, times(b"flush_all\r\n", 10)),
     Case("flush_all_expired", nothing, times(b"flush_all_expired\r\n", 10)),
-    Case("flush of one, disk", items(b"huge"), times(b"flush huge\r\n", 1), delete_after(b"huge")),
-    Case("delete of one, disk", items(b"huge"), times(b"delete huge\r\n", 1), delete_after(b"huge")),
-    Case("flush of one, memory", items(b"memory"), times(b"flush memory\r\n", 1), delete_after(b"memory")),
-    Case("delete of one, memory", items(b"memory"), times(b"delete memory\r\n", 1), delete_after(b"memory")),
+    Case("flush of one, disk", items(b"huge"), times(b"flush huge\r\n", 1), wait(3)),
+    Case("delete of one, disk", items(b"huge"), times(b"delete huge\r\n", 1), wait(3)),
+    Case("flush of one, memory", items(b"memory"), times(b"flush memory\r\n", 1), wait(3)),
+    Case("delete of one, memory", items(b"memory"), times(b"delete memory\r\n", 1), wait(3)),
     Case("get of expired, disk", items(b"old", -1), times(b"get old\r\n", 10)),
     Case("get of expired, memory", items(b"memory", -1), times(b"get memory\r\n", 10)),
     Case("peek at expired", items(b"old", -1), times(b"get old/peek\r\n", 10)),
     Case("cursor over expired", items(b"older", -1), times(b"get older/cursor=c\r\n", 10)),
     Case("flush_expired", items(b"oldest", -1), times(b"flush_expired oldest\r\n", 2)),
-    Case("sweep of expired", items(b"swept", 3), times(b"", 1), lambda _: time.sleep(6)),
+    Case("sweep of expired", items(b"swept", 3), times(b"", 1), wait(6)),
     Case("monitor", items(b"watched"), lambda size: b"monitor watched 600 %d\r\n" % size.items),
     Case("confirm", reserved(b"confirmed"), lambda size: b"confirm confirmed %d\r\n" % size.items),
     Case("abort", reserved(b"aborted"), lambda size: b"get aborted/abort\r\n" * size.items),
@@ -218,9 +217,9 @@ CASES = (
     ),
     Case("flush beside reserved", chain(reserved(b"kept"), items(b"kept")), times(b"flush kept\r\n", 5)),
     Case("delete of reserved", reserved(b"kept2"), times(b"delete kept2\r\n", 1)),
-    Case("leaving, disk", reserved(b"left"), times(b"", 1), lambda _: time.sleep(5), leaves=True),
-    Case("leaving, memory", reserved(b"memory"), times(b"", 1), lambda _: time.sleep(5), leaves=True),
-    Case("open_timeout", reserved(b"timed"), times(b"", 1), lambda _: time.sleep(5)),
+    Case("leaving, disk", reserved(b"left"), times(b"", 1), wait(5), leaves=True),
+    Case("leaving, memory", reserved(b"memory"), times(b"", 1), wait(5), leaves=True),
+    Case("open_timeout", reserved(b"timed"), times(b"", 1), wait(5)),
     Case("full queue", items(b"limited"), lambda size: b"set limited 0 0 1\r\nx\r\n" * size.items),
     Case("cursors", nothing, lambda size: b"".join(cursors(size))),
     Case("stats of cursors", nothing, times(b"dump_stats cursed\r\n", 5)),
@@ -247,7 +246,7 @@ CASES = (
 
 
 def waits_ns(server: Server, pipe: Connection) -> None:
-    """Ask for `version` until told to end; sends the waits in ns, and the processor time of each."""
+    """Ask for `version` until told to end; then send each wait, and the server's CPU time in it, in ns."""
     found: list[tuple[int, int]] = []
     of_server = os.open(f"/proc/{server.pid}/task/{server.pid}/schedstat", os.O_RDONLY)
     of_this = os.open("/proc/self/schedstat", os.O_RDONLY)
@@ -270,7 +269,7 @@ def waits_ns(server: Server, pipe: Connection) -> None:
 
 
 class Bystander:
-    """The client whose waits count, in a process of its own."""
+    """The client whose waits are measured, in a process of its own."""
 
     def __init__(self, server: Server) -> None:
         context = multiprocessing.get_context("fork")
@@ -281,7 +280,7 @@ class Bystander:
         time.sleep(0.05)
 
     def end(self) -> list[tuple[int, int]]:
-        """Return what it found."""
+        """Return each wait, and the server's CPU time in it, in ns."""
         self._pipe.send(None)
         found: list[tuple[int, int]] = self._pipe.recv()
         self._process.join()
@@ -289,7 +288,7 @@ class Bystander:
 
 
 def ask(wire: socket.socket, request: bytes) -> None:
-    """Send a request and `version`, and read until that is answered."""
+    """Send a request and `version`, and read until `version` is answered."""
     sender = threading.Thread(target=wire.sendall, args=(request + b"version\r\n",))
     sender.start()
     last = b""
@@ -302,12 +301,12 @@ def ask(wire: socket.socket, request: bytes) -> None:
 
 
 def connect(server: Server) -> socket.socket:
-    """Return a connection to it."""
+    """Return a connection to the server."""
     return socket.create_connection((server.host, server.port), TIMEOUT_S)
 
 
 def measure(server: Server, case: Case, size: Size, enemies: int) -> str:
-    """Return what is reported of a case."""
+    """Return the report of a case."""
     with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(connect(server)) for _ in range(enemies)]
         for data in case.prepare(size):
@@ -317,7 +316,7 @@ def measure(server: Server, case: Case, size: Size, enemies: int) -> str:
         bystander = Bystander(server)
         begun = time.perf_counter()
         if case.leaves:
-            wires[0].shutdown(socket.SHUT_RDWR)  # the bystander's process has it, too
+            wires[0].shutdown(socket.SHUT_RDWR)  # close would not do: the bystander's process has it, too
         else:
             threads = [threading.Thread(target=ask, args=(wire, case.request(size))) for wire in wires]
             for thread in threads:
@@ -334,7 +333,7 @@ def measure(server: Server, case: Case, size: Size, enemies: int) -> str:
 
 
 def fill(server: Server, size: Size) -> None:
-    """Make the queues."""
+    """Create the queues."""
     with connect(server) as wire:
         for start in range(0, size.queues, 1000):
             ask(wire, b"".join(b"set q%d 0 0 1\r\nx\r\n" % n for n in range(start, start + 1000)))
@@ -368,7 +367,7 @@ UNREAD = {
 
 
 def unread(server: Server, name: str, clients: int) -> str:
-    """Return what is reported of clients that do not read."""
+    """Return the report of clients that read no reply."""
     with contextlib.ExitStack() as stack:
         waiting: list[tuple[socket.socket, memoryview]] = []
         with connect(server) as wire:
@@ -398,7 +397,7 @@ def unread(server: Server, name: str, clients: int) -> str:
             largest = max(largest, server.resident_bytes())
             time.sleep(0.01)
         for wire, _ in waiting:
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            close_with_reset(wire)
     with connect(server) as wire:
         begun = time.monotonic()
         ask(wire, b"version\r\n")
@@ -413,33 +412,19 @@ def unread(server: Server, name: str, clients: int) -> str:
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("--queues", default=10_000, show_default=True, type=click.IntRange(1, 100_000))
-@click.option(
-    "--items",
-    default=300_000,
-    show_default=True,
-    type=click.IntRange(1000, 5_000_000),
-    help="Of a large queue.",
-)
-@click.option(
-    "--children", default=10_000, show_default=True, type=click.IntRange(1, 100_000), help="Of one queue."
-)
-@click.option(
-    "--enemies",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 500),
-    help="Clients that pipeline each command.",
-)
+@options.option("--queues", 10_000, options.QUEUES)
+@options.option("--items", 300_000, click.IntRange(1000, 5_000_000), "Of a large queue.")
+@options.option("--children", 10_000, options.QUEUES, "Of one queue.")
+@options.option("--enemies", 1, click.IntRange(1, 500), "Clients that pipeline each command.")
 @click.option(
     "--unread",
     "clients",
     default=0,
     type=click.IntRange(0, 500),
-    help="Measure the memory that so many clients take which do not read.",
+    help="Measure the memory of so many clients that read no reply.",
 )
 @click.option("--only", multiple=True, help="Cases with this in their name.")
-@own.data_in
+@options.data_in
 def main(
     queues: int,
     items: int,
@@ -451,8 +436,7 @@ def main(
 ) -> None:
     """Run the bench."""
     size = Size(queues, items, children)
-    configuration = CONFIGURATION + "[queues.memory-big]\ndurable = false\n"
-    with own.darner(data_in, configuration) as darner:
+    with own_server(data_in, CONFIGURATION) as darner:
         server = darner.start()
         fill(server, size)
         time.sleep(SETTLE_S)

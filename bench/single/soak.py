@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
 """Everything at once for an hour, on a darner of its own: is anything lost, does anything grow?
 
-Each client is a process: those who set items in numbered streams, and those who read them, plainly, reliably
-(some die with what they hold), by monitor, from fanout queues, after expiry; some have large items, some come
-and go, some make, flush and delete queues. Every few seconds one is killed and replaced. Each second the
-server's memory, descriptors, threads and disk usage are noted. In the end all that is left is read, and each
-stream is held against what was seen of it. Exits 1 if something acknowledged was lost, came twice or out of
-order, or if memory or descriptors grew from the second quarter of the time to the last.
+Each client is a process. Some set items in numbered streams; some read them, plainly, reliably (and may
+disconnect with an item reserved), by monitor, from fanout queues, after expiry; some have large items, some
+connect and disconnect, some create, flush and delete queues. Every few seconds a client is killed and
+replaced. Each second a sample is taken of the server's memory, descriptors, threads and disk usage. At the
+end the queues are drained, and the items read are compared with each stream. Exits 1 if an acknowledged item
+was lost, came twice or out of order, or if memory or descriptors grew from the second quarter of the time to
+the last.
 """
 
 import contextlib
-import json
 import multiprocessing
 import os
 import random
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -30,25 +29,29 @@ from statistics import median
 from typing import IO, Any
 
 import click
-import ledger
-import own
-import plot
 import psutil  # type: ignore[import-untyped,unused-ignore]
-import rounds
-from ledger import Account, Readers, Stream
 from pymemcache.client.base import Client  # type: ignore[import-untyped,unused-ignore]
-from servers import Server
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ledger
+from ledger import Account, Readers, Stream
+from load import options
+from load.options import option
+from load.servers import MB, Server, close_with_reset
+from single.own_server import own_server
+from suite.report import circumstances, now, write
+from suite.rounds import progress
 
 RUN, DRAIN, END = range(3)
-MB = 1e6
 SAMPLE_S = 1.0
 TIMEOUT_S = 60.0
 # How long the clients may take to end.
 JOIN_S = 30.0
 BLOCK_BYTES = 512  # the unit of st_blocks
 CONFIGURATION = '[queues."short"]\nexpire_to_queue = "late"\n'
-# Of those who hold an item, one in so many goes with it; of the large items, one in so many comes in part.
-GOES_WITH_IT, IN_PART = 200, 5
+# One in so many holders of an item disconnects with it; one in so many large items is sent in part only.
+LEAVES_WITH_IT, IN_PART = 200, 5
 MONITORED, TEMPORARY_ITEMS, TEMPORARY_QUEUES, COMERS = 50, 200, 20, 20
 LARGE_PER_S = 2.0
 FANOUT, RELIABLE = ("fan", "fan+a", "fan+b"), 3
@@ -62,20 +65,20 @@ FLAT = ("resident_mb", "descriptors")
 
 
 class Soak:
-    """What all clients know."""
+    """The server, the streams and the phase, which all clients share."""
 
     def __init__(self, server: Server, rate: float, backlog: int, seconds: float, large: int) -> None:
         self.server, self.rate, self.backlog, self.large = server, rate, backlog, large
         self._phase = ledger.Number()
         self._parent = os.getpid()
-        # Pauses are at least as long as said: no stream has more.
+        # A pause is never shorter than asked for: no stream has more.
         capacity = int(rate * seconds * 2) + backlog + 10_000
         names = ("plain", "jobs", "deep", "large", "fan", "short", "watched")
         self.streams = {name: Stream(name, capacity) for name in names}
 
     @property
     def phase(self) -> int:
-        """RUN: all do what they do. DRAIN: only reads, and nobody dies. END: all end."""
+        """RUN: all clients work. DRAIN: they only read, and none is killed. END: they end."""
         return self._phase.get() if os.getppid() == self._parent or os.getpid() == self._parent else END
 
     @phase.setter
@@ -83,14 +86,14 @@ class Soak:
         self._phase.set(phase)
 
     def client(self) -> Client:
-        """Return a client that waits for replies."""
+        """Return a pymemcache client that waits for each reply."""
         address = (self.server.host, self.server.port)
         return Client(address, default_noreply=False, connect_timeout=TIMEOUT_S, timeout=TIMEOUT_S)
 
 
 @dataclass(frozen=True)
 class Role:
-    """What one client does; for readers, and for who sets a stream, whose account it is."""
+    """The work of one client, with the account it is for: that of its readers, or its stream."""
 
     name: str
     work: Callable[[], None]
@@ -99,7 +102,7 @@ class Role:
 
 
 def produce(soak: Soak, stream: Stream, key: Callable[[int], str], size: int, expire: int = 0) -> None:
-    """Set one item after the other; the first of `deep` without a pause, up to its backlog."""
+    """Set one item after the other, those of the backlog of `deep` without a pause."""
     client = soak.client()
     unpaced = soak.backlog if stream.name == "deep" else 0
     while soak.phase == RUN:
@@ -126,7 +129,7 @@ def produce_large(soak: Soak, stream: Stream) -> None:
 
 
 def read(soak: Soak, readers: Readers, queue: str, keep: int = 0, pause_s: float = 0.0) -> None:
-    """Get items; as long as others set, only what is beyond a backlog to keep, and with pauses."""
+    """Get items; while others set, keep a backlog and pause between two gets."""
     client = soak.client()
     while (phase := soak.phase) != END:
         if phase == RUN and keep and readers.behind <= keep:
@@ -139,14 +142,14 @@ def read(soak: Soak, readers: Readers, queue: str, keep: int = 0, pause_s: float
 
 
 def read_reliably(soak: Soak, readers: Readers) -> None:
-    """Reserve and close; now and then go with what is held."""
+    """Reserve and close items; now and then disconnect with an item reserved."""
     client, chance, held = soak.client(), random.Random(), None
     while (phase := soak.phase) != END:
         if held is not None:
-            if phase == RUN and chance.randrange(GOES_WITH_IT) == 0:
-                client.close()  # the next request connects anew
+            if phase == RUN and chance.randrange(LEAVES_WITH_IT) == 0:
+                client.close()  # the next request connects again
             else:
-                readers.see(held)  # once close is sent nobody else may get it
+                readers.see(held)  # after close is sent nobody else may get it
         held = client.get(f"{readers.queue}/close/open/t=200")
     if held is not None:
         readers.see(held)
@@ -166,7 +169,7 @@ def monitor(soak: Soak, readers: Readers) -> None:
                 items
                 and soak.server.ask(connection, b"confirm %s %d\r\n" % (queue, len(items))) != b"END\r\n"
             ):
-                raise ledger.LedgerError(f"{readers.queue}: what was monitored was not to be confirmed")
+                raise ledger.LedgerError(f"{readers.queue}: what was monitored could not be confirmed")
 
 
 def _monitored(replies: IO[bytes]) -> Iterator[bytes]:
@@ -179,7 +182,7 @@ def _monitored(replies: IO[bytes]) -> Iterator[bytes]:
 
 
 def follow(soak: Soak, stream: Stream) -> None:
-    """Read a queue through a cursor, which must not go back."""
+    """Read a queue through a cursor, whose place must never go back."""
     client, last = soak.client(), -1
     while soak.phase != END:
         item = client.get(f"{stream.name}/cursor=audit/t=200")
@@ -193,7 +196,7 @@ def follow(soak: Soak, stream: Stream) -> None:
 
 
 def come_and_go(soak: Soak) -> None:
-    """Connect, ask for something or for a part of it, and go politely or not."""
+    """Connect, send a request or a part of one, and disconnect by a FIN or by a RST."""
     chance = random.Random()
     requests = [
         b"version\r\n",
@@ -210,13 +213,14 @@ def come_and_go(soak: Soak) -> None:
             guest.sendall(chance.choice(requests))
         time.sleep(chance.uniform(0, 0.2))
         for guest in guests:
-            if chance.random() < 0.5:  # a reset instead of an end
-                guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            guest.close()
+            if chance.random() < 0.5:
+                close_with_reset(guest)
+            else:
+                guest.close()
 
 
 def make_and_drop(soak: Soak) -> None:
-    """Fill queues, read a little, flush or delete them."""
+    """Fill queues, read an item, flush and delete them."""
     client, chance = soak.client(), random.Random()
     while soak.phase == RUN:
         name = f"temporary-{chance.randrange(TEMPORARY_QUEUES)}"
@@ -230,7 +234,7 @@ def make_and_drop(soak: Soak) -> None:
 
 
 def roles(soak: Soak) -> tuple[list[Role], list[Readers]]:
-    """Return all that is going on, and whose accounts are to be held."""
+    """Return the roles of all clients, and the readers whose accounts are checked."""
     streams = soak.streams
     plain, deep, large, *fan = (
         Readers(streams[stream], queue, once=True, in_order=True)
@@ -239,7 +243,7 @@ def roles(soak: Soak) -> tuple[list[Role], list[Readers]]:
         )
     )  # fmt: skip
     jobs, watched = (Readers(streams[name], name, once=False) for name in ("jobs", "watched"))
-    # Who comes in time, and who gets what has expired: together they have each item once.
+    # Those who read in time and those who read expired items: together they see each item once.
     short = Readers(streams["short"], "short", once=True)
 
     def setter(name: str, key: Callable[[int], str], size: int, expire: int = 0) -> Role:
@@ -278,7 +282,7 @@ def roles(soak: Soak) -> tuple[list[Role], list[Readers]]:
 
 
 class Clients:
-    """The processes of all roles, and what they complained of."""
+    """The processes of all roles, and their complaints."""
 
     def __init__(self, soak: Soak, all_roles: list[Role], complaints: Path) -> None:
         self._soak, self._complaints = soak, complaints
@@ -302,7 +306,7 @@ class Clients:
             sys.exit(1)
 
     def kill(self, chance: random.Random) -> None:
-        """Kill one, note what that may have cost, and have another go on."""
+        """Kill a client, note what that may have cost, and start another in its place."""
         place = chance.randrange(len(self._processes))
         role, process = self._processes[place]
         if not process.is_alive():
@@ -317,11 +321,11 @@ class Clients:
         self._processes[place] = (role, self._begin(role))
 
     def complaints(self) -> list[str]:
-        """Return what made clients give up."""
+        """Return the errors that made clients give up."""
         return self._complaints.read_text().splitlines() if self._complaints.exists() else []
 
     def join(self) -> list[str]:
-        """Wait until all have ended; returns the names of those that do not."""
+        """Wait until all have ended; kill those that do not, and return their names."""
         deadline = time.monotonic() + JOIN_S
         for _, process in self._processes:
             process.join(max(deadline - time.monotonic(), 0))
@@ -332,7 +336,7 @@ class Clients:
 
 
 def sample(server: Server, data: Path, seconds: float) -> dict[str, float]:
-    """Return what the server takes now."""
+    """Return the server's memory, descriptors, threads and disk usage."""
     process = psutil.Process(server.pid)
     return {
         "seconds": seconds,
@@ -344,7 +348,7 @@ def sample(server: Server, data: Path, seconds: float) -> dict[str, float]:
 
 
 def disk_bytes(directory: Path) -> int:
-    """Return what is allocated to the files of a directory. Those that go meanwhile do not count."""
+    """Return the bytes allocated to the files of a directory, without files that are deleted meanwhile."""
     allocated = 0
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -363,11 +367,11 @@ def growth(samples: list[dict[str, float]], key: str) -> tuple[float, float]:
 def watch(
     soak: Soak, clients: Clients, data: Path, seconds: float, kill_every_s: float, chance: random.Random
 ) -> list[dict[str, float]]:
-    """Take samples and kill clients for so long, or until a client complains."""
+    """Take samples and kill clients for so many seconds, or until a client complains."""
     samples: list[dict[str, float]] = []
     began = time.monotonic()
     next_kill_s = chance.expovariate(1 / kill_every_s)
-    with rounds.progress(int(seconds)) as step:
+    with progress(int(seconds)) as step:
         try:
             while (passed := time.monotonic() - began) < seconds and not clients.complaints():
                 samples.append(sample(soak.server, data, passed))
@@ -382,7 +386,7 @@ def watch(
 
 
 def drain(soak: Soak, clients: Clients, seconds: float) -> bool:
-    """Have the readers read all that is left; returns whether they came to the end within so long."""
+    """Have the readers drain all queues; return whether these are empty within so many seconds."""
     soak.phase = DRAIN
     client, deadline, empty = soak.client(), time.monotonic() + seconds, False
     while not empty and not clients.complaints() and time.monotonic() < deadline:
@@ -401,7 +405,7 @@ def drain(soak: Soak, clients: Clients, seconds: float) -> bool:
 def judge(
     accounts: list[Account], samples: list[dict[str, float]], tolerance: float
 ) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """Return what is wrong with the accounts and the samples, and the growths."""
+    """Return the violations in accounts and samples, and the growth of each figure."""
     wrong = [violation for account in accounts for violation in account.violations]
     grown = {}
     for key in FLAT:
@@ -413,48 +417,16 @@ def judge(
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0.02, 10_000))
-@click.option(
-    "--rate",
-    default=100.0,
-    show_default=True,
-    type=click.FloatRange(1, 10_000),
-    help="Sets a second and stream.",
-)
-@click.option(
-    "--backlog",
-    default=50_000,
-    show_default=True,
-    type=rounds.ITEMS,
-    help="Items of 1 KB that stay in a queue.",
-)
-@click.option(
-    "--large",
-    default=2048,
-    show_default=True,
-    type=click.IntRange(1, 4096),
-    help="KiB of a large item, at most.",
-)
-@click.option(
-    "--kill-every", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Seconds, in the mean."
-)
-@click.option(
-    "--tolerance",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Percent that are no growth.",
-)
-@click.option(
-    "--drain-for",
-    default=300.0,
-    show_default=True,
-    type=click.FloatRange(1),
-    help="Seconds that reading what is left may take.",
-)
-@click.option("--seed", default=None, type=int, help="Of the kills.  [default: random]")
-@own.data_in
-@rounds.files
+@option("--minutes", 60.0, click.FloatRange(0.02, 10_000))
+@option("--rate", 100.0, click.FloatRange(1, 10_000), "Sets a second and stream.")
+@option("--backlog", 50_000, options.BACKLOG_ITEMS, "Items of 1 KB that stay in a queue.")
+@option("--large", 2048, click.IntRange(1, 4096), "KiB of a large item, at most.")
+@option("--kill-every", 5.0, click.FloatRange(0.1), "Seconds, in the mean.")
+@option("--tolerance", 10.0, click.FloatRange(0), "Percent that are no growth.")
+@option("--drain-for", 300.0, click.FloatRange(1), "Seconds that reading what is left may take.")
+@options.seed("Of the kills.")
+@options.data_in
+@options.files
 def main(
     minutes: float,
     rate: float,
@@ -468,15 +440,15 @@ def main(
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Run the soak and say what came of it."""
+    """Run the soak and report."""
     seed = random.randrange(1 << 32) if seed is None else seed
-    started = rounds.now()
-    with own.darner(data_in, CONFIGURATION) as darner, tempfile.TemporaryDirectory() as scratch:
+    started = now()
+    with own_server(data_in, CONFIGURATION) as darner, tempfile.TemporaryDirectory() as scratch:
         server = darner.start()
         soak = Soak(server, rate, backlog, minutes * 60, large << 10)
         client = soak.client()
         for queue in FANOUT:
-            client.get(queue)  # from now on a child gets what its parent gets
+            client.get(queue)  # creates the child: from now on it gets the items of its parent
         all_roles, readers = roles(soak)
         clients = Clients(soak, all_roles, Path(scratch) / "complaints")
         samples = watch(soak, clients, darner.data, minutes * 60, kill_every, random.Random(seed))
@@ -486,15 +458,15 @@ def main(
         late = clients.join()
         accounts = [one.account() for one in readers]
         wrong, grown = judge(accounts, samples, tolerance)
-        wrong += [] if empty else ["the queues did not come to be empty"]
-        # What a client that gave up has not read is not lost: its complaint is what counts.
+        wrong += [] if empty else ["the queues did not become empty"]
+        # Items that a client has not read because it gave up are not lost: its complaint counts.
         wrong = clients.complaints() or wrong + [f"{name} does not end" for name in late]
         darner.stop()
         wrong += [line for line in darner.log().splitlines() if "level=error" in line or "Traceback" in line]
     report = {
         "bench": "soak",
         "about": f"everything at once for {minutes:g} minutes, {clients.kills} clients killed",
-        **rounds.circumstances(started),
+        **circumstances(started),
         "seed": seed,
         "kills": clients.kills,
         "series": SERIES,
@@ -504,16 +476,13 @@ def main(
         "samples": samples,
     }
     say(report)
-    if json_file:
-        json_file.write_text(json.dumps(report, indent=1) + "\n")
-    if plot_file:
-        plot.draw(report, plot_file)
+    write(report, json_file, plot_file)
     if wrong:
         sys.exit(1)
 
 
 def say(report: dict[str, Any]) -> None:
-    """Print what came of it."""
+    """Print the report."""
     click.echo(f"soak: {report['about']} (seed {report['seed']})")
     for one in report["accounts"]:
         cut = f" of at most {one['may_be_lost']} that killed readers had" if one["may_be_lost"] else ""

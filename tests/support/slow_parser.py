@@ -1,16 +1,11 @@
-"""The compiled parser against a slow one written from docs/protocol.md, and against itself, cut anywhere.
+"""A slow parser of the protocol, written from docs/protocol.md, and its comparison with the compiled one.
 
-Where a request is wrong in several ways the contract does not say which error is reported, so the slow
-parser names all that would do.
+Where a request is wrong in several ways the protocol does not say which error is reported: the slow parser
+names each that may be.
 """
 
 import base64
-import itertools
 import re
-
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from darner._proto import MAX_LINE_BYTES, Parser, Verb
 from darner._records import CHUNK_BYTES
@@ -28,7 +23,7 @@ DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 
 STORAGE = (b"set", b"add", b"replace", b"append", b"prepend", b"cas")
-# How many words come before a noreply, and how many a verb takes besides its own.
+# By verb: the least number of words with a noreply, and the most words without it.
 COLD = {
     b"delete": (2, 2),
     b"flush": (2, 1),
@@ -58,7 +53,7 @@ NUMBER = re.compile(rb"[0-9]{1,18}")
 LONGEST_WAIT_MS = 2**31 - 1
 
 
-# What the compiled parser says, as plain tuples
+# The requests of the compiled parser, as plain tuples
 
 
 def shown(request):
@@ -96,7 +91,7 @@ def compiled(*pieces):
     for piece in pieces:
         parser.feed(piece)
         for one in map(shown, parser):
-            # how the keys of a long get are parted is nobody's business
+            # the keys of a long get may be parted anywhere
             if found and found[-1][0] == one[0] in (Verb.GET, Verb.GETS) and found[-1][-1] is True:
                 found[-1] = (*one[:1], found[-1][1] + one[1], one[2])
             else:
@@ -117,7 +112,7 @@ def integer(word):
 
 
 def get_key(word):
-    """What one key of a get asks for, and what is wrong with it."""
+    """Return what one key of a get asks for, and its errors."""
     queue, *given = word.split(b"/")
     wrong = [NAME] if name_is_bad(queue) else []
     found = set()
@@ -141,7 +136,7 @@ def get_key(word):
 
 
 def slow(data):
-    """Yield the requests in `data`; of an error, all texts that would do."""
+    """Yield the requests in `data`; an error has all texts that may be reported."""
     if data[:1] in (b"\x80", b"\x16"):
         yield (Verb.BINARY if data[:1] == b"\x80" else Verb.TLS,)
         return
@@ -150,7 +145,7 @@ def slow(data):
         content = line[:-1] if newline and line.endswith(b"\r") else line
         is_get = re.match(rb" *gets? ", content[:MAX_LINE_BYTES], re.IGNORECASE)
         if not newline:
-            # longer ones are not fed here
+            # no test has a longer one
             if len(data) >= MAX_LINE_BYTES + 2 and not is_get:
                 yield Verb.FATAL, {TOO_LONG}, False
             return
@@ -164,7 +159,7 @@ def slow(data):
 
 
 def slow_line(content, data):
-    """Yield what a line comes to; returns what is behind it, or None if nothing more is read."""
+    """Yield the request of a line; return the bytes behind it, or None if nothing more is read."""
     words = [word for word in content.split(b" ") if word]
     verb = words[0].lower() if words else b""
     if (words[1:] and HTTP.fullmatch(words[-1])) or verb.startswith(b"host:"):
@@ -200,7 +195,7 @@ def may_have_block(words):
 
 
 def meta_flags(verb, words):
-    """The key, a dict of the flags, and what is wrong."""
+    """Return the key, the flags by letter, and the errors."""
     if not words:
         return b"", {}, [FORMAT]
     allowed = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}[verb]
@@ -264,7 +259,7 @@ def slow_get(verb, words, *, is_long):
 
 
 def slow_storage(verb, words, data):
-    """Yield what a storage command comes to; returns what is behind it, or None if that cannot be told."""
+    """Yield the requests of a storage command; return the bytes behind it, or None if that is unknown."""
     is_meta = verb == b"ms"
     noreply = words[-1] == b"noreply" and not is_meta
     place = 2 if is_meta else 4
@@ -300,13 +295,13 @@ def slow_storage(verb, words, data):
             if len(chunk) == min(CHUNK_BYTES, size - at):
                 yield Verb.SET_CHUNK, chunk
     if len(block) < size or (end != b"\r\n" and b"\r\n".startswith(end)):
-        return None  # more is to come
+        return None  # the rest is still to come
     yield slow_end(wrong, noreply, meta, block, end)
     return data[size + 2 :] if end == b"\r\n" else None
 
 
 def slow_end(wrong, noreply, meta, block, end):
-    """What a data block comes to."""
+    """The request that ends with this data block."""
     if end != b"\r\n":
         return Verb.FATAL, {BAD_DATA}, noreply
     if wrong:
@@ -321,161 +316,9 @@ def agrees(found, expected):
 
 
 def check(data, *pieces):
+    """Compare both parsers on these bytes, which the compiled one gets in these pieces."""
     found = compiled(*pieces or (data,))
     expected = list(slow(data))
     for one, other in zip(found, expected, strict=False):
         assert agrees(one, other), (one, other)
     assert len(found) == len(expected)
-
-
-# What is fed to both
-
-CORPUS = [
-    b"get work\r\nGETS a b  c \r\nget work/t=5/open\nget x/peek/close\r\nset a 1 2 3\r\nabc\r\nversion\r\n",
-    b"set a/sync 4294967295 -1 0 noreply\r\n\r\nSet b 0 0 2\r\n\r\n\r\nset a/b 0 0 4\r\nget \r\nstats x\r\n",
-    b"add a 0 0 1\r\nx\r\ncas a 0 0 2 77 noreply\r\nxx\r\ntouch a 1\r\nincr a 1 noreply\r\n\r\nnonsense\r\n",
-    b"delete noreply\r\ndelete a noreply\r\nflush_all noreply\r\nflush a\r\nverbosity 1 noreply\r\nquit\r\n",
-    b"set a 0 0 3\r\nabcd\r\nget a\r\n",
-    b"set a 0 0 3\r\nabc\nget a\r\n",
-    b"set a 0 0 -3\r\nget a\r\n",
-    b"set a 0 0\r\nget a\r\n",
-    b"\x80\x00get a\r\n",
-    b"get a\r\n\x80\r\nget a\r\n",
-    b"get a" + b" " * 2043 + b"\r\nget " + b"b" * 250 + b"\nget " + b"b" * 251 + b"\r\nget " + b"c" * 3000,
-]
-
-
-@pytest.mark.parametrize("data", CORPUS)
-def test_requests_cut_at_any_one_byte_are_the_same(data):
-    for at in range(len(data) + 1):
-        check(data, data[:at], data[at:])
-
-
-@pytest.mark.parametrize("data", CORPUS)
-def test_requests_that_come_byte_by_byte_are_the_same(data):
-    check(data, *(data[at : at + 1] for at in range(len(data))))
-
-
-@pytest.mark.parametrize("size", [CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
-@pytest.mark.parametrize("end", [b"\r\n", b"\n\r", b"\rx", b"x"])
-@pytest.mark.parametrize("key", [b"a", b"a/refused"])
-def test_large_items_cut_near_the_ends_of_their_chunks_are_the_same(size, end, key):
-    head = b"set %s 1 0 %d\r\n" % (key, size)
-    data = head + b"x" * size + end + b"get a\r\n"
-    for chunk in range(0, size + 1, CHUNK_BYTES):
-        for at in range(len(head) + chunk - 2, len(head) + chunk + 12):
-            check(data, data[:at], data[at:])
-
-
-words = st.one_of(
-    st.sampled_from(
-        [b"a", b"work", b"noreply", b"0", b"1", b"-1", b"3", b"+1", b"4294967295", b"4294967296"]
-    ),
-    st.sampled_from([b"a/open", b"a/close/open/t=1", b"a/abort", b"a/abort/peek", b"a/peek/open", b"a/t=x"]),
-    st.sampled_from(
-        [
-            b"a/t=",
-            b"a/t=99999999999",
-            b"a/",
-            b"/",
-            b"//",
-            b"a/sync",
-            b"a/sync/sync",
-            b"a/syncs",
-            b"a/delay=",
-            b"a/delay=5/sync/delay=60",
-        ]
-    ),
-    st.sampled_from([b"a/OPEN", b"\r", b"a\x00b", b"a\x7f", b"\xff", b"\x80", b"tab\tbed", b"n" * 250]),
-    st.sampled_from([b"n" * 251, b"9" * 18, b"9" * 19, b"0x1", b"1.5"]),
-    st.sampled_from(
-        [b"HTTP/1.1", b"http/2", b"HTTP/x", b"v", b"q", b"b", b"C7", b"Cx", b"F7", b"T-1", b"MA", b"YQ=="]
-    ),
-    st.binary(max_size=6),
-)
-verbs = st.one_of(
-    st.sampled_from(
-        [
-            *STORAGE,
-            b"get",
-            b"gets",
-            *COLD,
-            b"touch",
-            b"incr",
-            b"decr",
-            b"gat",
-            b"mg",
-            b"md",
-            b"ms",
-            b"ma",
-            b"ma ",
-            b"sixteenletterverb",
-            b"Host:",
-            b"$",
-        ]
-    ),
-    st.binary(max_size=16),
-)
-cases = st.sampled_from([bytes, bytes.upper, bytes.title])
-gaps = st.sampled_from([b" ", b" ", b"  "])
-ends = st.sampled_from([b"\r\n", b"\r\n", b"\n", b" \r\n", b"\r\r\n", b""])
-
-
-@st.composite
-def line(draw):
-    given = draw(st.lists(words, max_size=6))
-    verb = draw(cases)(draw(verbs))
-    return draw(gaps).join([verb, *given]) + draw(ends)
-
-
-@st.composite
-def storage(draw):
-    verb = draw(cases)(draw(st.sampled_from([b"set", b"set", *STORAGE])))
-    block = draw(st.binary(max_size=40))
-    size = draw(st.sampled_from([len(block)] * 8 + [len(block) + 1, max(0, len(block) - 1)]))
-    given = [
-        draw(words),
-        draw(st.sampled_from([b"0", b"7", b"x"])),
-        draw(st.sampled_from([b"0", b"-1", b"y"])),
-    ]
-    more = draw(st.sampled_from([[], [], [b"noreply"], [b"77"], [b"77", b"noreply"]]))
-    head = draw(gaps).join([verb, *given, b"%d" % size, *more])
-    return head + draw(ends) + block + draw(st.sampled_from([b"\r\n"] * 8 + [b"\n", b"", b"\r", b"x\r\n"]))
-
-
-@st.composite
-def good(draw):
-    name = draw(st.sampled_from([b"a", b"work", b"a+b"]))
-    block = draw(st.binary(max_size=30))
-    return draw(
-        st.sampled_from(
-            [
-                b"set %s 0 0 %d\r\n%s\r\n" % (name, len(block), block),
-                b"set %s/sync 9 60 %d noreply\r\n%s\r\n" % (name, len(block), block),
-                b"get %s/close/open/t=50\r\n" % name,
-                b"gets %s other\r\n" % name,
-                b"delete %s\r\n" % name,
-                b"mg %s/open v q k\r\n" % name,
-                b"ms %s %d T0 F5\r\n%s\r\n" % (name, len(block), block),
-                b"md %s q\r\n" % name,
-                b"get" + b" " + b"%s/open " % name * 300 + b"\r\n",
-            ]
-        )
-    )
-
-
-streams = st.lists(st.one_of(good(), good(), line(), storage()), max_size=8).map(b"".join)
-
-
-@settings(deadline=None, max_examples=1000)
-@given(streams, st.lists(st.integers(0, 400), max_size=12))
-def test_any_stream_in_any_cut_is_parsed_as_the_contract_says(data, cuts):
-    marks = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    check(data, *(data[start:stop] for start, stop in itertools.pairwise(marks)))
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.binary(max_size=300))
-def test_any_bytes_at_all_are_parsed_as_the_contract_says(data):
-    check(data)
-    check(data, *(data[at : at + 1] for at in range(len(data))))

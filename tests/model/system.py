@@ -1,15 +1,15 @@
-"""The system below a data directory: its calls, each of which may be a process's last, and its disk.
+"""A double of the operating system below a data directory: its calls, at each of which the process may be
+killed, and its disk.
 
-What is on the disk after a power cut is as little as the file systems in use promise:
+After a power cut the disk has no more than the common file systems promise:
 
-- Of a directory's entries, what it had at its last sync, and of the changes since as many as came to the
-  disk, in order. Each directory is by itself.
-- Of the pages of a segment, any of those that were written since its last sync.
-- Of any other file, some more of it than at its last sync.
-- LevelDB's own files as they are: what it is told to sync it does, and it is not on trial here.
+- Of each directory by itself: its entries at its last fsync, and the first ones of its changes since then.
+- Of a segment: any of the pages that were written since its last fsync.
+- Of any other file: its content at its last fsync, and a part of what was written behind it since then.
+- LevelDB's own files, whole: LevelDB is not tested here.
 
-When the disk is full, each call that may need room fails for want of it, and so does what Python's own files
-write. That LevelDB needs some, too, is for who stands in for it to ask.
+On a full disk each call that may need space fails, and so does a write by Python's own files. The double of
+LevelDB asks by itself whether the disk is full.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ OF_LEVELDB = re.compile(r"CURRENT|LOCK|LOG|LOG\.old|MANIFEST-\d+|\d+\.(ldb|log|d
 
 
 class Killed(BaseException):
-    """The process is no more."""
+    """The process was killed."""
 
 
 def path_of(descriptor):
@@ -37,7 +37,7 @@ def path_of(descriptor):
 
 
 class RoomyFile(io.FileIO):
-    """A file that needs room for what is written."""
+    """A file whose writes need space."""
 
     def __init__(self, system, path):
         super().__init__(path, "wb")
@@ -49,36 +49,36 @@ class RoomyFile(io.FileIO):
 
 
 class System:
-    """The system's calls, and what of the files in the directory `data` is on the disk."""
+    """The calls of the system, and what the disk has of the files in the directory `data`."""
 
-    # those at which a process may be killed, and those that change a directory
+    # calls at which the process may be killed, and calls that change a directory
     CALLS = (
         "open", "mkdir", "rename", "link", "unlink", "rmdir", "fsync", "fdatasync", "pwrite",
         "posix_fallocate",
     )  # fmt: skip
     NAMING = ("open", "mkdir", "rename", "link", "unlink", "rmdir")
-    # those that may need room; and "open", of a file that is not there
+    # calls that may need space; "open" of a new file does, too
     ROOMY = ("mkdir", "rename", "link", "unlink", "pwrite", "posix_fallocate")
 
     def __init__(self, patch, data, page_bytes):
-        self.calls_left = 0  # until the process is killed; 0 is never
-        # how many more calls find room, None if all do; and how many do once the reserve is let go of
+        self.calls_left = 0  # until the process is killed; 0 for never
+        # how many more calls find space, None for all; and how many do once the reserve is released
         self.room = None
         self.room_in_reserve = 0
-        # whether a new name in place of another in the same directory needs none just now
+        # whether a rename within a directory needs no space just now
         self.has_names = lambda: False
         self.sync_fails = False
         self._data = str(data)
         self._page_bytes = page_bytes
-        # files keep their bytes here for as long as the disk may have a name of them
+        # links that keep files for as long as the disk may have an entry of them
         self._stash = Path(f"{data}-stash")
         self._stash.mkdir()
-        # what each directory has, by inode: at its last sync, and after each change since
+        # by inode of a directory: its entries at its last fsync, and after each change since then
         self._entries = {}
         self._on_disk = {}  # of segments, by inode
         self._synced_bytes = {}  # of other files, by inode
-        self._lost = {}  # of segments, what was in memory when a sync failed
-        # since the last power cut, whether a sync failed, and whether pages were written by themselves
+        self._lost = {}  # by inode of a segment: its content when an fsync failed
+        # whether, since the last power cut, an fsync failed, and whether pages were written back without one
         self.has_failed = False
         self.has_written_back = False
         self._descriptors = set()
@@ -102,7 +102,7 @@ class System:
                     raise Killed
             is_roomy = name in self.ROOMY or (name == "open" and self._creates(*args))
             if name == "unlink" and "dir_fd" not in options:
-                is_roomy = os.path.lexists(args[0])  # else it says just that
+                is_roomy = os.path.lexists(args[0])  # else it fails with ENOENT
             if is_roomy and not (name == "rename" and self.has_names()):
                 self._need_room()
             if before is not None:
@@ -114,15 +114,15 @@ class System:
 
         return wrapped
 
-    # Room
+    # Space
 
     @property
     def full(self):
-        """Whether the disk is, or soon will be."""
+        """Whether the disk is full, or will be after some more calls."""
         return self.room is not None
 
     def has_no_room(self):
-        """Ask for room; whether there is none."""
+        """Ask for space for one call; return whether there is none."""
         if not self.room:
             return self.full
         self.room -= 1
@@ -134,7 +134,7 @@ class System:
 
     @contextlib.contextmanager
     def with_room(self):
-        """For the model itself there is always some."""
+        """Give the model itself space on a full disk."""
         room, self.room = self.room, None
         try:
             yield
@@ -162,7 +162,7 @@ class System:
         self._calls["close"](descriptor)
 
     def end_process(self):
-        """Close the segments and the locks that the process has open, wherever it has them."""
+        """Close the segments and locks that the process has open."""
         self.calls_left = 0
         while self._descriptors:
             self._calls["close"](self._descriptors.pop())
@@ -190,12 +190,12 @@ class System:
                     self._entries[path.stat().st_ino] = [{}]
 
     def _is_noted(self, directory):
-        """Whether what is in there is of interest: not if it is being deleted."""
+        """Return whether the entries of a directory are noted: not if it is being deleted."""
         inside = str(directory).removeprefix(self._data)
         return inside != str(directory) and not inside.startswith(f"/{TRASH_NAME}/")
 
     def _note(self, directory):
-        """Take note of what a directory has now."""
+        """Note the current entries of a directory."""
         if not self._is_noted(directory):
             return
         inode = directory.stat().st_ino
@@ -215,12 +215,12 @@ class System:
             self._calls["link"](path, self._stash / str(inode))
         except FileExistsError:
             return
-        # it is new
+        # a new file
         for each in (self._on_disk, self._lost, self._synced_bytes):
             each.pop(inode, None)
 
     def _forget(self):
-        """Let go of the files that no directory may have any more."""
+        """Delete the links of files that no directory on the disk may have."""
         named = {inode for states in self._entries.values() for state in states for inode in state.values()}
         for entry in list(os.scandir(self._stash)):
             if int(entry.name) not in named:
@@ -252,7 +252,7 @@ class System:
         self._lost.pop(os.fstat(descriptor).st_ino, None)
 
     def _write_back(self, inode, content, is_written):
-        # what was lost once is not written again unless it changes
+        # a page that a failed fsync has lost is not written again unless it changes
         lost, before = self._lost.get(inode, b""), self._before(inode, content)
         self._on_disk[inode] = b"".join(
             content[page] if lost[page] != content[page] and is_written() else before[page]
@@ -260,7 +260,7 @@ class System:
         )
 
     def write_back(self, chance):
-        """Have some pages of segments on the disk, as it comes about when memory is short."""
+        """Write some pages of segments to the disk, as the kernel does when memory is short."""
         self.has_written_back = True
         for path in sorted(self._segments()):
             share = chance.choice((0, 0.2, 0.8))
@@ -280,8 +280,7 @@ class System:
     # Power cuts
 
     def lose_power(self, chance, *, in_order):
-        """Leave what is on the disk, and some of the rest: of the log, if it is to be `in_order`, what was
-        written first."""
+        """Cut the power: keep what the disk has, and some of the rest; `in_order` the log loses its end."""
         data, after = Path(self._data), Path(f"{self._data}-after")
         where = {int(entry.name): Path(entry.path) for entry in os.scandir(self._stash)}
         where[data.stat().st_ino] = data
@@ -300,7 +299,7 @@ class System:
         self._settle()
 
     def _rebuild(self, inode, target, where, chance):
-        """Make a directory anew, as it is on the disk."""
+        """Build a directory as the disk has it."""
         self._calls["mkdir"](target)
         states = self._entries.get(inode, [{}])
         entries = states[chance.choice((0, len(states) - 1, chance.randrange(len(states))))]
@@ -308,12 +307,12 @@ class System:
         for entry in list(os.scandir(path)):
             if OF_LEVELDB.fullmatch(entry.name):
                 self._calls["rename"](entry.path, target / entry.name)
-        # what is in its old place is not in the trash
+        # a directory in its old place is not in the trash
         for name, of_entry in sorted(entries.items(), key=lambda entry: entry[0] == TRASH_NAME):
             found = where.get(of_entry)
             if found is None:
-                # it was moved, in one step, to where it is already
-                assert target.name == TRASH_NAME, f"{name} may come back, and is gone for good"
+                # a rename moved it, and its new place is built already
+                assert target.name == TRASH_NAME, f"{name} may come back, and its content is lost"
             elif found.is_dir():
                 self._rebuild(of_entry, target / name, where, chance)
             else:
@@ -325,7 +324,7 @@ class System:
             self._cut(path, lambda share=share: chance.random() < share)
 
     def _lose_last_pages(self, chance):
-        """As `_lose_pages`, but of two pages that were written since the last sync the first one is there."""
+        """Lose pages as `_lose_pages` does, but never a page that was written before a page that is kept."""
         paths = [path for path in self._segments() if path.name.isdecimal()]
         left = chance.randrange(1 + sum(len(self._pages(path.read_bytes())) for path in paths))
 
@@ -356,7 +355,7 @@ class System:
                     self._synced_bytes[status.st_ino] = status.st_size
 
     def _settle(self):
-        """All there is is on the disk."""
+        """Note all files as they are as the state of the disk."""
         for each in (self._entries, self._on_disk, self._synced_bytes, self._lost):
             each.clear()
         for entry in list(os.scandir(self._stash)):
@@ -374,6 +373,6 @@ class System:
         self.has_failed = self.has_written_back = False
 
     def remove(self):
-        """Delete what there is."""
+        """Delete the directory and the links."""
         for path in (self._data, self._stash):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a request costs the server without the network: processor time in `Connection.data_received`.
+"""The cost of a request without the network: CPU time in `Connection.data_received`.
 
-Connections whose replies go nowhere are given equal sets and gets of 64 bytes, in turn, in this process.
+Connections in this process get equal sets and gets of 64 bytes, in turn; their replies are dropped.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import gc
 import logging
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,19 +21,22 @@ import click
 import structlog
 import uvloop
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from darner._records import now_ms
 from darner.environment.environment import Environment
 from darner.queues.broker import Broker
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
+from load.options import option
 
 BACKLOG = 512
 TURNS = 1000
 
 
 class Nowhere:
-    """A transport and a socket that swallow what is written to them."""
+    """A transport and its socket, which drop all that is written."""
 
     def __init__(self) -> None:
         self.fileno = lambda: -1
@@ -42,12 +46,12 @@ class Nowhere:
         self.get_write_buffer_size = lambda: 0
 
     def get_extra_info(self, name: str) -> Any:
-        """The socket is this object itself; there is nothing else to know."""
+        """Return the socket, which is this object itself; there is no other information."""
         return self if name == "socket" else None
 
 
 async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> list[float]:
-    """Microseconds a request, of each round."""
+    """Return the CPU time of a request in each round, in microseconds."""
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(4)
 
@@ -83,9 +87,9 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("-c", "--connections", default=100, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--pipeline", default=1, show_default=True, type=click.IntRange(1, 512))
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
+@option("-c --connections", 100, click.IntRange(1, 10_000))
+@option("--pipeline", 1, click.IntRange(1, 512))
+@option("--rounds", 5, click.IntRange(1, 100))
 def main(connections: int, pipeline: int, rounds: int) -> None:
     """Run the bench."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
