@@ -6,9 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DARNER = ROOT / "darner"
 DESIGN = (ROOT / "docs" / "design.md").read_text()
-WALKS = re.findall(
-    r"^```\n(.+?)^```", DESIGN.split("\n## Five walks\n")[1].split("\n## ")[0], re.DOTALL | re.MULTILINE
-)
+PART = DESIGN.split("\n## Five walks\n")[1].split("\n## ")[0]
+WALKS = re.findall(r"^```\n(.+?)^```", PART, re.DOTALL | re.MULTILINE)
 STEPS = [re.match(r"( *)(\S+): (\S+)", line).groups() for walk in WALKS for line in walk.splitlines()]
 # from the lowest to the highest; what stands in no folder is at the bottom, but for what starts all
 FLOORS = ["config", "environment", "journal", "queues", "wire", "access", "server", "cli"]
