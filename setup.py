@@ -13,7 +13,11 @@ Options.docstrings = False
 PYTHON_MODULES = (
     "environment.timeline",
     "journal.journal",
+    "queues.counts",
+    "queues.limits",
     "queues.queue",
+    "queues.reserved",
+    "queues.window",
     "wire.counters",
     "wire.holds",
     "wire.connection",
@@ -21,7 +25,15 @@ PYTHON_MODULES = (
 )
 
 # Where little of a module is passed through by requests: a third of the wheel, for 0.02 us a request.
-SMALL_MODULES = ("journal.journal", "wire.holds", "environment.timeline")
+SMALL_MODULES = (
+    "environment.timeline",
+    "journal.journal",
+    "queues.counts",
+    "queues.limits",
+    "queues.reserved",
+    "queues.window",
+    "wire.holds",
+)
 
 SOURCES = {name: f"darner/{name}.pyx" for name in ("_proto", "_records")} | {
     name: f"darner/{name.replace('.', '/')}.py" for name in PYTHON_MODULES

@@ -20,6 +20,7 @@ import click
 import structlog
 import uvloop
 
+from darner.environment.environment import Environment
 from darner.queues.broker import Broker
 from darner.wire.clients import Clients
 from darner.wire.connection import Connection, now_ms
@@ -55,7 +56,7 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
 
         threads.submit(work).add_done_callback(finish)
 
-    broker = Broker(data, now_ms, offload)
+    broker = Broker(data, Environment(now_ms, offload))
     broker.open()
     clients = Clients(loop, broker, dialect="memcached", keepalive=60)
     nowhere: Any = Nowhere()

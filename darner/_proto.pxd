@@ -15,8 +15,8 @@ cdef class Request:
     cdef:
         readonly int verb
         readonly bint noreply
-        # What stands behind the queue's name. `fetches`: whether it goes on to fetch an item once it has
-        # closed or aborted what was held. `with_cas`: whether it asks for the items' ids.
+        # The options behind the queue's name. `fetches`: whether an item is fetched after a close or an abort.
+        # `with_cas`: whether the items' ids are asked for.
         readonly bint has_options
         readonly bint open
         readonly bint close
@@ -26,7 +26,7 @@ cdef class Request:
         readonly bint fetches
         readonly bint with_cas
         readonly bint sync
-        # Of the keys of a long get some, which are answered without an end.
+        # whether these are some keys of a long get, which are answered without an END
         readonly bint is_run
         readonly uint32_t flags
         readonly int64_t exptime

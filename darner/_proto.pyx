@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""The wire, compiled: bytes to requests, items to replies, and the write of replies to a socket.
+"""The protocol, compiled: bytes to requests, items to replies, and the write of replies to a socket.
 
 No queue and no clock in here. A `Parser` is fed what the network delivered and is then iterated: each step gives one
 `Request`, and stops where the bytes end. A request's meaning is decided in `darner.wire.commands`; what is a request,
@@ -19,20 +19,20 @@ from darner.meta import Meta
 __all__ = ["MAX_GET_LINE_BYTES", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Verb", "send", "valid_name", "value", "value_header"]
 
 cdef enum:
-    # From the wire contract. memcached allows 2,048 bytes for a line and 250 for a key too.
+    # Limits of a line and of a name: memcached's, too.
     _MAX_LINE = 2048
     _MAX_NAME = 250
-    # A line of 2,048 bytes holds at most 1,024 words of one byte each.
+    # The most words of a line: 2,048 bytes have room for 1,024 of one byte each.
     _MAX_WORDS = 1025
-    # One of `get` may be longer: clients ask for hundreds of keys in one line. Above _MAX_LINE its keys come in
-    # runs of so many, or of so many bytes.
+    # The line of a `get` may be longer, for clients ask for hundreds of keys in one line. Above _MAX_LINE its keys
+    # come in runs, each of so many keys or so many bytes at most.
     _MAX_GET_LINE = 1048576
     _RUN_KEYS = 128
     _RUN_BYTES = 16384
-    # Up to here such a line is looked over before its first key is served, so that none is served of a wrong one.
-    # A longer one is not held: it is served as it comes.
+    # Up to this size such a line is checked before its first key is served, so that no key of a wrong line is. A
+    # longer line is not kept in memory: its keys are served as they come.
     _MAX_WHOLE_LINE = 32768
-    # Longer than any wait a client means (24 days), and short enough for every timer.
+    # The longest wait, 24 days: longer than any that a client means, and short enough for every timer.
     _MAX_TIMEOUT_MS = 0x7fffffff
 
 MAX_LINE_BYTES = _MAX_LINE
@@ -43,18 +43,18 @@ MAX_NAME_BYTES = _MAX_NAME
 cpdef enum Verb:
     GET
     GETS
-    # The keys of a long get came in runs, and this is its end.
+    # The end of a long get, whose keys came in runs.
     GET_END
     SET
-    # An item above CHUNK_BYTES arrives as SET_BEGIN, as many SET_CHUNK as it takes, SET_END.
+    # A set of more than CHUNK_BYTES: SET_BEGIN, then as many SET_CHUNK as it takes, then SET_END.
     SET_BEGIN
     SET_CHUNK
     SET_END
-    # Not served, for the reason in `error`; its data block, if it had one, was swallowed.
+    # A request that is refused for the reason in `error`; its data block, if it had one, was skipped.
     REFUSED
-    # As REFUSED, and the next request cannot be found: reply and close.
+    # As REFUSED, and where the next request begins is unknown: reply and close.
     FATAL
-    # The client speaks memcache's binary protocol, or TLS, or HTTP: close.
+    # The client speaks another protocol, memcache's binary one, TLS or HTTP: close.
     BINARY
     TLS
     HTTP
@@ -74,7 +74,7 @@ cpdef enum Verb:
     SHUTDOWN
     MONITOR
     CONFIRM
-    # memcached's meta commands: the others are a GET, a SET or a DELETE with flags in `meta`.
+    # memcached's meta commands `mn` and `me`; the others are a GET, a SET or a DELETE with flags in `meta`.
     MN
     ME
 
@@ -104,11 +104,11 @@ cdef bytes E_WAIT_MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
 @cython.no_gc
 @cython.freelist(256)
 cdef class Request:
-    """One request of a client, as parsed. Which fields count depends on `verb`."""
+    """One request of a client, as parsed. Which fields have a meaning depends on `verb`."""
 
     @property
     def data(self):
-        """The bytes of the item, or of the chunk."""
+        """The bytes of the item, of a SET, or of the chunk, of a SET_CHUNK."""
         return self.chunk if self.record is None else self.record[_RECORD_HEAD:]
 
 
@@ -146,12 +146,12 @@ cdef bint name_is_valid(const char* at, Py_ssize_t size) noexcept:
 
 
 def valid_name(bytes name not None):
-    """Whether `name` may name a queue: 1 to 250 bytes without space, control character or `/`."""
+    """Return whether a queue may have this name: 1 to 250 bytes without space, control character or `/`."""
     return name_is_valid(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
 
 cdef bint read_u64(const char* at, Py_ssize_t size, uint64_t* out) noexcept:
-    """Decimal digits only. 18 of them always fit; no client means more."""
+    """Read a number of 1 to 18 decimal digits, which always fits into 64 bits; returns False if it is none."""
     cdef uint64_t n = 0
     cdef Py_ssize_t i
     cdef uint8_t c
@@ -176,7 +176,7 @@ cdef bint read_i64(const char* at, Py_ssize_t size, int64_t* out) noexcept:
 
 
 cdef Py_ssize_t split_words(const char* at, Py_ssize_t size, Word* words) noexcept:
-    """Cut at runs of spaces; returns how many words there are."""
+    """Split a line at runs of spaces; returns how many words there are."""
     cdef Py_ssize_t i = 0, start, n = 0
     while i < size:
         if at[i] == c" ":
@@ -192,7 +192,7 @@ cdef Py_ssize_t split_words(const char* at, Py_ssize_t size, Word* words) noexce
 
 
 cdef bint is_number(Word* word) noexcept:
-    """Whether a word is a decimal number, of any length and with a sign or without."""
+    """Return whether a word is a decimal number, of any length, with or without a sign."""
     cdef Py_ssize_t i, start = word.at[0] in b"+-"
     for i in range(start, word.size):
         if not c"0" <= word.at[i] <= c"9":
@@ -201,7 +201,7 @@ cdef bint is_number(Word* word) noexcept:
 
 
 cdef bint starts_as(Word* word, const char* text, Py_ssize_t size) noexcept:
-    """Whether a word starts with a text that is in lower case, whatever its own case."""
+    """Return whether a word starts with a text in lower case, ignoring the case of the word."""
     cdef Py_ssize_t i
     cdef char c
     if word.size < size:
@@ -214,13 +214,15 @@ cdef bint starts_as(Word* word, const char* text, Py_ssize_t size) noexcept:
 
 
 cdef bint ends_as_http(Word* word) noexcept:
-    """Whether that is the last word of the first line of an HTTP request."""
+    """Return whether a word is the last one of the first line of an HTTP request, such as `HTTP/1.1`."""
     return word.size > 5 and starts_as(word, b"http/", 5) and c"0" <= word.at[5] <= c"9"
 
 
 cdef bint may_have_block(Word* words, Py_ssize_t n) noexcept:
-    """Whether a line whose verb is not known looks as if a data block followed: it has as many words as a `set`, or a
-    number behind what would be the key, as `ms` has, and other protocols (`$9` of Redis is all they say)."""
+    """Return whether a data block may follow a line whose verb is unknown.
+
+    The line has as many words as a `set`, or a number behind the key, as that of an `ms`; or it is the length of a
+    word in the protocol of Redis, such as `$9`."""
     cdef Py_ssize_t i
     if n == 1:
         return words[0].size > 1 and words[0].at[0] in b"$*" and c"0" <= words[0].at[1] <= c"9"
@@ -231,7 +233,7 @@ cdef bint may_have_block(Word* words, Py_ssize_t n) noexcept:
 
 
 cdef int lower_verb(Word* word, char* out) noexcept:
-    """The verb in lower case, and its length; 0 if it is longer than any verb there is."""
+    """Write a verb in lower case to `out`; returns its length, 0 if it is longer than any verb there is."""
     cdef Py_ssize_t i
     cdef char c
     if word.size > 17:
@@ -243,7 +245,7 @@ cdef int lower_verb(Word* word, char* out) noexcept:
 
 
 cdef bytes parse_get_key(Request request, Word* word):
-    """Fill in key, queue and options from `queue[/option]*`; returns an error or None."""
+    """Set key, queue and options of a request from `queue[/option]*`; returns an error or None."""
     cdef:
         const char* at = word.at
         const char* end = word.at + word.size
@@ -286,7 +288,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         else:
             return E_GET_OPTION
     if cursor is not None:
-        # what is held of a cursor is not held of the queue
+        # items reserved through a cursor are not those of the queue
         request.queue += b"/" + cursor
     if options & _ABORT and (options != _ABORT or request.waits):
         return E_ABORT
@@ -301,7 +303,7 @@ cdef bytes parse_get_key(Request request, Word* word):
 
 
 cdef bytes parse_set_key(Request request, Word* word):
-    """Fill in queue and options from `queue[/sync][/delay=<ms>]`; returns an error or None."""
+    """Set queue and options of a request from `queue[/sync][/delay=<ms>]`; returns an error or None."""
     cdef:
         const char* at = word.at
         const char* end = word.at + word.size
@@ -367,7 +369,7 @@ cdef Request parse_set(Word* words, Py_ssize_t n):
 
 
 cdef object parse_flags(bytes verb, Word* words, Py_ssize_t start, Py_ssize_t n):
-    """The flags of a meta command, behind its key; or the error that is to be the reply."""
+    """Return the flags of a meta command, behind its key; or the error to reply with."""
     cdef list found = [word_bytes(&words[1])] if n > 1 else []
     cdef Py_ssize_t i
     for i in range(start, n):
@@ -379,7 +381,7 @@ cdef object parse_flags(bytes verb, Word* words, Py_ssize_t start, Py_ssize_t n)
 
 
 cdef Request parse_meta(bytes verb, Word* words, Py_ssize_t n):
-    """`mg`, which is a get; `md`, which is a delete, or closes one item."""
+    """Return the request of an `mg`, which is a get, or of an `md`, which deletes a queue or closes one item."""
     cdef object meta = parse_flags(verb, words, 2, n)
     cdef Request request
     cdef bytes key, error
@@ -426,8 +428,10 @@ cdef Request parse_meta_set(Word* words, Py_ssize_t n):
 
 
 cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_from, Py_ssize_t most):
-    """A verb off the hot path: its words go up as they are, `most` of them. `noreply` counts as such only as the last
-    word and with `noreply_from` words before it, so that it can still be the name of a queue."""
+    """Return the request of a rare verb, with its words as they are, at most `most` of them.
+
+    `noreply` has its meaning only as the last word, with at least `noreply_from` words before it, so that a queue can
+    have that name."""
     cdef Request request = new_request(verb)
     cdef Py_ssize_t i
     if n > noreply_from and word_is(&words[n - 1], b"noreply", 7):
@@ -439,15 +443,14 @@ cdef Request parse_cold(int verb, Word* words, Py_ssize_t n, Py_ssize_t noreply_
     for i in range(1, n):
         request.args.append(word_bytes(&words[i]))
     if verb == MONITOR and n > 1:
-        # it is answered as a get
+        # its items are sent as those of a get
         request.key = request.queue = request.args[0]
     return request
 
 
 cdef enum:
-    # Where the parser stands: at the start of a line, among the keys of a long get, behind the last of them, inside a
-    # data block that goes up whole, inside one that goes up in chunks, inside one that is thrown away, or past the
-    # point of no return.
+    # The state of the parser: at the start of a line, among the keys of a long get, behind the last of them, in a data
+    # block that is returned whole, in one returned in chunks, in one that is skipped, or closed after a FATAL.
     _LINE
     _KEYS
     _KEYS_END
@@ -456,7 +459,7 @@ cdef enum:
     _SWALLOW
     _CLOSED
 
-# A bare verb that is not for queues: how it is named in the refusal, and whether a data block follows.
+# memcached's verbs that make no sense for queues: the error, and whether a data block follows.
 cdef dict UNSUPPORTED = {
     verb: (b"CLIENT_ERROR " + verb + b" is not supported\r\n", has_block)
     for verb, has_block in (
@@ -466,7 +469,7 @@ cdef dict UNSUPPORTED = {
 }
 
 cdef dict COLD = {
-    # verb: (its number, how many words come before a noreply, 0 if it has none, how many words it takes besides)
+    # verb: (its number, how many words come before `noreply` or 0 if it takes none, how many arguments at most)
     b"delete": (DELETE, 2, 2), b"flush": (FLUSH, 2, 1), b"flush_all": (FLUSH_ALL, 1, 1),
     b"flush_expired": (FLUSH_EXPIRED, 0, 1), b"flush_all_expired": (FLUSH_ALL_EXPIRED, 0, 0), b"stats": (STATS, 0, _MAX_WORDS),
     b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
@@ -481,8 +484,8 @@ cdef class Parser:
     """Cuts a byte stream into requests.
 
     `feed` it what arrived, then iterate: each step parses and returns one request, and the iteration
-    ends where more bytes are needed. Bytes not yet parsed stay inside, so a caller may stop iterating
-    at any request and go on later. At most one line and one chunk are held besides what was fed.
+    ends where more bytes are needed. It keeps bytes not yet parsed, so a caller may stop iterating at any
+    request and go on later. Besides what was fed, it keeps one line and one chunk at most.
     """
 
     def __cinit__(self):
@@ -490,7 +493,7 @@ cdef class Parser:
         self._state = _LINE
 
     cpdef void feed(self, bytes data):
-        """Take in bytes from the network, in any cut."""
+        """Take bytes from the network, which may end anywhere in a request."""
         if self._at >= PyBytes_GET_SIZE(self._buffer):
             self._buffer = data
         else:
@@ -499,7 +502,7 @@ cdef class Parser:
 
     @property
     def unparsed_bytes(self):
-        """How many bytes were fed and not yet parsed."""
+        """The number of bytes that were fed and are not parsed yet."""
         return PyBytes_GET_SIZE(self._buffer) - self._at
 
     @property
@@ -517,7 +520,7 @@ cdef class Parser:
         return request
 
     cpdef Request next_request(self):
-        """The next request, or None where more bytes are needed."""
+        """Return the next request; None if more bytes are needed."""
         if self._state == _LINE:
             return self.next_line()
         if self._state == _BODY:
@@ -534,14 +537,14 @@ cdef class Parser:
         return None
 
     cpdef void skip_keys(self):
-        """The rest of a long get is not served: its keys are passed over, and it has no end."""
+        """Skip the rest of a long get: no more keys and no GET_END are returned."""
         if self._state == _KEYS:
             self._skips = True
         elif self._state == _KEYS_END:
             self._state = _LINE
 
     cdef Request leave(self, int verb):
-        """Who sends this is no client: nothing more is read."""
+        """Read nothing more, for the client speaks another protocol; returns the request that says so."""
         self.fail(None, False)
         return new_request(verb)
 
@@ -582,7 +585,7 @@ cdef class Parser:
         return self.parse_line(at, size)
 
     cdef Request begin_keys(self, const char* at, Py_ssize_t left):
-        """A line longer than others may be: the keys of a get, which come in runs."""
+        """Begin the keys of a long get, which come in runs. Fails if another verb has such a long line."""
         cdef:
             const char* newline
             Py_ssize_t start = 0, verb = 0, end
@@ -617,8 +620,8 @@ cdef class Parser:
         return self.next_keys()
 
     cdef Request look_over(self, const char* at, Py_ssize_t size, int verb):
-        """Look over the keys of a whole line, which ends before `at + size`. Returns the request if there is one key
-        alone, or what is wrong; else None."""
+        """Check the keys of a whole line, which ends before `at + size`. Returns an error if one is wrong, the request
+        if there is a single key; else None."""
         cdef:
             Py_ssize_t i = 0, n = 0
             Word words[2]
@@ -651,7 +654,7 @@ cdef class Parser:
         return None if error is None else new_error(REFUSED, error, False)
 
     cdef Request next_keys(self):
-        """The next run of keys of a long get, once all of it is there."""
+        """Return the next run of keys of a long get, once it has come as a whole."""
         cdef:
             const char* at
             Py_ssize_t left, i, start, n
@@ -757,7 +760,7 @@ cdef class Parser:
         cdef uint64_t size = 0
         cdef bint noreply = word_is(&words[n - 1], b"noreply", 7)
         if n < 5 or not read_u64(words[4].at, words[4].size, &size):
-            # without a length there is no telling data from commands
+            # without a length, data cannot be told from commands
             return self.fail(E_BAD_FORMAT, noreply)
         if refusal is not None:
             self._set = new_error(REFUSED, refusal, noreply)
@@ -786,7 +789,7 @@ cdef class Parser:
         return self.finish_body()
 
     cdef int block_end(self):
-        """Reads the line end behind a data block: 1 if it is there, 0 if not yet, -1 if something else is."""
+        """Read the line end behind a data block: returns 1 if it is there, 0 if not yet, -1 if it is not a line end."""
         cdef const char* at = PyBytes_AS_STRING(self._buffer) + self._at
         cdef Py_ssize_t left = PyBytes_GET_SIZE(self._buffer) - self._at
         if left and at[0] != c"\r":
@@ -799,8 +802,8 @@ cdef class Parser:
         return 1
 
     cdef bint fill(self, Py_ssize_t gap, Py_ssize_t size):
-        """Reads the next `size` bytes of the data block into `_body`, behind `gap` bytes that are left
-        free: as they come, so that a slow sender costs no more copying than a fast one."""
+        """Read the next `size` bytes of the data block into `_body`, behind `gap` bytes that are left free; returns
+        whether all have come. They are copied as they come, so that a slow sender costs no more than a fast one."""
         cdef:
             const char* at = PyBytes_AS_STRING(self._buffer) + self._at
             Py_ssize_t left = PyBytes_GET_SIZE(self._buffer) - self._at
@@ -916,7 +919,7 @@ cdef Py_ssize_t write_value_line(char* out, bytes key, uint32_t flags, uint64_t 
 
 
 def value_header(bytes key not None, uint32_t flags, uint64_t size, uint64_t cas):
-    """`VALUE <key> <flags> <size>[ <cas>]` and its line end; no cas token if `cas` is 0."""
+    """Return `VALUE <key> <flags> <size>[ <cas>]` and a line end; without a cas token if `cas` is 0."""
     cdef char line[_MAX_LINE + 80]
     if PyBytes_GET_SIZE(key) > _MAX_LINE:
         raise ValueError("key longer than a line")
@@ -924,8 +927,7 @@ def value_header(bytes key not None, uint32_t flags, uint64_t size, uint64_t cas
 
 
 cpdef bytes value(bytes key, Item item, bint with_cas, bint last):
-    """A whole `VALUE` reply for an item whose bytes are in memory, with `END` behind it if it is the last of
-    its command."""
+    """Return the whole `VALUE` reply for an item whose bytes are in memory, with `END` behind it if `last`."""
     cdef:
         char line[_MAX_LINE + 80]
         Py_ssize_t header, size = <Py_ssize_t>item.size, tail = 7 if last else 2
@@ -948,10 +950,10 @@ cdef extern from "<sys/socket.h>":
 
 
 cpdef Py_ssize_t send(int descriptor, bytes data) except -1:
-    """Write to a socket that does not block; returns how many bytes it took. BlockingIOError if none,
-    OSError if the other end is gone.
+    """Write to a non-blocking socket; returns how many bytes it took. Raises BlockingIOError if it took none, OSError
+    if the connection is closed.
 
-    Unlike os.write it keeps the GIL: to let go of it and take it back costs more than the call gives away.
+    Unlike os.write this keeps the GIL: releasing it and taking it back costs more than the call.
     """
     cdef ssize_t sent = c_send(descriptor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL)
     if sent < 0:

@@ -5,10 +5,10 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum:
-    # Items above this are cut into chunks of this size, on the wire and on disk: docs/design.md has
-    # the measurement.
+    # The size of chunks, into which larger items are cut, on the wire and on disk: docs/design.md has the
+    # measurement.
     _CHUNK = 65536
-    # An item's checksum and header, before its bytes.
+    # The size of an item's checksum and header, before its bytes.
     _RECORD_HEAD = 28
 
 
@@ -21,7 +21,7 @@ cdef class Item:
         public uint16_t attempts
         readonly uint64_t size
         readonly bytes record
-        readonly uint64_t memory_bytes      # what it takes there, with its bytes if they are in memory
+        readonly uint64_t memory_bytes      # how much memory it takes, with its bytes if they are there
         readonly uint64_t blob
         readonly uint32_t chunk_bytes
 
@@ -53,13 +53,13 @@ cdef class Segment:
         char* _memory
         Py_ssize_t _size
         int _kind_flag              # of the frames of a group
-        int _bus_errors             # how many there had been when it was begun
+        int _bus_errors             # how many there had been when the segment was begun
         readonly Py_ssize_t used_bytes
         public object refusal
         readonly uint64_t number
         readonly uint64_t marker
         readonly bint in_group      # whether a group is begun and not ended
-        readonly bint is_lost       # whether a page could not be written: what was written before that counts
+        readonly bint is_lost       # whether a page could not be written: only what was written before it is valid
 
     cdef char* frame(self, Py_ssize_t size) noexcept
     cdef bint close_frame(self, char* payload, Py_ssize_t size, int kind, uint32_t journal, uint64_t change) noexcept

@@ -27,9 +27,9 @@ __all__ = [
 cdef enum:
     # What an item costs in memory besides its bytes.
     _ITEM_BYTES = 150
-    # A chunk is read as a whole: no record makes anybody take more memory for one.
+    # The largest chunk: one is read as a whole, and no record may have a reader take more memory.
     _MAX_CHUNK = 16777216
-    # More than any file has, and so little that the sizes of many items can be added.
+    # The largest item: larger than any file, and the sizes of many can be added.
     _MAX_SIZE = 9007199254740992
 
 CHUNK_BYTES = _CHUNK
@@ -37,12 +37,12 @@ ITEM_BYTES = _ITEM_BYTES
 RECORD_HEAD_BYTES = _RECORD_HEAD
 
 
-# Keys and records. All numbers are big-endian, so that LevelDB's bytewise order is their order.
-# docs/design.md draws each record.
+# Keys and records. All numbers are big-endian, so that LevelDB's bytewise order is their order. docs/design.md
+# describes each record.
 
 cdef enum:
     _RECORD_VERSION = 1
-    # An item's times are stamps (timeline.py); the first version had dates, which are stamps, too.
+    # Version 2 has stamps (timeline.py) for an item's times; version 1 had dates, which are stamps, too.
     _ITEM_VERSION = 2
     _INLINE = 0
     _CHUNKED = 1
@@ -80,8 +80,8 @@ cdef inline uint64_t get_u64(const char* at) noexcept:
     return n
 
 
-# CRC-32C, which processors have an instruction for. Where there is none, eight bytes at a time by tables
-# ("slicing by 8"). In C, for the way to a checksum through Python costs several times what that of a small item does.
+# CRC-32C, by the processor's instruction; where there is none, eight bytes at a time by tables ("slicing by 8"). In C,
+# for calling a checksum through Python takes several times as long as computing that of a small item.
 
 cdef extern from *:
     """
@@ -147,13 +147,13 @@ cdef inline uint32_t crc32c(const char* data, Py_ssize_t size, uint32_t crc) noe
 
 
 cdef inline uint32_t record_crc(const char* record, Py_ssize_t size, uint64_t id) noexcept:
-    """An item's id takes part, so that a record under another's key is found out; and the size, for a CRC that
-    has come to 0 sees no zero that is too many."""
+    """Return the checksum of a record. It includes the item's id, so that a record under another's key is recognized;
+    and the size, for a CRC of 0 stays 0 however many zeros follow."""
     return crc32c(record + _CRC, size - _CRC, <uint32_t>(id ^ <uint64_t>size))
 
 
 def checksum(bytes data not None, uint32_t seed=0, bint by_table=False):
-    """The CRC-32C of `data`, as records have it; `by_table` without the processor's instruction."""
+    """Return the CRC-32C of `data`, as records have it; `by_table` without the processor's instruction."""
     crc_begin(by_table)
     cdef uint32_t crc = crc32c(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), seed)
     crc_begin(False)
@@ -161,7 +161,7 @@ def checksum(bytes data not None, uint32_t seed=0, bint by_table=False):
 
 
 def item_key(uint64_t id):
-    """The key of an item's record: `i` and its id."""
+    """Return the key of an item's record: `i` and its id."""
     cdef char key[9]
     key[0] = c"i"
     put_u64(key + 1, id)
@@ -169,7 +169,7 @@ def item_key(uint64_t id):
 
 
 def marker_key(uint64_t blob):
-    """The key of the marker that says a blob belongs to no item: `u` and its id."""
+    """Return the key of the marker of a blob that belongs to no item: `u` and its id."""
     cdef char key[9]
     key[0] = c"u"
     put_u64(key + 1, blob)
@@ -180,8 +180,11 @@ def marker_key(uint64_t blob):
 @cython.no_gc
 @cython.freelist(1024)
 cdef class Item:
-    """An item of a queue. Its bytes are in `record`, behind the record's head; or, if that is None, in the
-    file of `blob`. Of one that is reserved, or has come back, they may be in the journal alone."""
+    """An item of a queue.
+
+    Its bytes are in `record`, behind the record's head. If that is None, they are in the file of `blob`; those of an
+    item that is reserved, or has returned to its queue, may be in the journal alone.
+    """
 
     def __init__(self, uint64_t id, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms, bytes data,
                  uint64_t blob=0, uint64_t size=0, uint32_t chunk_bytes=0, uint16_t attempts=0):
@@ -200,7 +203,7 @@ cdef class Item:
         self.attempts = attempts
 
     cpdef Item another(self):
-        """Another one of the same bytes, which it shares."""
+        """Return a copy of the item that shares its bytes."""
         cdef Item item = Item.__new__(Item)
         item.id = self.id
         item.flags = self.flags
@@ -215,30 +218,30 @@ cdef class Item:
         return item
 
     cpdef forget_data(self):
-        """Let go of the bytes: they are to be had elsewhere."""
+        """Free the bytes, which can be read from the journal again."""
         self.record = None
         self.memory_bytes = _ITEM_BYTES
 
     @property
     def data(self):
-        """The item's bytes, or None if they are not in memory."""
+        """The item's bytes; None if they are not in memory."""
         return None if self.record is None else self.record[_RECORD_HEAD:]
 
     @property
     def chunks(self):
-        """How many chunks hold its bytes."""
+        """The number of chunks that hold the item's bytes."""
         if self.blob == 0 or self.chunk_bytes == 0:
             return 0
         return self.size // self.chunk_bytes + (self.size % self.chunk_bytes != 0)
 
 
 cpdef bytes copy_record(bytes record):
-    """The same bytes in memory of their own, for another item: `encode_item` writes to them."""
+    """Return a copy of a record for another item: `encode_item` writes into the record of each."""
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(record), PyBytes_GET_SIZE(record))
 
 
 cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t enqueued_ms):
-    """An item not yet in a queue, of what the parser gave as the `record` of a SET."""
+    """Return an item that is not in a queue yet, with the `record` that the parser made for a SET."""
     cdef Item item = Item.__new__(Item)
     item.record = record
     item.size = PyBytes_GET_SIZE(record) - _RECORD_HEAD
@@ -250,9 +253,9 @@ cpdef Item new_item(bytes record, uint32_t flags, uint64_t expires_ms, uint64_t 
 
 
 cpdef bytes encode_item(Item item):
-    """The record of an item: checksum, header, then its bytes or where its chunks are.
+    """Return the record of an item: checksum, header, then its bytes or the blob that has them.
 
-    The head of `item.record` is filled in where it lies: nobody reads it before this.
+    The head of `item.record` is written in place: nobody reads it before this.
     """
     cdef bytes record = item.record
     cdef char* out
@@ -275,7 +278,7 @@ cpdef bytes encode_item(Item item):
 
 
 cdef inline bint is_too_large(uint64_t number) noexcept:
-    """Whether no record of darner's has this number: what is less can be added, and still fits into 64 bits."""
+    """Return whether a number is larger than any of a record, so that the sum of two fits into 64 bits."""
     return number >> 62 != 0
 
 
@@ -286,8 +289,8 @@ cdef wrong_version(what, uint8_t version, int known):
 
 
 def decode_item(bytes key not None, bytes record not None):
-    """The item in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
-    numbers that no item has."""
+    """Return the item in a record. Raises NewerFormatError if a later version of darner wrote it, ValueError if it is
+    damaged or has numbers that no item has."""
     if PyBytes_GET_SIZE(key) != 9:
         raise ValueError("key of an item cut short")
     return item_of(get_u64(PyBytes_AS_STRING(key) + 1), record)
@@ -336,14 +339,14 @@ cdef Item item_of(uint64_t id, bytes record):
 
 
 def blob_of(bytes key not None, bytes record not None):
-    """The blob that an item's record points to, or 0. ValueError if such a record is damaged."""
+    """Return the id of the blob that an item's record refers to, or 0. Raises ValueError if such a record is damaged."""
     if PyBytes_GET_SIZE(record) < _CRC + 2 or PyBytes_AS_STRING(record)[_CRC + 1] != _CHUNKED:
         return 0
     return decode_item(key, record).blob
 
 
 def encode_chunk(bytes data not None):
-    """The record of a chunk: checksum, then its bytes."""
+    """Return the record of a chunk: checksum, then its bytes."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef bytes record = PyBytes_FromStringAndSize(NULL, _CRC + size)
     cdef char* out = PyBytes_AS_STRING(record)
@@ -353,13 +356,13 @@ def encode_chunk(bytes data not None):
 
 
 def decode_chunk(bytes record not None):
-    """The bytes of a chunk. ValueError if they fail the checksum."""
+    """Return the bytes of a chunk. Raises ValueError if they fail the checksum."""
     check_chunk(record)
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(record) + _CRC, PyBytes_GET_SIZE(record) - _CRC)
 
 
 cpdef check_chunk(bytes record):
-    """ValueError if the bytes of a chunk fail the checksum."""
+    """Raise ValueError if the bytes of a chunk fail the checksum."""
     cdef const char* at = PyBytes_AS_STRING(record)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
     if size < _CRC:
@@ -371,12 +374,12 @@ cpdef check_chunk(bytes record):
 @cython.final
 @cython.no_gc
 cdef class State:
-    """What a journal must know at start without looking at its items; written with every batch.
+    """The state of a journal: what a start must know without reading its items. Written with every batch.
 
-    `life`: a number no other journal has had, so that a directory is told from one of the same name before.
-    `change`: how many changes the journal has seen. `floor`: no item below it is live but the kept ones.
-    `trimmed`: nothing is left to delete below it. `next_id`, `next_blob`: the ids to give out next. `items`,
-    `bytes`: what is live, reserved included. `created_ms`: when the queue was made.
+    `life`: a number that no other journal has had, which tells a queue from an earlier one of the same name.
+    `change`: how many changes the journal has seen. `floor`: no item below it is live but those listed as kept.
+    `trimmed`: no record is left to delete below it. `next_id`, `next_blob`: the next ids to give out. `items`,
+    `bytes`: how much is live, reserved items included. `created_ms`: when the queue was made.
     """
 
     def __init__(self, uint64_t created_ms, uint64_t life):
@@ -385,14 +388,14 @@ cdef class State:
         self.life = life
 
     cpdef void add(self, Item item):
-        """Count a new item in; its id is the next one."""
+        """Count a new item, whose id is the next one."""
         self.next_id += 1
         self.items += 1
         self.bytes += item.size
 
     cpdef bint drop(self, uint64_t id, uint64_t size):
-        """Count an item out; returns whether it was the one at the floor, which is now behind it. ValueError if
-        there is none left to count out."""
+        """Count an item out; returns whether it was the one at the floor, which then moves up. Raises ValueError if more
+        would be counted out than there are."""
         if self.items == 0 or self.bytes < size:
             raise ValueError(f"item {id} is one more than are counted")
         self.items -= 1
@@ -403,7 +406,7 @@ cdef class State:
         return True
 
     cpdef State copy(self):
-        """Another one with the same in it."""
+        """Return a copy."""
         cdef State state = State.__new__(State)
         state.deleted = self.deleted
         state.change = self.change
@@ -419,7 +422,7 @@ cdef class State:
 
 
 def encode_state(State state not None):
-    """The record of a journal's state."""
+    """Return the record of a journal's state."""
     cdef char out[_STATE]
     cdef char* at = out
     at[0] = _RECORD_VERSION
@@ -437,8 +440,8 @@ def encode_state(State state not None):
 
 
 def decode_state(bytes record not None):
-    """The state in a record. NewerFormatError if a later darner wrote it; else ValueError if it is damaged, or has
-    numbers that no state has."""
+    """Return the state in a record. Raises NewerFormatError if a later version of darner wrote it, ValueError if it is
+    damaged or has numbers that no state has."""
     cdef bytes body
     cdef const char* at
     cdef State state = State.__new__(State)
@@ -468,7 +471,7 @@ def decode_state(bytes record not None):
 
 
 def encode_ids(list ids not None):
-    """The record of a list of ids."""
+    """Return the record of a list of ids."""
     cdef bytes body = PyBytes_FromStringAndSize(NULL, 8 * len(ids))
     cdef char* out = PyBytes_AS_STRING(body)
     for id in ids:
@@ -478,7 +481,7 @@ def encode_ids(list ids not None):
 
 
 def decode_ids(bytes record not None):
-    """The ids in a record. ValueError if the record is damaged, or has numbers that are no ids."""
+    """Return the ids in a record. Raises ValueError if the record is damaged or has numbers that are no ids."""
     cdef bytes body = decode_chunk(record)
     cdef const char* at = PyBytes_AS_STRING(body)
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(body)
@@ -490,42 +493,43 @@ def decode_ids(bytes record not None):
     return [get_u64(at + i) for i in range(0, size, 8)]
 
 
-# The write-ahead log: segments of frames, one frame a change. wal.py says what becomes of the segments.
+# The write-ahead log: segments of frames, one frame for each change. wal.py says how segments are used.
 
 cpdef enum Change:
-    """What a frame says. Its payload, numbers of 64 bits:"""
+    """The kinds of frames, each with its payload; numbers have 64 bits."""
     ENTER = 1       # life, then the name: the frames of this `journal` that follow concern that queue
     PUT = 2         # id, then the item's record
     DROP = 3        # id, size, blob
-    REWRITE = 4     # as PUT, of an item that is there: of that the attempts count. An earlier version wrote them
+    REWRITE = 4     # as PUT, of a live item, for its attempts; only an earlier version wrote it
     DISCARD = 5     # id and size of each item that stays
     BLOB = 6        # blob
     RETIRE = 7
     REVIVE = 8      # when, in ms
-    DELAY = 9       # when it is due, in ms, id, then the item's record: it is out of sight
-    JOIN = 10       # the first two of a DELAY, and when, in ms: that item is put, as the last
+    DELAY = 9       # when it is due, in ms, id, then the item's record: a delayed item is added
+    JOIN = 10       # the first two of a DELAY, and when, in ms: the delayed item joins the queue as its last
     END = 11        # nothing follows in this segment
-    CURSOR = 12     # the size of its label, in a byte, the label, then its place; no place if it is dropped
+    CURSOR = 12     # the size of its label, in a byte, the label, then its position; none if the cursor is deleted
     COMMIT = 13     # the group of frames before it is whole
-    LOST = 14       # what is damaged: no item of the ids from the first up to the second is there any more; then how
-                    # many items there are, and their bytes
-    LOST_DELAYED = 15   # the first two of a DELAY: that item is damaged, and no more; then as LOST, of the delayed
-    ATTEMPTS = 16   # id, and how often this item has come back
+    LOST = 14       # damage: the items from the first id up to the second are lost; then how many items are left, and
+                    # their bytes
+    LOST_DELAYED = 15   # the first two of a DELAY: that item is lost; then as LOST, of the delayed items
+    ATTEMPTS = 16   # id, and how often this item has returned to the queue
 
 
 cdef enum:
-    # Magic, segment's number, marker, the number of the segment before it and how many bytes of that count, the
-    # segment's size (64 bits each), checksum. A copy of it lies at the end of the segment.
+    # The head of a segment: magic, number, marker, number of the segment before it and how many bytes of that are
+    # valid, size of the segment (64 bits each), checksum. A copy lies at the end of the segment.
     _SEGMENT_HEAD = 64
     _SEGMENT_HEAD_CHECKED = 48
-    # Marker (64 bits), checksum, payload's size (32 bits each), kind (8), journal (32), change (64).
+    # The head of a frame: marker (64 bits), checksum, payload's size (32 bits each), kind (8), journal (32),
+    # change (64).
     _FRAME_HEAD = 29
     _MARKER = 8
-    # A record's own checksum sees to its bytes: that of the frame takes in the id and that checksum.
+    # A record has a checksum of its own: that of the frame includes just the id and that checksum.
     _CHECKED_OF_RECORD = 12
-    # In the kind of a frame: a COMMIT must follow, or it does not count.
+    # A bit of a frame's kind: the frame is part of a group, and valid only if a COMMIT follows.
     _IN_GROUP = 0x80
-    # Version 1, which darner 1.0.0 before its release wrote: magic and number, then frames without a marker.
+    # Version 1, written by darner 1.0.0 before its release: magic and number, then frames without a marker.
     _SEGMENT_HEAD_1 = 16
     _FRAME_HEAD_1 = 21
 
@@ -546,8 +550,8 @@ cdef extern from *:
 
     static void darner_on_bus_error(int number, siginfo_t* info, void* context)
     {
-        /* The page has no room on the disk, or the file was cut short, or cannot be read. A page of memory
-           takes its place, so that whoever copies goes on; they look at the count when they are done. */
+        /* The disk has no room for the page, or the file was truncated, or cannot be read. A page of memory
+           takes its place, so that the copy goes on; whoever copies checks the count afterwards. */
         if (info->si_code == BUS_ADRERR) {
             void* page = (void*)((uintptr_t)info->si_addr & ~((uintptr_t)darner_page_bytes - 1));
             if (mmap(page, darner_page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
@@ -556,7 +560,7 @@ cdef extern from *:
                 return;
             }
         }
-        sigaction(SIGBUS, &darner_bus_before, NULL);  /* comes again, and does what it did before */
+        sigaction(SIGBUS, &darner_bus_before, NULL);  /* the signal comes again, with its former effect */
     }
 
     static void darner_guard_memory(void)
@@ -575,35 +579,36 @@ cdef extern from *:
 
 
 def guard_memory():
-    """Survive a write to mapped memory that the disk has no room for, or whose file was cut short: these arrive as a
-    signal (SIGBUS), which ends a process. To be called once, before anything is mapped."""
+    """Catch SIGBUS, the signal by which a process would end that writes to mapped memory for which the disk has no
+    room, or whose file was truncated. To be called once, before anything is mapped."""
     darner_guard_memory()
 
 
 def bus_errors():
-    """Return how many pages of mapped files could not be written or read since `guard_memory`: what was read from
-    them since then is zeros, and what was written is lost."""
+    """Return how many pages of mapped files could not be written or read since `guard_memory`. What was read from
+    such a page is zeros, what was written to it is lost."""
     return darner_bus_errors
 
 
 cdef inline uint32_t frame_crc(const char* frame, Py_ssize_t size, uint64_t number) noexcept:
-    """The checksum of a frame, behind its marker. The segment's number takes part."""
+    """Return the checksum of a frame, behind its marker. It includes the segment's number."""
     cdef int kind = frame[8] & (_IN_GROUP - 1)
     if kind == PUT or kind == REWRITE:
         size = _CHECKED_OF_RECORD
     return crc32c(frame + 4, _FRAME_HEAD_1 - 4 + size, <uint32_t>number)
 
 
-# Of Linux 5.14, and missing in older headers.
+# From Linux 5.14 on, and missing in older headers.
 cdef enum:
     _MADV_POPULATE_WRITE = 23
 
 
 def populate(memory not None):
-    """Have all pages of mapped memory, a writable buffer, at hand and writable, which costs a third of meeting
-    them one by one; nothing where the system cannot do so. Unlike mmap.madvise it lets other threads run.
+    """Make all pages of mapped memory, a writable buffer, present and writable.
 
-    Raises OSError if there is one that cannot be written: the disk has no room for it, or the file was cut short."""
+    That takes a third of the time of as many page faults. Where the system cannot do so, nothing is done. Unlike
+    mmap.madvise this releases the GIL. Raises OSError if a page cannot be written: the disk has no room for it, or
+    the file was truncated."""
     cdef Py_buffer view
     cdef int code = 0
     PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
@@ -626,8 +631,8 @@ cdef extern from *:
 
 
 cpdef int64_t since_boot_ms() except -1:
-    """How long the machine has been up, in ms, the time it was asleep too. By C: through `time` it takes twice as
-    long, and each request asks."""
+    """Return how many milliseconds the machine has been up, asleep or awake. In C, for each request calls it, and
+    through `time` it takes twice as long."""
     cdef timespec now
     if clock_gettime(CLOCK_BOOTTIME, &now) != 0:
         PyErr_SetFromErrno(OSError)
@@ -651,20 +656,20 @@ cdef extern from *:
 
 
 def share_heap():
-    """Have all threads allocate from one heap, where one uses what another has freed; glibc has each keep its
-    own. To be called before any is begun."""
+    """Have all threads allocate from one heap, so that each can use what another has freed; glibc has a heap for
+    each. To be called before any thread is begun."""
     mallopt(M_ARENA_MAX, 1)
 
 
 def trim_memory():
-    """Give back to the system what was freed: glibc keeps it where something behind it is still in use."""
+    """Return freed memory to the system: glibc keeps it where memory behind it is still in use."""
     with nogil:
         malloc_trim(0)
 
 
 def segment_head(uint64_t number, uint64_t marker, uint64_t previous, uint64_t previous_bytes, uint64_t size):
-    """Return the head of a segment of `size` bytes; number 0 is that of one that was not begun. Of the segment
-    before it, `previous`, so many bytes count."""
+    """Return the head of a segment of `size` bytes; number 0 is that of one that is not begun. Of `previous`, the
+    segment before it, the first `previous_bytes` are valid."""
     cdef char out[_SEGMENT_HEAD]
     memset(out, 0, _SEGMENT_HEAD)
     memcpy(out, PyBytes_AS_STRING(SEGMENT_MAGIC), 8)
@@ -681,12 +686,12 @@ def segment_head(uint64_t number, uint64_t marker, uint64_t previous, uint64_t p
 cdef class Segment:
     """The segment of the log that is being written, in mapped memory.
 
-    `begin` has it write to another piece of memory. The methods that write a frame return whether there
-    was room for it; `journal` numbers the journals of this segment, `change` the changes of the journal.
-    `refusal`: why no item is taken in, if none is; what is taken out is logged as long as there is room.
+    `begin` has it write to another piece of memory. The methods that write a frame return whether there was room for
+    it; `journal` numbers the journals of this segment, `change` the changes of the journal. `refusal`: the error for
+    which no items are stored, or None; removals are logged as long as there is room.
 
-    Each frame begins with the segment's marker, a random number: so no bytes of an item, which a client chooses, and
-    none that an earlier use of the file left behind, are a frame of this one.
+    Each frame begins with the segment's marker, a random number. So neither bytes of an item, which a client chooses,
+    nor bytes that an earlier use of the file left behind can be taken for a frame.
     """
 
     def __dealloc__(self):
@@ -694,7 +699,7 @@ cdef class Segment:
             PyBuffer_Release(&self._view)
 
     def begin(self, memory, uint64_t number, uint64_t marker, uint64_t previous=0, uint64_t previous_bytes=0):
-        """Write to `memory`, a writable buffer, from its start, as the segment of this number; see `segment_head`."""
+        """Write the segment of this number to `memory`, a writable buffer, from its start; see `segment_head`."""
         self.end()
         PyObject_GetBuffer(memory, &self._view, PyBUF_WRITABLE)
         self._memory = <char*>self._view.buf
@@ -703,21 +708,21 @@ cdef class Segment:
         self._bus_errors = darner_bus_errors
         self.is_lost = False
         cdef bytes head = segment_head(number, marker, previous, previous_bytes, self._view.len)
-        # the copy first: as long as the one at the start is not there, nothing was begun
+        # the copy first: until the head is at the start, too, the segment is not begun
         memcpy(self._memory + self._view.len - _SEGMENT_HEAD, PyBytes_AS_STRING(head), _SEGMENT_HEAD)
         memcpy(self._memory, PyBytes_AS_STRING(head), _SEGMENT_HEAD)
-        # so that there is always room for the COMMIT and the END
+        # there must always be room for the COMMIT and the END
         self._size = self._view.len - _SEGMENT_HEAD - 2 * _FRAME_HEAD
         self.used_bytes = _SEGMENT_HEAD
 
     def end(self):
-        """Write nothing more to this memory, and let it go."""
+        """End the segment, and release its memory."""
         if self._memory == NULL:
             return
         if not self.is_lost:
             self._size = self._view.len - _SEGMENT_HEAD
             kind_flag = self._kind_flag
-            self._kind_flag = 0  # it is of no group, though one may go on in the next segment
+            self._kind_flag = 0  # the END is in no group, though one may go on in the next segment
             self.write(END, 0, 0, b"")
             self._kind_flag = kind_flag
         PyBuffer_Release(&self._view)
@@ -726,16 +731,16 @@ cdef class Segment:
 
     @property
     def room_bytes(self):
-        """How many bytes of frames fit in."""
+        """The number of bytes that are left for frames."""
         return self._size - self.used_bytes
 
     def begin_group(self):
-        """Have the frames from here to `end_group` found all or none, also in segments that are begun meanwhile."""
+        """Begin a group: a start takes all frames from here to `end_group` or none, whichever segments they are in."""
         self._kind_flag = _IN_GROUP
         self.in_group = True
 
     def end_group(self):
-        """All frames of the group are written; returns whether that is noted, for which there is always room."""
+        """End the group with a COMMIT, for which there is always room; returns False if the segment is lost."""
         self._kind_flag = 0
         self.in_group = False
         if self.is_lost:
@@ -747,7 +752,7 @@ cdef class Segment:
         return written
 
     cdef char* frame(self, Py_ssize_t size) noexcept:
-        """Where the payload of a frame goes, or NULL."""
+        """Return where to write the payload of a frame; NULL if there is no room."""
         if self.used_bytes + _FRAME_HEAD + size > self._size:
             return NULL
         return self._memory + self.used_bytes + _FRAME_HEAD
@@ -761,7 +766,7 @@ cdef class Segment:
         put_u32(at, frame_crc(at, size, self.number))
         put_u64(at - _MARKER, self.marker)
         if darner_bus_errors != self._bus_errors:
-            # perhaps not under this frame; but to go on elsewhere is always right
+            # the page may be another one; but it is always right to go on in the next segment
             self.is_lost = True
             self._size = 0
             return False
@@ -803,11 +808,11 @@ cdef class Segment:
 
 
 class SegmentFormatError(ValueError):
-    """A segment has a format that this darner does not know."""
+    """The segment has a format that this version of darner does not know."""
 
 
 cdef class Scanned:
-    """What a segment holds: see `read_segment`."""
+    """The contents of a segment: see `read_segment`."""
 
     cdef:
         readonly uint64_t number
@@ -829,7 +834,7 @@ cdef extern from "<string.h>":
 
 
 cdef const char* head_of(bytes memory):
-    """The head of a segment, or its copy, or NULL if neither is right."""
+    """Return the head of a segment, or its copy; NULL if neither is right."""
     cdef:
         const char* start = PyBytes_AS_STRING(memory)
         Py_ssize_t size = PyBytes_GET_SIZE(memory)
@@ -847,7 +852,8 @@ cdef const char* head_of(bytes memory):
 
 
 cdef Py_ssize_t frame_at(const char* at, Py_ssize_t left, Scanned scanned, Py_ssize_t marker):
-    """The size of the payload of the frame there, or -1 if it is not whole; with a marker of so many bytes."""
+    """Return the size of the payload of the frame at `at`; -1 if there is no whole frame. Markers have `marker`
+    bytes."""
     cdef Py_ssize_t size
     cdef int kind
     if left < marker + _FRAME_HEAD_1 or (marker and get_u64(at) != scanned.marker):
@@ -861,7 +867,7 @@ cdef Py_ssize_t frame_at(const char* at, Py_ssize_t left, Scanned scanned, Py_ss
         return -1
     if get_u32(at) != frame_crc(at, size, scanned.number):
         return -1
-    # whether it is an item that this darner knows is for its queue to say
+    # only the checksum counts here: its queue finds out whether the item has a known format
     if kind == PUT or kind == REWRITE:
         at += _FRAME_HEAD_1
         if get_u32(at + 8) != record_crc(at + 8, size - 8, get_u64(at)):
@@ -876,14 +882,14 @@ cdef tuple frame_of(const char* at, Py_ssize_t size):
 
 
 def read_segment(bytes memory not None):
-    """Return what a segment holds, as far as it is whole:
+    """Return the contents of a segment, as far as it is whole. Raises SegmentFormatError if it is of a later version.
 
-    `number`, 0 if it was never begun or is none; `previous` and `previous_bytes`: see `segment_head`; `marker`.
-    `frames`: as (kind, journal, change, payload), up to the first that is not whole; `used_bytes`, where that is;
-    `ended`: whether that is the END. Of the frames, the last `open_frames` are of a group without its COMMIT, which begins at
-    `whole_bytes`; `commits`: whether a group that the segment before it has left so is whole. `behind`: the whole frames behind the one that is not. `damage`: what is wrong with the head and the size, or "".
-
-    Raises SegmentFormatError if it is of a later version.
+    `number`: 0 if the segment was never begun, or is no segment. `marker`, `previous`, `previous_bytes`: see
+    `segment_head`. `damage`: what is wrong with the head and the size, or "".
+    `frames`: tuples of kind, journal, change and payload, up to the first frame that is not whole; that one begins at
+    `used_bytes`. `ended`: whether it is the END. `behind`: the whole frames behind it.
+    `open_frames`: how many frames at the end are of a group without its COMMIT; that group begins at `whole_bytes`.
+    `commits`: whether a group is whole that the segment before this one has left open.
     """
     cdef:
         Scanned scanned = Scanned.__new__(Scanned)
@@ -930,7 +936,7 @@ def read_segment(bytes memory not None):
         scanned.used_bytes = at
         if not scanned.open_frames:
             scanned.whole_bytes = at
-    # A process that is killed leaves nothing whole behind the break, nor does a disk that wrote all in order.
+    # A killed process leaves no whole frame behind the break, nor does a disk that wrote all in order.
     put_u64(pattern, scanned.marker)
     while marker and stop - at > _FRAME_HEAD:
         found = <const char*>memmem(start + at, stop - at, pattern, _MARKER)

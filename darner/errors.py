@@ -1,6 +1,7 @@
-"""What can go wrong, by what the caller can do about it.
+"""The errors of darner, by what the caller can do about them.
 
-An error that is kept and raised again and again is raised `with_traceback(None)`: else each time adds to it.
+An error that is kept and raised again and again is raised `with_traceback(None)`: else each raise adds to its
+traceback.
 """
 
 import errno
@@ -9,7 +10,7 @@ from typing import Any
 
 
 class DarnerError(Exception):
-    """The root of every error darner raises on purpose."""
+    """The root of every error that darner raises on purpose."""
 
 
 class ConfigError(DarnerError):
@@ -28,7 +29,7 @@ class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 
 
-# What an operator can do about an error of the disk, by the system's number for it.
+# What an operator can do about an error of the disk, by its errno.
 _ACTIONS = {
     errno.EACCES: "let the user that darner runs as read and write it; it is tried again by itself",
     errno.EPERM: "let the user that darner runs as read and write it; it is tried again by itself",
@@ -45,49 +46,49 @@ class JournalError(UnavailableError):
 
     @property
     def reason(self) -> str:
-        """What happened, without what to do about it."""
+        """What happened, without the advice."""
         return str(self.args[0]) if self.args else ""
 
     @property
     def action(self) -> str:
-        """What an operator can do about it: one advice that fits."""
+        """What an operator can do about it."""
         found = (text for number, text in _ACTIONS.items() if os.strerror(number) in self.reason)
         return next(found, "make room or repair the disk; it is tried again by itself")
 
 
 class OutOfServiceError(JournalError):
-    """A queue is out of service until somebody has done something about it, which clients are told, too."""
+    """A queue is out of service until an operator acts; clients are told the advice, too."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.action}"
 
 
 class DamagedError(OutOfServiceError):
-    """What is on the disk is not what was written."""
+    """The files of a queue are damaged: they are not what was written."""
 
     action = "stop the server; then darner check says more, and darner repair saves what is left"
 
 
 class NewerFormatError(OutOfServiceError, ValueError):
-    """What is on the disk was written by a later darner. It is not damaged, and nothing is to mend it."""
+    """The files of a queue were written by a later version of darner. They are sound, and are left alone."""
 
     action = "use the newer darner that wrote it"
 
 
 class ForeignError(OutOfServiceError):
-    """What is on the disk is of another program. It is not damaged, and nothing is to mend it."""
+    """The files of a queue are those of another program. They are sound, and are left alone."""
 
     action = "move it away, for this darner does not read it"
 
 
 class MisplacedError(OutOfServiceError):
-    """What is on the disk is not what the journal was: it was moved, or another was put in its place."""
+    """The files of a queue are not those of its journal: they were moved, or others put in their place."""
 
     action = "put back what it was; or move this one away, and delete the queue"
 
 
 class VanishedError(MisplacedError):
-    """What was on the disk is not there: put it back as it was, or delete the queue, as the reason says."""
+    """The files of a queue are missing: the operator has to put them back, or to delete the queue."""
 
     action = "then it goes on by itself"
 
@@ -96,7 +97,7 @@ class VanishedError(MisplacedError):
 
 
 class FaultError(JournalError):
-    """Something went wrong with a queue that nothing here provides for; `__cause__` has where."""
+    """Something unforeseen went wrong with a queue; `__cause__` has the traceback."""
 
     action = "restart the server: what was acknowledged is in the log; and please report this"
 
@@ -106,12 +107,14 @@ class FaultError(JournalError):
 
 
 class DamagedItemError(JournalError):
-    """The file of an item is damaged: to read it once more is of no use."""
+    """The file of a large item is damaged: reading it once more does not help."""
 
 
 class MendingError(JournalError):
-    """A journal has met damage, and is about to be read on: ask again once it lets those go on who wait for
-    room in it (`Journal.held_back`)."""
+    """A journal is being read on, after damage or many expired items, and cannot answer yet.
+
+    Try again when it lets those go on that wait for room in it (`Journal.held_back`).
+    """
 
     def __init__(self, text: str, journal: Any) -> None:
         super().__init__(text)

@@ -85,6 +85,33 @@ class TestMetadata:
         assert "global-exclude *.c *.so" in (ROOT / "MANIFEST.in").read_text()
 
 
+# A fork for each module: what all of them need from elsewhere is loaded once.
+IMPORTS = """
+import importlib, os, sys
+import asyncio, click, msgspec, structlog, tomlkit, uvloop
+
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print("failed", name)
+"""
+
+
+class TestModules:
+    def test_can_each_be_imported_first(self):
+        package = ROOT / "darner"
+        files = [*package.rglob("*.py"), *package.rglob("*.pyx")]
+        paths = {path.relative_to(ROOT).with_suffix("") for path in files}
+        names = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTS, *sorted(names)], capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.stderr) == ("", "")
+
+
 class TestImage:
     def test_it_is_not_run_by_root_and_keeps_its_data(self):
         last = DOCKERFILE.rpartition("\nFROM ")[2]

@@ -1,5 +1,5 @@
-"""The log for people at a terminal: one line an event, in columns, in local time; a traceback follows in
-lines of its own."""
+"""The log for people at a terminal: one line for each event, in columns, in local time; a traceback follows
+in lines of its own."""
 
 import json
 from collections.abc import Mapping
@@ -8,18 +8,19 @@ from structlog import dev
 from structlog.processors import TimeStamper
 from structlog.types import EventDict, Processor, WrappedLogger
 
-# What most events have, so that what follows stands in one column.
+# Most events are shorter, so the fields behind them begin in the same column.
 EVENT_WIDTH = 28
 LEVELS = {"debug": dev.DIM, "info": dev.GREEN, "warning": dev.YELLOW, "error": dev.RED}
 
 
 def wants_colors(environment: Mapping[str, str]) -> bool:
-    """Whether a terminal with this environment has colours, and its user wants them: see no-color.org."""
+    """Return whether a terminal with this environment has colours, and its user wants them: see
+    no-color.org."""
     return not environment.get("NO_COLOR") and environment.get("TERM", "dumb") != "dumb"
 
 
 def renderer(*, colors: bool) -> Processor:
-    """Return what makes the text of an event."""
+    """Return the processor that makes the line of an event."""
     style = _style if colors else lambda _: ""
     reset = style(dev.RESET_ALL)
     stamp = TimeStamper(fmt="%b %d %H:%M:%S", utc=False)
@@ -50,6 +51,6 @@ def _style(code: str) -> str:
 
 
 def _value(value: object) -> str:
-    """In quotes if one could not tell where it ends."""
+    """Return the text of a value, in quotes if its end could not be told otherwise."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=') else text

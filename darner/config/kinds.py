@@ -1,6 +1,6 @@
-"""What may be written for a setting: a size, a time, a queue's name, and the others.
+"""The kinds of values that a setting takes: a size, a time, the name of a queue, and so on.
 
-A kind says in words what it allows, and turns what TOML has into what the program uses. No setting is
+A kind says in words what it allows, and converts a value of the TOML file to the program's. No setting is
 named in here.
 """
 
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-# A journal's numbers have 64 bits; this leaves room to add two of them.
+# The largest number: a journal's have 64 bits, and the sum of two must fit, too.
 LARGEST = 2**62
-# A hundred years: added to the clock, it stays within a journal's numbers.
+# The longest time, a hundred years: added to the clock, it still fits into a journal's numbers.
 LONGEST_MS = 36_525 * 86_400_000
-# The protocol's rule, as in `_proto.valid_name`.
+# The name of a queue, by the rule of the protocol, which is that of `_proto.valid_name`.
 NAME = re.compile(rb"[^\x00-\x20\x7f/]{1,250}")
 NAME_RULE = "1 to 250 bytes without space, control character or /"
 
@@ -24,7 +24,7 @@ SIZES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 TIMES_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 TIMES_S = {"s": 1, "m": 60, "h": 3600}
 
-# The words of all commands, as `_proto.Verb` has them.
+# The names of all commands that `deny` may name; in capitals, each is a `_proto.Verb`.
 COMMANDS = (
     "get", "gets", "set", "monitor", "confirm", "delete", "flush", "flush_all", "flush_expired",
     "flush_all_expired", "stats", "dump_stats", "dump_config", "status", "reload", "shutdown", "verbosity",
@@ -33,13 +33,13 @@ COMMANDS = (
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """`allowed` says what may be written; `read` returns what it means, or raises ValueError."""
+    """A kind of values: `allowed` says in words which it has; `read` converts one, or raises ValueError."""
 
     allowed: str
     read: Callable[[Any], Any]
 
     def or_word(self, word: str, meaning: int | None) -> "Kind":
-        """Return a kind that allows `word` too."""
+        """Return a kind that allows `word`, too, which means `meaning`."""
 
         def read(value: Any) -> Any:
             return meaning if value == word else self.read(value)
@@ -47,7 +47,7 @@ class Kind(msgspec.Struct, frozen=True):
         return Kind(f'{self.allowed}, or "{word}"', read)
 
     def or_none(self) -> "Kind":
-        """Return a kind that allows `"none"` too: TOML has no null, and a limit must be liftable."""
+        """Return a kind that allows "none", too, for no limit: TOML has no null."""
         return self.or_word("none", None)
 
 
@@ -66,13 +66,13 @@ def _text(value: Any) -> str:
 def _host(value: Any) -> str:
     text = _text(value)
     if text.startswith("["):
-        # as in a URL
+        # an IPv6 address in brackets, as in a URL
         bracketed = re.fullmatch(r"\[([^]]+)]", text)
         if not bracketed:
             raise ValueError
         text = bracketed[1]
         ipaddress.IPv6Address(text)
-    # a port is behind it, or a bracket has no other
+    # a port behind the host, or an unpaired bracket
     if text.count(":") == 1 or set(text) & set("[]"):
         raise ValueError
     return text
@@ -165,9 +165,9 @@ OptionalSize = Annotated[int | None, _size(1).or_none()]
 TimeMs = Annotated[int, _time(0)]
 OptionalTimeMs = Annotated[int | None, _time(1).or_none()]
 SyncMs = Annotated[int | None, _time(1).or_word("always", 0).or_word("never", None)]
-# a journal keeps it in 16 bits
+# records of items have 16 bits for it
 Attempts = Annotated[int | None, _number("a whole number from 1 to 65535", 1, 65535).or_none()]
-# the system takes no more for TCP_KEEPIDLE
+# the most that Linux takes for TCP_KEEPIDLE
 KeepaliveS = Annotated[
     int,
     _number('a time from 1 to 32767 seconds: a number of seconds, or such as "5m"', 1, 32767, TIMES_S),
@@ -185,6 +185,6 @@ QueueStats = Annotated[Literal["always", "asked"], _word("always", "asked")]
 
 
 def kind_of(annotation: Any) -> Kind | None:
-    """Return the kind that a field is annotated with, if it is one that is written in the file."""
+    """Return the kind that a field's type is annotated with; None for a field that is no key of the file."""
     kinds = getattr(annotation, "__metadata__", ())
     return next((kind for kind in kinds if isinstance(kind, Kind)), None)

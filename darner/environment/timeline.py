@@ -1,11 +1,10 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
-"""The time that items are stored with, which goes on evenly while the system's clock is set.
+"""The times that items are stored with, which go on evenly while the system's clock is set.
 
-No clock in here: the wall clock and the monotonic one are handed in. A time that is stored is a *stamp* of
-62 bits: the number of a run, and behind it milliseconds. A run is a stretch in which stamps go on with the
-monotonic clock: see runs.py. How a run's milliseconds stand to the wall clock is kept once, for all its
-stamps, so what is stored need not be touched when the clock is set. A stamp of no run is a date of the wall
-clock.
+No clock is in here: the wall clock and the monotonic clock are handed in. A stored time is a *stamp* of 62
+bits: the number of a run, followed by milliseconds. During a run stamps go on with the monotonic clock (see
+runs.py). The difference between a run's milliseconds and the wall clock is kept once for all stamps of the
+run, so no stamp has to be changed when the clock is set. A stamp without a run is a date of the wall clock.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +14,13 @@ Clock = Callable[[], int]
 
 # Milliseconds of the Unix epoch, up to the year 2527.
 RUN_BITS = 44
-# Smaller stamps are dates: before there were runs, one could be as late as 1 << 53.
+# The number of the first run. Smaller stamps are dates: before there were runs, a date could be up to 1 <<
+# 53.
 FIRST_RUN = 1 << 10
 RUNS_END = 1 << 18
-# No stamp is as late.
+# Later than any stamp.
 NEVER = RUNS_END << RUN_BITS
-# If looking at both clocks takes longer, the process was held up in between.
+# If it takes longer to read both clocks, the process was held up in between.
 LOOK_MS = 100
 
 
@@ -36,14 +36,14 @@ def start_of(run: int) -> int:
 
 
 def end_of(run: int) -> int:
-    """Return the stamp behind the last one of a run, or of the dates if that is 0."""
+    """Return the least stamp that is after a run, or after the dates if that is 0."""
     return max(run + 1, FIRST_RUN) << RUN_BITS
 
 
 class Timeline:
-    """The present run, and how its stamps and earlier ones stand to the wall clock.
+    """The present run, and the differences between stamps, its own and earlier ones, and the wall clock.
 
-    Without a monotonic clock stamps are what the wall clock says.
+    Without a monotonic clock stamps are dates.
     """
 
     __slots__ = (
@@ -59,8 +59,8 @@ class Timeline:
         offset_ms: int = 0,
         earlier: Mapping[int, int] | None = None,
     ) -> None:
-        """Go on with `run`, whose milliseconds are `origin_ms` more than the monotonic clock's, and so many
-        less than the wall clock's as `offset_ms` says; `earlier` says that of earlier runs."""
+        """Go on with `run`, whose milliseconds are `origin_ms` more than the monotonic clock's and
+        `offset_ms` less than the wall clock's. `earlier` has the offsets of earlier runs."""
         self._wall = wall
         self._monotonic = monotonic or wall
         self._start = start_of(run)
@@ -68,7 +68,7 @@ class Timeline:
         self._origin = self._start + origin_ms
         self.offset_ms = offset_ms
         self._earlier = dict(earlier or {})
-        # the latest time that can be told
+        # the latest stamp of the run
         self.last = self._end - 1
 
     def now(self) -> int:
@@ -77,41 +77,41 @@ class Timeline:
         return ms + self._origin
 
     def look(self) -> int:
-        """Take over how the wall clock stands now. Returns by how many milliseconds it was set since the
-        last time, less than 0 if back; a few are the drift of the clocks."""
+        """Read the wall clock, and keep its difference to the stamps. Returns by how many ms the difference
+        has changed since the last time: less than 0 if the clock was set back; a few ms are drift."""
         if self._monotonic is self._wall:
             return 0
         before, wall = self.now(), self._wall()
         if self.now() - before > LOOK_MS:
-            return 0  # it says nothing; then at the next look
+            return 0  # the two readings do not belong together; the next ones may
         was_ms, self.offset_ms = self.offset_ms, wall - (before - self._start)
         return self.offset_ms - was_ms
 
     def is_present(self, stamp: int) -> bool:
-        """Whether a stamp is of the present run."""
+        """Return whether a stamp is of the present run."""
         return self._start <= stamp < self._end
 
     def date_ms(self, stamp: int) -> int:
-        """Return the date of a stamp, in ms of the Unix epoch, as far as the wall clock is right now."""
+        """Return the date of a stamp in ms of the Unix epoch, by the wall clock as it is set now."""
         if self.is_present(stamp):
             return stamp - self._start + self.offset_ms
         run = run_of(stamp)
         return stamp - start_of(run) + self._earlier.get(run, 0) if run else stamp
 
     def has_passed(self, stamp: int, now: int) -> bool:
-        """Whether a stamp is not after `now`, which is one of the present run."""
+        """Return whether a stamp is not after `now`, which is a stamp of the present run."""
         if self.is_present(stamp):
             return stamp <= now
         return self.date_ms(stamp) <= self.date_ms(now)
 
     def age_ms(self, stamp: int, now: int) -> int:
-        """Return how long before `now` a stamp is; 0 if the wall clock has it after that."""
+        """Return how many ms a stamp is before `now`; 0 if it is after that by the wall clock."""
         return max(0, self.date_ms(now) - self.date_ms(stamp))
 
 
 class Earliest:
-    """The earliest of some stamps: of the present run, and of the others, for a step of the wall clock moves
-    these against the present."""
+    """The earliest of some stamps. It is kept apart for the present run and for all others, which a step of
+    the wall clock moves against the present."""
 
     __slots__ = ("_date_ms", "_present", "_times")
 
@@ -120,11 +120,11 @@ class Earliest:
         self.clear()
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Forget all stamps."""
         self._present = self._date_ms = NEVER
 
     def note(self, stamp: int) -> bool:
-        """Take note of a stamp; returns whether it is earlier than those before."""
+        """Add a stamp; returns whether it is earlier than those added before."""
         if self._times.is_present(stamp):
             if stamp >= self._present:
                 return False
@@ -137,9 +137,9 @@ class Earliest:
         return True
 
     def is_never(self) -> bool:
-        """Whether there is none."""
+        """Return whether no stamp was added."""
         return self._present == self._date_ms == NEVER
 
     def has_passed(self, now: int) -> bool:
-        """Whether one of them is not after `now`, which is one of the present run."""
+        """Return whether one of the stamps is not after `now`, which is a stamp of the present run."""
         return self._present <= now or self._date_ms <= self._times.date_ms(now)

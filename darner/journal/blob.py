@@ -1,67 +1,83 @@
-"""The bytes of one large item: a file of their own, written and read a few chunks at a time.
+"""The bytes of one large item, a blob: a file of its own, written and read a few chunks at a time.
 
-All reading and writing happens in other threads; the thread that calls holds no more than a few
-chunks. A chunk's record is its checksum and its bytes; all chunks but the last have the same size.
+The file consists of chunk records, each a checksum and its bytes; all chunks but the last have the same size.
+`BlobWriter` and `BlobReader` read and write in other threads, and the calling thread holds no more than a few
+chunks. `MemoryWriter` and `MemoryReader` have the same methods, for items of a queue in memory.
 """
 
-import contextlib
 import errno
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from darner import _records
 from darner._records import CHUNK_BYTES, Item
+from darner.environment.offload import Offload
 from darner.errors import DamagedItemError, JournalError
+from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.leveldb import failure
 
-# How many bytes a sender may have waiting to be written before it has to wait.
-CROWDED_BYTES = 128 << 10
+# How many bytes may wait to be written before the sender has to wait.
+MAX_WAITING_BYTES = 128 << 10
 # How many bytes are read at once.
 SLICE_BYTES = 256 << 10
-# How many bytes are found whole at once: others have their turn then.
+# How many bytes are verified before others have their turn.
 VERIFY_BYTES = 4 << 20
 CHECKSUM_BYTES = 4
 
-# Runs the first function in another thread, then the second, with the first one's error or None, on
-# the thread of the caller.
-Offload = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
+
+def file_bytes(item: Item) -> int:
+    """Return how many bytes the file of an item's blob has, if it is whole."""
+    return item.size + CHECKSUM_BYTES * item.chunks
 
 
-def at_once(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
-    """Offload to nowhere: when there is no other thread, or nobody who waits."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a blob in one go. Raises JournalError."""
     try:
-        work()
-    except Exception as error:
-        done(error)
-    else:
-        done(None)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with path.open("wb") as file:
+            for at in range(0, len(data), CHUNK_BYTES):
+                file.write(_records.encode_chunk(data[at : at + CHUNK_BYTES]))
+    except OSError as error:
+        raise failure(f"cannot write {path}", error) from error
+
+
+def read_whole(path: Path, size: int) -> bytes:
+    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it cannot be
+    read, DamagedItemError if it is damaged."""
+    try:
+        with path.open("rb") as file:
+            return b"".join(
+                _records.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
+                for left in range(size, 0, -CHUNK_BYTES)
+            )
+    except (OSError, ValueError) as error:
+        raise _read_failure(path, error) from error
+
+
+def _read_failure(path: Path, error: Exception) -> JournalError:
+    """Return the error that says why a blob cannot be read: DamagedItemError if that will not pass."""
+    is_damage = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    what = f"cannot read {path}"
+    return DamagedItemError(f"{what}: {error}") if is_damage else failure(what, error)
 
 
 class BlobWriter:
-    """Writes a blob that comes chunk by chunk."""
+    """Writes the chunks of a blob to its file as they come, in another thread."""
 
     __slots__ = (
-        "_busy",
-        "_chunks",
-        "_error",
-        "_finish",
-        "_offload",
-        "_over",
-        "_path",
-        "_room",
+        "_chunks", "_error", "_finish", "_is_busy", "_is_over", "_offload", "_on_room", "_path",
         "_waiting_bytes",
-    )
+    )  # fmt: skip
 
     def __init__(self, path: Path, offload: Offload) -> None:
-        """Make the file. Raises JournalError if that fails.
+        """Create the file. Raises JournalError.
 
-        At once, and not with the first chunk in a thread: by then the queue may have been deleted and
-        made anew, and the file would be among the new one's. It is open only while something is written: who
-        sends no more of an item takes no descriptor.
+        It is created now, and not in a thread with the first chunk: by then the queue may have been deleted
+        and created anew, and the file would be among the new one's. It is open only while something is
+        written: whoever stops sending costs no descriptor.
         """
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -72,12 +88,13 @@ class BlobWriter:
         self._offload = offload
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
-        self._busy = False
+        self._is_busy = False
         # whether the file is whole, or deleted
-        self._over = False
+        self._is_over = False
         self._error: JournalError | None = None
-        self._room: Callable[[], None] | None = None
-        # what to do when all is written: with or without a sync, and whom to tell
+        # called when the sender may go on
+        self._on_room: Callable[[], None] | None = None
+        # when all is written: whether to sync, and what to call
         self._finish: tuple[bool, Callable[[JournalError | None], None]] | None = None
 
     def write(self, chunk: bytes) -> None:
@@ -86,67 +103,67 @@ class BlobWriter:
             raise self._error
         self._chunks.append(chunk)
         self._waiting_bytes += len(chunk)
-        self._go_on()
+        self._continue()
 
-    def is_backlogged(self, room: Callable[[], None]) -> bool:
-        """Whether the sender should wait; then `room` is called when it may go on."""
-        if self._waiting_bytes < CROWDED_BYTES:
+    def must_wait(self, on_room: Callable[[], None]) -> bool:
+        """Return whether the sender must wait; `on_room` is called when it may go on."""
+        if self._waiting_bytes < MAX_WAITING_BYTES:
             return False
-        self._room = room
+        self._on_room = on_room
         return True
 
     def finish(self, done: Callable[[JournalError | None], None], *, sync: bool) -> None:
-        """Call `done` when all chunks are written, with `sync` to the disk itself, or with the error."""
+        """Call `done` when all chunks are written, and synced if `sync` says so; or with the error."""
         self._finish = (sync, done)
-        self._go_on()
+        self._continue()
 
     def abandon(self, done: Callable[[], None]) -> None:
-        """Delete what was written, even if it is whole, and call `done` when that is gone for good."""
+        """Delete the file, even if it is whole, and call `done` when that is done."""
         self._error = JournalError("the item was given up")
         self._chunks.clear()
-        self._over = False
+        self._is_over = False
         self._finish = (False, lambda _: done())
-        self._go_on()
+        self._continue()
 
-    def _go_on(self) -> None:
-        """Have the next thing done, if nothing is being done."""
-        if self._busy:
+    def _continue(self) -> None:
+        """Begin the next step, if none is going on."""
+        if self._is_busy:
             return
-        if self._over:
+        if self._is_over:
             finish, self._finish = self._finish, None
             if finish is not None:
                 finish[1](self._error)
         elif self._error is not None:
-            self._do(self._delete, last=True)
+            self._run(self._delete, is_last=True)
         elif self._chunks:
             chunks, self._chunks = self._chunks, []
             self._waiting_bytes = 0
-            self._do(lambda: self._write(chunks))
+            self._run(lambda: self._write(chunks))
         elif self._finish is not None:
-            self._do(self._close, last=True)
+            self._run(self._sync, is_last=True)
 
-    def _do(self, work: Callable[[], None], *, last: bool = False) -> None:
+    def _run(self, work: Callable[[], None], *, is_last: bool = False) -> None:
         def done(error: Exception | None) -> None:
-            self._busy = False
+            self._is_busy = False
             if error is None or self._error is not None:
-                self._over = last
+                self._is_over = is_last
             else:
                 self._error = failure(f"cannot write {self._path}", error)
-            room, self._room = self._room, None
-            if room is not None:
-                room()
-            self._go_on()
+            on_room, self._on_room = self._on_room, None
+            if on_room is not None:
+                on_room()
+            self._continue()
 
-        self._busy = True
+        self._is_busy = True
         self._offload(work, done)
 
     # In another thread
 
     def _write(self, chunks: list[bytes]) -> None:
-        with open(self._path, "ab", opener=_existing) as file:
+        with open(self._path, "ab", opener=_open_existing) as file:
             file.writelines(map(_records.encode_chunk, chunks))
 
-    def _close(self) -> None:
+    def _sync(self) -> None:
         if self._finish is not None and self._finish[0]:
             sync_file(self._path)
             directory = self._path.parent.parent
@@ -158,85 +175,130 @@ class BlobWriter:
         self._path.unlink(missing_ok=True)
 
 
-def _existing(path: str, flags: int) -> int:
-    # in the place of one that is gone with its queue there may be another queue's
+def _open_existing(path: str, flags: int) -> int:
+    # in the place of a file that is gone with its queue there may be another queue's
     return os.open(path, flags & ~os.O_CREAT)
 
 
-def file_bytes(item: Item) -> int:
-    """How many bytes the file of an item's blob has, if it is whole."""
-    return item.size + CHECKSUM_BYTES * item.chunks
+class BlobReader:
+    """Reads a blob slice by slice, in another thread, after verifying all of it if that is asked for.
 
+    A file that is deleted meanwhile is read to its end all the same.
+    """
 
-def sync_file(path: Path) -> None:
-    """Have the bytes of a file on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    __slots__ = (
+        "_chunk_bytes", "_data", "_error", "_file", "_is_closed", "_left_bytes", "_offload", "_on_ready",
+        "_path", "_unverified_bytes", "blob",
+    )  # fmt: skip
 
+    def __init__(self, path: Path, item: Item, offload: Offload) -> None:
+        """Open the blob of `item`. Raises JournalError if it cannot be opened, DamagedItemError if it is not
+        there or has another size."""
+        self.blob = item.blob
+        self._path = path
+        self._offload = offload
+        self._chunk_bytes = item.chunk_bytes
+        self._left_bytes = item.size
+        self._unverified_bytes = item.size
+        # the slice that was read
+        self._data = b""
+        self._error: JournalError | None = None
+        # called when the thread has done what it does; None if it does nothing
+        self._on_ready: Callable[[], None] | None = None
+        self._is_closed = False
+        expected = file_bytes(item)
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # to open a pipe might have to be waited for
+                raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))
+            self._file: BinaryIO = path.open("rb")
+        except OSError as error:
+            raise _read_failure(path, error) from error
+        found = status.st_size
+        if found != expected:
+            self._file.close()
+            raise DamagedItemError(f"{path} is damaged: it has {found} bytes, not {expected}")
 
-def link_or_copy(file: Path, path: Path) -> None:
-    """Have a file under another name, too: without taking room, if the file system can do that. Raises
-    FileExistsError if there is one of that name, OSError if it cannot be done."""
-    try:
-        path.hardlink_to(file)
-    except FileExistsError:
-        raise
-    except OSError:
-        shutil.copyfile(file, path)
+    def verify(self, on_ready: Callable[[], None]) -> bool:
+        """Return whether the whole blob is verified; if not, `on_ready` is called when to ask again. Nothing
+        may be read before.
 
+        Raises DamagedItemError if a chunk fails its checksum, JournalError if the file cannot be read.
+        """
+        if self._on_ready is not None:
+            return False
+        if self._error is not None:
+            raise self._error
+        if not self._unverified_bytes:
+            return True
+        self._on_ready = on_ready
+        self._offload(self._verify_slice, self._done)
+        return False
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Have a file with this content on the disk, or the one before as it was; OSError if that fails."""
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        sync_directory(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
+    def read(self, on_ready: Callable[[], None]) -> bytes | None:
+        """Return the next bytes, b"" at the end, or None: then `on_ready` is called when there are some.
 
+        Raises JournalError if they cannot be read, DamagedItemError if they fail their checksum. The
+        `Offload` of this reader must not have done the work when it returns.
+        """
+        if self._on_ready is not None:
+            return None
+        if self._error is not None:
+            raise self._error
+        data, self._data = self._data, b""
+        if self._left_bytes:
+            self._on_ready = on_ready
+            self._offload(self._read_slice, self._done)
+        return data or (None if self._on_ready is not None else b"")
 
-def read_whole(path: Path, size: int) -> bytes:
-    """Return all of a blob of `size` bytes in chunks of CHUNK_BYTES. Raises JournalError if it is not to
-    be had; DamagedItemError if it is damaged."""
-    try:
-        with path.open("rb") as file:
-            return b"".join(
-                _records.decode_chunk(file.read(min(left, CHUNK_BYTES) + CHECKSUM_BYTES))
-                for left in range(size, 0, -CHUNK_BYTES)
-            )
-    except (OSError, ValueError) as error:
-        raise _failure(path, error) from error
+    def close(self) -> None:
+        """Close the file, at the end or before."""
+        self._is_closed = True
+        if self._on_ready is None:
+            self._file.close()
 
+    def _done(self, error: Exception | None) -> None:
+        if error is not None:
+            self._error = _read_failure(self._path, error)
+        on_ready, self._on_ready = self._on_ready, None
+        if self._is_closed:
+            self._file.close()
+        elif on_ready is not None:
+            on_ready()
 
-def _failure(path: Path, error: Exception) -> JournalError:
-    """The error that says why a blob cannot be read, by whether that may pass."""
-    is_damage = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    what = f"cannot read {path}"
-    return DamagedItemError(f"{what}: {error}") if is_damage else failure(what, error)
+    # In another thread
 
+    def _verify_slice(self) -> None:
+        if self._left_bytes <= SLICE_BYTES:  # it is kept, and read just once
+            self._read_slice()
+            self._unverified_bytes = 0
+            return
+        stop = max(0, self._unverified_bytes - VERIFY_BYTES)
+        while self._unverified_bytes > stop:
+            take = min(self._unverified_bytes, self._chunk_bytes)
+            record = self._file.read(take + CHECKSUM_BYTES)
+            _records.check_chunk(record)
+            if len(record) != take + CHECKSUM_BYTES:
+                raise ValueError("it ends too soon")
+            self._unverified_bytes -= take
+        if not self._unverified_bytes:
+            self._file.seek(0)
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a blob in one go. Raises JournalError if that fails."""
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with path.open("wb") as file:
-            for at in range(0, len(data), CHUNK_BYTES):
-                file.write(_records.encode_chunk(data[at : at + CHUNK_BYTES]))
-    except OSError as error:
-        raise failure(f"cannot write {path}", error) from error
+    def _read_slice(self) -> None:
+        chunks = []
+        size = 0
+        while self._left_bytes and size < SLICE_BYTES:
+            take = min(self._left_bytes, self._chunk_bytes)
+            chunks.append(_records.decode_chunk(self._file.read(take + CHECKSUM_BYTES)))
+            if len(chunks[-1]) != take:
+                raise ValueError("it ends too soon")
+            size += take
+            self._left_bytes -= take
+        self._data = b"".join(chunks)
 
 
 class MemoryWriter:
-    """Takes in an item that comes chunk by chunk, for a queue in memory; has what a `BlobWriter` has."""
+    """Collects the chunks of an item of a queue in memory, with the methods of `BlobWriter`."""
 
     __slots__ = ("_chunks",)
 
@@ -247,16 +309,16 @@ class MemoryWriter:
         """Take the next chunk."""
         self._chunks.append(chunk)
 
-    def is_backlogged(self, room: Callable[[], None]) -> bool:  # noqa: ARG002
-        """The sender never has to wait."""
+    def must_wait(self, on_room: Callable[[], None]) -> bool:  # noqa: ARG002
+        """Return that the sender never has to wait."""
         return False
 
     def finish(self, done: Callable[[None], None], *, sync: bool) -> None:  # noqa: ARG002
-        """All chunks have come."""
+        """Call `done`: all chunks are there."""
         done(None)
 
     def abandon(self, done: Callable[[], None]) -> None:
-        """Forget the item."""
+        """Forget the chunks, and call `done`."""
         self._chunks.clear()
         done()
 
@@ -266,31 +328,8 @@ class MemoryWriter:
         return b"".join(self._chunks)
 
 
-def sync_directory(path: Path) -> None:
-    """Have the names of the files in a directory on the disk."""
-    sync_file(path)
-
-
-def sync_name(directory: Path) -> None:
-    """Have the name of a queue's directory on the disk."""
-    for parent in directory.parents:
-        sync_directory(parent)
-        if not parent.name.endswith("%"):  # that goes on in a directory inside
-            break
-
-
-def sync_links(paths: Iterable[Path]) -> None:
-    """Have files of blobs, and their names, on the disk."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # the item is gone
-            sync_file(path)
-            for directory in (path.parent, path.parent.parent):
-                sync_directory(directory)
-            sync_name(path.parent.parent)
-
-
 class MemoryReader:
-    """As `BlobReader`, of an item whose bytes are in memory: they are copied a slice at a time."""
+    """Copies an item that is in memory slice by slice, with the methods of `BlobReader`."""
 
     __slots__ = ("_at", "_bytes")
 
@@ -300,7 +339,7 @@ class MemoryReader:
         self._at = len(item.record) - item.size
 
     def verify(self, _: Callable[[], None]) -> bool:
-        """Return that all bytes are there."""
+        """Return that the item is whole."""
         return True
 
     def read(self, _: Callable[[], None]) -> bytes:
@@ -309,127 +348,5 @@ class MemoryReader:
         return self._bytes[start : self._at].tobytes()
 
     def close(self) -> None:
-        """Done with it, at the end or before."""
+        """Let go of the item, at the end or before."""
         self._bytes = memoryview(b"")
-
-
-class BlobReader:
-    """Reads a blob slice by slice, once all of it was found whole, or at once. It can be read to the end even
-    if its file is deleted meanwhile."""
-
-    __slots__ = (
-        "_chunk_bytes",
-        "_closed",
-        "_data",
-        "_error",
-        "_file",
-        "_left",
-        "_offload",
-        "_path",
-        "_ready",
-        "_unverified",
-        "blob",
-    )
-
-    def __init__(self, path: Path, item: Item, offload: Offload) -> None:
-        """Open the blob of `item`. Raises JournalError if that cannot be; DamagedItemError if it is not there
-        or has another size."""
-        self.blob = item.blob
-        self._path = path
-        self._offload = offload
-        self._chunk_bytes = item.chunk_bytes
-        self._left = item.size
-        # how many bytes are still to be found whole
-        self._unverified = item.size
-        self._data = b""
-        self._error: JournalError | None = None
-        # whom to tell when a slice is there; None while none is being read
-        self._ready: Callable[[], None] | None = None
-        self._closed = False
-        expected = file_bytes(item)
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # to open it might have to be waited for
-                raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))
-            self._file: BinaryIO = path.open("rb")
-        except OSError as error:
-            raise _failure(path, error) from error
-        found = status.st_size
-        if found != expected:
-            self._file.close()
-            raise DamagedItemError(f"{path} is damaged: it has {found} bytes, not {expected}")
-
-    def verify(self, ready: Callable[[], None]) -> bool:
-        """Return whether all bytes are whole; False while that is found out: then `ready` is called when it
-        goes on. Nothing is to be read before.
-
-        Raises DamagedItemError if they are not, JournalError if they cannot be read.
-        """
-        if self._ready is not None:
-            return False
-        if self._error is not None:
-            raise self._error
-        if not self._unverified:
-            return True
-        self._ready = ready
-        self._offload(self._verify, self._done)
-        return False
-
-    def read(self, ready: Callable[[], None]) -> bytes | None:
-        """Return the next bytes, b"" at the end, or None: then `ready` is called when there are some.
-
-        Raises JournalError if they cannot be read or fail their checksum. `offload` must not have run
-        what it was given when it returns.
-        """
-        if self._ready is not None:
-            return None
-        if self._error is not None:
-            raise self._error
-        data, self._data = self._data, b""
-        if self._left:
-            self._ready = ready
-            self._offload(self._read, self._done)
-        return data or (None if self._ready is not None else b"")
-
-    def close(self) -> None:
-        """Done with it, at the end or before."""
-        self._closed = True
-        if self._ready is None:
-            self._file.close()
-
-    def _verify(self) -> None:
-        if self._left <= SLICE_BYTES:  # it is kept, and read just once
-            self._read()
-            self._unverified = 0
-            return
-        stop = max(0, self._unverified - VERIFY_BYTES)
-        while self._unverified > stop:
-            take = min(self._unverified, self._chunk_bytes)
-            record = self._file.read(take + CHECKSUM_BYTES)
-            _records.check_chunk(record)
-            if len(record) != take + CHECKSUM_BYTES:
-                raise ValueError("it ends too soon")
-            self._unverified -= take
-        if not self._unverified:
-            self._file.seek(0)
-
-    def _read(self) -> None:
-        chunks = []
-        size = 0
-        while self._left and size < SLICE_BYTES:
-            take = min(self._left, self._chunk_bytes)
-            chunks.append(_records.decode_chunk(self._file.read(take + CHECKSUM_BYTES)))
-            if len(chunks[-1]) != take:
-                raise ValueError("it ends too soon")
-            size += take
-            self._left -= take
-        self._data = b"".join(chunks)
-
-    def _done(self, error: Exception | None) -> None:
-        if error is not None:
-            self._error = _failure(self._path, error)
-        ready, self._ready = self._ready, None
-        if self._closed:
-            self._file.close()
-        elif ready is not None:
-            ready()

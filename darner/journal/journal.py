@@ -42,6 +42,7 @@ from typing import Any, Protocol
 from darner import _records
 from darner._records import Change, Item, Segment, State
 from darner.config.kinds import LARGEST
+from darner.environment.offload import Offload
 from darner.environment.timeline import end_of, run_of, start_of
 from darner.errors import (
     DamagedError,
@@ -54,15 +55,13 @@ from darner.errors import (
     VanishedError,
 )
 from darner.journal import leveldb, leveldb_log, snapshot
-from darner.journal.blob import (
-    BlobReader,
-    Offload,
-    file_bytes,
+from darner.journal.blob import BlobReader, file_bytes, write_whole
+from darner.journal.damaged_record import DamagedRecordError
+from darner.journal.files import (
     link_or_copy,
     sync_directory,
     sync_file,
     sync_name,
-    write_whole,
 )
 from darner.journal.layout import (
     ATTEMPTS_END,
@@ -80,8 +79,6 @@ from darner.journal.layout import (
     PROBE_NAME,
     STATE_NAME,
     attempts_key,
-    check_empty,
-    check_whose,
     decode_attempts,
     decode_counts,
     decode_place,
@@ -89,17 +86,19 @@ from darner.journal.layout import (
     due_ms_of,
     find_runs,
     is_known_key,
-    is_new,
     is_state_key,
-    read_mark,
     state_key,
     stored_state,
 )
 from darner.journal.leveldb import failure
-from darner.journal.quarantine import DamagedRecordError, Quarantine
+from darner.journal.quarantine import Quarantine
+from darner.journal.recognition import check_empty, check_owner, is_new
 from darner.journal.reserve import is_full
-from darner.journal.snapshot import Snapshot
-from darner.journal.wal import FRAME_BYTES, Client, Life, Log
+from darner.journal.segment_file import FRAME_BYTES
+from darner.journal.snapshot import Snapshot, read_mark
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
+from darner.journal.wal_sync import Client
 
 # Sizes chosen for resident memory: LevelDB maps the tables it has open, and pages it touched count;
 # twice the write buffer is in memory while one is written out.
@@ -264,11 +263,17 @@ class Writes(Protocol):
 
     offload: Offload
     # whether room on the disk is short, so that what gives some back does not wait
-    is_short: bool
+    space_is_short: bool
     # whether room on the disk may soon be short: little is to be on its way to LevelDB at a time
-    is_scarce: bool
+    space_is_scarce: bool
     # how much of a LevelDB is in memory before it is written out
     write_buffer_bytes: int
+    # called when the journal cannot read something for the first time
+    on_damage: Callable[["Journal", JournalError], None]
+    # called when the journal goes on without what is damaged: its ids, why, and where what is left is put
+    on_quarantine: Callable[["Journal", str, str, Path | None], None]
+    # called when the journal can be read on
+    on_resume: Callable[["Journal"], None]
 
     def add(self, journal: "Journal") -> None:
         """`journal` has something to be written, or to be tidied."""
@@ -288,11 +293,8 @@ class Writes(Protocol):
     def free(self, items: dict[int, Item]) -> None:
         """Nobody needs these any more."""
 
-    def close_down(self, journal: "Journal", error: JournalError) -> None:
+    def suspend(self, journal: "Journal", error: JournalError) -> None:
         """The LevelDB of `journal` cannot be opened: it takes in nothing until a write says that it can."""
-
-    def tell_damage(self, journal: "Journal", error: JournalError) -> None:
-        """`journal` cannot read something for the first time."""
 
     def make_room(self) -> bool:
         """The disk is full; returns whether there is more room now. From any thread, as is the next."""
@@ -303,12 +305,6 @@ class Writes(Protocol):
     def mend(self, journal: "Journal", key: bytes) -> bool:
         """Have `journal` mend the tables in which the first record from `key` on may be; returns whether that
         is being done, or is to be tried again: not if it has just failed."""
-
-    def tell_quarantine(self, journal: "Journal", ids: str, reason: str, where: Path | None) -> None:
-        """`journal` has done without what is damaged: what is left of it is there, if anything is."""
-
-    def resume(self, journal: "Journal") -> None:
-        """`journal` can be read on."""
 
 
 class _Fence(Log):
@@ -765,7 +761,7 @@ class Journal:
 
     def _stored(self) -> Snapshot | None:
         """What LevelDB has to say at a start, None if it is empty."""
-        check_whose(self.path)
+        check_owner(self.path)
         db = self._opened(known=False)
         try:
             stored = stored_state(db)
@@ -818,7 +814,7 @@ class Journal:
         if is_over:
             # what is logged from now on is of another life: this one's changes were not made again
             state.deleted = True
-            self.log.keep_found(self)
+            self.log.pin_found(self)
             return
         if not self._exists:
             state.life = last.number
@@ -835,7 +831,7 @@ class Journal:
         self._look_for_blobs()
         self.dirty = self.writing = self.is_backlogged = False
         if state.change != change:
-            self.log.keep_found(self)
+            self.log.pin_found(self)
             self._mark()
 
     def _replay(self, life: Life) -> None:
@@ -1086,7 +1082,7 @@ class Journal:
     def _fill(self) -> None:
         if not self.writing:
             self._writes.checkpoint(self)
-        elif self.batch.room < (0 if self._writes.is_scarce else -AHEAD_BYTES):
+        elif self.batch.room < (0 if self._writes.space_is_scarce else -AHEAD_BYTES):
             self.is_backlogged = True
 
     def note_attempts(self, item: Item) -> None:
@@ -1247,7 +1243,7 @@ class Journal:
         Blobs that were begun are lost."""
         self._log(Change.RETIRE, b"")
         if self.log is not None:
-            self.log.outlast(self.state.life)
+            self.log.pin_end_of(self.state.life)
         self._retire()
         # should it have vanished
         self._must_exist = False
@@ -1966,7 +1962,7 @@ class Journal:
             if self._may_be_mended(error) and self._writes.mend(self, b""):
                 raise self.hold_readers() from error
             if self.failing is None:
-                self._writes.close_down(self, error)
+                self._writes.suspend(self, error)
             raise
 
     def _may_be_mended(self, error: JournalError) -> bool:
@@ -1996,7 +1992,7 @@ class Journal:
             return
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
-            self._writes.tell_damage(self, error)
+            self._writes.on_damage(self, error)
 
     # Damage. What is damaged is counted out, and what is left of it put into a directory of its own.
 
@@ -2035,7 +2031,7 @@ class Journal:
         """Let those go on who have met a pause, or wait for room."""
         if self._has_paused:
             self._has_paused = False
-            self._writes.resume(self)
+            self._writes.on_resume(self)
         held_back, self.held_back = self.held_back, []
         for client in held_back:
             client.release()
@@ -2132,7 +2128,7 @@ class Journal:
         if where is not None and not where.exists():
             where = None
         if self._told_quarantined <= MAX_QUARANTINED_TOLD:
-            self._writes.tell_quarantine(self, ids, reason, where)
+            self._writes.on_quarantine(self, ids, reason, where)
 
     def mend(self, key: bytes) -> bool:
         """Have LevelDB's tables in which the first record from `key` on may be as sound as they can be, all
@@ -2509,7 +2505,7 @@ class Journal:
         self._last_looked_at = self.state.change
         if self._compacting_for is not None or self.failing is not None:
             return False
-        if (idle or self._writes.is_short) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
+        if (idle or self._writes.space_is_short) and self._trimmed_bytes >= IDLE_COMPACT_BYTES:
             return True
         return self._outweighs(self._trimmed_records, self._trimmed_bytes, COMPACT_RECORDS, COMPACT_BYTES)
 

@@ -1,14 +1,14 @@
-"""The directory of a queue's journal: its files, and the keys of the records in its LevelDB. What they mean
-says journal.py."""
+"""The names of what a queue's directory holds: its files, the keys in its LevelDB, and its smallest records.
+
+What the records mean is in docs/design.md, "Records".
+"""
 
 from pathlib import Path
 from typing import Any
 
 from darner import _records
 from darner.environment.timeline import NEVER, end_of, run_of
-from darner.errors import DamagedError, ForeignError
-from darner.journal import foreign, leveldb, snapshot
-from darner.journal.leveldb import failure
+from darner.journal import leveldb
 
 ATTEMPTS_PREFIX = b"a"
 ATTEMPTS_END = b"b"
@@ -18,36 +18,49 @@ DELAYED_KEY = b"c"
 CURSOR_PREFIX = b"r"
 CURSORS_END = b"s"
 
-# An item that has come back more often has come back so often.
+# The highest count of attempts that is kept: an item that came back more often has this one.
 MAX_ATTEMPTS = 0xFFFF
 
 BLOBS_NAME = "blobs"
-# Where what is left of damaged items is put.
+# What is left of damaged items and tables.
 DAMAGED_NAME = "damaged"
-# The snapshot of a journal that rests, so that a start need not open each LevelDB. Not there while that is
-# written to.
+# The snapshot of a journal at rest, so that a start need not open each LevelDB. It is deleted before LevelDB
+# is written to.
 STATE_NAME = "state"
-# Of one that does not rest: the life and the change up to which LevelDB has had it on the disk, at least. So
-# it is noticed if that is lost.
+# The mark of a journal that is not at rest: the life and the change up to which LevelDB had it on the disk,
+# at least. It shows if that was lost.
 MARK_NAME = "written"
-# What an earlier version tried with whether there was room, and may have left.
+# A file of an earlier version, by which it found out whether there was room.
 PROBE_NAME = "room"
-# In a directory that could not be moved away when its queue was deleted: nothing in it counts.
+# Marks the directory of a deleted queue that could not be moved away: nothing in it counts.
 DELETED_NAME = "deleted"
-# What a file system has at its root, which may be mounted here.
+# What a file system has at its root, which may be mounted on a queue's directory.
 LOST_FOUND = "lost+found"
 
 
 def is_known_key(key: bytes) -> bool:
-    """Whether a journal has records with such a key."""
+    """Return whether a journal has records with such a key."""
     if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
         return True
     sizes = {b"i": (9, 10), ATTEMPTS_PREFIX: (9,), b"u": (9,), b"d": (17,)}
     return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
 
 
+def attempts_key(id: int) -> bytes:
+    """Return the key of the count of attempts of the item with this id."""
+    return ATTEMPTS_PREFIX + id.to_bytes(8, "big")
+
+
+def decode_attempts(record: bytes) -> int:
+    """Return how often an item has come back. Raises ValueError if the record is damaged."""
+    numbers = _records.decode_ids(record)
+    if len(numbers) != 1 or numbers[0] > MAX_ATTEMPTS:
+        raise ValueError(f"the count of attempts is {numbers}")
+    return numbers[0]
+
+
 def decode_place(record: bytes) -> list[int]:
-    """Return the place of a cursor. ValueError if the record is damaged."""
+    """Return the place of a cursor. Raises ValueError if the record is damaged."""
     place = _records.decode_ids(record)
     if not place:
         raise ValueError("the place of a cursor is empty")
@@ -55,35 +68,25 @@ def decode_place(record: bytes) -> list[int]:
 
 
 def decode_counts(record: bytes) -> list[int]:
-    """Return what is counted of delayed items. ValueError if the record is damaged."""
+    """Return the four numbers that are kept of delayed items. Raises ValueError if the record is damaged."""
     counts = _records.decode_ids(record)
     if len(counts) != 4:
         raise ValueError(f"the count of delayed items has {len(counts)} numbers")
     return counts
 
 
-def is_unborn(file: Path) -> bool:
-    """Whether such a file may be there before CURRENT, so that LevelDB has nothing in there yet."""
-    leveldb_has = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
-    unborn = (*leveldb_has, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
-    return file.name in unborn or file.suffix == ".dbtmp"
+def delayed_key(due_ms: int, id: int) -> bytes:
+    """Return the key of a delayed item."""
+    return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
 
 
-def attempts_key(id: int) -> bytes:
-    """The key of how often the item with this id has come back."""
-    return ATTEMPTS_PREFIX + id.to_bytes(8, "big")
-
-
-def decode_attempts(record: bytes) -> int:
-    """Return how often an item has come back. ValueError if the record is damaged."""
-    numbers = _records.decode_ids(record)
-    if len(numbers) != 1 or numbers[0] > MAX_ATTEMPTS:
-        raise ValueError(f"the count of attempts is {numbers}")
-    return numbers[0]
+def due_ms_of(key: bytes) -> int:
+    """Return when the delayed item with this key is due, as a stamp."""
+    return int.from_bytes(key[1:9], "big")
 
 
 def state_key(next_id: int) -> bytes:
-    """The key of the state that goes with the items before `next_id`: right behind the last of them.
+    """Return the key of the state that goes with the items before `next_id`: right behind the last of them.
 
     So the tables of batches that only put items do not overlap, and LevelDB moves them without reading them.
     With one key for all states each table would reach up to it.
@@ -92,75 +95,28 @@ def state_key(next_id: int) -> bytes:
 
 
 def is_state_key(key: bytes) -> bool:
-    """Whether a key between those of items is that of a state."""
+    """Return whether a key among those of items is the key of a state."""
     return len(key) == 10
 
 
 def stored_state(db: Any) -> tuple[bytes, bytes] | None:
-    """The key and the record of the state in a LevelDB, or None: the last one; those before it are dead."""
+    """Return the key and the record of the state in a LevelDB, the last one: earlier ones are dead. None if
+    there is no state."""
     last = next(iter(db.iterator(start=b"i", stop=b"j", reverse=True)), None)
     return last if last is not None and is_state_key(last[0]) else None
 
 
-def read_mark(directory: Path) -> tuple[int, int]:
-    """The life and the change in the mark of a journal, (0, 0) if there is no sound one: it is not synced."""
-    try:
-        record = snapshot.read_small(directory / MARK_NAME)
-        return (0, 0) if record is None else snapshot.decode_mark(record)
-    except (OSError, ValueError):
-        return 0, 0
-
-
-def check_empty(db: Any) -> None:
-    """Raise if a LevelDB without a state has anything else: ForeignError if that is none of a journal's, else
-    ValueError."""
-    first = next(iter(db.iterator(include_value=False)), None)
-    if first is not None and not is_known_key(first):
-        raise ForeignError("it is a LevelDB, and no journal of darner")
-    if first is not None:
-        raise ValueError("it has records but no state: it is damaged or no journal of darner")
-
-
-def delayed_key(due_ms: int, id: int) -> bytes:
-    """The key of a delayed item."""
-    return b"d" + due_ms.to_bytes(8, "big") + id.to_bytes(8, "big")
-
-
-def due_ms_of(key: bytes) -> int:
-    """When the delayed item with this key is due."""
-    return int.from_bytes(key[1:9], "big")
-
-
-def is_new(path: Path) -> bool:
-    """Whether a journal is to begin in this directory. JournalError if it has something else than one."""
-    # With create_if_missing LevelDB takes a directory without CURRENT for a new one and deletes the
-    # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose making
-    # was cut off, by a full disk or a kill.
-    try:
-        files = list(path.iterdir()) if path.exists() else []
-    except NotADirectoryError:
-        raise ForeignError(f"{path} is a file, and no directory of a queue") from None
-    except OSError as error:
-        raise failure(f"cannot open {path}", error) from error
-    if all(map(is_unborn, files)):
-        return True
-    if (path / "CURRENT").is_file():
-        return False
-    check_whose(path)
-    if any(foreign.is_of_leveldb(file.name) for file in files):
-        raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
-    raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
-
-
-def check_whose(path: Path) -> None:
-    """Raise ForeignError if a directory is known as one of another program."""
-    if whose := foreign.whose(path):
-        raise ForeignError(f"{path} is {whose}")
+def may_precede_current(file: Path) -> bool:
+    """Return whether a queue's directory may have such a file before LevelDB has made CURRENT, and so before
+    there is anything in it."""
+    of_leveldb = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
+    names = (*of_leveldb, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
+    return file.name in names or file.suffix == ".dbtmp"
 
 
 def find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
-    """Return from when on each run may have delayed items in a LevelDB, and when the first are due. None is
-    due before `due_from`."""
+    """Return from which stamp on each run may have delayed items in a LevelDB, and when the first item of
+    each is due. None is due before `due_from`."""
     froms, firsts = {run_of(due_from): due_from}, []
     while due_from < NEVER:
         start = delayed_key(due_from, 0)

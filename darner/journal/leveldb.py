@@ -1,4 +1,4 @@
-"""LevelDB under the name its binding has here: plyvel up to Python 3.12, plyvel-next from 3.13."""
+"""LevelDB under one name: plyvel up to Python 3.12, plyvel-next from 3.13. And what its errors mean."""
 
 import errno
 import os
@@ -17,24 +17,26 @@ repair_db = plyvel.repair_db
 
 __all__ = ["DB", "Error", "failure", "is_damage", "reason", "repair_db"]
 
-# What LevelDB says of what it misses or cannot make out, by the words that it has for it.
+# Words in LevelDB's errors about what it misses or cannot decode.
 _DAMAGE = ("Corruption", "Invalid argument", "NotFound", "No such file or directory")
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the system's number for it; LevelDB's have bytes."""
+    """Return the text of an error without the system's number."""
     if isinstance(error, JournalError):
         return error.reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = error.args[0] if error.args else ""
-    # a path in it is what it is elsewhere
+    # LevelDB's are bytes; a path in them is decoded as elsewhere
     return os.fsdecode(text) if isinstance(text, bytes) else str(error)
 
 
 def failure(what: str, error: Exception) -> JournalError:
-    """Return the error that says `what` could not be done because of `error`, by what can be done about it:
-    what cannot be made out is damaged, unless it is of a later darner or of another program."""
+    """Return an error that says `what` and why, of the class that says what can be done about it.
+
+    What cannot be decoded is damaged, unless it is a later darner's or another program's.
+    """
     text = f"{what}: {reason(error)}"
     if isinstance(error, OSError) and error.filename is not None and str(error.filename) not in text:
         text += f": {error.filename}"
@@ -50,5 +52,5 @@ def failure(what: str, error: Exception) -> JournalError:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether an error of LevelDB's says that a file is damaged; else it may pass."""
+    """Return whether an error of LevelDB's says that a file is damaged; any other may pass."""
     return isinstance(error, Error) and any(words in reason(error) for words in _DAMAGE)

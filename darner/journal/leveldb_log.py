@@ -1,9 +1,9 @@
 """Whether the log that LevelDB itself keeps is whole, which LevelDB does not say.
 
-LevelDB takes what it cannot read of its log for not written, up to the next block, and goes on behind it;
-with its option `paranoid_checks` it refuses what a power cut leaves as well, and later whatever table has one
+LevelDB takes what it cannot read of its log for not written, up to the next block, and goes on behind it.
+With its option `paranoid_checks` it refuses what a power cut leaves as well, and later any table with one
 flipped bit. The rule here: each of our writes is synced before the next is begun, so of a log that nobody
-damaged only the last write may be there in part. A break that a whole write comes after is damage.
+damaged only the last write may be there in part. A break before a whole write is damage.
 
 The format is LevelDB's doc/log_format.md.
 """
@@ -18,13 +18,15 @@ BLOCK_BYTES = 32 << 10
 # the checksum, the size, the type
 HEAD = struct.Struct("<IHB")
 FULL, FIRST, MIDDLE, LAST = range(1, 5)
-# How a checksum is stored, so that one over data with checksums in it still tells something.
+# What LevelDB adds to a checksum before it stores it: a checksum over stored checksums would tell nothing.
 MASK = 0xA282EAD8
 
 
 def damage(directory: Path) -> str | None:
-    """Say what is damaged in LevelDB's logs in there, or None if they are whole as far as that can be told:
-    what is missing at the end is not seen. Raises OSError if one cannot be read."""
+    """Return what is damaged in LevelDB's logs in a directory, None if they are whole.
+
+    What is missing at the end of a log is not seen. Raises OSError if a log cannot be read.
+    """
     for path in directory.glob("*.log"):
         broken: int | None = None
         for at, is_whole in _writes(path.read_bytes()):
@@ -36,7 +38,7 @@ def damage(directory: Path) -> str | None:
 
 
 def _writes(data: bytes) -> Iterator[tuple[int, bool]]:
-    """The writes in a log: where each begins, and whether it is whole; if not, where that shows."""
+    """Yield the writes in a log: where each begins, or breaks off, and whether it is whole."""
     begun: int | None = None
     for at, kind in _fragments(data):
         if kind in (FULL, FIRST) and begun is not None:
@@ -57,7 +59,7 @@ def _writes(data: bytes) -> Iterator[tuple[int, bool]]:
 
 
 def _fragments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The fragments in a log: where each begins, and its type, 0 if it is not whole."""
+    """Yield the fragments of writes in a log: where each begins, and its type, 0 if it is not whole."""
     at = 0
     while at + HEAD.size <= len(data):
         left = BLOCK_BYTES - at % BLOCK_BYTES

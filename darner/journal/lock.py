@@ -1,4 +1,4 @@
-"""The lock of a data directory: one darner at a time has it."""
+"""The lock of a data directory: one process at a time may use it."""
 
 import fcntl
 import os
@@ -8,16 +8,19 @@ LOCK_NAME = ".lock"
 
 
 class DirectoryLock:
-    """Locks a data directory, until it is closed.
+    """Locks a data directory until it is closed.
 
-    The directory itself is locked, for a file in it can be deleted, and the next server would make another.
+    The directory itself is locked, for a file in it can be deleted, and the next server would create another.
     The file `.lock` is locked besides: earlier versions of darner know no other lock.
+
+    `weakness`: why the directory itself could not be locked, as on NFS; then the file is all there is.
     """
 
     def __init__(self, data: Path, *, make: bool = True) -> None:
-        """Lock `data`, with its `.lock`, which is made if it is missing and `make` says so. Raises
-        BlockingIOError if another process has it, OSError if it cannot be locked."""
-        # why the directory itself cannot be locked, as on NFS; then the file is all there is
+        """Lock `data` and its `.lock`, which is created if it is missing and `make` is true.
+
+        Raises BlockingIOError if another process has the lock, OSError if it cannot be locked.
+        """
         self.weakness: OSError | None = None
         self._descriptors: list[int] = []
         try:
@@ -41,6 +44,6 @@ class DirectoryLock:
             raise
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         while self._descriptors:
             os.close(self._descriptors.pop())

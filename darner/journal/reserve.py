@@ -1,11 +1,11 @@
-"""Room on the disk that is held back, so that what gives room back finds some when the disk is full.
+"""Room on the disk that is held in reserve for when the disk is full.
 
-To open a LevelDB that failed, to write what is staged for it, to delete and compact its dead records, and to
-log what is taken out: each needs room before it gives any. So a file without content holds some as long as
-all is well. It is let go of when the disk is found full, and held again once there is enough: until then no
-sets are taken, which would use it up.
+To open a LevelDB whose write has failed, to write what is staged for it, to delete and compact its dead
+records, and to log removals: each needs room before it gives any back. So a file without content holds some
+as long as all is well. It is released when the disk is found full, and held again once there is enough: until
+then sets are refused, which would use it up.
 
-A part of it is kept even so, and lent for as long as it takes to open a LevelDB. One that met the full disk
+A part of it is kept even then, and lent for as long as it takes to open a LevelDB. One that met the full disk
 in a compaction has filled it up with files that are of no use, and deletes them only when it is opened.
 """
 
@@ -18,17 +18,19 @@ from threading import RLock
 
 from darner.journal import leveldb
 
-FILE_NAME = ".reserve"
+RESERVE_NAME = ".reserve"
 # Enough for what goes on at one time when the disk becomes full: a LevelDB with two write buffers and a batch
-# to be opened anew, that batch, a compaction, some segments of the log. On a small disk that is too much.
-MOST_BYTES = 32 << 20
+# is opened anew, that batch is written, a compaction, some segments of the log. On a small disk that is too
+# much.
+MAX_BYTES = 32 << 20
+# The part of a small disk: a sixth.
 SHARE = 6
-# What the system says, and LevelDB, which has it in words alone.
+# What the system says; LevelDB says the same in words alone.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: Exception) -> bool:
-    """Return whether `error` says that the disk, or somebody's share of it, is full."""
+    """Return whether `error` says that the disk, or somebody's quota, is full."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     text = leveldb.reason(error)
@@ -36,56 +38,60 @@ def is_full(error: Exception) -> bool:
 
 
 def size_for(disk_bytes: int) -> int:
-    """Return how many bytes are held on a disk of so many."""
-    return min(MOST_BYTES, disk_bytes // SHARE)
+    """Return how many bytes to hold on a disk of `disk_bytes`."""
+    return min(MAX_BYTES, disk_bytes // SHARE)
 
 
 class Reserve:
-    """A file whose room is let go of when the disk is full. Its methods may be called from any thread."""
+    """A file that holds room on the disk. Its methods may be called from any thread.
+
+    `size`: how many bytes it is to hold. With 0 there is no reserve, and nothing is ever released.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
-        """The room is not held yet: see `hold`. Of size 0 it is no reserve, and nothing is ever let go of."""
+        """Begin without any room: see `hold`."""
         self._path = path
-        # also held while what was lent is used: two that need it all would both fail
+        # also held while room is lent: two that need all of it would both fail
         self._lock = RLock()
         self.size = size
-        # what is kept of it, for `lend` alone
-        self._least = size // 2
+        # what `release` leaves, for `lend` alone
+        self._lent_bytes = size // 2
         self._held = 0
-        # whether somebody has found the disk full since `was_missed` was asked
+        # whether somebody has found the disk full since `was_missed` was called
         self._missed = False
 
     @property
     def is_held(self) -> bool:
-        """Whether all of its room is held."""
+        """Whether all of the room is held."""
         return self._held == self.size
 
     @property
     def missing_bytes(self) -> int:
-        """How much of its room is not held."""
+        """How much of the room is not held."""
         return self.size - self._held
 
     def hold(self) -> bool:
-        """Take all the room, or as much of it as is kept for `lend`; returns whether it is all."""
+        """Hold all the room, or else the part that is kept for `lend`; return whether it is all."""
         with self._lock:
-            is_whole = self._holds(self.size)
-            if not is_whole:
-                self._holds(self._least)
-            return is_whole
+            is_all = self._try_hold(self.size)
+            if not is_all:
+                self._try_hold(self._lent_bytes)
+            return is_all
 
     def release(self) -> bool:
-        """The disk is full: let go of the room; returns whether there was any to let go of."""
+        """Release the room, but for the part kept for `lend`: the disk is full. Return whether there was
+        any."""
         with self._lock:
             self._missed = True
-            if self._held <= self._least:
+            if self._held <= self._lent_bytes:
                 return False
-            self._cut(self._least)
+            self._cut(self._lent_bytes)
             return True
 
     @contextlib.contextmanager
     def lend(self, size: int) -> Iterator[None]:
-        """Let go of all the room within, for what needs up to `size` bytes and may give more back; then take
-        it again. OSError if so much is not there."""
+        """Release all the room within the context, for work that needs up to `size` bytes and may give more
+        back; then hold it again. Raises OSError if there is less than `size`."""
         with self._lock:
             held = self._held
             self._hold(max(size, held))
@@ -93,15 +99,15 @@ class Reserve:
             try:
                 yield
             finally:
-                if not self._holds(held):
-                    self._holds(min(held, self._least))
+                if not self._try_hold(held):
+                    self._try_hold(min(held, self._lent_bytes))
 
     def was_missed(self) -> bool:
-        """Return whether somebody has found the disk full since this was asked last."""
+        """Return whether somebody has found the disk full since the last call."""
         missed, self._missed = self._missed, False
         return missed
 
-    def _holds(self, size: int) -> bool:
+    def _try_hold(self, size: int) -> bool:
         try:
             self._hold(size)
         except OSError:
@@ -109,7 +115,7 @@ class Reserve:
         return True
 
     def _hold(self, size: int) -> None:
-        """Have so much room at least. OSError if there is less; then it is as it was."""
+        """Hold at least `size` bytes. Raises OSError if there are less; then it is as it was."""
         if size <= self._held:
             return
         try:
@@ -125,7 +131,7 @@ class Reserve:
         self._held = size
 
     def _cut(self, size: int) -> None:
-        # the name stays: to give it anew would need room
+        # the file stays: to create it anew would need room
         with contextlib.suppress(OSError):
             os.truncate(self._path, size)
         self._held = size

@@ -1,12 +1,11 @@
-"""What a start must know of a journal without looking at its items, as one record.
+"""What a start must know of a journal besides its items, as one record; and the mark, which says how far
+LevelDB has come.
 
-LevelDB has each part of it under a key of its own. A journal that rests leaves all of it in the file `state`
-as well, so that a start need not open each LevelDB. `Journal.snapshot` and `Journal.restore` are the only
-ones that know where a journal has these parts: one that is not in here is in neither.
+LevelDB has each part of a snapshot under a key of its own. A journal at rest leaves all of it in the file
+`state` as well, so that a start need not open each LevelDB. One method of a journal takes a snapshot, another
+restores it: a part that is missing here is missing in both.
 """
 
-import os
-import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ from darner import _records
 from darner._records import State
 from darner.config.kinds import LARGEST
 from darner.errors import NewerFormatError
+from darner.journal.files import read_small
+from darner.journal.layout import MARK_NAME
 
-# What a state by itself, as darner 1.0.0 left it, begins with; and what this record begins with.
-STATE_VERSION = 1
+# What the record begins with; and what a state by itself begins with, which is all that darner 1.0.0 left.
 VERSION = 2
+STATE_VERSION = 1
 _MARK = struct.Struct(">QQ")
-# More is no snapshot: a start is not to run out of memory over it.
-MOST_BYTES = 64 << 20
 
 
 @dataclass
@@ -31,9 +30,8 @@ class Snapshot:
 
     `kept`: the ids below the floor that are live. `has_kept`: whether LevelDB has a record of kept ids.
     `blobs`: those that belong to no item. `expiring`: whether an item may have an expiry of its own.
-    `cursors`: their places. Of what is delayed: how many items and bytes, the id below which they were
-    flushed, from which times on there may be records, and when the first are due.
-    """
+    `cursors`: their places. Of delayed items: how many there are and their bytes, the id below which they
+    were flushed, from which stamps on there may be records, and when the first ones are due."""
 
     state: State
     kept: list[int] = field(default_factory=list)
@@ -69,14 +67,14 @@ def _packed(ids: Iterable[int]) -> bytes:
 
 
 class _Reader:
-    """Takes a record apart. ValueError if it ends too soon."""
+    """Takes the parts of a record, one after the other. Methods raise ValueError if it ends too soon."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     @property
-    def is_over(self) -> bool:
+    def is_at_end(self) -> bool:
         return self._at == len(self._data)
 
     def take(self, size: int) -> bytes:
@@ -86,7 +84,7 @@ class _Reader:
         self._at += size
         return data
 
-    def ids(self) -> list[int]:
+    def take_ids(self) -> list[int]:
         (count,) = struct.unpack(">I", self.take(4))
         ids = list(struct.unpack(f">{count}Q", self.take(8 * count)))
         if any(id >= LARGEST for id in ids):
@@ -95,18 +93,19 @@ class _Reader:
 
 
 def decode(record: bytes) -> Snapshot:
-    """Return the snapshot in a record. ValueError if it is damaged, NewerFormatError if a later darner's."""
+    """Return the snapshot in a record. Raises ValueError if it is damaged, NewerFormatError if a later darner
+    wrote it."""
     reader = _Reader(_records.decode_chunk(record))
     (version,) = reader.take(1)
     if version == STATE_VERSION:
-        # A journal was left so only if there was nothing else to know, but for delayed items that were
-        # flushed: they may have records yet.
+        # darner 1.0.0 left a state only if there was nothing else to know, but for delayed items that were
+        # flushed: there may still be records of them.
         state = _records.decode_state(record)
         return Snapshot(state, live_from=state.next_blob)
     if version != VERSION:
         raise NewerFormatError(f"snapshot has version {version}, this darner knows {VERSION}")
     state = _records.decode_state(reader.take(len(_records.encode_state(State(0, 0)))))
-    has_kept, expiring, delayed_items, delayed_bytes, live_from = reader.ids()
+    has_kept, expiring, delayed_items, delayed_bytes, live_from = reader.take_ids()
     found = Snapshot(
         state,
         has_kept=bool(has_kept),
@@ -115,20 +114,26 @@ def decode(record: bytes) -> Snapshot:
         delayed_bytes=delayed_bytes,
         live_from=live_from,
     )
-    found.kept, found.blobs, found.due_from, found.next_due = (reader.ids() for _ in range(4))
-    while not reader.is_over:
+    found.kept, found.blobs, found.due_from, found.next_due = (reader.take_ids() for _ in range(4))
+    while not reader.is_at_end:
         label = reader.take(reader.take(1)[0])
-        found.cursors[label] = reader.ids()
+        found.cursors[label] = reader.take_ids()
     return found
 
 
+def read(path: Path) -> Snapshot | None:
+    """Return the snapshot in a file, or None if there is none. Raises OSError, or as `decode`."""
+    record = read_small(path)
+    return None if record is None else decode(record)
+
+
 def encode_mark(state: State) -> bytes:
-    """Return the record of how far a journal had come."""
+    """Return the mark of a journal: the life and the last change that LevelDB has."""
     return _records.encode_chunk(_MARK.pack(state.life, state.change))
 
 
 def decode_mark(record: bytes) -> tuple[int, int]:
-    """Return the life and the change in such a record. ValueError if it is damaged."""
+    """Return the life and the change in a mark. Raises ValueError if it is damaged."""
     body = _records.decode_chunk(record)
     if len(body) != _MARK.size:
         raise ValueError("mark of a wrong size")
@@ -136,23 +141,11 @@ def decode_mark(record: bytes) -> tuple[int, int]:
     return life, change
 
 
-def read(path: Path) -> Snapshot | None:
-    """Return the snapshot in a file, or None if there is none. Raises OSError or as `decode`."""
-    record = read_small(path)
-    return None if record is None else decode(record)
-
-
-def read_small(path: Path) -> bytes | None:
-    """Return what is in a file of ours, or None if there is none. OSError if it cannot be read, ValueError if
-    it is no file or too large: whatever lies in its place, nobody waits for it."""
+def read_mark(directory: Path) -> tuple[int, int]:
+    """Return the life and the change in the mark of a queue's directory; (0, 0) if there is no sound one, for
+    it is not synced."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-            raise ValueError(f"{path} is no file of darner")
-        return os.read(descriptor, status.st_size)
-    finally:
-        os.close(descriptor)
+        record = read_small(directory / MARK_NAME)
+        return (0, 0) if record is None else decode_mark(record)
+    except (OSError, ValueError):
+        return 0, 0

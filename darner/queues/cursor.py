@@ -1,38 +1,58 @@
-"""A durable place in a queue: reads its items in order and removes none.
+"""Cursors: durable places in a queue, which read its items in their order and remove none.
 
-What a cursor has read is its own affair: the queue's readers see nothing of it, and what they remove before
-the cursor comes to it is skipped. The place is in the queue's journal.
+The queue's other clients see nothing of what a cursor has read; an item that they remove before the cursor
+comes to it is skipped. The place is kept in the queue's journal.
 """
 
 from bisect import insort
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from weakref import WeakValueDictionary
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
 from darner.journal.blob import BlobReader
 from darner.journal.journal import MAX_STRIKES, Journal
-from darner.queues.queue import EXPIRED_AT_ONCE, Queue, Waiter, serve_waiters
+from darner.queues.counts import Counts
+from darner.queues.expiry import EXPIRED_AT_ONCE
+from darner.queues.queue import Queue
+from darner.queues.reserved import Reserved
+from darner.queues.waiters import Waiter, Waiters
 
-# between the name of a queue and that of a cursor, in a request
+# Between the name of a queue and that of a cursor, in a request.
 MARK = b"/cursor="
 
 
-class Cursor:
-    """Fetched from like a `Queue`. Methods that touch items raise JournalError if the journal refuses."""
+def cursor_lags(queue: Queue) -> list[tuple[bytes, int]]:
+    """Return the label of each cursor of `queue` that has a place, and how many items it has still to
+    read."""
+    journal = queue.journal
+    lags = []
+    for label, (start, *unread) in sorted(journal.cursors.items()):
+        cursor = queue.cursors.get(label)
+        reserved: Collection[int] = cursor.reserved_ids if cursor is not None else ()
+        returned = sum(id not in reserved and journal.is_live(id) for id in unread)
+        lags.append((label, returned + journal.count_live(start)))
+    return lags
 
-    __slots__ = ("__weakref__", "_back", "_next", "label", "name", "queue", "reserved", "waiters")
+
+class Cursor:
+    """A place in a queue that is fetched from like a `Queue`.
+
+    Methods that touch items raise JournalError if the journal refuses.
+    """
+
+    __slots__ = ("__weakref__", "_next_id", "_returned", "label", "name", "queue", "reserved", "waiters")
 
     def __init__(self, queue: Queue, label: bytes) -> None:
-        """Take up the place that the journal has for `label`; or begin with the oldest item, and be one of
-        the queue's cursors once something was read."""
+        """Take up the place that the journal has for `label`; or begin with the oldest item, and become one
+        of the queue's cursors once an item was read."""
         self.queue = queue
         self.name = queue.name + MARK + label
         self.label = label
-        self.reserved: dict[int, Item] = {}
-        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        # the id that is read next, and those before it that came back
-        self._next, *self._back = queue.journal.cursors.get(label, [0])
+        self.reserved = Reserved()
+        self.waiters = Waiters()
+        # the id that is read next, and those before it of items that came back
+        self._next_id, *self._returned = queue.journal.cursors.get(label, [0])
         if label in queue.journal.cursors:
             queue.cursors[label] = self
 
@@ -45,24 +65,25 @@ class Cursor:
         self.serve()
 
     def clear(self) -> None:
-        """The queue is deleted, and the place with it."""
-        self._next = 0
-        self._back.clear()
+        """Forget the place: it is dropped, or its queue is deleted."""
+        self._next_id = 0
+        self._returned.clear()
         self.reserved.clear()
 
-    def _keep(self, next: int, back: Iterable[int], reserved: Iterable[int]) -> None:
-        # what is reserved counts as not read, for a crash may take its reader along
-        self.queue.journal.keep_cursor(self.label, [next, *sorted([*back, *reserved])])
+    def _keep(self, next_id: int, returned: Iterable[int], reserved: Iterable[int]) -> None:
+        # reserved items count as not read, for a crash may take their client along
+        self.queue.journal.keep_cursor(self.label, [next_id, *sorted([*returned, *reserved])])
         self.queue.cursors[self.label] = self
 
     @property
-    def transactions(self) -> int:
-        """How many `/open` there were, on the queue itself, too."""
-        return self.queue.transactions
+    def counts(self) -> Counts:
+        """What has happened to the queue."""
+        return self.queue.counts
 
-    @transactions.setter
-    def transactions(self, count: int) -> None:
-        self.queue.transactions = count
+    @property
+    def reserved_ids(self) -> Collection[int]:
+        """The ids of the items that are reserved here."""
+        return self.reserved.by_id.keys()
 
     # Out
 
@@ -75,43 +96,44 @@ class Cursor:
             try:
                 self.queue.journal.check_blob(item)
             except DamagedItemError as damage:
-                self._pass_by(item, damage)
+                self._skip_damaged(item, damage)
             else:
                 return item
         raise self.queue.journal.pause()
 
     def _first(self) -> Item | None:
         queue = self.queue
-        item = self._come_back()
+        item = self._first_returned()
         expired = 0
-        while item is None and (item := queue.journal.next_live(self._next)) is not None:
-            self._next = item.id
-            if queue.has_expired(item):
-                self._next += 1
+        while item is None and (item := queue.journal.next_live(self._next_id)) is not None:
+            self._next_id = item.id
+            if queue.has_expired(item, queue.clock()):
+                self._next_id += 1
                 item = None
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
                     raise queue.journal.pause()
         return item
 
-    def _pass_by(self, item: Item, damage: DamagedItemError) -> None:
-        """The next item is damaged."""
+    def _skip_damaged(self, item: Item, damage: DamagedItemError) -> None:
+        """Put the next item aside, which is damaged, and move on."""
         self.queue.quarantine(item, damage)
-        if self._back:
-            del self._back[0]
+        if self._returned:
+            del self._returned[0]
         else:
-            self._next = item.id + 1
+            self._next_id = item.id + 1
 
-    def _come_back(self) -> Item | None:
+    def _first_returned(self) -> Item | None:
+        queue = self.queue
         expired = 0
-        while self._back:
-            item = self.queue.journal.live(self._back[0])
-            if item is not None and not self.queue.has_expired(item):
+        while self._returned:
+            item = queue.journal.live(self._returned[0])
+            if item is not None and not queue.has_expired(item, queue.clock()):
                 return item
-            del self._back[0]
+            del self._returned[0]
             expired += 1
             if expired == EXPIRED_AT_ONCE:
-                raise self.queue.journal.pause()
+                raise queue.journal.pause()
         return None
 
     def pop(self) -> Item | None:
@@ -127,7 +149,7 @@ class Cursor:
         if item is not None and item.blob:
             return self._reserve(item)
         if item is not None:
-            self._move_past(item, self.reserved)
+            self._move_past(item, self.reserved_ids)
         return item
 
     def reserve(self) -> Item | None:
@@ -136,72 +158,92 @@ class Cursor:
         return None if item is None else self._reserve(item)
 
     def _reserve(self, item: Item) -> Item:
-        self._move_past(item, [*self.reserved, item.id])
+        self._move_past(item, [*self.reserved_ids, item.id])
         # the journal may have this one yet to be written, with its bytes
         item = item.another()
-        self.reserved[item.id] = item
+        self.reserved.add(item)
         return item
 
     def _move_past(self, item: Item, reserved: Iterable[int]) -> None:
-        next, back = (self._next, self._back[1:]) if self._back else (item.id + 1, self._back)
-        self._keep(next, back, reserved)
-        self._next, self._back = next, back
+        if self._returned:
+            next_id, returned = self._next_id, self._returned[1:]
+        else:
+            next_id, returned = item.id + 1, self._returned
+        self._keep(next_id, returned, reserved)
+        self._next_id, self._returned = next_id, returned
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None: see `Queue.open_blob`."""
         return self.queue.open_blob(item)
 
     def is_reserved(self, item: Item) -> bool:
-        """Whether an item that was reserved still is."""
-        return self.reserved.get(item.id) is item
+        """Return whether an item that was reserved still is."""
+        return self.reserved.has(item)
 
     def close(self, item: Item) -> None:
         """Count a reserved item as read."""
-        if self.is_reserved(item):
-            self._keep(self._next, self._back, self.reserved.keys() - {item.id})
-            del self.reserved[item.id]
+        if self.reserved.has(item):
+            self._keep(self._next_id, self._returned, self.reserved.by_id.keys() - {item.id})
+            self.reserved.remove(item)
 
     def give_back(self, item: Item) -> None:
         """As `abort`."""
         self.abort(item)
 
     def quarantine(self, item: Item, damage: JournalError) -> None:
-        """An item that was fetched, or looked at, has a damaged file: see `Queue.quarantine`."""
+        """Put aside an item that was fetched or looked at, and whose file is damaged: see
+        `Queue.quarantine`."""
         self.queue.quarantine(item, damage)
         self.close(item)
 
     def abort(self, item: Item) -> None:
         """Have a reserved item read again, before those that come after it."""
-        if self.is_reserved(item):
-            del self.reserved[item.id]
-            insort(self._back, item.id)
+        if self.reserved.has(item):
+            self.reserved.remove(item)
+            insort(self._returned, item.id)
             self.serve()
 
     def forget_data(self, item: Item) -> None:
-        """See `Queue.forget_data`."""
+        """Drop the bytes of a reserved item from memory: see `Queue.forget_data`."""
         self.queue.forget_data(item)
 
     def begin_return(self) -> Journal:
-        """Many items are about to come back: each finds its place."""
+        """Prepare for many calls of `abort`, in any order: each item finds its place."""
         return self.queue.journal
 
     def end_return(self) -> None:
-        """They are back."""
+        """Do nothing: the items are back."""
 
     # Waiting
 
     def wait(self, waiter: Waiter) -> None:
-        """Have `waiter` served when there is an item to read, first come, first served."""
+        """Have a client served when there is an item to read, first come, first served."""
         waiter.queue = self
         self.waiters[waiter] = None
-        self.queue.awaited[self] = None
+        self.queue.waiting_cursors[self] = None
 
     def leave(self, waiter: Waiter) -> None:
-        """Have `waiter` wait no longer."""
+        """Have a client wait no longer."""
         self.waiters.pop(waiter, None)
         if not self.waiters:
-            self.queue.awaited.pop(self, None)
+            self.queue.waiting_cursors.pop(self, None)
 
     def serve(self) -> None:
-        """There may be an item: give it to who waits."""
-        serve_waiters(self)
+        """Give the items that can be read to the clients that wait here."""
+        self.waiters.serve(self)
+
+
+class Cursors:
+    """The cursors in use. Two readers of a cursor that has no place yet must read through the same object."""
+
+    __slots__ = ("in_use",)
+
+    def __init__(self) -> None:
+        self.in_use: WeakValueDictionary[tuple[Queue, bytes], Cursor] = WeakValueDictionary()
+
+    def get(self, queue: Queue, label: bytes) -> Cursor:
+        """Return the cursor over `queue` that `label` names."""
+        cursor = self.in_use.get((queue, label))
+        if cursor is None:
+            cursor = self.in_use[queue, label] = Cursor(queue, label)
+        return cursor

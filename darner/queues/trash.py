@@ -1,8 +1,8 @@
-"""What becomes of the directory of a deleted queue.
+"""The trash: how the directory of a deleted queue is removed.
 
-It is renamed into the trash, which takes it out of the way in one step, and is deleted there. A mount point
-cannot be renamed, nor can a directory in a lower layer of an overlay: such a one is marked as deleted, and
-emptied where it is. What has the mark is no queue, whatever is still in there.
+The directory is renamed into the trash, which takes it out of the way in one step, and is deleted there. A
+mount point cannot be renamed, nor can a directory in a lower layer of an overlay: such a directory is marked
+as deleted and emptied in place. A directory that has the mark is no queue's, whatever is still in there.
 """
 
 import contextlib
@@ -14,19 +14,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from darner.journal.blob import sync_directory
+from darner.journal.files import sync_directory
 from darner.journal.layout import DELETED_NAME, LOST_FOUND
 
 TRASH_NAME = ".trash"
-# What rename says of what it cannot rename wherever it is to go.
+# The errors of a rename that would fail whatever the target is.
 IMMOVABLE = (errno.EXDEV, errno.EBUSY)
 
 Work = Callable[[], None]
 
 
 def throw(data: Path, directory: Path) -> Work:
-    """Have `directory`, below `data`, be no queue's any more; returns what is left to do in a thread: to
-    delete what is in it. Raises OSError if it cannot be."""
+    """Move `directory`, which is below `data`, into the trash, or mark it as deleted if it cannot be moved;
+    returns what is left to do in a thread, which deletes its content. Raises OSError if neither is
+    possible."""
     # not by the process's number: in a container it is the same at every start
     thrown = data / TRASH_NAME / uuid.uuid4().hex
     thrown.parent.mkdir(mode=0o700, exist_ok=True)
@@ -42,13 +43,13 @@ def throw(data: Path, directory: Path) -> Work:
 
 
 def is_deleted(directory: Path) -> bool:
-    """Whether `throw` has left this directory where it is."""
+    """Return whether `throw` has marked this directory as deleted."""
     # not Path.exists: that raises where we may not look, which is for whoever opens the queue to say
     return os.path.exists(directory / DELETED_NAME)  # noqa: PTH110
 
 
 def left_over(data: Path) -> Iterator[Work]:
-    """What an earlier process has left to do."""
+    """Yield what an earlier process has left to do."""
     trash = data / TRASH_NAME
     # not the directory itself: more may come into it meanwhile
     for thrown in trash.iterdir() if trash.exists() else ():
@@ -56,8 +57,8 @@ def left_over(data: Path) -> Iterator[Work]:
 
 
 def empty(directory: Path) -> None:
-    """Delete all that is in a directory that `throw` has marked, and the directory if that can be. Raises
-    OSError if something stays."""
+    """Delete the content of a directory that `throw` has marked, and the directory itself unless it is a
+    mount point. Raises OSError if something stays."""
     _empty(directory)
     if not directory.is_mount():
         mark = directory / DELETED_NAME

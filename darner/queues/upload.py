@@ -1,4 +1,4 @@
-"""An item too large for memory on its way in."""
+"""An item too large for memory that is being received: its bytes go to a file, chunk by chunk."""
 
 import functools
 import shutil
@@ -7,36 +7,72 @@ from pathlib import Path
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, FaultError, JournalError, UnavailableError
-from darner.journal.blob import (
-    BlobWriter,
-    MemoryWriter,
-    read_whole,
-    sync_directory,
-    sync_file,
-    sync_name,
-)
+from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
+from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
-from darner.queues.queue import Queue, all_or_none, expires_ms, make_room
+from darner.queues.group import all_or_none, make_room
+from darner.queues.queue import Queue, expires_ms
+
+
+def _sync_link(link: Path) -> None:
+    sync_file(link)
+    sync_directory(link.parent)
+    sync_directory(link.parent.parent)
+    sync_name(link.parent.parent)
+
+
+class Links:
+    """The names that the file of an upload has with other queues: a blob of each, which no item owns yet."""
+
+    __slots__ = ("_blobs",)
+
+    def __init__(self) -> None:
+        # the blob, and the generation of its queue's journal: that changes when the queue is deleted
+        self._blobs: dict[Queue, tuple[int, int]] = {}
+
+    def has(self, queue: Queue) -> bool:
+        """Return whether the file has a name with `queue`."""
+        return queue in self._blobs and self._blobs[queue][1] == queue.journal.generation
+
+    def add(self, queue: Queue, blob: int) -> Path:
+        """Note that `blob` of `queue` is a name of the file, and return it."""
+        self._blobs[queue] = blob, queue.journal.generation
+        return queue.journal.blob_path(blob)
+
+    def blob(self, queue: Queue) -> int:
+        """Return the blob that is the name with `queue`."""
+        return self._blobs[queue][0]
+
+    def hand_over(self, queue: Queue) -> None:
+        """Forget the name with `queue`, which an item owns now."""
+        self._blobs.pop(queue, None)
+
+    def abandon(self) -> None:
+        """Have the names deleted that no item owns."""
+        for queue, (blob, generation) in self._blobs.items():
+            if generation == queue.journal.generation:
+                queue.journal.abandon_blob(blob)
+        self._blobs.clear()
 
 
 class Upload:
-    """An item too large for memory on its way into a queue, or several, chunk by chunk.
+    """An item too large for memory that is being received for a queue, or for several.
 
-    Its bytes are written once, among the blobs of `queue`. When they are whole, each other queue the item
-    is for gets a hard link to that file: a name of its own, which it deletes as any blob. A queue that is
-    in memory alone has them there; if there was no other when the item was begun, they are written when it is
-    whole.
+    Its bytes are written once, among the blobs of `queue`. When all have come, each other queue gets a hard
+    link to that file: a name of its own, which it deletes as any blob. A queue in memory gets a copy there.
+    If `queue` is in memory itself, the bytes are collected there, and queues on disk that are added until
+    all have come get a file each.
     """
 
     __slots__ = (
         "_blob",
         "_check_sets",
+        "_counted_bytes",
         "_data",
         "_generation",
         "_is_put",
         "_links",
         "_size",
-        "_taken_up",
         "_targets",
         "_writer",
         "queue",
@@ -51,27 +87,26 @@ class Upload:
         targets: Callable[[], Sequence[Queue]] | None = None,
         check_sets: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin an item for the queues that `targets` says when the item is whole: only `queue` by default.
-        `check_sets` raises UnavailableError once nothing is taken in.
+        """Begin an item for the queues that `targets` returns when all bytes have come: only `queue` by
+        default. `check_sets` raises UnavailableError if sets are refused meanwhile.
 
         Raises JournalError if its file cannot be made.
         """
         journal = queue.journal
         self.queue = queue
-        # where the item is, once it is whole
+        # the queues that the item was put in
         self.queues: Sequence[Queue] = ()
         self._targets = targets or (lambda: (queue,))
         self._check_sets = check_sets
         self._generation = journal.generation
         self._size = 0
-        # how many bytes of it the queue counts as on their way
-        self._taken_up = 0
+        # how many of its bytes count against the limits of the queue
+        self._counted_bytes = 0
         # 0 if the item is in memory
         self._blob = 0
-        # whether the file is an item's
+        # whether the file belongs to an item that was put
         self._is_put = False
-        # the names of the file with other queues: the journal's generation then, and the blob there
-        self._links: dict[Queue, tuple[int, int]] = {}
+        self._links = Links()
         # the whole item, if a queue in memory needs it
         self._data: bytes | None = None
         if not queue.is_durable:
@@ -88,23 +123,23 @@ class Upload:
     def _path(self) -> Path:
         return self.queue.journal.blob_path(self._blob)
 
-    def _check(self) -> None:
+    def _check_queue(self) -> None:
         if self._generation != self.queue.journal.generation:
             raise JournalError("the queue was deleted while the item was being sent")
 
     def write(self, data: bytes) -> None:
-        """Take the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
-        self._check()
+        """Write the next chunk: CHUNK_BYTES bytes, or less if it is the last."""
+        self._check_queue()
         self._check_sets()
         if not self._blob:
-            self.queue.take_up(len(data))
-            self._taken_up += len(data)
+            self.queue.limits.count_upload(len(data))
+            self._counted_bytes += len(data)
         self._writer.write(data)
         self._size += len(data)
 
     def is_backlogged(self, room: Callable[[], None]) -> bool:
-        """Whether the sender should wait; then `room` is called when it may go on."""
-        return self._writer.is_backlogged(room)
+        """Return whether the sender must wait; then `room` is called when it may go on."""
+        return self._writer.must_wait(room)
 
     def finish(
         self,
@@ -115,10 +150,10 @@ class Upload:
         sync: bool,
         delay_ms: int = 0,
     ) -> None:
-        """All chunks have come: when they are written, put the item at the end of each queue, or let it
-        come there in `delay_ms`, and call `done` with None; or with the error, and nothing of the item
-        stays. With `sync`, or if a queue is synced, its file is on the disk by then."""
-
+        """Put the item, all of whose chunks have come, at the end of each queue as soon as they are written,
+        or have it join that in `delay_ms`, and call `done` with None. If that fails, call it with the error;
+        then nothing of the item is left. With `sync`, or if a queue is synced, the file is on the disk before
+        the item is put."""
         try:
             self._check_sets()
             # a file is not synced later, when the log is
@@ -128,9 +163,9 @@ class Upload:
             done(failure)
         else:
             put = functools.partial(self._put, flags=flags, exptime=exptime, delay_ms=delay_ms)
-            self._writer.finish(functools.partial(self._written, put, done, sync), sync=sync)
+            self._writer.finish(functools.partial(self._finish_written, put, done, sync), sync=sync)
 
-    def _written(
+    def _finish_written(
         self,
         put: Callable[[Sequence[Queue]], None],
         done: Callable[[DarnerError | None], None],
@@ -138,62 +173,53 @@ class Upload:
         error: Exception | None,
     ) -> None:
         try:
-            self._check()
+            self._check_queue()
             if error is not None:
                 raise error if isinstance(error, DarnerError) else JournalError(str(error))
             targets = self._targets()
             work = self._prepare(targets, sync=sync)
             if work is not None:
-                # queues may come and go meanwhile, so all is looked at again
-                self.queue.journal.offload(work, functools.partial(self._written, put, done, sync))
+                # other queues may be the targets by then, so all is checked again
+                self.queue.journal.offload(work, functools.partial(self._finish_written, put, done, sync))
                 return
             put(targets)
         except DarnerError as failure:
             self.abandon()
             done(failure)
-        except Exception as failure:  # said by who is told
+        except Exception as failure:  # `on_fault` reports it
             self.queue.on_fault(self.queue, failure)
             done(FaultError(failure))
         else:
-            self._let_go()
+            self._uncount()
             done(None)
 
     def _prepare(self, targets: Sequence[Queue], *, sync: bool) -> Callable[[], None] | None:
-        """Have the bytes where each of `targets` wants them; returns what is left to do of that in a
-        thread, or None."""
+        """Have the bytes where each of `targets` keeps them. Returns the part of that to be done in a thread,
+        or None."""
         if isinstance(self._writer, MemoryWriter):
             self._data = self._writer.data
         links = []
         copies: list[tuple[Path, Path]] = []
         reads = False
         for queue in targets:
-            journal = queue.journal
             if not queue.is_durable:
                 reads = self._data is None
-            elif queue is not self.queue and not self._is_linked(queue):
-                blob = self._begin_link(journal, copies)
-                self._links[queue] = journal.generation, blob
-                links.append(journal.blob_path(blob))
+            elif queue is not self.queue and not self._links.has(queue):
+                links.append(self._links.add(queue, self._begin_blob(queue.journal, copies)))
 
         def work() -> None:
             for copy in copies:
                 shutil.copyfile(*copy)
             if sync:
                 for link in links:
-                    sync_file(link)
-                    sync_directory(link.parent)
-                    sync_directory(link.parent.parent)
-                    sync_name(link.parent.parent)
+                    _sync_link(link)
             if reads:
                 self._data = read_whole(self._path, self._size)
 
         return work if reads or copies or (links and sync) else None
 
-    def _begin_link(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
+    def _begin_blob(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
         return journal.link_blob(self._path, copies) if self._blob else journal.write_blob(self._data or b"")
-
-    def _is_linked(self, queue: Queue) -> bool:
-        return self._links.get(queue, (-1, 0))[0] == queue.journal.generation
 
     def _put(self, targets: Sequence[Queue], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()
@@ -204,37 +230,31 @@ class Upload:
                 if not queue.is_durable:
                     item = Item(0, flags, expires, now, self._data)
                 else:
-                    blob = self._blob if queue is self.queue else self._links[queue][1]
+                    blob = self._blob if queue is self.queue else self._links.blob(queue)
                     item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
                 queue.put(item, delay_ms)
                 self._is_put |= queue is self.queue
-                self._links.pop(queue, None)
+                self._links.hand_over(queue)
         self.queues = targets
         if not self._is_put:
             self.abandon()
-        self._abandon_links()
+        self._links.abandon()
         for queue in targets:
             queue.serve()
 
-    def _let_go(self) -> None:
-        """The item is not on its way any more."""
-        self.queue.uploading_bytes -= self._taken_up
-        self._taken_up = 0
+    def _uncount(self) -> None:
+        """Stop counting the bytes against the limits: the item was put, or abandoned."""
+        self.queue.limits.uploading_bytes -= self._counted_bytes
+        self._counted_bytes = 0
 
     def abandon(self) -> None:
-        """Forget the item: nothing of it stays."""
-        self._let_go()
+        """Drop the item: nothing of it is left."""
+        self._uncount()
 
-        def gone() -> None:
+        def forget_blob() -> None:
             if self._blob:
                 self.queue.journal.abandon_blob(self._blob)
 
-        self._abandon_links()
+        self._links.abandon()
         if not self._is_put:
-            self._writer.abandon(gone)
-
-    def _abandon_links(self) -> None:
-        for queue, (generation, blob) in self._links.items():
-            if generation == queue.journal.generation:
-                queue.journal.abandon_blob(blob)
-        self._links.clear()
+            self._writer.abandon(forget_blob)

@@ -1,6 +1,7 @@
-"""What systemd and the server tell each other: sockets on the way in, readiness on the way out.
+"""systemd: the sockets it hands in, and the state of the server it is told.
 
-Both are a few lines, and the packages for it are unkept (sdnotify) or want libsystemd's headers.
+Both are a few lines, and the packages for them are no longer maintained (sdnotify) or need libsystemd's
+headers.
 """
 
 import os
@@ -12,28 +13,28 @@ from darner.errors import StartError
 
 log = structlog.get_logger()
 
-# SD_LISTEN_FDS_START: the descriptors before it are standard input, output and error.
+# The first socket's descriptor (SD_LISTEN_FDS_START), behind standard input, output and error.
 FIRST_FD = 3
-# Of a number of sockets, which is less.
-MOST_DIGITS = 6
+# A number of sockets has fewer digits than this.
+MAX_DIGITS = 6
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-# How long systemd may take to be told, in seconds.
+# How long, in seconds, telling systemd may take: the event loop waits.
 NOTIFY_S = 1.0
 
 
 def sockets() -> list[socket.socket]:
-    """The sockets systemd listens on for this process; none if it does not. Call it once.
+    """Return the sockets that systemd listens on for this process; none if there are none. To be called once.
 
-    Raises StartError if one of them is no TCP or Unix socket that listens.
+    Raises StartError if one of them is no listening TCP or Unix socket.
     """
     process = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if process != str(os.getpid()) or not count:
         return []
-    if not (count.isascii() and count.isdecimal() and len(count) < MOST_DIGITS):
+    if not (count.isascii() and count.isdecimal() and len(count) < MAX_DIGITS):
         raise StartError(
-            f"LISTEN_FDS is {count[:MOST_DIGITS]!r}, where systemd says how many sockets there are"
+            f"LISTEN_FDS is {count[:MAX_DIGITS]!r}, where systemd says how many sockets there are"
         )
     return [_listener(descriptor) for descriptor in range(FIRST_FD, FIRST_FD + int(count))]
 
@@ -73,7 +74,7 @@ def _is_connected(sock: socket.socket) -> bool:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it asked to be told, what the server is up to: `READY=1`, `STOPPING=1`."""
+    """Tell systemd, if it asks for it, the state of the server: `READY=1`, `STOPPING=1`."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -81,7 +82,6 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            # the loop waits
             sock.settimeout(NOTIFY_S)
             sock.connect(address)
             sock.sendall(state.encode())

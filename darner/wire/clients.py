@@ -37,8 +37,8 @@ class Clients:
     ) -> None:
         self.loop = loop
         self.broker: Broker = broker
-        self.budget = broker.budget
-        broker.on_quiescent = self._end_waits
+        self.budget = broker.environment.budget
+        broker.status.on_quiescent = self._end_waits
         self.counters: Counters = Counters()
         self.connections: set[Connection] = set()
         self.bare_keys = dialect == "kestrel"

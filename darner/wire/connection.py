@@ -16,12 +16,12 @@ from typing import cast
 import structlog
 
 from darner._proto import Parser, Request, Verb, send
-from darner.access.auth import Guard
+from darner.access.guard import Guard
 from darner.errors import DarnerError, JournalError, StatusError
 from darner.journal.blob import BlobReader, MemoryReader
 from darner.journal.journal import Journal
-from darner.queues.queue import Waiter
 from darner.queues.upload import Upload
+from darner.queues.waiters import Waiter
 from darner.wire.clients import Clients
 from darner.wire.commands.items import Delivery, takes_item
 from darner.wire.commands.table import TABLE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from darner._records import ITEM_BYTES
 from darner._version import __version__
 from darner.printable import shown
+from darner.queues.cursor import cursor_lags
 
 if TYPE_CHECKING:
     from darner.queues.queue import Queue
@@ -57,15 +58,15 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
     ),
     Figure("version", lambda _: __version__),
     Figure(
-        "curr_items", lambda clients: clients.broker.totals()[1],
+        "curr_items", lambda clients: clients.broker.totals.waiting()[1],
         "darner_items", "Items that wait in all queues; reserved ones do not.",
     ),
     Figure(
-        "total_items", lambda clients: clients.broker.total_items,
+        "total_items", lambda clients: clients.broker.totals.items,
         "darner_stored_items_total", "Items stored in all queues, those deleted since too.",
     ),
     Figure(
-        "bytes", lambda clients: clients.broker.totals()[2],
+        "bytes", lambda clients: clients.broker.totals.waiting()[2],
         "darner_item_bytes", "Bytes of the items that wait in all queues.",
     ),
     Figure(
@@ -105,15 +106,15 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "darner_written_bytes_total", "Bytes sent to clients.",
     ),
     Figure(
-        "queue_creates", lambda clients: clients.broker.queue_creates,
+        "queue_creates", lambda clients: clients.broker.totals.queue_creates,
         "darner_queues_created_total", "Queues made.",
     ),
     Figure(
-        "queue_deletes", lambda clients: clients.broker.queue_deletes,
+        "queue_deletes", lambda clients: clients.broker.totals.queue_deletes,
         "darner_queues_deleted_total", "Queues deleted.",
     ),
     Figure(
-        "queue_expires", lambda clients: clients.broker.queue_expires,
+        "queue_expires", lambda clients: clients.broker.totals.queue_expires,
         "darner_queues_expired_total", "Queues that ended by their max_queue_age.",
     ),
     Figure(
@@ -121,7 +122,7 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
         "darner_noreply_errors_total", "Errors that the client's noreply hid from it.",
     ),
     Figure(
-        "queues_out_of_service", lambda clients: len(clients.broker.broken),
+        "queues_out_of_service", lambda clients: len(clients.broker.out_of_service),
         "darner_queues_out_of_service", "Queues that cannot be opened or were set aside: see the log.",
     ),
     Figure(
@@ -170,11 +171,14 @@ AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
     # all requests are served in one
     Figure("threads", lambda _: 1),
     # agents take the difference to `bytes` for what is free
-    Figure("limit_maxbytes", lambda clients: clients.broker.totals()[2] + clients.broker.room_bytes),
+    Figure(
+        "limit_maxbytes",
+        lambda clients: clients.broker.totals.waiting()[2] + clients.broker.space.bytes_for_items,
+    ),
     # items that nobody has fetched: a full queue dropped them, or they expired
-    Figure("evictions", lambda clients: clients.broker.discarded),
-    Figure("evicted_unfetched", lambda clients: clients.broker.discarded),
-    Figure("expired_unfetched", lambda clients: clients.broker.expired_items),
+    Figure("evictions", lambda clients: clients.broker.totals.discarded_items),
+    Figure("evicted_unfetched", lambda clients: clients.broker.totals.discarded_items),
+    Figure("expired_unfetched", lambda clients: clients.broker.totals.expired_items),
     *(
         Figure(name, lambda _: 0)
         for name in (
@@ -198,13 +202,13 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_item_bytes", "Bytes of the items that wait.",
     ),
     Figure(
-        "total_items", lambda queue: queue.total_items,
+        "total_items", lambda queue: queue.counts.total_items,
         "darner_queue_stored_items_total", "Items stored.",
     ),
     # it looks at a directory: too slow to be a metric
     Figure("logsize", lambda queue: queue.journal.disk_bytes),
     Figure(
-        "expired_items", lambda queue: queue.expired_items,
+        "expired_items", lambda queue: queue.counts.expired_items,
         "darner_queue_expired_items_total", "Items that expired before they were fetched.",
     ),
     Figure(
@@ -212,7 +216,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_memory_items", "Items that wait in memory, too.",
     ),
     Figure(
-        "mem_bytes", lambda queue: queue.window_bytes - len(queue.window) * ITEM_BYTES,
+        "mem_bytes", lambda queue: queue.window.bytes - len(queue.window) * ITEM_BYTES,
         "darner_queue_memory_bytes", "Bytes of the items that wait in memory, too.",
     ),
     Figure(
@@ -224,7 +228,7 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_head_age_seconds", "How long the item at the head has waited; 0 if none waits.", 1e-3,
     ),
     Figure(
-        "discarded", lambda queue: queue.discarded,
+        "discarded", lambda queue: queue.counts.discarded,
         "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
     ),
     Figure(
@@ -240,15 +244,15 @@ QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
         "darner_queue_open_transactions", "Items that are reserved.",
     ),
     Figure(
-        "transactions", lambda queue: queue.transactions,
+        "transactions", lambda queue: queue.counts.transactions,
         "darner_queue_transactions_total", "Fetches with /open.",
     ),
     Figure(
-        "canceled_transactions", lambda queue: queue.canceled_transactions,
+        "canceled_transactions", lambda queue: queue.counts.canceled_transactions,
         "darner_queue_canceled_transactions_total", "Reserved items that came back.",
     ),
     Figure(
-        "total_flushes", lambda queue: queue.total_flushes,
+        "total_flushes", lambda queue: queue.counts.total_flushes,
         "darner_queue_flushes_total", "Flushes.",
     ),
     Figure(
@@ -269,5 +273,5 @@ CURSOR_LAG: Figure[int] = Figure(
 def read_queue(queue: "Queue") -> Iterator[tuple[str, int | str]]:
     """The name and value of each figure of a queue, and of its cursors."""
     yield from read(QUEUE_FIGURES, queue)
-    for label, lag in queue.cursor_lags():
+    for label, lag in cursor_lags(queue):
         yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
-from darner.queues.queue import RETURNED_AT_ONCE, Source
+from darner.queues.reserved import RETURNED_AT_ONCE
+from darner.queues.waiters import Source
 
 
 class Holds:

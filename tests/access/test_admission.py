@@ -12,7 +12,7 @@ from running import DARNER, Wire, configured, running, until
 from test_login import FAILED, HASH, login
 from test_wire_hostile import processor_s
 
-from darner.access import admission
+from darner.access import admission, authentication, pending
 from darner.wire.counters import Counters
 
 TOO_MANY = b"SERVER_ERROR too many connections\r\n"
@@ -43,10 +43,10 @@ def test_login_that_does_not_come_is_not_waited_for():
     arrival = admission.Admission(clients, Mock(), users={})()
     arrival.connection_made(transport)
     ((seconds, too_late, *arguments),) = timers
-    assert seconds == admission.LOGIN_S
+    assert seconds == pending.LOGIN_S
     too_late(*arguments)
     assert transport.sent == FAILED
-    assert timers[1] == (admission.LINGER_S, transport.close)
+    assert timers[1] == (pending.LINGER_S, transport.close)
 
 
 def test_password_that_is_not_checked_in_time_is_not_called_wrong():
@@ -59,10 +59,10 @@ def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     arrival.connection_made(transport)
     arrival.data_received(login())
     seconds, too_late, *arguments = timers[-1]
-    assert seconds == admission.LOGIN_S
+    assert seconds == pending.LOGIN_S
     too_late(*arguments)
-    assert transport.sent == admission.BUSY
-    assert arrival not in gate.arriving
+    assert transport.sent == pending.BUSY
+    assert arrival not in gate.capacity.pending
 
 
 def test_password_for_which_there_is_no_room_is_not_called_wrong(monkeypatch):
@@ -70,11 +70,11 @@ def test_password_for_which_there_is_no_room_is_not_called_wrong(monkeypatch):
     clients = SimpleNamespace(loop=loop, connections=set(), counters=Counters(), files=0)
     transport = FakeTransport()
     gate = admission.Admission(clients, Mock(), users={})
-    monkeypatch.setattr(gate.logins, "check", lambda *asked: asked[-1](None))
+    monkeypatch.setattr(gate.authentication.checks, "check", lambda *asked: asked[-1](None))
     arrival = gate()
     arrival.connection_made(transport)
     arrival.data_received(login())
-    assert transport.sent == admission.BUSY
+    assert transport.sent == pending.BUSY
     assert clients.counters.auth_errors == 0
 
 
@@ -82,7 +82,7 @@ def test_address_that_sent_a_wrong_password_is_forgiven_after_a_minute_or_two(mo
     clients = SimpleNamespace(loop=None, connections=set(), counters=Counters(), files=0)
     gate = admission.Admission(clients, Mock(), users={})
     times = []
-    monkeypatch.setattr(gate.logins, "forgive", lambda: times.append(0))
+    monkeypatch.setattr(gate.authentication.checks, "forgive", lambda: times.append(0))
     for seconds in range(1, 181):
         gate.sweep()
         assert len(times) == seconds // 60
@@ -101,7 +101,7 @@ def test_address_that_sent_a_wrong_password_is_forgiven_after_a_minute_or_two(mo
 )
 def test_address_of_a_connection_is_what_one_stranger_has_one_of(peer, address):
     transport = SimpleNamespace(get_extra_info=lambda _: peer)
-    assert admission.address_of(transport) == address
+    assert authentication.address_of(transport) == address
 
 
 class TestMaxConnections:

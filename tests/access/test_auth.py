@@ -11,7 +11,9 @@ from running import DARNER
 
 from darner._proto import Parser, Verb
 from darner._records import CHUNK_BYTES
-from darner.access import auth
+from darner.access import auth_file
+from darner.access.guard import ADMIN, DENIED, MANAGE, OPEN_TO_ALL, READ, WRITE, Guard, denied_verbs
+from darner.access.passwords import HASH_BYTES, hash_password, is_password
 from darner.config.kinds import COMMANDS
 from darner.errors import ConfigError
 
@@ -24,7 +26,7 @@ def requests(data: bytes) -> list:
 
 def refusal(data: bytes, **permissions) -> bytes | None:
     """What a user with these permissions is told about a request; None if it is served."""
-    guard = auth.Guard("alice", auth.User(password="", **permissions))
+    guard = Guard("alice", auth_file.User(password="", **permissions))
     said = [guard.refusal(request) for request in requests(data)]
     assert said
     # only the end of a large item says anything
@@ -32,27 +34,31 @@ def refusal(data: bytes, **permissions) -> bytes | None:
     return said[-1]
 
 
+def is_right(user: auth_file.User | None, password: bytes) -> bool:
+    return is_password(password, None if user is None else user.password)
+
+
 class TestPassword:
     def test_right_one_is_right_and_every_other_wrong(self):
-        user = auth.User(password=auth.hash_password(b"secret"))
-        assert auth.check(user, b"secret")
+        user = auth_file.User(password=hash_password(b"secret"))
+        assert is_right(user, b"secret")
         for wrong in (b"", b"secre", b"secret ", b"Secret"):
-            assert not auth.check(user, wrong)
+            assert not is_right(user, wrong)
 
     def test_same_one_is_hashed_differently_each_time(self):
-        assert auth.hash_password(b"x") != auth.hash_password(b"x")
+        assert hash_password(b"x") != hash_password(b"x")
 
     def test_of_nobody_is_never_right(self):
-        assert not auth.check(None, b"")
-        assert not auth.check(None, bytes(auth.HASH_BYTES))
+        assert not is_right(None, b"")
+        assert not is_right(None, bytes(HASH_BYTES))
 
     def test_of_nobody_takes_as_long_as_a_known_users(self):
-        def seconds(user: auth.User | None) -> float:
+        def seconds(user: auth_file.User | None) -> float:
             start = time.thread_time()
-            auth.check(user, b"wrong")
+            is_right(user, b"wrong")
             return time.thread_time() - start
 
-        user = auth.User(password=auth.hash_password(b"secret"))
+        user = auth_file.User(password=hash_password(b"secret"))
         known, unknown = (statistics.median(seconds(who) for _ in range(7)) for who in (user, None))
         assert known / 2 < unknown < known * 2
 
@@ -72,7 +78,7 @@ class TestPermission:
         ],
     )
     def test_is_needed_for_what_a_request_does_and_no_other_will_do(self, data, key):
-        needed = {"read": auth.READ, "write": auth.WRITE, "manage": auth.MANAGE}[key]
+        needed = {"read": READ, "write": WRITE, "manage": MANAGE}[key]
         others = {other: ("*",) for other in ("read", "write", "manage") if other != key}
         assert refusal(data, **others) == needed
         assert refusal(data, **{key: ("mail", "work")}) is None
@@ -81,12 +87,12 @@ class TestPermission:
 
     def test_is_needed_for_every_queue_of_a_get(self):
         assert refusal(b"get a b\r\n", read=("a", "b")) is None
-        assert refusal(b"get a b\r\n", read=("a",)) == auth.READ
-        assert refusal(b"get b a\r\n", read=("a",)) == auth.READ
+        assert refusal(b"get a b\r\n", read=("a",)) == READ
+        assert refusal(b"get b a\r\n", read=("a",)) == READ
 
     @pytest.mark.parametrize("data", [b"flush_all\r\n", b"stats reset\r\n", b"verbosity 1\r\n"])
     def test_for_the_whole_server_takes_an_admin(self, data):
-        assert refusal(data, read=("*",), write=("*",), manage=("*",)) == auth.ADMIN
+        assert refusal(data, read=("*",), write=("*",), manage=("*",)) == ADMIN
         assert refusal(data, admin=True) is None
 
     @pytest.mark.parametrize(
@@ -96,14 +102,14 @@ class TestPermission:
         assert refusal(data) is None
 
     def test_of_an_item_refused_does_not_touch_the_next(self):
-        guard = auth.Guard("alice", auth.User(password="", write=("mine",)))
+        guard = Guard("alice", auth_file.User(password="", write=("mine",)))
         large = b"set %s 0 0 %d\r\n" + bytes(CHUNK_BYTES * 2) + b"\r\n"
         said = [
             guard.refusal(request)
             for queue in (b"yours", b"mine", b"yours")
             for request in requests(large % (queue, CHUNK_BYTES * 2))
         ]
-        assert said == [b"", b"", b"", auth.WRITE, None, None, None, None, b"", b"", b"", auth.WRITE]
+        assert said == [b"", b"", b"", WRITE, None, None, None, None, b"", b"", b"", WRITE]
 
     @pytest.mark.parametrize(
         ("glob", "matches", "others"),
@@ -119,7 +125,7 @@ class TestPermission:
         for queue in matches:
             assert refusal(b"get %s\r\n" % queue, read=(glob,)) is None
         for queue in others:
-            assert refusal(b"get %s\r\n" % queue, read=(glob,)) == auth.READ
+            assert refusal(b"get %s\r\n" % queue, read=(glob,)) == READ
 
     @given(st.lists(st.text("ab*.", max_size=6), max_size=3), st.text("ab.", min_size=1, max_size=6))
     def test_globs_match_as_the_slow_obvious_way_says(self, globs, queue):
@@ -146,7 +152,7 @@ class TestChild:
     @pytest.mark.parametrize("data", REQUESTS)
     def test_is_read_by_those_alone_who_may_read_its_parent(self, data):
         for read in (("*eve*", "mail"), ("secret+*", "mail"), ("secret+eve*", "secret+a+eve", "mail")):
-            assert refusal(data, read=read, write=("*",), manage=("*",)) == auth.READ
+            assert refusal(data, read=read, write=("*",), manage=("*",)) == READ
             assert refusal(data, read=(*read, "secret")) is None
 
     def test_is_no_child_without_a_parent(self):
@@ -155,26 +161,26 @@ class TestChild:
     @pytest.mark.parametrize("size", [1, CHUNK_BYTES * 2 + 1])
     def test_is_set_to_by_those_alone_who_have_some_right_to_its_parent(self, size):
         data = b"set secret+eve 0 0 %d\r\n%s\r\n" % (size, bytes(size))
-        assert refusal(data, write=("*eve*",), read=("*eve*",), manage=("*",)) == auth.WRITE
+        assert refusal(data, write=("*eve*",), read=("*eve*",), manage=("*",)) == WRITE
         assert refusal(data, write=("*eve*", "secret")) is None
         assert refusal(data, write=("*eve*",), read=("secret",)) is None
 
     def test_that_nobody_can_read_is_warned_of(self, tmp_path, monkeypatch):
         path = tmp_path / "users.toml"
         path.write_text(
-            f'[alice]\npassword = "{auth.hash_password(b"x")}"\nread = ["a+b", "c+*", "d", "d+e", "*+f"]\n'
+            f'[alice]\npassword = "{hash_password(b"x")}"\nread = ["a+b", "c+*", "d", "d+e", "*+f"]\n'
         )
         path.chmod(0o600)
         said = []
-        monkeypatch.setattr(auth.log, "warning", lambda event, **what: said.append((event, what)))
-        auth.load(path)
+        monkeypatch.setattr(auth_file.log, "warning", lambda event, **what: said.append((event, what)))
+        auth_file.load(path)
         ((event, what),) = said
         assert "parent" in event
         assert (what["user"], what["queue"]) == ("alice", "a+b c+*")
 
 
 class TestDeny:
-    EVERYTHING = auth.User(password="", read=("*",), write=("*",), manage=("*",))
+    EVERYTHING = auth_file.User(password="", read=("*",), write=("*",), manage=("*",))
     REQUESTS = {  # noqa: RUF012
         "get": b"get a\r\n", "gets": b"gets a\r\n", "set": b"set a 0 0 1\r\nx\r\n",
         "delete": b"delete a\r\n", "flush": b"flush a\r\n", "flush_all": b"flush_all\r\n",
@@ -183,35 +189,35 @@ class TestDeny:
 
     @pytest.mark.parametrize(("word", "data"), REQUESTS.items())
     def test_refuses_a_command_to_whoever_is_no_admin(self, word, data):
-        denied = auth.denied_verbs([word])
-        admin = auth.User(password="", admin=True)
+        denied = denied_verbs([word])
+        admin = auth_file.User(password="", admin=True)
         (request,) = requests(data)
-        for user, said in ((None, auth.DENIED), (self.EVERYTHING, auth.DENIED), (admin, None)):
-            assert auth.Guard("alice", user, denied).refusal(request) == said
+        for user, said in ((None, DENIED), (self.EVERYTHING, DENIED), (admin, None)):
+            assert Guard("alice", user, denied).refusal(request) == said
 
     @pytest.mark.parametrize(("word", "data"), REQUESTS.items())
     def test_refuses_no_other(self, word, data):
-        denied = auth.denied_verbs({*COMMANDS} - {word})
+        denied = denied_verbs({*COMMANDS} - {word})
         (request,) = requests(data)
-        assert auth.Guard("", None, denied).refusal(request) is None
+        assert Guard("", None, denied).refusal(request) is None
 
     def test_of_set_refuses_large_items_too_with_one_answer_each(self):
-        guard = auth.Guard("", None, auth.denied_verbs(["set"]))
+        guard = Guard("", None, denied_verbs(["set"]))
         large = b"set a 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES * 2, bytes(CHUNK_BYTES * 2))
         said = [guard.refusal(request) for request in requests(large + b"get a\r\n")]
-        assert said == [b"", b"", b"", auth.DENIED, None]
+        assert said == [b"", b"", b"", DENIED, None]
 
     def test_knows_every_command_there_is(self):
         # what does nothing but say what came
-        harmless = auth.OPEN_TO_ALL - {Verb.VERSION, Verb.QUIT}
-        assert auth.denied_verbs(COMMANDS) == {*Verb} - harmless
+        harmless = OPEN_TO_ALL - {Verb.VERSION, Verb.QUIT}
+        assert denied_verbs(COMMANDS) == {*Verb} - harmless
 
 
 class TestStatus:
     def test_may_be_asked_by_whoever_may_read_anything(self):
         assert refusal(b"status\r\n", read=("work",)) is None
-        assert refusal(b"status\r\n", write=("*",), manage=("*",)) == auth.ADMIN
-        assert refusal(b"status up\r\n", read=("*",), write=("*",), manage=("*",)) == auth.ADMIN
+        assert refusal(b"status\r\n", write=("*",), manage=("*",)) == ADMIN
+        assert refusal(b"status up\r\n", read=("*",), write=("*",), manage=("*",)) == ADMIN
 
 
 def passwd(*arguments: str, password: str = "secret\n") -> subprocess.CompletedProcess:
@@ -233,8 +239,8 @@ class TestPasswd:
         assert "alice is new" in done.stdout
         assert path.stat().st_mode & 0o777 == 0o600
         assert "secret" not in path.read_text()
-        (user,) = auth.load(path).values()
-        assert auth.check(user, b"secret")
+        (user,) = auth_file.load(path).values()
+        assert is_right(user, b"secret")
         assert (user.read, user.write, user.manage, user.admin) == (("*",), ("*",), ("*",), False)
 
     def test_changes_the_password_and_nothing_else(self, tmp_path):
@@ -249,10 +255,10 @@ class TestPasswd:
         assert path.stat().st_mode & 0o777 == 0o600
         assert "# mine" in path.read_text()
         assert 'read = ["mail.*"]  # hers' in path.read_text()
-        users = auth.load(path)
-        assert auth.check(users["alice"], b"new one")
-        assert not auth.check(users["alice"], b"secret")
-        assert auth.check(users["bob.b@example"], b"other")
+        users = auth_file.load(path)
+        assert is_right(users["alice"], b"new one")
+        assert not is_right(users["alice"], b"secret")
+        assert is_right(users["bob.b@example"], b"other")
         assert list(tmp_path.iterdir()) == [path]
 
     @pytest.mark.parametrize("name", ["", "a b", "a\n", "x" * 65, "ä", "a/b"])
@@ -287,7 +293,7 @@ class TestPasswd:
 
 
 class TestFile:
-    GOOD = f'password = "{auth.hash_password(b"x")}"\n'
+    GOOD = f'password = "{hash_password(b"x")}"\n'
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -309,7 +315,7 @@ class TestFile:
         path = tmp_path / "users.toml"
         path.write_text(text)
         with pytest.raises(ConfigError) as refused:
-            auth.load(path)
+            auth_file.load(path)
         assert str(path) in str(refused.value)
         assert says in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -317,4 +323,4 @@ class TestFile:
 
     def test_that_is_not_there_is_refused(self, tmp_path):
         with pytest.raises(ConfigError, match=r"none\.toml"):
-            auth.load(tmp_path / "none.toml")
+            auth_file.load(tmp_path / "none.toml")

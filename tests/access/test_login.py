@@ -12,10 +12,10 @@ from running import Server, Wire, configured, until
 from test_cli import refused
 
 from darner._records import CHUNK_BYTES
-from darner.access import admission, auth
+from darner.access import authentication, guard, passwords, pending
 
 FAILED = b"CLIENT_ERROR authentication failure\r\n"
-HASH = auth.hash_password(b"pass word")
+HASH = passwords.hash_password(b"pass word")
 
 
 def login(user: bytes = b"alice", password: bytes = b"pass word", more: bytes = b"") -> bytes:
@@ -165,7 +165,7 @@ class TestLogin:
         wires = [standing.connect() for _ in range(50)]
         before = standing.resident_bytes
         for wire in wires:
-            wire.send(b"set any 0 0 60000\r\n" + bytes(admission.LOGIN_BYTES - 100))
+            wire.send(b"set any 0 0 60000\r\n" + bytes(pending.LOGIN_BYTES - 100))
         until(lambda: standing.resident_bytes - before < 4 << 20)
         for wire in wires:
             wire.send(bytes(200))
@@ -177,7 +177,7 @@ class TestLogin:
         large = b"set mine 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES * 2, bytes(CHUNK_BYTES * 2))
         quiet = b"set mine 0 0 1 noreply\r\nx\r\n"
         client.send(b"set mine 0 0 1\r\nx\r\n" + large + quiet + b"delete work\r\nflush_all\r\nget mine\r\n")
-        for error in (auth.WRITE, auth.WRITE, auth.MANAGE, auth.ADMIN):
+        for error in (guard.WRITE, guard.WRITE, guard.MANAGE, guard.ADMIN):
             assert client.line() == error
         assert client.line() == b"END\r\n"
 
@@ -197,7 +197,7 @@ class TestLogin:
         assert bob.get(b"work") == b"x"
         with contextlib.closing(standing.connect()) as wire:
             wire.ask(login())
-            assert wire.ask(b"get work\r\n") == auth.READ
+            assert wire.ask(b"get work\r\n") == guard.READ
         write(users)
         reload(standing)
 
@@ -232,7 +232,7 @@ class TestFlood:
             assert server.connect().ask(login(b"bob")) == b"STORED\r\n"
             assert from_address(server, "127.0.0.2").ask(login(b"bob")) == b"STORED\r\n"
             said = {wire.line() for wire in strangers}
-            assert said <= {FAILED, admission.BUSY}
+            assert said <= {FAILED, pending.BUSY}
             assert server.stop() == 0
         assert "Traceback" not in server.log
 
@@ -246,7 +246,7 @@ class TestFlood:
             for wire in wires:
                 assert wire.line() == FAILED
                 took.append(time.monotonic() - start)
-            assert took[admission.QUICK_FAILURES - 1] < admission.FAILURE_S < took[-1]
+            assert took[authentication.QUICK_FAILURES - 1] < authentication.FAILURE_S < took[-1]
 
 
 class TestDeny:
@@ -258,7 +258,7 @@ class TestDeny:
             bob.ask(login(b"bob"))
             assert alice.set(b"work", b"x") == b"STORED\r\n"
             for command in (b"delete work\r\n", b"DELETE work\r\n", b"flush_all\r\n", b"flush_all 5\r\n"):
-                assert alice.ask(command) == auth.DENIED
+                assert alice.ask(command) == guard.DENIED
             assert alice.get(b"work/peek") == b"x"
             assert bob.ask(b"delete work\r\n") == b"DELETED\r\n"
 
@@ -269,7 +269,7 @@ class TestDeny:
             wire.send(
                 b"set work 0 0 1 noreply\r\nx\r\n" + large + b"flush_all\r\nflush_all noreply\r\nget work\r\n"
             )
-            assert [wire.line() for _ in range(3)] == [auth.DENIED, auth.DENIED, b"END\r\n"]
+            assert [wire.line() for _ in range(3)] == [guard.DENIED, guard.DENIED, b"END\r\n"]
             assert wire.ask(b"delete work\r\n") == b"DELETED\r\n"
 
     def test_of_what_is_no_command_is_an_error(self, tmp_path):

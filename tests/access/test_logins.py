@@ -5,35 +5,36 @@ from collections.abc import Callable
 
 import pytest
 
-from darner.access import auth, logins
-from darner.access.logins import CHECKS, MAX_WAITING, Logins
+from darner.access import password_checks
+from darner.access.auth_file import User
+from darner.access.password_checks import CHECKS, MAX_WAITING, PasswordChecks
 
-ALICE, BOB = auth.User(password="alice's"), auth.User(password="bob's")
+ALICE, BOB = User(password="alice's"), User(password="bob's")
 RIGHT = {("alice's", b"right"), ("bob's", b"right")}
 
 
 class Bench:
-    """Logins whose checks are done when the test says so."""
+    """Passwords whose checks are done when the test says so."""
 
     def __init__(self, monkeypatch) -> None:
         self.works: list[tuple[Callable, Callable]] = []
         self.checked: list[tuple[str | None, bytes]] = []
         self.told: dict[object, bool | None] = {}
-        self.logins = Logins(lambda *work: self.works.append(work))
-        monkeypatch.setattr(auth, "check", self._check)
+        self.checks = PasswordChecks(lambda *work: self.works.append(work))
+        monkeypatch.setattr(password_checks, "is_password", self._is_password)
 
-    def _check(self, user: auth.User | None, password: bytes) -> bool:
-        self.checked.append((user and user.password, password))
+    def _is_password(self, password: bytes, hashed: str | None) -> bool:
+        self.checked.append((hashed, password))
         if password == b"no memory":
             raise MemoryError
-        return user is not None and (user.password, password) in RIGHT
+        return (hashed, password) in RIGHT
 
-    def ask(self, who: object, address: str, user: auth.User | None, password: bytes) -> Callable[[], None]:
+    def ask(self, who: object, address: str, user: User | None, password: bytes) -> Callable[[], None]:
         def done(is_right: bool | None) -> None:
             assert who not in self.told
             self.told[who] = is_right
 
-        return self.logins.check(address, user, password, done)
+        return self.checks.check(address, user, password, done)
 
     def do_one(self) -> None:
         work, done = self.works.pop(0)
@@ -49,7 +50,7 @@ class Bench:
             assert len(self.works) <= CHECKS
             self.do_one()
 
-    def flood(self, count: int, address: str = "192.0.2.1", user: auth.User | None = ALICE) -> None:
+    def flood(self, count: int, address: str = "192.0.2.1", user: User | None = ALICE) -> None:
         for number in range(count):
             self.ask((address, number), address, user, b"wrong %d" % number)
 
@@ -74,12 +75,12 @@ class TestPassword:
         bench.ask("again", "192.0.2.1", ALICE, b"right")
         assert bench.told["again"] is True
         assert len(bench.checked) == 1
-        assert "b'right'" not in repr(vars(bench.logins)["_right"])
+        assert "b'right'" not in repr(vars(bench.checks)["_right"])
 
     def test_that_was_right_is_checked_again_once_the_users_have_changed(self, bench):
         bench.ask("first", "a", ALICE, b"right")
         bench.do_all()
-        bench.logins.forget()
+        bench.checks.forget()
         bench.ask("again", "a", ALICE, b"right")
         assert "again" not in bench.told
         bench.do_all()
@@ -178,7 +179,7 @@ class TestStrangers:
             bench.flood(1, f"failed {times}")
             bench.do_all()
             for _ in range(times):
-                bench.logins.forgive()
+                bench.checks.forgive()
             bench.told.clear()
             bench.checked.clear()
             for number in range(CHECKS):
@@ -189,13 +190,13 @@ class TestStrangers:
             assert bench.checked[CHECKS][1] == comes_first.encode()
 
     def test_are_remembered_in_bounded_numbers(self, bench, monkeypatch):
-        monkeypatch.setattr(logins, "MAX_ASKED", 10)
+        monkeypatch.setattr(password_checks, "MAX_ADDRESSES", 10)
         for number in range(100):
             bench.flood(1, f"address {number}")
             bench.do_all()
-        assert len(bench.logins._asked) + len(bench.logins._asked_before) <= 20
+        assert len(bench.checks._sent) + len(bench.checks._sent_before) <= 20
 
 
 def test_waiting_for_all_others_takes_less_than_a_client_waits():
     # some 30 ms each
-    assert logins.MAX_WAITING * 0.03 / logins.CHECKS < 5
+    assert password_checks.MAX_WAITING * 0.03 / password_checks.CHECKS < 5

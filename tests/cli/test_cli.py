@@ -22,9 +22,9 @@ def run(*options: str) -> subprocess.CompletedProcess:
 
 def test_the_log_says_in_one_line_where_an_internal_error_comes_from():
     program = """
-from darner.cli.main import set_up_log
+from darner.cli.log import set_up_log
 import structlog
-set_up_log(debug=False)
+set_up_log()
 try:
     {}["missing"]
 except KeyError:

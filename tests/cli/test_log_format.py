@@ -20,8 +20,8 @@ STARTED = re.compile(
 ESCAPE = "\x1b["
 FOREIGN = """
 import logging
-from darner.cli.main import set_up_log
-set_up_log(debug=False)
+from darner.cli.log import set_up_log
+set_up_log()
 logging.getLogger("asyncio").error("a\\x1bb\\nc", exc_info=ValueError("\\x9b"))
 """
 

@@ -13,7 +13,8 @@ from running import DARNER, running
 
 from darner import _proto
 from darner.config import kinds
-from darner.config.settings import QueueSettings, Settings, load, needs_restart, parse
+from darner.config.config_file import load, parse
+from darner.config.settings import QueueSettings, Settings, needs_restart
 from darner.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

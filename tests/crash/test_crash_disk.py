@@ -14,7 +14,7 @@ from running import Server, Wire, running
 from darner import _records
 from darner.journal import leveldb
 from darner.journal.layout import stored_state
-from darner.journal.wal import SEGMENT_BYTES
+from darner.journal.segment_file import SEGMENT_BYTES
 
 SMALL_MIB = 16
 LARGE_MIB = 96

@@ -14,7 +14,7 @@ import pytest
 from mounting import mounted, run
 from running import DARNER, Server, Wire, running, until
 
-from darner.journal.wal import SEGMENT_BYTES
+from darner.journal.segment_file import SEGMENT_BYTES
 
 OLD = Path(__file__).parent / "directories"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from running import Server, Wire
 
-from darner.repair.repair import check
+from darner.repair.check import check
 
 KILLS = 10
 DIRECTORIES = -(-int(os.environ.get("DARNER_KILLS", "10")) // KILLS)

@@ -9,8 +9,9 @@ import pytest
 from doubles import Client, Disk, Offload
 
 from darner._records import ITEM_BYTES, Item
+from darner.environment.environment import Environment
 from darner.errors import JournalError
-from darner.journal import commit, journal
+from darner.journal import commit, journal, journal_upkeep
 from darner.journal.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal.journal import Journal
 from darner.journal.layout import STATE_NAME, is_state_key, state_key
@@ -28,7 +29,7 @@ class Bench:
         self.log = Log(data / ".log", self.threads)
         self.log.begin()
         self.threads.run_all()
-        self.committer = Committer(self.log, self.threads)
+        self.committer = Committer(self.log, Environment(lambda: 0, self.threads))
         self.told = []
         self.committer.on_failure = lambda journal, error: self.told.append((journal.name, str(error)))
         self.committer.on_recovery = lambda journal: self.told.append((journal.name, "recovered"))
@@ -164,7 +165,7 @@ class TestTicks:
 
     def test_leave_what_can_wait_to_its_own_threads(self, bench):
         soon, later = Offload(), Offload()
-        committer = Committer(bench.log, soon, later)
+        committer = Committer(bench.log, Environment(lambda: 0, soon, defer=later))
         work = Journal(b"work", bench.data / "work", committer, bench.log, 1)
         bench.put(work, b"a")
         for _ in range(MAX_TICKS + REST_TICKS + 3):
@@ -175,7 +176,9 @@ class TestTicks:
 
     def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_RECORDS", 0)
-        journals = [bench.put(bench.journal(b"q%d" % n), b"x") for n in range(commit.COMPACTIONS + 1)]
+        journals = [
+            bench.put(bench.journal(b"q%d" % n), b"x") for n in range(journal_upkeep.MAX_COMPACTIONS + 1)
+        ]
         for each in journals:
             bench.committer.checkpoint(each)
         bench.threads.run_all()
@@ -190,7 +193,7 @@ class TestTicks:
             bench.tick()
             bench.threads.run_all()
             together.append(len(compacted) - before)
-        assert max(together) == commit.COMPACTIONS
+        assert max(together) == journal_upkeep.MAX_COMPACTIONS
         assert sorted(compacted) == list(range(len(journals)))
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
@@ -482,7 +485,7 @@ class TestFullDisk:
         compacted = []
         (handle,) = disk.handles
         handle.compact_range = lambda **span: compacted.append(span)
-        bench.committer.is_short = True
+        bench.committer.space_is_short = True
         for id in range(1, 35):
             work.remove(work.find(id))
             if id > 32:
@@ -525,7 +528,7 @@ class TestFullDisk:
         bench.put(work, b"a")
         bench.committer.checkpoint(work)
         bench.threads.run_all()
-        bench.committer.is_short = True
+        bench.committer.space_is_short = True
         left = work.path / "000099.ldb"
         left.touch()
         for _ in range(MAX_TICKS + REST_TICKS + 3):
@@ -573,7 +576,7 @@ class TestCompaction:
         assert compacted == compacted[:1] * 2
 
     def test_that_a_failed_write_comes_before_is_done_again(self, bench, work, disk, compacted):
-        while not any("_compact" in work.__qualname__ for work, _ in bench.threads.tasks):
+        while not any("JournalUpkeep.compact" in work.__qualname__ for work, _ in bench.threads.tasks):
             bench.threads.run_all()
             bench.tick()
         disk.failures = ["before"]

@@ -8,9 +8,10 @@ import pytest
 from doubles import Client, Disk, Offload
 
 from darner import _records
-from darner._records import Item, item_key
+from darner._records import Item, item_key, read_segment
+from darner.environment.environment import Environment
 from darner.errors import JournalError, MendingError
-from darner.journal import journal, layout, leveldb, wal
+from darner.journal import journal, layout, leveldb, segment_file
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
 from darner.journal.journal import Journal
@@ -36,7 +37,7 @@ class Process:
         lives, damage = self.log.recover()
         assert damage == []
         reserve = Reserve(self.data / ".reserve", 0)
-        self.committer = Committer(self.log, self.threads, reserve=reserve)
+        self.committer = Committer(self.log, Environment(lambda: 0, self.threads), reserve=reserve)
         self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
@@ -335,7 +336,7 @@ class TestFlush:
             (first,) = it.put(b"c")
 
     def test_that_keeps_more_than_the_log_has_room_for_changes_nothing(self, it, monkeypatch):
-        monkeypatch.setattr(wal, "SEGMENT_BYTES", 2_000)
+        monkeypatch.setattr(segment_file, "SEGMENT_BYTES", 2_000)
         it.restart()
         items = it.put(*[b""] * 200)
         with pytest.raises(JournalError, match="too many reserved items"):
@@ -509,7 +510,7 @@ class TestLives:
     def test_that_was_made_anew_has_nothing_of_the_one_before(self, it):
         it.put(b"a")
         it.write()
-        it.log.keep_found("for a test")
+        it.log.pin_found("for a test")
         self.another(it)
         it.put(b"b")
         it.kill()
@@ -537,7 +538,7 @@ class TestLives:
         it.log.unpin(it.journal)
         it.log.roll()
         for path in (it.data / ".log").glob("[0-9]*"):
-            found = wal.read_segment(path.read_bytes()).frames
+            found = read_segment(path.read_bytes()).frames
             if found and not any(kind == _records.Change.RETIRE for kind, *_ in found):
                 path.unlink()
         it.kill()
@@ -1346,7 +1347,7 @@ class TestOpening:
         with pytest.raises(JournalError, match="internal error: RecursionError: too deep") as failure:
             it.start(begin=False)
         assert isinstance(failure.value.__cause__, RecursionError)
-        assert (it.committer._active, it.log._found_pins) == ({}, set())
+        assert (it.committer._active, it.log._found.pins) == ({}, set())
         monkeypatch.undo()
         it.start()  # LevelDB was closed
         assert it.datas() == [b"a", b"b"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,10 +18,10 @@ from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, MendingError
 from darner.journal import journal, leveldb
-from darner.queues import broker as broker_module
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
-from darner.repair import repair
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
+from darner.repair import check
 
 LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 
@@ -29,8 +29,8 @@ LARGE = bytes(2 * CHUNK_BYTES) + b"end"
 @pytest.fixture
 def log(monkeypatch):
     silence = Silence()
-    for module in (broker_module, repair):
-        monkeypatch.setattr(module, "log", silence)
+    log_to(monkeypatch, silence)
+    monkeypatch.setattr(check, "log", silence)
     return silence
 
 
@@ -198,7 +198,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("fetch", [Cursor.take, Cursor.reserve, Cursor.peek])
     def test_is_passed_by_a_cursor(self, damaged, fetch):
-        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
+        cursor = damaged.broker.routes.source(b"work/cursor=mine", takes=True, waits=True)
         assert tried(damaged, lambda: fetch(cursor)).id == 2
         found = []
         while (item := tried(damaged, cursor.pop)) is not None:
@@ -211,7 +211,7 @@ class TestRecord:
     @pytest.mark.parametrize("name", [b"work", b"work/cursor=mine"])
     def test_is_no_obstacle_to_who_waits(self, damaged, name):
         got = []
-        source = damaged.broker.source(name, takes=True, waits=True)
+        source = damaged.broker.routes.source(name, takes=True, waits=True)
         source.wait(Waiter(type(source).take, lambda _, item: got.append(item.id)))
         damaged.push(b"work", body(11))
         damaged.tick(2)
@@ -316,7 +316,7 @@ class TestTable:
         assert drain(data) == [*range(500, 1001)]
         data.restart()
         data.close()
-        (report,) = repair.check(data.path, b"work")
+        (report,) = check.check(data.path, b"work")
         assert report.problems == []
         (kept,) = [fields for event, fields in log.lines if event.startswith("kept of damage")]
         assert (kept["queue"], kept["tables"]) == ("work", 1)
@@ -594,7 +594,7 @@ class TestFile:
     @pytest.mark.parametrize("fetch", [Cursor.take, Cursor.reserve, Cursor.peek])
     def test_is_put_aside_by_a_cursor(self, damaged, log, fetch):
         self.strike(damaged)
-        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
+        cursor = damaged.broker.routes.source(b"work/cursor=mine", takes=True, waits=True)
         assert cursor.pop().data == body(1)
         assert fetch(cursor).data == body(3)
         assert damaged.broker.queue(b"work").items == 2
@@ -605,7 +605,7 @@ class TestFile:
         work = damaged.broker.queue(b"work")
         held = reserve(work, 2)
         self.strike(damaged)
-        cursor = damaged.broker.source(b"work/cursor=mine", takes=True, waits=True)
+        cursor = damaged.broker.routes.source(b"work/cursor=mine", takes=True, waits=True)
         assert [cursor.pop().data for _ in range(2)] == [body(1), body(3)]
         assert (work.journal.damaged_items, put_aside(log)) == (0, [])
         for item in reversed(held):
@@ -615,7 +615,7 @@ class TestFile:
 
     @pytest.mark.parametrize("name", [b"work", b"work/cursor=mine"])
     def test_is_no_obstacle_to_who_waits(self, damaged, log, name):
-        source = damaged.broker.source(name, takes=True, waits=True)
+        source = damaged.broker.routes.source(name, takes=True, waits=True)
         work = damaged.broker.queue(b"work")
         held = reserve(source, 3)
         self.strike(damaged)
@@ -656,7 +656,7 @@ class TestFile:
 
     def test_is_put_aside_when_a_delayed_item_has_joined(self, data, log, request):
         self.how = "short"
-        upload = data.broker.upload(b"work", len(LARGE))
+        upload = data.broker.routes.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         upload.finish(0, 0, lambda _: None, sync=False, delay_ms=1000)
         data.settle()
@@ -697,7 +697,7 @@ class TestFile:
         work = damaged.broker.queue(b"work")
         assert [work.pop().data, work.pop().data] == [body(1), body(3)]
         monkeypatch.undo()
-        monkeypatch.setattr(broker_module, "log", Silence())
+        log_to(monkeypatch, Silence())
         kept()
         assert len(states) >= 4
         for state in states:

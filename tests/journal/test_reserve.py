@@ -175,6 +175,6 @@ def test_a_full_disk_is_known_by_what_the_system_says_and_by_what_leveldb_says(n
 
 
 def test_a_small_disk_has_a_small_one():
-    assert size_for(1 << 40) == reserve.MOST_BYTES
+    assert size_for(1 << 40) == reserve.MAX_BYTES
     assert size_for(16 << 20) == (16 << 20) // reserve.SHARE
     assert size_for(0) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from darner import _records
 from darner._records import State
-from darner.journal import snapshot
+from darner.journal import files
 from darner.journal.snapshot import Snapshot, decode, read
 
 
@@ -75,6 +75,6 @@ def test_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     assert read(path) is None
     path.write_bytes(full().encode())
     assert read(path) is not None
-    monkeypatch.setattr(snapshot, "MOST_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_SMALL_BYTES", 100)
     with pytest.raises(ValueError, match="no file of darner"):
         read(path)

@@ -8,7 +8,7 @@ import pytest
 
 from darner import _records
 from darner.journal import leveldb, sstable
-from darner.journal.quarantine import is_sound
+from darner.journal.damaged_record import is_sound
 
 COUNT = 600
 
@@ -36,7 +36,7 @@ def path(tmp_path, request):
 
 def listed(path, key=b""):
     with opened(path) as db:
-        found, up_to = sstable.listed(db.get_property(b"leveldb.sstables"), key)
+        found, up_to = sstable.list_tables(db.get_property(b"leveldb.sstables"), key)
     return {path / f"{number:06d}.ldb": size for number, size in found}, up_to
 
 

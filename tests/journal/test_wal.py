@@ -14,11 +14,12 @@ import pytest
 from doubles import Client, Offload
 from mounting import run
 
-from darner._records import Change, checksum, guard_memory
+from darner._records import Change, checksum, guard_memory, segment_head
+from darner.environment.offload import at_once
 from darner.errors import JournalError, StartError
-from darner.journal import wal
-from darner.journal.blob import at_once
-from darner.journal.wal import FRAME_BYTES, Log
+from darner.journal import files, segment_file, segment_pool, segments_needed, wal, wal_sync
+from darner.journal.segment_file import FRAME_BYTES
+from darner.journal.wal import Log
 
 SEGMENT_BYTES = 768
 HEAD_BYTES = 64
@@ -64,7 +65,7 @@ class Process:
         self.log = Log(directory, offload)
         self.lives, self.damage = self.log.recover()
         if keep and self.lives:
-            self.log.keep_found("kept")
+            self.log.pin_found("kept")
         self.log.begin()
 
     def writer(self, name=b"work", life=7):
@@ -77,7 +78,7 @@ class Process:
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+    monkeypatch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
     return tmp_path / ".log"
 
 
@@ -207,7 +208,7 @@ class TestSegments:
         dead.write(b"b")
         log.roll()
         dead.write(b"", kind=Change.RETIRE)
-        log.outlast(2)
+        log.pin_end_of(2)
         log.unpin(dead)
         log.roll()
         log.roll()
@@ -219,7 +220,7 @@ class TestSegments:
         Process(directory).writer().write(b"a")
         process = Process(directory)
         process.writer(life=7).write(b"", kind=Change.RETIRE)
-        process.log.outlast(7)
+        process.log.pin_end_of(7)
         process.log.unpin(None)
         for pin in list(process.log._files[-1].pins):
             if isinstance(pin, Writer):
@@ -234,9 +235,9 @@ class TestSegments:
         Process(directory).writer().write(b"a")
         log = Log(directory, at_once)
         log.recover()
-        log.keep_found("one")
+        log.pin_found("one")
         log.unpin("nobody")
-        log.keep_found("two")
+        log.pin_found("two")
         log.begin()
         log.unpin("one")
         assert Process(directory).found() == [b"a"]
@@ -478,14 +479,14 @@ class TestDamage:
     @pytest.mark.parametrize("number", [2**40, 2**61, 2**62, 2**64 - 1])
     def test_in_a_head_that_no_darner_has_written_is_said_without_counting_up_to_it(self, directory, number):
         logged = fill_segments(directory, 1)
-        head = wal.segment_head(number, 5, 1, 0, wal.SEGMENT_BYTES)
-        (directory / "2").write_bytes(head + bytes(wal.SEGMENT_BYTES - 2 * len(head)) + head)
+        head = segment_head(number, 5, 1, 0, segment_file.SEGMENT_BYTES)
+        (directory / "2").write_bytes(head + bytes(segment_file.SEGMENT_BYTES - 2 * len(head)) + head)
         process = Process(directory)
         assert process.found()[:1] == logged[0][:1]
         process.log.close()
 
     def test_to_many_gaps_has_a_segment_stay_until_there_are_fewer(self, directory, monkeypatch):
-        monkeypatch.setattr(wal, "NEEDED_BYTES", 16)
+        monkeypatch.setattr(segments_needed, "NEEDED_BYTES", 16)
         log = Process(directory).log
         pins = []
         for number in range(1, 9):
@@ -576,7 +577,7 @@ class TestGroup:
         writers = [Writer(log, b"queue %d" % n, life=n) for n in range(1, 6)]
         writers[0].write(b"before")
         states = []
-        with log.group(20 * (wal.GROUP_BYTES + 300)):
+        with log.group(20 * (segment_file.GROUP_BYTES + 300)):
             for count in range(20):
                 writers[count % 5].write(b"%d" % count * 100)
                 if count < 19:
@@ -686,7 +687,7 @@ class TestKill:
         if loss == "bit":
             flip(directory / str(number), 200)
         else:  # all that was written since it was made
-            head = wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES)
+            head = segment_head(0, 1, 0, 0, SEGMENT_BYTES)
             (directory / str(number)).write_bytes(head.ljust(SEGMENT_BYTES, b"\0"))
             # and that later ones are needed was not said yet
             (needed,) = directory.glob("needed-*")
@@ -716,7 +717,7 @@ class TestKill:
         content = torn.read_bytes()
         torn.write_bytes(content[:300].ljust(SEGMENT_BYTES - HEAD_BYTES, b"\0") + content[-64:])
         for path in empty:
-            path.write_bytes(wal.segment_head(0, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
+            path.write_bytes(segment_head(0, 1, 0, 0, SEGMENT_BYTES).ljust(SEGMENT_BYTES, b"\0"))
         content = {path.name: path.read_bytes() for path in directory.iterdir()}
         found = Process(directory).found()
         for calls in itertools.count(1):
@@ -728,11 +729,13 @@ class TestKill:
                 break
         assert calls > 10
 
-    @pytest.mark.parametrize(("reserve", "least"), [(0, 2), (wal.RESERVE, 1)])  # none is made with a reserve
+    @pytest.mark.parametrize(  # none is made with a reserve
+        ("reserve", "least"), [(0, 2), (segment_pool.MAX_USED, 1)]
+    )
     def test_at_any_call_of_going_on_in_a_new_segment_loses_nothing(
         self, tmp_path, monkeypatch, reserve, least
     ):
-        monkeypatch.setattr(wal, "RESERVE", reserve)
+        monkeypatch.setattr(segment_pool, "MAX_USED", reserve)
         calls = 0
         more = True
         while more:
@@ -791,7 +794,7 @@ class TestRoom:
         told = Writer(log).write(b"a")
         log.roll()
         offload.run_all()
-        log.outlast(told.life)
+        log.pin_end_of(told.life)
         log.roll()
         offload.run_all()
         assert [path.name for path in segments(directory)] == ["1", "2", "3"]
@@ -888,7 +891,7 @@ class TestRoom:
             writer.write(b"a")
             log.roll()
         assert asked == []
-        log.is_short = True
+        log.space_is_short = True
         writers[2].write(b"a")
         log.roll()
         assert asked == [writers[0]]
@@ -967,7 +970,7 @@ class TestMemory:
         log = Process(directory).log
         writer = Writer(log).write(b"a")
         with monkeypatch.context() as patch:
-            patch.setattr(wal, "populate", Mock(side_effect=OSError(errno.ENOSPC, "no room")))
+            patch.setattr(segment_file, "populate", Mock(side_effect=OSError(errno.ENOSPC, "no room")))
             with pytest.raises(JournalError, match="no room"):
                 log.roll()
         assert [path.name for path in segments(directory)] == ["1"]
@@ -978,8 +981,8 @@ class TestMemory:
 
     def test_that_is_full_in_the_middle_loses_nothing_that_was_written_before(self, tmp_path, monkeypatch):
         """What was reserved is not there: the pages of a file with holes on a full disk."""
-        monkeypatch.setattr(wal, "SEGMENT_BYTES", 1 << 20)
-        monkeypatch.setattr(wal, "populate", lambda _: None)
+        monkeypatch.setattr(segment_file, "SEGMENT_BYTES", 1 << 20)
+        monkeypatch.setattr(segment_file, "populate", lambda _: None)
         monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, _, size: os.ftruncate(descriptor, size))
         disk = tmp_path / "disk"
         disk.mkdir()
@@ -1014,7 +1017,7 @@ class Syncs:
         self.fails = False
         self.files = []
         self.directories = 0
-        sync, sync_directory = os.fdatasync, wal.sync_directory
+        sync, sync_directory = os.fdatasync, files.sync_directory
 
         def fdatasync(descriptor):
             if self.fails:
@@ -1029,7 +1032,8 @@ class Syncs:
             sync_directory(directory)
 
         monkeypatch.setattr(os, "fdatasync", fdatasync)
-        monkeypatch.setattr(wal, "sync_directory", count)
+        for module in (wal, wal_sync, segment_pool):
+            monkeypatch.setattr(module, "sync_directory", count)
 
 
 @pytest.fixture
@@ -1111,7 +1115,7 @@ class TestSync:
         log.roll()
         Writer(log, b"play", life=8).write(b"b")
         offload.run_all()
-        monkeypatch.setattr(wal, "NEEDED_BYTES", 0)
+        monkeypatch.setattr(segments_needed, "NEEDED_BYTES", 0)
         log.unpin(told)
         offload.run_all()
         waiting(log)
@@ -1120,7 +1124,7 @@ class TestSync:
 
     def test_has_the_head_of_a_new_segment_on_the_disk_before_it_has_its_number(self, directory, monkeypatch):
         synced, named = [], []
-        sync, rename = os.fdatasync, wal.SegmentFile.rename
+        sync, rename = os.fdatasync, segment_file.SegmentFile.rename
 
         def fdatasync(descriptor):
             synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
@@ -1132,7 +1136,7 @@ class TestSync:
             rename(file, name)
 
         monkeypatch.setattr(os, "fdatasync", fdatasync)
-        monkeypatch.setattr(wal.SegmentFile, "rename", note)
+        monkeypatch.setattr(segment_file.SegmentFile, "rename", note)
         offload = Offload()  # so that none is made ahead
         log = Process(directory, offload).log
         log.roll()

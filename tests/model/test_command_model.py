@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
 from doubles import Loop, Silence, Transport
 from hypothesis import HealthCheck, note, settings
@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from darner import _records
-from darner.config.settings import parse
-from darner.journal import journal, wal
-from darner.queues import broker as broker_module
+from darner.config.config_file import parse
+from darner.journal import journal, segment_file
 from darner.queues import runs, status
 from darner.wire import connection
 from darner.wire.clients import Clients
@@ -116,12 +115,14 @@ class Server(Data):
     def open(self):
         self.config = parse(self.toml, {}, "darner.toml")
         self.options["aliases"] = self.config.aliases
-        super().open()
         self.loop = Loop(lambda: self.now)
-        self.broker.call_later = lambda ms, work: self.loop.call_later(ms / 1000, work)
+        super().open()
         self.clients = Clients(self.loop, self.broker, dialect=self.dialect, keepalive=60)
         self.clients.reload = self.reload
         self.run()
+
+    def call_later(self, ms, work):
+        self.loop.call_later(ms / 1000, work)
 
     def reload(self):
         self.config = parse(self.toml, {}, "darner.toml")
@@ -137,7 +138,7 @@ class Server(Data):
         # in which order queues are looked after is nobody's business
         for queues, by in (
             (self.broker.queues, str),
-            (self.broker._in_upkeep, lambda queue: str(queue.name)),
+            (self.broker.sweeping.queues, lambda queue: str(queue.name)),
         ):
             ordered = {key: queues[key] for key in sorted(queues, key=by)}
             queues.clear()
@@ -270,10 +271,10 @@ class CommandMachine(RuleBasedStateMachine):
         self.kinds = st.sampled_from(self.COMMON + tuple(some))
         self.patch = patch = pytest.MonkeyPatch()
         self.level = logging.getLogger().level
-        patch.setattr(wal, "SEGMENT_BYTES", 1 << 14)
+        patch.setattr(segment_file, "SEGMENT_BYTES", 1 << 14)
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(os, "fdatasync", lambda _: None)
-        patch.setattr(broker_module, "log", Silence())
+        log_to(patch, Silence())
         patch.setattr(status, "log", Silence())
         patch.setattr(runs, "log", Silence())
         patch.setattr(connection, "log", Silence())

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from brokers import log_to
 from doubles import Client, Disk, Offload, Silence, begin_upload, record, unmap
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -29,12 +30,12 @@ from system import Killed, System
 
 from darner import _records
 from darner.config.settings import QueueSettings
+from darner.environment.environment import Environment
 from darner.errors import JournalError, StartError
-from darner.journal import journal, wal
+from darner.journal import journal, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
-from darner.queues import broker as broker_module
-from darner.queues import queue
+from darner.queues import moving, window
 from darner.queues import upload as upload_module
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
@@ -148,11 +149,11 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = patch = pytest.MonkeyPatch()
-        patch.setattr(wal, "SEGMENT_BYTES", SEGMENT_BYTES)
+        patch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
         patch.setattr(wal, "LONG_SEGMENTS", 3)
-        patch.setattr(queue, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
-        patch.setattr(queue, "READ_ITEMS", 2)
-        patch.setattr(queue, "CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr(window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
+        patch.setattr(window, "READ_ITEMS", 2)
+        patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
         patch.setattr(journal, "MAX_GONE", 2)
@@ -162,14 +163,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.blobs = []  # those that are read
         patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
-        patch.setattr(broker_module, "log", self.log)
+        log_to(patch, self.log)
         self.disk = Disk(patch)
         memory = Path("/dev/shm")
         self.data = Path(tempfile.mkdtemp(prefix="darner-model", dir=memory if memory.exists() else None))
         self.system = System(patch, self.data, PAGE_BYTES)
         self.disk.full = self.system.has_no_room
         # The log has made the segments of a group that is larger than one beforehand, and only names them.
-        self.system.has_names = lambda: self.broker.log.segment.in_group
+        self.system.has_names = lambda: self.broker.storage.log.segment.in_group
         self.now = 1_000_000
         self.items = {}  # number: data, or a list of it if in chunks, and when it expires
         self.due = {}  # number: when a delayed item is due, and the order in which they were set
@@ -192,11 +193,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.offload = Offload()
             self.broker = Broker(
                 self.data,
-                lambda: self.now,
-                self.offload,
-                settings_for=self._settings_for,
-                free_bytes=lambda: 0 if self.system.full else 1 << 30,
-                reserve_bytes=lambda: RESERVE_BYTES,
+                Environment(
+                    lambda: self.now,
+                    self.offload,
+                    free_bytes=lambda: 0 if self.system.full else 1 << 30,
+                    reserve_bytes=lambda: RESERVE_BYTES,
+                ),
+                self._settings_for,
             )
             self.holds, self.uploads, self.readers, self.clients = [], [], [], []
             self.system.calls_left = calls
@@ -226,8 +229,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.disk.drop()
         if hasattr(self.broker, "_lock"):
             self.broker._lock.close()
-        if hasattr(self.broker, "log"):
-            unmap(self.broker.log)
+        if hasattr(self.broker, "storage"):
+            unmap(self.broker.storage.log)
         while self.blobs:
             self.blobs.pop()._file.close()
         self.system.end_process()
@@ -241,8 +244,8 @@ class QueueMachine(RuleBasedStateMachine):
         refuses, self.disk.refuses = self.disk.refuses, False
         for name, twin in self.twins.items():
             twin.unsure = may_hold[name]
-            if name in self.broker.broken:
-                assert refuses or self.system.full, self.broker.broken[name]
+            if name in self.broker.out_of_service:
+                assert refuses or self.system.full, self.broker.out_of_service[name]
             else:
                 self._find(name, twin)
         self.disk.refuses = refuses
@@ -336,8 +339,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.system.full
             or self.system.sync_fails
             or self.disk.refuses
-            or not self.broker._may_move  # it has not been looked for room since
-            or self.broker.log.segment.refusal is not None
+            or not self.broker.space.may_move  # it has not been looked for room since
+            or self.broker.storage.log.segment.refusal is not None
             or any(queue.journal.failing is not None for queue in queues)
         )
 
@@ -404,7 +407,7 @@ class QueueMachine(RuleBasedStateMachine):
         client = Client()
         marks = {name: (twin, twin.history, len(twin.history) - 1) for name, twin in self.twins.items()}
         self.clients.append((client, marks))
-        self.broker.log.sync(client, 0)
+        self.broker.storage.log.sync(client, 0)
         self._told()
 
     def _told(self):
@@ -738,9 +741,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def tick(self, count):
         for _ in range(count):
-            self.broker._retry_broken()
+            self.broker.opening.retry()
             for name, twin in self.twins.items():
-                if twin.unsure and name not in self.broker.broken:
+                if twin.unsure and name not in self.broker.out_of_service:
                     self._find(name, twin)
             self.broker.tick()
             self._told()
@@ -770,8 +773,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.tick(count=1)
             self.threads_run()
             broker = self.broker
-            busy = broker._committer._active or broker.broken or broker._retired
-            if not (busy or broker.log.segment.refusal or broker._crammed or broker._unremoved):
+            busy = broker.storage.committer._active or broker.out_of_service or broker.deletion._retired
+            if not (
+                busy
+                or broker.storage.log.segment.refusal
+                or broker.space.refusal
+                or broker.deletion._unremoved
+            ):
                 break
         else:
             raise AssertionError("it does not come to rest")
@@ -779,7 +787,7 @@ class QueueMachine(RuleBasedStateMachine):
         for name, twin in self.twins.items():
             if twin.exists:
                 self._holds_nothing_else(self.broker.queues[name], twin)
-        self.broker.log.roll()
+        self.broker.storage.log.roll()
         self.threads_run()
         assert len(list((self.data / ".log").glob("[0-9]*"))) == 1
         assert {path.name for path in self.data.iterdir() if path.name[0] != "."} <= {

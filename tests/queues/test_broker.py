@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Disk, Silence, begin_upload
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +16,15 @@ from hypothesis import strategies as st
 from darner._proto import valid_name
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
+from darner.environment.environment import Environment
 from darner.errors import ItemTooLargeError, JournalError, StartError
-from darner.queues import broker, trash
-from darner.queues.broker import Broker, directory_of, name_of
+from darner.queues import factory, slices, trash
+from darner.queues import names as names_module
+from darner.queues.broker import Broker
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.names import directory_of, name_of
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 NOT_IN_NAMES = [*range(33), 127, ord("/")]
 PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-."
@@ -71,7 +76,7 @@ class TestName:
         assert not (data.path / "CURRENT").exists()
         data.restart()
         assert data.broker.queue(name).pop().data == b"in it"
-        assert data.broker.queue_creates == 0
+        assert data.broker.totals.queue_creates == 0
 
     def test_that_is_plain_is_its_directory(self):
         for name in (b"work", b"a.b", b"A_b-c+d", b"0"):
@@ -114,7 +119,7 @@ class TestName:
 @pytest.fixture
 def silence(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     return silence
 
 
@@ -192,7 +197,7 @@ class TestFault:
         told = []
         queue = data.broker.queue(b"faulty")
         queue.wait(Waiter(Queue.pop, None, fail=told.append))
-        cursor = data.broker.source(b"faulty/cursor=label", takes=True, waits=True)
+        cursor = data.broker.routes.source(b"faulty/cursor=label", takes=True, waits=True)
         cursor.wait(Waiter(Queue.pop, None, fail=told.append))
         data.broker.set_aside(queue, ValueError("?"))
         assert [str(error) for error in told] == ["internal error: ValueError: ?"] * 2
@@ -229,25 +234,36 @@ class TestFault:
         data.write_out()
         for name in (b"faulty", b"other"):
             data.broker.delete(name)
-        destroy = data.broker._destroy
+        deletion = data.broker.deletion
+        destroy = deletion.destroy
         monkeypatch.setattr(
-            data.broker, "_destroy", lambda one: fail() if one.name == b"faulty" else destroy(one)
+            deletion, "destroy", lambda one: fail() if one.name == b"faulty" else destroy(one)
         )
         data.write_out()
         assert data.directories() == ["faulty"]
         with pytest.raises(JournalError, match="internal error"):
             data.broker.queue(b"faulty")
         monkeypatch.undo()
-        monkeypatch.setattr(broker, "log", silence)
+        log_to(monkeypatch, silence)
         data.restart()
         data.write_out()
         assert (data.directories(), data.broker.queues) == ([], {})
 
     @pytest.mark.parametrize(
-        "step", ["_enforce_status", "_look_for_space", "_say_refusal", "_retry_broken", "reap", "_sweep_all"]
+        ("part", "step"),
+        [
+            ("routes", "enforce_status"),
+            ("space", "tick"),
+            ("upkeep", "_report_log_refusal"),
+            ("opening", "retry"),
+            ("deletion", "tick"),
+            ("sweeping", "tick"),
+        ],
     )
-    def test_of_what_concerns_all_is_said_once_and_the_rest_is_done(self, data, silence, monkeypatch, step):
-        monkeypatch.setattr(data.broker, step, fail)
+    def test_of_what_concerns_all_is_said_once_and_the_rest_is_done(
+        self, data, silence, monkeypatch, part, step
+    ):
+        monkeypatch.setattr(getattr(data.broker, part), step, fail)
         data.push(b"work", b"a")
         data.write_out()
         said = [event for event, _ in silence.lines if event.startswith("internal error")]
@@ -260,18 +276,18 @@ class TestFault:
         data.broker.queue(b"old")
         data.tick()
         data.now += 100
-        journal, roll = data.broker.queue(b"old").journal, data.broker.log.roll
+        journal, roll = data.broker.queue(b"old").journal, data.broker.storage.log.roll
 
         def refuse():
             raise JournalError("no room")
 
-        data.broker.log.roll = refuse
-        data.broker.log.segment.end()
+        data.broker.storage.log.roll = refuse
+        data.broker.storage.log.segment.end()
         data.tick(5)
         assert len([fields for _, fields in silence.lines if fields.get("reason") == "no room"]) == 1
         assert b"old" in data.broker.queues
-        data.broker.log.roll = roll
-        data.broker.log.roll()
+        data.broker.storage.log.roll = roll
+        data.broker.storage.log.roll()
         data.tick()
         assert b"old" not in data.broker.queues
         assert journal.fault is None
@@ -287,19 +303,19 @@ class TestStart:
         for name in (b"before", b"faulty", b"later"):
             data.push(name, b"a")
         data.end()
-        journal = broker.Journal
+        journal = factory.Journal
 
         def open_journal(name, *rest):
             if name == b"faulty":
                 raise error
             return journal(name, *rest)
 
-        monkeypatch.setattr(broker, "Journal", open_journal)
+        monkeypatch.setattr(factory, "Journal", open_journal)
         data.open()
         assert set(data.broker.queues) == {b"before", b"later"}
         with pytest.raises(JournalError):
             data.broker.queue(b"faulty")
-        monkeypatch.setattr(broker, "Journal", journal)
+        monkeypatch.setattr(factory, "Journal", journal)
         data.tick()
         assert data.read_all(b"faulty") == [b"a"]
 
@@ -343,21 +359,20 @@ class TestStart:
         for name in names:
             (data.path / name.decode() / "CURRENT").rename(data.path / name.decode() / "away")
         data.open()
-        assert len(data.broker.broken) == 9
+        assert len(data.broker.out_of_service) == 9
         for name in names[1::2]:
             (data.path / name.decode() / "away").rename(data.path / name.decode() / "CURRENT")
         data.tick()
         assert set(data.broker.queues) == set(names[1::2])
         # each takes longer than a slice
         tried = []
-        monkeypatch.setattr(data.broker, "_clock", lambda: data.now)
 
         def adopt(name):
             tried.append(name)
-            data.now += broker.SLICE_MS
+            data.now += slices.SLICE_MS
             raise JournalError("still not")
 
-        monkeypatch.setattr(data.broker, "_adopt", adopt)
+        monkeypatch.setattr(data.broker.opening, "_open", adopt)
         for _ in range(10):
             data.broker.tick()
         assert sorted(tried) == sorted(2 * names[::2])
@@ -367,6 +382,13 @@ class TestAwaited:
     """A name of no queue."""
 
     LARGE = bytes(CHUNK_BYTES + 1)
+
+    @pytest.fixture(autouse=True)
+    def _without_collector(self):
+        """Here nothing else refers to a waiter and where it waits, as a connection does."""
+        gc.disable()
+        yield
+        gc.enable()
 
     @pytest.fixture
     def data(self, tmp_path):
@@ -382,7 +404,7 @@ class TestAwaited:
     def wait(self, data, served, who, name=b"work", fetch=Queue.pop):
         """Returns the waiter; nothing else knows of where it waits."""
         waiter = Waiter(fetch, lambda _, item: served.append((who, item.size)), fail=served.append)
-        data.broker.source(name, takes=fetch is not Queue.peek, waits=True).wait(waiter)
+        data.broker.routes.source(name, takes=fetch is not Queue.peek, waits=True).wait(waiter)
         return waiter
 
     def shown(self, data):
@@ -409,11 +431,11 @@ class TestAwaited:
     @pytest.mark.parametrize("takes", [True, False])
     @pytest.mark.parametrize("name", [b"work", b"work/cursor=label", b"work+child/cursor=label"])
     def test_is_not_made_by_who_asks_for_it(self, data, takes, name):
-        assert data.broker.source(name, takes=takes, waits=False) is None
+        assert data.broker.routes.source(name, takes=takes, waits=False) is None
         assert not data.broker.delete(name)
         assert data.broker.visible == {}
         assert data.directories() == []
-        assert data.broker.queue_creates == 0
+        assert data.broker.totals.queue_creates == 0
 
     def test_is_shown_with_those_who_wait_for_it_for_as_long_as_they_do(self, data, served):
         names = [b"a", b"a", b"a/cursor=c", b"b"]
@@ -426,7 +448,7 @@ class TestAwaited:
         assert self.shown(data) == {b"a": 2}
         while waiters:
             waiters.pop().cancel()
-        assert len(data.broker._awaited) == len(data.broker._cursors) == 0
+        assert len(data.broker._placeholders._queues) == len(data.broker.cursors.in_use) == 0
 
     @pytest.mark.parametrize("how", [set, set_later, set_large, set_alias, move])
     def test_serves_those_who_wait_for_it_in_their_order_however_it_comes(self, data, served, how):
@@ -445,9 +467,9 @@ class TestAwaited:
 
     def test_counts_the_reservations_of_those_who_wait_when_it_comes(self, data, served):
         waiter = self.wait(data, served, "first", fetch=Queue.reserve)
-        waiter.queue.transactions += 1
+        waiter.queue.counts.transactions += 1
         data.set(b"work", b"abc")
-        assert data.broker.queues[b"work"].transactions == 1
+        assert data.broker.queues[b"work"].counts.transactions == 1
 
     def test_of_a_deleted_queue_is_waited_for_on(self, data, served):
         data.set(b"work", b"abc")
@@ -470,7 +492,10 @@ class TestAwaited:
     def test_of_a_child_is_one_of_a_queue_once_somebody_takes_from_it(self, data, served):
         looks = self.wait(data, served, "looks", b"work+child", fetch=Queue.peek)
         assert data.broker.queues == {}
-        assert data.broker.source(b"work+child", takes=True, waits=False) is data.broker.queues[b"work+child"]
+        assert (
+            data.broker.routes.source(b"work+child", takes=True, waits=False)
+            is data.broker.queues[b"work+child"]
+        )
         assert looks.queue is data.broker.queues[b"work+child"]
         data.set(b"work", b"abc")
         assert served == [("looks", 3)]
@@ -487,7 +512,7 @@ class TestAwaited:
         journal = data.broker.queues[b"work"].journal
         data.broker.delete(b"work")
         self.wait(data, served, "first")
-        data.broker._committer.set_aside(journal, ValueError("?"))
+        data.broker.storage.committer.set_aside(journal, ValueError("?"))
         assert [str(error) for error in served] == ["internal error: ValueError: ?"]
         assert self.shown(data) == {}
 
@@ -502,9 +527,9 @@ class TestAwaited:
 
     def test_of_parents_leaves_nothing_when_their_children_go(self, data):
         for n in range(10):
-            data.broker.source(b"%d+child" % n, takes=True, waits=False)
+            data.broker.routes.source(b"%d+child" % n, takes=True, waits=False)
             data.broker.delete(b"%d+child" % n)
-        assert data.broker._children == {}
+        assert data.broker.registry._children == {}
 
 
 class TestQueue:
@@ -512,14 +537,14 @@ class TestQueue:
         queue = data.broker.queue(b"work")
         assert data.broker.queue(b"work") is queue
         assert data.broker.find(b"work") is queue
-        assert data.broker.queue_creates == 1
+        assert data.broker.totals.queue_creates == 1
         assert queue.journal.state.created_ms == 1000
         assert data.restart().find(b"work") is not None
 
     def test_that_is_not_there_is_not_found_or_deleted(self, data):
         assert data.broker.find(b"work") is None
         assert not data.broker.delete(b"work")
-        assert data.broker.queue_deletes == 0
+        assert data.broker.totals.queue_deletes == 0
         assert data.directories() == []
 
     def test_keeps_its_case(self, data):
@@ -533,12 +558,12 @@ class TestQueue:
         data.settle()
         data.broker.delete(b"work")
         assert data.broker.find(b"work") is None
-        data.broker.reap()
+        data.broker.deletion.tick()
         assert data.directories() == ["work"]  # the log does not have its end on the disk yet
         data.settle()
         assert data.directories() == []
         assert list((data.path / ".trash").iterdir()) == []
-        assert (data.broker.queue_creates, data.broker.queue_deletes) == (1, 1)
+        assert (data.broker.totals.queue_creates, data.broker.totals.queue_deletes) == (1, 1)
 
     def test_once_deleted_is_gone_even_if_the_process_ends_before_its_files_are(self, data):
         data.push(b"work", b"a")
@@ -621,11 +646,11 @@ class TestQueue:
         list(data.broker.flush_all(errors))
         assert errors == []
         data.restart()
-        assert data.broker.totals() == (2, 0, 0)
+        assert data.broker.totals.waiting() == (2, 0, 0)
 
     def test_that_cannot_be_written_takes_nothing_and_comes_back_by_itself(self, data, monkeypatch):
         silence = Silence()
-        monkeypatch.setattr(broker, "log", silence)
+        log_to(monkeypatch, silence)
         disk = Disk(monkeypatch)
         data.restart()
         data.push(b"work", b"a", b"b")
@@ -650,7 +675,7 @@ def test_the_files_of_a_queue_deleted_before_the_start_go_once_the_log_is_on_the
     assert (data.path / "work").exists()
     data.tick()
     assert not (data.path / "work").exists()
-    assert data.broker.log.synced >= (0, 0)
+    assert data.broker.storage.log.synced >= (0, 0)
 
 
 class TestLargeItem:
@@ -676,7 +701,7 @@ class TestLargeItem:
 
     def delete_queue(self, data):
         data.broker.delete(b"work")
-        data.broker.reap()
+        data.broker.deletion.tick()
         data.now += 1
 
     @staticmethod
@@ -737,7 +762,7 @@ class TestDirectory:
 
     def test_is_used_by_one_broker_at_a_time(self, data):
         with pytest.raises(StartError, match="in use by another darner"):
-            Broker(data.path, lambda: 0, lambda *_: None).open()
+            Broker(data.path, Environment(lambda: 0, lambda *_: None)).open()
         data.push(b"work", b"a")
         assert data.restart().queue(b"work").pop().data == b"a"
 
@@ -745,7 +770,7 @@ class TestDirectory:
         path = tmp_path / "file"
         path.touch()
         with pytest.raises(StartError, match="cannot use the data directory"):
-            Broker(path, lambda: 0, lambda *_: None).open()
+            Broker(path, Environment(lambda: 0, lambda *_: None)).open()
 
     def test_may_hold_stray_files_which_are_left_alone(self, data, monkeypatch):
         data.push(b"work", b"a")
@@ -761,9 +786,9 @@ class TestDirectory:
             (data.path / name).parent.mkdir(exist_ok=True)
             (data.path / name).write_text("mine")
         said = []
-        monkeypatch.setattr(broker.log, "warning", lambda text, **_: said.append(text), raising=False)
+        monkeypatch.setattr(names_module.log, "warning", lambda text, **_: said.append(text), raising=False)
         assert set(data.restart().queues) == {b"work"}
-        assert data.broker.broken == {}
+        assert data.broker.out_of_service == {}
         assert len(said) == 5
         assert all((data.path / name).read_text() == "mine" for name in stray)
 
@@ -781,13 +806,13 @@ class TestDirectory:
         content = current.read_bytes()
         current.unlink()
         data.open()
-        assert data.broker.totals() == (1, 1, 1)
+        assert data.broker.totals.waiting() == (1, 1, 1)
         for use in (data.broker.queue, data.broker.find, data.broker.delete):
             with pytest.raises(JournalError, match="no CURRENT"):
                 use(b"bad")
         errors = []
         list(data.broker.flush_all(errors))
-        assert [str(error) for error in errors] == [str(data.broker.broken[b"bad"])]
+        assert [str(error) for error in errors] == [str(data.broker.out_of_service[b"bad"])]
         data.push(b"good", b"c")
         current.write_bytes(content)
         data.tick()
@@ -807,13 +832,17 @@ def test_totals_are_those_of_what_waits(data):
     data.push(b"b", b"4444")
     data.broker.queue(b"a").reserve()
     data.broker.queue(b"a").pop()
-    assert data.broker.totals() == (2, 2, 7)
-    assert data.broker.total_items == 4
+    assert data.broker.totals.waiting() == (2, 2, 7)
+    assert data.broker.totals.items == 4
     data.broker.delete(b"a")
-    assert data.broker.total_items == 4
+    assert data.broker.totals.items == 4
     data.broker.reset_stats()
-    assert (data.broker.total_items, data.broker.queue_creates, data.broker.queue_deletes) == (0, 0, 0)
-    assert data.restart().totals() == (1, 1, 4)
+    assert (data.broker.totals.items, data.broker.totals.queue_creates, data.broker.totals.queue_deletes) == (
+        0,
+        0,
+        0,
+    )
+    assert data.restart().totals.waiting() == (1, 1, 4)
 
 
 class Free:
@@ -835,7 +864,7 @@ class TestMinFreeSpace:
 
     @pytest.fixture
     def data(self, tmp_path, free):
-        data = Data(tmp_path / "data", min_free_bytes=100, free_bytes=free)
+        data = Data(tmp_path / "data", min_free_bytes=100, environment={"free_bytes": free})
         free.bytes = 100
         data.tick()
         yield data
@@ -845,7 +874,7 @@ class TestMinFreeSpace:
         data.push(b"work", b"one", b"two")
         free.bytes = 99
         data.tick()
-        for request in (data.broker.sink, lambda name: data.broker.upload(name, 100_000)):
+        for request in (data.broker.routes.sink, lambda name: data.broker.routes.upload(name, 100_000)):
             with pytest.raises(JournalError, match="min_free_space"):
                 request(b"work")
         assert data.broker.sinks == {}
@@ -861,10 +890,10 @@ class TestMinFreeSpace:
         free.bytes = 0
         data.restart()
         with pytest.raises(JournalError, match="min_free_space"):
-            data.broker.sink(b"work")
+            data.broker.routes.sink(b"work")
 
     def test_gives_up_a_large_item_on_its_way(self, data, free):
-        upload = data.broker.upload(b"work", 2 * CHUNK_BYTES)
+        upload = data.broker.routes.upload(b"work", 2 * CHUNK_BYTES)
         upload.write(bytes(CHUNK_BYTES))
         free.bytes = 99
         data.tick()
@@ -876,7 +905,7 @@ class TestMinFreeSpace:
 
     def test_says_once_that_it_begins_and_once_that_it_ends(self, data, free, monkeypatch):
         silence = Silence()
-        monkeypatch.setattr(broker, "log", silence)
+        log_to(monkeypatch, silence)
         for free.bytes in (99, 50, None, 99, 100, 200):
             data.tick()
         assert silence.lines == [
@@ -899,18 +928,20 @@ class TestFullDisk:
 
     @pytest.fixture
     def data(self, tmp_path, free):
-        data = Data(tmp_path / "data", free_bytes=free, reserve_bytes=lambda: self.RESERVE)
+        data = Data(
+            tmp_path / "data", environment={"free_bytes": free, "reserve_bytes": lambda: self.RESERVE}
+        )
         yield data
         data.close()
 
     @pytest.fixture
     def said(self, monkeypatch):
         silence = Silence()
-        monkeypatch.setattr(broker, "log", silence)
+        log_to(monkeypatch, silence)
         return silence.lines
 
     def assert_refused(self, data):
-        for request in (data.broker.sink, lambda name: data.broker.upload(name, 100_000)):
+        for request in (data.broker.routes.sink, lambda name: data.broker.routes.upload(name, 100_000)):
             with pytest.raises(JournalError, match="refused: the disk is full"):
                 request(b"work")
 
@@ -921,7 +952,7 @@ class TestFullDisk:
 
     def test_refuses_sets_while_there_is_no_room_for_what_is_staged_and_some_more(self, data, free):
         data.push(b"work", b"one")
-        staged = data.broker._committer.staged_bytes
+        staged = data.broker.storage.committer.staged_bytes
         free.bytes = staged + self.RESERVE // 2
         data.broker.tick()
         data.set(b"work", b"two")
@@ -938,7 +969,7 @@ class TestFullDisk:
         self.assert_refused(data)
 
     def test_ends_an_upload_before_the_next_tick(self, data, free):
-        upload = data.broker.upload(b"work", 2 * CHUNK_BYTES)
+        upload = data.broker.routes.upload(b"work", 2 * CHUNK_BYTES)
         upload.write(bytes(CHUNK_BYTES))
         free.bytes = self.RESERVE // 2 - 1
         with pytest.raises(JournalError, match="refused: the disk is full"):
@@ -956,7 +987,7 @@ class TestFullDisk:
 
     def test_that_was_met_has_the_reserve_let_go_of_until_it_can_be_held_again(self, data, free, said):
         free.bytes = 60
-        data.broker._reserve.release()
+        data.broker.storage.reserve.release()
         data.tick()
         self.assert_refused(data)
         free.bytes = 149  # what is missing of the reserve, and then more than it takes to go on
@@ -974,9 +1005,9 @@ class TestFullDisk:
         ]
 
     def test_is_not_over_as_long_as_somebody_meets_it(self, data):
-        data.broker._reserve.release()
+        data.broker.storage.reserve.release()
         for _ in range(3):
-            data.broker._reserve.release()
+            data.broker.storage.reserve.release()
             data.tick()
             self.assert_refused(data)
         data.tick()
@@ -985,7 +1016,7 @@ class TestFullDisk:
     def test_without_room_for_a_segment_is_said_once_and_what_is_fetched_goes_on(
         self, data, free, said, monkeypatch
     ):
-        monkeypatch.setattr("darner.journal.wal.SEGMENT_BYTES", 4096)
+        monkeypatch.setattr("darner.journal.segment_file.SEGMENT_BYTES", 4096)
         data.restart()
         data.push(b"work", *[b"x"] * 300)
         make, left = os.posix_fallocate, [0]
@@ -997,14 +1028,14 @@ class TestFullDisk:
             make(descriptor, start, size)
 
         monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
-        release = data.broker._reserve.release
+        release = data.broker.storage.reserve.release
 
         def released():
             made = release()
             left[0] += 10 * made
             return made
 
-        data.broker._reserve.release = released
+        data.broker.storage.reserve.release = released
         free.bytes = 60
         assert len(data.read_all(b"work")) == 300
         data.tick(4)
@@ -1035,14 +1066,14 @@ class TestFullDisk:
         data.push(b"work", b"one", exptime=1)
         data.now += 2000
         free.bytes = 0
-        data.broker._look_for_space()
-        release = data.broker._reserve.release
+        data.broker.space.look()
+        release = data.broker.storage.reserve.release
 
         def released():
             free.bytes = 200
             return release()
 
-        data.broker._reserve.release = released
+        data.broker.storage.reserve.release = released
         data.tick()
         assert data.read_all(b"dead") == [b"one"]
 
@@ -1060,7 +1091,7 @@ class TestFullDisk:
 
 def test_what_a_sweep_cannot_do_is_said_once(data, monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     data.settings[b"work"] = QueueSettings(expire_to_queue="dead")
     move = data.broker.queue(b"work").on_move
 
@@ -1084,7 +1115,7 @@ def test_the_files_of_a_deleted_queue_that_cannot_be_removed_are_tried_again_and
     data, monkeypatch
 ):
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     data.push(b"work", b"one")
     data.write_out()
     journal = data.broker.queues[b"work"].journal
@@ -1097,9 +1128,9 @@ def test_the_files_of_a_deleted_queue_that_cannot_be_removed_are_tried_again_and
         patch.setattr(os, "unlink", refuse)
         patch.setattr(trash.shutil, "rmtree", refuse)
         data.tick(5)
-    assert any(journal in file.pins for file in data.broker.log._files)
+    assert any(journal in file.pins for file in data.broker.storage.log._files)
     data.tick(2)
-    assert not any(journal in file.pins for file in data.broker.log._files)
+    assert not any(journal in file.pins for file in data.broker.storage.log._files)
     assert list((data.path / ".trash").iterdir()) == []
     events = [event for event, _ in silence.lines]
     assert events.count("cannot delete the files of a deleted queue; tried again by itself") == 1

@@ -7,18 +7,19 @@ from unittest.mock import Mock
 
 import doubles
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Disk, Silence, begin_upload
 
 from darner._records import CHUNK_BYTES, Change
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError
-from darner.journal import wal
+from darner.journal import segment_pool
 from darner.journal.journal import STAGED_BYTES
-from darner.queues import broker as broker_module
-from darner.queues.broker import Broker
-from darner.queues.queue import Queue, Waiter
+from darner.queues import deletion
+from darner.queues.opening import Opening
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Waiter
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def data(tmp_path):
 @pytest.fixture
 def log(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(broker_module, "log", silence)
+    log_to(monkeypatch, silence)
     return silence
 
 
@@ -44,7 +45,7 @@ def test_an_expired_item_goes_on_as_if_it_were_set_then(data):
     data.tick()
     item = data.broker.queue(b"late").pop()
     assert (item.data, item.flags, item.expires_ms, item.enqueued_ms) == (b"a", 7, 0, data.now)
-    assert data.broker.queue(b"work").expired_items == 1
+    assert data.broker.queue(b"work").counts.expired_items == 1
     data.kill()
     assert data.read_all(b"work") == [b"b"]
     assert data.read_all(b"late") == []
@@ -57,7 +58,7 @@ def test_all_go_on_in_their_order_however_many(data):
     data.push(b"work", b"tail")
     data.now += 5000
     data.tick(10)
-    assert data.broker.queue(b"work").expired_items == 30
+    assert data.broker.queue(b"work").counts.expired_items == 30
     assert data.read_all(b"work") == [b"tail"]
     assert data.read_all(b"late") == numbers
 
@@ -140,11 +141,11 @@ def test_an_item_stays_where_it_is_until_the_other_queue_takes_it(data, log, end
 
 def test_a_queue_that_cannot_be_made_is_tried_again(data, log, monkeypatch):
     data.push(b"work", b"a", exptime=-1)
-    data.broker.broken[b"late"] = JournalError("damaged")
-    monkeypatch.setattr(Broker, "_retry_broken", lambda _: None)
+    data.broker.out_of_service[b"late"] = JournalError("damaged")
+    monkeypatch.setattr(Opening, "retry", lambda _: None)
     data.tick(2)
     assert [fields["to"] for event, fields in log.lines if "cannot be moved" in event] == ["late"]
-    del data.broker.broken[b"late"]
+    del data.broker.out_of_service[b"late"]
     data.tick()
     assert data.read_all(b"late") == [b"a"]
 
@@ -164,7 +165,7 @@ def test_queues_that_move_their_items_to_each_other_come_to_an_end(data, limits)
     for name in names:
         got += data.read_all(name)
         assert data.broker.queue(name).journal.state.items == 0
-    discarded = sum(data.broker.queue(name).discarded for name in names)
+    discarded = sum(data.broker.queue(name).counts.discarded for name in names)
     assert len(got) == len(set(got)) == 40 - discarded
     assert bool(discarded) == bool(limits)
 
@@ -195,7 +196,7 @@ def test_a_full_queue_that_discards_is_first_rid_of_what_has_expired(data):
     for _ in data.broker.queue(b"work").flush_expired():
         pass
     late = data.broker.queue(b"late")
-    assert (late.expired_items, late.discarded) == (1, 0)
+    assert (late.counts.expired_items, late.counts.discarded) == (1, 0)
     assert data.read_all(b"late") == [b"a"]
     assert data.read_all(b"later") == [b"first"]
 
@@ -223,13 +224,13 @@ def test_many_queues_are_swept_in_slices_and_each_has_its_turn(data):
         data.now += 1  # each look at the clock takes so long
         return data.now
 
-    data.broker._clock = clock
+    data.broker.environment.budget._clock = clock
     data.broker.tick()
-    swept = sum(data.broker.queue(name).expired_items for name in names)
+    swept = sum(data.broker.queue(name).counts.expired_items for name in names)
     assert 0 < swept < 10
     data.tick()
-    assert all(data.broker.queue(name).expired_items == 1 for name in names)
-    assert not data.broker._in_upkeep
+    assert all(data.broker.queue(name).counts.expired_items == 1 for name in names)
+    assert not data.broker.sweeping.queues
 
 
 def test_a_queue_deleted_between_two_slices_is_passed_by(data):
@@ -250,15 +251,15 @@ def test_nobody_looks_after_a_queue_to_which_nothing_happens_with_time(data):
     data.settings[b"held"] = QueueSettings(open_timeout_ms=1000)
     data.push(b"held", b"a")
     data.tick()
-    assert {queue.name for queue in data.broker._in_upkeep} == {b"gone", b"late"}
+    assert {queue.name for queue in data.broker.sweeping.queues} == {b"gone", b"late"}
     held = data.broker.queue(b"held")
     held.close(held.reserve())
-    assert held in data.broker._in_upkeep
+    assert held in data.broker.sweeping.queues
     data.now += 1000
     data.tick(2)
-    assert not data.broker._in_upkeep
+    assert not data.broker.sweeping.queues
     data.restart()
-    assert not data.broker._in_upkeep
+    assert not data.broker.sweeping.queues
 
 
 def test_a_poisonous_item_goes_to_the_dead_letter_queue(data):
@@ -267,7 +268,7 @@ def test_a_poisonous_item_goes_to_the_dead_letter_queue(data):
     queue.abort(queue.reserve())
     data.tick()
     data.now += 60_000
-    assert (queue.items, len(queue.reserved), queue.expired_items) == (0, 0, 0)
+    assert (queue.items, len(queue.reserved), queue.counts.expired_items) == (0, 0, 0)
     assert data.read_all(b"dead") == [b"poison"]
     data.kill()
     assert data.read_all(b"work") == []
@@ -310,31 +311,31 @@ class TestFailure:
 
     @staticmethod
     def be_out_of_service(data, target):
-        data.broker._unregister(target.name)
-        data.broker._note_child(target.name)
-        data.broker.broken[target.name] = JournalError("damaged")
+        data.broker.registry.remove(target.name)
+        data.broker.registry.add_child(target.name)
+        data.broker.out_of_service[target.name] = JournalError("damaged")
 
         def end():
-            del data.broker.broken[target.name]
-            data.broker._register(target)
+            del data.broker.out_of_service[target.name]
+            data.broker.registry.add(target)
 
         return end
 
     @staticmethod
     def have_no_log(data, target):
         """There is no room in the log for what is moved, nor for its removal."""
-        log, room = data.broker.log, wal.SegmentFile
-        wal.SegmentFile = Mock(side_effect=OSError("no room"))
-        if log._spare is not None:
-            log._reserve.append(log._spare)
-            log._spare = None
-        while log._reserve:
-            log._reserve.pop().delete()
+        log, room = data.broker.storage.log, segment_pool.SegmentFile
+        segment_pool.SegmentFile = Mock(side_effect=OSError("no room"))
+        if log._pool.ready is not None:
+            log._pool.used.append(log._pool.ready)
+            log._pool.ready = None
+        while log._pool.used:
+            log._pool.used.pop().delete()
         while log.segment.append(Change.BLOB, 0, 0, bytes(8)):
             pass
 
         def end():
-            wal.SegmentFile = room
+            segment_pool.SegmentFile = room
 
         return end
 
@@ -355,7 +356,7 @@ class TestFailure:
     ):
         if trouble == "have_no_links" and not large:
             return
-        monkeypatch.setattr(Broker, "_retry_broken", lambda _: None)
+        monkeypatch.setattr(Opening, "retry", lambda _: None)
         data.settings[b"late+memory"] = QueueSettings(durable=False)
         queues = [data.broker.queue(name) for name in names]
         name = ends.encode() + b"-" + to
@@ -416,7 +417,7 @@ class TestFailure:
             data.broker.queue(name)
         data.push(b"expires-to-late", b"a", exptime=1)
         data.now += 1000
-        broker_log, killed = data.broker.log, []
+        broker_log, killed = data.broker.storage.log, []
         enter = broker_log.enter
 
         def entering(life):
@@ -478,7 +479,7 @@ class TestPowerCut:
         return work
 
     def test_has_no_removal_without_the_item_in_the_other_queue(self, data, work, written):
-        data.broker._committer.checkpoint(work.journal)
+        data.broker.storage.committer.checkpoint(work.journal)
         data.settle()
         assert written == ["log", "leveldb"]
 
@@ -490,11 +491,11 @@ class TestPowerCut:
     def test_has_an_item_in_each_queue_that_it_was_set_on_or_in_none(self, data, written):
         data.broker.queue(b"orders+audit")
         data.set(b"orders", b"x" * (STAGED_BYTES + 1))  # so much is written at once
-        position = data.broker.log.position
+        position = data.broker.storage.log.position
         while not written:
             data.threads.run()
         assert written == ["log"]
-        assert data.broker.log.synced == position
+        assert data.broker.storage.log.synced == position
         data.settle()
         assert written.count("leveldb") == 2
 
@@ -502,7 +503,7 @@ class TestPowerCut:
     def test_that_takes_the_new_name_of_a_large_item_leaves_it_by_its_old_one(self, data, end):
         content = b"x" * (CHUNK_BYTES + 1)
         data.now += 1
-        upload = data.broker.upload(b"work", len(content))
+        upload = data.broker.routes.upload(b"work", len(content))
         data.write(upload, content)
         upload.finish(0, 5 if end == "expires" else 0, lambda _: None, sync=True)
         data.settle()
@@ -531,11 +532,11 @@ class TestPowerCut:
         (link,) = (data.path / "dead" / "blobs").iterdir()
         synced = []
 
-        def sync_links(paths):
+        def sync_blobs(paths):
             synced.extend(paths)
             assert (data.path / "work").exists()
 
-        monkeypatch.setattr(broker_module, "sync_links", sync_links)
+        monkeypatch.setattr(deletion, "sync_blobs", sync_blobs)
         data.broker.delete(b"work")
         data.tick()
         assert synced == [link]

@@ -2,15 +2,15 @@
 numbers."""
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Silence
 
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
-from darner.queues import broker, runs
-from darner.queues.queue import Waiter
+from darner.queues import runs
 from darner.queues.runs import STEP_MS
 from darner.queues.status import READONLY
+from darner.queues.waiters import Waiter
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -22,7 +22,7 @@ LARGE = b"x" * CHUNK_BYTES + b"y"
 @pytest.fixture
 def silence(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     monkeypatch.setattr(runs, "log", silence)
     return silence
 
@@ -79,7 +79,7 @@ class TestRelativeTime:
         assert data.read(b"work") == b"late"
 
     def test_of_a_delay_of_a_large_item(self, data, step, goes_on):
-        upload = data.broker.upload(b"work", len(LARGE))
+        upload = data.broker.routes.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         upload.finish(0, 0, lambda error: None, sync=False, delay_ms=1000)
         data.settle()
@@ -104,7 +104,7 @@ class TestRelativeTime:
     def test_of_an_expiry_with_a_cursor(self, data, step):
         data.push(b"work", b"1", b"2", exptime=10)
         data.set_clock(step)
-        cursor = data.broker.source(b"work/cursor=c", takes=True, waits=True)
+        cursor = data.broker.routes.source(b"work/cursor=c", takes=True, waits=True)
         passes(data, 9999)
         assert cursor.pop().data == b"1"
         data.now += 1
@@ -144,7 +144,7 @@ class TestRelativeTime:
         assert data.read_all(b"work") == [b"4"]
 
     def test_in_a_queue_whose_items_are_not_in_memory(self, data, step, monkeypatch):
-        monkeypatch.setattr("darner.queues.queue.WINDOW_BYTES", 0)
+        monkeypatch.setattr("darner.queues.window.WINDOW_BYTES", 0)
         for _ in range(10):
             data.push(b"work", b"x", exptime=10)
             data.set(b"late", b"x", delay_ms=10_000)
@@ -197,8 +197,8 @@ class TestDuration:
         data.settings[b"work"] = QueueSettings(sync_ms=1000)
         data.push(b"work", b"x")
         syncs = []
-        monkeypatch.setattr(data.broker.log, "sync", lambda *_: syncs.append(data.now))
-        data.broker.sync(data.targets(b"work"), None, 0, asked=False)
+        monkeypatch.setattr(data.broker.storage.log, "sync", lambda *_: syncs.append(data.now))
+        data.broker.syncing.sync(data.targets(b"work"), None, 0, asked=False)
         [(due, work)] = data.timers
         data.ahead = step
         data.now = due
@@ -207,7 +207,7 @@ class TestDuration:
 
     def test_of_a_grace_period(self, tmp_path, step, silence):
         data = Data(tmp_path / "data", now=NOW, boot=1, grace_ms=2000)
-        data.broker.set_status(READONLY)
+        data.broker.routes.set_status(READONLY)
         data.set_clock(step)
         passes(data, 1999)
         assert data.broker.status.in_force != READONLY
@@ -225,7 +225,7 @@ class TestDuration:
             swept.append(queue.name)
             data.ahead += step
 
-        monkeypatch.setattr(data.broker, "_look_after", look_after)
+        monkeypatch.setattr(data.broker.sweeping, "_sweep", look_after)
         data.broker.tick()
         assert swept == [b"a", b"b", b"c"]
 

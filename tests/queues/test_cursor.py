@@ -9,7 +9,8 @@ from darner.config.settings import QueueSettings
 from darner.errors import JournalError
 from darner.journal import journal
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
@@ -31,7 +32,7 @@ def durable(data):
 
 
 def cursor(data, name=BILLING):
-    return data.broker.source(name, takes=True, waits=True)
+    return data.broker.routes.source(name, takes=True, waits=True)
 
 
 def read_all(data, name=BILLING):
@@ -174,22 +175,22 @@ class TestNotMade:
     @pytest.mark.parametrize("use", ["peek", "delete"])
     def test_is_none_after_it_was_looked_at_or_deleted(self, data, use):
         orders = data.broker.queues[b"orders"]
-        before = data.broker.log.position if orders.is_durable else None
+        before = data.broker.storage.log.position if orders.is_durable else None
         for n in range(100):
             name = b"orders/cursor=%d" % n
             assert cursor(data, name).peek().data == b"1" if use == "peek" else data.broker.delete(name)
-        assert orders.cursors == orders.awaited == orders.journal.cursors == {}
-        assert len(data.broker._cursors) == 0
-        assert before is None or data.broker.log.position == before  # nothing was logged
+        assert orders.cursors == orders.waiting_cursors == orders.journal.cursors == {}
+        assert len(data.broker.cursors.in_use) == 0
+        assert before is None or data.broker.storage.log.position == before  # nothing was logged
 
     def test_is_none_after_it_was_waited_at_and_given_up(self, data):
         orders = data.broker.queues[b"orders"]
         data.read_all(b"orders")
         waiter = Waiter(Cursor.pop, lambda *_: None)
         cursor(data).wait(waiter)
-        assert list(orders.awaited) == [waiter.queue]
+        assert list(orders.waiting_cursors) == [waiter.queue]
         waiter.cancel()
-        assert orders.cursors == orders.awaited == {}
+        assert orders.cursors == orders.waiting_cursors == {}
 
     def test_is_the_same_for_two_who_read_through_it(self, data):
         one, other = cursor(data), cursor(data)
@@ -201,7 +202,7 @@ class TestNotMade:
         assert list(orders.cursors) == list(orders.journal.cursors) == [b"billing"]
         data.broker.delete(BILLING)
         assert orders.cursors == orders.journal.cursors == {}
-        assert len(data.broker._cursors) == 0
+        assert len(data.broker.cursors.in_use) == 0
 
     def test_is_served_with_those_alone_that_somebody_waits_at(self, data, monkeypatch):
         served = []
@@ -255,7 +256,7 @@ class TestWaiting:
 
     def test_ends_with_the_next_item_first_come_first_served(self, data, delivered):
         gone = self.wait(data, delivered)
-        gone.has_gone = lambda: True
+        gone.has_disconnected = lambda: True
         self.wait(data, delivered, Cursor.reserve)
         self.wait(data, delivered)
         data.set(b"orders", b"1")

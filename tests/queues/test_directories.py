@@ -9,19 +9,22 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import given
 from running import DARNER, running
 from test_broker import names
 
 from darner._records import CHUNK_BYTES
+from darner.environment.environment import Environment
 from darner.errors import JournalError, RepairError, StartError
 from darner.journal import lock
 from darner.journal.journal import Journal
-from darner.queues import broker, trash
-from darner.queues.broker import Broker, directory_of, name_of
-from darner.repair.repair import check, repair
+from darner.queues import trash
+from darner.queues.broker import Broker
+from darner.queues.names import directory_of, name_of
+from darner.repair.check import check
+from darner.repair.repair import repair
 
 LARGE = bytes(CHUNK_BYTES + 1)
 
@@ -30,14 +33,14 @@ LARGE = bytes(CHUNK_BYTES + 1)
 def said(monkeypatch):
     """What the broker has logged."""
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     return silence.lines
 
 
 class TestLock:
     def is_refused(self, path: Path) -> bool:
         with pytest.raises(StartError, match="in use by another darner"):
-            Broker(path, lambda: 0, lambda *_: None).open()
+            Broker(path, Environment(lambda: 0, lambda *_: None)).open()
         with pytest.raises(RepairError, match="a server has"):
             list(check(path))
         with pytest.raises(RepairError, match="a server has"):
@@ -146,7 +149,7 @@ class TestCase:
         (data.path / ".LOCK").touch()
         data.open()
         assert set(data.directories()).isdisjoint({"Work", "WORK", "a.B+C"})
-        assert data.broker.broken == {}
+        assert data.broker.out_of_service == {}
         assert all(data.broker.queue(name).items == 2 for name in self.NAMES)
         getattr(data, ends)()
         (data.path / ".LOCK").unlink()
@@ -194,7 +197,7 @@ class TestLongName:
                 assert not path.parent.exists()
             real(directory, *args, **options)
 
-        data.broker.reap()
+        data.broker.deletion.tick()
         data.threads.run()
         data.broker.tick()
         monkeypatch.setattr(Path, "mkdir", mkdir)
@@ -208,8 +211,8 @@ class TestLongName:
             data.push(name, b"a")
         journals = [data.broker.queues[name].journal for name in (self.ONE, self.OTHER)]
         let_go = []
-        unpin = data.broker.log.unpin
-        data.broker.log.unpin = lambda pin, *more: (let_go.append(pin), unpin(pin, *more))
+        unpin = data.broker.storage.log.unpin
+        data.broker.storage.log.unpin = lambda pin, *more: (let_go.append(pin), unpin(pin, *more))
         for name in (self.ONE, self.OTHER):
             data.broker.delete(name)
         data.write_out()
@@ -235,7 +238,7 @@ class TestImmovable:
     def delete(self, data, *, times=1):
         """Delete the queue, up to where its directory is marked, and what is in it is not deleted yet."""
         data.broker.delete(b"work")
-        data.broker.reap()
+        data.broker.deletion.tick()
         while not (data.path / "work" / "deleted").exists():
             data.threads.run()
             data.broker.tick()
@@ -271,7 +274,7 @@ class TestImmovable:
         immovable.end()
         assert [report.where for report in check(immovable.path)] == []
         immovable.open()
-        assert immovable.broker.queues == immovable.broker.broken == {}
+        assert immovable.broker.queues == immovable.broker.out_of_service == {}
         immovable.settle()
         assert immovable.directories() == []
         immovable.push(b"work", b"b")
@@ -384,7 +387,7 @@ def test_a_large_item_is_moved_to_a_queue_on_another_file_system_too(data, monke
     assert isinstance(journal, Journal)
     data.upload(b"work", LARGE)
     work = data.broker.queue(b"work")
-    data.broker._move(work, work.pop(), b"other")
+    data.broker.transfers.move(work, work.pop(), b"other")
     assert data.read_all(b"other") == [LARGE]
 
 

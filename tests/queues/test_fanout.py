@@ -9,13 +9,15 @@ from brokers import Data
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.journal.wal import GROUP_BYTES
+from darner.journal.segment_file import GROUP_BYTES
 from darner.queues import fanout
-from darner.queues import queue as queue_module
+from darner.queues import moving as moving_module
 from darner.queues import upload as upload_module
 from darner.queues.cursor import Cursor
-from darner.queues.queue import Queue, Waiter, all_or_none
+from darner.queues.group import all_or_none
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -84,7 +86,7 @@ class TestChild:
 
     def test_that_takes_nothing_in_has_no_queue_take_the_item(self, data):
         audit = data.broker.queue(b"orders+audit")
-        upload = data.broker.upload(b"orders", len(LARGE))
+        upload = data.broker.routes.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         audit.journal.failing = JournalError("the disk is gone")
         with pytest.raises(JournalError, match="the disk is gone"):
@@ -112,12 +114,12 @@ class TestChild:
         for child in (b"orders+audit", b"orders+other"):
             data.broker.queue(child)
         data.set(b"orders", b"1")
-        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.sink(b"orders").queues)
+        upload = Upload(data.broker.queues[b"orders"], lambda: data.broker.routes.sink(b"orders").queues)
         data.write(upload, LARGE)
         with pytest.raises(QueueFullError):
             data.set(b"orders", b"2")
         with pytest.raises(QueueFullError):
-            data.broker.upload(b"orders", len(LARGE))
+            data.broker.routes.upload(b"orders", len(LARGE))
         (error,) = data.finish(upload)
         assert isinstance(error, QueueFullError)
         for name in (b"orders", b"orders+audit", b"orders+other"):
@@ -129,7 +131,7 @@ class TestChild:
     def test_gets_a_delayed_item_when_its_parent_does(self, data):
         data.broker.queue(b"orders+audit")
         data.set(b"orders", b"1", delay_ms=10)
-        upload = data.broker.upload(b"orders", len(LARGE))
+        upload = data.broker.routes.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         told = []
         upload.finish(0, 0, told.append, sync=False, delay_ms=10)
@@ -211,7 +213,7 @@ class TestLargeItem:
     @pytest.mark.parametrize("sync", [False, True])
     def test_is_for_the_queues_that_are_there_when_it_is_whole(self, data, sync):
         data.broker.queue(b"orders+early")
-        upload = data.broker.upload(b"orders", len(LARGE))
+        upload = data.broker.routes.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         data.broker.delete(b"orders+early")
         data.broker.queue(b"orders+late")
@@ -223,7 +225,7 @@ class TestLargeItem:
 
     def test_finds_the_queues_that_come_and_go_while_it_is_synced(self, data):
         data.broker.queue(b"orders+early")
-        upload = data.broker.upload(b"orders", len(LARGE))
+        upload = data.broker.routes.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         told = []
         upload.finish(0, 0, told.append, sync=True)
@@ -251,7 +253,7 @@ class TestLargeItem:
 
     def test_given_up_leaves_nothing(self, data):
         data.broker.queue(b"orders+audit")
-        upload = data.broker.upload(b"orders", len(LARGE))
+        upload = data.broker.routes.upload(b"orders", len(LARGE))
         data.write(upload, LARGE)
         upload.abandon()
         data.settle()
@@ -273,7 +275,7 @@ class TestKill:
     def amid(self, data, monkeypatch):
         """Calls what is in the list when a queue is about to be put something within a group."""
         calls = []
-        log = data.broker.log
+        log = data.broker.storage.log
         enter = log.enter
 
         def entering(life):
@@ -286,7 +288,7 @@ class TestKill:
             return all_or_none(queues, size)
 
         monkeypatch.setattr(log, "enter", entering)
-        for module in (upload_module, queue_module, fanout):
+        for module in (upload_module, moving_module, fanout):
             monkeypatch.setattr(module, "all_or_none", beginning)
         return calls
 
@@ -321,7 +323,9 @@ class TestKill:
 
         for name in NAMES:
             data.broker.queue(name).wait(Waiter(Queue.peek, deliver))
-        data.broker.source(b"orders/cursor=label", takes=True, waits=True).wait(Waiter(Cursor.peek, deliver))
+        data.broker.routes.source(b"orders/cursor=label", takes=True, waits=True).wait(
+            Waiter(Cursor.peek, deliver)
+        )
         data.set(b"orders", b"item")
         names = [b"orders", b"orders/cursor=label", *NAMES[1:]]
         assert served == [(name, b"item") for name in names]
@@ -389,19 +393,19 @@ class TestRoom:
 
         @contextlib.contextmanager
         def measured(queues, size):
-            segment = data.broker.log.segment
+            segment = data.broker.storage.log.segment
             with all_or_none(queues, size):
                 begun = segment.used_bytes
                 yield
                 used.append(segment.used_bytes - begun)
             assert used[-1] <= len(queues) * (size + GROUP_BYTES)
 
-        for module in (upload_module, queue_module, fanout):
+        for module in (upload_module, moving_module, fanout):
             monkeypatch.setattr(module, "all_or_none", measured)
         data.settings[b"orders+c"] = QueueSettings(max_items=2, discard_old_when_full=True)
         data.reconfigure()
         set_it(data)
-        assert data.broker.queue(b"orders+c").discarded == 999
+        assert data.broker.queue(b"orders+c").counts.discarded == 999
         assert len(used) == 1
 
 
@@ -418,7 +422,7 @@ class TestAlias:
         data.set(b"one-only", b"2")
         assert data.read_all(b"one") == [b"1", LARGE, b"2"]
         assert data.read_all(b"two") == [b"1", LARGE]
-        assert data.broker.source(b"all", takes=True, waits=True) is None
+        assert data.broker.routes.source(b"all", takes=True, waits=True) is None
         assert data.directories() == ["one", "two"]
 
     def test_sets_to_the_children_of_its_queues_too(self, data):
@@ -442,13 +446,13 @@ class TestAlias:
 
     def test_hides_a_queue_of_its_name_until_it_is_taken_away(self, data):
         data.set(b"three", b"hidden")
-        data.broker.set_aliases({b"three": (b"four",)})
+        data.broker.routes.set_aliases({b"three": (b"four",)})
         assert b"three" not in data.broker.sources
-        assert data.broker.source(b"three", takes=True, waits=True) is None
+        assert data.broker.routes.source(b"three", takes=True, waits=True) is None
         assert not data.broker.delete(b"three")
         data.set(b"three", b"1")
         assert data.read_all(b"four") == [b"1"]
-        data.broker.set_aliases({})
+        data.broker.routes.set_aliases({})
         assert data.broker.sources[b"three"].pop().data == b"hidden"
         data.set(b"all", b"a queue now")
         assert data.read_all(b"all") == [b"a queue now"]
@@ -470,4 +474,4 @@ def test_a_queue_by_itself_is_its_own_sink(data):
     """Fanout costs nothing where there is none."""
     data.set(b"work", b"1")
     assert data.broker.sinks[b"work"] is data.broker.queues[b"work"]
-    assert data.broker.sources is data.broker.queues
+    assert data.broker.sources == data.broker.queues

@@ -4,13 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from brokers import log_to
 from doubles import Client, Silence
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.queues import broker, queue
-from darner.queues.queue import Queue, Waiter
+from darner.queues import window
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 
@@ -20,20 +22,20 @@ class TestSync:
     def synced(self, data, monkeypatch):
         """Who had the log synced."""
         clients = []
-        sync = data.broker.log.sync
+        sync = data.broker.storage.log.sync
 
         def note(client, slot):
             clients.append(client)
             sync(client, slot)
 
-        monkeypatch.setattr(data.broker.log, "sync", note)
+        monkeypatch.setattr(data.broker.storage.log, "sync", note)
         return clients
 
     def set(self, data, name=b"work", *, asked=False):
         """As a `set` does it; returns whether its client waits for the disk."""
         data.set(name, b"1")
         client = Client()
-        data.broker.sync(data.targets(name), client, 0, asked=asked)
+        data.broker.syncing.sync(data.targets(name), client, 0, asked=asked)
         waits = client.held > 0
         data.settle()
         assert client.held == 0
@@ -101,7 +103,7 @@ class TestSync:
 
     def test_that_fails_within_an_interval_is_logged(self, data, monkeypatch):
         silence = Silence()
-        monkeypatch.setattr(broker, "log", silence)
+        log_to(monkeypatch, silence)
         data.settings[b"work"] = QueueSettings(sync_ms=100)
         self.set(data)
 
@@ -148,7 +150,7 @@ class TestMaxQueueAge:
         assert not self.sweep(data, 1)
         self.sweep(data)
         assert data.directories() == ["other"]
-        assert (data.broker.queue_expires, data.broker.queue_deletes) == (1, 1)
+        assert (data.broker.totals.queue_expires, data.broker.totals.queue_deletes) == (1, 1)
 
     def test_begins_anew_with_each_item(self, data):
         data.broker.queue(b"work")
@@ -230,8 +232,8 @@ class TestInMemory:
         assert data.directories() == []
 
     def test_may_be_longer_than_the_window(self, data, monkeypatch):
-        monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
-        monkeypatch.setattr(queue, "READ_ITEMS", 3)
+        monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+        monkeypatch.setattr(window, "READ_ITEMS", 3)
         work = data.broker.queue(b"work")
         for n in range(20):
             data.set(b"work", b"%d" % n)
@@ -285,11 +287,11 @@ class TestInMemory:
         assert data.upload(b"work", LARGE, sync=True) == [None]
         assert data.broker.queues[b"work"].waiting_bytes == len(LARGE)
         assert data.read_all(b"work") == [LARGE]
-        upload = data.broker.upload(b"work", len(LARGE))
+        upload = data.broker.routes.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         upload.abandon()
         assert data.read_all(b"work") == []
-        upload = data.broker.upload(b"work", len(LARGE))
+        upload = data.broker.routes.upload(b"work", len(LARGE))
         data.broker.delete(b"work")
         with pytest.raises(JournalError, match="deleted"):
             upload.write(LARGE)
@@ -308,7 +310,7 @@ class TestInMemory:
 
     def test_gets_a_child_on_disk_while_a_large_item_is_on_its_way(self, data):
         data.settings[b"work+child"] = QueueSettings(durable=True)
-        upload = data.broker.upload(b"work", len(LARGE))
+        upload = data.broker.routes.upload(b"work", len(LARGE))
         data.write(upload, LARGE)
         data.broker.queue(b"work+child")
         assert data.finish(upload) == [None]

@@ -7,15 +7,16 @@ from doubles import begin_upload, record
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError, MendingError
 from darner.journal import journal
-from darner.queues import queue
-from darner.queues.queue import Queue, Waiter
+from darner.queues import window
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(queue, "READ_ITEMS", 3)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+    monkeypatch.setattr(window, "READ_ITEMS", 3)
     monkeypatch.setattr(journal, "MAX_GONE", 2)
 
 
@@ -50,15 +51,15 @@ class TestOrder:
         assert it.waiting() == [b"%d" % n for n in range(7, 20)]
 
     def test_holds_no_more_than_the_window_in_memory(self, it, monkeypatch):
-        monkeypatch.setattr(queue, "WINDOW_BYTES", 10_000)
-        monkeypatch.setattr(queue, "READ_BYTES", 5_000)
+        monkeypatch.setattr(window, "WINDOW_BYTES", 10_000)
+        monkeypatch.setattr(window, "READ_BYTES", 5_000)
         it.restart()
         it.push(*[b"x" * 1000] * 100)
         assert sum(len(item.data) for item in it.queue.window) <= 10_000
         it.commit()
         while it.queue.pop():
             assert sum(len(item.data) for item in it.queue.window) <= 10_000
-            assert it.queue.window_bytes == sum(1000 + ITEM_BYTES for _ in it.queue.window)
+            assert it.queue.window.bytes == sum(1000 + ITEM_BYTES for _ in it.queue.window)
 
     def test_items_come_as_they_were_set(self, it):
         it.queue.push(record(b"a"), 0xFFFFFFFF, 0)
@@ -119,7 +120,7 @@ class TestReserved:
         for _ in range(3):
             it.queue.abort(it.queue.reserve())
         assert it.restart().reserve().attempts == 3
-        assert it.queue.canceled_transactions == 0  # of this start
+        assert it.queue.counts.canceled_transactions == 0  # of this start
 
     def test_counts_that_up_to_its_limit(self, it):
         it.push(b"a")
@@ -157,7 +158,7 @@ class TestExpiry:
             assert it.queue.peek().data == b"a"
         it.now = dies_at
         assert it.queue.peek() is None
-        assert it.queue.expired_items == 1
+        assert it.queue.counts.expired_items == 1
         assert it.restart().items == 0
 
     @pytest.mark.parametrize("exptime", [0, 10**15, 10**17])
@@ -171,7 +172,7 @@ class TestExpiry:
         it.push(b"c")
         it.now += 1000
         assert it.queue.pop().data == b"c"
-        assert it.queue.expired_items == 2
+        assert it.queue.counts.expired_items == 2
 
     def test_does_not_touch_a_reserved_item_until_it_is_back(self, it):
         it.push(b"a", exptime=1)
@@ -282,16 +283,16 @@ class TestFigures:
         def figures():
             queue = it.queue
             return (
-                queue.total_items,
-                queue.expired_items,
-                queue.canceled_transactions,
-                queue.total_flushes,
-                queue.discarded,
-                queue.transactions,
+                queue.counts.total_items,
+                queue.counts.expired_items,
+                queue.counts.canceled_transactions,
+                queue.counts.total_flushes,
+                queue.counts.discarded,
+                queue.counts.transactions,
             )
 
         assert figures()[:4] == (4, 1, 1, 1)
-        it.queue.reset_stats()
+        it.queue.reset_counts()
         assert figures() == (0, 0, 0, 0, 0, 0)
 
     def test_say_how_long_the_last_item_had_waited_unless_the_queue_is_empty(self, it):

@@ -6,16 +6,17 @@ from doubles import begin_upload, reserve
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal import journal
-from darner.queues import queue
-from darner.queues.queue import Queue, Waiter
+from darner.queues import window
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(queue, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(queue, "READ_ITEMS", 3)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+    monkeypatch.setattr(window, "READ_ITEMS", 3)
     monkeypatch.setattr(journal, "MAX_GONE", 3)
 
 
@@ -51,7 +52,7 @@ class TestLimit:
         it.set(max_bytes=6, discard_old_when_full=True)
         it.push(b"a", b"b", b"c", b"d", b"e")
         it.push(b"four")
-        assert it.queue.discarded == 3
+        assert it.queue.counts.discarded == 3
         assert it.waiting() == [b"d", b"e", b"four"]
 
     def test_discards_nothing_for_an_item_that_could_never_fit(self, it):
@@ -89,7 +90,7 @@ class TestLimit:
         it.push(b"a", b"b", exptime=5)
         it.now += 5000
         it.push(b"c")
-        assert it.queue.expired_items == 2
+        assert it.queue.counts.expired_items == 2
         assert it.queue.items == 1
 
     def test_of_an_items_size_is_another_error_than_a_full_queue(self, it):
@@ -123,7 +124,7 @@ class TestLimit:
         it.commit()
         if discards:
             assert told == [None]
-            assert (it.queue.items, it.queue.discarded, it.queue.peek().size) == (1, 1, 3)
+            assert (it.queue.items, it.queue.counts.discarded, it.queue.peek().size) == (1, 1, 3)
         else:
             assert isinstance(told[0], QueueFullError)
             assert it.waiting() == [b"a"]
@@ -141,7 +142,7 @@ class TestMaxAge:
         it.push(b"d")
         it.now += 2000
         assert it.waiting() == [b"d"]
-        assert it.queue.expired_items == 3
+        assert it.queue.counts.expired_items == 3
 
     def test_holds_for_items_set_before_it_was_changed(self, it):
         it.push(b"a")
@@ -155,7 +156,7 @@ class TestMaxAge:
         it.commit()
         it.now += 1000
         it.sweep()
-        assert (it.queue.items, it.queue.expired_items) == (0, 50)
+        assert (it.queue.items, it.queue.counts.expired_items) == (0, 50)
 
 
 class TestSweep:
@@ -166,7 +167,7 @@ class TestSweep:
         it.commit()
         it.now += 5000
         it.sweep()
-        assert (it.queue.items, it.queue.expired_items) == (31, 10)
+        assert (it.queue.items, it.queue.counts.expired_items) == (31, 10)
         it.restart()
         assert it.waiting() == [b"head", *(b"%d" % number for number in range(40) if number % 4)]
 
@@ -179,8 +180,8 @@ class TestSweep:
         gone = 0
         while it.queue.items > 1:
             it.queue.sweep()
-            assert 0 < it.queue.expired_items - gone <= 10
-            gone = it.queue.expired_items
+            assert 0 < it.queue.counts.expired_items - gone <= 10
+            gone = it.queue.counts.expired_items
             assert it.queue.has_more_upkeep or it.queue.items == 1
         assert it.waiting() == [b"head"]
 
@@ -231,10 +232,10 @@ class TestSweep:
         it.commit()
         it.now += 5000
         it.sweep()
-        assert it.queue.expired_items == 0
+        assert it.queue.counts.expired_items == 0
         it.queue.abort(held)
         it.sweep()
-        assert it.queue.expired_items == 1
+        assert it.queue.counts.expired_items == 1
         assert it.waiting() == [b"b"]
 
     def test_may_come_while_the_queue_is_being_written(self, small, it):
@@ -330,7 +331,7 @@ class TestOpenTimeout:
         assert len(it.queue.reserved) == 2
         it.now += 1
         it.sweep()
-        assert (len(it.queue.reserved), it.queue.canceled_transactions) == (0, 2)
+        assert (len(it.queue.reserved), it.queue.counts.canceled_transactions) == (0, 2)
         assert it.waiting() == [b"a", b"b", b"c"]
 
     def test_gives_it_to_who_waits_and_leaves_the_old_holder_nothing_to_close(self, it):
@@ -353,7 +354,7 @@ class TestOpenTimeout:
         it.queue.close(it.queue.reserve())
         it.now += 1000
         it.sweep()
-        assert it.queue.canceled_transactions == 0
+        assert it.queue.counts.canceled_transactions == 0
 
     def test_set_later_counts_from_then(self, it):
         it.push(b"a")
@@ -384,7 +385,7 @@ class TestMaxAttempts:
         it.queue.abort(it.queue.reserve())
         it.restart()
         it.queue.abort(it.queue.reserve())
-        assert it.queue.discarded == 1
+        assert it.queue.counts.discarded == 1
         it.restart()
         assert it.waiting() == [b"b"]
 
@@ -393,7 +394,7 @@ class TestMaxAttempts:
         it.push(b"poison", b"b")
         it.queue.abort(it.queue.reserve())
         assert it.moved == [(b"poison", b"dead")]
-        assert (it.queue.discarded, len(it.queue.reserved), it.queue.items) == (0, 0, 1)
+        assert (it.queue.counts.discarded, len(it.queue.reserved), it.queue.items) == (0, 0, 1)
 
 
 class TestExpireToQueue:

@@ -32,7 +32,7 @@ def reserve(source, count=1):
 
 
 def abort_all(source):
-    for item in sorted(source.reserved.values(), key=lambda item: item.id, reverse=True):
+    for item in sorted(source.reserved.by_id.values(), key=lambda item: item.id, reverse=True):
         source.abort(item)
 
 
@@ -52,7 +52,7 @@ class TestBytes:
         if written == "all":
             it.commit()
         assert reserve(it.queue, 3) == [b"a", b"b", b"c"]
-        assert [item.data for item in it.queue.reserved.values()] == [None] * 3
+        assert [item.data for item in it.queue.reserved.by_id.values()] == [None] * 3
         abort_all(it.queue)
         assert it.queue.peek().data == b"a"
         back = [it.queue.pop() for _ in range(3)]
@@ -71,7 +71,7 @@ class TestBytes:
         it.push(b"a", b"b")
         cursor = Cursor(it.queue, b"label")
         assert reserve(cursor, 2) == [b"a", b"b"]
-        assert [item.data for item in cursor.reserved.values()] == [None] * 2
+        assert [item.data for item in cursor.reserved.by_id.values()] == [None] * 2
         assert it.queue.peek().data == b"a"
         abort_all(cursor)
         assert [cursor.pop().data, cursor.pop().data] == [b"a", b"b"]
@@ -151,10 +151,10 @@ class TestAttempts:
         assert [key for key in range(1, 5) if it.journal._opened().get(attempts_key(key))] == [1, 2, 3, 4]
         assert it.journal._opened().get(item_key(1)) is not None
         reserve(it.queue, 3)
-        it.queue.close(it.queue.reserved[2])  # out of its turn
+        it.queue.close(it.queue.reserved.by_id[2])  # out of its turn
         it.commit()
         assert it.journal._opened().get(attempts_key(2)) is None
-        it.queue.close(it.queue.reserved[1])
+        it.queue.close(it.queue.reserved.by_id[1])
         come_to_rest(it)
         assert list(it.journal._opened().iterator(start=b"a", stop=b"b", include_value=False)) == [
             attempts_key(3),

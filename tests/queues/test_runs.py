@@ -4,6 +4,7 @@ import pytest
 from doubles import Offload, Silence
 
 from darner import _records
+from darner.environment.offload import at_once
 from darner.environment.timeline import run_of
 from darner.errors import StartError
 from darner.queues import runs
@@ -26,7 +27,7 @@ class Machine:
     def begin(self):
         self.runs = Runs(self.path, self.boot)
         self.times = self.runs.begin(lambda: self.wall, lambda: self.up)
-        self.runs.follow(self.times)
+        self.runs.follow()
         return run_of(self.times.now())
 
     @property
@@ -37,10 +38,10 @@ class Machine:
         self.up += ms
         self.wall += ms + step
 
-    def step(self, ms, offload=None):
+    def step(self, ms, offload=at_once):
         """The clock is set, and that is noticed."""
         self.wall += ms
-        self.runs.follow(self.times, offload)
+        self.runs.follow(offload)
 
     def reboot(self, *, wall):
         self.boot += 1

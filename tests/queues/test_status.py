@@ -39,7 +39,7 @@ class TestStatus:
 
     @pytest.mark.parametrize(("level", "allowed"), [(READONLY, (False, True)), (QUIESCENT, (False, False))])
     def test_that_is_stricter_bites_when_the_grace_period_is_over(self, data, level, allowed):
-        data.broker.set_status(level)
+        data.broker.routes.set_status(level)
         assert data.broker.status.level == level
         data.now += GRACE_MS - 1
         data.tick()
@@ -49,19 +49,19 @@ class TestStatus:
         assert lets(data) == allowed
 
     def test_that_is_looser_is_in_force_at_once_and_ends_a_grace_period(self, data):
-        data.broker.set_status(QUIESCENT)
+        data.broker.routes.set_status(QUIESCENT)
         data.now += GRACE_MS
         data.tick()
-        data.broker.set_status(READONLY)
+        data.broker.routes.set_status(READONLY)
         assert lets(data) == (False, True)
-        data.broker.set_status(QUIESCENT)
-        data.broker.set_status(UP)
+        data.broker.routes.set_status(QUIESCENT)
+        data.broker.routes.set_status(UP)
         data.now += GRACE_MS
         data.tick()
         assert lets(data) == (True, True)
 
     def test_is_kept_over_a_restart_and_bites_at_once_then(self, data):
-        data.broker.set_status(READONLY)
+        data.broker.routes.set_status(READONLY)
         data.restart()
         assert data.broker.status.name == "readonly"
         assert lets(data) == (False, True)
@@ -70,18 +70,18 @@ class TestStatus:
         data.set(b"work", b"1")
         assert b"work" in data.broker.sinks
         assert b"work" in data.broker.sources
-        data.broker.set_status(QUIESCENT)
+        data.broker.routes.set_status(QUIESCENT)
         data.now += GRACE_MS
         data.tick()
         assert b"work" not in data.broker.sinks
         assert b"work" not in data.broker.sources
         with pytest.raises(StatusError, match="refused: the server is quiescent"):
-            data.broker.sink(b"work")
+            data.broker.routes.sink(b"work")
         with pytest.raises(StatusError):
-            data.broker.upload(b"work", 1 << 20)
+            data.broker.routes.upload(b"work", 1 << 20)
         with pytest.raises(StatusError):
-            data.broker.source(b"work", takes=True, waits=True)
-        data.broker.set_status(UP)
+            data.broker.routes.source(b"work", takes=True, waits=True)
+        data.broker.routes.set_status(UP)
         data.set(b"work", b"2")
         assert data.read_all(b"work") == [b"1", b"2"]
 
@@ -91,12 +91,12 @@ class TestStatus:
         clients = Clients(loop, data.broker, dialect="memcached", keepalive=60)
         data.set(b"work", b"1")
         clients.flush_all_later(60)
-        data.broker.set_status(level)
+        data.broker.routes.set_status(level)
         data.now += 60_000
         data.tick()
         loop.next_timer(data.now).work()
         assert data.broker.queues[b"work"].items == 1
-        data.broker.set_status(UP)
+        data.broker.routes.set_status(UP)
         clients.flush_all_later(60)
         loop.next_timer(data.now + 60_000).work()
         assert data.broker.queues[b"work"].items == 0
@@ -104,11 +104,11 @@ class TestStatus:
     @pytest.mark.parametrize("ends", ["in the middle", "at the end"])
     def test_stops_a_large_item_that_is_on_its_way(self, data, ends):
         content = bytes(2 * CHUNK_BYTES)
-        upload = data.broker.upload(b"work", len(content))
+        upload = data.broker.routes.upload(b"work", len(content))
         upload.write(content[:CHUNK_BYTES])
         if ends == "at the end":
             upload.write(content[CHUNK_BYTES:])
-        data.broker.set_status(READONLY)
+        data.broker.routes.set_status(READONLY)
         data.now += GRACE_MS
         data.tick()
         if ends == "at the end":
@@ -125,7 +125,7 @@ class TestStatus:
     def test_that_cannot_be_kept_is_not_taken(self, data):
         (data.path / ".status.new").mkdir()
         with pytest.raises(JournalError, match="cannot keep the status"):
-            data.broker.set_status(READONLY)
+            data.broker.routes.set_status(READONLY)
         assert data.broker.status.name == "up"
 
     def test_in_a_file_nobody_understands_is_up(self, data):

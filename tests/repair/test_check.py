@@ -14,14 +14,16 @@ from brokers import Data
 from running import DARNER, running
 from test_proto import crc32c
 
-import darner.repair.repair
+import darner.repair.check
 from darner import _records
-from darner.access import auth
+from darner.access.passwords import hash_password
 from darner.errors import RepairError
 from darner.journal import leveldb
 from darner.journal.layout import STATE_NAME, stored_state
-from darner.queues import broker
-from darner.repair.repair import _Repair, check, repair, repair_all
+from darner.queues import names
+from darner.repair.check import check
+from darner.repair.rebuild import Rebuild
+from darner.repair.repair import repair, repair_all
 
 NEWER = "use the newer darner"
 NO_PROMETHEUS = 'raise ModuleNotFoundError("none", name="prometheus_client")\n'
@@ -376,15 +378,15 @@ class TestRepairAll:
 
     def test_is_not_kept_from_the_others_by_what_nobody_has_provided_for(self, path, third, monkeypatch):
         (path / "work" / "CURRENT").unlink()
-        run_one = _Repair.run
-        monkeypatch.setattr(_Repair, "run", lambda it: run_one(it) if it._name == b"third" else 1 // 0)
+        run_one = Rebuild.run
+        monkeypatch.setattr(Rebuild, "run", lambda it: run_one(it) if it._name == b"third" else 1 // 0)
         outcomes = dict(repair_all(path))
         assert "ZeroDivisionError" in str(outcomes[b"work"])
         assert outcomes[b"third"].items == 1
-        examine = darner.repair.repair._examine
+        examine = darner.repair.check.examine
         monkeypatch.setattr(
-            darner.repair.repair,
-            "_examine",
+            darner.repair.check,
+            "examine",
             lambda name, *rest: 1 // 0 if name == b"third" else examine(name, *rest),
         )
         reports = {report.where: " ".join(report.problems) for report in check(path)}
@@ -405,7 +407,7 @@ class TestBytesThatAreNoText:
         data.push(b"\xff\x9b", b"one")
         data.restart()
         data.close()
-        (path / broker.directory_of(b"\xff\x9b") / "CURRENT").unlink()
+        (path / names.directory_of(b"\xff\x9b") / "CURRENT").unlink()
         assert "%FF%9B: " in run("check", path).stdout
         done = run("repair", path, os.fsdecode(b"\xff\x9b"))
         assert done.returncode == 0
@@ -469,7 +471,7 @@ class TestOpen:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
-        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{auth.hash_password(b"x")}"\n')
+        (tmp_path / "users.toml").write_text(f'[a]\npassword = "{hash_password(b"x")}"\n')
         (tmp_path / "users.toml").chmod(0o600)
         code, said = config(f"port = 0\n{text.format(tmp_path)}\n")
         assert code == 0

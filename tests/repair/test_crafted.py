@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Silence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import darner.repair.check
 import darner.repair.repair
 from darner import _records
 from darner._records import Change, Item, State
@@ -27,10 +28,10 @@ from darner.journal.layout import (
     state_key,
     stored_state,
 )
-from darner.journal.wal import Life
-from darner.queues import broker
-from darner.queues.broker import directory_of
-from darner.repair.repair import check, repair, repair_all
+from darner.journal.wal_recovery import Life
+from darner.queues.names import directory_of
+from darner.repair.check import check
+from darner.repair.repair import repair, repair_all
 
 # Where numbers of 8, 32 and 64 bits, with and without a sign, end; and some that the queue has.
 EDGES = (
@@ -74,8 +75,9 @@ def bounded_memory():
 @pytest.fixture(autouse=True, scope="module")
 def silence():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broker, "log", Silence())
-        patch.setattr(darner.repair.repair, "log", Silence())
+        log_to(patch, Silence())
+        for module in (darner.repair.check, darner.repair.repair):
+            patch.setattr(module, "log", Silence())
         yield
 
 
@@ -87,7 +89,7 @@ def template(tmp_path_factory) -> Path:
     data.push(b"work", b"one", b"two", b"three", exptime=5000)
     data.upload(b"work", bytes(LARGE_BYTES))
     data.set(b"work", b"later", delay_ms=50)
-    data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop()
+    data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).pop()
     queue = data.broker.queue(b"work")
     queue.close([queue.reserve(), queue.reserve()][1])
     data.push(b"sound", b"one")
@@ -108,10 +110,10 @@ def use(path):
     """Do with the queue what a server does, from start to end; what is refused is so by a JournalError."""
     data = Data(path)
     for work in (
-        lambda: data.broker.source(b"work/cursor=mine", takes=True, waits=True).peek(),
+        lambda: data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).peek(),
         lambda: data.read_all(b"work"),
         lambda: data.push(b"work", b"new"),
-        lambda: data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop(),
+        lambda: data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).pop(),
         lambda: data.broker.queue(b"work").flush(),
     ):
         with contextlib.suppress(JournalError):
@@ -243,7 +245,9 @@ class TestChanges:
         try:
             with contextlib.suppress(JournalError):
                 lives = [Life(state.life, numbered)]
-                journal = Journal(b"work", path / "work", data.broker._committer, data.broker.log, 1, lives)
+                journal = Journal(
+                    b"work", path / "work", data.broker.storage.committer, data.broker.storage.log, 1, lives
+                )
                 data.write_out()
                 journal.close()
         finally:

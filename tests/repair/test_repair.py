@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from brokers import Data
+from brokers import Data, log_to
 from click.testing import CliRunner
 from doubles import Silence
 from running import running, until
@@ -16,9 +16,9 @@ from darner.cli.main import main
 from darner.errors import JournalError, MendingError, RepairError
 from darner.journal import leveldb
 from darner.journal.layout import KEPT_KEY, stored_state
-from darner.queues import broker
-from darner.queues.broker import directory_of
-from darner.repair.repair import check, repair
+from darner.queues.names import directory_of
+from darner.repair.check import check
+from darner.repair.repair import repair
 
 ITEMS = 40
 LARGE_BYTES = 200_000
@@ -37,7 +37,7 @@ def path(tmp_path):
 @pytest.fixture
 def silence(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(broker, "log", silence)
+    log_to(monkeypatch, silence)
     return silence
 
 
@@ -379,7 +379,7 @@ class TestDamage:
         data.push(b"sound", b"one")
         data.push(b"work", *map(body, range(1, 11)))
         data.write_out()
-        data.broker.log.roll()
+        data.broker.storage.log.roll()
         data.write_out()
         data.push(b"work", *map(body, range(11, 21)))
         data.read(b"work")
@@ -456,7 +456,7 @@ class TestDamage:
         data.set(b"work", b"000001" + bytes(300), delay_ms=50)
         data.set(b"work", b"000002" + bytes(300), delay_ms=50)
         data.write_out()
-        data.broker.log.roll()
+        data.broker.storage.log.roll()
         data.write_out()
         data.now += 100
         data.tick()
@@ -507,7 +507,7 @@ class TestRepair:
     def test_takes_two_steps_where_the_file_system_knows_no_exchange(self, closed, monkeypatch):
         damage(table(closed / "work"), b"000007")
         before = {file.name for file in (closed / "work").iterdir()}
-        monkeypatch.setattr("darner.repair.repair._exchange", lambda *_: False)
+        monkeypatch.setattr("darner.repair.swap.exchange", lambda *_: False)
         damaged = repair(closed, b"work").damaged
         assert {file.name for file in damaged.iterdir()} == before
         assert problems(closed)["work"] == []
@@ -547,14 +547,14 @@ class TestRepair:
         data = Data(path)
         data.push(b"work", *map(body, range(1, 4)))
         data.set(b"work", b"000009", delay_ms=100)
-        source = data.broker.source(b"work/cursor=mine", takes=True, waits=True)
+        source = data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True)
         assert source.pop().id == 1
         data.restart()
         data.close()
         (path / "work" / "CURRENT").unlink()
         repair(path, b"work")
         data = Data(path)
-        assert data.broker.source(b"work/cursor=mine", takes=True, waits=True).pop().id == 2
+        assert data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).pop().id == 2
         data.now += 200
         data.tick()
         assert [content[:6] for content in data.read_all(b"work")][-1] == b"000009"

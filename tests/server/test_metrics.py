@@ -23,9 +23,11 @@ from running import DARNER, Server, running, until
 from test_wire_hostile import processor_s
 
 from darner._version import __version__
-from darner.access.admission import METRICS_CONNECTIONS
+from darner.access.descriptors import METRICS_CONNECTIONS
+from darner.environment.environment import Environment
 from darner.queues.broker import Broker
-from darner.server import metrics
+from darner.queues.totals import Totals
+from darner.server import metrics, metrics_http
 from darner.wire.clients import Clients
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
@@ -224,10 +226,10 @@ class TestDisturbance:
                 turns += 1
                 loop.call_soon(count)
 
-            broker = Broker(tmp_path / "data", lambda: 1, lambda work, done: None)
-            broker.queues = {b"queue-%d" % n: Mock(cursor_lags=list) for n in range(queues)}
-            monkeypatch.setattr(broker, "totals", lambda: (0, 0, 0))
-            monkeypatch.setattr(type(broker), "total_items", 0)
+            broker = Broker(tmp_path / "data", Environment(lambda: 1, lambda work, done: None))
+            broker.open()
+            broker.totals = Totals({})
+            broker.queues |= {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
             count()
             served = metrics.Metrics(Clients(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
             text = await asyncio.to_thread(fetch, served.port)
@@ -323,13 +325,13 @@ class TestSilence:
                 with contextlib.suppress(TimeoutError):
                     if not sock.recv(1):
                         break
-        assert metrics.REQUEST_S - 1 < time.monotonic() - start < metrics.REQUEST_S + 3
+        assert metrics_http.REQUEST_S - 1 < time.monotonic() - start < metrics_http.REQUEST_S + 3
         sock.close()
 
     def test_is_no_right_to_more_connections_once_something_was_asked_for(self, monkeypatch):
-        monkeypatch.setattr(metrics.ThreadingMixIn, "process_request", Mock())
+        monkeypatch.setattr(metrics_http.ThreadingMixIn, "process_request", Mock())
         pairs = [socket.socketpair() for _ in range(METRICS_CONNECTIONS + 1)]
-        http = metrics._Http("127.0.0.1", 0)
+        http = metrics_http.HttpServer("127.0.0.1", 0)
         for ours, _ in pairs:
             http.process_request(ours, None)
             http.note_request(ours)

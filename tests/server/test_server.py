@@ -2,19 +2,18 @@
 
 import asyncio
 
-from brokers import Data
+from brokers import Data, log_to
 from doubles import Loop, Silence, Transport
 
-from darner.queues import broker
-from darner.server import server
+from darner.server import background
 from darner.wire.clients import Clients
 from darner.wire.connection import Connection
 
 
 def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(server, "log", silence)
-    monkeypatch.setattr(server, "REPEAT_S", 0)
+    monkeypatch.setattr(background, "log", silence)
+    monkeypatch.setattr(background, "RESTART_S", 0)
     begun = []
 
     async def main():
@@ -27,7 +26,7 @@ def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypa
             goes_on.set()
             await asyncio.Event().wait()
 
-        task = asyncio.create_task(server._go_on(chore))
+        task = asyncio.create_task(background.keep_running(chore))
         await goes_on.wait()
         task.cancel()
         await asyncio.wait([task])
@@ -38,7 +37,7 @@ def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypa
 
 
 def test_who_waits_for_a_queue_that_something_goes_wrong_with_is_told_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(broker, "log", Silence())
+    log_to(monkeypatch, Silence())
     data = Data(tmp_path / "data")
     loop = Loop(lambda: data.now)
     clients = Clients(loop, data.broker, dialect="memcached", keepalive=60)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from running import DARNER, Server, Wire, running, until
 
-from darner.server.standard import MOST_BYTES, Writer
+from darner.server.log_writer import MAX_PENDING_BYTES, LogWriter
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -192,7 +192,7 @@ class TestLog:
         os.set_blocking(write, True)
         return size
 
-    def read(self, read: int, writer: Writer) -> bytes:
+    def read(self, read: int, writer: LogWriter) -> bytes:
         """All there is to read until nothing is left to be written."""
         os.set_blocking(read, False)
         text = b""
@@ -213,11 +213,11 @@ class TestLog:
     def test_makes_nobody_wait_and_says_how_many_lines_it_has_dropped(self, pipe):
         read, write = pipe
         size = self.fill(write)
-        writer = Writer(write, "{} dropped\n".format)
+        writer = LogWriter(write, "{} dropped\n".format)
         line = "x" * 999 + "\n"
         writer.write(line)
         until(lambda: writer._is_writing)  # and so it takes no more of them
-        count = MOST_BYTES // 1000 + 500
+        count = MAX_PENDING_BYTES // 1000 + 500
         for _ in range(count - 1):
             writer.write(line)
         lines = self.read(read, writer)[size:].decode().splitlines(keepends=True)
@@ -229,7 +229,7 @@ class TestLog:
 
     def test_waits_at_the_end_for_who_reads_but_not_for_long(self, pipe):
         read, write = pipe
-        writer = Writer(write, str)
+        writer = LogWriter(write, str)
         writer.write("last words\n")
         writer.drain()
         assert os.read(read, 100) == b"last words\n"
@@ -240,7 +240,7 @@ class TestLog:
 
     def test_goes_on_after_a_file_that_could_not_be_written(self, pipe, monkeypatch):
         read, write = pipe
-        writer = Writer(write, "{} dropped\n".format)
+        writer = LogWriter(write, "{} dropped\n".format)
         real = os.write
         failing = [True]
 
@@ -261,7 +261,7 @@ class TestLog:
         read, write = pipe
         size = self.fill(write)
         os.set_blocking(write, False)
-        writer = Writer(write, str)
+        writer = LogWriter(write, str)
         writer.write("at last\n")
         assert self.read(read, writer)[size:] == b"at last\n"
 

@@ -3,6 +3,7 @@
 from doubles import Offload, let_go, record
 
 from darner.config.settings import QueueSettings
+from darner.environment.environment import Environment
 from darner.errors import JournalError
 from darner.journal import leveldb
 from darner.journal.commit import Committer
@@ -41,7 +42,7 @@ class Bench:
         self.log = Log(self.path / ".log", self.threads)
         lives, damage = self.log.recover()
         assert not damage
-        self.committer = Committer(self.log, self.threads)
+        self.committer = Committer(self.log, Environment(lambda: self.now, self.threads))
         self.journal = Watched(
             b"work", self.path / "work", self.committer, self.log, self.now, lives.get(b"work", ())
         )

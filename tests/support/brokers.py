@@ -4,8 +4,35 @@ from doubles import Offload, let_go, record
 
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
+from darner.environment.environment import Environment
+from darner.queues import (
+    broker,
+    data_directory,
+    deletion,
+    events,
+    names,
+    opening,
+    registry,
+    routes,
+    space,
+    syncing,
+    transfers,
+    upkeep,
+)
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout, parent_of
+
+# the rooms of the broker that log
+LOGGING = (
+    broker, data_directory, deletion, events, names, opening, registry, routes, space, syncing, transfers,
+    upkeep,
+)  # fmt: skip
+
+
+def log_to(patch, logger):
+    """Have all that a broker logs go to `logger`."""
+    for module in LOGGING:
+        patch.setattr(module, "log", logger)
 
 
 class Data:
@@ -14,13 +41,15 @@ class Data:
     With a `boot` it has a monotonic clock besides: `now` goes on evenly, and the wall clock is `ahead` of it.
     """
 
-    def __init__(self, path, *, now=1000, ahead=0, boot=0, **options):
+    def __init__(self, path, *, now=1000, ahead=0, boot=0, environment=None, **options):
         self.path = path
         self.now = now
         self.ahead = ahead
         # the number of the machine's start, and when that was
         self.boot = boot
         self.booted = now - 60_000
+        # what the environment has besides
+        self.world = environment or {}
         self.options = options
         # what is set for each queue that is not as by default
         self.settings = {}
@@ -33,14 +62,17 @@ class Data:
         self.threads = Offload()
         # what is to be called, and when
         self.timers = []
-        options = self.options
+        world = self.world
         if self.boot:
-            options = options | {"monotonic": lambda: self.now - self.booted, "boot": self.boot}
-        self.broker = Broker(
-            self.path, lambda: self.now + self.ahead, self.threads, settings_for=self.settings_for, **options
+            world = world | {"monotonic": lambda: self.now - self.booted, "boot": self.boot}
+        environment = Environment(
+            lambda: self.now + self.ahead, self.threads, call_later=self.call_later, **world
         )
-        self.broker.call_later = lambda ms, work: self.timers.append((self.now + ms, work))
+        self.broker = Broker(self.path, environment, self.settings_for, **self.options)
         self.broker.open()
+
+    def call_later(self, ms, work):
+        self.timers.append((self.now + ms, work))
 
     def reconfigure(self, aliases=None):
         """Have the settings that are set by now, and these aliases; returns what changed."""
@@ -73,7 +105,7 @@ class Data:
     def write_out_once(self):
         """Have LevelDB written, or try to."""
         for queue in self.broker.queues.values():
-            self.broker._committer.checkpoint(queue.journal)
+            self.broker.storage.committer.checkpoint(queue.journal)
         self.settle()
 
     def write_out(self):
@@ -98,9 +130,9 @@ class Data:
 
     def end(self):
         """The end of the process: the log has everything, LevelDB what it had."""
-        for each in self.broker._journals():
+        for each in self.broker.journals():
             each.close()
-        let_go(self.broker.log)
+        let_go(self.broker.storage.log)
         self.broker._lock.close()
 
     def kill(self):
@@ -115,7 +147,7 @@ class Data:
 
     def set(self, name, data, delay_ms=0):
         """As a `set` does it."""
-        sink = self.broker.sink(name)
+        sink = self.broker.routes.sink(name)
         if isinstance(sink, Fanout):
             sink.push(record(data), 0, 0, delay_ms)
         elif delay_ms:
@@ -125,12 +157,12 @@ class Data:
 
     def targets(self, name):
         """The queues a `set` goes to."""
-        sink = self.broker.sink(name)
+        sink = self.broker.routes.sink(name)
         return sink.queues if isinstance(sink, Fanout) else (sink,)
 
     def upload(self, name, content, *, sync=False):
         """As a `set` of a large item does it; returns what it came to."""
-        upload = self.broker.upload(name, len(content))
+        upload = self.broker.routes.upload(name, len(content))
         self.write(upload, content)
         return self.finish(upload, sync=sync)
 

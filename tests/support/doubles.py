@@ -5,9 +5,9 @@ import os
 import socket
 from types import SimpleNamespace
 
+from darner.environment.offload import at_once
 from darner.journal import leveldb
-from darner.journal.blob import at_once
-from darner.journal.wal import FRAME_BYTES
+from darner.journal.segment_file import FRAME_BYTES
 from darner.queues.upload import Upload
 from darner.wire import connection
 
@@ -190,7 +190,7 @@ def unmap(log):
     segment, files = log.segment, segments_of(log)
     at = segment.used_bytes
     if at:
-        memory = log._files[-1]._memory if log._files[-1].is_whole else bytearray(at + FRAME_BYTES)
+        memory = log._files[-1]._memory if log._files[-1].is_intact else bytearray(at + FRAME_BYTES)
         before = memory[at : at + FRAME_BYTES]
         segment.end()  # which writes an end
         memory[at : at + FRAME_BYTES] = before
@@ -200,7 +200,7 @@ def unmap(log):
 
 def segments_of(log):
     """The files of segments that a log has open."""
-    return [file for file in (*log._files, *log._reserve, log._spare) if file is not None]
+    return [file for file in (*log._files, *log._pool.used, log._pool.ready) if file is not None]
 
 
 def let_go(log):

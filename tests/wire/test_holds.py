@@ -4,7 +4,8 @@ import pytest
 from benches import Bench
 from doubles import reserve
 
-from darner.queues.queue import Queue, Waiter
+from darner.queues.queue import Queue
+from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
 
 
@@ -34,7 +35,7 @@ def test_counts_what_is_held_by_queue(holds, queue):
 def test_closes_what_was_reserved_longest(holds, queue):
     reserve(holds, queue, 4)
     assert holds.close(b"work", 2) == 2
-    assert next(iter(queue.reserved.values())).data == b"2"
+    assert next(iter(queue.reserved.by_id.values())).data == b"2"
     assert holds.close(b"work", 9) == 2
     assert holds.close(b"work") == 0
     assert not holds.held

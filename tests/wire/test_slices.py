@@ -12,7 +12,9 @@ from darner.environment.budget import LEAST_MS, TURN_MS, Budget
 from darner.errors import MendingError
 from darner.journal.commit import FREED_AT_ONCE
 from darner.queues.cursor import Cursor
-from darner.queues.queue import DISCARDED_AT_ONCE, EXPIRED_AT_ONCE, RETURNED_AT_ONCE
+from darner.queues.expiry import EXPIRED_AT_ONCE
+from darner.queues.limits import DISCARDED_AT_ONCE
+from darner.queues.reserved import RETURNED_AT_ONCE
 from darner.wire.commands.table import _dump_config, _dump_stats
 from darner.wire.holds import Holds
 
@@ -20,7 +22,10 @@ from darner.wire.holds import Holds
 @pytest.fixture
 def slow(tmp_path):
     """Of which a slice is over after two steps."""
-    data = Data(tmp_path / "data", budget=Budget(functools.partial(next, itertools.count(step=2))))
+    data = Data(
+        tmp_path / "data",
+        environment={"budget": Budget(functools.partial(next, itertools.count(step=2)))},
+    )
     yield data
     data.close()
 
@@ -181,7 +186,7 @@ class TestUpkeep:
         for name in names:
             slow.push(name, b"a")
             slow.broker.delete(name)
-        slow.broker.sync_deletions()
+        slow.broker.deletion.sync()
         slow.settle()
         left = len(slow.directories())
         assert 0 < left < len(names)
@@ -205,9 +210,9 @@ class TestUpkeep:
         for name in names:
             data.push(name, b"a")
         journals = [data.broker.queues[name].journal for name in names]
-        data.broker.log.on_long(journals)
+        data.broker.storage.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 3
-        data.broker.log.on_long(journals)
+        data.broker.storage.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 6
         data.settle()
 
@@ -218,14 +223,14 @@ class TestLimits:
         it.push(*[b"%d" % n for n in range(count)])
         it.set(max_items=2, discard_old_when_full=True)
         it.push(b"last")
-        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == DISCARDED_AT_ONCE
         assert it.queue.needs_upkeep
         it.queue.sweep()
         assert it.queue.has_more_upkeep
-        assert it.queue.discarded == 2 * DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == 2 * DISCARDED_AT_ONCE
         it.queue.sweep()
         assert not it.queue.has_more_upkeep
-        assert it.queue.discarded == count - 1
+        assert it.queue.counts.discarded == count - 1
         assert [item.data for item in iter(it.queue.pop, None)] == [b"%d" % (count - 1), b"last"]
 
     def test_that_were_raised_again_stop_that(self, it):
@@ -234,7 +239,7 @@ class TestLimits:
         it.push(b"last")
         it.set()
         it.queue.sweep()
-        assert it.queue.discarded == DISCARDED_AT_ONCE
+        assert it.queue.counts.discarded == DISCARDED_AT_ONCE
         assert not it.queue.needs_upkeep
 
 
@@ -244,7 +249,7 @@ class TestMemory:
         slow.push(b"work", *[b"x"] * 5 * FREED_AT_ONCE)
         slow.broker.queue(b"work").flush()
         slow.push(b"work", b"later")
-        dead = slow.broker._committer._dead
+        dead = slow.broker.storage.committer._unneeded
         slow.broker.tick()
         assert sum(map(len, dead)) > 2 * FREED_AT_ONCE
         slow.tick(20)

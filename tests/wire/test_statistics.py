@@ -12,6 +12,7 @@ from running import configured, running
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.journal import journal
+from darner.queues.cursor import cursor_lags
 from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES
 
 # What agents of memcached read: memcached_exporter (to which one that is missing was an error once), the
@@ -97,7 +98,7 @@ class TestHeadAge:
         assert head_age(durable) == 1000
 
     def test_of_a_queue_larger_than_its_window_is_that_of_the_next_on_the_disk(self, data, monkeypatch):
-        monkeypatch.setattr("darner.queues.queue.READ_ITEMS", 1)
+        monkeypatch.setattr("darner.queues.window.READ_ITEMS", 1)
         for _ in range(3):
             data.set(b"work", b"x" * CHUNK_BYTES)
             data.now += 10
@@ -129,10 +130,10 @@ class TestHeadAge:
 
 class TestCursorLag:
     def lags(self, data):
-        return dict(data.broker.queue(b"work").cursor_lags())
+        return dict(cursor_lags(data.broker.queue(b"work")))
 
     def cursor(self, data, label=b"billing"):
-        return data.broker.source(b"work/cursor=" + label, takes=True, waits=True)
+        return data.broker.routes.source(b"work/cursor=" + label, takes=True, waits=True)
 
     def test_is_how_many_items_a_cursor_has_still_to_read(self, data):
         assert self.lags(data) == {}

@@ -9,7 +9,7 @@ import pytest
 from running import configured, running, until
 
 from darner.journal import leveldb
-from darner.repair.repair import check
+from darner.repair.check import check
 
 LARGE = b"large " * 100_000
 CURSOR = b"work/cursor=mine"

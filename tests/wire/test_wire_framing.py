@@ -7,7 +7,7 @@ from running import configured, running, until
 
 from darner import __version__
 from darner._records import CHUNK_BYTES
-from darner.access import auth
+from darner.access import auth_file
 
 VERSION = b"VERSION %s\r\n" % __version__.encode()
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
@@ -295,7 +295,7 @@ class TestMeta:
 
     def test_is_refused_to_whom_the_classic_one_is(self, tmp_path):
         users = tmp_path / "users.toml"
-        auth.set_password(users, "eve", b"secret")
+        auth_file.set_password(users, "eve", b"secret")
         users.write_text(users.read_text().replace('"*"', '"hers"'))
         with configured(tmp_path, f'auth_file = "{users}"\n') as server:
             wire = server.connect()

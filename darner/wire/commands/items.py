@@ -25,8 +25,9 @@ from darner.errors import (
 )
 from darner.journal.blob import BlobReader
 from darner.queues.fanout import Fanout
-from darner.queues.queue import Queue, Source, Waiter
+from darner.queues.queue import Queue
 from darner.queues.upload import Upload
+from darner.queues.waiters import Source, Waiter
 from darner.wire.replies import (
     CLOSE_FIRST,
     DELETED,
@@ -70,7 +71,7 @@ def set_(connection: "Connection", request: Request) -> None:
         return
     connection.out.append(b"" if request.noreply else STORED)
     if request.sync or queue.syncs:
-        connection.broker.sync((queue,), connection, len(connection.out) - 1, asked=request.sync)
+        connection.broker.syncing.sync((queue,), connection, len(connection.out) - 1, asked=request.sync)
     if queue.journal.is_backlogged:
         _wait_for_room(connection, queue)
 
@@ -80,7 +81,7 @@ def _set_elsewhere(connection: "Connection", request: Request) -> None:
     connection.expect_long()
     record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
     try:
-        sink = connection.broker.sink(request.queue)
+        sink = connection.broker.routes.sink(request.queue)
         if isinstance(sink, Fanout):
             sink.push(record, flags, exptime, delay_ms)
             queues = sink.queues
@@ -105,7 +106,7 @@ def _stored(connection: "Connection", request: Request, queues: Sequence[Queue])
         reply = meta.answer(STORED, 0 if request.delay_ms else queues[0].journal.state.next_id - 1)
     connection.out.append(reply)
     slot = len(connection.out) - 1
-    connection.broker.sync(queues, connection, slot, asked=request.sync)
+    connection.broker.syncing.sync(queues, connection, slot, asked=request.sync)
     if meta is not None and not reply:
         connection.keep_quiet(slot)
     for queue in queues:
@@ -122,7 +123,7 @@ def set_begin(connection: "Connection", request: Request) -> None:
     """As `set`, of an item too large for memory: its chunks follow."""
     connection.counters.cmd_set += 1
     try:
-        connection.begin_upload(request, connection.broker.upload(request.queue, request.size))
+        connection.begin_upload(request, connection.broker.routes.upload(request.queue, request.size))
     except DarnerError as error:
         connection.begin_upload(request, error)
 
@@ -282,7 +283,7 @@ def _queue(connection: "Connection", request: Request) -> Source | None:
     try:
         takes = request.fetches and not request.peek
         waits = request.fetches and request.timeout_ms > 0
-        queue = connection.broker.source(request.queue, takes=takes, waits=waits)
+        queue = connection.broker.routes.source(request.queue, takes=takes, waits=waits)
     except StatusError:
         _release(connection, request)
         if request.fetches:
@@ -305,7 +306,7 @@ def _prepare(connection: "Connection", request: Request, queue: Source) -> None:
     """Do what goes before a fetch: close or abort what is held, as the options say."""
     _release(connection, request)
     if request.open:
-        queue.transactions += 1
+        queue.counts.transactions += 1
 
 
 def _fetcher(request: Request, queue: Source) -> Callable[[Any], Item | None]:

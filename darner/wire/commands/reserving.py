@@ -7,7 +7,7 @@ from darner import _proto
 from darner._proto import Request
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, MendingError, UnavailableError
-from darner.queues.queue import Source, Waiter
+from darner.queues.waiters import Source, Waiter
 from darner.wire.commands.items import Delivery, retry, send_item, send_large
 from darner.wire.replies import BAD_FORMAT, BAD_NAME, END, NOTHING_RESERVED, server_error
 
@@ -54,7 +54,7 @@ class Monitor:
         out = connection.out
         try:
             while self._left > 0 and connection.clients.loop.time() < self._deadline:
-                queue = connection.broker.source(self._request.queue, takes=True, waits=True)
+                queue = connection.broker.routes.source(self._request.queue, takes=True, waits=True)
                 if queue is None:
                     break
                 item = queue.reserve()
@@ -103,7 +103,7 @@ class Monitor:
         counters = connection.counters
         counters.cmd_get += 1
         counters.get_hits += 1
-        queue.transactions += 1
+        queue.counts.transactions += 1
         connection.holds.add(queue, item)
         self._left -= 1
         if item.record is None or item.size > CHUNK_BYTES:

@@ -50,7 +50,7 @@ def delete(connection: "Connection", request: Request) -> None:
         connection.counters.delete_hits += found
         connection.counters.delete_misses += not found
         connection.reply(request, b"DELETED\r\n")
-        connection.broker.sync_deletions()
+        connection.broker.deletion.sync()
 
 
 def flush(connection: "Connection", request: Request) -> None:
@@ -143,7 +143,7 @@ def flush_all_expired(connection: "Connection", request: Request) -> None:
     except StatusError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
-    _flush_expired(connection, request, list(broker.queues.values()), list(broker.broken.values()))
+    _flush_expired(connection, request, list(broker.queues.values()), list(broker.out_of_service.values()))
 
 
 def _flush_expired(
@@ -245,13 +245,13 @@ def dump_stats(connection: "Connection", request: Request) -> None:
 
 
 def _dump_stats(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
-    for name in asked or sorted({*broker.visible, *broker.aliases}):
-        is_alias = name in broker.aliases
+    for name in asked or sorted({*broker.visible, *broker.routes.aliases}):
+        is_alias = name in broker.routes.aliases
         queue = None if is_alias else broker.find_visible(name)
         if not (asked or queue is not None or is_alias):
             continue  # deleted meanwhile
         yield _dumped(name, read_queue(queue) if queue is not None else ())
-        yield from _dumped_children(broker.children(name))
+        yield from _dumped_children(broker.routes.children(name))
         yield b"}\r\n"
     yield END
 
@@ -314,7 +314,7 @@ def status(connection: "Connection", request: Request) -> None:
         connection.reply(request, BAD_STATUS, is_error=True)
         return
     try:
-        broker.set_status(STATUSES.index(name))
+        broker.routes.set_status(STATUSES.index(name))
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
         return

@@ -1,0 +1,101 @@
+"""Upkeep of journals that nobody waits for, in threads: compactions, deletions of files, idle LevelDBs."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from darner.environment.offload import Offload
+from darner.errors import JournalError
+from darner.journal.journal import Journal
+from darner.journal.leveldb import failure
+
+# How many compactions go on at a time: writes are not to wait for them.
+MAX_COMPACTIONS = 2
+
+
+class Host(Protocol):
+    """The committer, as far as upkeep knows it."""
+
+    on_failure: Callable[[Journal, JournalError], None]
+
+    def add(self, journal: Journal) -> None:
+        """Have `journal` looked at in the rounds to come."""
+
+    def note_open(self, journal: Journal) -> None:
+        """Note that the LevelDB of `journal` was opened or written."""
+
+    def set_aside(self, journal: Journal, error: Exception) -> None:
+        """Do nothing more with `journal`: an error that nothing provides for."""
+
+    def isolate(self, journal: Journal, work: Callable[[], None]) -> None:
+        """Do some work on `journal`, and set it aside if that raises."""
+
+
+class JournalUpkeep:
+    """Does the upkeep of all journals."""
+
+    def __init__(self, host: Host, defer: Offload) -> None:
+        self._host = host
+        self._defer = defer
+        # how many are going on
+        self._compactions = 0
+        # journals of which it was told that a file cannot be deleted
+        self._told: set[Journal] = set()
+
+    def discard(self, journal: Journal) -> None:
+        """Forget about `journal`."""
+        self._told.discard(journal)
+
+    def compact(self, journal: Journal) -> None:
+        """Compact what was deleted in `journal`, if that is due and not too many compactions go on."""
+        if self._compactions >= MAX_COMPACTIONS or not journal.compactable():
+            return
+        span = journal.begin_compaction()
+        self._compactions += 1
+
+        def done(error: Exception | None) -> None:
+            self._compactions -= 1
+            if journal.fault is not None or journal.log is None:
+                return
+            if error is None:
+                self._host.isolate(journal, lambda: self._host.note_open(journal))
+                self._host.isolate(journal, journal.end_compaction)
+            else:
+                self._host.isolate(journal, journal.fail_compaction)
+
+        self._defer(lambda: journal.compact(span), done)
+
+    def delete_blobs(self, journal: Journal) -> None:
+        """Delete the files of large items that are gone."""
+        blobs = journal.take_obsolete_blobs()
+        if not blobs:
+            return
+
+        def done(error: Exception | None) -> None:
+            if journal.log is None or journal.fault is not None:
+                return
+            if error is None:
+                self._told.discard(journal)
+                self._host.isolate(journal, lambda: journal.forget(blobs))
+                return
+            journal.take_back_obsolete_blobs(blobs)
+            self._host.add(journal)
+            if journal not in self._told:
+                self._told.add(journal)
+                what = f"cannot delete an item's file in {journal.path}"
+                self._host.on_failure(journal, failure(what, error))
+
+        self._defer(lambda: journal.delete_blobs(blobs), done)
+
+    def rest(self, journal: Journal, *, for_space: bool) -> None:
+        """Close the LevelDB of `journal`, with its memory and descriptors; `for_space` so that it takes the
+        least room on the disk."""
+        journal.writing = True
+        state = journal.resting_state()
+        close = journal.close_for_rest if for_space else journal.close
+
+        def done(error: Exception | None) -> None:
+            journal.go_on()
+            if error is not None:
+                self._host.set_aside(journal, error)
+
+        self._defer(lambda: close(state), done)

@@ -1,0 +1,41 @@
+"""The factory of queues and of their journals."""
+
+from collections.abc import Callable, Sequence
+
+from darner.config.settings import QueueSettings
+from darner.environment.timeline import Clock, Timeline
+from darner.journal.journal import Journal
+from darner.journal.wal import Log
+from darner.journal.wal_recovery import Life
+from darner.queues.queue import Queue
+from darner.queues.storage import Storage
+
+
+class QueueFactory:
+    """Makes the queues of a data directory and their journals."""
+
+    def __init__(
+        self, storage: Storage, clock: Clock, times: Timeline, settings_for: Callable[[bytes], QueueSettings]
+    ) -> None:
+        """`clock` is the wall clock, `settings_for` gives what is set for the queue of a name."""
+        self._storage = storage
+        self._clock = clock
+        self._times = times
+        self.settings_for = settings_for
+
+    def journal(self, name: bytes, lives: Sequence[Life] = ()) -> Journal:
+        """Open the journal of a queue on disk. `lives` is what the log of an earlier process has of the
+        queue. Raises JournalError or OSError."""
+        return self._journal(name, self._storage.log, lives)
+
+    def journal_in_memory(self, name: bytes) -> Journal:
+        """Make the journal of a queue in memory."""
+        return self._journal(name, None)
+
+    def _journal(self, name: bytes, log: Log | None, lives: Sequence[Life] = ()) -> Journal:
+        path = self._storage.directories.path_of(name)
+        return Journal(name, path, self._storage.committer, log, self._clock(), lives)
+
+    def queue(self, name: bytes, journal: Journal) -> Queue:
+        """Make a queue upon its journal."""
+        return Queue(name, journal, self._times.now, self.settings_for(name), self._times)

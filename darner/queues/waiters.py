@@ -1,0 +1,110 @@
+"""The clients that wait for an item, and what they wait at: a queue, or a cursor over one."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from darner._records import Item
+from darner.errors import JournalError
+from darner.journal.blob import BlobReader
+from darner.journal.journal import Journal
+from darner.queues.counts import Counts
+
+
+class Source(Protocol):
+    """What items are fetched from: a `Queue`, or a cursor over one. Its methods are described there."""
+
+    name: bytes
+    waiters: "Waiters"
+
+    @property
+    def counts(self) -> Counts: ...  # noqa: D102
+    def take(self) -> Item | None: ...  # noqa: D102
+    def reserve(self) -> Item | None: ...  # noqa: D102
+    def peek(self) -> Item | None: ...  # noqa: D102
+    def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
+    def close(self, item: Item) -> None: ...  # noqa: D102
+    def abort(self, item: Item) -> None: ...  # noqa: D102
+    def forget_data(self, item: Item) -> None: ...  # noqa: D102
+    def give_back(self, item: Item) -> None: ...  # noqa: D102
+    def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
+    def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
+    def begin_return(self) -> Journal: ...  # noqa: D102
+    def end_return(self) -> None: ...  # noqa: D102
+    def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
+    def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
+
+
+class Reader(Source, Protocol):
+    """A cursor, as its queue knows it."""
+
+    label: bytes
+
+    @property
+    def reserved_ids(self) -> Collection[int]:
+        """The ids of the items that are reserved at the cursor."""
+
+    def reset(self) -> None:
+        """Drop the cursor's place: the next item is the oldest."""
+
+    def clear(self) -> None:
+        """Forget the place of a cursor whose queue is deleted."""
+
+    def serve(self) -> None:
+        """Give the items that can be read to the clients that wait at the cursor."""
+
+
+class Waiter:
+    """A client that waits for an item."""
+
+    __slots__ = ("deliver", "fail", "fetch", "has_disconnected", "queue")
+
+    # where the client waits
+    queue: Source
+
+    def __init__(
+        self,
+        fetch: Callable[[Any], Item | None],
+        deliver: Callable[[Any, Any], None],
+        has_disconnected: Callable[[], bool] = lambda: False,
+        fail: Callable[[JournalError], None] = lambda _: None,
+    ) -> None:
+        """`fetch` is the method of the source that fetches the item: `take`, `reserve` or `peek`. `deliver`
+        is called with the source and the item. `has_disconnected` is asked before an item is fetched, so that
+        none is lost; `fail` is called if none will come."""
+        self.fetch = fetch
+        self.deliver = deliver
+        self.has_disconnected = has_disconnected
+        self.fail = fail
+
+    def cancel(self) -> None:
+        """Stop waiting."""
+        self.queue.leave(self)
+
+
+class Waiters(OrderedDict[Waiter, None]):
+    """The clients that wait at one source, the one that has waited longest first."""
+
+    __slots__ = ()
+
+    def serve(self, source: Source) -> None:
+        """Give the items of `source` to the clients, first come, first served."""
+        while self:
+            waiter = next(iter(self))
+            if waiter.has_disconnected():
+                waiter.cancel()
+                continue
+            try:
+                item = waiter.fetch(source)
+            except JournalError:
+                return  # the clients go on waiting: the queue may recover
+            if item is None:
+                return
+            source.leave(waiter)
+            waiter.deliver(source, item)
+
+    def fail(self, source: Source, error: JournalError) -> None:
+        """Tell the clients that `source` is out of service."""
+        for waiter in list(self):
+            source.leave(waiter)
+            waiter.fail(error)

@@ -1,0 +1,33 @@
+# cython: language_level=3
+"""The types of window.py: each item that is set and fetched passes through it."""
+
+cimport cython
+from libc.stdint cimport int64_t, uint64_t
+
+from darner._records cimport Item
+from darner.journal.journal cimport Journal
+from darner.queues.reserved cimport Reserved
+
+
+cdef class Window:
+    cdef public:
+        object items
+        Py_ssize_t bytes
+        bint has_item_leaving
+    cdef:
+        Journal _journal
+        Reserved _reserved
+        Py_ssize_t _max_bytes
+        uint64_t _next_id
+        int64_t _next_enqueued_ms
+
+    @cython.locals(journal=Journal)
+    cpdef append(self, Item item)
+    @cython.locals(item=Item)
+    cpdef pop(self)
+    cpdef put_first(self, Item item)
+    cpdef bint fill(self) except -1
+    @cython.locals(journal=Journal, damaged=int)
+    cdef bint _read(self) except -1
+    @cython.locals(item=Item, size=Py_ssize_t, live_bytes=uint64_t)
+    cdef _measure(self)

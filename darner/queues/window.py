@@ -1,0 +1,148 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
+"""The head of a queue: the oldest waiting items, which are held in memory.
+
+The items behind them are read from the journal when the window has run empty. How many items and bytes the
+window and the reserved items have is compared with what the journal counts.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterator
+
+from darner._records import Item
+from darner.errors import JournalError
+from darner.journal.journal import MAX_STRIKES, Journal
+from darner.queues.reserved import Reserved
+
+# How much of a queue is held in memory; more is left on disk.
+WINDOW_BYTES = 1 << 20
+# How much is read from the journal at once when the window is empty.
+READ_ITEMS = 256
+READ_BYTES = 256 << 10
+
+
+class Window:
+    """The oldest waiting items of a queue, in their order."""
+
+    __slots__ = (
+        "_journal", "_max_bytes", "_next_enqueued_ms", "_next_id", "_reserved", "bytes", "has_item_leaving",
+        "items",
+    )  # fmt: skip
+
+    def __init__(self, journal: Journal, reserved: Reserved) -> None:
+        self._journal = journal
+        self._reserved = reserved
+        self._max_bytes = WINDOW_BYTES
+        # what the items take in memory
+        self.bytes = 0
+        # whether an item that is neither here nor reserved any more is still in the journal: then its counts
+        # cannot be compared
+        self.has_item_leaving = False
+        # the first item behind the window, once that was asked for; no item has id 0
+        self._next_id = 0
+        self._next_enqueued_ms = 0
+        self.items: deque[Item] = deque(journal.kept_items())
+        self._measure()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def append(self, item: Item) -> None:
+        """Take an item that was just put in the journal; it is left there if the window is full, or if there
+        are items between that are not read yet."""
+        journal = self._journal
+        if journal.reads == item.id and self.bytes < self._max_bytes:
+            journal.reads += 1
+            self.items.append(item)
+            self.bytes += item.memory_bytes
+
+    def pop(self) -> None:
+        """Remove the first item."""
+        item = self.items.popleft()
+        self.bytes -= item.memory_bytes
+
+    def put_first(self, item: Item) -> None:
+        """Put an item at the head."""
+        self.items.appendleft(item)
+        self.bytes += item.memory_bytes
+
+    def put_back(self, item: Item) -> None:
+        """Put an item where it was, in the order of the ids."""
+        before = []
+        while self.items and self.items[0].id < item.id:
+            before.append(self.items.popleft())
+        self.put_first(item)
+        self.items.extendleft(reversed(before))
+
+    def remove(self, ids: Collection[int]) -> None:
+        """Remove the items that have these ids."""
+        self.items = deque(item for item in self.items if item.id not in ids)
+        self._measure()
+
+    def clear(self) -> None:
+        """Remove all items."""
+        self.items.clear()
+        self.bytes = 0
+
+    def fill(self) -> bool:
+        """Read items from the journal if there are none here. Returns whether an item waits."""
+        if self.items:
+            return True
+        return self._read()
+
+    def _read(self) -> bool:
+        journal = self._journal
+        damaged = 0
+        while journal.reads < journal.state.next_id or journal.unsound:
+            items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
+            self.items.extend(items)
+            if items:
+                self._measure()
+                return True
+            damaged += 1
+            if damaged == MAX_STRIKES:
+                raise journal.pause()
+        # now the reserved items are all there are
+        if journal.state.items != len(self._reserved.by_id) or journal.state.bytes != self._reserved.bytes:
+            self._recount()
+        return False
+
+    def _measure(self) -> None:
+        size = 0
+        live_bytes = self._reserved.bytes
+        for item in self.items:
+            size += item.memory_bytes
+            live_bytes += item.size
+        self.bytes = size
+        if live_bytes > self._journal.state.bytes:
+            self._recount()
+
+    def _recount(self) -> None:
+        """Correct the journal's counts: something was lost unnoticed."""
+        if self.has_item_leaving:
+            return
+        journal = self._journal
+        items = [*self.items, *self._reserved.by_id.values()]
+        are_all = journal.reads >= journal.state.next_id
+        journal.recount(
+            len(items) if are_all else max(len(items), journal.state.items), sum(item.size for item in items)
+        )
+
+    def first_enqueued_ms(self) -> int | None:
+        """Return when the first waiting item was set, a stamp; None if there is none, or if the journal
+        cannot be read. If it is not in memory it is read once and not kept, for there may be many queues."""
+        if self.items:
+            return self.items[0].enqueued_ms
+        journal = self._journal
+        if self._next_id < journal.reads or not journal.is_live(self._next_id):
+            try:
+                items, _ = journal.scan(journal.reads, 1, 1)
+            except JournalError:
+                return None
+            if not items:
+                return None
+            self._next_id = items[0].id
+            self._next_enqueued_ms = items[0].enqueued_ms
+        return self._next_enqueued_ms
