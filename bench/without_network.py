@@ -20,10 +20,12 @@ import click
 import structlog
 import uvloop
 
+from darner._records import now_ms
 from darner.environment.environment import Environment
 from darner.queues.broker import Broker
 from darner.wire.clients import Clients
-from darner.wire.connection import Connection, now_ms
+from darner.wire.commands.table import COMMANDS
+from darner.wire.connection import Connection
 
 BACKLOG = 512
 TURNS = 1000
@@ -58,7 +60,7 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
 
     broker = Broker(data, Environment(now_ms, offload))
     broker.open()
-    clients = Clients(loop, broker, dialect="memcached", keepalive=60)
+    clients = Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60)
     nowhere: Any = Nowhere()
     members = [Connection(clients) for _ in range(connections)]
     for connection in members:

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EFAULT, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
-from posix.time cimport clock_gettime, timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 import os
 
@@ -21,7 +21,7 @@ from darner.errors import NewerFormatError
 __all__ = [
     "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "RECORD_HEAD_BYTES", "Scanned", "Segment", "SegmentFormatError", "State", "blob_of", "bus_errors",
     "check_chunk", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk", "encode_ids", "encode_item",
-    "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
+    "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "now_ms", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
 ]
 
 cdef enum:
@@ -628,6 +628,14 @@ cdef extern from *:
     #endif
     """
     int CLOCK_BOOTTIME
+
+
+cpdef int64_t now_ms() except? -1:
+    """Return the time of the system's clock, in ms of the Unix epoch."""
+    cdef timespec now
+    if clock_gettime(CLOCK_REALTIME, &now) != 0:
+        PyErr_SetFromErrno(OSError)
+    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1_000_000
 
 
 cpdef int64_t since_boot_ms() except -1:

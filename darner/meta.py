@@ -1,4 +1,4 @@
-"""memcached's meta commands `mg`, `ms` and `md`: what their flags ask for, and replies that bring it.
+"""The flags of memcached's meta commands `mg`, `ms` and `md`, and the replies that they ask for.
 
 Bytes alone: no queue and no socket in here. The options of a queue stay a part of the key: `mg work/open v`.
 """
@@ -11,13 +11,13 @@ BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 INVALID_FLAG = b"CLIENT_ERROR invalid flag\r\n"
 INVALID_MODE = b"CLIENT_ERROR invalid mode: ms takes S alone\r\n"
 
-# The flags each verb takes, and those of them that a token stands behind.
+# The flags that each verb takes, and those of them that have a token behind them.
 FLAGS = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}
 TOKENS = b"FTOCM"
 # As many digits as the numbers of other commands may have.
 NUMBER = re.compile(rb"-?[0-9]{1,18}")
 
-# What a reply of the classic commands is called here, and whether the flag `q` hides it.
+# The meta replies for those of the classic commands, and which of them the flag `q` hides.
 STATUSES = {
     b"STORED\r\n": b"HD",
     b"NOT_STORED\r\n": b"NS",
@@ -39,9 +39,9 @@ class Meta:
             raise ValueError(BAD_FORMAT)
         self._verb = verb
         self._asked, *self._flags = words
-        # without the base64 that it may come in
+        # decoded, if it came in base64
         self.key = self._asked
-        # of `ms`: the client's flags and the expiry, as `set` has them
+        # of `ms`: the item's flags and expiry, as in `set`
         self.flags = self.exptime = 0
         # of `md`: the reserved item to close, if it is not the queue to delete
         self.token: int | None = None
@@ -68,8 +68,8 @@ class Meta:
                 raise ValueError(BAD_FORMAT) from None
 
     def answer(self, reply: bytes, id: int = 0) -> bytes:
-        """Return what a reply of the classic commands is here; an error stays one. `id` is that of the item
-        stored."""
+        """Return the meta reply for one of the classic commands; an error stays as it is. `id` is that of the
+        item stored."""
         status = STATUSES.get(reply)
         if status is None:
             return reply
@@ -78,14 +78,14 @@ class Meta:
         return status + self._returned({b"c": id} if status == b"HD" else {}) + b"\r\n"
 
     def found(self, size: int, flags: int, id: int, attempts: int, left_s: int, age_s: int) -> bytes:
-        """Return the line that answers `mg` with an item, which its data follow if asked for; `left_s` is
-        what is left of its expiry in seconds, -1 if it has none, and `age_s` how long ago it was set."""
+        """Return the line that answers `mg` with an item; its data follow if the flags ask for them. `left_s`
+        is in how many seconds it expires, -1 for never, and `age_s` how many seconds ago it was set."""
         start = b"VA %d" % size if self.wants_value else b"HD"
         figures = {b"s": size, b"f": flags, b"c": id, b"h": int(attempts > 0), b"t": left_s, b"l": age_s}
         return start + self._returned(figures) + b"\r\n"
 
     def _returned(self, figures: dict[bytes, int]) -> bytes:
-        """What was asked for, in the order it was."""
+        """Return the flags that ask for something with the answer to each, in the order of the flags."""
         reply = b""
         for flag in self._flags:
             if flag[:1] == b"O":

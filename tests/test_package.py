@@ -26,6 +26,11 @@ def _module(path: Path, package: Path, suffix: str) -> str:
     return str(path.relative_to(package)).removesuffix(suffix).replace("/", ".")
 
 
+def _room(module: str, layers: dict[str, int]) -> str | None:
+    """Where a module lies in one of import-linter's contracts."""
+    return next((room for room in layers if module == room or module.startswith(room + ".")), None)
+
+
 class TestVersion:
     def test_it_is_that_of_the_package(self):
         assert importlib.metadata.version("darner") == __version__
@@ -79,6 +84,25 @@ class TestMetadata:
         # by these the Makefile knows what to compile again when it was changed
         types = {_module(path, package, ".pxd") for path in package.rglob("*.pxd")}
         assert types - {"_proto", "_records"} == modules
+
+    def test_what_cython_imports_lies_below_too(self):
+        # import-linter reads .py files alone
+        contracts = PROJECT["tool"]["importlinter"]["contracts"]
+        upwards = []
+        for contract in (each for each in contracts if each["type"] == "layers"):
+            prefix = f"{contract['containers'][0]}." if "containers" in contract else ""
+            layers = {
+                prefix + room: layer
+                for layer, rooms in enumerate(contract["layers"])
+                for room in re.findall(r"[\w.]+", rooms)
+            }
+            for path in (*ROOT.glob("darner/**/*.pxd"), *ROOT.glob("darner/**/*.pyx")):
+                importer = _room(f"darner.{_module(path, ROOT / 'darner', path.suffix)}", layers)
+                for name in re.findall(r"^from ([\w.]+) c?import", path.read_text(), re.MULTILINE):
+                    imported = _room(name, layers)
+                    if importer and imported not in (None, importer):
+                        upwards += [(path.name, name)] * (layers[imported] < layers[importer])
+        assert upwards == []
 
     def test_c_is_not_kept(self):
         assert "/darner/**/*.c\n" in (ROOT / ".gitignore").read_text()

@@ -9,6 +9,7 @@ from darner._proto import Verb
 from darner.access.auth_file import Users
 from darner.access.authentication import Authentication
 from darner.access.capacity import Capacity
+from darner.access.guard import Guard
 from darner.access.idle import close_idle
 from darner.access.pending import PendingConnection
 from darner.access.throttled_warning import ThrottledWarning
@@ -64,7 +65,7 @@ class Admission:
             return
         for connection in list(self._clients.connections):
             guard = connection.guard
-            if guard is None or users.get(guard.name) != guard.user:
+            if not isinstance(guard, Guard) or users.get(guard.name) != guard.user:
                 connection.abort()
 
     def sweep(self) -> None:

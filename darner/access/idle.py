@@ -12,14 +12,14 @@ def close_idle(clients: Clients, timeout_s: int | None) -> None:
     is for ever); to be called once a second."""
     closed = 0
     for connection in list(clients.connections):
-        if connection.waits:
+        if connection.is_waiting:
             # a client that is gone would otherwise be noticed only when the next item comes
-            connection.has_gone()
+            connection.has_disconnected()
             connection.idle_sweeps = 0
             continue
         if timeout_s is None:
             continue
-        if not connection.idles:
+        if not connection.is_idle:
             connection.idle_sweeps = 0
             continue
         connection.idle_sweeps += 1

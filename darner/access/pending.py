@@ -9,8 +9,9 @@ from darner.access.authentication import Authentication, address_of
 from darner.access.capacity import Capacity
 from darner.access.guard import Guard
 from darner.access.throttled_warning import ThrottledWarning
-from darner.wire.clients import STRANGERS, Clients
-from darner.wire.connection import LINGER_S, Connection
+from darner.wire.clients import OTHER_PROTOCOLS, Clients
+from darner.wire.connection import Connection
+from darner.wire.sending import LINGER_S
 
 # How long a client may take to log in, and for the TLS handshake before that.
 LOGIN_S = 10.0
@@ -80,8 +81,8 @@ class PendingConnection(asyncio.Protocol):
             if len(self._received) > LOGIN_BYTES:
                 self._fail("login too long")
             return
-        if request.verb in STRANGERS:
-            self._fail(STRANGERS[Verb(request.verb)][0], reply=b"")
+        if request.verb in OTHER_PROTOCOLS:
+            self._fail(OTHER_PROTOCOLS[Verb(request.verb)][0], reply=b"")
             return
         user, found, password = request.data.partition(b" ") if request.verb == Verb.SET else (b"", b"", b"")
         if not found:
@@ -145,7 +146,7 @@ class PendingConnection(asyncio.Protocol):
         connection.connection_made(self._transport)
         if reply is not None:
             # through the connection, which may write to the socket without the transport
-            connection.out.append(reply)
+            connection.sender.replies.append(reply)
             connection.data_received(self._received)
         if self._has_ended:
             connection.eof_received()

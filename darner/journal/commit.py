@@ -13,8 +13,10 @@ from pathlib import Path
 from darner._records import Item, trim_memory
 from darner.environment.environment import Environment
 from darner.errors import FaultError, JournalError
+from darner.journal.batch import STAGED_BYTES
+from darner.journal.database import WRITE_BUFFER_BYTES
 from darner.journal.files import sync_blobs
-from darner.journal.journal import STAGED_BYTES, WRITE_BUFFER_BYTES, Journal
+from darner.journal.journal import Journal
 from darner.journal.journal_upkeep import JournalUpkeep
 from darner.journal.leveldb import failure
 from darner.journal.open_databases import MAX_OPEN, OpenDatabases
@@ -87,8 +89,8 @@ class Committer:
         # those that are being written, and at which tick that was begun
         self._sealed: dict[Journal, int] = {}
         self._ticks = 0
-        # the journals that are still to come in this round, and how many of them may be begun to be written
         self._budget = environment.budget
+        # the journals that are still to come in this round, and how many of them may be begun to be written
         self._round: deque[Journal] = deque()
         self._writes_left = 0
         # whether some have waited too long, whether the log may be synced for them, and whether it is being
@@ -178,8 +180,8 @@ class Committer:
         self._active[journal] = 0
         self._sealed[journal] = self._ticks
         self._untrimmed = True
-        assert journal.sealed is not None
-        self._sealed_bytes += journal.sealed.staged_bytes
+        assert journal.records.sealed is not None
+        self._sealed_bytes += journal.records.sealed.staged_bytes
 
         def done(error: Exception | None) -> None:
             self.isolate(journal, lambda: self._settle(journal, error))
@@ -187,7 +189,7 @@ class Committer:
                 self._retrying = None
                 self._retry()
 
-        if journal.sealed.is_bound:
+        if journal.records.sealed.needs_synced_log:
             self._log.sync(AfterSync(lambda: self._write_bound(journal, done)), 0)
         else:
             self._defer(journal.write, done)
@@ -214,7 +216,7 @@ class Committer:
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         """Take note of what came of a write."""
         self._sealed.pop(journal, None)
-        journal.settle(error if error is None or isinstance(error, JournalError) else FaultError(error))
+        journal.end_write(error if error is None or isinstance(error, JournalError) else FaultError(error))
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -310,7 +312,9 @@ class Committer:
         self._may_sync = False
         self._free()
         self._retry()
-        if self._untrimmed and not any(one.busy or one.dirty or one.untidy for one in self._active):
+        if self._untrimmed and not any(
+            one.is_busy or one.dirty or one.trimming.has_dead for one in self._active
+        ):
             self._untrimmed = False
             self._defer(trim_memory, lambda _: None)
 
@@ -351,11 +355,15 @@ class Committer:
         self._upkeep.compact(journal)
         if journal.dirty or journal.failing is not None:
             self._active[journal] = ticks + 1
-            is_due = ticks >= MAX_TICKS or journal.overdue or self.space_is_short
+            is_due = (
+                ticks >= MAX_TICKS
+                or journal.trimming.is_due(journal.records.dead_bytes)
+                or self.space_is_short
+            )
             is_due |= journal.failing is not None
         else:
-            is_due = journal.untidy
-            if not (is_due or journal.to_be_compacted or journal.obsolete_blobs):
+            is_due = journal.trimming.has_dead
+            if not (is_due or journal.compaction.is_wanted or journal.blobs.obsolete):
                 self._active[journal] = ticks + 1
                 if ticks >= REST_TICKS:
                     self._rest(journal)
@@ -407,9 +415,9 @@ class Committer:
         """About how many bytes are still to be written to LevelDB."""
         total = 0
         for journal in self._active:
-            total += journal.batch.staged_bytes
-            if journal.sealed is not None:
-                total += journal.sealed.staged_bytes
+            total += journal.records.batch.staged_bytes
+            if journal.records.sealed is not None:
+                total += journal.records.sealed.staged_bytes
         return total
 
     def make_room(self) -> bool:
@@ -427,7 +435,7 @@ class Committer:
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that takes not too long for; the log
         has the changes of the others. Nothing may be being written."""
-        if any(journal.batch.is_bound for journal in self._active):
+        if any(journal.records.batch.needs_synced_log for journal in self._active):
             with contextlib.suppress(OSError):
                 self._log.sync_now()
                 sync_blobs(self.links)
@@ -438,18 +446,20 @@ class Committer:
     def _close(self, journal: Journal, *, writes: bool) -> None:
         if writes:
             self._write_now(journal)
-            if blobs := journal.take_obsolete_blobs():
+            if blobs := journal.blobs.take_obsolete(journal.database.stored_change):
                 try:
-                    journal.delete_blobs(blobs)
+                    journal.blobs.delete(blobs)
                 except OSError:  # then after the next start
-                    journal.take_back_obsolete_blobs(blobs)
+                    journal.blobs.take_back_obsolete(blobs)
                 else:
-                    journal.forget(blobs)
+                    journal.forget_blobs(blobs)
                     self._write_now(journal)
         journal.close(journal.resting_state())
 
     def _write_now(self, journal: Journal) -> None:
-        if journal.log is None or not (journal.dirty or journal.untidy or journal.sealed is not None):
+        if journal.log is None or not (
+            journal.dirty or journal.trimming.has_dead or journal.records.sealed is not None
+        ):
             return
         journal.seal(tidy=True)
         error: Exception | None = None

@@ -47,9 +47,12 @@ class JournalUpkeep:
 
     def compact(self, journal: Journal) -> None:
         """Compact what was deleted in `journal`, if that is due and not too many compactions go on."""
-        if self._compactions >= MAX_COMPACTIONS or not journal.compactable():
+        if self._compactions >= MAX_COMPACTIONS:
             return
-        span = journal.begin_compaction()
+        is_due = journal.compaction.is_due(is_short=journal.writer.space_is_short)
+        if not is_due or journal.failing is not None:
+            return
+        span = journal.compaction.begin()
         self._compactions += 1
 
         def done(error: Exception | None) -> None:
@@ -60,13 +63,13 @@ class JournalUpkeep:
                 self._host.isolate(journal, lambda: self._host.note_open(journal))
                 self._host.isolate(journal, journal.end_compaction)
             else:
-                self._host.isolate(journal, journal.fail_compaction)
+                self._host.isolate(journal, journal.compaction.fail)
 
         self._defer(lambda: journal.compact(span), done)
 
     def delete_blobs(self, journal: Journal) -> None:
         """Delete the files of large items that are gone."""
-        blobs = journal.take_obsolete_blobs()
+        blobs = journal.blobs.take_obsolete(journal.database.stored_change)
         if not blobs:
             return
 
@@ -75,26 +78,26 @@ class JournalUpkeep:
                 return
             if error is None:
                 self._told.discard(journal)
-                self._host.isolate(journal, lambda: journal.forget(blobs))
+                self._host.isolate(journal, lambda: journal.forget_blobs(blobs))
                 return
-            journal.take_back_obsolete_blobs(blobs)
+            journal.blobs.take_back_obsolete(blobs)
             self._host.add(journal)
             if journal not in self._told:
                 self._told.add(journal)
                 what = f"cannot delete an item's file in {journal.path}"
                 self._host.on_failure(journal, failure(what, error))
 
-        self._defer(lambda: journal.delete_blobs(blobs), done)
+        self._defer(lambda: journal.blobs.delete(blobs), done)
 
     def rest(self, journal: Journal, *, for_space: bool) -> None:
         """Close the LevelDB of `journal`, with its memory and descriptors; `for_space` so that it takes the
         least room on the disk."""
         journal.writing = True
         state = journal.resting_state()
-        close = journal.close_for_rest if for_space else journal.close
+        close = journal.database.close_small if for_space else journal.close
 
         def done(error: Exception | None) -> None:
-            journal.go_on()
+            journal.end_work()
             if error is not None:
                 self._host.set_aside(journal, error)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from darner import _records
-from darner.environment.timeline import NEVER, end_of, run_of
-from darner.journal import leveldb
 
 ATTEMPTS_PREFIX = b"a"
 ATTEMPTS_END = b"b"
@@ -112,24 +110,3 @@ def may_precede_current(file: Path) -> bool:
     of_leveldb = ("LOCK", "LOG", "LOG.old", "MANIFEST-000001")
     names = (*of_leveldb, BLOBS_NAME, DAMAGED_NAME, PROBE_NAME, DELETED_NAME, LOST_FOUND)
     return file.name in names or file.suffix == ".dbtmp"
-
-
-def find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:
-    """Return from which stamp on each run may have delayed items in a LevelDB, and when the first item of
-    each is due. None is due before `due_from`."""
-    froms, firsts = {run_of(due_from): due_from}, []
-    while due_from < NEVER:
-        start = delayed_key(due_from, 0)
-        try:
-            first = next(iter(db.iterator(start=start, stop=b"e", include_value=False)), None)
-        except leveldb.Error as error:
-            if not leveldb.is_damage(error):
-                raise
-            firsts.append(due_from)  # whoever looks then finds what is damaged
-            break
-        due_ms = NEVER if first is None else due_ms_of(first)
-        if due_ms < NEVER:
-            froms[run_of(due_ms)] = due_ms
-            firsts.append(due_ms)
-        due_from = end_of(run_of(due_ms))
-    return list(froms.values()), firsts

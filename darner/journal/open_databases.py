@@ -25,7 +25,7 @@ class OpenDatabases:
         while len(self._journals) > self._max_open:
             oldest = next(iter(self._journals))
             del self._journals[oldest]
-            if not oldest.busy:  # else it is noted again when that is over
+            if not oldest.is_busy:  # else it is noted again when that is over
                 self._close(oldest)
 
     def discard(self, journal: Journal) -> None:

@@ -10,8 +10,10 @@ from weakref import WeakValueDictionary
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
+from darner.journal import reading
 from darner.journal.blob import BlobReader
-from darner.journal.journal import MAX_STRIKES, Journal
+from darner.journal.journal import Journal
+from darner.journal.reading import MAX_STRIKES
 from darner.queues.counts import Counts
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.queue import Queue
@@ -30,8 +32,8 @@ def cursor_lags(queue: Queue) -> list[tuple[bytes, int]]:
     for label, (start, *unread) in sorted(journal.cursors.items()):
         cursor = queue.cursors.get(label)
         reserved: Collection[int] = cursor.reserved_ids if cursor is not None else ()
-        returned = sum(id not in reserved and journal.is_live(id) for id in unread)
-        lags.append((label, returned + journal.count_live(start)))
+        returned = sum(id not in reserved and journal.live.is_live(id) for id in unread)
+        lags.append((label, returned + journal.live.count_from(start, journal.next_unread)))
     return lags
 
 
@@ -94,7 +96,7 @@ class Cursor:
             if item is None or not item.blob:
                 return item
             try:
-                self.queue.journal.check_blob(item)
+                reading.check_blob(self.queue.journal, item)
             except DamagedItemError as damage:
                 self._skip_damaged(item, damage)
             else:
@@ -105,7 +107,7 @@ class Cursor:
         queue = self.queue
         item = self._first_returned()
         expired = 0
-        while item is None and (item := queue.journal.next_live(self._next_id)) is not None:
+        while item is None and (item := reading.next_live(queue.journal, self._next_id)) is not None:
             self._next_id = item.id
             if queue.has_expired(item, queue.clock()):
                 self._next_id += 1
@@ -127,7 +129,7 @@ class Cursor:
         queue = self.queue
         expired = 0
         while self._returned:
-            item = queue.journal.live(self._returned[0])
+            item = reading.find_live(queue.journal, self._returned[0])
             if item is not None and not queue.has_expired(item, queue.clock()):
                 return item
             del self._returned[0]

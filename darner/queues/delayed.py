@@ -5,6 +5,7 @@ from typing import Protocol
 from darner._records import Item
 from darner.environment.timeline import Earliest, Timeline, run_of
 from darner.errors import JournalError
+from darner.journal import reading
 from darner.journal.journal import Journal
 from darner.queues.window import READ_BYTES
 
@@ -35,7 +36,7 @@ class Delayed:
 
     def _note_due(self) -> None:
         self._due.clear()
-        for due_ms in self._journal.next_due.values():
+        for due_ms in self._journal.delayed.next_due.values():
             self._due.note(due_ms)
 
     @property
@@ -61,13 +62,13 @@ class Delayed:
         self._due.clear()
         joined = False
         try:
-            for key, item in journal.due(now, JOIN_ITEMS, READ_BYTES, self._times.date_ms):
+            for key, item in reading.due(journal, now, JOIN_ITEMS, READ_BYTES, self._times.date_ms):
                 if item.expires_ms:
                     queue.note_expiry(item)
                 queue.arrive(journal.join(key, item, now))
                 joined = True
         except JournalError:
-            journal.next_due[run_of(now)] = now
+            journal.delayed.next_due[run_of(now)] = now
             raise
         finally:
             self._note_due()

@@ -136,9 +136,9 @@ class Deletion:
             journal, position = self._retired[name]
             if position > self._storage.log.synced:  # so it is with all that were deleted later
                 self._round.clear()
-            elif journal.busy:
+            elif journal.is_busy:
                 continue
-            elif journal.is_open or self._storage.committer.links:
+            elif journal.database.is_open or self._storage.committer.links:
                 self._close(journal)
             else:
                 self._delete(name, journal)
@@ -164,7 +164,7 @@ class Deletion:
             journal.close()
 
         def done(error: Exception | None) -> None:
-            journal.go_on()
+            journal.end_work()
             if error is None:
                 committer.forget_links(links)
             elif not isinstance(error, OSError):

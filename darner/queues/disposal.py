@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.errors import DamagedItemError, JournalError
+from darner.journal import losses, reading
 from darner.journal.journal import Journal
 from darner.queues.counts import Counts
 from darner.queues.reserved import Reserved
@@ -85,7 +86,7 @@ class Disposal:
     def remove_moved(self, queue: Disposing) -> None:
         """Remove the items that were moved and could not be removed then."""
         while self._moved:
-            queue.journal.bind()
+            queue.journal.require_synced_log()
             queue.close(self._moved[-1])
             self._moved.pop()
 
@@ -97,13 +98,13 @@ class Disposal:
         had_item_leaving, window.has_item_leaving = window.has_item_leaving, True
         try:
             if to is not None and item.record is None and not item.blob:
-                whole = journal.reload(item)
+                whole = reading.reload(journal, item)
                 if whole is None:
                     return
                 item = whole
             targets = None if to is None else queue.on_move(queue, item, to)
         except DamagedItemError as damage:
-            journal.quarantine(item, damage)
+            losses.quarantine(journal, item, damage)
             return
         finally:
             window.has_item_leaving = had_item_leaving

@@ -12,6 +12,7 @@ from typing import Protocol
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Earliest, Timeline
+from darner.journal import reading
 from darner.journal.journal import Journal
 from darner.queues.disposal import Disposal, Disposing
 
@@ -106,10 +107,10 @@ class Expiry:
 
     def _expire_unread(self, queue: Expiring, now: int, next_id: int, limit: int) -> tuple[int, int]:
         journal = self._journal
-        items, next_id = journal.scan(max(next_id, journal.reads), limit, SWEEP_BYTES)
+        items, next_id = reading.scan(journal, max(next_id, journal.next_unread), limit, SWEEP_BYTES)
         count = 0
         for item in items:
-            if item.id < journal.reads:
+            if item.id < journal.next_unread:
                 continue  # read meanwhile, by a client that waited for an item that was moved
             if queue.has_expired(item, now):
                 queue.disposal.expire(queue, item)

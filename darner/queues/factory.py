@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.journal.journal import Journal
+from darner.journal.recovery import open_journal
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import Life
 from darner.queues.queue import Queue
@@ -34,7 +35,7 @@ class QueueFactory:
 
     def _journal(self, name: bytes, log: Log | None, lives: Sequence[Life] = ()) -> Journal:
         path = self._storage.directories.path_of(name)
-        return Journal(name, path, self._storage.committer, log, self._clock(), lives)
+        return open_journal(name, path, self._storage.committer, log, self._clock(), lives)
 
     def queue(self, name: bytes, journal: Journal) -> Queue:
         """Make a queue upon its journal."""

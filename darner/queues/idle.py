@@ -29,7 +29,7 @@ class IdleTime:
     def has_passed(self, queue: Idling, now: int) -> bool:
         """Return whether the queue was idle for `max_ms`; to be asked a few times a second."""
         state = queue.journal.state
-        if state.items or queue.journal.delayed_items or queue.waiters or queue.waiting_cursors:
+        if state.items or queue.journal.delayed.items or queue.waiters or queue.waiting_cursors:
             self._since_ms = None
             return False
         # an item may have been set and removed between two looks

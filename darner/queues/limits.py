@@ -175,7 +175,7 @@ class Limits:
     def _is_hopeless(self, size: int) -> bool:
         """Return whether delayed items alone leave no room for an item of `size` bytes."""
         journal = self._journal
-        return journal.delayed_items >= self._max_items or journal.delayed_bytes + size > self._max_bytes
+        return journal.delayed.items >= self._max_items or journal.delayed.bytes + size > self._max_bytes
 
     def _is_full(self, size: int) -> bool:
         return self._are_over(0, size)
@@ -185,6 +185,6 @@ class Limits:
         bytes."""
         journal = self._journal
         state = journal.state
-        items += state.items + journal.delayed_items - len(self._reserved.by_id)
-        size += state.bytes + journal.delayed_bytes - self._reserved.bytes
+        items += state.items + journal.delayed.items - len(self._reserved.by_id)
+        size += state.bytes + journal.delayed.bytes - self._reserved.bytes
         return items >= self._max_items or size > self._max_bytes

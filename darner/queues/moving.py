@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, FaultError, JournalError
+from darner.journal import reading
 from darner.journal.blob import read_whole
 from darner.journal.journal import Journal
 from darner.queues.group import all_or_none
@@ -24,7 +25,7 @@ def move(item: Item, home: Journal, targets: Sequence[Queue]) -> None:
         for target in targets:
             target.journal.check()
         if item.blob and targets:
-            home.check_blob(item)
+            reading.check_blob(home, item)
         for target in targets:
             ready.append((target, _copy_to(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -57,7 +58,7 @@ def copy_to(target: Queue, item: Item, home: Journal) -> Item:
     such: in a file or in memory. JournalError if they cannot be put there."""
     blob, data = 0, None
     if item.blob:
-        file = home.blob_path(item.blob)
+        file = home.blobs.path_of(item.blob)
         if target.is_durable:
             blob = target.journal.link_blob(file)
         else:

@@ -124,11 +124,11 @@ class Opening:
             journal.close()
             raise
         self._registry.add(queue)
-        if journal.lost:
+        if journal.lost_items:
             log.error(
                 "large items lost with the machine: the log had them, but their bytes were not on the disk",
                 queue=shown(name),
-                items=journal.lost,
+                items=journal.lost_items,
             )
 
     def retry(self) -> None:

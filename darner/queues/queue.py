@@ -13,9 +13,11 @@ from darner._records import Item, new_item
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.errors import DamagedItemError, JournalError
+from darner.journal import losses, reading
 from darner.journal.blob import BlobReader
-from darner.journal.journal import MAX_STRIKES, Journal
+from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
+from darner.journal.reading import MAX_STRIKES
 from darner.queues.counts import Counts
 from darner.queues.delayed import Delayed
 from darner.queues.disposal import Disposal
@@ -175,7 +177,7 @@ class Queue:
     @property
     def delayed_items(self) -> int:
         """How many items are out of sight until they are due."""
-        return self.journal.delayed_items
+        return self.journal.delayed.items
 
     @property
     def age_ms(self) -> int:
@@ -266,7 +268,7 @@ class Queue:
             raise self.journal.hold_readers()
         window = self.window
         damaged = expired = 0
-        while window.fill() or (self.journal.delayed_items and self._join_now()):
+        while window.fill() or (self.journal.delayed.items and self._join_now()):
             item = window.items[0]
             if not (item.expires_ms or self._max_age_ms) or not self.has_expired(item, self.clock()):
                 if item.record is not None:
@@ -296,12 +298,12 @@ class Queue:
         they are in a file; None if they are damaged: then it is put aside."""
         if item.blob:
             try:
-                self.journal.check_blob(item)
+                reading.check_blob(self.journal, item)
             except DamagedItemError as damage:
                 self.quarantine(item, damage)
                 return None
             return item
-        whole = self.journal.reload(item)
+        whole = reading.reload(self.journal, item)
         self.window.pop()
         if whole is not None:
             self.window.put_first(whole)
@@ -352,7 +354,7 @@ class Queue:
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
         called just before they are read."""
-        return self.journal.open_blob(item)
+        return reading.open_blob(self.journal, item)
 
     # What becomes of reserved items
 
@@ -405,10 +407,10 @@ class Queue:
         unless another client has it by now. JournalError if that is impossible: then it is as it was."""
         held = self.reserved.by_id.get(item.id)
         if held is not item:
-            is_read = item.id < self.journal.reads
+            is_read = item.id < self.journal.next_unread
             if held is not None or (is_read and all(other.id != item.id for other in self.window)):
                 return
-        self.journal.quarantine(item, damage)
+        losses.quarantine(self.journal, item, damage)
         if held is not None:
             self.reserved.remove(item)
         else:

@@ -47,7 +47,7 @@ class Transfers:
                 )
             raise
         self._failing.discard(source.name)
-        source.journal.bind()
+        source.journal.require_synced_log()
         return targets
 
     def is_failing(self, name: bytes) -> bool:

@@ -37,7 +37,7 @@ class Links:
     def add(self, queue: Queue, blob: int) -> Path:
         """Note that `blob` of `queue` is a name of the file, and return it."""
         self._blobs[queue] = blob, queue.journal.generation
-        return queue.journal.blob_path(blob)
+        return queue.journal.blobs.path_of(blob)
 
     def blob(self, queue: Queue) -> int:
         """Return the blob that is the name with `queue`."""
@@ -121,7 +121,7 @@ class Upload:
 
     @property
     def _path(self) -> Path:
-        return self.queue.journal.blob_path(self._blob)
+        return self.queue.journal.blobs.path_of(self._blob)
 
     def _check_queue(self) -> None:
         if self._generation != self.queue.journal.generation:

@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator
 
 from darner._records import Item
 from darner.errors import JournalError
-from darner.journal.journal import MAX_STRIKES, Journal
+from darner.journal import losses, reading
+from darner.journal.journal import Journal
+from darner.journal.reading import MAX_STRIKES
 from darner.queues.reserved import Reserved
 
 # How much of a queue is held in memory; more is left on disk.
@@ -40,7 +42,7 @@ class Window:
         # the first item behind the window, once that was asked for; no item has id 0
         self._next_id = 0
         self._next_enqueued_ms = 0
-        self.items: deque[Item] = deque(journal.kept_items())
+        self.items: deque[Item] = deque(reading.kept_items(journal))
         self._measure()
 
     def __len__(self) -> int:
@@ -53,8 +55,8 @@ class Window:
         """Take an item that was just put in the journal; it is left there if the window is full, or if there
         are items between that are not read yet."""
         journal = self._journal
-        if journal.reads == item.id and self.bytes < self._max_bytes:
-            journal.reads += 1
+        if journal.next_unread == item.id and self.bytes < self._max_bytes:
+            journal.next_unread += 1
             self.items.append(item)
             self.bytes += item.memory_bytes
 
@@ -95,8 +97,8 @@ class Window:
     def _read(self) -> bool:
         journal = self._journal
         damaged = 0
-        while journal.reads < journal.state.next_id or journal.unsound:
-            items, journal.reads = journal.read(journal.reads, READ_ITEMS, READ_BYTES)
+        while journal.next_unread < journal.state.next_id or journal.damaged_kept:
+            items, journal.next_unread = reading.read(journal, journal.next_unread, READ_ITEMS, READ_BYTES)
             self.items.extend(items)
             if items:
                 self._measure()
@@ -125,9 +127,11 @@ class Window:
             return
         journal = self._journal
         items = [*self.items, *self._reserved.by_id.values()]
-        are_all = journal.reads >= journal.state.next_id
-        journal.recount(
-            len(items) if are_all else max(len(items), journal.state.items), sum(item.size for item in items)
+        are_all = journal.next_unread >= journal.state.next_id
+        losses.recount(
+            journal,
+            len(items) if are_all else max(len(items), journal.state.items),
+            sum(item.size for item in items),
         )
 
     def first_enqueued_ms(self) -> int | None:
@@ -136,9 +140,9 @@ class Window:
         if self.items:
             return self.items[0].enqueued_ms
         journal = self._journal
-        if self._next_id < journal.reads or not journal.is_live(self._next_id):
+        if self._next_id < journal.next_unread or not journal.live.is_live(self._next_id):
             try:
-                items, _ = journal.scan(journal.reads, 1, 1)
+                items, _ = reading.scan(journal, journal.next_unread, 1, 1)
             except JournalError:
                 return None
             if not items:

@@ -13,8 +13,10 @@ from darner.environment.offload import at_once
 from darner.errors import DamagedError, JournalError, NewerFormatError
 from darner.journal import leveldb, leveldb_log, snapshot
 from darner.journal.commit import Committer
-from darner.journal.journal import WRITE_BUFFER_BYTES, Journal
+from darner.journal.database import WRITE_BUFFER_BYTES
+from darner.journal.journal import Journal
 from darner.journal.layout import BLOBS_NAME, STATE_NAME, stored_state
+from darner.journal.recovery import open_journal
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import Life
 from darner.repair.scan import Scan
@@ -34,7 +36,7 @@ def play_back(name: bytes, path: Path, log: Log, lives: list[Life], home: Path) 
     failures: list[JournalError] = []
     committer = Committer(log, Environment(lambda: 0, at_once))
     committer.on_failure = lambda _, error: failures.append(error)
-    journal = Journal(name, path, committer, log, 0, lives, home)
+    journal = open_journal(name, path, committer, log, 0, lives, home)
     try:
         committer.close()
     finally:
@@ -71,9 +73,9 @@ def examine(
             problems.append(f"LevelDB is damaged: {leveldb.reason(error)}")
     try:
         journal = play_back(name, path, log, lives, home)
-        if journal.lost:
-            lost = counted(journal.lost, "large item")
-            problems.append(f"{lost} {are(journal.lost)} in the log without a whole file")
+        if journal.lost_items:
+            lost = counted(journal.lost_items, "large item")
+            problems.append(f"{lost} {are(journal.lost_items)} in the log without a whole file")
         if not (path / "CURRENT").exists():
             return problems, 0, 0
         with contextlib.closing(open_leveldb(path)) as db:

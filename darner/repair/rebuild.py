@@ -63,9 +63,11 @@ class Rebuild:
         journal = play_back(self._name, self._new, self._log, self._lives, self._source)
         if journal.state.deleted:
             raise RepairError(f"the queue {shown(self._name)} was deleted: there is nothing to repair")
-        if journal.lost:
-            lost = counted(journal.lost, "large item")
-            self._losses.append(f"{lost} {are(journal.lost)} lost: what was in the file was not on the disk")
+        if journal.lost_items:
+            lost = counted(journal.lost_items, "large item")
+            self._losses.append(
+                f"{lost} {are(journal.lost_items)} lost: what was in the file was not on the disk"
+            )
         life, change = read_mark(self._source)
         if life == journal.state.life and change > journal.state.change:
             self._losses.append(

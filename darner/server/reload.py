@@ -40,7 +40,7 @@ class Reload:
 
     def by_signal(self) -> None:
         """Reload because of SIGHUP, in slices; errors are logged."""
-        self._clients.do(self._without_error())
+        self._clients.run_in_slices(self._without_error())
 
     def _without_error(self) -> Iterator[None]:
         with contextlib.suppress(ConfigError):  # logged by `steps`
@@ -72,7 +72,7 @@ class Reload:
             for _ in steps:
                 yield
         except GeneratorExit:  # the client that asked for the reload has gone: finish it all the same
-            self._loop.call_soon(self._clients.do, steps)
+            self._loop.call_soon(self._clients.run_in_slices, steps)
             raise
 
     def _reconfigure_queues(self, settings: Settings) -> Iterator[None]:

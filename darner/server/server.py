@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from darner._records import guard_memory, share_heap, since_boot_ms
+from darner._records import guard_memory, now_ms, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.access import descriptors, exposure, guard
 from darner.access.admission import Admission
@@ -34,7 +34,7 @@ from darner.server.signals import SignalWatch
 from darner.server.stats_settings import stats_settings
 from darner.server.threads import Threads
 from darner.wire.clients import Clients
-from darner.wire.connection import now_ms
+from darner.wire.commands.table import COMMANDS
 
 if TYPE_CHECKING:
     from darner.server.metrics import Metrics
@@ -75,7 +75,7 @@ class Server:
             descriptors.shares().databases,
         )
         self._clients = Clients(
-            self._loop, self._broker, dialect=settings.dialect, keepalive=settings.keepalive
+            self._loop, self._broker, COMMANDS, dialect=settings.dialect, keepalive=settings.keepalive
         )
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
@@ -209,10 +209,10 @@ class Server:
         for connection in list(self._clients.connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._clients.emptied(), DRAIN_S)
+            await asyncio.wait_for(self._clients.wait_until_empty(), DRAIN_S)
         for connection in list(self._clients.connections):
             connection.abort()
-        await self._clients.emptied()
+        await self._clients.wait_until_empty()
 
 
 def boot_number() -> int:

@@ -1,25 +1,25 @@
-"""What the connections of one event loop share."""
+"""What the connections of one event loop share, and what is known of each."""
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import structlog
 
-from darner._proto import Verb
+from darner._proto import Request, Verb
 from darner.errors import JournalError, StatusError
 from darner.queues.broker import Broker
 from darner.wire.counters import Counters
 
-if TYPE_CHECKING:
-    from darner.wire.connection import Connection
-
 log = structlog.get_logger()
 
-# What is no client, by the verb the parser has for it: what it speaks, and what to do about it.
-STRANGERS = {
+# Serves one request of a `Connection`, which is its first argument.
+Command = Callable[[Any, Request], None]
+
+# Protocols that are not ours: by the parser's verb for each, its name, and what to do about it.
+OTHER_PROTOCOLS = {
     Verb.BINARY: ("memcache's binary protocol", "set the client to the text protocol"),
     Verb.TLS: ("TLS", "set tls_cert and tls_key, or have the client speak plainly"),
     Verb.HTTP: (
@@ -29,43 +29,108 @@ STRANGERS = {
 }
 
 
+class Guard(Protocol):
+    """The permissions of one connection's user."""
+
+    def refusal(self, request: Request) -> bytes | None:
+        """Return the error to reply with, b"" if no reply is due yet, None if the request is allowed."""
+
+
+class Incoming(Protocol):
+    """A large item that the client is sending."""
+
+    def write(self, chunk: bytes) -> None:
+        """Store the next chunk."""
+
+    def finish(self, last: Request) -> None:
+        """Reply to the item, all of which has come."""
+
+    def abandon(self) -> None:
+        """Delete what has come: the client has disconnected."""
+
+
+class Client(Protocol):
+    """A connection, as far as the server and its admission of clients need it."""
+
+    # None allows everything
+    guard: Guard | None
+    # how many sweeps for idle clients have found nothing asked for since the last request
+    idle_sweeps: int
+
+    @property
+    def address(self) -> str:
+        """The client's address, for the log."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a `get` of it waits for an item."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the server has nothing left to do for it: the client is to ask, to send on, or to read."""
+
+    def has_disconnected(self) -> bool:
+        """Return whether the client has disconnected; its connection is closed then."""
+
+    def refuse_wait(self, error: StatusError) -> None:
+        """Answer a `get` that waits with this error."""
+
+    def drain(self) -> None:
+        """Send what is due, then close."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
 class Clients:
     """The connections of one event loop, and what they share."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, broker: Broker, *, dialect: str, keepalive: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        broker: Broker,
+        commands: Sequence[Command],
+        *,
+        dialect: str,
+        keepalive: int,
     ) -> None:
+        """`commands` has the function that serves each `Verb`, in the order of the verbs. `dialect` is the
+        setting of that name, `keepalive` after how many seconds a silent client is probed."""
         self.loop = loop
         self.broker: Broker = broker
+        self.commands = list(commands)
         self.budget = broker.environment.budget
-        broker.status.on_quiescent = self._end_waits
+        broker.status.on_quiescent = self._refuse_waits
         self.counters: Counters = Counters()
-        self.connections: set[Connection] = set()
+        self.connections: set[Client] = set()
+        # whether a value is sent under its queue's name alone, without the options that were asked with
         self.bare_keys = dialect == "kestrel"
         self.keepalive = keepalive
         self._started = time.monotonic()
-        # what `reload`, a step at a time, and `shutdown` do, which is the server's; None is not allowed
+        # What the commands `reload`, a step at a time, and `shutdown` do, which is the server's. None: it is
+        # not allowed.
         self.reload: Callable[[], Iterator[None]] = lambda: iter(())
         self.shutdown: Callable[[], None] | None = None
-        # what `stats settings` says
+        # what `stats settings` replies
         self.describe_settings: Callable[[], Iterable[tuple[str, object]]] = lambda: ()
-        # whether `stats` says something of each queue
+        # whether `stats` has the figures of each queue
         self.lists_queues: bool = True
         # how many connections there may be
         self.max_connections: int = 0
         self._flush_all: asyncio.TimerHandle | None = None
-        # Of how many large items the files are open that are being sent, how many may always be, and how many
-        # may be together with the connections. Who reads slowly must not take the queues' descriptors.
+        # How many files of large items are open that are being sent, how many may always be, and how many
+        # may be together with the connections: a client that reads slowly must not take the queues'
+        # descriptors.
         self.files = 0
         self.files_granted = self.descriptors = sys.maxsize
-        # told when one more is refused
+        # called when one more is refused
         self.on_files_refused: Callable[[], None] = lambda: None
-        self._seen: set[int] = set()
-        self._emptied = asyncio.Event()
-        self._emptied.set()
+        self._logged_protocols: set[int] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
 
     def flush_all_later(self, delay_s: int | None) -> None:
-        """Flush all queues in `delay_s` seconds, in place of an earlier such order; None takes it back."""
+        """Flush all queues in `delay_s` seconds; None calls that off. The last order counts."""
         if self._flush_all is not None:
             self._flush_all.cancel()
             self._flush_all = None
@@ -79,66 +144,66 @@ class Clients:
         except StatusError as error:
             log.warning("a flush_all that was due is not done", reason=str(error))
             return
-        self.do(self._flush_now())
+        self.run_in_slices(self._flush_steps())
 
-    def _flush_now(self) -> Iterator[None]:
+    def _flush_steps(self) -> Iterator[None]:
         errors: list[JournalError] = []
         yield from self.broker.flush_all(errors)
         if errors:
             log.error("not all queues flushed", failures=len(errors), reason=str(errors[0]))
 
-    def do(self, steps: Iterator[None]) -> None:
-        """Do what no client waits for, in slices."""
+    def run_in_slices(self, steps: Iterator[None]) -> None:
+        """Take steps that no client waits for, and let others have their turn in between."""
         self.budget.begin()
         for _ in steps:
             if self.budget.is_spent():
-                self.loop.call_soon(self.do, steps)
+                self.loop.call_soon(self.run_in_slices, steps)
                 return
 
-    def _end_waits(self, error: StatusError) -> None:
+    def _refuse_waits(self, error: StatusError) -> None:
         for connection in self.connections:
             connection.refuse_wait(error)
 
     def take_file(self) -> None:
-        """A large item's file is about to be opened. JournalError if there are too many."""
+        """Count the file of a large item that is about to be opened. JournalError if there are too many."""
         if self.files >= self.files_granted and self.files + len(self.connections) >= self.descriptors:
             self.on_files_refused()
             raise JournalError("too many large items are being sent: try again")
         self.files += 1
 
     def give_file(self) -> None:
-        """It is closed."""
+        """Count out a file that is closed."""
         self.files -= 1
 
-    def join(self, connection: "Connection") -> None:
-        """A client has come."""
+    def add(self, connection: Client) -> None:
+        """Count in a client that has connected."""
         self.connections.add(connection)
         self.counters.total_connections += 1
-        self._emptied.clear()
+        self._is_empty.clear()
 
-    def leave(self, connection: "Connection") -> None:
-        """A client has gone."""
+    def remove(self, connection: Client) -> None:
+        """Count out a client that has disconnected, and holds nothing any more."""
         self.connections.discard(connection)
         if not self.connections:
-            self._emptied.set()
+            self._is_empty.set()
 
-    async def emptied(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until no client is left."""
-        await self._emptied.wait()
+        await self._is_empty.wait()
 
     def uptime_s(self) -> float:
-        """How long the server has been up."""
+        """Return for how many seconds the server has been up."""
         return time.monotonic() - self._started
 
-    def log_stranger(self, verb: int, peer: str) -> None:
-        """Log the first connection that speaks another protocol, by the parser's verb for it, and no more of
-        those."""
-        if verb not in self._seen:
-            self._seen.add(verb)
-            protocol, action = STRANGERS[Verb(verb)]
+    def log_other_protocol(self, verb: int, address: str) -> None:
+        """Log a connection that speaks another protocol, by the parser's verb for that. Only the first one of
+        each protocol is logged."""
+        if verb not in self._logged_protocols:
+            self._logged_protocols.add(verb)
+            protocol, action = OTHER_PROTOCOLS[Verb(verb)]
             log.warning(
                 "closed a connection that is no client's; further ones of the kind are not logged",
                 speaks=protocol,
-                peer=peer,
+                peer=address,
                 action=action,
             )

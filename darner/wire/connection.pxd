@@ -2,20 +2,16 @@
 """The types of connection.py where requests pass through it."""
 
 cimport cython
-from libc.stdint cimport int64_t
 
-from darner._proto cimport Parser, Request, send
-from darner.wire.holds cimport Holds
+from darner._proto cimport Parser, Request
 from darner.wire.counters cimport Counters
+from darner.wire.holds cimport Holds
+from darner.wire.sending cimport Sender
 
 
-cdef int REQUESTS_PER_TURN, REQUESTS_PER_LOOK, LAST_PLAIN_VERB
-cdef Py_ssize_t OUT_BYTES, UNPARSED_BYTES
-cdef int WAITING, STREAMING, UPLOADING, FULL, YIELDING, FINISHED
-
-
-@cython.locals(ns=int64_t)
-cpdef int64_t now_ms() except? -1
+cdef int REQUESTS_PER_TURN, REQUESTS_PER_CHECK, LAST_PLAIN_VERB
+cdef Py_ssize_t UNPARSED_BYTES
+cdef int WAITING, UPLOADING, YIELDING, FINISHED
 
 
 cdef class Connection:
@@ -25,49 +21,36 @@ cdef class Connection:
         object budget
         Counters counters
         bint bare_keys
-        list out
-        Py_ssize_t out_bytes
+        Sender sender
         Holds holds
-        object upload
+        object incoming
         object guard
         long idle_sweeps
     cdef:
+        list _commands
         object _transport
-        object _upload_request
         Parser _parser
         int _blocked
-        int _held
-        set _quiet
-        int _streams
-        int _unlooked
-        bint _is_timed
+        bint _has_unparsed
+        bint _is_reading
+        object _continuation
+        bint _wake_is_due
+        int _requests_until_check
+        bint _turn_is_timed
         long _window
-        bint _awake
-        int _descriptor
-        bint _buffered
-        bint _reading
-        bint _more
-        object _rest
-        bint _ended
-        bint _ending
-        bint _is_unread
-        bint _lost
-        bint _draining
-        bint _linger
-        object _waiter
-        object _time_out
-        object _timer
+        bint _sends_no_more
+        bint _eof_is_unread
+        bint _replies_are_unread
+        bint _is_draining
+        bint _lingers
+        object _wait
 
     @cython.locals(blocked=int)
     cpdef data_received(self, bytes data)
-    @cython.locals(left=int, parser=Parser, request=Request, guarded=bint)
-    cdef _run(self)
-    cdef bint _is_spent(self) except -1
-    cpdef expect_long(self)
-    @cython.locals(blocked=int)
-    cdef _settle(self)
-    @cython.locals(out=list, data=bytes)
-    cdef _send(self)
-    @cython.locals(sent=Py_ssize_t)
-    cdef _write(self, bytes data)
-    cpdef _touch(self)
+    @cython.locals(left=int, parser=Parser, sender=Sender, request=Request, is_guarded=bint)
+    cdef _serve(self)
+    cdef bint _turn_is_over(self) except -1
+    cpdef expect_long_work(self)
+    @cython.locals(blocked=int, sender=Sender)
+    cdef _send_replies(self)
+    cpdef _schedule_wake(self)

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types of stats.py: each request counts."""
+"""The types of counters.py: each request counts."""
 
 from libc.stdint cimport uint64_t
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
-"""What the server counts, apart from what each queue counts itself."""
+"""The counters of the server. Each queue has others of its own."""
 
 
 class Counters:
-    """Events since the start or the last `stats reset`."""
+    """How often something happened since the start or the last `stats reset`."""
 
     __slots__ = (
         "auth_cmds", "auth_errors", "bytes_read", "bytes_written", "cmd_flush", "cmd_get", "cmd_meta",
@@ -15,28 +15,28 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """Zero them all."""
+        """Set all counters to 0."""
         self.total_connections = 0
         self.cmd_get = 0
         self.cmd_set = 0
         self.cmd_peek = 0
-        # meta commands, whatever they do besides
+        # meta commands, which are counted for what they do as well
         self.cmd_meta = 0
         self.get_hits = 0
         self.get_misses = 0
-        # from and to clients, as they crossed the connection
+        # received from and sent to clients, TLS not counted
         self.bytes_read = 0
         self.bytes_written = 0
-        # errors that a client's noreply hid from it
+        # errors that no client was told of, for its request had `noreply`
         self.noreply_errors = 0
         self.cmd_flush = 0
-        # of queues, cursors and, by `md`, reserved items that were there, and were not
+        # deletes of queues, of cursors and, by `md`, of reserved items: of what was there, and was not
         self.delete_hits = 0
         self.delete_misses = 0
-        # connections for which there was no room
+        # connections that were turned away, for there were too many
         self.rejected_connections = 0
         # logins, and those that failed
         self.auth_cmds = 0
         self.auth_errors = 0
-        # turns that ended before all that a client had sent was served
+        # turns of a connection that ended before all it had sent was served
         self.conn_yields = 0

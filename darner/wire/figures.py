@@ -1,5 +1,6 @@
-"""The figures the server gives of itself and of each queue: `stats` says them over the wire, metrics.py to
-Prometheus."""
+"""The figures of the server and of each queue: the command `stats` replies with them, and metrics.py gives
+them to Prometheus.
+"""
 
 import os
 import resource
@@ -7,46 +8,44 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from darner._records import ITEM_BYTES
 from darner._version import __version__
 from darner.printable import shown
 from darner.queues.cursor import cursor_lags
+from darner.queues.queue import Queue
+from darner.wire.clients import Clients
 
-if TYPE_CHECKING:
-    from darner.queues.queue import Queue
-    from darner.wire.clients import Clients
-
-Source = TypeVar("Source")
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure(Generic[Source]):
-    """One figure, and how to read it, which must not take long."""
+class Figure(Generic[Subject]):
+    """One figure of a subject, and how to read it, which must not take long."""
 
     # the name it has in `stats`, after Kestrel and memcached
     name: str
-    read: Callable[[Source], int | str]
-    # the name it has among the metrics, a counter's ending in `_total`; "" if it is none of them
+    read: Callable[[Subject], int | str]
+    # its name as a metric, which of a counter ends in `_total`; "" if it is none
     metric: str = ""
     help: str = ""
     # metrics are in seconds and bytes, `stats` has milliseconds too
     scale: float = 1
 
 
-def read(figures: Sequence[Figure[Source]], source: Source) -> Iterator[tuple[str, int | str]]:
-    """The name and value of each of these figures."""
+def read(figures: Sequence[Figure[Subject]], subject: Subject) -> Iterator[tuple[str, int | str]]:
+    """Give the name and the value of each of these figures."""
     for figure in figures:
-        yield figure.name, figure.read(source)
+        yield figure.name, figure.read(subject)
 
 
 def _seconds(seconds: float) -> str:
-    """Seconds and microseconds, as memcached has them."""
+    """Return seconds as memcached writes them, to the microsecond."""
     return f"{seconds:.6f}"
 
 
-SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
+SERVER_FIGURES: tuple[Figure[Clients], ...] = (
     Figure("pid", lambda _: os.getpid()),
     Figure(
         "uptime", lambda clients: int(clients.uptime_s()),
@@ -159,23 +158,22 @@ SERVER_FIGURES: tuple[Figure["Clients"], ...] = (
     ),
 )  # fmt: skip
 
-# What agents made for memcached look for besides: with what it means here, or 0. Prometheus has the former
-# under other names.
-AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
+# What monitoring agents made for memcached look for besides. What means nothing here is 0.
+AGENT_FIGURES: tuple[Figure[Clients], ...] = (
     Figure("pointer_size", lambda _: 8 * struct.calcsize("P")),
     Figure("rusage_user", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_utime)),
     Figure("rusage_system", lambda _: _seconds(resource.getrusage(resource.RUSAGE_SELF).ru_stime)),
     Figure("max_connections", lambda clients: clients.max_connections),
     Figure("connection_structures", lambda clients: len(clients.connections)),
     Figure("accepting_conns", lambda _: 1),
-    # all requests are served in one
+    # one serves all requests
     Figure("threads", lambda _: 1),
-    # agents take the difference to `bytes` for what is free
+    # agents take the difference to `bytes` for the free space
     Figure(
         "limit_maxbytes",
         lambda clients: clients.broker.totals.waiting()[2] + clients.broker.space.bytes_for_items,
     ),
-    # items that nobody has fetched: a full queue dropped them, or they expired
+    # nobody had fetched them: a full queue discarded them, or they expired
     Figure("evictions", lambda clients: clients.broker.totals.discarded_items),
     Figure("evicted_unfetched", lambda clients: clients.broker.totals.discarded_items),
     Figure("expired_unfetched", lambda clients: clients.broker.totals.expired_items),
@@ -192,7 +190,7 @@ AGENT_FIGURES: tuple[Figure["Clients"], ...] = (
     ),
 )  # fmt: skip
 
-QUEUE_FIGURES: tuple[Figure["Queue"], ...] = (
+QUEUE_FIGURES: tuple[Figure[Queue], ...] = (
     Figure(
         "items", lambda queue: queue.items,
         "darner_queue_items", "Items that wait; reserved ones do not.",
@@ -270,8 +268,8 @@ CURSOR_LAG: Figure[int] = Figure(
 )
 
 
-def read_queue(queue: "Queue") -> Iterator[tuple[str, int | str]]:
-    """The name and value of each figure of a queue, and of its cursors."""
+def read_queue(queue: Queue) -> Iterator[tuple[str, int | str]]:
+    """Give the name and the value of each figure of a queue and its cursors."""
     yield from read(QUEUE_FIGURES, queue)
     for label, lag in cursor_lags(queue):
         yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

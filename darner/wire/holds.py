@@ -1,9 +1,9 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
 """What one client holds reserved, queue by queue.
 
-Whoever serves the client owns a `Holds`, adds what it reserves, and releases it when the client goes.
-A queue may take an item back behind the client's back: its `open_timeout` has passed, or it was deleted.
-Such an item no longer counts here, and closing it does nothing.
+A connection has a `Holds`, adds each item that it reserves, and releases all when the client disconnects. A
+queue may take an item back without notice: its `open_timeout` has passed, or the queue was deleted. Such an
+item no longer counts here, and closing it does nothing.
 """
 
 import sys
@@ -27,7 +27,7 @@ class Holds:
     def __init__(self) -> None:
         # no queue is in here without items
         self.held: dict[bytes, deque[tuple[Source, Item]]] = {}
-        # whether some of a queue came after later ones, for they had come back in between
+        # whether an item was reserved after a later one of its queue: it had gone back in between
         self._is_disordered = False
 
     def count(self, name: bytes, most: int = sys.maxsize) -> int:
@@ -45,7 +45,7 @@ class Holds:
         return count
 
     def _recount(self, name: bytes) -> int:
-        """Forget what was taken back of the queue `name`; returns how many items are left."""
+        """Forget what the queue `name` has taken back; returns how many items are left."""
         held = deque(hold for hold in self.held[name] if hold[0].is_reserved(hold[1]))
         if held:
             self.held[name] = held
@@ -61,7 +61,7 @@ class Holds:
         held.append((queue, item))
 
     def _first(self, name: bytes) -> tuple[Source, Item] | None:
-        """The item of the queue `name` reserved longest, if one is held."""
+        """Return the item of the queue `name` that is reserved longest; None if none is held."""
         while name in self.held:
             first = self.held[name][0]
             queue, item = first
@@ -100,7 +100,7 @@ class Holds:
         if first is None:
             return False
         queue, item = first
-        # first: an item put back may go to somebody who waits, even to this client
+        # first, for an item put back may be delivered at once to a client that waits, even to this one
         self._drop_oldest(name)
         queue.abort(item)
         return True
@@ -112,9 +112,9 @@ class Holds:
             del self.held[name]
 
     def release(self) -> Iterator[Journal | None]:
-        """Put everything back at the heads of the queues, in the order it was set, a step at a time. While
-        many come back to a queue, nothing is fetched from it: what is behind them would come before them.
-        Gives the journal that is to be written before the next step, if one is."""
+        """Requeue everything at the heads of the queues, in the order in which it was set, a step at a time.
+        While many go back to a queue, nothing is fetched from it: items behind them would come before them.
+        A step gives the journal that must be written before the next one, if any."""
         everything, self.held = self.held, {}
         for held in everything.values():
             returning: Source | None = None

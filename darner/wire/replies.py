@@ -1,23 +1,36 @@
-"""The replies that are always the same, and the one to an error."""
+"""Every reply that is always the same, and the replies to errors."""
 
-from darner.errors import DarnerError
+from darner.errors import DarnerError, ItemTooLargeError, QueueFullError
 from darner.printable import printable
 
+OK = b"OK\r\n"
 END = b"END\r\n"
 STORED = b"STORED\r\n"
 NOT_STORED = b"NOT_STORED\r\n"
+DELETED = b"DELETED\r\n"
+NOT_FOUND = b"NOT_FOUND\r\n"
+RESET = b"RESET\r\n"
+RELOADED = b"Reloaded config.\r\n"
+# what Kestrel replies to `flush_all`, where memcached has OK
+FLUSHED = b"Flushed all queues.\r\n"
+META_NO_OP = b"MN\r\n"
+META_NOTHING = b"EN\r\n"
+NOTHING_RESERVED = b"ERROR\r\n"
 TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
-OK = b"OK\r\n"
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
 BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
-NOTHING_RESERVED = b"ERROR\r\n"
 NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
-NOT_FOUND = b"NOT_FOUND\r\n"
-DELETED = b"DELETED\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 
 def server_error(error: DarnerError) -> bytes:
-    """The reply to a client whose request failed through no fault of its own."""
+    """Return the reply to a request that failed through no fault of the client."""
     return f"SERVER_ERROR {printable(' '.join(str(error).split()))}\r\n".encode()
+
+
+def not_stored(error: DarnerError) -> bytes:
+    """Return the reply to a `set` that failed."""
+    if isinstance(error, ItemTooLargeError):
+        return TOO_LARGE
+    return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)

@@ -11,10 +11,11 @@ from doubles import Client, Disk, Offload
 from darner._records import ITEM_BYTES, Item
 from darner.environment.environment import Environment
 from darner.errors import JournalError
-from darner.journal import commit, journal, journal_upkeep
+from darner.journal import commit, journal_upkeep, reading, recovery
 from darner.journal.commit import MAX_TICKS, REST_TICKS, Committer
 from darner.journal.journal import Journal
 from darner.journal.layout import STATE_NAME, is_state_key, state_key
+from darner.journal.recovery import open_journal
 from darner.journal.reserve import Reserve
 from darner.journal.wal import Log
 
@@ -35,7 +36,7 @@ class Bench:
         self.committer.on_recovery = lambda journal: self.told.append((journal.name, "recovered"))
 
     def journal(self, name=b"work"):
-        return Journal(name, self.data / name.decode(), self.committer, self.log, 1)
+        return open_journal(name, self.data / name.decode(), self.committer, self.log, 1)
 
     def put(self, journal, *datas):
         for data in datas:
@@ -51,11 +52,11 @@ class Bench:
 
     @staticmethod
     def datas(journal):
-        items, _ = journal.read(journal.state.floor, 1000, 1 << 20)
+        items, _ = reading.read(journal, journal.state.floor, 1000, 1 << 20)
         return [item.data for item in items]
 
     def in_leveldb(self, journal):
-        keys = journal._opened().iterator(start=b"i", stop=b"j", include_value=False)
+        keys = journal.database.open().iterator(start=b"i", stop=b"j", include_value=False)
         return sum(not is_state_key(key) for key in keys)
 
 
@@ -76,7 +77,7 @@ def work(bench):
 
 class TestClose:
     def test_leaves_a_file_that_cannot_be_deleted_to_the_next_start(self, bench, work, monkeypatch):
-        file = work.blob_path(work.begin_blob())
+        file = work.blobs.path_of(work.begin_blob())
         file.parent.mkdir()
         file.write_bytes(b"half an item")
         bench.committer.checkpoint(work)
@@ -135,7 +136,7 @@ class TestTicks:
         assert begun == [2, 4, 5]
 
     def test_delete_dead_records_until_there_are_none(self, bench, work, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 3)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         bench.put(work, *[b"x"] * 10)
         bench.committer.checkpoint(work)
         work.flush(())
@@ -166,16 +167,16 @@ class TestTicks:
     def test_leave_what_can_wait_to_its_own_threads(self, bench):
         soon, later = Offload(), Offload()
         committer = Committer(bench.log, Environment(lambda: 0, soon, defer=later))
-        work = Journal(b"work", bench.data / "work", committer, bench.log, 1)
+        work = open_journal(b"work", bench.data / "work", committer, bench.log, 1)
         bench.put(work, b"a")
         for _ in range(MAX_TICKS + REST_TICKS + 3):
             committer.tick()
             assert soon.tasks == []
             later.run_all()
-        assert (work.is_open, bench.in_leveldb(work)) == (False, 1)
+        assert (work.database.is_open, bench.in_leveldb(work)) == (False, 1)
 
     def test_compact_few_journals_at_a_time(self, bench, disk, monkeypatch):
-        monkeypatch.setattr(journal, "COMPACT_RECORDS", 0)
+        monkeypatch.setattr("darner.journal.tidying.COMPACT_RECORDS", 0)
         journals = [
             bench.put(bench.journal(b"q%d" % n), b"x") for n in range(journal_upkeep.MAX_COMPACTIONS + 1)
         ]
@@ -186,7 +187,7 @@ class TestTicks:
         for at, handle in enumerate(disk.handles):
             handle.compact_range = lambda at=at, **_: compacted.append(at)
         for each in journals:
-            each.remove(each.find(1))
+            each.remove(reading.find(each, 1))
         together = []
         for _ in range(MAX_TICKS + 4):
             before = len(compacted)
@@ -197,7 +198,7 @@ class TestTicks:
         assert sorted(compacted) == list(range(len(journals)))
 
     def test_compact_what_was_deleted(self, bench, work, disk, monkeypatch):
-        monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
+        monkeypatch.setattr("darner.journal.tidying.COMPACT_RECORDS", 10)
         bench.put(work, *[b"x"] * 20)
         bench.committer.checkpoint(work)
         bench.threads.run_all()
@@ -205,7 +206,7 @@ class TestTicks:
         (handle,) = disk.handles
         handle.compact_range = lambda **span: compacted.append(span)
         for id in range(1, 16):
-            work.remove(work.find(id))
+            work.remove(reading.find(work, id))
         for _ in range(MAX_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
@@ -221,7 +222,7 @@ class TestTurns:
                 bench.put(each, b"x")
             bench.tick()
             bench.threads.run_all()
-        assert [bool(each.stored_change) for each in journals] == [True] * len(journals)
+        assert [bool(each.database.stored_change) for each in journals] == [True] * len(journals)
 
     def in_the_log_alone(self, bench, count):
         for number in range(count):
@@ -311,7 +312,7 @@ class TestLog:
 
 class TestCrowd:
     def test_has_a_large_batch_written_without_waiting_for_a_tick(self, bench, monkeypatch):
-        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * ITEM_BYTES)
+        monkeypatch.setattr("darner.journal.batch.STAGED_BYTES", 3 * ITEM_BYTES)
         work = bench.put(bench.journal(), b"a", b"b")
         assert bench.threads.tasks == []
         bench.put(work, b"c")
@@ -322,8 +323,8 @@ class TestCrowd:
     def test_holds_clients_while_items_come_faster_than_they_are_written(
         self, bench, disk, monkeypatch, failures
     ):
-        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * ITEM_BYTES)
-        monkeypatch.setattr(journal, "AHEAD_BYTES", 2 * ITEM_BYTES)
+        monkeypatch.setattr("darner.journal.batch.STAGED_BYTES", 3 * ITEM_BYTES)
+        monkeypatch.setattr("darner.journal.journal.AHEAD_BYTES", 2 * ITEM_BYTES)
         disk.failures = failures
         work = bench.put(bench.journal(), *[b"x"] * 7)
         assert not work.is_backlogged
@@ -385,7 +386,7 @@ class TestFailure:
 
     def test_to_delete_the_file_of_an_item_is_told(self, bench, work):
         blob = work.begin_blob()
-        work.blob_path(blob).mkdir(parents=True)
+        work.blobs.path_of(blob).mkdir(parents=True)
         work.abandon_blob(blob)
         bench.committer.checkpoint(work)
         bench.threads.run_all()
@@ -428,7 +429,7 @@ class TestFailure:
         paths = []
         for make in (lambda path: path.mkdir(), lambda path: path.touch()):
             blob = work.begin_blob()
-            paths.append(work.blob_path(blob))
+            paths.append(work.blobs.path_of(blob))
             paths[-1].parent.mkdir(exist_ok=True, parents=True)
             make(paths[-1])
             work.abandon_blob(blob)
@@ -442,7 +443,7 @@ class TestFailure:
         for _ in range(MAX_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
-        assert [key for key, _ in work._opened().iterator()] == [state_key(1)]
+        assert [key for key, _ in work.database.open().iterator()] == [state_key(1)]
 
 
 class TestFullDisk:
@@ -487,7 +488,7 @@ class TestFullDisk:
         handle.compact_range = lambda **span: compacted.append(span)
         bench.committer.space_is_short = True
         for id in range(1, 35):
-            work.remove(work.find(id))
+            work.remove(reading.find(work, id))
             if id > 32:
                 bench.tick()
                 bench.threads.run_all()
@@ -534,7 +535,7 @@ class TestFullDisk:
         for _ in range(MAX_TICKS + REST_TICKS + 3):
             bench.tick()
             bench.threads.run_all()
-        assert not work.is_open
+        assert not work.database.is_open
         assert not left.exists()
         assert bench.datas(work) == [b"a"]
 
@@ -543,7 +544,7 @@ class TestCompaction:
     @pytest.fixture
     def compacted(self, bench, work, disk, monkeypatch):
         """Of what is dead, as LevelDB was told, which does not say whether that worked."""
-        monkeypatch.setattr(journal, "COMPACT_RECORDS", 10)
+        monkeypatch.setattr("darner.journal.tidying.COMPACT_RECORDS", 10)
         bench.put(work, *[b"x"] * 20)
         bench.committer.checkpoint(work)
         bench.threads.run_all()
@@ -552,7 +553,7 @@ class TestCompaction:
             "doubles.Handle.compact_range", lambda _, **span: compacted.append(span), raising=False
         )
         for id in range(1, 16):
-            work.remove(work.find(id))
+            work.remove(reading.find(work, id))
         return compacted
 
     def go_on(self, bench, ticks=MAX_TICKS + 3):
@@ -564,7 +565,7 @@ class TestCompaction:
         self.go_on(bench)
         self.go_on(bench)
         assert len(compacted) == 1
-        assert not work.to_be_compacted
+        assert not work.compaction.is_wanted
 
     def test_that_failed_is_known_by_the_next_write_and_done_again(self, bench, work, disk, compacted):
         while not compacted:
@@ -602,21 +603,13 @@ class Faulty(Journal):
         self._meet("seal")
         super().seal(tidy=tidy)
 
-    def settle(self, error):
-        self._meet("settle")
-        super().settle(error)
+    def end_write(self, error):
+        self._meet("end_write")
+        super().end_write(error)
 
-    def compactable(self):
-        self._meet("compactable")
-        return super().compactable()
-
-    def take_obsolete_blobs(self):
-        self._meet("take_obsolete_blobs")
-        return super().take_obsolete_blobs()
-
-    def forget(self, blobs):
-        self._meet("forget")
-        super().forget(blobs)
+    def forget_blobs(self, blobs):
+        self._meet("forget_blobs")
+        super().forget_blobs(blobs)
 
     def resting_state(self):
         self._meet("resting_state")
@@ -629,13 +622,31 @@ class Faulty(Journal):
 
 class TestFault:
     @pytest.fixture
-    def faulty(self, bench):
+    def faulty(self, bench, monkeypatch):
         bench.committer.on_fault = lambda journal, fault: bench.told.append((journal.name, str(fault)))
-        return Faulty(b"faulty", bench.data / "faulty", bench.committer, bench.log, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery, "Journal", Faulty)
+            faulty = open_journal(b"faulty", bench.data / "faulty", bench.committer, bench.log, 1)
+        for part, name in (("compaction", "is_due"), ("blobs", "take_obsolete")):
+            of = getattr(faulty, part)
+            monkeypatch.setattr(type(of), name, self.watched(faulty, of, name))
+        return faulty
+
+    @staticmethod
+    def watched(faulty, part, name):
+        """A method of a part of the faulty journal, where there may be the fault."""
+        method = getattr(type(part), name)
+
+        def meet(self, *args, **kwargs):
+            if self is part:
+                faulty._meet(name)
+            return method(self, *args, **kwargs)
+
+        return meet
 
     @pytest.mark.parametrize(
         "fault_in",
-        ["seal", "settle", "compactable", "take_obsolete_blobs", "forget", "resting_state", "close"],
+        ["seal", "end_write", "is_due", "take_obsolete", "forget_blobs", "resting_state", "close"],
     )
     def test_of_one_journal_sets_it_aside_and_the_others_go_on(self, bench, faulty, fault_in):
         others = [bench.put(bench.journal(name), b"a") for name in (b"before", b"after")]
@@ -656,7 +667,7 @@ class TestFault:
         assert bench.in_leveldb(others[0]) == 2
 
     def test_that_comes_while_a_client_sets_is_told_and_harms_no_client(self, bench, faulty, monkeypatch):
-        monkeypatch.setattr(journal, "STAGED_BYTES", 0)
+        monkeypatch.setattr("darner.journal.batch.STAGED_BYTES", 0)
         bench.put(faulty, b"a")
         bench.committer.checkpoint(faulty)
         bench.threads.run_all()
@@ -708,13 +719,13 @@ class TestClosing:
 
     def test_deletes_the_files_of_items_that_are_gone(self, bench, work):
         blob = work.begin_blob()
-        path = work.blob_path(blob)
+        path = work.blobs.path_of(blob)
         path.parent.mkdir(parents=True)
         path.touch()
         work.abandon_blob(blob)
         bench.committer.close()
         assert not path.exists()
-        assert [key for key, _ in work._opened().iterator()] == [state_key(1)]
+        assert [key for key, _ in work.database.open().iterator()] == [state_key(1)]
 
     def test_leaves_in_the_log_what_cannot_be_written(self, bench, work, disk):
         bench.put(work, b"a")
@@ -726,5 +737,5 @@ class TestClosing:
         lives, damage = again.recover()
         assert (list(lives), damage) == ([b"work"], [])
         again.begin()
-        found = Journal(b"work", bench.data / "work", bench.committer, again, 1, lives[b"work"])
+        found = open_journal(b"work", bench.data / "work", bench.committer, again, 1, lives[b"work"])
         assert bench.datas(found) == [b"a"]

@@ -1,5 +1,6 @@
 """One queue's journal: what is live after each change and after a kill, and what is in its directory."""
 
+import functools
 import itertools
 import os
 import shutil
@@ -11,11 +12,11 @@ from darner import _records
 from darner._records import Item, item_key, read_segment
 from darner.environment.environment import Environment
 from darner.errors import JournalError, MendingError
-from darner.journal import journal, layout, leveldb, segment_file
+from darner.journal import blob_directory, layout, leveldb, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
-from darner.journal.journal import Journal
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
+from darner.journal.recovery import open_journal
 from darner.journal.reserve import Reserve
 from darner.journal.wal import Log
 
@@ -38,7 +39,7 @@ class Process:
         assert damage == []
         reserve = Reserve(self.data / ".reserve", 0)
         self.committer = Committer(self.log, Environment(lambda: 0, self.threads), reserve=reserve)
-        self.journal = Journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
+        self.journal = open_journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
             self.threads.run_all()
@@ -79,7 +80,7 @@ class Process:
     def put_large(self, data=b"large", *, written=True):
         """An item with its bytes in a file."""
         blob = self.journal.begin_blob()
-        writer = BlobWriter(self.journal.blob_path(blob), self.threads)
+        writer = BlobWriter(self.journal.blobs.path_of(blob), self.threads)
         if written:
             writer.write(data)
         writer.finish(lambda _: None, sync=False)
@@ -94,8 +95,8 @@ class Process:
 
     def items(self):
         """The live items, as a queue reads them."""
-        kept = self.journal.kept_items()
-        items, _ = self.journal.read(self.journal.state.floor, 1 << 30, 1 << 40)
+        kept = reading.kept_items(self.journal)
+        items, _ = reading.read(self.journal, self.journal.state.floor, 1 << 30, 1 << 40)
         return kept + items
 
     def datas(self):
@@ -103,18 +104,18 @@ class Process:
 
     def remove(self, *ids):
         """Remove items that were read."""
-        self.journal.reads = self.journal.state.next_id
+        self.journal.next_unread = self.journal.state.next_id
         for id in ids:
-            self.journal.remove(self.journal.find(id))
+            self.journal.remove(reading.find(self.journal, id))
 
     def records(self, kind=b"i"):
         """The ids in the directory's keys of one kind."""
-        keys = self.journal._opened().iterator(include_value=False)
+        keys = self.journal.database.open().iterator(include_value=False)
         return [int.from_bytes(key[1:], "big") for key in keys if key[:1] == kind and len(key) == 9]
 
     def states(self):
         """The keys of states in the directory."""
-        keys = self.journal._opened().iterator(start=b"i", stop=b"j", include_value=False)
+        keys = self.journal.database.open().iterator(start=b"i", stop=b"j", include_value=False)
         return [key for key in keys if is_state_key(key)]
 
 
@@ -203,7 +204,7 @@ class TestItems:
         it.put(b"a" * 10, b"b" * 10, b"c" * 10, b"d" * 10)
         it.write()
         it.put(b"e")
-        read, two = it.journal.read, 2 * _records.ITEM_BYTES
+        read, two = functools.partial(reading.read, it.journal), 2 * _records.ITEM_BYTES
         items, start = read(1, 2, 1 << 30)
         assert [item.data[:1] for item in items] == [b"a", b"b"]
         items, start = read(start, 100, two)
@@ -222,15 +223,15 @@ class TestItems:
         assert [item.attempts for item in it.items()] == [7]
         write(it)
         it.kill()
-        assert it.journal.find(1).attempts == 7
+        assert reading.find(it.journal, 1).attempts == 7
 
     @pytest.mark.parametrize(
-        "find", [lambda journal: journal.find(1), lambda journal: journal.read(1, 9, 99)]
+        "find", [lambda journal: reading.find(journal, 1), lambda journal: reading.read(journal, 1, 9, 99)]
     )
     def test_with_a_damaged_record_are_counted_out_and_put_aside(self, it, find):
         it.put(b"a", b"b")
         it.restart()
-        db = it.journal._opened()
+        db = it.journal.database.open()
         record = bytearray(db.get(item_key(1)))
         record[-1] ^= 1
         db.put(item_key(1), bytes(record))
@@ -238,8 +239,8 @@ class TestItems:
             find(it.journal)
         it.threads.run_all()
         assert find(it.journal) in (None, ([], 2))
-        assert it.journal.find(2).data == b"b"
-        assert it.journal.find(3) is None
+        assert reading.find(it.journal, 2).data == b"b"
+        assert reading.find(it.journal, 3) is None
         assert counts(it.journal) == (1, 1)
         assert (it.path / "damaged" / "1.record").read_bytes() == record
         it.kill()
@@ -249,13 +250,13 @@ class TestItems:
 
 class TestFloor:
     def test_moves_past_a_reserved_item_when_many_behind_it_are_gone(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 3)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
         it.put(*[bytes([65 + i]) for i in range(8)])
         it.write()
         it.remove(2, 3, 4)
         assert it.journal.state.floor == 1
         it.remove(5)
-        assert (it.journal.state.floor, it.journal.kept, it.journal.gone) == (6, {1}, set())
+        assert (it.journal.state.floor, it.journal.live.kept, it.journal.live.removed) == (6, {1}, set())
         for again in (it.kill, it.restart, it.kill):
             assert it.datas() == [b"A", b"F", b"G", b"H"]
             assert counts(it.journal) == (4, 4)
@@ -266,7 +267,7 @@ class TestFloor:
         assert it.datas() == [b"F", b"G", b"H"]
 
     def test_keeps_several_items_over_several_moves(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 1)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 1)
         it.put(*[bytes([65 + i]) for i in range(9)])
         it.write()
         it.remove(2, 3, 5, 6, 8)
@@ -277,7 +278,7 @@ class TestFloor:
         assert it.records() == [1, 4, 7, 9]
 
     def test_spares_a_start_all_that_was_consumed(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 10)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 10)
         it.put(*[b"x"] * 5_003)
         it.write()
         it.remove(*range(1, 5_001))
@@ -309,7 +310,7 @@ class TestFlush:
         before = it.log.position[1]
         it.journal.flush(())
         assert it.log.position[1] - before < 50
-        assert it.journal.batch.ops == []
+        assert it.journal.records.batch.ops == []
 
     def test_discards_what_an_earlier_one_kept(self, it):
         first, second, _ = it.put(b"a", b"b", b"c")
@@ -328,11 +329,11 @@ class TestFlush:
         for again in (lambda: None, it.restart):
             it.journal.flush([first])
             it.write()
-            assert it.journal._opened().get(KEPT_KEY)
+            assert it.journal.database.open().get(KEPT_KEY)
             again()
             it.journal.flush(())
             it.write()
-            assert it.journal._opened().get(KEPT_KEY) is None
+            assert it.journal.database.open().get(KEPT_KEY) is None
             (first,) = it.put(b"c")
 
     def test_that_keeps_more_than_the_log_has_room_for_changes_nothing(self, it, monkeypatch):
@@ -348,7 +349,7 @@ class TestFlush:
 
 class TestTrim:
     def test_deletes_all_that_is_dead_and_nothing_else(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 4)
         items = it.put(*[b"x"] * 20)
         it.write()
         it.journal.flush([items[2], items[19]])
@@ -358,18 +359,18 @@ class TestTrim:
         assert it.datas() == [b"x", b"x", b"y"]
 
     def test_deletes_so_many_records_at_once_and_no_more(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
+        monkeypatch.setattr("darner.journal.tidying.DEAD_RECORDS", 0)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 4)
         it.put(*[b"x"] * 10)
         it.write()
         it.journal.flush(())
         it.write()
         assert len(it.records()) == 6
-        assert it.journal.untidy
+        assert it.journal.trimming.has_dead
 
     def test_deletes_no_more_for_what_is_put_than_its_share(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 8)
+        monkeypatch.setattr("darner.journal.tidying.DEAD_RECORDS", 0)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 8)
         it.put(*[b"x"] * 40)
         it.write()
         it.journal.flush(())
@@ -384,14 +385,14 @@ class TestTrim:
         assert len(it.records()) == 8 + 12
 
     def test_of_a_part_leaves_no_more_to_be_done_than_there_was(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 4)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 4)
         it.put(*[b"x"] * 10)
         it.write()
         it.journal.flush(())
         it.write()
         it.write()
-        assert it.journal.untidy
-        assert not it.journal.overdue
+        assert it.journal.trimming.has_dead
+        assert not it.journal.trimming.is_due(it.journal.records.dead_bytes)
         it.come_to_rest()
         assert it.records() == []
 
@@ -400,7 +401,7 @@ class TestTrim:
         [("DEAD_RECORDS", 10, 10), ("DEAD_BYTES", 10, 10), ("LEAST_RECORDS", 5, 20), ("LEAST_BYTES", 5, 20)],
     )
     def test_does_not_wait_for_rest_if_many_are_dead_or_most(self, it, monkeypatch, limit, least, most):
-        monkeypatch.setattr(journal, limit, least)
+        monkeypatch.setattr(tidying, limit, least)
         it.put(*[b"x"] * 40)
         it.write()
         it.remove(*range(1, most + 1))
@@ -414,16 +415,16 @@ class TestTrim:
         assert it.records() == list(range(most + 2, 41))
 
     def test_of_a_few_in_a_small_queue_waits_for_rest(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "LEAST_RECORDS", 5)
+        monkeypatch.setattr("darner.journal.tidying.LEAST_RECORDS", 5)
         it.put(*[b"x"] * 6)
         it.write()
         it.remove(*range(1, 6))
-        assert not it.journal.overdue
+        assert not it.journal.trimming.is_due(it.journal.records.dead_bytes)
         it.remove(6)
-        assert it.journal.overdue
+        assert it.journal.trimming.is_due(it.journal.records.dead_bytes)
 
     def test_leaves_of_the_states_the_last(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "DEAD_RECORDS", 0)
+        monkeypatch.setattr("darner.journal.tidying.DEAD_RECORDS", 0)
         for data in (b"a", b"b", b"c"):
             it.put(data)
             it.write()
@@ -498,7 +499,7 @@ class TestLives:
         it.path.rename(it.data / f"old{it.journal.state.life}")
         it.committer.discard(it.journal)
         it.log.unpin(it.journal)
-        it.journal = Journal(NAME, it.path, it.committer, it.log, 88)
+        it.journal = open_journal(NAME, it.path, it.committer, it.log, 88)
 
     def restore(self, it, life):
         """Have the directory back as if its renaming was lost with the machine."""
@@ -562,7 +563,7 @@ class TestLives:
 
 class TestReplay:
     def test_is_kept_in_the_log_until_leveldb_has_all_of_it(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "STAGED_BYTES", 3 * _records.ITEM_BYTES)
+        monkeypatch.setattr("darner.journal.batch.STAGED_BYTES", 3 * _records.ITEM_BYTES)
         for _ in range(3):
             it.put(*[b"x"] * 10)
             it.kill()
@@ -611,8 +612,8 @@ class TestBlobs:
         blob = it.journal.begin_blob()
         it.write()
         assert it.records(b"u") == [blob]
-        it.journal.blob_path(blob).parent.mkdir()
-        it.journal.blob_path(blob).write_bytes(_records.encode_chunk(b"x"))
+        it.journal.blobs.path_of(blob).parent.mkdir()
+        it.journal.blobs.path_of(blob).write_bytes(_records.encode_chunk(b"x"))
         it.journal.put(Item(0, 0, 0, 0, None, blob, 1, 1 << 16))
         it.kill()
         it.come_to_rest()
@@ -621,7 +622,7 @@ class TestBlobs:
     @pytest.mark.parametrize("write", [lambda it: None, lambda it: it.write()])
     def test_that_were_half_sent_are_deleted_after_a_kill(self, it, write):
         blob = it.journal.begin_blob()
-        writer = BlobWriter(it.journal.blob_path(blob), it.threads)
+        writer = BlobWriter(it.journal.blobs.path_of(blob), it.threads)
         writer.write(b"half")
         it.threads.run_all()
         write(it)
@@ -682,23 +683,25 @@ class TestBlobs:
         it.put(b"a")
         item = it.put_large()
         it.put(b"b")
-        with it.journal.blob_path(item.blob).open("r+b") as file:
+        with it.journal.blobs.path_of(item.blob).open("r+b") as file:
             file.truncate(cut)
         for _ in range(2):
             it.kill()
-            assert it.journal.lost == 1
+            assert it.journal.lost_items == 1
             assert it.datas() == [b"a", b"b"]
             assert counts(it.journal) == (2, 2)
         it.come_to_rest()
-        assert (it.files, it.kill().lost, it.datas()) == (set(), 0, [b"a", b"b"])
+        assert (it.files, it.kill().lost_items, it.datas()) == (set(), 0, [b"a", b"b"])
 
     def test_are_on_the_disk_before_leveldb_has_their_items(self, it, monkeypatch):
         item = it.put_large()
         synced = []
-        sync = journal.sync_file
-        monkeypatch.setattr(journal, "sync_file", lambda path: synced.append(path) or sync(path))
+        sync = blob_directory.sync_file
+        monkeypatch.setattr(
+            "darner.journal.blob_directory.sync_file", lambda path: synced.append(path) or sync(path)
+        )
         it.write()
-        assert synced == [it.journal.blob_path(item.blob)]
+        assert synced == [it.journal.blobs.path_of(item.blob)]
 
 
 class TestFailure:
@@ -728,7 +731,7 @@ class TestFailure:
         it.write()
         it.remove(2)
         it.write()
-        item = it.journal.find(3)
+        item = reading.find(it.journal, 3)
         item.attempts = 4
         it.journal.note_attempts(item)
         it.remove(1)
@@ -767,8 +770,8 @@ class TestFailure:
                 it.write()
             it.remove(id)
         it.write()
-        assert it.journal.sealed.puts == {}
-        assert len(it.journal.sealed.ops) <= 3
+        assert it.journal.records.sealed.puts == {}
+        assert len(it.journal.records.sealed.ops) <= 3
 
     def test_to_open_leaves_the_journal_as_it_was_and_nothing_is_put_until_it_can_be_opened(self, it, disk):
         it.put(b"a")
@@ -809,8 +812,11 @@ class TestFailure:
         it.write()
         it.log.roll()
         it.put_large()
-        monkeypatch.setattr(journal, "sync_file", lambda _: it.path.rename(it.data / "away"))
-        monkeypatch.setattr(journal, "sync_directory", lambda _: None)
+        monkeypatch.setattr(
+            "darner.journal.blob_directory.sync_file", lambda _: it.path.rename(it.data / "away")
+        )
+        for module in ("blob_directory", "database"):
+            monkeypatch.setattr(f"darner.journal.{module}.sync_directory", lambda _: None)
         it.write()
         assert "has vanished" in str(it.journal.failing)
         assert it.log._files[-1].pins
@@ -930,8 +936,11 @@ class TestRest:
     @pytest.mark.parametrize(
         "leave",
         [
-            lambda it: it.journal.flush([it.journal.find(1)]),
-            lambda it: (it.journal.flush([it.journal.find(1)]), it.journal.remove(it.journal.find(1))),
+            lambda it: it.journal.flush([reading.find(it.journal, 1)]),
+            lambda it: (
+                it.journal.flush([reading.find(it.journal, 1)]),
+                it.journal.remove(reading.find(it.journal, 1)),
+            ),
             lambda it: it.journal.note_expiring(expiring=True),
             lambda it: it.journal.keep_cursor(b"label", [2, 1]),
             lambda it: it.journal.delay(Item(0, 0, 0, 0, b"later"), 1_000),
@@ -956,7 +965,7 @@ class TestRest:
         else:
             it.restart()
         by_file, datas = it.journal.snapshot(), it.datas()
-        assert disk.handles[-1].closed or it.journal.is_open
+        assert disk.handles[-1].closed or it.journal.database.is_open
         it.journal.close()
         (it.path / layout.STATE_NAME).unlink(missing_ok=True)  # there is none if it has to be tidied
         it.start()
@@ -977,20 +986,20 @@ class TestRest:
         it.restart()
         disk.refuses = True
         found = it.kill()
-        assert (found.kept, found.cursors, found.expiring) == ({1}, {b"label": [2]}, True)
-        assert (found.delayed_items, found.next_due, counts(found)) == (1, {0: 5}, (2, 2))
+        assert (found.live.kept, found.cursors, found.expiring) == ({1}, {b"label": [2]}, True)
+        assert (found.delayed.items, found.delayed.next_due, counts(found)) == (1, {0: 5}, (2, 2))
         disk.refuses = False
         assert it.datas() == [b"a", b"d"]
-        assert [item.data for _, item in found.due(9, 10, 1 << 20)] == [b"last"]
+        assert [item.data for _, item in reading.due(found, 9, 10, 1 << 20)] == [b"last"]
 
     def test_after_a_read_has_moved_the_floor_leaves_what_is_kept(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 2)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 2)
         it.put(*[bytes([65 + i]) for i in range(9)])
         for id in (2, 3, 4, 5, 7):
-            it.journal.remove(it.journal.find(id))
+            it.journal.remove(reading.find(it.journal, id))
         it.restart()
         assert it.datas() == [b"A", b"F", b"H", b"I"]
-        assert it.journal.kept
+        assert it.journal.live.kept
         it.committer.close()
         it.journal.close(it.journal.resting_state())
         it.start()
@@ -1005,12 +1014,12 @@ class TestRest:
         it.write()
         it.journal.retire()
         it.journal.revive(99)
-        assert it.journal.due(9, 10, 1 << 20) == []
+        assert reading.due(it.journal, 9, 10, 1 << 20) == []
         it.come_to_rest()
-        assert [key for key, _ in it.journal._opened() if key[:1] == b"d"] == []
+        assert [key for key, _ in it.journal.database.open() if key[:1] == b"d"] == []
         it.restart()
         it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
-        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"new"]
+        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
 
     def test_left_by_darner_1_0_0_is_read_and_brings_back_no_flushed_item(self, it, disk):
         it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
@@ -1027,7 +1036,7 @@ class TestRest:
         disk.refuses = False
         assert it.datas() == [b"b"]
         it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
-        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"new"]
+        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
 
     def test_whose_file_is_older_than_leveldb_is_an_error(self, it):
         it.put(b"a")
@@ -1046,10 +1055,10 @@ class TestRest:
         it.journal.flush(())
         it.restart()
         it.journal.delay(Item(0, 0, 0, 0, b"late"), 6)
-        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"late"]
+        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"late"]
 
     def test_leaves_no_dead_records_behind(self, it, monkeypatch):
-        monkeypatch.setattr(journal, "TRIM_RECORDS", 1)
+        monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 1)
         it.put(b"a", b"b", b"c")
         it.write()
         it.journal.flush(())
@@ -1069,7 +1078,7 @@ class TestDamage:
         """Have each item be a write of its own; returns where these begin in LevelDB's log."""
         starts = []
         for data in datas:
-            starts.append(self.log(it).stat().st_size if it.journal.is_open else 0)
+            starts.append(self.log(it).stat().st_size if it.journal.database.is_open else 0)
             it.put(data)
             it.write()
         return starts
@@ -1088,7 +1097,7 @@ class TestDamage:
         self.flip(self.log(it), starts[1] + 20)
         before = {file: file.read_bytes() for file in it.path.iterdir() if file.is_file()}
         with pytest.raises(JournalError, match=r"is damaged at byte .* darner repair"):
-            it.start().read(1, 10, 1 << 20)
+            reading.read(it.start(), 1, 10, 1 << 20)
         assert {file: file.read_bytes() for file in it.path.iterdir() if file.is_file()} == before
 
     @pytest.mark.parametrize("rest", [b"", bytes(3000), b"\xa5" * 3000])
@@ -1132,12 +1141,12 @@ class TestDamage:
         it.start()
         told = []
         it.committer.on_quarantine = lambda _, ids, *__: told.append(ids)
-        items, it.journal.reads = it.journal.read(1, 10, 1 << 20)
+        items, it.journal.next_unread = reading.read(it.journal, 1, 10, 1 << 20)
         assert [item.data for item in items] == [b"a"]
         with pytest.raises(MendingError):
-            it.journal.read(it.journal.reads, 10, 1 << 20)
+            reading.read(it.journal, it.journal.next_unread, 10, 1 << 20)
         it.threads.run_all()
-        items, it.journal.reads = it.journal.read(it.journal.reads, 10, 1 << 20)
+        items, it.journal.next_unread = reading.read(it.journal, it.journal.next_unread, 10, 1 << 20)
         assert [item.data for item in items] == [b"c"]
         assert (told, it.journal.state.items) == (["2"], 2)
         it.journal.check_whole()
@@ -1146,14 +1155,14 @@ class TestDamage:
         it.journal.delay(Item(0, 0, 0, 0, b"lost"), 5)
         it.journal.delay(Item(0, 0, 0, 0, b"there"), 6)
         it.write()
-        key = next(key for key, _ in it.journal._opened() if key[:1] == b"d")
-        it.journal._opened().delete(key)
+        key = next(key for key, _ in it.journal.database.open() if key[:1] == b"d")
+        it.journal.database.open().delete(key)
         told = []
         it.committer.on_quarantine = lambda _, ids, reason, __: told.append(reason)
         with pytest.raises(MendingError):
-            it.journal.due(9, 10, 1 << 20)
+            reading.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
-        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"there"]
+        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"there"]
         assert told == ["1 delayed item is missing"]
 
     def test_of_a_count_is_an_error_before_it_would_go_below_zero(self, it):
@@ -1161,17 +1170,17 @@ class TestDamage:
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
         it.write()
         it.journal.state.items = 1
-        it.journal.delayed_items = 0
-        it.journal.remove(it.journal.find(1))
+        it.journal.delayed.items = 0
+        it.journal.remove(reading.find(it.journal, 1))
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
-            it.journal.remove(it.journal.find(2))
+            it.journal.remove(reading.find(it.journal, 2))
         with pytest.raises(MendingError):
-            it.journal.due(9, 10, 1 << 20)
+            reading.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
         assert it.journal.state.change == before
-        ((key, item),) = it.journal.due(9, 10, 1 << 20)  # which counts anew what is there
-        it.journal.delayed_items = 0
+        ((key, item),) = reading.due(it.journal, 9, 10, 1 << 20)  # which counts anew what is there
+        it.journal.delayed.items = 0
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
             it.journal.join(key, item, 9)
@@ -1180,16 +1189,16 @@ class TestDamage:
     def test_of_a_count_that_is_put_right_is_so_after_a_kill(self, it):
         it.put(b"a")
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
-        it.journal.state.items = it.journal.delayed_items = 0
+        it.journal.state.items = it.journal.delayed.items = 0
         it.write()
         with pytest.raises(MendingError):
-            it.journal.due(9, 10, 1 << 20)
+            reading.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
-        ((key, item),) = it.journal.due(9, 10, 1 << 20)
-        assert it.journal.delayed_items == 1  # it was counted anew
+        ((key, item),) = reading.due(it.journal, 9, 10, 1 << 20)
+        assert it.journal.delayed.items == 1  # it was counted anew
         it.journal.join(key, item, 9)
         it.kill()
-        assert it.journal.delayed_items == 0
+        assert it.journal.delayed.items == 0
 
     def test_of_delayed_items_that_cannot_be_read_leaves_them_due(self, it, disk):
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
@@ -1197,11 +1206,11 @@ class TestDamage:
         it.journal.close()
         disk.refuses = True
         with pytest.raises(JournalError):
-            it.journal.due(9, 10, 1 << 20)
-        assert min(it.journal.next_due.values()) <= 9
+            reading.due(it.journal, 9, 10, 1 << 20)
+        assert min(it.journal.delayed.next_due.values()) <= 9
         disk.refuses = False
         it.write()
-        assert [item.data for _, item in it.journal.due(9, 10, 1 << 20)] == [b"later"]
+        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"later"]
 
 
 class TestSetAside:
@@ -1315,7 +1324,7 @@ class TestOpening:
         with leveldb.DB(str(path), create_if_missing=True, **options) as db:
             db.put(b"i" + bytes(8), b"whatever")
         with pytest.raises(JournalError, match=match):
-            Journal(NAME, path, it.committer, it.log, 1)
+            open_journal(NAME, path, it.committer, it.log, 1)
         with leveldb.DB(str(path), **options) as db:
             assert list(db) == [(b"i" + bytes(8), b"whatever")]
 
@@ -1343,7 +1352,7 @@ class TestOpening:
         def fail(*_):
             raise RecursionError("too deep")
 
-        monkeypatch.setattr(journal, "read_mark", fail)
+        monkeypatch.setattr("darner.journal.database.read_mark", fail)
         with pytest.raises(JournalError, match="internal error: RecursionError: too deep") as failure:
             it.start(begin=False)
         assert isinstance(failure.value.__cause__, RecursionError)
@@ -1365,24 +1374,24 @@ class TestOpening:
         path = it.data / "file"
         path.touch()
         with pytest.raises(JournalError):
-            Journal(NAME, path, it.committer, it.log, 1)
+            open_journal(NAME, path, it.committer, it.log, 1)
 
     def test_refuses_what_is_open_already(self, it):
         it.put(b"a")
         it.write()
         with pytest.raises(JournalError, match="cannot open"):
-            Journal(NAME, it.path, it.committer, it.log, 1)
+            open_journal(NAME, it.path, it.committer, it.log, 1)
 
 
 def test_a_journal_without_a_log_lives_in_memory_alone(it):
-    alone = Journal(b"alone", it.data / "alone", it.committer, None, 5)
+    alone = open_journal(b"alone", it.data / "alone", it.committer, None, 5)
     items = [Item(0, 0, 0, 0, b"x" * 100_000) for _ in range(50)]
     for item in items:
         alone.put(item)
     alone.remove(items[0])
     it.committer.tick()
     assert it.threads.tasks == []
-    assert [item.id for item in alone.read(1, 1000, 1 << 30)[0]] == list(range(2, 51))
+    assert [item.id for item in reading.read(alone, 1, 1000, 1 << 30)[0]] == list(range(2, 51))
     assert not alone.path.exists()
 
 

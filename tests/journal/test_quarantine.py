@@ -17,7 +17,7 @@ from darner import _records
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, MendingError
-from darner.journal import journal, leveldb
+from darner.journal import leveldb, reading
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -176,7 +176,7 @@ class TestRecord:
         assert drain(damaged) == [3, 6, 7, 8, 9]
 
     def test_that_is_kept_below_the_floor(self, data, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 3)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
         data.push(b"work", *map(body, range(1, 21)))
         work = data.broker.queue(b"work")
         held = [work.reserve() for _ in range(2)]
@@ -184,7 +184,7 @@ class TestRecord:
             work.pop()
         assert held
         data.restart()
-        assert data.broker.queue(b"work").journal.kept == {1, 2}
+        assert data.broker.queue(b"work").journal.live.kept == {1, 2}
         data.close()
         spoil(data.path, "work", _records.item_key(1))
         data.open()
@@ -309,7 +309,7 @@ class TestTable:
         # and it is written to as if nothing had been
         data.push(b"work", *map(body, range(500, 1000)))
         data.write_out()
-        data.broker.queue(b"work").journal._opened().compact_range()
+        data.broker.queue(b"work").journal.database.open().compact_range()
         data.push(b"work", body(1000))
         data.write_out()
         assert data.broker.queue(b"work").journal.failing is None
@@ -328,8 +328,8 @@ class TestTable:
         work = data.broker.queue(b"work")
         data.push(b"work", body(self.COUNT + 1))
         data.write_out()
-        work.journal._opened().delete(_records.item_key(5))
-        work.journal._opened().compact_range()
+        work.journal.database.open().delete(_records.item_key(5))
+        work.journal.database.open().compact_range()
         for number in range(2):
             data.push(b"work", body(self.COUNT + 2 + number))
             data.write_out()
@@ -479,7 +479,7 @@ class TestErrorsThatPass:
         data.push(b"work", *map(body, range(1, 11)))
         data.restart()
         work = data.broker.queue(b"work")
-        db = work.journal._opened()
+        db = work.journal.database.open()
 
         class Failing:
             def __getattr__(self, name):
@@ -488,7 +488,7 @@ class TestErrorsThatPass:
             def iterator(self, **options):
                 raise leveldb.Error(text)
 
-        monkeypatch.setattr(journal.leveldb, "DB", lambda *args, **options: Failing())
+        monkeypatch.setattr(leveldb, "DB", lambda *args, **options: Failing())
         work.journal.close()
         for _ in range(3):
             with pytest.raises(JournalError, match="work"):
@@ -711,7 +711,7 @@ class TestFile:
             again.close()
 
     def test_of_very_many_items_is_met_in_slices_and_said_some_times(self, data, log, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_QUARANTINED_TOLD", 5)
+        monkeypatch.setattr("darner.journal.damage.MAX_QUARANTINED_TOLD", 5)
         for _ in range(200):
             data.upload(b"work", LARGE)
         data.push(b"work", body(3))
@@ -727,7 +727,7 @@ class TestFile:
                 item = work.pop()
                 break
             except MendingError:
-                assert 0 < work.journal.damaged_items - before <= journal.MAX_STRIKES
+                assert 0 < work.journal.damaged_items - before <= reading.MAX_STRIKES
                 data.settle()
         assert item.data == body(3)
         assert calls > 3
@@ -768,7 +768,7 @@ class TestDelayed:
         delayed.now += 2000
         work = delayed.broker.queue(b"work")
         delayed.tick(4)
-        assert (work.delayed_items, work.journal.delayed_bytes) == (0, 0)
+        assert (work.delayed_items, work.journal.delayed.bytes) == (0, 0)
         assert drain(delayed) == [2, 3, 4, 6, 7, 8, 9]
         assert work.journal.damaged_items == 3
         ids = [f"delayed-{int.from_bytes(self.keys[at][9:], 'big')}" for at in (0, 4, 9)]
@@ -802,7 +802,7 @@ class TestDelayed:
         found = drain(delayed)
         assert len(found) + work.journal.damaged_items == 10
         assert len(found) >= 8
-        assert (work.delayed_items, work.journal.delayed_bytes) == (0, 0)
+        assert (work.delayed_items, work.journal.delayed.bytes) == (0, 0)
 
     def test_that_cannot_be_read_now_are_tried_again(self, delayed, monkeypatch):
         delayed.open()
@@ -810,7 +810,7 @@ class TestDelayed:
         delayed.now += 2000
         with monkeypatch.context() as patch:
             failure = leveldb.Error(b"IO error: too many open files")
-            patch.setattr(journal.leveldb, "DB", Mock(side_effect=failure))
+            patch.setattr(leveldb, "DB", Mock(side_effect=failure))
             work.journal.close()
             for _ in range(3):
                 delayed.tick()

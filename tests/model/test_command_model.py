@@ -24,10 +24,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from darner import _records
 from darner.config.config_file import parse
-from darner.journal import journal, segment_file
+from darner.journal import segment_file
 from darner.queues import runs, status
 from darner.wire import connection
 from darner.wire.clients import Clients
+from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
 
 START_MS = 1_700_000_000_000
@@ -117,7 +118,7 @@ class Server(Data):
         self.options["aliases"] = self.config.aliases
         self.loop = Loop(lambda: self.now)
         super().open()
-        self.clients = Clients(self.loop, self.broker, dialect=self.dialect, keepalive=60)
+        self.clients = Clients(self.loop, self.broker, COMMANDS, dialect=self.dialect, keepalive=60)
         self.clients.reload = self.reload
         self.run()
 
@@ -279,9 +280,9 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(runs, "log", Silence())
         patch.setattr(connection, "log", Silence())
         if tiny:
-            patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
-            patch.setattr(journal, "MAX_GONE", 2)
-            patch.setattr(journal, "TRIM_RECORDS", 3)
+            patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
+            patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+            patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
         self.data = Path(tempfile.mkdtemp())
         self.server = Server(self.data, toml(settings), dialect, grace)

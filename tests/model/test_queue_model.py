@@ -32,7 +32,7 @@ from darner import _records
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.errors import JournalError, StartError
-from darner.journal import journal, segment_file, wal
+from darner.journal import reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
 from darner.queues import moving, window
@@ -155,13 +155,13 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(window, "READ_ITEMS", 2)
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
-        patch.setattr(journal, "STAGED_BYTES", 8 * _records.ITEM_BYTES)
-        patch.setattr(journal, "MAX_GONE", 2)
-        patch.setattr(journal, "DEAD_RECORDS", 4)
-        patch.setattr(journal, "TRIM_RECORDS", 3)
-        patch.setattr(journal, "COMPACT_RECORDS", 40)
+        patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
+        patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+        patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
+        patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
+        patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
         self.blobs = []  # those that are read
-        patch.setattr(journal, "BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
+        patch.setattr("darner.journal.reading.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
         log_to(patch, self.log)
         self.disk = Disk(patch)
@@ -271,26 +271,30 @@ class QueueMachine(RuleBasedStateMachine):
         try:
             with self.system.with_room():
                 if (journal.path / "CURRENT").exists():
-                    journal._opened(again=True)
+                    journal.database.open(again=True)
                 yield
         finally:
             self.disk.refuses = refuses
 
+    def _stored_delayed(self, journal):
+        """The delayed items with their keys, flushed ones among them."""
+        return list(journal.delayed._in_order(journal.records, journal.database.open, 0, []))
+
     def _delayed(self, journal, twin):
         """The delayed items, and when they are due."""
         delayed = {}
-        entries = sorted(journal._delayed(), key=lambda entry: entry[1].id)
+        entries = sorted(self._stored_delayed(journal), key=lambda entry: entry[1].id)
         # the first ones may have been flushed
-        for key, item in entries[len(entries) - journal.delayed_items :]:
+        for key, item in entries[len(entries) - journal.delayed.items :]:
             self._is_item(item, item.flags, twin)
             delayed[item.flags] = int.from_bytes(key[1:9], "big")
             assert delayed[item.flags] == self.due[item.flags]
-        assert journal.delayed_items == len(delayed)
-        assert journal.delayed_bytes == sum(map(self._size, delayed))
+        assert journal.delayed.items == len(delayed)
+        assert journal.delayed.bytes == sum(map(self._size, delayed))
         return delayed
 
     def _numbers(self, journal, twin):
-        items = journal.kept_items() + self._unread(journal)
+        items = reading.kept_items(journal) + self._unread(journal)
         for item in items:
             self._is_item(item, item.flags, twin)
             if item.flags in twin.attempts:
@@ -302,7 +306,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _unread(journal):
-        items, _ = journal.scan(journal.reads, 1 << 20, 1 << 30)
+        items, _ = reading.scan(journal, journal.next_unread, 1 << 20, 1 << 30)
         return items
 
     def _is_item(self, item, number, twin):
@@ -373,7 +377,7 @@ class QueueMachine(RuleBasedStateMachine):
         journal = queue.journal
         with self._readable(journal):
             waiting = {item.flags: item.id for item in (*queue.window, *self._unread(journal))}
-            delayed = {item.flags for _, item in journal._delayed()}
+            delayed = {item.flags for _, item in self._stored_delayed(journal)}
         if fetched is not None:
             waiting[fetched.flags] = fetched.id
         expired = {number for number in twin.waiting if number not in waiting}
@@ -803,7 +807,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not journal.path.exists():
             assert not twin.held
             return
-        for key, stored in journal._opened().iterator():
+        for key, stored in journal.database.open().iterator():
             assert key[:1] in b"aikxcd"
             if len(key) == 9:
                 ids[key[:1]].add(key[1:])
@@ -812,7 +816,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if key[:1] == b"i":
                     live.add(item.flags)
                 if item.blob:
-                    files.add(journal.blob_path(item.blob))
+                    files.add(journal.blobs.path_of(item.blob))
                     if item.flags in live or item.flags in delayed:  # others were flushed
                         self._reads_whole(journal, item)
         assert live == {number for number in twin.held if number > 0}
@@ -821,7 +825,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _reads_whole(self, journal, item):
         offload = Offload()
-        reader = BlobReader(journal.blob_path(item.blob), item, offload)
+        reader = BlobReader(journal.blobs.path_of(item.blob), item, offload)
         assert reader.read(lambda: None) is None
         offload.run()
         assert reader.read(lambda: None) == self.items[item.flags][0][0]

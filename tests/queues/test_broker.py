@@ -152,7 +152,7 @@ class TestFault:
 
     def flush_all(self, data):
         data.push(b"faulty", b"a")
-        data.broker.queue(b"faulty").journal.kept = None
+        data.broker.queue(b"faulty").journal.live.kept = None
         list(data.broker.flush_all([]))
 
     @pytest.fixture(params=["sweep", "expire", "move_into", "flush_all"])
@@ -178,7 +178,7 @@ class TestFault:
         data.now += 100
         data.write_out()
         assert data.read_all(b"other") == [b"now", b"later"]
-        assert data.broker.queues[b"other"].journal.stored_change > 0
+        assert data.broker.queues[b"other"].journal.database.stored_change > 0
 
     @pytest.mark.parametrize("again", ["restart", "kill"])
     def test_ends_with_the_next_start_which_finds_all(self, data, silence, again):
@@ -268,7 +268,7 @@ class TestFault:
         data.write_out()
         said = [event for event, _ in silence.lines if event.startswith("internal error")]
         assert len(said) == 1
-        assert data.broker.queue(b"work").journal.stored_change == 1
+        assert data.broker.queue(b"work").journal.database.stored_change == 1
 
     def test_that_is_no_fault_but_a_full_log_is_tried_again_and_said_once(self, data, silence):
         """An empty queue is to be deleted, which has to be logged."""
@@ -303,19 +303,19 @@ class TestStart:
         for name in (b"before", b"faulty", b"later"):
             data.push(name, b"a")
         data.end()
-        journal = factory.Journal
+        journal = factory.open_journal
 
         def open_journal(name, *rest):
             if name == b"faulty":
                 raise error
             return journal(name, *rest)
 
-        monkeypatch.setattr(factory, "Journal", open_journal)
+        monkeypatch.setattr(factory, "open_journal", open_journal)
         data.open()
         assert set(data.broker.queues) == {b"before", b"later"}
         with pytest.raises(JournalError):
             data.broker.queue(b"faulty")
-        monkeypatch.setattr(factory, "Journal", journal)
+        monkeypatch.setattr(factory, "open_journal", journal)
         data.tick()
         assert data.read_all(b"faulty") == [b"a"]
 
@@ -583,7 +583,7 @@ class TestQueue:
 
     def test_deleted_and_named_again_after_a_kill_has_after_the_next_what_was_set_on_it(self, data):
         data.push(b"work", b"a")
-        data.broker.queue(b"work").journal._opened()  # and nothing is written before the kill
+        data.broker.queue(b"work").journal.database.open()  # and nothing is written before the kill
         data.broker.delete(b"work")
         data.kill()
         data.push(b"work", b"b")
@@ -962,7 +962,7 @@ class TestFullDisk:
 
     def test_is_looked_for_when_much_was_set_since_the_last_tick(self, data, free, monkeypatch):
         monkeypatch.setattr("darner.journal.commit.STAGED_BYTES", 1000)
-        monkeypatch.setattr("darner.journal.journal.STAGED_BYTES", 1000)
+        monkeypatch.setattr("darner.journal.batch.STAGED_BYTES", 1000)
         data.tick()
         free.bytes = 0
         data.push(b"work", *[bytes(100)] * 10)

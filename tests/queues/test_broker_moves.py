@@ -14,7 +14,7 @@ from darner._records import CHUNK_BYTES, Change
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError
 from darner.journal import segment_pool
-from darner.journal.journal import STAGED_BYTES
+from darner.journal.batch import STAGED_BYTES
 from darner.queues import deletion
 from darner.queues.opening import Opening
 from darner.queues.queue import Queue

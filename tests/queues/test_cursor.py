@@ -7,7 +7,6 @@ from doubles import reserve
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError
-from darner.journal import journal
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -70,14 +69,14 @@ class TestCursor:
         assert read_all(data) == [b"8"]
 
     def test_finds_what_stays_reserved_while_all_around_it_goes(self, durable, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 3)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
         for n in range(20):
             durable.set(b"orders", b"%d" % n)
         orders = durable.broker.queues[b"orders"]
         orders.reserve()
         for _ in range(9):
             orders.pop()
-        assert orders.journal.kept
+        assert orders.journal.live.kept
         assert read_all(durable) == [b"0"] + [b"%d" % n for n in range(10, 20)]
 
     def test_skips_what_has_expired(self, data):

@@ -269,7 +269,7 @@ class TestInMemory:
         work = data.broker.queue(b"work")
         for name, delay_ms in ((b"late", 20), (b"soon", 10), (b"never", 99)):
             data.set(b"work", name, delay_ms)
-        assert (work.journal.delayed_items, work.journal.delayed_bytes, work.pop()) == (3, 13, None)
+        assert (work.journal.delayed.items, work.journal.delayed.bytes, work.pop()) == (3, 13, None)
         data.now += 20
         assert data.read_all(b"work") == [b"soon", b"late"]
         work.flush()

@@ -6,7 +6,6 @@ from doubles import begin_upload, record
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError, MendingError
-from darner.journal import journal
 from darner.queues import window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -17,7 +16,7 @@ def small(monkeypatch):
     """Hardly anything is held in memory."""
     monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
     monkeypatch.setattr(window, "READ_ITEMS", 3)
-    monkeypatch.setattr(journal, "MAX_GONE", 2)
+    monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 2)
 
 
 class TestOrder:
@@ -348,7 +347,7 @@ class TestDamage:
     def it(self, it):
         it.push(b"a", b"lost", b"c")
         it.commit()
-        it.journal._opened().delete(item_key(2))
+        it.journal.database.open().delete(item_key(2))
         it.kill()
         return it
 
@@ -457,7 +456,7 @@ class TestUpload:
         for _ in range(2):
             it.restart()
             it.tick()
-        assert not it.journal.obsolete_blobs
+        assert not it.journal.blobs.obsolete
         return [file.name for file in (it.path / "work" / "blobs").glob("*")]
 
     def test_is_an_item_like_any_once_finished(self, it):
@@ -482,9 +481,9 @@ class TestUpload:
         self.finish(it, self.begin(it, self.CONTENT * 9))
         reader = it.queue.open_blob(it.queue.pop())
         it.commit()
-        blobs = it.journal.take_obsolete_blobs()
+        blobs = it.journal.blobs.take_obsolete(it.journal.database.stored_change)
         assert len(blobs) == 1
-        it.journal.delete_blobs(blobs)
+        it.journal.blobs.delete(blobs)
         content = b""
         while (data := reader.read(lambda: None)) != b"":
             content += data or b""

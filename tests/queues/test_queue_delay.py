@@ -213,8 +213,8 @@ def test_of_any_size_comes_with_its_bytes(it):
     item = it.queue.pop()
     assert (item.size, item.flags) == (3, 7)
     it.commit()
-    obsolete_blobs = it.journal.take_obsolete_blobs()
-    assert it.journal.blob_path(item.blob).name in map(str, obsolete_blobs)
+    obsolete_blobs = it.journal.blobs.take_obsolete(it.journal.database.stored_change)
+    assert it.journal.blobs.path_of(item.blob).name in map(str, obsolete_blobs)
 
 
 def test_that_is_large_and_flushed_goes_with_its_file(it):
@@ -225,7 +225,7 @@ def test_that_is_large_and_flushed_goes_with_its_file(it):
     it.queue.flush()
     it.now += 1000
     it.sweep()
-    assert len(it.journal.take_obsolete_blobs()) == 1
+    assert len(it.journal.blobs.take_obsolete(it.journal.database.stored_change)) == 1
 
 
 def test_costs_nobody_a_missing_id(it):

@@ -10,6 +10,7 @@ from running import running, until
 from darner._records import Change, item_key
 from darner.config.settings import QueueSettings
 from darner.errors import MendingError
+from darner.journal import reading
 from darner.journal.layout import attempts_key
 from darner.queues.cursor import Cursor
 from darner.repair import repair
@@ -97,7 +98,7 @@ class TestBytes:
         it.push(b"a", b"b", b"c")
         it.commit()
         reserve(it.queue, 2)
-        db = it.journal._opened()
+        db = it.journal.database.open()
         if lost == "missing":
             db.delete(item_key(1))
         else:
@@ -136,11 +137,11 @@ class TestAttempts:
             it.commit()
         for _ in range(2):
             it.kill()
-            assert [(item.data, item.attempts) for item in it.journal.read(1, 9, 999)[0]] == [
+            assert [(item.data, item.attempts) for item in reading.read(it.journal, 1, 9, 999)[0]] == [
                 (b"a", 2),
                 (b"b", 0),
             ]
-            assert it.journal.find(1).attempts == 2
+            assert reading.find(it.journal, 1).attempts == 2
 
     def test_are_a_record_that_goes_with_its_item(self, it):
         it.push(b"a", b"b", b"c", b"d")
@@ -148,32 +149,37 @@ class TestAttempts:
         reserve(it.queue, 4)
         abort_all(it.queue)
         it.commit()
-        assert [key for key in range(1, 5) if it.journal._opened().get(attempts_key(key))] == [1, 2, 3, 4]
-        assert it.journal._opened().get(item_key(1)) is not None
+        assert [key for key in range(1, 5) if it.journal.database.open().get(attempts_key(key))] == [
+            1,
+            2,
+            3,
+            4,
+        ]
+        assert it.journal.database.open().get(item_key(1)) is not None
         reserve(it.queue, 3)
         it.queue.close(it.queue.reserved.by_id[2])  # out of its turn
         it.commit()
-        assert it.journal._opened().get(attempts_key(2)) is None
+        assert it.journal.database.open().get(attempts_key(2)) is None
         it.queue.close(it.queue.reserved.by_id[1])
         come_to_rest(it)
-        assert list(it.journal._opened().iterator(start=b"a", stop=b"b", include_value=False)) == [
+        assert list(it.journal.database.open().iterator(start=b"a", stop=b"b", include_value=False)) == [
             attempts_key(3),
             attempts_key(4),
         ]
         it.queue.flush()
         come_to_rest(it)
-        assert list(it.journal._opened().iterator(start=b"a", stop=b"b", include_value=False)) == [
+        assert list(it.journal.database.open().iterator(start=b"a", stop=b"b", include_value=False)) == [
             attempts_key(3)
         ]
 
     def test_that_an_earlier_version_logged_with_the_item_count(self, it):
         it.push(b"a")
-        item = it.journal.find(1).another()
+        item = reading.find(it.journal, 1).another()
         item.attempts = 3
         # the one journal is the first of the segment
         assert it.log.segment.put(int(Change.REWRITE), 1, it.journal.state.change + 1, item)
         it.kill()
-        assert it.journal.find(1).attempts == 3
+        assert reading.find(it.journal, 1).attempts == 3
 
     def test_that_are_damaged_are_forgotten_and_the_item_is_served(self, it):
         it.push(b"a")
@@ -181,10 +187,10 @@ class TestAttempts:
         reserve(it.queue)
         abort_all(it.queue)
         it.commit()
-        it.journal._opened().put(attempts_key(1), b"damaged")
+        it.journal.database.open().put(attempts_key(1), b"damaged")
         it.kill()
-        assert [(item.data, item.attempts) for item in it.journal.read(1, 9, 999)[0]] == [(b"a", 0)]
-        assert it.journal.find(1).attempts == 0
+        assert [(item.data, item.attempts) for item in reading.read(it.journal, 1, 9, 999)[0]] == [(b"a", 0)]
+        assert reading.find(it.journal, 1).attempts == 0
 
     def test_outlive_a_repair(self, data):
         data.push(b"work", b"a", b"b")

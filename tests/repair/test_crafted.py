@@ -18,7 +18,6 @@ from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import JournalError, RepairError
 from darner.journal import leveldb
-from darner.journal.journal import Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
     DELAYED_KEY,
@@ -28,6 +27,7 @@ from darner.journal.layout import (
     state_key,
     stored_state,
 )
+from darner.journal.recovery import open_journal
 from darner.journal.wal_recovery import Life
 from darner.queues.names import directory_of
 from darner.repair.check import check
@@ -245,7 +245,7 @@ class TestChanges:
         try:
             with contextlib.suppress(JournalError):
                 lives = [Life(state.life, numbered)]
-                journal = Journal(
+                journal = open_journal(
                     b"work", path / "work", data.broker.storage.committer, data.broker.storage.log, 1, lives
                 )
                 data.write_out()

@@ -29,6 +29,7 @@ from darner.queues.broker import Broker
 from darner.queues.totals import Totals
 from darner.server import metrics, metrics_http
 from darner.wire.clients import Clients
+from darner.wire.commands.table import COMMANDS
 from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 # What says when it is asked, and what is no number or takes long.
@@ -231,7 +232,9 @@ class TestDisturbance:
             broker.totals = Totals({})
             broker.queues |= {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
             count()
-            served = metrics.Metrics(Clients(loop, broker, dialect="memcached", keepalive=60), "127.0.0.1", 0)
+            served = metrics.Metrics(
+                Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60), "127.0.0.1", 0
+            )
             text = await asyncio.to_thread(fetch, served.port)
             await asyncio.to_thread(served.close)
             return text

@@ -7,6 +7,7 @@ from doubles import Loop, Silence, Transport
 
 from darner.server import background
 from darner.wire.clients import Clients
+from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
 
 
@@ -40,7 +41,7 @@ def test_who_waits_for_a_queue_that_something_goes_wrong_with_is_told_and_goes_o
     log_to(monkeypatch, Silence())
     data = Data(tmp_path / "data")
     loop = Loop(lambda: data.now)
-    clients = Clients(loop, data.broker, dialect="memcached", keepalive=60)
+    clients = Clients(loop, data.broker, COMMANDS, dialect="memcached", keepalive=60)
     waiting = [Transport(loop, Connection(clients)) for _ in range(3)]
     requests = (b"get work/t=9000", b"monitor work 9", b"get work/cursor=billing/t=9000")
     for transport, request in zip(waiting, requests, strict=True):

@@ -9,7 +9,7 @@ from darner.environment.offload import at_once
 from darner.journal import leveldb
 from darner.journal.segment_file import FRAME_BYTES
 from darner.queues.upload import Upload
-from darner.wire import connection
+from darner.wire.peer import TCP_ESTABLISHED
 
 RECORD_HEAD_BYTES = 28
 # what LevelDB says
@@ -146,7 +146,7 @@ class Transport:
         self._socket = SimpleNamespace(
             family=socket.AF_INET,
             setsockopt=lambda *_: None,
-            getsockopt=lambda *_: bytes([connection.TCP_ESTABLISHED]),
+            getsockopt=lambda *_: bytes([TCP_ESTABLISHED]),
         )
         protocol.connection_made(self)
 

@@ -15,7 +15,7 @@ from darner.queues.cursor import Cursor
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.limits import DISCARDED_AT_ONCE
 from darner.queues.reserved import RETURNED_AT_ONCE
-from darner.wire.commands.table import _dump_config, _dump_stats
+from darner.wire.commands.reporting import config_dump, stats_dump
 from darner.wire.holds import Holds
 
 
@@ -138,7 +138,7 @@ class TestReturn:
         reserve(holds, it.queue, self.COUNT)
         most = 0
         for journal in holds.release():
-            most = max(most, it.journal.batch.staged_bytes)
+            most = max(most, it.journal.records.batch.staged_bytes)
             if journal is not None:
                 it.threads.run_all()
         assert not it.queue.reserved
@@ -310,7 +310,7 @@ class TestReload:
         assert self.limits(data) == [4] * len(self.NAMES)
 
 
-@pytest.mark.parametrize("dump", [_dump_stats, _dump_config])
+@pytest.mark.parametrize("dump", [stats_dump, config_dump])
 def test_a_queue_that_is_deleted_before_it_is_its_turn_is_left_out(data, dump):
     for name in (b"a", b"b", b"c"):
         data.push(name, b"1")

@@ -11,7 +11,6 @@ from running import configured, running
 
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
-from darner.journal import journal
 from darner.queues.cursor import cursor_lags
 from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES
 
@@ -167,7 +166,7 @@ class TestCursorLag:
         assert self.lags(data) == {b"billing": 0}
 
     def test_is_right_while_gaps_are_many(self, durable, monkeypatch):
-        monkeypatch.setattr(journal, "MAX_GONE", 3)
+        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
         for n in range(20):
             durable.set(b"work", b"%d" % n)
         queue = durable.broker.queue(b"work")

@@ -154,6 +154,15 @@ class TestSeveralKeys:
         names = b" ".join(b"%s%d" % (queue, n) for n in range(5))
         assert [value[3] for value in client.values(b"get " + names)] == datas
 
+    @pytest.mark.parametrize("left", [3, 2, 1, 0])
+    def test_of_a_size_that_fills_the_replies_to_be_sent_at_once_do_not_end_the_connection(
+        self, client, queue, left
+    ):
+        data = bytes((256 << 10) - len(b"VALUE %s 0 262144\r\n" % queue) - left)
+        fill(client, queue, data)
+        assert client.get(queue) == data
+        assert client.get(queue) is None
+
     @pytest.mark.parametrize("options", [b"/t=100", b"/t=0", b"/open/t=5"])
     def test_do_not_wait(self, client, queue, options):
         fill(client, queue, b"x")

@@ -1,0 +1,30 @@
+# cython: language_level=3
+"""The types of batch.py where requests pass through it."""
+
+from libc.stdint cimport uint64_t
+
+from darner._records cimport State
+
+
+cdef class Batch:
+    cdef public:
+        dict puts
+        dict attempts
+        list ops
+        set removed_unread
+        dict delayed
+        list delayed_keys
+        set removed_delayed
+        bint delayed_changed
+        set cursors
+        bint needs_synced_log
+        Py_ssize_t room_bytes
+        State state
+        frozenset kept
+        uint64_t segment
+        bint trims
+        Py_ssize_t dead_bytes
+        bint confirms_compaction
+        Py_ssize_t trimmed_records
+        Py_ssize_t trimmed_bytes
+        list obsolete_blobs

@@ -1,0 +1,146 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
+"""Changes to one journal that are written to its LevelDB as one.
+
+A batch lives in memory. Changes are staged in it as they are made; once it is sealed, the next batch takes
+them, and this one is written. What was put and removed in between never reaches LevelDB.
+"""
+
+import itertools
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+from darner import _records
+from darner._records import Item, State
+from darner.environment.timeline import end_of, start_of
+from darner.journal.layout import attempts_key, delayed_key
+from darner.journal.live import LiveIds
+
+# How many bytes may be staged before they are written to LevelDB.
+STAGED_BYTES = 1 << 20
+# What it takes in memory to stage how often an item has come back.
+ATTEMPTS_BYTES = 100
+# The room of a journal in memory: never used up, and large enough that adding to it does not overflow.
+UNLIMITED_BYTES = sys.maxsize // 2
+
+
+class Batch:
+    """Changes to one journal that will be written to LevelDB as one."""
+
+    __slots__ = (
+        "attempts",
+        "confirms_compaction",
+        "cursors",
+        "dead_bytes",
+        "delayed",
+        "delayed_changed",
+        "delayed_keys",
+        "kept",
+        "needs_synced_log",
+        "obsolete_blobs",
+        "ops",
+        "puts",
+        "removed_delayed",
+        "removed_unread",
+        "room_bytes",
+        "segment",
+        "state",
+        "trimmed_bytes",
+        "trimmed_records",
+        "trims",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.puts: dict[int, Item] = {}
+        # how often items have come back, by id
+        self.attempts: dict[int, int] = {}
+        # other records: key and value, or key and None to delete
+        self.ops: list[tuple[bytes, bytes | None]] = []
+        # ids of items that an earlier batch has put, and that were removed before a reader has come to them
+        self.removed_unread: set[int] = set()
+        # the delayed items by key, their keys in order, and the keys of removed ones of earlier batches
+        self.delayed: dict[bytes, Item] = {}
+        self.delayed_keys: list[bytes] = []
+        self.removed_delayed: set[bytes] = set()
+        # whether the counts of delayed items are to be written
+        self.delayed_changed = False
+        # labels of the cursors that moved
+        self.cursors: set[bytes] = set()
+        # whether other journals have a part of these changes: then the log is synced before this is written
+        self.needs_synced_log = False
+        # how many bytes the staged items may still take in memory
+        self.room_bytes = STAGED_BYTES
+        # Set when it is sealed: the state of the journal, and the segment of the log that was written to.
+        self.state: State
+        self.kept: frozenset[int]
+        self.segment: int
+        # whether dead records are deleted with it, and how many bytes all dead records have by then
+        self.trims = False
+        self.dead_bytes = 0
+        # whether a compaction is known to have succeeded once this is written
+        self.confirms_compaction = False
+        # Set when it is written: what was trimmed with it, and the blobs that trimmed records named.
+        self.trimmed_records = 0
+        self.trimmed_bytes = 0
+        self.obsolete_blobs: list[int] = []
+
+    @property
+    def staged_bytes(self) -> int:
+        """The bytes that the staged items take in memory, which is about what writing them takes."""
+        return STAGED_BYTES - self.room_bytes
+
+    @property
+    def items(self) -> list[Item]:
+        """All items that are put by it, delayed ones included."""
+        return [*self.puts.values(), *self.delayed.values()]
+
+    def delayed_in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
+        """Yield the delayed items of a run of the clock with their keys, in the order they are due."""
+        keys = self.delayed_keys
+        start, stop = (bisect_left(keys, delayed_key(stamp, 0)) for stamp in (start_of(run), end_of(run)))
+        for key in itertools.islice(keys, start, stop):
+            yield key, self.delayed[key]
+
+    def copy_to(self, write: Any) -> None:
+        """Add all records to a write batch of LevelDB."""
+        for id, item in self.puts.items():
+            write.put(_records.item_key(id), item.record or _records.encode_item(item))
+        for id, attempts in self.attempts.items():
+            write.put(attempts_key(id), _records.encode_ids([attempts]))
+        for key, item in self.delayed.items():
+            write.put(key, item.record or _records.encode_item(item))
+        for key, value in self.ops:
+            if value is None:
+                write.delete(key)
+            else:
+                write.put(key, value)
+
+    def take_back(self, sealed: "Batch", live: LiveIds) -> list[Item]:
+        """Stage once more, before what is staged here, the changes of `sealed`, which could not be written.
+        Return its items that have been removed since, which are left out."""
+        floor, puts, removed = live.state.floor, {}, []
+        for id, item in sealed.puts.items():
+            if id >= floor or id in live.kept:
+                puts[id] = item
+                self.room_bytes -= item.memory_bytes
+            else:
+                removed.append(item)
+        puts.update(self.puts)
+        self.puts = puts
+        for id, attempts in sealed.attempts.items():
+            if id not in self.attempts and live.is_live(id):
+                self.attempts[id] = attempts
+                self.room_bytes -= ATTEMPTS_BYTES
+        self.ops = sealed.ops + self.ops
+        # if it was written after all, their records are deleted already
+        self.obsolete_blobs += sealed.obsolete_blobs
+        self.removed_unread |= sealed.removed_unread
+        self.needs_synced_log |= sealed.needs_synced_log
+        for key, item in sealed.delayed.items():
+            if key not in self.removed_delayed:
+                self.delayed[key] = item
+                self.room_bytes -= item.memory_bytes
+        self.delayed_keys = sorted(self.delayed)
+        self.removed_delayed |= sealed.removed_delayed
+        return removed

@@ -1,0 +1,20 @@
+# cython: language_level=3
+"""The types of records.py where requests pass through it."""
+
+from libc.stdint cimport uint64_t
+
+from darner._records cimport Item
+from darner.journal.batch cimport Batch
+
+
+cdef class Records:
+    cdef public:
+        Batch batch
+        Batch sealed
+        uint64_t stored_id
+        object has_attempts
+        Py_ssize_t dead_bytes
+
+    cpdef staged(self, uint64_t id)
+    cdef _decoded(self, bytes key, bytes record, set removed_unread, set removed)
+    cdef Item _with_attempts(self, Item item)

@@ -1,0 +1,138 @@
+# cython: language_level=3, annotation_typing=False, auto_pickle=False, binding=False
+"""The records of one journal wherever they lie, read as one: staged, being written, in LevelDB.
+
+This is the part of LevelDB's memtables: the batch that takes changes, the sealed one that is being written,
+and the tables below them. It knows nothing of the log, and does nothing about damage but raise it.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from darner import _records
+from darner._records import Item
+from darner.errors import NewerFormatError
+from darner.journal.batch import Batch
+from darner.journal.damaged_record import DamagedRecordError
+from darner.journal.layout import (
+    ATTEMPTS_END,
+    ATTEMPTS_PREFIX,
+    attempts_key,
+    decode_attempts,
+    is_state_key,
+)
+
+
+class Records:
+    """The staged batch of a journal, the sealed one, and how to read LevelDB's records with them."""
+
+    __slots__ = ("batch", "dead_bytes", "has_attempts", "sealed", "stored_id")
+
+    def __init__(self) -> None:
+        self.batch = Batch()
+        # the batch that is being written, and is not known to be in LevelDB
+        self.sealed: Batch | None = None
+        # the first id that LevelDB has nothing of
+        self.stored_id = 1
+        # whether LevelDB has, or will have, records of how often items have come back; None if not known
+        self.has_attempts: bool | None = False
+        # the bytes of removed items whose records are not trimmed yet, as far as they are known
+        self.dead_bytes = 0
+
+    def staged(self, id: int) -> Item | None:
+        """Return the item with this id if a batch has it."""
+        found = self.batch.puts.get(id)
+        if found is None and self.sealed is not None:
+            found = self.sealed.puts.get(id)
+        return None if found is None else self._with_attempts(found)
+
+    def removed_unread(self) -> set[int]:
+        """Return the ids of removed items whose records may still be found."""
+        removed = self.batch.removed_unread
+        return removed if self.sealed is None else removed | self.sealed.removed_unread
+
+    def items_from(self, db: Any, start: int, next_id: int, removed: set[int]) -> Iterator[Item]:
+        """Yield the items from id `start` on that have a record, some of which may be in `removed`.
+
+        `db` is the open LevelDB, None if all these items are staged. Raises DamagedRecordError at a damaged
+        record, unless that is of a removed item; and leveldb.Error.
+        """
+        removed_unread = self.removed_unread()
+        if start < self.stored_id:
+            stop = _records.item_key(self.stored_id)
+            stored_attempts = self._stored_attempts(db, start)
+            counted = next(stored_attempts, None)
+            with db.iterator(start=_records.item_key(start), stop=stop, fill_cache=False) as records:
+                for key, record in records:
+                    if is_state_key(key):
+                        continue
+                    item = self._decoded(key, record, removed_unread, removed)
+                    if item is None or item.id in removed_unread:
+                        continue
+                    while counted is not None and counted[0] < item.id:
+                        counted = next(stored_attempts, None)
+                    if counted is not None and counted[0] == item.id:
+                        item.attempts = counted[1]
+                    yield self._with_attempts(item)
+            start = self.stored_id
+        for id in range(start, next_id):
+            staged = self.staged(id)
+            if staged is not None and id not in removed_unread:
+                yield staged
+
+    def find_stored(self, db: Any, id: int) -> Item | None:
+        """Return the item with this id in the open LevelDB, or None. Raises DamagedRecordError if its record
+        is damaged; and leveldb.Error."""
+        key = _records.item_key(id)
+        record = db.get(key, fill_cache=False)
+        if record is None:
+            return None
+        counted = db.get(attempts_key(id), fill_cache=False) if self._may_have_attempts(db) else None
+        try:
+            item = _records.decode_item(key, record)
+        except NewerFormatError:
+            raise
+        except ValueError as error:
+            raise DamagedRecordError(key, record, str(error)) from error
+        if counted is not None:
+            with contextlib.suppress(ValueError):  # only a count is lost
+                item.attempts = decode_attempts(counted)
+        return self._with_attempts(item)
+
+    def _decoded(self, key: bytes, record: bytes, removed_unread: set[int], removed: set[int]) -> Item | None:
+        """Return the item in a record; None if it is damaged, and of a removed item."""
+        try:
+            return _records.decode_item(key, record)
+        except ValueError as error:
+            damaged = DamagedRecordError(key, record, str(error))
+            if isinstance(error, NewerFormatError):
+                raise
+            if damaged.id in removed_unread or damaged.id in removed:
+                return None
+            raise damaged from error
+
+    def _stored_attempts(self, db: Any, start: int) -> Iterator[tuple[int, int]]:
+        """Yield the ids from `start` on of items that have come back, and how often, as LevelDB has it."""
+        if not self._may_have_attempts(db):
+            return
+        span = attempts_key(start), attempts_key(self.stored_id)
+        with db.iterator(start=span[0], stop=span[1], fill_cache=False) as records:
+            for key, record in records:
+                with contextlib.suppress(ValueError):  # only a count is lost
+                    yield int.from_bytes(key[1:], "big"), decode_attempts(record)
+
+    def _may_have_attempts(self, db: Any) -> bool:
+        if self.has_attempts is None:
+            keys = db.iterator(start=ATTEMPTS_PREFIX, stop=ATTEMPTS_END, include_value=False)
+            self.has_attempts = next(iter(keys), None) is not None
+        return self.has_attempts
+
+    def _with_attempts(self, item: Item) -> Item:
+        """Return the item, or a copy that has the staged count of how often it has come back."""
+        attempts = self.batch.attempts.get(item.id)
+        if attempts is None and self.sealed is not None:
+            attempts = self.sealed.attempts.get(item.id)
+        if attempts is not None and attempts != item.attempts:
+            item = item.another()
+            item.attempts = attempts
+        return item
