@@ -1,7 +1,7 @@
 # docker build --tag darner . && docker run --publish 127.0.0.1:22133:22133 --volume darner:/var/lib/darner darner
 
 FROM python:3.13-slim-bookworm AS build
-# the compiler is whichever the base image's Debian has
+# The compiler is the one of the base image's Debian.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
@@ -19,5 +19,5 @@ VOLUME /var/lib/darner
 EXPOSE 22133
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["/opt/darner/bin/python", "-c", "import socket; s = socket.create_connection(('127.0.0.1', 22133), 2); s.sendall(b'version\\r\\n'); assert s.recv(64).startswith(b'VERSION ')"]
-# Options go behind the image's name. 0.0.0.0 is the container's own network: --publish says who may come.
+# Options go behind the image's name. 0.0.0.0 is every address of the container; --publish decides who can reach it.
 ENTRYPOINT ["/opt/darner/bin/darner", "--data", "/var/lib/darner", "--host", "0.0.0.0"]
