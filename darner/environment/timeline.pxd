@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t
 cpdef int64_t run_of(int64_t stamp) except? -1
 
 
+@cython.final
 cdef class Timeline:
     cdef public:
         int64_t offset_ms
@@ -30,6 +31,7 @@ cdef class Timeline:
     cpdef int64_t age_ms(self, int64_t stamp, int64_t now) except? -1
 
 
+@cython.final
 cdef class Earliest:
     cdef:
         Timeline _times

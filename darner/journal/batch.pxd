@@ -1,11 +1,13 @@
 # cython: language_level=3
 """The types of batch.py where requests pass through it."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 from darner._records cimport State
 
 
+@cython.final
 cdef class Batch:
     cdef public:
         dict puts

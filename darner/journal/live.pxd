@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 from darner._records cimport State
 
 
+@cython.final
 cdef class LiveIds:
     cdef public:
         State state

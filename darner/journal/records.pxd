@@ -1,12 +1,14 @@
 # cython: language_level=3
 """The types of records.py where requests pass through it."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 from darner._records cimport Item
 from darner.journal.batch cimport Batch
 
 
+@cython.final
 cdef class Records:
     cdef public:
         Batch batch

@@ -1,9 +1,11 @@
 # cython: language_level=3
 """The types of counts.py: each set counts an item."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 
+@cython.final
 cdef class Counts:
     cdef public:
         uint64_t total_items

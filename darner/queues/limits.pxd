@@ -9,6 +9,7 @@ from darner.journal.journal cimport Journal
 from darner.queues.reserved cimport Reserved
 
 
+@cython.final
 cdef class Limits:
     cdef public:
         bint are_set

@@ -16,6 +16,7 @@ from darner.queues.window cimport Window
 cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
 
 
+@cython.final
 cdef class Queue:
     cdef object __weakref__
     cdef public:

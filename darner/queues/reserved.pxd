@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 from darner._records cimport Item
 
 
+@cython.final
 cdef class Reserved:
     cdef public:
         dict by_id

@@ -14,6 +14,7 @@ cdef Py_ssize_t UNPARSED_BYTES
 cdef int WAITING, UPLOADING, YIELDING, FINISHED
 
 
+@cython.final
 cdef class Connection:
     cdef public:
         object clients

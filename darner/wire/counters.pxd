@@ -1,9 +1,11 @@
 # cython: language_level=3
 """The types of counters.py: each request counts."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 
+@cython.final
 cdef class Counters:
     cdef public:
         uint64_t total_connections

@@ -6,6 +6,7 @@ cimport cython
 from darner._records cimport Item
 
 
+@cython.final
 cdef class Holds:
     cdef public:
         dict held

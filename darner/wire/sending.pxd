@@ -10,6 +10,7 @@ from darner.wire.counters cimport Counters
 cdef Py_ssize_t MAX_GATHERED_BYTES
 
 
+@cython.final
 cdef class Sender:
     cdef public:
         list replies

@@ -8,7 +8,6 @@ out in one write. Among them may be streams, which are large items that are sent
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
 
 import structlog
 
@@ -109,8 +108,8 @@ class Sender:
             self._send_streams()
             return
         replies = self.replies
-        whole = cast("list[bytes]", replies)
-        data = whole[0] if len(whole) == 1 else b"".join(whole)
+        # no `cast`: it would be a call
+        data: bytes = replies[0] if len(replies) == 1 else b"".join(replies)  # type: ignore[arg-type, assignment]
         replies.clear()
         self.gathered_bytes = 0
         self.is_streaming = False
