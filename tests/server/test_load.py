@@ -5,6 +5,7 @@ A start is measured in processor time: the machine may be busy with something el
 
 import contextlib
 import resource
+from pathlib import Path
 
 import pytest
 from running import DARNER, running, until
