@@ -18,7 +18,7 @@ from darner.queues.waiters import Waiter
 from darner.wire import peer
 from darner.wire.clients import Clients, Guard, Incoming
 from darner.wire.holds import Holds
-from darner.wire.replies import server_error
+from darner.wire.replies import server_error, takes_item
 from darner.wire.returning import ReturningHolds
 from darner.wire.sending import Sender
 from darner.wire.waiting import Wait
@@ -40,13 +40,6 @@ WAITING = 1  # for an item
 UPLOADING = 2  # what came of a large item must be written before more is taken in
 YIELDING = 4  # others have their turn
 FINISHED = 8  # nothing more is served
-
-
-def takes_item(request: Request) -> bool:
-    """Return whether a request removes an item for good, so that it is in the reply alone."""
-    return request.verb in (Verb.GET, Verb.GETS) and any(
-        each.fetches and not (each.open or each.peek) for each in (request, *(request.rest or ()))
-    )
 
 
 class Connection:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
-from darner.queues.reserved import RETURNED_AT_ONCE
 from darner.queues.waiters import Source
+from darner.wire.requeueing import requeue
 
 
 class Holds:
@@ -46,7 +46,10 @@ class Holds:
 
     def _recount(self, name: bytes) -> int:
         """Forget what the queue `name` has taken back; returns how many items are left."""
-        held = deque(hold for hold in self.held[name] if hold[0].is_reserved(hold[1]))
+        held: deque[tuple[Source, Item]] = deque()
+        for hold in self.held[name]:
+            if hold[0].is_reserved(hold[1]):
+                held.append(hold)
         if held:
             self.held[name] = held
         else:
@@ -112,32 +115,6 @@ class Holds:
             del self.held[name]
 
     def release(self) -> Iterator[Journal | None]:
-        """Requeue everything at the heads of the queues, in the order in which it was set, a step at a time.
-        While many go back to a queue, nothing is fetched from it: items behind them would come before them.
-        A step gives the journal that must be written before the next one, if any."""
+        """Forget everything; returns the steps that requeue it, as in requeueing.py."""
         everything, self.held = self.held, {}
-        for held in everything.values():
-            returning: Source | None = None
-            journal: Journal | None = None
-            if self._is_disordered:
-                held = deque(sorted(held, key=_id_of))  # noqa: PLW2901
-            are_many = len(held) > RETURNED_AT_ONCE
-            try:
-                while held:
-                    queue, item = held.pop()
-                    if are_many and queue is not returning:
-                        if returning is not None:
-                            returning.end_return()
-                        returning = queue
-                        journal = queue.begin_return()
-                    queue.abort(item)
-                    if journal is not None:
-                        yield journal if journal.is_backlogged else None
-            finally:
-                if returning is not None:
-                    returning.end_return()
-            yield None
-
-
-def _id_of(hold: tuple[Source, Item]) -> int:
-    return hold[1].id
+        return requeue(everything.values(), is_disordered=self._is_disordered)

@@ -1,5 +1,6 @@
-"""Every reply that is always the same, and the replies to errors."""
+"""Every reply that is always the same, the replies to errors, and what is in a reply alone."""
 
+from darner._proto import Request, Verb
 from darner.errors import DarnerError, ItemTooLargeError, QueueFullError
 from darner.printable import printable
 
@@ -34,3 +35,10 @@ def not_stored(error: DarnerError) -> bytes:
     if isinstance(error, ItemTooLargeError):
         return TOO_LARGE
     return NOT_STORED if isinstance(error, QueueFullError) else server_error(error)
+
+
+def takes_item(request: Request) -> bool:
+    """Return whether a request removes an item for good, so that it is in the reply alone."""
+    return request.verb in (Verb.GET, Verb.GETS) and any(
+        each.fetches and not (each.open or each.peek) for each in (request, *(request.rest or ()))
+    )

@@ -4,14 +4,23 @@ Such an item is not removed, and nothing of it is sent, before all its bytes are
 into quarantine, and the next item is fetched in its place.
 """
 
+from darner import _proto
 from darner._proto import Request
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
 from darner.journal.blob import BlobReader, MemoryReader
 from darner.queues.waiters import Source
+from darner.wire.commands.meta_replies import meta_line
 from darner.wire.connection import Connection
 from darner.wire.replies import END
 from darner.wire.streaming import Reader, Stream
+
+
+def large_header(request: Request, queue: Source, item: Item, key: bytes) -> bytes:
+    """Return the line that stands before the bytes of a large item, which has this key in the reply."""
+    if request.meta is not None:
+        return meta_line(request, queue, item)
+    return _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
 
 
 class Delivery:

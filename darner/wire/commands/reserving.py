@@ -7,8 +7,8 @@ from darner._proto import Request
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, MendingError, UnavailableError
 from darner.queues.waiters import Source, Waiter
-from darner.wire.commands.delivering import Delivery
-from darner.wire.commands.fetching import large_header, send_item
+from darner.wire.commands.delivering import Delivery, large_header
+from darner.wire.commands.fetching import key, send_item
 from darner.wire.commands.slicing import retry
 from darner.wire.connection import Connection
 from darner.wire.replies import BAD_FORMAT, BAD_NAME, END, NOTHING_RESERVED, server_error
@@ -108,7 +108,8 @@ class Monitor:
         self._left -= 1
         if item.record is None or item.size > CHUNK_BYTES:
             delivery = MonitoredDelivery(self, connection, request, queue, item)
-            delivery.send(large_header(connection, request, queue, item), is_one_of_many=False)
+            header = large_header(request, queue, item, key(connection, request))
+            delivery.send(header, is_one_of_many=False)
             return True
         send_item(connection, request, item)
         queue.forget_data(item)

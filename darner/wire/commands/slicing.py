@@ -4,8 +4,9 @@ import functools
 from collections.abc import Callable, Iterator
 
 from darner._proto import Request
-from darner.errors import MendingError
+from darner.errors import JournalError, MendingError
 from darner.wire.connection import Connection
+from darner.wire.replies import server_error
 
 
 def run_in_slices(connection: Connection, steps: Iterator[bool]) -> None:
@@ -32,3 +33,11 @@ def retry(connection: Connection, error: MendingError, again: Callable[[], None]
     """Call `again` once enough of what is staged in the journal, which `error` names, is written."""
     connection.sender.wait_for(error.journal)
     connection.continue_later(again)
+
+
+def retry_or_refuse(connection: Connection, error: JournalError, again: Callable[[], None]) -> None:
+    """Call `again` later if that will soon be of use, or else reply with the error."""
+    if isinstance(error, MendingError):
+        retry(connection, error, again)
+    else:
+        connection.sender.replies.append(server_error(error))

@@ -2,7 +2,7 @@
 
 from darner._proto import Verb
 from darner.wire.clients import Command
-from darner.wire.commands.fetching import get, get_end
+from darner.wire.commands.fetching import get
 from darner.wire.commands.managing import (
     delete,
     flush,
@@ -14,6 +14,7 @@ from darner.wire.commands.managing import (
     status,
     verbosity,
 )
+from darner.wire.commands.many_gets import get_end
 from darner.wire.commands.reporting import dump_config, dump_stats, stats, version
 from darner.wire.commands.reserving import confirm, monitor
 from darner.wire.commands.session import fatal, me, mn, other_protocol, quit_, refused
