@@ -589,7 +589,7 @@ class Journal:
         if not (self.dirty or self.state.deleted):
             self.mark_dirty()
 
-    # Records, for those who read: see reading.py
+    # Records, for those who read: see reading.py and lookup.py
 
     def items_from(self, start: int) -> Iterator[Item]:
         """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. Raises as

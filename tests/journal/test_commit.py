@@ -117,7 +117,7 @@ class TestTicks:
         bench.tick(MAX_TICKS + 1)
         bench.put(work, b"b")
         bench.tick(2 * MAX_TICKS)
-        assert ["_checkpoint" in task.__qualname__ for task, _ in bench.threads.tasks].count(True) == 1
+        assert sum("Committer._checkpoint" in each.__qualname__ for each, _ in bench.threads.tasks) == 1
         bench.threads.run()
         assert (bench.in_leveldb(work), work.dirty) == (1, True)
         bench.tick(MAX_TICKS + 1)
@@ -254,7 +254,7 @@ class TestTurns:
         position = bench.log.position
         bench.tick(2 * MAX_TICKS)
         write, sync = bench.threads.tasks
-        assert write[0] == work.write
+        assert "Committer._checkpoint" in write[0].__qualname__
         bench.threads.tasks = [sync]
         bench.threads.run_all()
         assert bench.log.synced >= position
