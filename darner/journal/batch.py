@@ -5,17 +5,12 @@ A batch lives in memory. Changes are staged in it as they are made; once it is s
 them, and this one is written. What was put and removed in between never reaches LevelDB.
 """
 
-import itertools
 import sys
-from bisect import bisect_left
-from collections.abc import Iterator
 from typing import Any
 
 from darner import _records
 from darner._records import Item, State
-from darner.environment.timeline import end_of, start_of
-from darner.journal.layout import attempts_key, delayed_key
-from darner.journal.live import LiveIds
+from darner.journal.layout import attempts_key
 
 # How many bytes may be staged before they are written to LevelDB.
 STAGED_BYTES = 1 << 20
@@ -95,13 +90,6 @@ class Batch:
         """All items that are put by it, delayed ones included."""
         return [*self.puts.values(), *self.delayed.values()]
 
-    def delayed_in_order(self, run: int) -> Iterator[tuple[bytes, Item]]:
-        """Yield the delayed items of a run of the clock with their keys, in the order they are due."""
-        keys = self.delayed_keys
-        start, stop = (bisect_left(keys, delayed_key(stamp, 0)) for stamp in (start_of(run), end_of(run)))
-        for key in itertools.islice(keys, start, stop):
-            yield key, self.delayed[key]
-
     def copy_to(self, write: Any) -> None:
         """Add all records to a write batch of LevelDB."""
         for id, item in self.puts.items():
@@ -115,32 +103,3 @@ class Batch:
                 write.delete(key)
             else:
                 write.put(key, value)
-
-    def take_back(self, sealed: "Batch", live: LiveIds) -> list[Item]:
-        """Stage once more, before what is staged here, the changes of `sealed`, which could not be written.
-        Return its items that have been removed since, which are left out."""
-        floor, puts, removed = live.state.floor, {}, []
-        for id, item in sealed.puts.items():
-            if id >= floor or id in live.kept:
-                puts[id] = item
-                self.room_bytes -= item.memory_bytes
-            else:
-                removed.append(item)
-        puts.update(self.puts)
-        self.puts = puts
-        for id, attempts in sealed.attempts.items():
-            if id not in self.attempts and live.is_live(id):
-                self.attempts[id] = attempts
-                self.room_bytes -= ATTEMPTS_BYTES
-        self.ops = sealed.ops + self.ops
-        # if it was written after all, their records are deleted already
-        self.obsolete_blobs += sealed.obsolete_blobs
-        self.removed_unread |= sealed.removed_unread
-        self.needs_synced_log |= sealed.needs_synced_log
-        for key, item in sealed.delayed.items():
-            if key not in self.removed_delayed:
-                self.delayed[key] = item
-                self.room_bytes -= item.memory_bytes
-        self.delayed_keys = sorted(self.delayed)
-        self.removed_delayed |= sealed.removed_delayed
-        return removed

@@ -13,6 +13,7 @@ from pathlib import Path
 from darner._records import Item, trim_memory
 from darner.environment.environment import Environment
 from darner.errors import FaultError, JournalError
+from darner.journal import resting, writing
 from darner.journal.batch import STAGED_BYTES
 from darner.journal.database import WRITE_BUFFER_BYTES
 from darner.journal.files import sync_blobs
@@ -150,7 +151,7 @@ class Committer:
         if journal.fault is None:
             fault = FaultError(error)
             self._forget(journal)
-            journal.set_aside(fault)
+            writing.set_aside(journal, fault)
             self.on_fault(journal, fault)
 
     def isolate(self, journal: Journal, work: Callable[[], None]) -> None:
@@ -175,7 +176,7 @@ class Committer:
             self.isolate(journal, lambda: self._checkpoint(journal))
 
     def _checkpoint(self, journal: Journal) -> None:
-        journal.seal(tidy=self.space_is_short)
+        writing.seal(journal, tidy=self.space_is_short)
         self._active.pop(journal, None)
         self._active[journal] = 0
         self._sealed[journal] = self._ticks
@@ -192,7 +193,7 @@ class Committer:
         if journal.records.sealed.needs_synced_log:
             self._log.sync(AfterSync(lambda: self._write_bound(journal, done)), 0)
         else:
-            self._defer(journal.write, done)
+            self._defer(lambda: writing.write(journal), done)
         if self._sealed_bytes >= STAGED_BYTES:
             self._sealed_bytes = 0
             self.on_staged()
@@ -204,7 +205,7 @@ class Committer:
 
         def work() -> None:
             sync_blobs(links)
-            journal.write()
+            writing.write(journal)
 
         def written(error: Exception | None) -> None:
             if error is None:
@@ -216,7 +217,8 @@ class Committer:
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         """Take note of what came of a write."""
         self._sealed.pop(journal, None)
-        journal.end_write(error if error is None or isinstance(error, JournalError) else FaultError(error))
+        told = error if error is None or isinstance(error, JournalError) else FaultError(error)
+        writing.end_write(journal, told)
         if journal.log is not None:
             self.note_open(journal)
         if journal.failing is not None:
@@ -256,11 +258,11 @@ class Committer:
             if not mended:
                 self._unmended.setdefault(journal, set()).add(key)
             told = None if error is None else failure(f"cannot mend {journal.path}", error)
-            self.isolate(journal, lambda: journal.end_mend(told))
+            self.isolate(journal, lambda: writing.end_mend(journal, told))
 
         def work() -> None:
             nonlocal mended
-            mended = journal.mend(key)
+            mended = writing.mend(journal, key)
 
         self.offload(work, done)
         return True
@@ -454,17 +456,17 @@ class Committer:
                 else:
                     journal.forget_blobs(blobs)
                     self._write_now(journal)
-        journal.close(journal.resting_state())
+        journal.close(resting.resting_state(journal))
 
     def _write_now(self, journal: Journal) -> None:
         if journal.log is None or not (
             journal.dirty or journal.trimming.has_dead or journal.records.sealed is not None
         ):
             return
-        journal.seal(tidy=True)
+        writing.seal(journal, tidy=True)
         error: Exception | None = None
         try:
-            journal.write()
+            writing.write(journal)
         except Exception as failure:  # of whatever kind: the others are to be written
             error = failure
         self._settle(journal, error)

@@ -1,6 +1,6 @@
 """What is damaged in one journal: the operator is told, each thing once, and what is left of it is put aside.
 
-Who reads reports here what cannot be read, and is told what to do about it (reading.py). The files put aside
+Who reads reports here what cannot be read, and is told what to do about it (losses.py). The files put aside
 are in the directory `damaged`: see quarantine.py.
 """
 

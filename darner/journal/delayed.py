@@ -6,6 +6,7 @@ blobs, so that none is missing among the ids of other items.
 """
 
 import heapq
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ class Delayed:
         put into that list."""
         batches = [records.batch] if records.sealed is None else [records.sealed, records.batch]
         removed = set().union(*(batch.removed_delayed for batch in batches))
-        staged = [batch.delayed_in_order(run) for batch in batches]
+        staged = [_staged(batch, run) for batch in batches]
         stored = self._stored(open_database, run, removed, damaged)
         last = b""
         for key, item in heapq.merge(stored, *staged, key=lambda entry: entry[0]):
@@ -219,6 +220,14 @@ class Delayed:
                         damaged.append(DamagedRecordError(key, record, str(error)))
                 else:
                     yield key, item
+
+
+def _staged(batch: Batch, run: int) -> Iterator[tuple[bytes, Item]]:
+    """Yield the staged items of a run with their keys, in the order they are due."""
+    keys = batch.delayed_keys
+    start, stop = (bisect_left(keys, delayed_key(stamp, 0)) for stamp in (start_of(run), end_of(run)))
+    for key in itertools.islice(keys, start, stop):
+        yield key, batch.delayed[key]
 
 
 def find_runs(db: Any, due_from: int) -> tuple[list[int], list[int]]:

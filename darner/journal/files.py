@@ -92,3 +92,14 @@ def read_small(path: Path) -> bytes | None:
         return os.read(descriptor, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def bytes_in(*directories: Path) -> int:
+    """Return how many bytes the files in directories take, as far as that can be told now."""
+    total = 0
+    for directory in directories:
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:  # or no descriptor is left
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # files go as we look
+                    total += entry.stat().st_size if entry.is_file() else 0
+    return total

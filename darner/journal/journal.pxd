@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from darner._records cimport Item, Segment, State
 from darner.journal.batch cimport Batch
-from darner.journal.live cimport LiveIds
+from darner.journal.live_ids cimport LiveIds
 from darner.journal.records cimport Records
 
 
@@ -48,12 +48,13 @@ cdef class Journal:
         uint32_t _number
         bint _has_paused
 
-    @cython.locals(log=object, state=State)
+    @cython.locals(log=object, state=State, tried=Py_ssize_t)
     cpdef put(self, Item item)
     @cython.locals(batch=Batch)
     cpdef apply_put(self, Item item)
+    cdef Py_ssize_t _begin_segment(self, Py_ssize_t tried) except -1
     cdef _hold_batch_size(self)
-    @cython.locals(state=State)
+    @cython.locals(state=State, tried=Py_ssize_t)
     cpdef remove(self, Item item)
     @cython.locals(records=Records, batch=Batch, staged=Item, was_oldest=bint)
     cpdef apply_remove(self, uint64_t id, uint64_t size, uint64_t blob)

@@ -4,11 +4,11 @@
 Nothing here decides what a queue does. Each change is a method that logs it (wal.py), and then applies it by
 the method with `apply_` before its name, which changes the counts and stages records in a batch. So a change
 is safe when its method returns. A start makes the changes that LevelDB lacks once more, by the same `apply_`
-methods (recovery.py). Batches are sealed and written to LevelDB later (commit.py), many changes as one.
+methods (recovery.py). Batches are sealed and written to LevelDB later (writing.py), many changes as one.
 
-Items are read by reading.py, which also finds damage. The parts that stand below: records.py (what is staged,
-and LevelDB's records), live.py (which ids are live), delayed.py, blob_directory.py (files of large items),
-tidying.py (trimming and compaction), damage.py, database.py (the LevelDB).
+Items are read by reading.py and lookup.py, which also find damage. The parts that stand below: records.py
+(what is staged, and LevelDB's records), live_ids.py (which ids are live), delayed.py, blob_directory.py
+(files of large items), tidying.py (trimming and compaction), damage.py, database.py (the LevelDB).
 
 Records in LevelDB, by key:
 
@@ -32,35 +32,25 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from darner import _records
 from darner._records import Change, Item, Segment
-from darner.environment.offload import Offload
 from darner.errors import DamagedError, JournalError, MendingError
 from darner.journal import leveldb
-from darner.journal.batch import ATTEMPTS_BYTES, UNLIMITED_BYTES, Batch
-from darner.journal.blob import write_whole
+from darner.journal.background_writer import BackgroundWriter
+from darner.journal.batch import ATTEMPTS_BYTES, UNLIMITED_BYTES
 from darner.journal.blob_directory import BlobDirectory
-from darner.journal.damage import Damage, Reporter
+from darner.journal.damage import Damage
 from darner.journal.damaged_record import DamagedRecordError
-from darner.journal.database import Database, Room
+from darner.journal.database import Database
 from darner.journal.delayed import Delayed
-from darner.journal.layout import (
-    BLOBS_NAME,
-    CURSOR_PREFIX,
-    DELAYED_KEY,
-    EXPIRING_KEY,
-    KEPT_KEY,
-    attempts_key,
-    delayed_key,
-)
-from darner.journal.leveldb import failure
-from darner.journal.live import LiveIds
+from darner.journal.files import bytes_in
+from darner.journal.layout import BLOBS_NAME, EXPIRING_KEY, attempts_key, delayed_key
+from darner.journal.live_ids import LiveIds
 from darner.journal.records import Records
-from darner.journal.reserve import is_full
 from darner.journal.segment_file import FRAME_BYTES
 from darner.journal.snapshot import Snapshot
 from darner.journal.tidying import Compaction, Trimming
@@ -77,64 +67,9 @@ BLOB_ID_BYTES = 8
 _PUT = int(Change.PUT)
 
 
-class BackgroundWriter(Room, Reporter, Protocol):
-    """What a journal asks of the committer, which writes the batches of all journals."""
-
-    offload: Offload
-    # called when a journal can be read on
-    on_resume: Callable[["Journal"], None]
-    # whether free space is short: what gives some back does not wait
-    space_is_short: bool
-    # whether it may soon be short: little should be on its way to LevelDB at a time
-    space_is_scarce: bool
-
-    def add(self, journal: "Journal") -> None:
-        """Note that `journal` has something to be written, or to be tidied."""
-
-    def discard(self, journal: "Journal") -> None:
-        """Forget about `journal`."""
-
-    def checkpoint(self, journal: "Journal") -> None:
-        """Have what `journal` has staged written now."""
-
-    def note_link(self, path: Path) -> None:
-        """Note that this process made the file of a blob, which may not be on the disk yet."""
-
-    def note_open(self, journal: "Journal") -> None:
-        """Note that the LevelDB of `journal` is open."""
-
-    def free(self, items: dict[int, Item]) -> None:
-        """Free items that nobody needs, which may be many."""
-
-    def suspend(self, journal: "Journal", error: JournalError) -> None:
-        """Have `journal` refuse changes until a write succeeds, for its LevelDB cannot be opened."""
-
-    def mend(self, journal: "Journal", key: bytes) -> bool:
-        """Have `journal` mend the tables of LevelDB that may have the first record from `key` on; return
-        whether that is being done, or is to be tried again: not if it has just failed."""
-
-
-class _ClosedLog(Log):
-    """In place of the log of a journal that was set aside: it takes no change, and keeps what it has."""
-
-    def __init__(self, fault: JournalError) -> None:
-        self._fault = fault
-        # a segment in which nothing has room
-        self.segment = Segment()
-        self.segment.refusal = fault
-        self.entered = 0
-
-    def roll(self) -> None:
-        """Raise why nothing is logged."""
-        raise self._fault.with_traceback(None)
-
-    def pin(self, journal: Hashable) -> None:
-        """Do nothing: what the journal needs is pinned, and stays so."""
-
-
 def _payload(*numbers: int) -> bytes:
     """Return the payload of a change that is made of numbers."""
-    return b"".join(number.to_bytes(8, "big") for number in numbers)
+    return b"".join([number.to_bytes(8, "big") for number in numbers])
 
 
 class Journal:
@@ -240,24 +175,22 @@ class Journal:
         if self.log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            change = self.state.change + 1
-            if not self._segment.append(kind, self._number, change, payload):
-                for _ in self._new_segments():
-                    if self._segment.append(kind, self._number, change, payload):
-                        break
-                    if len(payload) + FRAME_BYTES > self._segment.room_bytes:
-                        raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+            tried = 0
+            while not self._segment.append(kind, self._number, self.state.change + 1, payload):
+                if tried and len(payload) + FRAME_BYTES > self._segment.room_bytes:
+                    raise JournalError(f"too many reserved items to log: {len(payload)} bytes")
+                tried = self._begin_segment(tried)
         self.state.change += 1
 
-    def _new_segments(self) -> Iterator[None]:
-        """Begin a new segment, for there is no room in this one, or it cannot be written; and another one if
-        that cannot be written either. Raises JournalError if there is none."""
+    def _begin_segment(self, tried: int) -> int:
+        """Begin a new segment, for there is no room in this one, or it cannot be written; return how many
+        were begun for the change, given that `tried` were. Raises JournalError if those are too many."""
+        if tried == SEGMENTS_TRIED:
+            raise JournalError("the log cannot be written")
         assert self.log is not None
-        for _ in range(SEGMENTS_TRIED):
-            self.log.roll()
-            self._enter()
-            yield
-        raise JournalError("the log cannot be written")
+        self.log.roll()
+        self._enter()
+        return tried + 1
 
     def mark_dirty(self) -> None:
         """Note that changes are staged: the log keeps them until they are written."""
@@ -285,10 +218,9 @@ class Journal:
                 raise self._segment.refusal.with_traceback(None)
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.put(_PUT, self._number, state.change + 1, item):
-                for _ in self._new_segments():
-                    if self._segment.put(_PUT, self._number, state.change + 1, item):
-                        break
+            tried = 0
+            while not self._segment.put(_PUT, self._number, state.change + 1, item):
+                tried = self._begin_segment(tried)
         state.change += 1
         self.apply_put(item)
 
@@ -342,10 +274,9 @@ class Journal:
         if log is not None:
             if self._entered != self._segment.number:
                 self._enter()
-            if not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                for _ in self._new_segments():
-                    if self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
-                        break
+            tried = 0
+            while not self._segment.drop(self._number, state.change + 1, item.id, item.size, item.blob):
+                tried = self._begin_segment(tried)
         state.change += 1
         self.apply_remove(item.id, item.size, item.blob)
 
@@ -634,35 +565,6 @@ class Journal:
         if not self.dirty:
             self.mark_dirty()
 
-    def link_blob(self, file: Path, copies: list[tuple[Path, Path]] | None = None) -> int:
-        """Begin a blob with the bytes of another one, in `file`; return its id.
-
-        If `file` cannot be linked, being on another file system, it is copied; or put into `copies`, if
-        given, with where it is to be copied to. Raises JournalError if that cannot be done: then `file` is as
-        it was.
-        """
-        blob = self.begin_blob(file)
-        path = self.blobs.path_of(blob)
-        try:
-            self.blobs.link(blob, file, copies)
-        except OSError as error:
-            self.abandon_blob(blob)
-            raise failure(f"cannot link {path} to {file}", error) from error
-        self.writer.note_link(path)
-        return blob
-
-    def write_blob(self, data: bytes) -> int:
-        """Begin a blob with these bytes; return its id. Raises JournalError if that cannot be done."""
-        blob = self.begin_blob()
-        path = self.blobs.path_of(blob)
-        try:
-            write_whole(path, data)
-        except JournalError:
-            self.abandon_blob(blob)
-            raise
-        self.writer.note_link(path)
-        return blob
-
     def abandon_blob(self, blob: int) -> None:
         """Have a blob deleted that was begun and will not be finished."""
         self.blobs.begun.discard(blob)
@@ -683,11 +585,11 @@ class Journal:
     def forget_blobs(self, blobs: Iterable[int]) -> None:
         """Stage that the files of blobs are deleted. It need not be logged: to delete them once more after a
         crash does no harm."""
-        self.records.batch.ops.extend((_records.marker_key(blob), None) for blob in blobs)
+        self.records.batch.ops.extend([(_records.marker_key(blob), None) for blob in blobs])
         if not (self.dirty or self.state.deleted):
             self.mark_dirty()
 
-    # Records, for those who read: see reading.py
+    # Records, for those who read: see reading.py and lookup.py
 
     def items_from(self, start: int) -> Iterator[Item]:
         """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. Raises as
@@ -716,20 +618,15 @@ class Journal:
             self.writer.note_open(self)
             return db
         except JournalError as error:
-            if self._may_be_mended(error) and self.writer.mend(self, b""):
+            if self.may_be_mended(error) and self.writer.mend(self, b""):
                 raise self.hold_readers() from error
             if self.failing is None:
                 self.writer.suspend(self, error)
             raise
 
-    def _may_be_mended(self, error: JournalError) -> bool:
+    def may_be_mended(self, error: JournalError) -> bool:
+        """Whether LevelDB could not be opened for damage that mending its tables may help against."""
         return not self.damage.is_beyond_mending and self.database.may_be_mended(error)
-
-    def pause(self) -> MendingError:
-        """Return the error for whoever has met much that is damaged, or has expired: others have their turn
-        before more of it is met."""
-        self.offload(lambda: None, lambda _: self.resume())
-        return self.hold_readers()
 
     def hold_readers(self) -> MendingError:
         """Return the error for whoever would read on before `resume`."""
@@ -745,150 +642,6 @@ class Journal:
         for client in held_back:
             client.release()
 
-    # Writing to LevelDB, as the committer asks for it: `write`, `compact` and `mend` in a thread
-
-    def seal(self, *, tidy: bool = False) -> None:
-        """Begin a new batch; `write` will write what was staged. Dead records are deleted with it if they are
-        many, or nothing else is to be written, or `tidy`."""
-        assert self.log is not None
-        records = self.records
-        if records.sealed is not None:
-            self._take_back(records.sealed)
-        batch, records.batch = records.batch, Batch()
-        batch.state = self.state.copy()
-        batch.kept = frozenset(self.live.kept)
-        batch.segment = self.log.segment.number
-        self.trimming.plan(batch, at_once=tidy or not self.dirty, dead_bytes=records.dead_bytes)
-        batch.confirms_compaction = self.compaction.is_over
-        for label in batch.cursors:
-            place = self.cursors.get(label)
-            batch.ops.append((CURSOR_PREFIX + label, None if place is None else _records.encode_ids(place)))
-        if batch.delayed_changed:
-            batch.ops.append((DELAYED_KEY, _records.encode_ids(self.delayed.counts)))
-        if self.live.is_kept_unstaged:
-            self.live.is_kept_unstaged = False
-            self.live.has_kept_record = bool(batch.kept)
-            ids = _records.encode_ids(sorted(batch.kept)) if batch.kept else None
-            batch.ops.append((KEPT_KEY, ids))
-        records.sealed = batch
-        self.writing = True
-        self.dirty = False
-
-    def _take_back(self, sealed: Batch) -> None:
-        """Stage once more what could not be written."""
-        for item in self.records.batch.take_back(sealed, self.live):
-            if item.blob:
-                self.release_blob(item.blob)
-
-    def write(self) -> None:
-        """Write the sealed batch, and have it on the disk. Raises JournalError if that failed: then all of it
-        is to be written again, which does no harm if it was written after all."""
-        batch = self.records.sealed
-        assert batch is not None
-        trimmed = batch.state.trimmed
-        try:
-            try:
-                self._write(batch)
-            except (leveldb.Error, JournalError) as error:
-                # A compaction has met damage, which LevelDB says to whoever writes next. Or it was opened.
-                if isinstance(error, JournalError):
-                    may_be_mended = self._may_be_mended(error)
-                else:
-                    may_be_mended = leveldb.is_damage(error)
-                if not (may_be_mended and self.mend(b"")):
-                    raise
-                batch.state.trimmed = trimmed
-                batch.trimmed_records = batch.trimmed_bytes = 0
-                batch.obsolete_blobs.clear()
-                self._write(batch)
-        except JournalError:
-            self.database.has_failed = True
-            raise
-        except (leveldb.Error, OSError, RuntimeError, ValueError) as error:
-            self.database.has_failed = True
-            if is_full(error):
-                self.writer.make_room()
-            raise failure(f"cannot write {self.path}", error) from error
-
-    def _write(self, batch: Batch) -> None:
-        db, was_opened = self.database.open_to_write(batch.staged_bytes)
-        self.blobs.sync(batch.items)
-        self.damage.quarantine.sync()
-        write = self.database.empty_write_batch()
-        batch.copy_to(write)
-        if batch.trims:
-            self.trimming.trim(db, write, batch, has_attempts=self.records.has_attempts is not False)
-        self.database.commit(write, batch.state, was_opened=was_opened)
-        self.damage.is_beyond_mending = False
-
-    def end_write(self, error: JournalError | None) -> None:
-        """Note that the sealed batch was written; or was not, because of `error`."""
-        self.failing = error
-        if error is not None:
-            self.compaction.fail()
-        else:
-            records = self.records
-            written, records.sealed = records.sealed, None
-            assert written is not None
-            self.state.trimmed = written.state.trimmed
-            records.stored_id = written.state.next_id
-            self.database.stored_change = written.state.change
-            if written.confirms_compaction:
-                self.compaction.confirm()
-            self.blobs.take_back_obsolete(written.obsolete_blobs)
-            self.compaction.note_deleted(written.trimmed_records, written.trimmed_bytes)
-            has_dead = self.trimming.has_dead
-            records.dead_bytes = max(0, records.dead_bytes - written.trimmed_bytes) if has_dead else 0
-            assert self.log is not None
-            self.log.unpin(self, written.segment if self.dirty else written.segment + 1)
-        self.end_work()
-
-    def end_work(self) -> None:
-        """Note that the thread that had the directory is done with it."""
-        self.writing = False
-        self.is_backlogged = False
-        mended = self.damage.quarantine.take_mended()
-        for path in mended:
-            self.damage.tell_quarantined(self, "not known", "a table of LevelDB is damaged", path)
-        if mended:
-            self._stage_all_but_items()
-        self.resume()
-
-    def mend(self, key: bytes) -> bool:
-        """Make LevelDB's tables at `key` as sound as they can be: see `Damage.mend`."""
-        return self.damage.mend(self.database, key, int(self.state.floor), int(self.state.next_id))
-
-    def end_mend(self, error: JournalError | None) -> None:
-        """Note that `mend` has returned, or failed."""
-        if error is not None:
-            self.damage.tell(self, error)
-        self.end_work()
-
-    def _stage_all_but_items(self) -> None:
-        """Have all records but those of items written again, for they may have been damaged, too."""
-        batch, live = self.records.batch, self.live
-        batch.cursors.update(self.cursors)
-        batch.delayed_changed |= self.delayed.items > 0
-        live.is_kept_unstaged |= bool(live.kept) or live.has_kept_record
-        if self.expiring:
-            batch.ops.append((EXPIRING_KEY, b""))
-        if not self.dirty:
-            self.mark_dirty()
-
-    def compact(self, span: tuple[int, int]) -> None:
-        """Have LevelDB compact what `compaction.begin` gave. JournalError if it is not open any more."""
-        with self.database.compacting:
-            db = self.database.handle
-            if db is None:
-                raise JournalError("LevelDB was closed meanwhile")
-            self.compaction.run(db, span, has_attempts=self.records.has_attempts is not False)
-
-    def end_compaction(self) -> None:
-        """Note that `compact` has returned, and have something written: LevelDB says of a failed compaction
-        only then."""
-        if self.compaction.end(self.records.batch) and not self.dirty:
-            self.mark_dirty()
-
     @property
     def is_busy(self) -> bool:
         """Whether a thread needs the directory: to write, to mend or to compact it."""
@@ -896,54 +649,16 @@ class Journal:
 
     # The end
 
-    def snapshot(self) -> Snapshot:
-        """Return all that a start must know of it, as LevelDB has it once all is written."""
-        return Snapshot(
-            self.state,
-            sorted(self.live.kept),
-            self.live.has_kept_record,
-            self.blobs.unowned,
-            self.expiring,
-            dict(self.cursors),
-            self.delayed.items,
-            self.delayed.bytes,
-            self.delayed.flushed_below,
-            list(self.delayed.records_from.values()),
-            list(self.delayed.next_due.values()),
-        )
-
-    def resting_state(self) -> bytes:
-        """Return the encoded snapshot for `close`; b"" if there is to be none: LevelDB lacks a part of it,
-        something is to be compacted, for which it has to be open, or the queue is deleted."""
-        is_stored = (
-            self.database.exists
-            and self.database.stored_change == self.state.change
-            and not self.dirty
-            and self.failing is None
-        )
-        is_tidy = not (self.compaction.is_wanted or self.state.deleted)
-        return self.snapshot().encode() if is_stored and is_tidy else b""
-
     def close(self, state: bytes = b"") -> None:
         """Close LevelDB, from any thread; nothing may be being written. `state` is its `resting_state`, and
         spares the next start opening it."""
         self.database.close(state)
 
-    def set_aside(self, fault: JournalError) -> None:
-        """Take it out of service until the next start, which finds what the log and LevelDB have. Whoever
-        asks for a change gets `fault`."""
-        self.fault = self.failing = fault
-        log = _ClosedLog(fault)
+    def change_log(self, log: Log) -> None:
+        """Log in another log from now on."""
         self._segment, self.log = log.segment, log
-        self.end_work()
 
     @property
     def disk_bytes(self) -> int:
         """How many bytes its files take, as far as that can be told now."""
-        total = 0
-        for directory in (self.path, self.path / BLOBS_NAME):
-            with contextlib.suppress(OSError), os.scandir(directory) as entries:  # or no descriptor is left
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # files go as we look
-                        total += entry.stat().st_size if entry.is_file() else 0
-        return total
+        return bytes_in(self.path, self.path / BLOBS_NAME)

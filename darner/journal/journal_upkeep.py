@@ -5,6 +5,7 @@ from typing import Protocol
 
 from darner.environment.offload import Offload
 from darner.errors import JournalError
+from darner.journal import resting, writing
 from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
 
@@ -61,11 +62,11 @@ class JournalUpkeep:
                 return
             if error is None:
                 self._host.isolate(journal, lambda: self._host.note_open(journal))
-                self._host.isolate(journal, journal.end_compaction)
+                self._host.isolate(journal, lambda: writing.end_compaction(journal))
             else:
                 self._host.isolate(journal, journal.compaction.fail)
 
-        self._defer(lambda: journal.compact(span), done)
+        self._defer(lambda: writing.compact(journal, span), done)
 
     def delete_blobs(self, journal: Journal) -> None:
         """Delete the files of large items that are gone."""
@@ -93,11 +94,11 @@ class JournalUpkeep:
         """Close the LevelDB of `journal`, with its memory and descriptors; `for_space` so that it takes the
         least room on the disk."""
         journal.writing = True
-        state = journal.resting_state()
+        state = resting.resting_state(journal)
         close = journal.database.close_small if for_space else journal.close
 
         def done(error: Exception | None) -> None:
-            journal.end_work()
+            writing.end_work(journal)
             if error is not None:
                 self._host.set_aside(journal, error)
 

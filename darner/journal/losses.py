@@ -9,11 +9,12 @@ import contextlib
 
 from darner import _records
 from darner._records import Item
-from darner.errors import JournalError
-from darner.journal import leveldb
+from darner.errors import JournalError, MendingError
+from darner.journal import leveldb, live_ids
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
+from darner.journal.live_ids import LiveIds
 
 
 def quarantine(journal: Journal, item: Item, damage: JournalError) -> None:
@@ -72,7 +73,7 @@ def get_past(journal: Journal, start: int, damaged: DamagedRecordError) -> int:
 def pass_over(journal: Journal, start: int, stop: int) -> None:
     """Take note that ids have no records, from `start`, where the last read ended, up to `stop`. Raises
     MendingError if some are missing that a mended table may bring back."""
-    missing = journal.live.missing_between(start, stop)
+    missing = _missing_between(journal, start, stop)
     if missing > 0:
         look_over(journal, _records.item_key(start))
         journal.lose(start, stop, missing, _missing_bytes(journal, start, stop, missing))
@@ -80,10 +81,40 @@ def pass_over(journal: Journal, start: int, stop: int) -> None:
     _skip(journal, start, stop)
 
 
+def _missing_between(journal: Journal, start: int, stop: int) -> int:
+    """Return how many records that should be there are missing, given that no id from `start`, where the last
+    read ended, up to `stop` has one; 0 or less if they were removed unread."""
+    state, live = journal.state, journal.live
+    unread = state.next_id - start
+    removed_before = sum(id < start for id in live.removed)
+    live_before = len(live.kept) + start - state.floor - removed_before
+    removed_unread = unread + live_before - state.items
+    return stop - start - removed_unread
+
+
 def _skip(journal: Journal, start: int, stop: int) -> None:
-    journal.live.skip(start, stop)
+    """Note that ids were read and have no records: none from `start` up to `stop` is live."""
+    _remove_ids(journal.live, max(start, journal.state.floor), stop)
     if journal.live.is_kept_unstaged and not journal.dirty:
         journal.mark_dirty()
+
+
+def _remove_ids(live: LiveIds, start: int, stop: int) -> None:
+    """Note that no id from `start`, at or above the floor, up to `stop` is live."""
+    if start >= stop:
+        return
+    # not one by one: a sweep may have left a wide gap
+    if start == live.state.floor:
+        live.state.floor = stop
+        live.forget_below_floor()
+    elif not live.can_list(start, stop):
+        live.keep_below(start)
+        live.set_floor(stop)
+    else:
+        live.removed.update(range(start, stop))
+    live.advance()
+    if len(live.removed) > live_ids.MAX_REMOVED:
+        live.raise_floor()
 
 
 def _missing_bytes(journal: Journal, start: int, stop: int, missing: int) -> int:
@@ -116,3 +147,10 @@ def count_out_delayed(journal: Journal, damaged: DamagedRecordError) -> None:
     kept = journal.damage.put_aside(journal, name, damaged, journal.blobs.path_of(damaged.blob))
     journal.lose_delayed(damaged.key, 1, max(0, journal.delayed.bytes - damaged.size))
     journal.damage.tell_quarantined(journal, name, str(damaged), kept)
+
+
+def pause(journal: Journal) -> MendingError:
+    """Return the error for whoever has met much that is damaged, or has expired: others have their turn
+    before more of it is met."""
+    journal.offload(lambda: None, lambda _: journal.resume())
+    return journal.hold_readers()

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 
 from darner._records cimport Item
 from darner.journal.journal cimport Journal
-from darner.journal.live cimport LiveIds
+from darner.journal.live_ids cimport LiveIds
 
 
 @cython.locals(live=LiveIds, item=Item, items=list, size=Py_ssize_t)

@@ -5,22 +5,16 @@ This is the part of LevelDB's memtables: the batch that takes changes, the seale
 and the tables below them. It knows nothing of the log, and does nothing about damage but raise it.
 """
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 from darner import _records
 from darner._records import Item
 from darner.errors import NewerFormatError
+from darner.journal import attempts
 from darner.journal.batch import Batch
 from darner.journal.damaged_record import DamagedRecordError
-from darner.journal.layout import (
-    ATTEMPTS_END,
-    ATTEMPTS_PREFIX,
-    attempts_key,
-    decode_attempts,
-    is_state_key,
-)
+from darner.journal.layout import is_state_key
 
 
 class Records:
@@ -60,7 +54,8 @@ class Records:
         removed_unread = self.removed_unread()
         if start < self.stored_id:
             stop = _records.item_key(self.stored_id)
-            stored_attempts = self._stored_attempts(db, start)
+            span = (start, self.stored_id) if self._may_have_attempts(db) else (0, 0)
+            stored_attempts = attempts.stored(db, *span)
             counted = next(stored_attempts, None)
             with db.iterator(start=_records.item_key(start), stop=stop, fill_cache=False) as records:
                 for key, record in records:
@@ -87,7 +82,7 @@ class Records:
         record = db.get(key, fill_cache=False)
         if record is None:
             return None
-        counted = db.get(attempts_key(id), fill_cache=False) if self._may_have_attempts(db) else None
+        counted = attempts.find(db, id) if self._may_have_attempts(db) else None
         try:
             item = _records.decode_item(key, record)
         except NewerFormatError:
@@ -95,8 +90,7 @@ class Records:
         except ValueError as error:
             raise DamagedRecordError(key, record, str(error)) from error
         if counted is not None:
-            with contextlib.suppress(ValueError):  # only a count is lost
-                item.attempts = decode_attempts(counted)
+            item.attempts = counted
         return self._with_attempts(item)
 
     def _decoded(self, key: bytes, record: bytes, removed_unread: set[int], removed: set[int]) -> Item | None:
@@ -111,28 +105,17 @@ class Records:
                 return None
             raise damaged from error
 
-    def _stored_attempts(self, db: Any, start: int) -> Iterator[tuple[int, int]]:
-        """Yield the ids from `start` on of items that have come back, and how often, as LevelDB has it."""
-        if not self._may_have_attempts(db):
-            return
-        span = attempts_key(start), attempts_key(self.stored_id)
-        with db.iterator(start=span[0], stop=span[1], fill_cache=False) as records:
-            for key, record in records:
-                with contextlib.suppress(ValueError):  # only a count is lost
-                    yield int.from_bytes(key[1:], "big"), decode_attempts(record)
-
     def _may_have_attempts(self, db: Any) -> bool:
         if self.has_attempts is None:
-            keys = db.iterator(start=ATTEMPTS_PREFIX, stop=ATTEMPTS_END, include_value=False)
-            self.has_attempts = next(iter(keys), None) is not None
+            self.has_attempts = attempts.are_stored(db)
         return self.has_attempts
 
     def _with_attempts(self, item: Item) -> Item:
         """Return the item, or a copy that has the staged count of how often it has come back."""
-        attempts = self.batch.attempts.get(item.id)
-        if attempts is None and self.sealed is not None:
-            attempts = self.sealed.attempts.get(item.id)
-        if attempts is not None and attempts != item.attempts:
+        staged = self.batch.attempts.get(item.id)
+        if staged is None and self.sealed is not None:
+            staged = self.sealed.attempts.get(item.id)
+        if staged is not None and staged != item.attempts:
             item = item.another()
-            item.attempts = attempts
+            item.attempts = staged
         return item

@@ -15,9 +15,10 @@ from darner._records import Change, Item, State
 from darner.config.kinds import LARGEST
 from darner.errors import DamagedError, FaultError, JournalError, MisplacedError, NewerFormatError
 from darner.journal import leveldb
+from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
 from darner.journal.delayed import find_runs
-from darner.journal.journal import BLOB_ID_BYTES, BackgroundWriter, Journal
+from darner.journal.journal import BLOB_ID_BYTES, Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
     CURSORS_END,

@@ -2,8 +2,8 @@
 LevelDB has come.
 
 LevelDB has each part of a snapshot under a key of its own. A journal at rest leaves all of it in the file
-`state` as well, so that a start need not open each LevelDB. One method of a journal takes a snapshot, another
-restores it: a part that is missing here is missing in both.
+`state` as well, so that a start need not open each LevelDB. resting.py takes a snapshot, and a journal begins
+with one: a part that is missing here is missing in both.
 """
 
 import struct

@@ -365,3 +365,21 @@ class Log:
         if not self._files and self._found.is_empty:
             with contextlib.suppress(OSError):  # then it says that nothing is needed
                 self._needed.delete()
+
+
+class ClosedLog(Log):
+    """In place of the log of a journal that was set aside: it takes no change, and keeps what it has."""
+
+    def __init__(self, fault: JournalError) -> None:
+        self._fault = fault
+        # a segment in which nothing has room
+        self.segment = Segment()
+        self.segment.refusal = fault
+        self.entered = 0
+
+    def roll(self) -> None:
+        """Raise why nothing is logged."""
+        raise self._fault.with_traceback(None)
+
+    def pin(self, journal: Hashable) -> None:
+        """Do nothing: what the journal needs is pinned, and stays so."""

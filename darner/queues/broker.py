@@ -17,6 +17,7 @@ from darner.errors import FaultError, JournalError, StartError
 from darner.journal.journal import Journal
 from darner.journal.open_databases import MAX_OPEN
 from darner.journal.reserve import is_full
+from darner.journal.resting import resting_state
 from darner.printable import shown
 from darner.queues import data_directory, events
 from darner.queues.cursor import MARK, Cursors
@@ -155,7 +156,7 @@ class Broker:
         committer.close()
         for journal in self.journals():
             try:
-                journal.close(journal.resting_state())
+                journal.close(resting_state(journal))
             except Exception as error:  # the others are to be closed
                 committer.set_aside(journal, error)
         self.storage.log.close()

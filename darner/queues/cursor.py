@@ -10,10 +10,10 @@ from weakref import WeakValueDictionary
 
 from darner._records import Item
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import reading
+from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
-from darner.journal.reading import MAX_STRIKES
+from darner.journal.lookup import MAX_STRIKES
 from darner.queues.counts import Counts
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.queue import Queue
@@ -33,8 +33,19 @@ def cursor_lags(queue: Queue) -> list[tuple[bytes, int]]:
         cursor = queue.cursors.get(label)
         reserved: Collection[int] = cursor.reserved_ids if cursor is not None else ()
         returned = sum(id not in reserved and journal.live.is_live(id) for id in unread)
-        lags.append((label, returned + journal.live.count_from(start, journal.next_unread)))
+        lags.append((label, returned + _live_from(journal, start)))
     return lags
+
+
+def _live_from(journal: Journal, start: int) -> int:
+    """Return how many items from id `start` on are live, as far as that is known without reading."""
+    state, live = journal.state, journal.live
+    if start <= state.floor:
+        return state.items - sum(id < start for id in live.kept)
+    if start <= journal.next_unread:
+        before = start - state.floor - sum(id < start for id in live.removed)
+        return state.items - len(live.kept) - before
+    return max(0, state.next_id - start) - sum(id >= start for id in live.removed)
 
 
 class Cursor:
@@ -96,25 +107,25 @@ class Cursor:
             if item is None or not item.blob:
                 return item
             try:
-                reading.check_blob(self.queue.journal, item)
+                lookup.check_blob(self.queue.journal, item)
             except DamagedItemError as damage:
                 self._skip_damaged(item, damage)
             else:
                 return item
-        raise self.queue.journal.pause()
+        raise losses.pause(self.queue.journal)
 
     def _first(self) -> Item | None:
         queue = self.queue
         item = self._first_returned()
         expired = 0
-        while item is None and (item := reading.next_live(queue.journal, self._next_id)) is not None:
+        while item is None and (item := lookup.next_live(queue.journal, self._next_id)) is not None:
             self._next_id = item.id
             if queue.has_expired(item, queue.clock()):
                 self._next_id += 1
                 item = None
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
-                    raise queue.journal.pause()
+                    raise losses.pause(queue.journal)
         return item
 
     def _skip_damaged(self, item: Item, damage: DamagedItemError) -> None:
@@ -129,13 +140,13 @@ class Cursor:
         queue = self.queue
         expired = 0
         while self._returned:
-            item = reading.find_live(queue.journal, self._returned[0])
+            item = lookup.find_live(queue.journal, self._returned[0])
             if item is not None and not queue.has_expired(item, queue.clock()):
                 return item
             del self._returned[0]
             expired += 1
             if expired == EXPIRED_AT_ONCE:
-                raise queue.journal.pause()
+                raise losses.pause(queue.journal)
         return None
 
     def pop(self) -> Item | None:

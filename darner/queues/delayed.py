@@ -5,7 +5,7 @@ from typing import Protocol
 from darner._records import Item
 from darner.environment.timeline import Earliest, Timeline, run_of
 from darner.errors import JournalError
-from darner.journal import reading
+from darner.journal import lookup
 from darner.journal.journal import Journal
 from darner.queues.window import READ_BYTES
 
@@ -62,7 +62,7 @@ class Delayed:
         self._due.clear()
         joined = False
         try:
-            for key, item in reading.due(journal, now, JOIN_ITEMS, READ_BYTES, self._times.date_ms):
+            for key, item in lookup.due(journal, now, JOIN_ITEMS, READ_BYTES, self._times.date_ms):
                 if item.expires_ms:
                     queue.note_expiry(item)
                 queue.arrive(journal.join(key, item, now))

@@ -18,6 +18,7 @@ from darner.journal.files import sync_blobs
 from darner.journal.journal import Journal
 from darner.journal.leveldb import reason
 from darner.journal.reserve import is_full
+from darner.journal.writing import end_work
 from darner.queues import trash
 from darner.queues.names import name_of
 from darner.queues.slices import Slices
@@ -164,7 +165,7 @@ class Deletion:
             journal.close()
 
         def done(error: Exception | None) -> None:
-            journal.end_work()
+            end_work(journal)
             if error is None:
                 committer.forget_links(links)
             elif not isinstance(error, OSError):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from darner._records import Item
 from darner.config.settings import QueueSettings
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import losses, reading
+from darner.journal import lookup, losses
 from darner.journal.journal import Journal
 from darner.queues.counts import Counts
 from darner.queues.reserved import Reserved
@@ -98,7 +98,7 @@ class Disposal:
         had_item_leaving, window.has_item_leaving = window.has_item_leaving, True
         try:
             if to is not None and item.record is None and not item.blob:
-                whole = reading.reload(journal, item)
+                whole = lookup.reload(journal, item)
                 if whole is None:
                     return
                 item = whole

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, FaultError, JournalError
-from darner.journal import reading
+from darner.journal import lookup
 from darner.journal.blob import read_whole
 from darner.journal.journal import Journal
+from darner.journal.whole_blobs import link_blob, write_blob
 from darner.queues.group import all_or_none
 from darner.queues.queue import Queue
 
@@ -25,7 +26,7 @@ def move(item: Item, home: Journal, targets: Sequence[Queue]) -> None:
         for target in targets:
             target.journal.check()
         if item.blob and targets:
-            reading.check_blob(home, item)
+            lookup.check_blob(home, item)
         for target in targets:
             ready.append((target, _copy_to(target, item, home)))
         with all_or_none(targets, 0 if item.blob else item.size):
@@ -60,11 +61,11 @@ def copy_to(target: Queue, item: Item, home: Journal) -> Item:
     if item.blob:
         file = home.blobs.path_of(item.blob)
         if target.is_durable:
-            blob = target.journal.link_blob(file)
+            blob = link_blob(target.journal, file)
         else:
             data = read_whole(file, item.size)
     elif target.is_durable and item.size > CHUNK_BYTES:
-        blob = target.journal.write_blob(item.data or b"")
+        blob = write_blob(target.journal, item.data or b"")
     else:
         data = item.data
     return Item(0, item.flags, 0, target.clock(), data, blob, item.size, CHUNK_BYTES if blob else 0)

@@ -13,11 +13,11 @@ from darner._records import Item, new_item
 from darner.config.settings import QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.errors import DamagedItemError, JournalError
-from darner.journal import losses, reading
+from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
-from darner.journal.reading import MAX_STRIKES
+from darner.journal.lookup import MAX_STRIKES
 from darner.queues.counts import Counts
 from darner.queues.delayed import Delayed
 from darner.queues.disposal import Disposal
@@ -278,12 +278,12 @@ class Queue:
                     return found
                 damaged += 1
                 if damaged == MAX_STRIKES:
-                    raise self.journal.pause()
+                    raise losses.pause(self.journal)
             else:
                 self.expire_first()
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
-                    raise self.journal.pause()
+                    raise losses.pause(self.journal)
         self.journal.check_whole()
         return None
 
@@ -298,12 +298,12 @@ class Queue:
         they are in a file; None if they are damaged: then it is put aside."""
         if item.blob:
             try:
-                reading.check_blob(self.journal, item)
+                lookup.check_blob(self.journal, item)
             except DamagedItemError as damage:
                 self.quarantine(item, damage)
                 return None
             return item
-        whole = reading.reload(self.journal, item)
+        whole = lookup.reload(self.journal, item)
         self.window.pop()
         if whole is not None:
             self.window.put_first(whole)
@@ -354,7 +354,7 @@ class Queue:
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
         called just before they are read."""
-        return reading.open_blob(self.journal, item)
+        return lookup.open_blob(self.journal, item)
 
     # What becomes of reserved items
 

@@ -10,6 +10,7 @@ from darner.errors import DarnerError, FaultError, JournalError, UnavailableErro
 from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
 from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
+from darner.journal.whole_blobs import link_blob, write_blob
 from darner.queues.group import all_or_none, make_room
 from darner.queues.queue import Queue, expires_ms
 
@@ -219,7 +220,9 @@ class Upload:
         return work if reads or copies or (links and sync) else None
 
     def _begin_blob(self, journal: Journal, copies: list[tuple[Path, Path]]) -> int:
-        return journal.link_blob(self._path, copies) if self._blob else journal.write_blob(self._data or b"")
+        if self._blob:
+            return link_blob(journal, self._path, copies)
+        return write_blob(journal, self._data or b"")
 
     def _put(self, targets: Sequence[Queue], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()

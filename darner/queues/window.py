@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 
 from darner._records import Item
 from darner.errors import JournalError
-from darner.journal import losses, reading
+from darner.journal import lookup, losses, reading
 from darner.journal.journal import Journal
-from darner.journal.reading import MAX_STRIKES
+from darner.journal.lookup import MAX_STRIKES
 from darner.queues.reserved import Reserved
 
 # How much of a queue is held in memory; more is left on disk.
@@ -42,7 +42,7 @@ class Window:
         # the first item behind the window, once that was asked for; no item has id 0
         self._next_id = 0
         self._next_enqueued_ms = 0
-        self.items: deque[Item] = deque(reading.kept_items(journal))
+        self.items: deque[Item] = deque(lookup.kept_items(journal))
         self._measure()
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class Window:
                 return True
             damaged += 1
             if damaged == MAX_STRIKES:
-                raise journal.pause()
+                raise losses.pause(journal)
         # now the reserved items are all there are
         if journal.state.items != len(self._reserved.by_id) or journal.state.bytes != self._reserved.bytes:
             self._recount()

@@ -12,12 +12,13 @@ from darner import _records
 from darner._records import Item, item_key, read_segment
 from darner.environment.environment import Environment
 from darner.errors import JournalError, MendingError
-from darner.journal import blob_directory, layout, leveldb, reading, segment_file, tidying
+from darner.journal import blob_directory, layout, leveldb, lookup, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
 from darner.journal.recovery import open_journal
 from darner.journal.reserve import Reserve
+from darner.journal.resting import resting_state, snapshot
 from darner.journal.wal import Log
 
 NAME = b"work"
@@ -95,7 +96,7 @@ class Process:
 
     def items(self):
         """The live items, as a queue reads them."""
-        kept = reading.kept_items(self.journal)
+        kept = lookup.kept_items(self.journal)
         items, _ = reading.read(self.journal, self.journal.state.floor, 1 << 30, 1 << 40)
         return kept + items
 
@@ -106,7 +107,7 @@ class Process:
         """Remove items that were read."""
         self.journal.next_unread = self.journal.state.next_id
         for id in ids:
-            self.journal.remove(reading.find(self.journal, id))
+            self.journal.remove(lookup.find(self.journal, id))
 
     def records(self, kind=b"i"):
         """The ids in the directory's keys of one kind."""
@@ -223,10 +224,10 @@ class TestItems:
         assert [item.attempts for item in it.items()] == [7]
         write(it)
         it.kill()
-        assert reading.find(it.journal, 1).attempts == 7
+        assert lookup.find(it.journal, 1).attempts == 7
 
     @pytest.mark.parametrize(
-        "find", [lambda journal: reading.find(journal, 1), lambda journal: reading.read(journal, 1, 9, 99)]
+        "find", [lambda journal: lookup.find(journal, 1), lambda journal: reading.read(journal, 1, 9, 99)]
     )
     def test_with_a_damaged_record_are_counted_out_and_put_aside(self, it, find):
         it.put(b"a", b"b")
@@ -239,8 +240,8 @@ class TestItems:
             find(it.journal)
         it.threads.run_all()
         assert find(it.journal) in (None, ([], 2))
-        assert reading.find(it.journal, 2).data == b"b"
-        assert reading.find(it.journal, 3) is None
+        assert lookup.find(it.journal, 2).data == b"b"
+        assert lookup.find(it.journal, 3) is None
         assert counts(it.journal) == (1, 1)
         assert (it.path / "damaged" / "1.record").read_bytes() == record
         it.kill()
@@ -250,7 +251,7 @@ class TestItems:
 
 class TestFloor:
     def test_moves_past_a_reserved_item_when_many_behind_it_are_gone(self, it, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
         it.put(*[bytes([65 + i]) for i in range(8)])
         it.write()
         it.remove(2, 3, 4)
@@ -267,7 +268,7 @@ class TestFloor:
         assert it.datas() == [b"F", b"G", b"H"]
 
     def test_keeps_several_items_over_several_moves(self, it, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 1)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 1)
         it.put(*[bytes([65 + i]) for i in range(9)])
         it.write()
         it.remove(2, 3, 5, 6, 8)
@@ -731,7 +732,7 @@ class TestFailure:
         it.write()
         it.remove(2)
         it.write()
-        item = reading.find(it.journal, 3)
+        item = lookup.find(it.journal, 3)
         item.attempts = 4
         it.journal.note_attempts(item)
         it.remove(1)
@@ -926,7 +927,7 @@ class TestRest:
         it.restart()
         assert (it.path / layout.STATE_NAME).exists()
         it.put(b"b")
-        assert not it.journal.resting_state()
+        assert not resting_state(it.journal)
         it.kill()
         assert it.datas() == [b"a", b"b"]
         disk.failures = failures
@@ -936,10 +937,10 @@ class TestRest:
     @pytest.mark.parametrize(
         "leave",
         [
-            lambda it: it.journal.flush([reading.find(it.journal, 1)]),
+            lambda it: it.journal.flush([lookup.find(it.journal, 1)]),
             lambda it: (
-                it.journal.flush([reading.find(it.journal, 1)]),
-                it.journal.remove(reading.find(it.journal, 1)),
+                it.journal.flush([lookup.find(it.journal, 1)]),
+                it.journal.remove(lookup.find(it.journal, 1)),
             ),
             lambda it: it.journal.note_expiring(expiring=True),
             lambda it: it.journal.keep_cursor(b"label", [2, 1]),
@@ -960,16 +961,16 @@ class TestRest:
         leave(it)
         it.write()
         if again == "kill":
-            it.journal.close(it.journal.resting_state())
+            it.journal.close(resting_state(it.journal))
             it.start()
         else:
             it.restart()
-        by_file, datas = it.journal.snapshot(), it.datas()
+        by_file, datas = snapshot(it.journal), it.datas()
         assert disk.handles[-1].closed or it.journal.database.is_open
         it.journal.close()
         (it.path / layout.STATE_NAME).unlink(missing_ok=True)  # there is none if it has to be tidied
         it.start()
-        by_leveldb = it.journal.snapshot()
+        by_leveldb = snapshot(it.journal)
         for found in (by_file, by_leveldb):
             found.state = _records.encode_state(found.state)
         assert by_file == by_leveldb
@@ -990,18 +991,18 @@ class TestRest:
         assert (found.delayed.items, found.delayed.next_due, counts(found)) == (1, {0: 5}, (2, 2))
         disk.refuses = False
         assert it.datas() == [b"a", b"d"]
-        assert [item.data for _, item in reading.due(found, 9, 10, 1 << 20)] == [b"last"]
+        assert [item.data for _, item in lookup.due(found, 9, 10, 1 << 20)] == [b"last"]
 
     def test_after_a_read_has_moved_the_floor_leaves_what_is_kept(self, it, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 2)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
         it.put(*[bytes([65 + i]) for i in range(9)])
         for id in (2, 3, 4, 5, 7):
-            it.journal.remove(reading.find(it.journal, id))
+            it.journal.remove(lookup.find(it.journal, id))
         it.restart()
         assert it.datas() == [b"A", b"F", b"H", b"I"]
         assert it.journal.live.kept
         it.committer.close()
-        it.journal.close(it.journal.resting_state())
+        it.journal.close(resting_state(it.journal))
         it.start()
         it.put(b"J")
         it.write()
@@ -1014,12 +1015,12 @@ class TestRest:
         it.write()
         it.journal.retire()
         it.journal.revive(99)
-        assert reading.due(it.journal, 9, 10, 1 << 20) == []
+        assert lookup.due(it.journal, 9, 10, 1 << 20) == []
         it.come_to_rest()
         assert [key for key, _ in it.journal.database.open() if key[:1] == b"d"] == []
         it.restart()
         it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
-        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
+        assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
 
     def test_left_by_darner_1_0_0_is_read_and_brings_back_no_flushed_item(self, it, disk):
         it.journal.delay(Item(0, 0, 0, 0, b"flushed"), 5)
@@ -1036,7 +1037,7 @@ class TestRest:
         disk.refuses = False
         assert it.datas() == [b"b"]
         it.journal.delay(Item(0, 0, 0, 0, b"new"), 6)
-        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
+        assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"new"]
 
     def test_whose_file_is_older_than_leveldb_is_an_error(self, it):
         it.put(b"a")
@@ -1055,7 +1056,7 @@ class TestRest:
         it.journal.flush(())
         it.restart()
         it.journal.delay(Item(0, 0, 0, 0, b"late"), 6)
-        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"late"]
+        assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"late"]
 
     def test_leaves_no_dead_records_behind(self, it, monkeypatch):
         monkeypatch.setattr("darner.journal.tidying.TRIM_RECORDS", 1)
@@ -1160,9 +1161,9 @@ class TestDamage:
         told = []
         it.committer.on_quarantine = lambda _, ids, reason, __: told.append(reason)
         with pytest.raises(MendingError):
-            reading.due(it.journal, 9, 10, 1 << 20)
+            lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
-        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"there"]
+        assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"there"]
         assert told == ["1 delayed item is missing"]
 
     def test_of_a_count_is_an_error_before_it_would_go_below_zero(self, it):
@@ -1171,15 +1172,15 @@ class TestDamage:
         it.write()
         it.journal.state.items = 1
         it.journal.delayed.items = 0
-        it.journal.remove(reading.find(it.journal, 1))
+        it.journal.remove(lookup.find(it.journal, 1))
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
-            it.journal.remove(reading.find(it.journal, 2))
+            it.journal.remove(lookup.find(it.journal, 2))
         with pytest.raises(MendingError):
-            reading.due(it.journal, 9, 10, 1 << 20)
+            lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
         assert it.journal.state.change == before
-        ((key, item),) = reading.due(it.journal, 9, 10, 1 << 20)  # which counts anew what is there
+        ((key, item),) = lookup.due(it.journal, 9, 10, 1 << 20)  # which counts anew what is there
         it.journal.delayed.items = 0
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
@@ -1192,9 +1193,9 @@ class TestDamage:
         it.journal.state.items = it.journal.delayed.items = 0
         it.write()
         with pytest.raises(MendingError):
-            reading.due(it.journal, 9, 10, 1 << 20)
+            lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
-        ((key, item),) = reading.due(it.journal, 9, 10, 1 << 20)
+        ((key, item),) = lookup.due(it.journal, 9, 10, 1 << 20)
         assert it.journal.delayed.items == 1  # it was counted anew
         it.journal.join(key, item, 9)
         it.kill()
@@ -1206,11 +1207,11 @@ class TestDamage:
         it.journal.close()
         disk.refuses = True
         with pytest.raises(JournalError):
-            reading.due(it.journal, 9, 10, 1 << 20)
+            lookup.due(it.journal, 9, 10, 1 << 20)
         assert min(it.journal.delayed.next_due.values()) <= 9
         disk.refuses = False
         it.write()
-        assert [item.data for _, item in reading.due(it.journal, 9, 10, 1 << 20)] == [b"later"]
+        assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"later"]
 
 
 class TestSetAside:

@@ -18,7 +18,7 @@ from darner import _records
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, MendingError
-from darner.journal import leveldb, reading
+from darner.journal import leveldb, lookup
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -171,7 +171,7 @@ class TestRecord:
         assert drain(damaged) == [3, 6, 7, 8, 9]
 
     def test_that_is_kept_below_the_floor(self, data, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
         data.push(b"work", *map(body, range(1, 21)))
         work = data.broker.queue(b"work")
         held = [work.reserve() for _ in range(2)]
@@ -722,7 +722,7 @@ class TestFile:
                 item = work.pop()
                 break
             except MendingError:
-                assert 0 < work.journal.damaged_items - before <= reading.MAX_STRIKES
+                assert 0 < work.journal.damaged_items - before <= lookup.MAX_STRIKES
                 data.settle()
         assert item.data == body(3)
         assert calls > 3

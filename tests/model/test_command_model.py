@@ -280,7 +280,7 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(connection, "log", Silence())
         if tiny:
             patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
-            patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+            patch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
             patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         self.numbers = itertools.count(1)
         self.data = new_directory()

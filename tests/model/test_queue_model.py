@@ -32,7 +32,7 @@ from darner import _records
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.errors import JournalError, StartError
-from darner.journal import reading, segment_file, wal
+from darner.journal import lookup, reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
 from darner.queues import moving, window
@@ -62,12 +62,12 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
-        patch.setattr("darner.journal.live.MAX_REMOVED", 2)
+        patch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
         patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
         patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
         self.blobs = []  # open readers
-        patch.setattr("darner.journal.reading.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
+        patch.setattr("darner.journal.lookup.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
         log_to(patch, self.log)
         self.disk = Disk(patch)
@@ -199,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
         return delayed
 
     def _numbers(self, journal, twin):
-        items = reading.kept_items(journal) + self._unread(journal)
+        items = lookup.kept_items(journal) + self._unread(journal)
         for item in items:
             self._is_item(item, item.flags, twin)
             if item.flags in twin.attempts:

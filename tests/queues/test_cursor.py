@@ -69,7 +69,7 @@ class TestCursor:
         assert read_all(data) == [b"8"]
 
     def test_finds_what_stays_reserved_while_all_around_it_goes(self, durable, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
         for n in range(20):
             durable.set(b"orders", b"%d" % n)
         orders = durable.broker.queues[b"orders"]

@@ -16,7 +16,7 @@ def small(monkeypatch):
     """Hardly anything is held in memory."""
     monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
     monkeypatch.setattr(window, "READ_ITEMS", 3)
-    monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 2)
+    monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
 
 
 class TestOrder:

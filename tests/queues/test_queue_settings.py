@@ -5,7 +5,7 @@ from doubles import begin_upload, reserve
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
-from darner.journal import live, reading
+from darner.journal import live_ids, reading
 from darner.queues import window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -25,7 +25,7 @@ def small(monkeypatch):
     """Hardly anything is held in memory."""
     monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
     monkeypatch.setattr(window, "READ_ITEMS", 3)
-    monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
+    monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
 
 
 class TestLimit:
@@ -276,7 +276,7 @@ class TestSweep:
         it.now += 5000
         it.sweep()
         assert it.waiting() == [b"second", b"tail", b"last"]
-        assert len(it.journal.live.removed) <= live.MAX_REMOVED
+        assert len(it.journal.live.removed) <= live_ids.MAX_REMOVED
         if holds:
             it.queue.abort(held)
             it.restart()

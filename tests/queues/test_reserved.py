@@ -10,7 +10,7 @@ from running import running, until
 from darner._records import Change, item_key
 from darner.config.settings import QueueSettings
 from darner.errors import MendingError
-from darner.journal import reading
+from darner.journal import lookup, reading
 from darner.journal.layout import attempts_key
 from darner.queues.cursor import Cursor
 from darner.repair import repair
@@ -141,7 +141,7 @@ class TestAttempts:
                 (b"a", 2),
                 (b"b", 0),
             ]
-            assert reading.find(it.journal, 1).attempts == 2
+            assert lookup.find(it.journal, 1).attempts == 2
 
     def test_are_a_record_that_goes_with_its_item(self, it):
         it.push(b"a", b"b", b"c", b"d")
@@ -174,12 +174,12 @@ class TestAttempts:
 
     def test_that_an_earlier_version_logged_with_the_item_count(self, it):
         it.push(b"a")
-        item = reading.find(it.journal, 1).another()
+        item = lookup.find(it.journal, 1).another()
         item.attempts = 3
         # the one journal is the first of the segment
         assert it.log.segment.put(int(Change.REWRITE), 1, it.journal.state.change + 1, item)
         it.kill()
-        assert reading.find(it.journal, 1).attempts == 3
+        assert lookup.find(it.journal, 1).attempts == 3
 
     def test_that_are_damaged_are_forgotten_and_the_item_is_served(self, it):
         it.push(b"a")
@@ -190,7 +190,7 @@ class TestAttempts:
         it.journal.database.open().put(attempts_key(1), b"damaged")
         it.kill()
         assert [(item.data, item.attempts) for item in reading.read(it.journal, 1, 9, 999)[0]] == [(b"a", 0)]
-        assert reading.find(it.journal, 1).attempts == 0
+        assert lookup.find(it.journal, 1).attempts == 0
 
     def test_outlive_a_repair(self, data):
         data.push(b"work", b"a", b"b")

@@ -520,7 +520,7 @@ class TestRepair:
         assert numbers(closed)[0] == [*range(3, 7), *range(8, ITEMS + 1)]
 
     def test_keeps_what_was_reserved_below_the_floor(self, path, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 10)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 10)
         data = Data(path)
         data.push(b"work", *map(body, range(1, 5001)))
         queue = data.broker.queue(b"work")

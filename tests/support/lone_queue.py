@@ -8,6 +8,7 @@ from darner.errors import JournalError
 from darner.journal import leveldb
 from darner.journal.commit import Committer
 from darner.journal.recovery import open_journal
+from darner.journal.resting import resting_state
 from darner.journal.wal import Log
 from darner.queues.queue import Queue
 
@@ -72,7 +73,7 @@ class LoneQueue:
     def close(self):
         self.threads.run_all()
         self.committer.close()
-        self.journal.close(self.journal.resting_state())
+        self.journal.close(resting_state(self.journal))
         self.log.close()
 
     def restart(self):

@@ -166,7 +166,7 @@ class TestCursorLag:
         assert self.lags(data) == {b"billing": 0}
 
     def test_is_right_while_gaps_are_many(self, durable, monkeypatch):
-        monkeypatch.setattr("darner.journal.live.MAX_REMOVED", 3)
+        monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
         for n in range(20):
             durable.set(b"work", b"%d" % n)
         queue = durable.broker.queue(b"work")

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types of live.py where requests pass through it."""
+"""The types of live_ids.py where requests pass through it."""
 
 cimport cython
 from libc.stdint cimport uint64_t

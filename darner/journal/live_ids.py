@@ -56,7 +56,7 @@ class LiveIds:
 
     def keep_below(self, stop: int) -> None:
         """Have the live ids from the floor up to `stop` among the kept ones, for the floor to be moved."""
-        self.kept.update(id for id in range(self.state.floor, stop) if id not in self.removed)
+        self.kept.update([id for id in range(self.state.floor, stop) if id not in self.removed])
 
     def set_floor(self, floor: int) -> None:
         """Move the floor, with nothing removed above it."""
@@ -68,24 +68,6 @@ class LiveIds:
             self.has_kept_record = bool(self.kept)
             self.is_kept_unstaged = True
 
-    def skip(self, start: int, stop: int) -> None:
-        """Note that ids were read and have no records: none from `start` up to `stop` is live."""
-        start = max(start, self.state.floor)
-        if start >= stop:
-            return
-        # not one by one: a sweep may have left a wide gap
-        if start == self.state.floor:
-            self.state.floor = stop
-            self.forget_below_floor()
-        elif stop - start > MAX_REMOVED:
-            self.keep_below(start)
-            self.set_floor(stop)
-        else:
-            self.removed.update(range(start, stop))
-        self.advance()
-        if len(self.removed) > MAX_REMOVED:
-            self.raise_floor()
-
     def can_list(self, start: int, stop: int) -> bool:
         """Whether the ids from `start` up to `stop` are few enough to be removed one by one."""
         return stop - start <= MAX_REMOVED
@@ -94,27 +76,6 @@ class LiveIds:
         """Drop the removed ids that the floor has passed."""
         floor = self.state.floor
         self.removed = {id for id in self.removed if id >= floor}
-
-    def count_from(self, start: int, read_to: int) -> int:
-        """Return how many items from id `start` on are live, as far as that is known without reading: all
-        below `read_to` were read."""
-        state = self.state
-        if start <= state.floor:
-            return int(state.items) - sum(id < start for id in self.kept)
-        if start <= read_to:
-            before = start - int(state.floor) - sum(id < start for id in self.removed)
-            return int(state.items) - len(self.kept) - before
-        return max(0, int(state.next_id) - start) - sum(id >= start for id in self.removed)
-
-    def missing_between(self, start: int, stop: int) -> int:
-        """Return how many records that should be there are missing, given that no id from `start`, where the
-        last read ended, up to `stop` has one; 0 or less if they were removed unread."""
-        state = self.state
-        unread = int(state.next_id) - start
-        removed_before = sum(id < start for id in self.removed)
-        live_before = len(self.kept) + start - int(state.floor) - removed_before
-        removed_unread = unread + live_before - int(state.items)
-        return stop - start - removed_unread
 
     def is_whole(self) -> bool:
         """Whether as many items are live as are counted, given that all were read."""
