@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from darner._records import Item
-from darner.meta import Meta
+from darner.meta_flags import Meta
 
 MAX_LINE_BYTES: int
 MAX_GET_LINE_BYTES: int

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from darner._records cimport _CHUNK, _RECORD_HEAD, Item
 
-from darner.meta import Meta
+from darner.meta_flags import Meta
 
 __all__ = ["MAX_GET_LINE_BYTES", "MAX_LINE_BYTES", "MAX_NAME_BYTES", "Parser", "Request", "Verb", "send", "valid_name", "value", "value_header"]
 

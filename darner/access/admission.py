@@ -10,8 +10,8 @@ from darner.access.auth_file import Users
 from darner.access.authentication import Authentication
 from darner.access.capacity import Capacity
 from darner.access.guard import Guard
-from darner.access.idle import close_idle
-from darner.access.pending import PendingConnection
+from darner.access.idle_connections import close_idle
+from darner.access.pending_connection import PendingConnection
 from darner.access.throttled_warning import ThrottledWarning
 from darner.environment.offload import Offload
 from darner.wire.clients import Clients

@@ -7,7 +7,7 @@ from collections import Counter
 from darner._proto import Verb
 from darner.access.auth_file import User, Users
 from darner.access.guard import Guard
-from darner.access.password_checks import PasswordChecks
+from darner.access.password_queue import PasswordChecks
 from darner.access.throttled_warning import ThrottledWarning
 from darner.environment.offload import Offload
 

@@ -16,12 +16,12 @@ from darner.errors import FaultError, JournalError
 from darner.journal import resting, writing
 from darner.journal.batch import STAGED_BYTES
 from darner.journal.database import WRITE_BUFFER_BYTES
+from darner.journal.disk_reserve import Reserve, is_full
 from darner.journal.files import sync_blobs
 from darner.journal.journal import Journal
 from darner.journal.journal_upkeep import JournalUpkeep
 from darner.journal.leveldb import failure
 from darner.journal.open_databases import MAX_OPEN, OpenDatabases
-from darner.journal.reserve import Reserve, is_full
 from darner.journal.wal import Log
 from darner.journal.wal_sync import AfterSync
 

@@ -18,6 +18,7 @@ from darner import _records
 from darner._records import State
 from darner.errors import DamagedError, JournalError, MisplacedError, NewerFormatError, VanishedError
 from darner.journal import leveldb, leveldb_log, snapshot
+from darner.journal.disk_reserve import is_full
 from darner.journal.files import sync_directory, sync_name
 from darner.journal.layout import (
     DELETED_NAME,
@@ -29,7 +30,6 @@ from darner.journal.layout import (
 )
 from darner.journal.leveldb import failure
 from darner.journal.recognition import is_new
-from darner.journal.reserve import is_full
 from darner.journal.snapshot import Snapshot, read_mark
 
 # LevelDB's options. Sizes are chosen for resident memory: LevelDB maps the tables it has open, and pages it

@@ -46,7 +46,7 @@ from darner.journal.blob_directory import BlobDirectory
 from darner.journal.damage import Damage
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database
-from darner.journal.delayed import Delayed
+from darner.journal.delayed_items import Delayed
 from darner.journal.files import bytes_in
 from darner.journal.layout import BLOBS_NAME, EXPIRING_KEY, attempts_key, delayed_key
 from darner.journal.live_ids import LiveIds

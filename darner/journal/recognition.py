@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from darner.errors import DamagedError, ForeignError
-from darner.journal import foreign
+from darner.journal import foreign_files
 from darner.journal.layout import is_known_key, may_precede_current
 from darner.journal.leveldb import failure
 
@@ -29,14 +29,14 @@ def is_new(path: Path) -> bool:
     if (path / "CURRENT").is_file():
         return False
     check_owner(path)
-    if any(foreign.is_of_leveldb(file.name) for file in files):
+    if any(foreign_files.is_of_leveldb(file.name) for file in files):
         raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
     raise ForeignError(f"{path} holds files but no CURRENT, and none of a journal")
 
 
 def check_owner(path: Path) -> None:
     """Raise ForeignError if a directory is recognised as another program's."""
-    if owner := foreign.owner(path):
+    if owner := foreign_files.owner(path):
         raise ForeignError(f"{path} is {owner}")
 
 

@@ -17,7 +17,7 @@ from darner.errors import DamagedError, FaultError, JournalError, MisplacedError
 from darner.journal import leveldb
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
-from darner.journal.delayed import find_runs
+from darner.journal.delayed_items import find_runs
 from darner.journal.journal import BLOB_ID_BYTES, Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,

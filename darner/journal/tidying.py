@@ -14,7 +14,7 @@ from darner import _records
 from darner._records import State
 from darner.environment.timeline import end_of, run_of
 from darner.journal.batch import Batch
-from darner.journal.delayed import Delayed
+from darner.journal.delayed_items import Delayed
 from darner.journal.layout import attempts_key, delayed_key, is_state_key
 
 # How much may be dead, if so much is alive, before it is deleted while other things are to be written: a

@@ -7,10 +7,10 @@ from darner import _records
 from darner.errors import JournalError
 from darner.journal import leveldb
 from darner.journal.batch import ATTEMPTS_BYTES, Batch
+from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
 from darner.journal.layout import CURSOR_PREFIX, DELAYED_KEY, EXPIRING_KEY, KEPT_KEY
 from darner.journal.leveldb import failure
-from darner.journal.reserve import is_full
 from darner.journal.wal import ClosedLog
 
 

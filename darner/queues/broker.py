@@ -14,12 +14,13 @@ from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
 from darner.errors import FaultError, JournalError, StartError
+from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
 from darner.journal.open_databases import MAX_OPEN
-from darner.journal.reserve import is_full
 from darner.journal.resting import resting_state
 from darner.printable import shown
 from darner.queues import data_directory, events
+from darner.queues.clock_runs import Runs
 from darner.queues.cursor import MARK, Cursors
 from darner.queues.data_directory import LOG_NAME
 from darner.queues.deletion import Deletion
@@ -31,7 +32,6 @@ from darner.queues.placeholders import Placeholders
 from darner.queues.queue import DEFAULTS, Queue
 from darner.queues.registry import Registry
 from darner.queues.routes import Routes
-from darner.queues.runs import Runs
 from darner.queues.space import Space
 from darner.queues.status import Status
 from darner.queues.storage import Storage

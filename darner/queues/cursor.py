@@ -17,7 +17,7 @@ from darner.journal.lookup import MAX_STRIKES
 from darner.queues.counts import Counts
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.queue import Queue
-from darner.queues.reserved import Reserved
+from darner.queues.reservations import Reserved
 from darner.queues.waiters import Waiter, Waiters
 
 # Between the name of a queue and that of a cursor, in a request.

@@ -14,10 +14,10 @@ import structlog
 
 from darner.environment.environment import Environment
 from darner.errors import JournalError
+from darner.journal.disk_reserve import is_full
 from darner.journal.files import sync_blobs
 from darner.journal.journal import Journal
 from darner.journal.leveldb import reason
-from darner.journal.reserve import is_full
 from darner.journal.writing import end_work
 from darner.queues import trash
 from darner.queues.names import name_of

@@ -12,8 +12,8 @@ from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.journal import Journal
 from darner.queues.counts import Counts
-from darner.queues.reserved import Reserved
-from darner.queues.window import Window
+from darner.queues.item_window import Window
+from darner.queues.reservations import Reserved
 
 
 class Target(Protocol):

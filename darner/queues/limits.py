@@ -11,7 +11,7 @@ from darner.config.settings import QueueSettings
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal.journal import Journal
 from darner.queues.expiry import EXPIRED_AT_ONCE, Expiring, Expiry
-from darner.queues.reserved import Reserved
+from darner.queues.reservations import Reserved
 
 # How many items a full queue discards in one go, and then with each slice of its sweep: there are more when
 # its limits were lowered.

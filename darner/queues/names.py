@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 import structlog
 
 from darner._proto import valid_name
-from darner.journal import foreign
+from darner.journal import foreign_files
 from darner.journal.files import sync_directory, sync_name
 from darner.journal.layout import BLOBS_NAME, LOST_FOUND, STATE_NAME
 from darner.journal.lock import LOCK_NAME
@@ -127,7 +127,7 @@ def find_directory(data: Path, name: bytes) -> Path:
 
 def log_stray(entry: Path) -> None:
     """Log a file or directory that lies in the data directory and is no queue's."""
-    program = foreign.owner(entry)
+    program = foreign_files.owner(entry)
     # of the pieces of a long name only the last one is at the top
     blocks_a_name = directory_of(name_of(Path(entry.name))) == Path(entry.name)
     log.warning(

@@ -9,8 +9,8 @@ from darner.environment.timeline cimport Earliest, Timeline
 from darner.journal.journal cimport Journal
 from darner.queues.counts cimport Counts
 from darner.queues.limits cimport Limits
-from darner.queues.reserved cimport Reserved
-from darner.queues.window cimport Window
+from darner.queues.reservations cimport Reserved
+from darner.queues.item_window cimport Window
 
 
 cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0

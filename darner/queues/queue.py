@@ -19,14 +19,14 @@ from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
 from darner.queues.counts import Counts
-from darner.queues.delayed import Delayed
 from darner.queues.disposal import Disposal
+from darner.queues.due_items import Delayed
 from darner.queues.expiry import EXPIRED_AT_ONCE, Expiry
-from darner.queues.idle import IdleTime
+from darner.queues.idle_time import IdleTime
+from darner.queues.item_window import Window
 from darner.queues.limits import Limits
-from darner.queues.reserved import Reserved
+from darner.queues.reservations import Reserved
 from darner.queues.waiters import Reader, Waiter, Waiters
-from darner.queues.window import Window
 
 # memcached's rule: a larger expiry is a date, in seconds of the Unix epoch.
 MAX_RELATIVE_S = 60 * 60 * 24 * 30

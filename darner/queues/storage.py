@@ -4,7 +4,7 @@ from pathlib import Path
 
 from darner.environment.environment import Environment
 from darner.journal.commit import Committer
-from darner.journal.reserve import RESERVE_NAME, Reserve
+from darner.journal.disk_reserve import RESERVE_NAME, Reserve
 from darner.journal.wal import Log
 from darner.queues.data_directory import LOG_NAME
 from darner.queues.names import Directories

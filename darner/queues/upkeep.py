@@ -7,11 +7,11 @@ import structlog
 
 from darner.environment.environment import Environment
 from darner.errors import JournalError
-from darner.journal.reserve import is_full
+from darner.journal.disk_reserve import is_full
+from darner.queues.clock_runs import Runs
 from darner.queues.deletion import Deletion
 from darner.queues.opening import Opening
 from darner.queues.routes import Routes
-from darner.queues.runs import Runs
 from darner.queues.slices import Slices
 from darner.queues.space import Space
 from darner.queues.storage import Storage

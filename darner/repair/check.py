@@ -23,14 +23,14 @@ from darner.journal.recognition import check_owner, is_new
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import LOST_PREFIX, Life
 from darner.printable import shown
+from darner.queues.clock_runs import Runs
 from darner.queues.data_directory import LOG_NAME, check_usable
 from darner.queues.names import find_directory, log_stray
-from darner.queues.runs import Runs
 from darner.queues.status import Status
 from darner.queues.trash import TRASH_NAME
 from darner.repair.examination import examine, read_resting_state
 from darner.repair.offline import check_name, locked, queue_names
-from darner.repair.shadow import make_shadow, read_log_copy, symbolic_link
+from darner.repair.shadow_copy import make_shadow, read_log_copy, symbolic_link
 
 log = structlog.get_logger()
 

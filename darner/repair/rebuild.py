@@ -13,7 +13,7 @@ from typing import Any
 from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import RepairError
-from darner.journal import foreign, leveldb
+from darner.journal import foreign_files, leveldb
 from darner.journal.layout import (
     BLOBS_NAME,
     DELAYED_KEY,
@@ -28,7 +28,7 @@ from darner.journal.wal_recovery import Life
 from darner.printable import shown
 from darner.repair.examination import examine, open_leveldb, play_back, read_resting_state
 from darner.repair.scan import Scan
-from darner.repair.shadow import hard_link, make_shadow
+from darner.repair.shadow_copy import hard_link, make_shadow
 from darner.repair.wording import are, changes_are, counted, listed
 
 # How much is copied from one LevelDB to another at once.
@@ -57,7 +57,7 @@ class Rebuild:
 
         Raises RepairError, JournalError, OSError or leveldb.Error if it cannot be rebuilt.
         """
-        if not foreign.owner(self._source):
+        if not foreign_files.owner(self._source):
             make_shadow(self._source, self._old, hard_link)
         others = self._copy_sound().foreign
         journal = play_back(self._name, self._new, self._log, self._lives, self._source)

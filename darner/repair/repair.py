@@ -11,14 +11,14 @@ from pathlib import Path
 import structlog
 
 from darner.errors import ForeignError, JournalError, NewerFormatError, RepairError, StartError
-from darner.journal import foreign, leveldb
+from darner.journal import foreign_files, leveldb
 from darner.journal.wal_recovery import Life
 from darner.printable import shown
 from darner.queues.names import directory_of, find_directory
 from darner.repair.check import DAMAGED_PREFIX, REPAIR_PREFIX, check_queue, reason_and_action
 from darner.repair.offline import check_name, locked, queue_names
 from darner.repair.rebuild import Rebuild
-from darner.repair.shadow import read_log_copy
+from darner.repair.shadow_copy import read_log_copy
 from darner.repair.swap import free_path, swap
 
 log = structlog.get_logger()
@@ -104,5 +104,5 @@ def _may_be_replaced(source: Path, refusal: JournalError, lives: list[Life]) -> 
     """Return whether a directory that a check has refused, rather than found damaged, may be replaced."""
     if isinstance(refusal, ForeignError):
         is_in_log = bool(lives) and not lives[-1].retired
-        return source.is_dir() and (is_in_log or not foreign.owner(source))
+        return source.is_dir() and (is_in_log or not foreign_files.owner(source))
     return not isinstance(refusal, NewerFormatError)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from darner.access.pending import LOGIN_S
+from darner.access.pending_connection import LOGIN_S
 from darner.access.throttled_warning import ThrottledWarning
 from darner.server.tcp import bind, unusable
 from darner.server.unix import open_unix, unusable_unix

@@ -13,7 +13,7 @@ from darner.config.settings import Settings
 from darner.errors import DarnerError, StartError
 from darner.queues import data_directory, events, names, space
 from darner.server import tcp, unix
-from darner.server.extras import metrics_class
+from darner.server.optional_metrics import metrics_class
 
 log = structlog.get_logger()
 

@@ -23,12 +23,12 @@ from darner.config.settings import Settings
 from darner.environment.budget import Budget
 from darner.environment.environment import Environment
 from darner.errors import StartError
-from darner.journal.reserve import size_for
+from darner.journal.disk_reserve import size_for
 from darner.queues.broker import Broker
 from darner.server import garbage, systemd
 from darner.server.background import keep_running
-from darner.server.extras import metrics_class
 from darner.server.listeners import Listeners
+from darner.server.optional_metrics import metrics_class
 from darner.server.reload import Reload
 from darner.server.signals import SignalWatch
 from darner.server.stats_settings import stats_settings

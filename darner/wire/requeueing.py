@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
-from darner.queues.reserved import RETURNED_AT_ONCE
+from darner.queues.reservations import RETURNED_AT_ONCE
 from darner.queues.waiters import Source
 
 

@@ -11,7 +11,7 @@ import pytest
 from logins import FAILED, HASH, login
 from running import DARNER, Wire, configured, running, until
 
-from darner.access import admission, authentication, pending
+from darner.access import admission, authentication, pending_connection
 from darner.wire.counters import Counters
 
 TOO_MANY = b"SERVER_ERROR too many connections\r\n"
@@ -42,10 +42,10 @@ def test_login_that_does_not_come_is_not_waited_for():
     arrival = admission.Admission(clients, Mock(), users={})()
     arrival.connection_made(transport)
     ((seconds, too_late, *arguments),) = timers
-    assert seconds == pending.LOGIN_S
+    assert seconds == pending_connection.LOGIN_S
     too_late(*arguments)
     assert transport.sent == FAILED
-    assert timers[1] == (pending.LINGER_S, transport.close)
+    assert timers[1] == (pending_connection.LINGER_S, transport.close)
 
 
 def test_password_that_is_not_checked_in_time_is_not_called_wrong():
@@ -58,9 +58,9 @@ def test_password_that_is_not_checked_in_time_is_not_called_wrong():
     arrival.connection_made(transport)
     arrival.data_received(login())
     seconds, too_late, *arguments = timers[-1]
-    assert seconds == pending.LOGIN_S
+    assert seconds == pending_connection.LOGIN_S
     too_late(*arguments)
-    assert transport.sent == pending.BUSY
+    assert transport.sent == pending_connection.BUSY
     assert arrival not in gate.capacity.pending
 
 
@@ -73,7 +73,7 @@ def test_password_for_which_there_is_no_room_is_not_called_wrong(monkeypatch):
     arrival = gate()
     arrival.connection_made(transport)
     arrival.data_received(login())
-    assert transport.sent == pending.BUSY
+    assert transport.sent == pending_connection.BUSY
     assert clients.counters.auth_errors == 0
 
 

@@ -12,7 +12,7 @@ from pymemcache.client.base import Client
 from running import Server, Wire, configured, refused, until
 
 from darner._records import CHUNK_BYTES
-from darner.access import authentication, guard, pending
+from darner.access import authentication, guard, pending_connection
 
 
 def reload(server: Server) -> str:
@@ -158,7 +158,7 @@ class TestLogin:
         wires = [standing.connect() for _ in range(50)]
         before = standing.resident_bytes
         for wire in wires:
-            wire.send(b"set any 0 0 60000\r\n" + bytes(pending.LOGIN_BYTES - 100))
+            wire.send(b"set any 0 0 60000\r\n" + bytes(pending_connection.LOGIN_BYTES - 100))
         until(lambda: standing.resident_bytes - before < 4 << 20)
         for wire in wires:
             wire.send(bytes(200))
@@ -225,7 +225,7 @@ class TestFlood:
             assert server.connect().ask(login(b"bob")) == b"STORED\r\n"
             assert from_address(server, "127.0.0.2").ask(login(b"bob")) == b"STORED\r\n"
             said = {wire.line() for wire in strangers}
-            assert said <= {FAILED, pending.BUSY}
+            assert said <= {FAILED, pending_connection.BUSY}
             assert server.stop() == 0
         assert "Traceback" not in server.log
 

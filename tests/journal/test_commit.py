@@ -13,10 +13,10 @@ from darner.environment.environment import Environment
 from darner.errors import JournalError
 from darner.journal import commit, journal_upkeep, lookup, reading, recovery, resting, writing
 from darner.journal.commit import MAX_TICKS, REST_TICKS, Committer
+from darner.journal.disk_reserve import Reserve
 from darner.journal.journal import Journal
 from darner.journal.layout import STATE_NAME, is_state_key, state_key
 from darner.journal.recovery import open_journal
-from darner.journal.reserve import Reserve
 from darner.journal.wal import Log
 
 

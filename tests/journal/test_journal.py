@@ -15,9 +15,9 @@ from darner.errors import JournalError, MendingError
 from darner.journal import blob_directory, layout, leveldb, lookup, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
+from darner.journal.disk_reserve import Reserve
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
 from darner.journal.recovery import open_journal
-from darner.journal.reserve import Reserve
 from darner.journal.resting import resting_state, snapshot
 from darner.journal.wal import Log
 

@@ -24,7 +24,7 @@ from machines import EXAMPLES, new_directory, profile
 from darner import _records
 from darner.config.config_file import parse
 from darner.journal import segment_file
-from darner.queues import runs, status
+from darner.queues import clock_runs, status
 from darner.wire import connection
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
@@ -276,7 +276,7 @@ class CommandMachine(RuleBasedStateMachine):
         patch.setattr(os, "fdatasync", lambda _: None)
         log_to(patch, Silence())
         patch.setattr(status, "log", Silence())
-        patch.setattr(runs, "log", Silence())
+        patch.setattr(clock_runs, "log", Silence())
         patch.setattr(connection, "log", Silence())
         if tiny:
             patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)

@@ -35,7 +35,7 @@ from darner.errors import JournalError, StartError
 from darner.journal import lookup, reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
-from darner.queues import moving, window
+from darner.queues import item_window, moving
 from darner.queues import upload as upload_module
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
@@ -57,8 +57,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.patch = patch = pytest.MonkeyPatch()
         patch.setattr(segment_file, "SEGMENT_BYTES", SEGMENT_BYTES)
         patch.setattr(wal, "LONG_SEGMENTS", 3)
-        patch.setattr(window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
-        patch.setattr(window, "READ_ITEMS", 2)
+        patch.setattr(item_window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
+        patch.setattr(item_window, "READ_ITEMS", 2)
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)

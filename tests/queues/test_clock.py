@@ -7,8 +7,8 @@ from doubles import Silence
 
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
-from darner.queues import runs
-from darner.queues.runs import STEP_MS
+from darner.queues import clock_runs
+from darner.queues.clock_runs import STEP_MS
 from darner.queues.status import READONLY
 from darner.queues.waiters import Waiter
 
@@ -23,7 +23,7 @@ LARGE = b"x" * CHUNK_BYTES + b"y"
 def silence(monkeypatch):
     silence = Silence()
     log_to(monkeypatch, silence)
-    monkeypatch.setattr(runs, "log", silence)
+    monkeypatch.setattr(clock_runs, "log", silence)
     return silence
 
 
@@ -144,7 +144,7 @@ class TestRelativeTime:
         assert data.read_all(b"work") == [b"4"]
 
     def test_in_a_queue_whose_items_are_not_in_memory(self, data, step, monkeypatch):
-        monkeypatch.setattr("darner.queues.window.WINDOW_BYTES", 0)
+        monkeypatch.setattr("darner.queues.item_window.WINDOW_BYTES", 0)
         for _ in range(10):
             data.push(b"work", b"x", exptime=10)
             data.set(b"late", b"x", delay_ms=10_000)

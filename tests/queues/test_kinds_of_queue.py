@@ -10,7 +10,7 @@ from doubles import Client, Silence
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError
-from darner.queues import window
+from darner.queues import item_window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 
@@ -232,8 +232,8 @@ class TestInMemory:
         assert data.directories() == []
 
     def test_may_be_longer_than_the_window(self, data, monkeypatch):
-        monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
-        monkeypatch.setattr(window, "READ_ITEMS", 3)
+        monkeypatch.setattr(item_window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+        monkeypatch.setattr(item_window, "READ_ITEMS", 3)
         work = data.broker.queue(b"work")
         for n in range(20):
             data.set(b"work", b"%d" % n)

@@ -6,7 +6,7 @@ from lone_queue import NOW
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
 from darner.errors import JournalError, MendingError
-from darner.queues import window
+from darner.queues import item_window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 
@@ -14,8 +14,8 @@ from darner.queues.waiters import Waiter
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(window, "READ_ITEMS", 3)
+    monkeypatch.setattr(item_window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+    monkeypatch.setattr(item_window, "READ_ITEMS", 3)
     monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
 
 
@@ -50,8 +50,8 @@ class TestOrder:
         assert it.waiting() == [b"%d" % n for n in range(7, 20)]
 
     def test_holds_no_more_than_the_window_in_memory(self, it, monkeypatch):
-        monkeypatch.setattr(window, "WINDOW_BYTES", 10_000)
-        monkeypatch.setattr(window, "READ_BYTES", 5_000)
+        monkeypatch.setattr(item_window, "WINDOW_BYTES", 10_000)
+        monkeypatch.setattr(item_window, "READ_BYTES", 5_000)
         it.restart()
         it.push(*[b"x" * 1000] * 100)
         assert sum(len(item.data) for item in it.queue.window) <= 10_000

@@ -4,7 +4,7 @@ import pytest
 from doubles import Disk, begin_upload
 
 from darner.errors import JournalError, QueueFullError
-from darner.queues import delayed
+from darner.queues import due_items
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 
@@ -23,7 +23,7 @@ def test_is_out_of_sight_until_it_is_due(it):
 
 
 def test_joins_the_end_in_the_order_of_the_times(it, monkeypatch):
-    monkeypatch.setattr(delayed, "JOIN_ITEMS", 2)
+    monkeypatch.setattr(due_items, "JOIN_ITEMS", 2)
     it.delay(3000, b"d")
     it.delay(1000, b"a", b"b", b"c")
     it.push(b"before")
@@ -38,7 +38,7 @@ def test_joins_the_end_in_the_order_of_the_times(it, monkeypatch):
 
 @pytest.mark.parametrize("restarts", ["before", "after"])
 def test_survives_a_restart(it, restarts, monkeypatch):
-    monkeypatch.setattr(delayed, "JOIN_ITEMS", 2)
+    monkeypatch.setattr(due_items, "JOIN_ITEMS", 2)
     it.delay(1000, b"a", b"b", b"c")
     if restarts == "before":
         it.restart()
@@ -68,7 +68,7 @@ def test_goes_to_who_waits(it):
 
 
 def test_goes_to_many_who_wait_in_its_order(it, monkeypatch):
-    monkeypatch.setattr(delayed, "JOIN_ITEMS", 2)
+    monkeypatch.setattr(due_items, "JOIN_ITEMS", 2)
     got = []
     for _ in range(4):
         it.queue.wait(Waiter(Queue.pop, lambda _, item: got.append(item.data)))
@@ -141,7 +141,7 @@ def test_joins_once_while_that_is_being_written(it, written):
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_survives_a_kill_and_joins_once(it, committed, monkeypatch):
-    monkeypatch.setattr(delayed, "JOIN_ITEMS", 2)
+    monkeypatch.setattr(due_items, "JOIN_ITEMS", 2)
     it.delay(1000, b"a", b"b", b"c")
     if committed:
         it.commit()

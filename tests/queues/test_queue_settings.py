@@ -6,7 +6,7 @@ from doubles import begin_upload, reserve
 from darner._records import CHUNK_BYTES, ITEM_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal import live_ids, reading
-from darner.queues import window
+from darner.queues import item_window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
@@ -23,8 +23,8 @@ def scans(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """Hardly anything is held in memory."""
-    monkeypatch.setattr(window, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(window, "READ_ITEMS", 3)
+    monkeypatch.setattr(item_window, "WINDOW_BYTES", 2 * ITEM_BYTES)
+    monkeypatch.setattr(item_window, "READ_ITEMS", 3)
     monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
 
 

@@ -14,7 +14,7 @@ from darner.journal.commit import FREED_AT_ONCE
 from darner.queues.cursor import Cursor
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.limits import DISCARDED_AT_ONCE
-from darner.queues.reserved import RETURNED_AT_ONCE
+from darner.queues.reservations import RETURNED_AT_ONCE
 from darner.wire.commands.reporting import config_dump, stats_dump
 from darner.wire.holds import Holds
 

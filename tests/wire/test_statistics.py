@@ -97,7 +97,7 @@ class TestHeadAge:
         assert head_age(durable) == 1000
 
     def test_of_a_queue_larger_than_its_window_is_that_of_the_next_on_the_disk(self, data, monkeypatch):
-        monkeypatch.setattr("darner.queues.window.READ_ITEMS", 1)
+        monkeypatch.setattr("darner.queues.item_window.READ_ITEMS", 1)
         for _ in range(3):
             data.set(b"work", b"x" * CHUNK_BYTES)
             data.now += 10

@@ -5,7 +5,7 @@ from typing import cast
 from darner._proto import Request
 from darner._records import Item
 from darner.errors import JournalError
-from darner.meta import Meta
+from darner.meta_flags import Meta
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue
 from darner.queues.waiters import Source

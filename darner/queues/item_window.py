@@ -13,7 +13,7 @@ from darner.errors import JournalError
 from darner.journal import lookup, losses, reading
 from darner.journal.journal import Journal
 from darner.journal.lookup import MAX_STRIKES
-from darner.queues.reserved import Reserved
+from darner.queues.reservations import Reserved
 
 # How much of a queue is held in memory; more is left on disk.
 WINDOW_BYTES = 1 << 20

@@ -7,8 +7,8 @@ from darner import _records
 from darner.environment.offload import at_once
 from darner.environment.timeline import run_of
 from darner.errors import StartError
-from darner.queues import runs
-from darner.queues.runs import FILE_NAME, MAX_EARLIER, STEP_MS, Runs
+from darner.queues import clock_runs
+from darner.queues.clock_runs import FILE_NAME, MAX_EARLIER, STEP_MS, Runs
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -55,7 +55,7 @@ class Machine:
 @pytest.fixture
 def silence(monkeypatch):
     silence = Silence()
-    monkeypatch.setattr(runs, "log", silence)
+    monkeypatch.setattr(clock_runs, "log", silence)
     return silence
 
 
@@ -106,10 +106,10 @@ class TestRun:
     def test_never_has_the_number_of_one_in_which_the_clock_was_set(self, machine, monkeypatch):
         machine.step(HOUR)
         first = machine.run
-        draws = [first - runs.FIRST_RUN, 99]
-        monkeypatch.setattr(runs.secrets, "randbelow", lambda _: draws.pop(0))
+        draws = [first - clock_runs.FIRST_RUN, 99]
+        monkeypatch.setattr(clock_runs.secrets, "randbelow", lambda _: draws.pop(0))
         machine.reboot(wall=NOW)
-        assert machine.begin() == runs.FIRST_RUN + 99
+        assert machine.begin() == clock_runs.FIRST_RUN + 99
 
 
 class TestStep:
@@ -161,7 +161,7 @@ class TestFile:
         assert machine.times.date_ms(now) == NOW + 2 * HOUR
 
     def test_has_a_bound(self, machine, monkeypatch):
-        monkeypatch.setattr(runs, "MAX_EARLIER", 3)
+        monkeypatch.setattr(clock_runs, "MAX_EARLIER", 3)
         for _ in range(5):
             machine.step(HOUR)
             machine.reboot(wall=NOW)
@@ -175,7 +175,7 @@ class TestFile:
 
         now = machine.times.now()
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "replace_file", fails)
+            patch.setattr(clock_runs, "replace_file", fails)
             machine.step(HOUR)
             machine.step(0)
             assert [event[:11] for event, _ in silence.lines] == ["cannot keep", "the system'"]

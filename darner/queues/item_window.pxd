@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from darner._records cimport Item
 from darner.journal.journal cimport Journal
-from darner.queues.reserved cimport Reserved
+from darner.queues.reservations cimport Reserved
 
 
 @cython.final

@@ -8,8 +8,8 @@ import pytest
 from running import allocated_bytes
 
 from darner.errors import JournalError
-from darner.journal import leveldb, reserve
-from darner.journal.reserve import Reserve, is_full, size_for
+from darner.journal import disk_reserve, leveldb
+from darner.journal.disk_reserve import Reserve, is_full, size_for
 
 SIZE = 64 << 10
 
@@ -172,6 +172,6 @@ def test_a_full_disk_is_known_by_what_the_system_says_and_by_what_leveldb_says(n
 
 
 def test_a_small_disk_has_a_small_one():
-    assert size_for(1 << 40) == reserve.MAX_BYTES
-    assert size_for(16 << 20) == (16 << 20) // reserve.SHARE
+    assert size_for(1 << 40) == disk_reserve.MAX_BYTES
+    assert size_for(16 << 20) == (16 << 20) // disk_reserve.SHARE
     assert size_for(0) == 0

@@ -7,7 +7,7 @@ from darner.environment.timeline import Earliest, Timeline, run_of
 from darner.errors import JournalError
 from darner.journal import lookup
 from darner.journal.journal import Journal
-from darner.queues.window import READ_BYTES
+from darner.queues.item_window import READ_BYTES
 
 # How many delayed items join the end of a queue in one go.
 JOIN_ITEMS = 256

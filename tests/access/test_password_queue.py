@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from darner.access import password_checks
+from darner.access import password_queue
 from darner.access.auth_file import User
-from darner.access.password_checks import CHECKS, MAX_WAITING, PasswordChecks
+from darner.access.password_queue import CHECKS, MAX_WAITING, PasswordChecks
 
 ALICE, BOB = User(password="alice's"), User(password="bob's")
 RIGHT = {("alice's", b"right"), ("bob's", b"right")}
@@ -21,7 +21,7 @@ class Bench:
         self.checked: list[tuple[str | None, bytes]] = []
         self.told: dict[object, bool | None] = {}
         self.checks = PasswordChecks(lambda *work: self.works.append(work))
-        monkeypatch.setattr(password_checks, "is_password", self._is_password)
+        monkeypatch.setattr(password_queue, "is_password", self._is_password)
 
     def _is_password(self, password: bytes, hashed: str | None) -> bool:
         self.checked.append((hashed, password))
@@ -190,7 +190,7 @@ class TestStrangers:
             assert bench.checked[CHECKS][1] == comes_first.encode()
 
     def test_are_remembered_in_bounded_numbers(self, bench, monkeypatch):
-        monkeypatch.setattr(password_checks, "MAX_ADDRESSES", 10)
+        monkeypatch.setattr(password_queue, "MAX_ADDRESSES", 10)
         for number in range(100):
             bench.flood(1, f"address {number}")
             bench.do_all()
@@ -199,4 +199,4 @@ class TestStrangers:
 
 def test_waiting_for_all_others_takes_less_than_a_client_waits():
     # some 30 ms each
-    assert password_checks.MAX_WAITING * 0.03 / password_checks.CHECKS < 5
+    assert password_queue.MAX_WAITING * 0.03 / password_queue.CHECKS < 5

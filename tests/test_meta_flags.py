@@ -2,7 +2,7 @@
 
 import pytest
 
-from darner.meta import Meta
+from darner.meta_flags import Meta
 
 
 class TestReply:
