@@ -2,7 +2,7 @@
 
 Once it is admitted, a `Connection` takes over its transport and knows nothing of all this but the guard of
 its user. What strangers could take from clients is rationed on this floor: descriptors (capacity.py), lines
-of the log (throttled_warning.py), and the processors' time for hashes of passwords (password_checks.py).
+of the log (throttled_warning.py), and the processors' time for hashes of passwords (password_queue.py).
 """
 
 from darner._proto import Verb

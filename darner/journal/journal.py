@@ -7,7 +7,7 @@ is safe when its method returns. A start makes the changes that LevelDB lacks on
 methods (recovery.py). Batches are sealed and written to LevelDB later (writing.py), many changes as one.
 
 Items are read by reading.py and lookup.py, which also find damage. The parts that stand below: records.py
-(what is staged, and LevelDB's records), live_ids.py (which ids are live), delayed.py, blob_directory.py
+(what is staged, and LevelDB's records), live_ids.py (which ids are live), delayed_items.py, blob_directory.py
 (files of large items), tidying.py (trimming and compaction), damage.py, database.py (the LevelDB).
 
 Records in LevelDB, by key:

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types of window.py: each item that is set and fetched passes through it."""
+"""The types of item_window.py: each item that is set and fetched passes through it."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The types of reserved.py: each `get/open` and each close passes through it."""
+"""The types of reservations.py: each `get/open` and each close passes through it."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
