@@ -23,7 +23,7 @@ def get_many(connection: Connection, first: Request, steps: Steps) -> None:
         count = held.get(request.queue)
         if count is None:
             count = connection.holds.count(request.queue)
-        if _must_close_first(connection, request, count):
+        if count and _must_close_first(connection, request, count):
             _refuse(connection, CLOSE_FIRST, is_run=first.is_run)
             return
         ends = (request.close or request.abort) and count > 0
@@ -44,7 +44,7 @@ def get_end(connection: Connection, _: Request) -> None:
 
 def _must_close_first(connection: Connection, request: Request, held: int) -> bool:
     """Return whether `held` items of its queue stand in the way of a `get`."""
-    if not held or request.close or request.abort or request.peek:
+    if request.close or request.abort or request.peek:
         return False
     return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
 
@@ -72,10 +72,11 @@ class ManyGets:
     def advance(self) -> None:
         """Fetch what is left."""
         connection = self._connection
+        sources = connection.broker.sources
+        prepare = self._steps.prepare
         for request in self._requests:
             try:
-                source = connection.broker.sources.get(request.queue)
-                queue = self._steps.prepare(connection, request, source)
+                queue = prepare(connection, request, sources.get(request.queue))
             except UnavailableError:
                 continue
             if not self._fetch(request, queue):
