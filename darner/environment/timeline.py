@@ -4,7 +4,8 @@
 No clock is in here: the wall clock and the monotonic clock are handed in. A stored time is a *stamp* of 62
 bits: the number of a run, followed by milliseconds. During a run stamps go on with the monotonic clock (see
 clock_runs.py). The difference between a run's milliseconds and the wall clock is kept once for all stamps of
-the run, so no stamp has to be changed when the clock is set. A stamp without a run is a date of the wall clock.
+the run, so no stamp has to be changed when the clock is set. A stamp without a run is a date of the wall
+clock.
 """
 
 from collections.abc import Callable, Mapping
