@@ -26,6 +26,12 @@ def data(tmp_path) -> Data:
     data.close()
 
 
+@pytest.fixture(params=[True, False], ids=["on disk", "in memory"])
+def is_durable(request) -> bool:
+    """Whether a queue is on disk; a test with this is run for both."""
+    return request.param
+
+
 @pytest.fixture
 def server(tmp_path) -> Server:
     """A server for this test alone."""

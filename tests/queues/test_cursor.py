@@ -1,7 +1,6 @@
 """Cursors: durable places in a queue that read and remove nothing."""
 
 import pytest
-from brokers import Data
 from doubles import reserve
 
 from darner._records import CHUNK_BYTES
@@ -16,12 +15,10 @@ LARGE = b"x" * CHUNK_BYTES + b"y" * CHUNK_BYTES + b"z"
 BILLING = b"orders/cursor=billing"
 
 
-@pytest.fixture(params=[True, False], ids=["on disk", "in memory"])
-def data(tmp_path, request):
-    data = Data(tmp_path / "data")
-    data.settings[b"orders"] = QueueSettings(durable=request.param)
-    yield data
-    data.close()
+@pytest.fixture
+def data(data, is_durable):
+    data.settings[b"orders"] = QueueSettings(durable=is_durable)
+    return data
 
 
 @pytest.fixture

@@ -11,14 +11,6 @@ from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Hardly anything is held in memory."""
-    monkeypatch.setattr(item_window, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(item_window, "READ_ITEMS", 3)
-    monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 2)
-
-
 class TestOrder:
     def test_is_first_in_first_out(self, it):
         it.push(b"a", b"b", b"c")

@@ -3,10 +3,9 @@
 import pytest
 from doubles import begin_upload, reserve
 
-from darner._records import CHUNK_BYTES, ITEM_BYTES
+from darner._records import CHUNK_BYTES
 from darner.errors import ItemTooLargeError, JournalError, QueueFullError
 from darner.journal import live_ids, reading
-from darner.queues import item_window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
 from darner.wire.holds import Holds
@@ -18,14 +17,6 @@ def scans(monkeypatch):
     calls, scan = [], reading.scan
     monkeypatch.setattr(reading, "scan", lambda *args: calls.append(args) or scan(*args))
     return calls
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Hardly anything is held in memory."""
-    monkeypatch.setattr(item_window, "WINDOW_BYTES", 2 * ITEM_BYTES)
-    monkeypatch.setattr(item_window, "READ_ITEMS", 3)
-    monkeypatch.setattr("darner.journal.live_ids.MAX_REMOVED", 3)
 
 
 class TestLimit:

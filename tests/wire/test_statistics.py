@@ -6,7 +6,6 @@ import shutil
 import subprocess
 
 import pytest
-from brokers import Data
 from running import configured, running
 
 from darner._records import CHUNK_BYTES
@@ -53,12 +52,10 @@ COLLECTD_BYTES = 4096
 RUSAGE = re.compile(r"\d+\.\d{6}")
 
 
-@pytest.fixture(params=[True, False], ids=["on disk", "in memory"])
-def data(tmp_path, request):
-    data = Data(tmp_path / "data")
-    data.settings[b"work"] = QueueSettings(durable=request.param)
-    yield data
-    data.close()
+@pytest.fixture
+def data(data, is_durable):
+    data.settings[b"work"] = QueueSettings(durable=is_durable)
+    return data
 
 
 @pytest.fixture
