@@ -96,7 +96,7 @@ class VanishedError(MisplacedError):
         return self.reason
 
 
-class FaultError(JournalError):
+class InternalError(JournalError):
     """Something unforeseen went wrong with a queue; `__cause__` has the traceback."""
 
     action = "restart the server: what was acknowledged is in the log; and please report this"
@@ -110,10 +110,10 @@ class DamagedItemError(JournalError):
     """The file of a large item is damaged: reading it once more does not help."""
 
 
-class MendingError(JournalError):
-    """A journal is being read on, after damage or many expired items, and cannot answer yet.
+class NotReadyError(JournalError):
+    """A journal cannot answer yet, for it is getting past damage or many expired items.
 
-    Try again when it lets those go on that wait for room in it (`Journal.held_back`).
+    Ask again when it releases the clients in `Journal.held_back`.
     """
 
     def __init__(self, text: str, journal: Any) -> None:

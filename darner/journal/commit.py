@@ -12,7 +12,7 @@ from pathlib import Path
 
 from darner._records import Item, trim_memory
 from darner.environment.environment import Environment
-from darner.errors import FaultError, JournalError
+from darner.errors import InternalError, JournalError
 from darner.journal import resting, writing
 from darner.journal.batch import STAGED_BYTES
 from darner.journal.database import WRITE_BUFFER_BYTES
@@ -116,7 +116,7 @@ class Committer:
         self.on_recovery: Callable[[Journal], None] = lambda _: None
         self._told: set[Journal] = set()
         # called when a journal was set aside
-        self.on_fault: Callable[[Journal, FaultError], None] = _raise
+        self.on_fault: Callable[[Journal, InternalError], None] = _raise
         # called by a journal when it cannot read something for the first time
         self.on_damage: Callable[[Journal, JournalError], None] = lambda *_: None
         # called by a journal that goes on without what is damaged: its ids, why, and where what is left is
@@ -149,7 +149,7 @@ class Committer:
     def set_aside(self, journal: Journal, error: Exception) -> None:
         """Do nothing more with `journal`, for an error that nothing provides for: the others go on."""
         if journal.fault is None:
-            fault = FaultError(error)
+            fault = InternalError(error)
             self._forget(journal)
             writing.set_aside(journal, fault)
             self.on_fault(journal, fault)
@@ -217,7 +217,7 @@ class Committer:
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         """Take note of what came of a write."""
         self._sealed.pop(journal, None)
-        told = error if error is None or isinstance(error, JournalError) else FaultError(error)
+        told = error if error is None or isinstance(error, JournalError) else InternalError(error)
         writing.end_write(journal, told)
         if journal.log is not None:
             self.note_open(journal)
@@ -472,5 +472,5 @@ class Committer:
         self._settle(journal, error)
 
 
-def _raise(_: Journal, fault: FaultError) -> None:
+def _raise(_: Journal, fault: InternalError) -> None:
     raise fault

@@ -38,7 +38,7 @@ from typing import Any
 
 from darner import _records
 from darner._records import Change, Item, Segment
-from darner.errors import DamagedError, JournalError, MendingError
+from darner.errors import DamagedError, JournalError, NotReadyError
 from darner.journal import leveldb
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.batch import ATTEMPTS_BYTES, UNLIMITED_BYTES
@@ -57,7 +57,7 @@ from darner.journal.tidying import Compaction, Trimming
 from darner.journal.wal import Log
 from darner.journal.wal_sync import Client
 
-# How many bytes may be staged while a batch is being written, before who sets waits: a disk may be slow for
+# How many bytes may be staged while a batch is being written, before sets wait: a disk may be slow for
 # as long as that takes.
 AHEAD_BYTES = 3 << 20
 # How many new segments a change is tried in: one may turn out not to be writable.
@@ -240,7 +240,7 @@ class Journal:
             self._hold_batch_size()
 
     def _hold_batch_size(self) -> None:
-        """Have the full batch written, or who sets wait until the one before it is."""
+        """Have the full batch written, or sets wait until the one before it is."""
         if not self.writing:
             self.writer.checkpoint(self)
         elif self.records.batch.room_bytes < (0 if self.writer.space_is_scarce else -AHEAD_BYTES):
@@ -589,7 +589,7 @@ class Journal:
         if not (self.dirty or self.state.deleted):
             self.mark_dirty()
 
-    # Records, for those who read: see reading.py and lookup.py
+    # Records, for reading.py and lookup.py
 
     def items_from(self, start: int) -> Iterator[Item]:
         """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. Raises as
@@ -610,7 +610,7 @@ class Journal:
 
     def open_to_read(self) -> Any:
         """Return LevelDB, opened. If that cannot be done, it is mended, or the journal takes in nothing until
-        it can. Raises JournalError; MendingError if it is being mended."""
+        it can. Raises JournalError; NotReadyError if it is being mended."""
         if self.database.is_open:
             return self.database.handle
         try:
@@ -628,10 +628,10 @@ class Journal:
         """Whether LevelDB could not be opened for damage that mending its tables may help against."""
         return not self.damage.is_beyond_mending and self.database.may_be_mended(error)
 
-    def hold_readers(self) -> MendingError:
+    def hold_readers(self) -> NotReadyError:
         """Return the error for whoever would read on before `resume`."""
         self._has_paused = True
-        return MendingError(f"{self.path} is being rid of what is damaged or has expired: try again", self)
+        return NotReadyError(f"{self.path} is being rid of what is damaged or has expired: try again", self)
 
     def resume(self) -> None:
         """Let clients go on that were paused, or held back until a batch was written."""

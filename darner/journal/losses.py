@@ -1,7 +1,7 @@
 """What is done about damaged and missing items that a reader of a journal meets.
 
 A record may be damaged, or missing without having been removed. Then LevelDB's tables are mended in a thread,
-and whoever reads is told to try again (MendingError). What cannot be mended is put aside and counted out by a
+and the reader is told to try again (NotReadyError). What cannot be mended is put aside and counted out by a
 change in the log, and reading goes on behind it.
 """
 
@@ -9,7 +9,7 @@ import contextlib
 
 from darner import _records
 from darner._records import Item
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.journal import leveldb, live_ids
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.journal import Journal
@@ -52,7 +52,7 @@ def unreadable(journal: Journal, what: str, error: Exception, key: bytes) -> Jou
 
 
 def look_over(journal: Journal, key: bytes) -> None:
-    """Raise MendingError if LevelDB's tables at `key`, where something is damaged or missing, may be mended;
+    """Raise NotReadyError if LevelDB's tables at `key`, where something is damaged or missing, may be mended;
     return if they are as sound as they can be."""
     first, last = journal.damage.quarantine.span
     if not first <= key <= last and journal.writer.mend(journal, key):
@@ -72,7 +72,7 @@ def get_past(journal: Journal, start: int, damaged: DamagedRecordError) -> int:
 
 def pass_over(journal: Journal, start: int, stop: int) -> None:
     """Take note that ids have no records, from `start`, where the last read ended, up to `stop`. Raises
-    MendingError if some are missing that a mended table may bring back."""
+    NotReadyError if some are missing that a mended table may bring back."""
     missing = _missing_between(journal, start, stop)
     if missing > 0:
         look_over(journal, _records.item_key(start))
@@ -149,7 +149,7 @@ def count_out_delayed(journal: Journal, damaged: DamagedRecordError) -> None:
     journal.damage.tell_quarantined(journal, name, str(damaged), kept)
 
 
-def pause(journal: Journal) -> MendingError:
+def pause(journal: Journal) -> NotReadyError:
     """Return the error for whoever has met much that is damaged, or has expired: others have their turn
     before more of it is met."""
     journal.offload(lambda: None, lambda _: journal.resume())

@@ -6,7 +6,7 @@ Functions over a journal. Whatever is damaged or missing on the way goes to loss
 
 from darner import _records
 from darner._records import Item
-from darner.errors import MendingError
+from darner.errors import NotReadyError
 from darner.journal import leveldb, losses
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.journal import Journal
@@ -41,10 +41,10 @@ def read(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
                 if len(items) >= max_items or size >= max_bytes:
                     return items, start
         losses.pass_over(journal, start, journal.state.next_id)
-    except (leveldb.Error, ValueError, MendingError, DamagedRecordError) as error:
+    except (leveldb.Error, ValueError, NotReadyError, DamagedRecordError) as error:
         if items:  # the next call meets it
             return items, start
-        if isinstance(error, MendingError):
+        if isinstance(error, NotReadyError):
             raise
         if not isinstance(error, DamagedRecordError):
             raise losses.unreadable(

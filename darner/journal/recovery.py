@@ -13,7 +13,7 @@ from pathlib import Path
 from darner import _records
 from darner._records import Change, Item, State
 from darner.config.kinds import LARGEST
-from darner.errors import DamagedError, FaultError, JournalError, MisplacedError, NewerFormatError
+from darner.errors import DamagedError, InternalError, JournalError, MisplacedError, NewerFormatError
 from darner.journal import leveldb
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
@@ -69,7 +69,7 @@ def open_journal(
             writer.discard(journal)
             log.unpin(journal)
         if isinstance(error, Exception) and not isinstance(error, JournalError):
-            raise FaultError(error) from error
+            raise InternalError(error) from error
         raise
     return journal
 

@@ -13,7 +13,7 @@ import structlog
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
-from darner.errors import FaultError, JournalError, StartError
+from darner.errors import InternalError, JournalError, StartError
 from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
 from darner.journal.open_databases import MAX_OPEN
@@ -310,7 +310,7 @@ class Broker:
         """Take a queue out of service until the next start, for an internal error; the others go on."""
         self.storage.committer.set_aside(queue.journal, error)
 
-    def _take_out_of_service(self, journal: Journal, fault: FaultError) -> None:
+    def _take_out_of_service(self, journal: Journal, fault: InternalError) -> None:
         """Have the queue of `journal`, which was set aside, be out of service."""
         name = journal.name
         queue = self.queues.get(name)

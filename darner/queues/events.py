@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from darner.errors import FaultError, JournalError
+from darner.errors import InternalError, JournalError
 from darner.journal.journal import Journal
 from darner.printable import shown
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 def _traceback(error: JournalError) -> dict[str, BaseException]:
     """Return what a log line about `error` has besides: where an internal error comes from."""
     cause = error.__cause__
-    return {"exc_info": cause} if isinstance(error, FaultError) and cause is not None else {}
+    return {"exc_info": cause} if isinstance(error, InternalError) and cause is not None else {}
 
 
 def log_out_of_service(name: bytes, error: JournalError) -> None:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from darner._records import CHUNK_BYTES, Item
-from darner.errors import DarnerError, FaultError, JournalError
+from darner.errors import DarnerError, InternalError, JournalError
 from darner.journal import lookup
 from darner.journal.blob import read_whole
 from darner.journal.journal import Journal
@@ -51,7 +51,7 @@ def _copy_to(target: Queue, item: Item, home: Journal) -> Item:
         raise
     except Exception as error:
         target.on_fault(target, error)
-        raise FaultError(error) from error
+        raise InternalError(error) from error
 
 
 def copy_to(target: Queue, item: Item, home: Journal) -> Item:

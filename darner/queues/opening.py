@@ -5,7 +5,7 @@ import structlog
 
 from darner._proto import valid_name
 from darner.environment.environment import Environment
-from darner.errors import FaultError, JournalError
+from darner.errors import InternalError, JournalError
 from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
 from darner.journal.wal import Log
@@ -37,7 +37,7 @@ def _failure(error: Exception) -> JournalError:
     """Return why a queue could not be opened."""
     if isinstance(error, JournalError):
         return error
-    return failure("cannot open it", error) if isinstance(error, OSError) else FaultError(error)
+    return failure("cannot open it", error) if isinstance(error, OSError) else InternalError(error)
 
 
 class Opening:

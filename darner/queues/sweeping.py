@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.queues import events
 from darner.queues.queue import Queue
 from darner.queues.registry import Registry
@@ -82,7 +82,7 @@ class Sweeping:
             accepts = queue.journal.failing is None and self._storage.log.segment.refusal is None
             queue.sweep(may_join=self._space.may_move and accepts)
             self._logged.pop(queue.name, None)
-        except MendingError:  # it is swept again when it can be read on
+        except NotReadyError:  # it is swept again when it can be read on
             pass
         except JournalError as error:
             # why a move fails is logged already

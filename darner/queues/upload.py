@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from darner._records import CHUNK_BYTES, Item
-from darner.errors import DarnerError, FaultError, JournalError, UnavailableError
+from darner.errors import DarnerError, InternalError, JournalError, UnavailableError
 from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
 from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
@@ -189,7 +189,7 @@ class Upload:
             done(failure)
         except Exception as failure:  # `on_fault` reports it
             self.queue.on_fault(self.queue, failure)
-            done(FaultError(failure))
+            done(InternalError(failure))
         else:
             self._uncount()
             done(None)

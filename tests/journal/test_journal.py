@@ -11,7 +11,7 @@ from doubles import Client, Disk, Offload
 from darner import _records
 from darner._records import Item, item_key, read_segment
 from darner.environment.environment import Environment
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.journal import blob_directory, layout, leveldb, lookup, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
@@ -236,7 +236,7 @@ class TestItems:
         record = bytearray(db.get(item_key(1)))
         record[-1] ^= 1
         db.put(item_key(1), bytes(record))
-        with pytest.raises(MendingError, match="work"):  # its table might be damaged
+        with pytest.raises(NotReadyError, match="work"):  # its table might be damaged
             find(it.journal)
         it.threads.run_all()
         assert find(it.journal) in (None, ([], 2))
@@ -1144,7 +1144,7 @@ class TestDamage:
         it.committer.on_quarantine = lambda _, ids, *__: told.append(ids)
         items, it.journal.next_unread = reading.read(it.journal, 1, 10, 1 << 20)
         assert [item.data for item in items] == [b"a"]
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             reading.read(it.journal, it.journal.next_unread, 10, 1 << 20)
         it.threads.run_all()
         items, it.journal.next_unread = reading.read(it.journal, it.journal.next_unread, 10, 1 << 20)
@@ -1160,7 +1160,7 @@ class TestDamage:
         it.journal.database.open().delete(key)
         told = []
         it.committer.on_quarantine = lambda _, ids, reason, __: told.append(reason)
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
         assert [item.data for _, item in lookup.due(it.journal, 9, 10, 1 << 20)] == [b"there"]
@@ -1176,7 +1176,7 @@ class TestDamage:
         before = it.journal.state.change
         with pytest.raises(JournalError, match="not as many items as are counted"):
             it.journal.remove(lookup.find(it.journal, 2))
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
         assert it.journal.state.change == before
@@ -1192,7 +1192,7 @@ class TestDamage:
         it.journal.delay(Item(0, 0, 0, 0, b"later"), 5)
         it.journal.state.items = it.journal.delayed.items = 0
         it.write()
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
         ((key, item),) = lookup.due(it.journal, 9, 10, 1 << 20)

@@ -17,7 +17,7 @@ from leveldbs import opened_db
 from darner import _records
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.journal import leveldb, lookup
 from darner.queues.cursor import Cursor
 from darner.queues.queue import Queue
@@ -51,7 +51,7 @@ def tried(data, use):
     for _ in range(200):
         try:
             return use()
-        except MendingError:
+        except NotReadyError:
             data.settle()
     raise AssertionError("it goes on for ever")
 
@@ -721,7 +721,7 @@ class TestFile:
             try:
                 item = work.pop()
                 break
-            except MendingError:
+            except NotReadyError:
                 assert 0 < work.journal.damaged_items - before <= lookup.MAX_STRIKES
                 data.settle()
         assert item.data == body(3)

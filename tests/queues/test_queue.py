@@ -5,7 +5,7 @@ from doubles import begin_upload, record
 from lone_queue import NOW
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.queues import item_window
 from darner.queues.queue import Queue
 from darner.queues.waiters import Waiter
@@ -348,7 +348,7 @@ class TestDamage:
         while True:
             try:
                 return fetch(it.queue)
-            except MendingError:
+            except NotReadyError:
                 it.threads.run_all()
 
     @pytest.mark.parametrize("fetch", [Queue.pop, Queue.reserve, Queue.peek])

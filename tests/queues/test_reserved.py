@@ -9,7 +9,7 @@ from running import running, until
 
 from darner._records import Change, item_key
 from darner.config.settings import QueueSettings
-from darner.errors import MendingError
+from darner.errors import NotReadyError
 from darner.journal import lookup, reading
 from darner.journal.layout import attempts_key
 from darner.queues.cursor import Cursor
@@ -110,7 +110,7 @@ class TestBytes:
         while len(datas) < 2:
             try:
                 datas.append(it.queue.pop().data)
-            except MendingError:  # its table is looked over first
+            except NotReadyError:  # its table is looked over first
                 it.threads.run_all()
         assert datas == [b"b", b"c"]
         assert it.queue.pop() is None

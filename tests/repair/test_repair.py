@@ -14,7 +14,7 @@ from running import running, until
 
 from darner import _records
 from darner.cli.main import main
-from darner.errors import JournalError, MendingError, RepairError
+from darner.errors import JournalError, NotReadyError, RepairError
 from darner.journal import leveldb
 from darner.journal.layout import KEPT_KEY, stored_state
 from darner.queues.names import directory_of
@@ -195,7 +195,7 @@ class TestDamage:
         data = Data(closed.with_name("served"))
         work = data.broker.queue(b"work")
         assert [work.reserve().data for _ in range(4)] == [*map(body, range(3, 7))]
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             work.pop()
         data.settle()
         assert work.pop().data == body(8)
@@ -223,7 +223,7 @@ class TestDamage:
         assert problems(closed)["work"]
         shutil.copytree(closed, closed.with_name("served"))
         data = Data(closed.with_name("served"))
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             data.read(b"work")
         data.settle()
         found = [int(content[:6]) for content in data.read_all(b"work")]

@@ -9,7 +9,7 @@ from doubles import reserve
 
 from darner.config.settings import QueueSettings
 from darner.environment.budget import LEAST_MS, TURN_MS, Budget
-from darner.errors import MendingError
+from darner.errors import NotReadyError
 from darner.journal.commit import FREED_AT_ONCE
 from darner.queues.cursor import Cursor
 from darner.queues.expiry import EXPIRED_AT_ONCE
@@ -92,7 +92,7 @@ class TestExpired:
 
     def test_items_are_got_past_some_at_a_time(self, source):
         for _ in range(2):
-            with pytest.raises(MendingError):
+            with pytest.raises(NotReadyError):
                 source.peek()
         assert source.peek().data == b"new"
 
@@ -104,7 +104,7 @@ class TestExpired:
                 self.released += 1
 
         client = Client()
-        with pytest.raises(MendingError) as raised:
+        with pytest.raises(NotReadyError) as raised:
             source.take()
         raised.value.journal.held_back.append(client)
         assert not client.released
@@ -125,7 +125,7 @@ class TestReturn:
         reserve(holds, it.queue, self.COUNT)
         steps = holds.release()
         next(steps)
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             it.queue.take()
         for _ in steps:
             pass
@@ -161,7 +161,7 @@ class TestReturn:
         it.queue.sweep()
         assert it.queue.has_more_upkeep
         assert len(it.queue.reserved) == self.COUNT - RETURNED_AT_ONCE
-        with pytest.raises(MendingError):
+        with pytest.raises(NotReadyError):
             it.queue.take()
         it.queue.sweep()
         assert not it.queue.has_more_upkeep

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from darner import _proto
 from darner._proto import Request
-from darner.errors import ConfigError, JournalError, MendingError, StatusError, UnavailableError
+from darner.errors import ConfigError, JournalError, NotReadyError, StatusError, UnavailableError
 from darner.queues.cursor import MARK
 from darner.queues.queue import Queue
 from darner.queues.status import STATUSES
@@ -143,7 +143,7 @@ def _flush_expired(
                 for count in queue.flush_expired():
                     total += count
                     yield False
-            except MendingError as error:
+            except NotReadyError as error:
                 connection.sender.wait_for(error.journal)
                 yield True
                 continue

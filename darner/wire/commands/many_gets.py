@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 
 from darner._proto import Request
-from darner.errors import JournalError, MendingError, StatusError, UnavailableError
+from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
 from darner.queues.waiters import Source
 from darner.wire.commands.slicing import retry
 from darner.wire.commands.steps import Steps
@@ -91,7 +91,7 @@ class ManyGets:
         try:
             if queue is not None and request.fetches:
                 item = self._steps.fetch(request, queue)
-        except MendingError as error:
+        except NotReadyError as error:
             retry(connection, error, functools.partial(self._fetch_again, request, queue))
             return False
         except JournalError:

@@ -5,7 +5,7 @@ import functools
 from darner import _proto
 from darner._proto import Request
 from darner._records import CHUNK_BYTES, Item
-from darner.errors import JournalError, MendingError, UnavailableError
+from darner.errors import JournalError, NotReadyError, UnavailableError
 from darner.queues.waiters import Source, Waiter
 from darner.wire.commands.delivering import Delivery, large_header
 from darner.wire.commands.fetching import key, send_item
@@ -64,7 +64,7 @@ class Monitor:
                 if self._send(queue, item):
                     connection.continue_later(self.advance)
                     return
-        except MendingError as error:
+        except NotReadyError as error:
             retry(connection, error, self.advance)
             return
         except UnavailableError as error:

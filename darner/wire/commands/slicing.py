@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from darner._proto import Request
-from darner.errors import JournalError, MendingError
+from darner.errors import JournalError, NotReadyError
 from darner.wire.connection import Connection
 from darner.wire.replies import server_error
 
@@ -29,7 +29,7 @@ def _replied(connection: Connection, request: Request, pieces: Iterator[bytes]) 
         yield False
 
 
-def retry(connection: Connection, error: MendingError, again: Callable[[], None]) -> None:
+def retry(connection: Connection, error: NotReadyError, again: Callable[[], None]) -> None:
     """Call `again` once enough of what is staged in the journal, which `error` names, is written."""
     connection.sender.wait_for(error.journal)
     connection.continue_later(again)
@@ -37,7 +37,7 @@ def retry(connection: Connection, error: MendingError, again: Callable[[], None]
 
 def retry_or_refuse(connection: Connection, error: JournalError, again: Callable[[], None]) -> None:
     """Call `again` later if that will soon be of use, or else reply with the error."""
-    if isinstance(error, MendingError):
+    if isinstance(error, NotReadyError):
         retry(connection, error, again)
     else:
         connection.sender.replies.append(server_error(error))
