@@ -329,6 +329,8 @@ class Queue(Source):
             return
         self.joining = True
         now = self.model.now
+        # those of earlier runs go by the wall clock, which may have been set since
+        self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
         while self.delayed and self.model.at(self.delayed[0][0]) <= now:
             _, item = self.delayed.pop(0)
             item.order, item.enqueued = next(self.model.orders), now
