@@ -48,24 +48,32 @@ def delete(connection: Connection, request: Request) -> None:
         connection.broker.deletion.sync()
 
 
-def flush(connection: Connection, request: Request) -> None:
-    """`flush <queue>`."""
+def _has_one_name(connection: Connection, request: Request) -> bool:
+    """Return whether the only argument is the name of a queue; if not, the request is refused."""
     args = request.args
     if len(args) != 1:
         connection.reply(request, BAD_FORMAT, is_error=True)
     elif not _proto.valid_name(args[0]):
         connection.reply(request, BAD_NAME, is_error=True)
     else:
-        try:
-            connection.broker.status.check_sets()
-            queue = connection.broker.find(args[0])
-            if queue is not None:
-                queue.flush()
-        except UnavailableError as error:
-            connection.reply(request, server_error(error), is_error=True)
-            return
-        connection.counters.cmd_flush += 1
-        connection.reply(request, END)
+        return True
+    return False
+
+
+def flush(connection: Connection, request: Request) -> None:
+    """`flush <queue>`."""
+    if not _has_one_name(connection, request):
+        return
+    try:
+        connection.broker.status.check_sets()
+        queue = connection.broker.find(request.args[0])
+        if queue is not None:
+            queue.flush()
+    except UnavailableError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.counters.cmd_flush += 1
+    connection.reply(request, END)
 
 
 def flush_all(connection: Connection, request: Request) -> None:
@@ -102,20 +110,16 @@ def _flush_all(connection: Connection, request: Request, reply: bytes) -> Iterat
 
 def flush_expired(connection: Connection, request: Request) -> None:
     """`flush_expired <queue>`: the reply is how many items had expired."""
-    args = request.args
-    if len(args) != 1:
-        connection.reply(request, BAD_FORMAT, is_error=True)
-    elif not _proto.valid_name(args[0]):
-        connection.reply(request, BAD_NAME, is_error=True)
-    else:
-        try:
-            connection.broker.status.check_sets()
-            queue = connection.broker.find(args[0])
-        except UnavailableError as error:
-            connection.reply(request, server_error(error), is_error=True)
-            return
-        queues = [queue] if queue is not None else []
-        run_in_slices(connection, _flush_expired(connection, request, queues, []))
+    if not _has_one_name(connection, request):
+        return
+    try:
+        connection.broker.status.check_sets()
+        queue = connection.broker.find(request.args[0])
+    except UnavailableError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    queues = [queue] if queue is not None else []
+    run_in_slices(connection, _flush_expired(connection, request, queues, []))
 
 
 def flush_all_expired(connection: Connection, request: Request) -> None:
