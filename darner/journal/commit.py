@@ -83,7 +83,7 @@ class Committer:
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(MIN_BUFFER_BYTES, reserve.size // 8))
         self.offload = environment.offload
         self._defer = environment.defer
-        self._open = OpenDatabases(lambda journal: self.isolate(journal, journal.close), max_open)
+        self._open = OpenDatabases(lambda journal: self.isolate(journal, lambda: _close(journal)), max_open)
         self._upkeep = JournalUpkeep(self, self._defer)
         # the active journals, and for how many ticks they have been so; the one last written comes last
         self._active: dict[Journal, int] = {}
@@ -474,3 +474,9 @@ class Committer:
 
 def _raise(_: Journal, fault: InternalError) -> None:
     raise fault
+
+
+def _close(journal: Journal) -> None:
+    """Close the LevelDB of a journal that is still in use."""
+    resting.note_first(journal)
+    journal.close()

@@ -23,6 +23,7 @@ cdef class Journal:
         State state
         LiveIds live
         uint64_t next_unread
+        object first
         bint expiring
         dict cursors
         object delayed

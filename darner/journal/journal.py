@@ -48,6 +48,7 @@ from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database
 from darner.journal.delayed_items import Delayed
 from darner.journal.files import bytes_in
+from darner.journal.first_item import FirstItem
 from darner.journal.layout import BLOBS_NAME, EXPIRING_KEY, attempts_key, delayed_key
 from darner.journal.live_ids import LiveIds
 from darner.journal.records import Records
@@ -82,7 +83,7 @@ class Journal:
     __slots__ = (
         "_entered", "_has_paused", "_number", "_segment", "blobs", "compaction", "cursors",
         "damage", "damaged_items", "damaged_kept", "database", "delayed", "dirty", "expiring", "failing",
-        "fault", "generation", "held_back", "is_backlogged", "live", "log", "lost_items", "name",
+        "fault", "first", "generation", "held_back", "is_backlogged", "live", "log", "lost_items", "name",
         "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
     )  # fmt: skip
 
@@ -103,6 +104,8 @@ class Journal:
         self.live = LiveIds(found.state, found.kept, has_kept_record=found.has_kept)
         # the first id that was not read yet; the queue sets it, which may hold an item that it has put
         self.next_unread = found.state.floor
+        # the first item that was not read yet, as far as it is known
+        self.first = FirstItem(found.state.floor, found.first_id, found.first_ms)
         # whether an item may have an expiry of its own
         self.expiring = found.expiring
         # the places of the cursors, by label
@@ -309,9 +312,11 @@ class Journal:
             self.live.kept.discard(id)
         elif id < self.next_unread:
             self.live.remove(id)
-        elif not is_staged:
-            self.records.batch.removed_unread.add(id)
-            self.compaction.note_removed(id, size)
+        else:
+            self.first.forget(id)
+            if not is_staged:
+                self.records.batch.removed_unread.add(id)
+                self.compaction.note_removed(id, size)
 
     def _stage_deletion(self, id: int) -> None:
         if self.log is not None:
@@ -332,6 +337,8 @@ class Journal:
         """Count so many items, of so many bytes: none from id `first` up to `stop` is live any more."""
         state = self.state
         state.items, state.bytes = items, size
+        if first <= self.first.id < stop:
+            self.first.forget(self.first.id)
         if first == state.floor:
             state.floor = max(state.floor, stop)
             self.live.forget_below_floor()
@@ -591,12 +598,13 @@ class Journal:
 
     # Records, for reading.py and lookup.py
 
-    def items_from(self, start: int) -> Iterator[Item]:
-        """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. Raises as
-        `Records.items_from`, or JournalError."""
+    def items_from(self, start: int, stop: int = 0) -> Iterator[Item]:
+        """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. With
+        `stop` end there, which may not be before what LevelDB has. Raises as `Records.items_from`, or
+        JournalError."""
         records = self.records
         db = self.open_to_read() if start < records.stored_id else None
-        return records.items_from(db, start, self.state.next_id, self.live.removed)
+        return records.items_from(db, start, stop or self.state.next_id, self.live.removed)
 
     def lookup(self, id: int) -> Item | None:
         """Return the item that has this id's record, or None if there is no record. Raises as

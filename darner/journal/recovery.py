@@ -14,7 +14,7 @@ from darner import _records
 from darner._records import Change, Item, State
 from darner.config.kinds import LARGEST
 from darner.errors import DamagedError, InternalError, JournalError, MisplacedError, NewerFormatError
-from darner.journal import leveldb
+from darner.journal import leveldb, resting
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
 from darner.journal.delayed_items import find_runs
@@ -163,6 +163,7 @@ class Recovery:
         journal.blobs.delete_unknown(journal.state.next_blob, known)
         journal.next_unread = journal.state.floor
         if database.is_open:
+            resting.note_first(journal)
             journal.writer.note_open(journal)
         if database.is_open or journal.trimming.has_dead or journal.blobs.obsolete:
             journal.writer.add(journal)

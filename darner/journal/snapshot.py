@@ -22,6 +22,8 @@ from darner.journal.layout import MARK_NAME
 VERSION = 2
 STATE_VERSION = 1
 _MARK = struct.Struct(">QQ")
+# How many numbers stood by themselves in earlier records; in later ones those of the first item follow.
+_NUMBERS = 5
 
 
 @dataclass
@@ -30,8 +32,9 @@ class Snapshot:
 
     `kept`: the ids below the floor that are live. `has_kept`: whether LevelDB has a record of kept ids.
     `blobs`: those that belong to no item. `expiring`: whether an item may have an expiry of its own.
-    `cursors`: their places. Of delayed items: how many there are and their bytes, the id below which they
-    were flushed, from which stamps on there may be records, and when the first ones are due."""
+    `cursors`: their places. `first_id`, `first_ms`: the first item from the floor on, and when it was set; 0
+    if that is not known. Of delayed items: how many there are and their bytes, the id below which they were
+    flushed, from which stamps on there may be records, and when the first ones are due."""
 
     state: State
     kept: list[int] = field(default_factory=list)
@@ -44,6 +47,8 @@ class Snapshot:
     live_from: int = 0
     due_from: list[int] = field(default_factory=list)
     next_due: list[int] = field(default_factory=list)
+    first_id: int = 0
+    first_ms: int = 0
 
     def encode(self) -> bytes:
         """Return the record."""
@@ -53,6 +58,8 @@ class Snapshot:
             self.delayed_items,
             self.delayed_bytes,
             self.live_from,
+            self.first_id,
+            self.first_ms,
         ]
         parts = [bytes([VERSION]), _records.encode_state(self.state)]
         parts += [_packed(ids) for ids in (numbers, self.kept, self.blobs, self.due_from, self.next_due)]
@@ -105,7 +112,8 @@ def decode(record: bytes) -> Snapshot:
     if version != VERSION:
         raise NewerFormatError(f"snapshot has version {version}, this darner knows {VERSION}")
     state = _records.decode_state(reader.take(len(_records.encode_state(State(0, 0)))))
-    has_kept, expiring, delayed_items, delayed_bytes, live_from = reader.take_ids()
+    numbers = reader.take_ids()
+    has_kept, expiring, delayed_items, delayed_bytes, live_from = numbers[:_NUMBERS]
     found = Snapshot(
         state,
         has_kept=bool(has_kept),
@@ -114,6 +122,8 @@ def decode(record: bytes) -> Snapshot:
         delayed_bytes=delayed_bytes,
         live_from=live_from,
     )
+    if len(numbers) > _NUMBERS:
+        found.first_id, found.first_ms = numbers[_NUMBERS:]
     found.kept, found.blobs, found.due_from, found.next_due = (reader.take_ids() for _ in range(4))
     while not reader.is_at_end:
         label = reader.take(reader.take(1)[0])

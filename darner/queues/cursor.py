@@ -4,7 +4,7 @@ The queue's other clients see nothing of what a cursor has read; an item that th
 comes to it is skipped. The place is kept in the queue's journal.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable
 from weakref import WeakValueDictionary
 
@@ -14,6 +14,7 @@ from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
 from darner.journal.lookup import MAX_STRIKES
+from darner.queues import browsing
 from darner.queues.counts import Counts
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.queue import Queue
@@ -113,6 +114,29 @@ class Cursor:
             else:
                 return item
         raise losses.pause(self.queue.journal)
+
+    def peek_from(self, id: int) -> Item | None:
+        """Return the item with the least id from `id` on that is still to be read here, and leave the cursor
+        where it is; None if there is none. NotReadyError may say where to go on, so that a long look takes
+        many turns."""
+        queue = self.queue
+        journal, now = queue.journal, queue.clock()
+        for _ in range(EXPIRED_AT_ONCE):
+            place = bisect_left(self._returned, id)
+            if place < len(self._returned):
+                id = self._returned[place]
+                item = lookup.find_live(journal, id)
+            else:
+                item = lookup.next_live(journal, max(id, self._next_id))
+                if item is None:
+                    return None
+                id = item.id
+            if item is not None and not queue.has_expired(item, now):
+                item = browsing.whole(queue, item)
+                if item is not None:
+                    return item
+            id += 1
+        raise browsing.pause(journal, id)
 
     def _first(self) -> Item | None:
         queue = self.queue

@@ -18,6 +18,7 @@ from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
+from darner.queues import browsing
 from darner.queues.counts import Counts
 from darner.queues.disposal import Disposal
 from darner.queues.due_items import Delayed
@@ -350,6 +351,13 @@ class Queue:
     def peek(self) -> Item | None:
         """Return the oldest waiting item and leave it there; None if there is none."""
         return self._head()
+
+    def peek_from(self, id: int) -> Item | None:
+        """Return the waiting item with the least id from `id` on and leave the queue as it is; None if there
+        is none. NotReadyError may say where to go on, so that a long look takes many turns."""
+        if self._returns:
+            raise self.journal.hold_readers()
+        return browsing.first_from(self, id)
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be

@@ -22,6 +22,7 @@ class Source(Protocol):
     def take(self) -> Item | None: ...  # noqa: D102
     def reserve(self) -> Item | None: ...  # noqa: D102
     def peek(self) -> Item | None: ...  # noqa: D102
+    def peek_from(self, id: int) -> Item | None: ...  # noqa: D102
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> None: ...  # noqa: D102

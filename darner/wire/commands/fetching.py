@@ -9,7 +9,7 @@ import functools
 
 from darner._proto import Request, value
 from darner._records import CHUNK_BYTES, Item
-from darner.errors import JournalError, StatusError, UnavailableError
+from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
 from darner.queues.waiters import Source
 from darner.wire.commands.large_get import FetchDelivery
 from darner.wire.commands.many_gets import get_many
@@ -116,7 +116,18 @@ def fetch(request: Request, queue: Source) -> Item | None:
     """Return the item that the options ask for; None if there is none. JournalError if it cannot be had."""
     if request.open:
         return queue.reserve()
+    if request.from_id:
+        return _look(request, queue)
     return queue.peek() if request.peek else queue.take()
+
+
+def _look(request: Request, queue: Source) -> Item | None:
+    """Return the item that a `peek/from` asks for; NotReadyError if the look goes on in another turn."""
+    try:
+        return queue.peek_from(request.from_id)
+    except NotReadyError as error:
+        request.from_id = error.next_id or request.from_id
+        raise
 
 
 def fetch_or_wait(connection: Connection, request: Request, queue: Source, deadline: float) -> None:
