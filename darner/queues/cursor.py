@@ -39,14 +39,17 @@ def cursor_lags(queue: Queue) -> list[tuple[bytes, int]]:
 
 
 def _live_from(journal: Journal, start: int) -> int:
-    """Return how many items from id `start` on are live, as far as that is known without reading."""
+    """Return how many items from id `start` on are live. Ahead of the queue's readers it may be too many, by
+    as many as were removed there between live ones: where they were is not known without reading."""
     state, live = journal.state, journal.live
     if start <= state.floor:
         return state.items - sum(id < start for id in live.kept)
     if start <= journal.next_unread:
         before = start - state.floor - sum(id < start for id in live.removed)
         return state.items - len(live.kept) - before
-    return max(0, state.next_id - start) - sum(id >= start for id in live.removed)
+    were_read = max(0, journal.next_unread - state.floor - len(live.removed))
+    unread = state.items - len(live.kept) - were_read
+    return max(0, min(state.next_id - start, unread))
 
 
 class Cursor:

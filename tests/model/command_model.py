@@ -180,6 +180,12 @@ class Cursor(Source):
                 self.passed.add(item.order)
         return None
 
+    def look(self, order):
+        queue = self.queue
+        live = queue.waiting + queue.coming + [hold.item for hold in queue.reserved]
+        unread = [item for item in live if item.order not in self.read | self.passed]
+        return queue.first_from(unread, order)
+
     def take(self, item):
         self.is_made = True
         self.read |= {*self.passed, item.order}
@@ -339,6 +345,14 @@ class Queue(Source):
 
     # Dequeue
 
+    def look(self, order):
+        """Return the first waiting item from this place in the order of sets on."""
+        return self.first_from(self.waiting, order)
+
+    def first_from(self, items, order):
+        found = [item for item in items if item.order >= order and not self.has_expired(item)]
+        return min(found, key=lambda item: item.order, default=None)
+
     def peek(self):
         while True:
             if not self.waiting:
@@ -460,12 +474,14 @@ class Queue(Source):
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a get: the queue, or a cursor over it, the options, and the time to wait in ms."""
+    """One key of a get: the queue, or a cursor over it, the options, the time to wait in ms, and of a look
+    from an id on the least order of sets that it may find."""
 
     queue: bytes
     label: bytes | None = None
     options: tuple = ()
     wait: int | None = None
+    least: int | None = None
 
     @property
     def source(self):
@@ -907,6 +923,8 @@ class Model:
     def fetcher(self, key):
         if b"open" in key:
             return lambda source: source.reserve()
+        if key.least is not None:
+            return lambda source: source.look(key.least)
         return lambda source: source.peek() if b"peek" in key else source.pop()
 
     def value(self, client, key, source, found, with_cas):

@@ -14,7 +14,7 @@ import shutil
 
 import pytest
 from brokers import Data, log_to
-from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
+from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model, cas
 from doubles import Loop, Silence, Transport
 from hypothesis import note
 from hypothesis import strategies as st
@@ -34,6 +34,8 @@ START_MS = 1_700_000_000_000
 # the time of commands after a tick
 COMMANDS_AT_MS = 200
 HOUR_MS = 3_600_000
+# the least id that no item has
+ID_STOP = 1 << 48
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
 BAD_TOML = "max_items = 1\n"
@@ -453,6 +455,23 @@ class CommandMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def figures(self, data):
         self.do(data.draw(st.sampled_from(self.idle())), (b"stats\r\n", "stats", ()))
+
+    @precondition(lambda self: self.idle())
+    @rule(data=st.data(), is_behind=st.booleans())
+    def page(self, data, is_behind):
+        """Look at a queue from an id on that the server has told, from the start, or from beyond the end."""
+        name, label = data.draw(self.names), data.draw(labels)
+        queue = self.model.queues.get(name)
+        told = {0: 0, ID_STOP: ID_STOP}
+        for item in () if queue is None else queue.waiting:
+            if cas(item.order) in self.ids:
+                told[item.order] = int(self.ids[cas(item.order)]) % ID_STOP
+        order = data.draw(st.sampled_from(sorted(told)))
+        options = b"peek", b"from=%d" % (told[order] + is_behind)
+        looked = Key(name, label, options, None, order and order + is_behind)
+        self.do(
+            data.draw(st.sampled_from(self.idle())), (b"gets %s\r\n" % looked.text, "get", (looked, True))
+        )
 
     @precondition(lambda self: not self.waiting())
     @rule(data=st.data(), place=st.integers(0, 2), count=st.integers(2, 6))

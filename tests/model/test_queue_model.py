@@ -31,11 +31,11 @@ from system import Killed, System
 from darner import _records
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
-from darner.errors import JournalError, StartError
+from darner.errors import JournalError, NotReadyError, StartError
 from darner.journal import lookup, reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
-from darner.queues import item_window, moving
+from darner.queues import browsing, item_window, moving
 from darner.queues import upload as upload_module
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
@@ -59,6 +59,9 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(wal, "LONG_SEGMENTS", 3)
         patch.setattr(item_window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
         patch.setattr(item_window, "READ_ITEMS", 2)
+        patch.setattr(browsing, "READ_ITEMS", 2)
+        patch.setattr(browsing, "PASSED_AT_ONCE", 2)
+        patch.setattr(browsing, "STAGED_IDS", 2)
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
@@ -507,6 +510,40 @@ class QueueMachine(RuleBasedStateMachine):
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
+
+    @rule(name=names)
+    def browse(self, name):
+        """Page through a queue, which stays as it is, and ask how long its head has waited."""
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        waiting, next_unread = list(queue.window), queue.journal.next_unread
+        found, id = [], 1
+        try:
+            while (item := self._look(queue, id)) is not None:
+                assert item.id >= id
+                self._is_item(item, item.flags, twin)
+                found.append(item.flags)
+                id = item.id + 1
+        except JournalError:
+            assert self._is_troubled
+            return
+        numbers = [number for number in twin.waiting if not self._expired(number, twin)]
+        assert found == sorted(numbers, key=twin.order.get)
+        assert (list(queue.window), queue.journal.next_unread) == (waiting, next_unread)
+        with self._readable(queue.journal):
+            head = next(iter(waiting or self._unread(queue.journal)), None)
+            assert queue.head_age_ms == (0 if head is None else self.now - head.enqueued_ms)
+
+    @staticmethod
+    def _look(queue, id):
+        while True:
+            try:
+                return queue.peek_from(id)
+            except NotReadyError as error:
+                if error.next_id <= id:
+                    raise
+                id = error.next_id
 
     @staticmethod
     def _pop(queue):
