@@ -600,8 +600,7 @@ class Journal:
 
     def items_from(self, start: int, stop: int = 0) -> Iterator[Item]:
         """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. With
-        `stop` end there, which may not be before what LevelDB has. Raises as `Records.items_from`, or
-        JournalError."""
+        `stop` end before that one. Raises as `Records.items_from`, or JournalError."""
         records = self.records
         db = self.open_to_read() if start < records.stored_id else None
         return records.items_from(db, start, stop or self.state.next_id, self.live.removed)

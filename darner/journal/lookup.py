@@ -33,7 +33,7 @@ def find(journal: Journal, id: int) -> Item | None:
 
 def find_live(journal: Journal, id: int) -> Item | None:
     """Return the item with this id if it is live. Raises JournalError."""
-    if not journal.live.is_live(id) or id in journal.records.removed_unread():
+    if not journal.live.is_live(id) or journal.records.is_removed_unread(id):
         return None
     return find(journal, id)
 

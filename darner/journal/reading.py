@@ -57,8 +57,8 @@ def read(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
 def scan(
     journal: Journal, start: int, max_items: int, max_bytes: int, stop: int = 0
 ) -> tuple[list[Item], int]:
-    """Return items as `read` does, but from any id on that `read` has not come to yet, and with `stop` up to
-    that one: see `Journal.items_from`. Nothing found missing is taken note of."""
+    """Return items as `read` does, but from any id on that `read` has not come to yet, and with `stop` those
+    before that one. Nothing found missing is taken note of."""
     items: list[Item] = []
     size = 0
     start = max(start, journal.state.floor)

@@ -17,9 +17,9 @@ from darner.queues.item_window import READ_BYTES, READ_ITEMS, Window
 # How many expired items one look gets past before other clients have their turn.
 PASSED_AT_ONCE = 512
 
-# Over how many ids of items that are not in LevelDB a look goes without finding one, before others have
-# their turn: in a queue in memory any number of items may be gone there.
-STAGED_IDS = 4096
+# Over how many ids a look goes without finding an item, before others have their turn, where each is looked
+# at: those that are not in LevelDB, and those in it while items that were just removed are.
+IDS_AT_ONCE = 4096
 
 
 class Browsed(Protocol):
@@ -70,8 +70,9 @@ def _next_items(queue: Browsed, id: int, count: int) -> tuple[list[Item], int]:
     next_id = journal.state.next_id
     if id >= next_id:
         return [], 0
-    stop = min(next_id, max(id, journal.records.stored_id) + STAGED_IDS)
-    return reading.scan(journal, id, count, READ_BYTES, stop)
+    records = journal.records
+    walked_from = id if records.has_removed_unread else max(id, records.stored_id)
+    return reading.scan(journal, id, count, READ_BYTES, min(next_id, walked_from + IDS_AT_ONCE))
 
 
 def whole(queue: Browsed, item: Item) -> Item | None:

@@ -61,7 +61,7 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(item_window, "READ_ITEMS", 2)
         patch.setattr(browsing, "READ_ITEMS", 2)
         patch.setattr(browsing, "PASSED_AT_ONCE", 2)
-        patch.setattr(browsing, "STAGED_IDS", 2)
+        patch.setattr(browsing, "IDS_AT_ONCE", 2)
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)

@@ -152,7 +152,7 @@ class TestTurns:
 
     def test_end_in_memory_after_so_many_ids_without_an_item(self, data, monkeypatch):
         monkeypatch.setattr(item_window, "WINDOW_BYTES", 1)
-        monkeypatch.setattr(browsing, "STAGED_IDS", 100)
+        monkeypatch.setattr(browsing, "IDS_AT_ONCE", 100)
         data.settings[b"work"] = QueueSettings(durable=False)
         data.set(b"work", b"first")
         data.set(b"work", b"second")
@@ -166,6 +166,23 @@ class TestTurns:
         assert look(data, queue, 2)[0].data == b"second"
         item, turns = look(data, queue, 3)
         assert (item.data, turns) == (b"last", 6)
+
+    def test_end_after_so_many_items_that_were_just_removed(self, it, monkeypatch):
+        monkeypatch.setattr(item_window, "READ_ITEMS", 1)
+        monkeypatch.setattr(browsing, "IDS_AT_ONCE", 100)
+        it.push(b"first")
+        it.push(*[b"brief"] * 500, exptime=1)
+        it.push(b"last")
+        it.commit()
+        it.restart()
+        it.now += 1500
+        it.queue.sweep()
+        assert it.queue.items == 2
+        item, turns = look(it, it.queue, 2)
+        assert (item.data, turns) == (b"last", 6)
+        # written to LevelDB they cost nothing
+        it.commit()
+        assert look(it, it.queue, 2)[1] == 1
 
     def test_with_a_damaged_item_have_it_put_aside_and_find_the_next(self, it):
         it.push(b"a", b"b", b"c", b"d")
