@@ -16,7 +16,7 @@ cdef class Request:
         readonly int verb
         readonly bint noreply
         # The options behind the queue's name. `fetches`: whether an item is fetched after a close or an abort.
-        # `with_cas`: whether the items' ids are asked for.
+        # `with_cas`: whether the items' tokens are asked for.
         readonly bint has_options
         readonly bint open
         readonly bint close

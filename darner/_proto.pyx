@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from darner._records cimport _CHUNK, _RECORD_HEAD, Item
+from darner._records cimport _CHUNK, _RECORD_HEAD, Item, token_of
 
 from darner.meta_flags import Meta
 
@@ -1003,7 +1003,7 @@ cpdef bytes value(bytes key, Item item, bint with_cas, bint last):
         char* out
     if PyBytes_GET_SIZE(key) > _MAX_LINE:
         raise ValueError("key longer than a line")
-    header = write_value_line(line, key, item.flags, item.size, item.id if with_cas else 0)
+    header = write_value_line(line, key, item.flags, item.size, token_of(item) if with_cas else 0)
     reply = PyBytes_FromStringAndSize(NULL, header + size + tail)
     out = PyBytes_AS_STRING(reply)
     memcpy(out, line, header)

@@ -223,6 +223,11 @@ cdef class Item:
         self.memory_bytes = _ITEM_BYTES
 
     @property
+    def token(self):
+        """What names one delivery of the item: how often it has come back, times 2^48, and its id."""
+        return token_of(self)
+
+    @property
     def data(self):
         """The item's bytes; None if they are not in memory."""
         return None if self.record is None else self.record[_RECORD_HEAD:]

@@ -13,6 +13,7 @@ from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
+from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
 from darner.queues import browsing
 from darner.queues.counts import Counts
@@ -58,7 +59,9 @@ class Cursor:
     Methods that touch items raise JournalError if the journal refuses.
     """
 
-    __slots__ = ("__weakref__", "_next_id", "_returned", "label", "name", "queue", "reserved", "waiters")
+    __slots__ = (
+        "__weakref__", "_attempts", "_next_id", "_returned", "label", "name", "queue", "reserved", "waiters",
+    )  # fmt: skip
 
     def __init__(self, queue: Queue, label: bytes) -> None:
         """Take up the place that the journal has for `label`; or begin with the oldest item, and become one
@@ -70,6 +73,8 @@ class Cursor:
         self.waiters = Waiters()
         # the id that is read next, and those before it of items that came back
         self._next_id, *self._returned = queue.journal.cursors.get(label, [0])
+        # how often each of these, and of the reserved items, has come back here since the start
+        self._attempts: dict[int, int] = {}
         if label in queue.journal.cursors:
             queue.cursors[label] = self
 
@@ -85,6 +90,7 @@ class Cursor:
         """Forget the place: it is dropped, or its queue is deleted."""
         self._next_id = 0
         self._returned.clear()
+        self._attempts.clear()
         self.reserved.clear()
 
     def _keep(self, next_id: int, returned: Iterable[int], reserved: Iterable[int]) -> None:
@@ -159,7 +165,7 @@ class Cursor:
         """Put the next item aside, which is damaged, and move on."""
         self.queue.quarantine(item, damage)
         if self._returned:
-            del self._returned[0]
+            self._forget_returned()
         else:
             self._next_id = item.id + 1
 
@@ -169,12 +175,23 @@ class Cursor:
         while self._returned:
             item = lookup.find_live(queue.journal, self._returned[0])
             if item is not None and not queue.has_expired(item, queue.clock()):
-                return item
-            del self._returned[0]
+                return self._with_attempts(item)
+            self._forget_returned()
             expired += 1
             if expired == EXPIRED_AT_ONCE:
                 raise losses.pause(queue.journal)
         return None
+
+    def _forget_returned(self) -> None:
+        self._attempts.pop(self._returned.pop(0), None)
+
+    def _with_attempts(self, item: Item) -> Item:
+        """Return an item as one that has come back here as well as to the queue."""
+        attempts = self._attempts.get(item.id)
+        if attempts:
+            item = item.another()
+            item.attempts = min(item.attempts + attempts, MAX_ATTEMPTS)
+        return item
 
     def pop(self) -> Item | None:
         """Return the next item and move on."""
@@ -190,6 +207,7 @@ class Cursor:
             return self._reserve(item)
         if item is not None:
             self._move_past(item, self.reserved_ids)
+            self._attempts.pop(item.id, None)
         return item
 
     def reserve(self) -> Item | None:
@@ -225,10 +243,14 @@ class Cursor:
         if self.reserved.has(item):
             self._keep(self._next_id, self._returned, self.reserved.by_id.keys() - {item.id})
             self.reserved.remove(item)
+            self._attempts.pop(item.id, None)
 
     def give_back(self, item: Item) -> None:
-        """As `abort`."""
-        self.abort(item)
+        """As `abort`, but as if the item had never been fetched."""
+        if self.reserved.has(item):
+            self.reserved.remove(item)
+            insort(self._returned, item.id)
+            self.serve()
 
     def quarantine(self, item: Item, damage: JournalError) -> None:
         """Put aside an item that was fetched or looked at, and whose file is damaged: see
@@ -239,9 +261,8 @@ class Cursor:
     def abort(self, item: Item) -> None:
         """Have a reserved item read again, before those that come after it."""
         if self.reserved.has(item):
-            self.reserved.remove(item)
-            insort(self._returned, item.id)
-            self.serve()
+            self._attempts[item.id] = self._attempts.get(item.id, 0) + 1
+            self.give_back(item)
 
     def forget_data(self, item: Item) -> None:
         """Drop the bytes of a reserved item from memory: see `Queue.forget_data`."""
@@ -258,13 +279,14 @@ class Cursor:
 
     def wait(self, waiter: Waiter) -> None:
         """Have a client served when there is an item to read, first come, first served."""
-        waiter.queue = self
+        waiter.sources[self] = None
         self.waiters[waiter] = None
         self.queue.waiting_cursors[self] = None
 
     def leave(self, waiter: Waiter) -> None:
         """Have a client wait no longer."""
         self.waiters.pop(waiter, None)
+        waiter.sources.pop(self, None)
         if not self.waiters:
             self.queue.waiting_cursors.pop(self, None)
 

@@ -467,12 +467,13 @@ class Queue:
 
     def wait(self, waiter: Waiter) -> None:
         """Have a client served when an item comes, first come, first served."""
-        waiter.queue = self
+        waiter.sources[self] = None
         self.waiters[waiter] = None
 
     def leave(self, waiter: Waiter) -> None:
         """Have a client wait no longer."""
         self.waiters.pop(waiter, None)
+        waiter.sources.pop(self, None)
 
     def fail_waiters(self, error: JournalError) -> None:
         """Tell the clients that wait, here or at a cursor, that the queue is out of service."""

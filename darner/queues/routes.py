@@ -72,8 +72,9 @@ class Routes:
         `Queue.check` of one of its queues raises."""
         self._check_sets()
         targets = self.targets(name)
-        # in a file if it is for one queue on disk at least
-        stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self._registry.queue(name)]
+        # in a file if it is for one queue on disk at least; one with `fanout_only` keeps it for nobody
+        first = self.aliases.get(name, (name,))[0]
+        stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self._registry.queue(first)]
         for target in targets:
             target.check(size)
         return Upload(stores[0], lambda: self.targets(name), self._check_sets)

@@ -5,6 +5,7 @@ client's `out`. A token stands for a value that only the server knows: see `ANY`
 """
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 
 TICK_MS = 250
@@ -14,6 +15,7 @@ FLUSH_REPLIES = {"memcached": b"OK\r\n", "kestrel": b"Flushed all queues.\r\n"}
 END = b"END\r\n"
 STORED = b"STORED\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
+NOT_HELD = b"CLIENT_ERROR no such reserved item\r\n"
 UP, READONLY, QUIESCENT = range(3)
 STATUSES = (b"up", b"readonly", b"quiescent")
 
@@ -52,9 +54,9 @@ DEFAULTS = {
 TIMES = ("max_age", "max_queue_age", "open_timeout")
 
 
-def cas(order):
-    """Return the token for the id of an item."""
-    return b"\x00cas:%d\x00" % order
+def cas(order, attempts):
+    """Return the token for the cas token of an item, of which only the server knows the id."""
+    return b"\x00cas:%d:%d\x00" % (order, attempts)
 
 
 class Date(int):
@@ -97,9 +99,11 @@ class Item:
 
 @dataclass(eq=False)
 class Hold:
-    """A reserved item, and since when it is reserved, if there is an `open_timeout`."""
+    """A reserved item, how often it had come back, and since when it is reserved, if there is an
+    `open_timeout`."""
 
     item: Item
+    attempts: int
     since: int | None = None
 
 
@@ -107,11 +111,14 @@ class Hold:
 class Waiter:
     fetch: object
     deliver: object
-    source: object = None
+    sources: list = field(default_factory=list)
+    # whether it is being served by one source, and the others that had something meanwhile
+    fetching: bool = False
+    missed: list = field(default_factory=list)
 
     def cancel(self):
-        if self in self.source.waiters:
-            self.source.waiters.remove(self)
+        for source in list(self.sources):
+            source.leave(self)
 
 
 class Source:
@@ -134,23 +141,45 @@ class Source:
         if item is None:
             return None
         self.take(item)
-        hold = Hold(item, self.held_since())
+        hold = Hold(item, self.attempts(item), self.held_since())
         self.reserved.append(hold)
         return hold
 
     def held_since(self):
         return None
 
+    def attempts(self, item):
+        """Return how often an item has come back."""
+        return item.attempts
+
     def wait(self, waiter):
-        waiter.source = self
+        waiter.sources.append(self)
         self.waiters.append(waiter)
+
+    def leave(self, waiter):
+        waiter.sources.remove(self)
+        self.waiters.remove(waiter)
 
     def serve(self):
         if self.serving:
             return
         self.serving = True
-        while self.waiters and (found := self.waiters[0].fetch(self)) is not None:
-            self.waiters.pop(0).deliver(self, found)
+        while self.waiters:
+            waiter = self.waiters[0]
+            if waiter.fetching:
+                waiter.missed.append(self)
+                break
+            waiter.fetching = True
+            found = waiter.fetch(self)
+            waiter.fetching = False
+            if found is not None:
+                waiter.cancel()
+                waiter.deliver(self, found)
+            missed, waiter.missed = waiter.missed, []
+            for source in missed:
+                source.serve()
+            if found is None and not missed:
+                break
         self.serving = False
 
 
@@ -158,12 +187,15 @@ class Cursor(Source):
     def __init__(self, queue, label):
         super().__init__()
         self.queue = queue
+        self.label = label
         self.name = queue.name + b"/cursor=" + label
         # whether a read has created the cursor, so that its place is kept
         self.is_made = False
         self.read = set()
         # expired items that it has passed, kept with the next read
         self.passed = set()
+        # by order, how often items have come back here since the start
+        self.returns = Counter()
 
     def lag(self):
         queue = self.queue
@@ -197,10 +229,25 @@ class Cursor(Source):
     def abort(self, hold):
         self.reserved.remove(hold)
         self.read.discard(hold.item.order)
+        self.returns[hold.item.order] += 1
         self.serve()
+
+    def attempts(self, item):
+        return item.attempts + self.returns[item.order]
+
+    def wait(self, waiter):
+        super().wait(waiter)
+        if self not in self.queue.waiting_cursors:
+            self.queue.waiting_cursors.append(self)
+
+    def leave(self, waiter):
+        super().leave(waiter)
+        if not self.waiters:
+            self.queue.waiting_cursors.remove(self)
 
     def reset(self):
         self.is_made = False
+        self.returns.clear()
         self.read.clear()
         self.passed.clear()
         self.reserved.clear()
@@ -218,6 +265,8 @@ class Queue(Source):
         self.waiting = []
         self.delayed = []  # pairs: when an item is due, and the item
         self.cursors = {}
+        # those at which clients wait, in the order in which they are served
+        self.waiting_cursors = []
         # large items that were added just now
         self.coming = []
         # whether items have expired: a cursor ahead of the queue's readers does not know their places
@@ -242,10 +291,12 @@ class Queue(Source):
         self.waiting.sort(key=lambda item: item.order)
         self.reserved.clear()
         self.waiters.clear()
+        self.waiting_cursors.clear()
         for cursor in self.cursors.values():
             cursor.read -= {hold.item.order for hold in cursor.reserved}
             cursor.passed.clear()
             cursor.reserved.clear()
+            cursor.returns.clear()
             cursor.waiters.clear()
         # the time of its creation may not have been written
         self.created = ANY
@@ -279,8 +330,9 @@ class Queue(Source):
 
     # Enqueue
 
-    def refusal(self, size, *, discard=False):
-        """Return why an item of this size is refused; None if it is not. Expired items make room for it."""
+    def refusal(self, size, *, asks=False, discard=False):
+        """Return why an item of this size is refused; None if it is not. Expired items make room for it,
+        unless this only `asks`."""
         settings = self.settings
         if settings["max_item_size"] is not None and size > settings["max_item_size"]:
             return b"SERVER_ERROR object too large for cache\r\n"
@@ -288,6 +340,8 @@ class Queue(Source):
             return None
         if self.is_full(size, []):
             return b"NOT_STORED\r\n"
+        if asks and self.waiting and self.has_expired(self.waiting[0]):
+            return None
         while not self.moving and self.waiting and self.has_expired(self.waiting[0]):
             self.expire(self.waiting[0])
         if settings["discard_old_when_full"]:
@@ -325,7 +379,7 @@ class Queue(Source):
         # a large item is checked before a waiter takes it: meanwhile waiters at a cursor see it, too
         self.coming += [item] * item.is_large
         self.serve()
-        for cursor in list(self.cursors.values()):
+        for cursor in list(self.waiting_cursors):
             cursor.serve()
         del self.coming[len(self.coming) - item.is_large :]
 
@@ -482,6 +536,8 @@ class Key:
     options: tuple = ()
     wait: int | None = None
     least: int | None = None
+    # of close and abort: the order and the attempts of the item, and its token; None for the oldest one
+    token: tuple | None = None
 
     @property
     def source(self):
@@ -490,7 +546,11 @@ class Key:
     @property
     def text(self):
         wait = () if self.wait is None else (b"t=%d" % self.wait,)
-        return b"/".join((self.source, *self.options, *wait))
+        options = self.options
+        if self.token is not None:
+            token = b"=%d" % self.token[2]
+            options = [option + token * (option in (b"close", b"abort")) for option in options]
+        return b"/".join((self.source, *options, *wait))
 
     def __contains__(self, option):
         return option in self.options
@@ -498,6 +558,10 @@ class Key:
     @property
     def fetches(self):
         return b"open" in self or b"peek" in self or not (b"close" in self or b"abort" in self)
+
+
+def is_named(token, hold):
+    return token[:2] == (hold.item.order, hold.attempts)
 
 
 class Client:
@@ -522,13 +586,10 @@ class Client:
     def hold(self, source, hold):
         self.held.setdefault(source.name, []).append((source, hold))
 
-    def close(self, source):
-        for queue, hold in self.holds(source)[:1]:
-            queue.close(hold)
-
-    def abort(self, source):
-        for queue, hold in self.holds(source)[:1]:
-            queue.abort(hold)
+    def find(self, key):
+        """Return what a close or an abort is to end: the source and the hold, if it is held."""
+        held = self.holds(key.source)
+        return [pair for pair in held if key.token is None or is_named(key.token, pair[1])][:1]
 
 
 class Monitor:
@@ -560,7 +621,7 @@ class Monitor:
 
     def wait(self, source):
         waiter = Waiter(lambda source: source.reserve(), self.deliver)
-        self.model.begin_wait(self.client, waiter, source, self.deadline - self.model.now, self.end)
+        self.model.begin_wait(self.client, waiter, [source], self.deadline - self.model.now, self.end)
 
     def deliver(self, source, hold):
         self.model.end_wait(self.client)
@@ -577,10 +638,60 @@ class Monitor:
         model.hits += 1
         source.transactions += 1
         client.hold(source, hold)
-        model.say(client, self.key, hold, with_cas=False)
+        model.say(client, self.key, source, hold, with_cas=False)
         client.out += END
 
     def end(self):
+        self.client.out += END
+
+
+class AnyGet:
+    """A get that waits on several queues, and is served by one of them."""
+
+    def __init__(self, model, client, keys, with_cas):
+        self.model, self.client, self.with_cas = model, client, with_cas
+        self.delay = keys[0].wait
+        self.keys = {}
+        for key in keys:
+            self.keys.setdefault(key.source, key)
+
+    def sources(self):
+        for key in self.keys.values():
+            source = self.model.source(key, takes=b"peek" not in key, waits=bool(self.delay))
+            if source is not None:
+                yield source
+
+    def fetch(self, source):
+        return self.model.fetcher(self.keys[source.name])(source)
+
+    def go_on(self):
+        sources = list(self.sources())
+        for source in sources:
+            if (found := self.fetch(source)) is not None:
+                self.answer(source, found)
+                return
+        if not self.delay or not sources:
+            self.miss()
+            return
+        waiter = Waiter(self.fetch, self.deliver)
+        self.model.begin_wait(self.client, waiter, self.sources(), self.delay, self.miss)
+        # what expired in one of them may have moved to one before it
+        for source in list(waiter.sources):
+            source.serve()
+
+    def deliver(self, source, found):
+        self.model.end_wait(self.client)
+        self.answer(source, found)
+
+    def answer(self, source, found):
+        key = self.keys[source.name]
+        if b"open" in key:
+            (source if key.label is None else source.queue).transactions += 1
+        self.model.value(self.client, key, source, found, self.with_cas)
+        self.client.out += END
+
+    def miss(self):
+        self.model.value(self.client, next(iter(self.keys.values())), None, None, self.with_cas)
         self.client.out += END
 
 
@@ -658,8 +769,9 @@ class Model:
                 self.queues[name].tick()
         self.settle()
 
-    def begin_wait(self, client, waiter, source, delay, time_out):
-        source.wait(waiter)
+    def begin_wait(self, client, waiter, sources, delay, time_out):
+        for source in sources:
+            source.wait(waiter)
         client.waiter = waiter
 
         def late():
@@ -751,11 +863,13 @@ class Model:
         return self.awaited[name]
 
     def hand_over(self, queue, heir):
-        for waiter in queue.waiters:
+        for waiter in list(queue.waiters):
+            queue.leave(waiter)
             heir.wait(waiter)
-        for label, cursor in queue.cursors.items():
-            for waiter in cursor.waiters:
-                heir.cursor(label).wait(waiter)
+        for cursor in list(queue.waiting_cursors):
+            for waiter in list(cursor.waiters):
+                cursor.leave(waiter)
+                heir.cursor(cursor.label).wait(waiter)
 
     def shown(self):
         """Return the queues that statistics show."""
@@ -847,12 +961,16 @@ class Model:
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
-        for queue in targets:
-            if refusal := queue.refusal(size):
-                return refusal
-        if not targets and size > LARGE_BYTES and name not in self.config.aliases:
+        refusals = {queue.refusal(size, asks=True) for queue in targets} - {None}
+        if len(refusals) > 1:
+            # which comes first is up to what of the queues is in memory
+            return ANY + b"\r\n"
+        refusals = refusals or {queue.refusal(size) for queue in targets} - {None}
+        if refusals:
+            return refusals.pop()
+        if not targets and size > LARGE_BYTES:
             # a large item passes through the memory of a queue that is not durable, though no queue takes it
-            queue = self.queue(name)
+            queue = self.queue(self.config.aliases.get(name, [name])[0])
             most = queue.settings["max_bytes"]
             if not queue.durable and most is not None and size > most:
                 return b"NOT_STORED\r\n"
@@ -874,6 +992,9 @@ class Model:
         return STORED
 
     def get(self, client, key, with_cas):
+        if key.token is not None and not client.find(key):
+            client.out += NOT_HELD
+            return
         if self.is_to_close(key, len(client.holds(key.source))):
             client.out += CLOSE_FIRST
             return
@@ -897,7 +1018,7 @@ class Model:
                 answer(source, found)
 
             waiter = Waiter(self.fetcher(key), deliver)
-            self.begin_wait(client, waiter, source, key.wait, lambda: answer(waiter.source, None))
+            self.begin_wait(client, waiter, [source], key.wait, lambda: answer(None, None))
         else:
             answer(source, found)
 
@@ -907,10 +1028,11 @@ class Model:
         return b"open" not in key or held >= self.settings(key.queue)["max_open_reads"]
 
     def release(self, client, key):
-        if b"close" in key:
-            client.close(key.source)
-        elif b"abort" in key:
-            client.abort(key.source)
+        for source, hold in client.find(key):
+            if b"close" in key:
+                source.close(hold)
+            elif b"abort" in key:
+                source.abort(hold)
 
     def fetch(self, client, key, source):
         self.release(client, key)
@@ -939,33 +1061,66 @@ class Model:
             return
         if b"open" in key:
             client.hold(source, found)
-        self.say(client, key, found, with_cas)
+        self.say(client, key, source, found, with_cas)
 
-    def say(self, client, key, found, with_cas):
-        item = found.item if isinstance(found, Hold) else found
+    def say(self, client, key, source, found, with_cas):
+        item, attempts = found, 0
+        if isinstance(found, Hold):
+            item, attempts = found.item, found.attempts
+        elif found is not None:
+            attempts = source.attempts(item)
         text = key.queue if self.dialect == "kestrel" else key.text
-        number = b" " + cas(item.order) if with_cas else b""
+        number = b" " + cas(item.order, attempts) if with_cas else b""
         client.out += b"VALUE %s %d %d%s\r\n%s\r\n" % (text, item.flags, len(item.data), number, item.data)
 
-    def get_many(self, client, keys, with_cas):
-        held = {key.source: len(client.holds(key.source)) for key in keys}
+    def is_wrong(self, client, keys, *, gives_each):
+        """Return the error of a get of several keys that asks to end what its client does not hold, or holds
+        too much."""
+        held = {key.source: [hold for _, hold in client.holds(key.source)] for key in keys}
         for key in keys:
-            count = held[key.source]
-            if self.is_to_close(key, count):
-                client.out += CLOSE_FIRST
-                return
-            if b"close" in key or b"abort" in key:
-                count = max(0, count - 1)
-            held[key.source] = count + (b"open" in key)
+            holds = held[key.source]
+            if key.token is not None:
+                named = [hold for hold in holds if hold is not None and is_named(key.token, hold)]
+                if not named:
+                    return NOT_HELD
+                holds.remove(named[0])
+            elif self.is_to_close(key, len(holds)):
+                return CLOSE_FIRST
+            elif b"close" in key or b"abort" in key:
+                del holds[:1]
+            if b"open" in key and gives_each:
+                holds.append(None)
+        return None
+
+    def get_many(self, client, keys, with_cas):
+        if wrong := self.is_wrong(client, keys, gives_each=True):
+            client.out += wrong
+            return
         refusal = self.refusal(QUIESCENT)
         if refusal and any(key.fetches for key in keys):
             client.out += refusal
             return
         for key in keys:
+            if key.token is not None and b"close" in key:
+                self.release(client, key)
+        for key in keys:
             takes = key.fetches and b"peek" not in key
             source = None if refusal else self.source(key, takes=takes, waits=False)
             self.value(client, key, source, self.fetch(client, key, source), with_cas)
         client.out += END
+
+    def get_any(self, client, keys, with_cas):
+        if wrong := self.is_wrong(client, keys, gives_each=False):
+            client.out += wrong
+            return
+        for key in keys:
+            self.release(client, key)
+        if not any(key.fetches for key in keys):
+            client.out += END
+        elif refusal := self.refusal(QUIESCENT):
+            client.out += refusal
+        else:
+            AnyGet(self, client, [key for key in keys if key.fetches], with_cas).go_on()
 
     def monitor(self, client, name, seconds, most):
         Monitor(self, client, name, seconds, most).go_on()

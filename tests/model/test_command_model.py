@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from brokers import Data, log_to
@@ -189,7 +190,7 @@ def settings_of(name):
         "durable": st.booleans(),
         "sync": st.sampled_from([None, 0, 100]),
         "open_timeout": st.sampled_from([500, 1500]),
-        "max_open_reads": st.integers(1, 3),
+        "max_open_reads": st.sampled_from([1, 2, 3, 3]),
         "max_attempts": st.integers(1, 3),
     }
     heir = HEIRS.get(name)
@@ -289,7 +290,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.server = Server(self.data, toml(settings), dialect, grace)
         self.model = Model(settings, self.server.now, dialect=dialect, grace=grace)
         self.settings = settings
-        # by token, the id that the server has told
+        # by an item's order, the id that the server has told
         self.ids = {}
         self.pairs = []
         self.connect()
@@ -315,14 +316,16 @@ class CommandMachine(RuleBasedStateMachine):
                 continue
             start, token, end = (expected_line or b"").partition(ANY)
             if not token:
-                start, token, end = re.fullmatch(rb"(.*?)(\0cas:\d+\0|)()", expected_line or b"").groups()
+                start, token, end = re.fullmatch(rb"(.*?)(\0cas:\d+:\d+\0|)()", expected_line or b"").groups()
             word = (line or b"").removeprefix(start).removesuffix(end)
             assert token, (place, line, expected_line, said[:2000], expected[:2000])
             assert line == start + word + end, (place, line, expected_line)
             if token != ANY:
+                order, attempts = map(int, token.strip(b"\0").split(b":")[1:])
+                id = int(word) - (attempts << 48)
                 # the same each time, and never 0
-                assert self.ids.setdefault(token, word) == word
-                assert int(word) > 0
+                assert self.ids.setdefault(order, id) == id
+                assert 0 < id < 1 << 48
 
     def clean(self):
         """Replace clients whose connections have ended."""
@@ -350,7 +353,7 @@ class CommandMachine(RuleBasedStateMachine):
     # Commands: the bytes, the model's method, and its arguments
 
     def a_set(self, data):
-        name, delay = data.draw(self.names), data.draw(st.sampled_from([0, 0, 0, 1, 500, 1000]))
+        name, delay = data.draw(self.names), data.draw(self.DELAYS)
         number = next(self.numbers)
         size = data.draw(st.sampled_from([1, 4, 4, 5, 9, LARGE_BYTES + 1]))
         content = (b"%d" % number).rjust(size, b".")
@@ -362,15 +365,50 @@ class CommandMachine(RuleBasedStateMachine):
         line = b"set %s %d %d %d%s\r\n" % (key, number, exptime, len(content), no(noreply))
         return line + content + b"\r\n", "set", (name, content, number, exptime, delay, noreply)
 
+    def a_key(self, data, waits=waits):
+        key = data.draw(keys(self.names, waits))
+        if (b"close" in key or b"abort" in key) and data.draw(st.booleans()):
+            source, token = data.draw(st.sampled_from(self.tokens()))
+            queue, _, label = source.partition(b"/cursor=")
+            key = replace(key, queue=queue, label=label or None, token=token)
+        return key
+
+    def tokens(self):
+        """Return the sources of items and their tokens: of some that are held, and of two that are not."""
+        return [(b"a", (0, 0, 1 << 47)), (b"b", (0, 2, 5 << 47)), *(token for _, *token in self.holds())]
+
+    def holds(self):
+        """Return what is held of which the server has told the id: who holds it, the source and the token."""
+        found = []
+        for place, (_, client) in enumerate(self.pairs):
+            for source, held in client.held.items():
+                for _, hold in held:
+                    id = self.ids.get(hold.item.order)
+                    if id is not None:
+                        token = hold.item.order, hold.attempts, (hold.attempts << 48) + id
+                        found.append((place, source, token))
+        return found
+
     def a_get(self, data):
-        key, with_cas = data.draw(keys(self.names)), data.draw(sometimes)
+        key, with_cas = self.a_key(data), data.draw(st.booleans())
         return b"get%s %s\r\n" % (b"s" * with_cas, key.text), "get", (key, with_cas)
 
     def a_get_of_many(self, data):
-        several = data.draw(st.lists(keys(self.names, st.none()), min_size=2, max_size=4))
-        with_cas = data.draw(sometimes)
+        several = [self.a_key(data, st.none()) for _ in range(data.draw(st.integers(2, 4)))]
+        return self.get_of(several, data.draw(sometimes), "get_many")
+
+    def a_get_of_any(self, data):
+        wait = data.draw(waits.filter(lambda wait: wait is not None))
+        several = [self.a_key(data, st.just(wait)) for _ in range(data.draw(st.integers(2, 4)))]
+        several = [
+            key if b"abort" not in key else replace(key, options=(b"close",), wait=wait) for key in several
+        ]
+        return self.get_of(several, data.draw(st.booleans()), "get_any")
+
+    @staticmethod
+    def get_of(several, with_cas, method):
         line = b"get%s %s\r\n" % (b"s" * with_cas, b" ".join(key.text for key in several))
-        return line, "get_many", (several, with_cas)
+        return line, method, (several, with_cas)
 
     def a_monitor(self, data):
         name, seconds = data.draw(self.names), data.draw(st.integers(0, 2))
@@ -428,10 +466,11 @@ class CommandMachine(RuleBasedStateMachine):
         sent = wire.replace(b"\r\n", b" noreply\r\n") if noreply else wire
         return sent, "wrong", (WRONG[wire], noreply, wire in FATAL)
 
-    COMMON = (a_set, a_set, a_get, a_get)
+    DELAYS = st.sampled_from([0, 0, 0, 1, 500, 1000])
+    COMMON = (a_set, a_set, a_get, a_get, a_get_of_any)
     RARE = (
-        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_flush_of_all, a_flush_of_expired,
-        a_question, a_wrong_one,
+        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_flush_of_all,
+        a_flush_of_expired, a_question, a_wrong_one,
     )  # fmt: skip
 
     def draw(self, data):
@@ -450,6 +489,16 @@ class CommandMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def command(self, data):
         self.do(data.draw(st.sampled_from(self.idle())), self.draw(data))
+
+    @precondition(lambda self: self.idle() and self.holds())
+    @rule(data=st.data(), options=st.sampled_from([(b"close",), (b"abort",), (b"close", b"open")]))
+    def end_by_token(self, data, options):
+        place, source, token = data.draw(st.sampled_from(self.holds()))
+        if place not in self.idle():
+            place = data.draw(st.sampled_from(self.idle()))
+        queue, _, label = source.partition(b"/cursor=")
+        key = Key(queue, label or None, options, None, token)
+        self.do(place, (b"gets %s\r\n" % key.text, "get", (key, True)))
 
     @precondition(lambda self: self.idle())
     @rule(data=st.data())
@@ -586,6 +635,40 @@ class CommandMachine(RuleBasedStateMachine):
             shutil.rmtree(self.data, ignore_errors=True)
 
 
+class HoldingMachine(CommandMachine):
+    """As the other, of the commands that hold items and wait for them, and of what ends both."""
+
+    COMMON = (CommandMachine.a_set, CommandMachine.a_get, CommandMachine.a_get_of_any)
+    RARE = (CommandMachine.a_get_of_many, CommandMachine.a_monitor, CommandMachine.a_delete)
+    # what is due a millisecond after the tick that serves a client may join with that tick, or with the next
+    DELAYS = st.sampled_from([0, 0, 0, 500, 1000])
+    OPEN = st.sampled_from([(b"open",), (b"open",), (b"close", b"open"), ()])
+
+    # rules that the other has
+    set_clock = reload = restart = change_status = up_again = None
+
+    def a_get_to_hold(self, data):
+        key = Key(data.draw(self.names), data.draw(labels), data.draw(self.OPEN), data.draw(waits))
+        return b"gets %s\r\n" % key.text, "get", (key, True)
+
+    @precondition(lambda self: not self.waiting())
+    @rule(data=st.data(), place=st.integers(0, 2))
+    def hold(self, data, place):
+        self.do(place, self.a_set(data), self.a_get_to_hold(data))
+
+    @precondition(lambda self: not self.has_backlog())
+    @rule(data=st.data(), place=st.integers(0, 2))
+    def wait_on_any(self, data, place):
+        self.do(place, self.a_get_of_any(data))
+
+    @precondition(lambda self: self.waiting() and self.idle())
+    @rule(data=st.data())
+    def serve(self, data):
+        self.do(self.idle()[0], self.a_set(data))
+
+
 TestCommands = CommandMachine.TestCase
+TestHolding = HoldingMachine.TestCase
 # the suite runs the same examples each time; others are for runs by hand
 TestCommands.settings = profile(150, derandomize=EXAMPLES not in os.environ)
+TestHolding.settings = profile(50, derandomize=EXAMPLES not in os.environ)
