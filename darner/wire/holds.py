@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
+from darner.queues.queue import Queue
 from darner.queues.waiters import Source
 from darner.wire.requeueing import requeue
 
@@ -107,6 +108,18 @@ class Holds:
         self._drop_oldest(name)
         queue.abort(item)
         return True
+
+    def defer(self, name: bytes, delay_ms: int) -> Journal | None:
+        """Put the item reserved longest out of sight for `delay_ms`, to join the end of its queue then;
+        returns the journal that has it, None if no item was held. On JournalError it is still held."""
+        first = self._first(name)
+        if first is None:
+            return None
+        queue, item = first
+        assert isinstance(queue, Queue)  # no cursor: of one the parser takes no delay
+        queue.defer(item, delay_ms)
+        self._drop_oldest(name)
+        return queue.journal
 
     def _drop_oldest(self, name: bytes) -> None:
         held = self.held[name]
