@@ -494,8 +494,10 @@ class Journal:
 
     def defer(self, item: Item, due_ms: int) -> None:
         """Make a live item, given with its bytes, a delayed one with an id of such. A large one keeps its
-        file."""
+        file. Raises JournalError while sets are refused, too: the item is written once more."""
         self.check()
+        if self.log is not None and self.writer.space_is_short:
+            raise JournalError("refused: there is too little space on the disk")
         if self.state.items == 0 or self.state.bytes < item.size:
             raise self.miscounted()
         deferred = _another(item, self.state.next_blob, item.enqueued_ms)

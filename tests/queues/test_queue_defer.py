@@ -175,15 +175,24 @@ def test_is_one_change_in_the_log(it):
     assert it.journal.state.change == before + 1
 
 
+def refuse(it, by, error=None):
+    """Have nothing taken in, for want of space or by the log."""
+    if by == "space":
+        it.committer.space_is_short = error is not None
+    else:
+        it.log.segment.refusal = error
+
+
+@pytest.mark.parametrize("by", ["space", "log"])
 @pytest.mark.parametrize("ends", ["close", "abort", "open_timeout", "defer"])
-def test_is_refused_while_nothing_is_taken_in_and_stays_reserved(it, ends):
+def test_is_refused_while_nothing_is_taken_in_and_stays_reserved(it, ends, by):
     it.set(open_timeout_ms=5000)
     it.push(b"a", b"b")
     it.commit()
     item = reserve(it)
-    it.log.segment.refusal = JournalError("the disk is full")
+    refuse(it, by, JournalError("space on the disk"))
     change = it.journal.state.change
-    with pytest.raises(JournalError, match="the disk is full"):
+    with pytest.raises(JournalError, match="space on the disk"):
         it.queue.defer(item, 1000)
     assert (counts(it), it.journal.state.change) == ((1, 1, 0, 1), change)
     assert it.queue.counts.canceled_transactions == 0
@@ -195,11 +204,11 @@ def test_is_refused_while_nothing_is_taken_in_and_stays_reserved(it, ends):
         it.now += 1
         it.queue.sweep()
     elif ends == "defer":
-        it.log.segment.refusal = None
+        refuse(it, by)
         it.queue.defer(item, 1000)
     else:
         getattr(it.queue, ends)(item)
-    it.log.segment.refusal = None
+    refuse(it, by)
     assert counts(it) == {"close": (1, 1, 0, 0), "defer": (1, 1, 1, 0)}.get(ends, (2, 2, 0, 0))
 
 
