@@ -5,7 +5,7 @@ client's `out`. A token stands for a value that only the server knows: see `ANY`
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TICK_MS = 250
 LARGE_BYTES = 64 << 10
@@ -223,7 +223,7 @@ class Queue(Source):
         """Reset the state that lasts until the server ends."""
         self.taken = 0, 0
         self.idle_since = None
-        self.seen = 0
+        self.seen = self.arrived = 0
         self.reset()
 
     def reset(self):
@@ -302,10 +302,13 @@ class Queue(Source):
         self.refusal(len(data), discard=True)
         item = Item(next(self.model.orders), data, flags, self.model.now, expires)
         if delay:
-            self.delayed.append((self.model.now + delay, item))
-            self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
+            self.delay(item, delay)
         else:
             self.come(item)
+
+    def delay(self, item, delay):
+        self.delayed.append((self.model.now + delay, item))
+        self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
 
     def adopt(self, item):
         """Add an item that another queue has moved here."""
@@ -314,7 +317,8 @@ class Queue(Source):
         self.come(Item(next(self.model.orders), item.data, item.flags, self.model.now, None))
 
     def come(self, item):
-        self.total += 1
+        self.arrived += 1
+        self.total += not item.attempts
         self.waiting.append(item)
         # a large item is checked before a waiter takes it: meanwhile waiters at a cursor see it, too
         self.coming += [item] * item.is_large
@@ -361,18 +365,30 @@ class Queue(Source):
         self.reserved.remove(hold)
 
     def abort(self, hold):
+        if not self.gives_up(hold):
+            self.waiting.insert(0, hold.item)
+            self.serve()
+
+    def defer(self, hold, delay):
+        if not self.gives_up(hold):
+            # a cursor may hold it, too, under its number until now
+            self.delay(replace(hold.item), delay)
+            if not delay:
+                self.join()
+
+    def gives_up(self, hold):
+        """Take an item back from its client; return whether it has come back too often."""
         self.reserved.remove(hold)
         self.canceled += 1
         item = hold.item
         item.attempts += 1
         most = self.settings["max_attempts"]
-        if most is not None and item.attempts >= most:
-            if self.settings["dead_letter_queue"] is None:
-                self.discarded += 1
-            self.move(item, "dead_letter_queue")
-        else:
-            self.waiting.insert(0, item)
-            self.serve()
+        if most is None or item.attempts < most:
+            return False
+        if self.settings["dead_letter_queue"] is None:
+            self.discarded += 1
+        self.move(item, "dead_letter_queue")
+        return True
 
     def has_expired(self, item):
         now, most = self.model.now, self.settings["max_age"]
@@ -425,8 +441,8 @@ class Queue(Source):
         if is_used or self.name in self.model.config.aliases:
             self.idle_since = None
             return False
-        if self.idle_since is None or self.seen != self.total:
-            self.idle_since, self.seen = now, self.total
+        if self.idle_since is None or self.seen != self.arrived:
+            self.idle_since, self.seen = now, self.arrived
         return most is not None and self.idle_since + most <= now
 
     def figures(self):
@@ -466,6 +482,7 @@ class Key:
     label: bytes | None = None
     options: tuple = ()
     wait: int | None = None
+    delay: int | None = None  # of an abort
 
     @property
     def source(self):
@@ -474,7 +491,8 @@ class Key:
     @property
     def text(self):
         wait = () if self.wait is None else (b"t=%d" % self.wait,)
-        return b"/".join((self.source, *self.options, *wait))
+        delay = () if self.delay is None else (b"delay=%d" % self.delay,)
+        return b"/".join((self.source, *self.options, *wait, *delay))
 
     def __contains__(self, option):
         return option in self.options
@@ -513,6 +531,10 @@ class Client:
     def abort(self, source):
         for queue, hold in self.holds(source)[:1]:
             queue.abort(hold)
+
+    def defer(self, source, delay):
+        for queue, hold in self.holds(source)[:1]:
+            queue.defer(hold, delay)
 
 
 class Monitor:
@@ -893,6 +915,8 @@ class Model:
     def release(self, client, key):
         if b"close" in key:
             client.close(key.source)
+        elif key.delay is not None:
+            client.defer(key.source, key.delay)
         elif b"abort" in key:
             client.abort(key.source)
 

@@ -56,6 +56,9 @@ WRONG = {
     b"get takes t=<ms> open close[=<token>] abort[=<token>] delay=<ms> peek from=<id> cursor=<name>\r\n",
     b"get a/t=x\r\n": b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n",
     b"get a/abort/open\r\n": b"CLIENT_ERROR abort must be by itself, or with a delay\r\n",
+    b"get a/delay=5\r\n": b"CLIENT_ERROR a get takes a delay with abort alone\r\n",
+    b"get a/cursor=one/abort/delay=5\r\n": b"CLIENT_ERROR a cursor takes no delay: "
+    b"it removes nothing from its queue, so it has nothing to put back\r\n",
     b"get a/open/peek\r\n": b"CLIENT_ERROR cannot open and peek\r\n",
     b"get a b/t=10\r\n": b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n",
     b"get /open\r\n": NAME,
@@ -236,6 +239,7 @@ options = st.sampled_from(
         (b"open",),
         (b"close",),
         (b"abort",),
+        (b"abort",),
         (b"peek",),
         (b"close", b"open"),
         (b"close", b"peek"),
@@ -247,8 +251,12 @@ waits = st.sampled_from([None, None, 0, 5, 250, 1000, 2000])
 @st.composite
 def keys(draw, names, waits=waits):
     given = draw(options)
-    wait = None if b"abort" in given else draw(waits)
-    return Key(draw(names), draw(labels), given, wait)
+    label = draw(labels)
+    if b"abort" not in given:
+        return Key(draw(names), label, given, draw(waits))
+    # a cursor takes no delay
+    delay = draw(st.sampled_from([None, 0, 1, 500, 1000])) if label is None else None
+    return Key(draw(names), label, given, delay=delay)
 
 
 def no(flag):
