@@ -273,8 +273,9 @@ class Queue(Source):
 
     # Enqueue
 
-    def refusal(self, size, *, discard=False):
-        """Return why an item of this size is refused; None if it is not. Expired items make room for it."""
+    def refusal(self, size, *, discard=False, expire=True):
+        """Return why an item of this size is refused; None if it is not. Expired items make room for it,
+        unless it has still to come."""
         settings = self.settings
         if settings["max_item_size"] is not None and size > settings["max_item_size"]:
             return b"SERVER_ERROR object too large for cache\r\n"
@@ -282,7 +283,7 @@ class Queue(Source):
             return None
         if self.is_full(size, []):
             return b"NOT_STORED\r\n"
-        while not self.moving and self.waiting and self.has_expired(self.waiting[0]):
+        while expire and not self.moving and self.waiting and self.has_expired(self.waiting[0]):
             self.expire(self.waiting[0])
         if settings["discard_old_when_full"]:
             while discard and self.is_full(size):
@@ -846,15 +847,15 @@ class Model:
         """Begin the set of a large item that will stay incomplete."""
         self.sets += 1
         self.bytes_read += sent
-        self.targets_of(name, size)
+        self.targets_of(name, size, expire=False)
 
-    def targets_of(self, name, size):
+    def targets_of(self, name, size, *, expire=True):
         """Return the queues that an item of this size goes to, or the error that refuses it."""
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
         for queue in targets:
-            if refusal := queue.refusal(size):
+            if refusal := queue.refusal(size, expire=expire):
                 return refusal
         if not targets and size > LARGE_BYTES and name not in self.config.aliases:
             # a large item passes through the memory of a queue that is not durable, though no queue takes it

@@ -239,7 +239,6 @@ options = st.sampled_from(
         (b"open",),
         (b"close",),
         (b"abort",),
-        (b"abort",),
         (b"peek",),
         (b"close", b"open"),
         (b"close", b"peek"),
@@ -466,6 +465,14 @@ class CommandMachine(RuleBasedStateMachine):
     @rule(data=st.data(), place=st.integers(0, 2), count=st.integers(2, 6))
     def pipeline(self, data, place, count):
         self.do(place, *[self.draw(data) for _ in range(count)])
+
+    @precondition(lambda self: not self.waiting())
+    @rule(data=st.data(), place=st.integers(0, 2), delay=st.sampled_from([0, 1, 500, 1000]))
+    def retry(self, data, place, delay):
+        """Reserve an item and put it back with a pause: by themselves these two seldom meet."""
+        name = data.draw(self.names)
+        keys = Key(name, None, (b"open",)), Key(name, None, (b"abort",), delay=delay)
+        self.do(place, *[(b"get %s\r\n" % key.text, "get", (key, False)) for key in keys])
 
     @precondition(lambda self: self.waiting() and not self.has_backlog())
     @rule(data=st.data())

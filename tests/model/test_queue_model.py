@@ -547,6 +547,15 @@ class QueueMachine(RuleBasedStateMachine):
         for hold in holds[written:]:
             self._end_hold(self.holds.index(hold), "close")
 
+    @rule(name=names, count=st.integers(1, 3), delay_s=st.sampled_from([0, 1, 3]))
+    def retry(self, name, count, delay_s):
+        """Reserve some items, then put them back with a pause."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        for hold in self.holds[before:]:
+            self._end_hold(self.holds.index(hold), "defer", delay_s)
+
     @precondition(lambda self: self.holds)
     @rule(
         which=st.integers(0, 9),
