@@ -297,7 +297,7 @@ class Journal:
         self.apply_remove(item.id, item.size, item.blob)
 
     def apply_remove(self, id: int, size: int, blob: int) -> None:
-        """Count an item out, and take it from what is staged, or stage its deletion, with that of its file."""
+        """Count an item out, and take it from what is staged, or stage its deletion; and that of its file."""
         self._take_out(id, size, blob)
         if blob:
             self.release_blob(blob)

@@ -400,9 +400,7 @@ class Queue:
     def _has_given_up(self, item: Item) -> bool:
         """Move or drop an item that has come back `max_attempts` times; returns whether it is gone."""
         return bool(
-            self._max_attempts
-            and item.attempts >= self._max_attempts
-            and self.disposal.give_up(self, item)
+            self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item)
         )
 
     def defer(self, item: Item, delay_ms: int) -> None:

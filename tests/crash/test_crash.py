@@ -151,7 +151,9 @@ def test_items_that_go_back_with_a_pause_are_there_once_through_ten_kills(tmp_pa
             wires = [server.connect() for _ in range(4)]
             for wire in wires:
                 delays = [chance.choice((0, 1, 20)) for _ in range(200)]
-                wire.send(b"".join(b"get work/open\r\nget work/abort/delay=%d\r\n" % delay for delay in delays))
+                wire.send(
+                    b"".join(b"get work/open\r\nget work/abort/delay=%d\r\n" % delay for delay in delays)
+                )
             for _ in range(chance.randrange(60)):
                 defer_one(chance.choice(wires))
             server.restart()

@@ -161,14 +161,14 @@ class QueueMachine(RuleBasedStateMachine):
         if name not in self.broker.queues:
             # a queue of which nothing was logged does not exist
             assert any(not may for may in twin.unsure)
-            twin.found(None, {})
+            twin.found(None, {}, self.places)
             return
         journal = self.broker.queues[name].journal
         with self._readable(journal):
             numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
         held = frozenset((*numbers, *(-number for number in delayed)))
         assert any(twin.may_be(held, may) for may in twin.unsure)
-        twin.found(numbers, delayed)
+        twin.found(numbers, delayed, self.places)
 
     @contextlib.contextmanager
     def _readable(self, journal):
@@ -208,7 +208,7 @@ class QueueMachine(RuleBasedStateMachine):
             if item.flags in twin.attempts:
                 assert item.attempts == twin.attempts[item.flags]
         numbers = [item.flags for item in items]
-        assert numbers == sorted(numbers, key=twin.order.get)
+        assert twin.order.fits(numbers, is_exact=twin.is_order_exact)
         assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
         return numbers
 
@@ -569,38 +569,54 @@ class QueueMachine(RuleBasedStateMachine):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
         if how != "close" and is_held and self._is_to_move(hold):
-            if not self._move(hold, twin, how):
-                return
-        elif how == "defer":
-            try:
-                hold.queue.defer(hold.item, delay_s * 1000)
-            except JournalError:
-                assert self._is_troubled or self.broker.space.refusal is not None
-                return
-            if is_held:
-                if hold.number in twin.attempts:
-                    twin.attempts[hold.number] += 1
-                del self.holds[index], twin.reserved[hold.number]
-                self._is_delayed(twin, hold.number, delay_s)
-                self._reconcile(hold.queue.name)
-                return
-        elif how == "abort":
-            if is_held and self._is_troubled:
-                twin.attempts.pop(hold.number, None)
-            hold.queue.abort(hold.item)
-            if is_held:
-                twin.waiting.insert(0, hold.number)
-                if hold.number in twin.attempts:
-                    twin.attempts[hold.number] += 1
-        elif not self._tried(hold.queue.close, hold.item):
-            return
-        del self.holds[index]
-        if is_held:
-            twin.reserved.pop(hold.number, None)
-            twin.changed()
-            if how != "close" and hold.number not in twin.waiting:
+            if self._move(hold, twin, how):
+                self._forget_hold(index)
                 number = None if hold.number in twin.unsynced else hold.number
                 self._implies(twin, self.twins[DEAD], number)
+        elif how == "defer":
+            self._defer(index, delay_s, is_held=is_held)
+        elif how == "abort":
+            self._abort(index, is_held=is_held)
+        elif self._tried(hold.queue.close, hold.item):
+            self._forget_hold(index)
+
+    def _forget_hold(self, index):
+        """Note that an item is reserved no more, if it still was."""
+        hold, twin = self.holds.pop(index)
+        if twin.reserved.get(hold.number) is hold:
+            del twin.reserved[hold.number]
+            twin.changed()
+
+    def _abort(self, index, *, is_held):
+        hold, twin = self.holds[index]
+        if is_held and self._is_troubled:
+            twin.attempts.pop(hold.number, None)
+        hold.queue.abort(hold.item)
+        if is_held:
+            twin.waiting.insert(0, hold.number)
+            self._count_attempt(twin, hold.number)
+        self._forget_hold(index)
+
+    def _defer(self, index, delay_s, *, is_held):
+        hold, twin = self.holds[index]
+        try:
+            hold.queue.defer(hold.item, delay_s * 1000)
+        except JournalError:
+            assert self._is_troubled or self.broker.space.refusal is not None
+            return
+        if not is_held:
+            self._forget_hold(index)
+            return
+        del self.holds[index], twin.reserved[hold.number]
+        self._count_attempt(twin, hold.number)
+        self._is_delayed(twin, hold.number, delay_s)
+        self._reconcile(hold.queue.name)
+
+    @staticmethod
+    def _count_attempt(twin, number):
+        """Count an attempt, if it is certain how many there were."""
+        if number in twin.attempts:
+            twin.attempts[number] += 1
 
     @staticmethod
     def _is_to_move(hold):
@@ -918,6 +934,7 @@ class QueueMachine(RuleBasedStateMachine):
         shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
         for name, twin in twins.items():
             twin.attempts.clear()
+            twin.is_order_exact = False
             twin.may_miss |= twin.unsynced
             may_hold[name] = twin.may_hold(power_cut=True)
             twin.history, twin.promised = list(may_hold[name]), 0
