@@ -184,7 +184,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _stored_delayed(self, journal):
         """The delayed items with their keys, flushed ones among them."""
-        return list(journal.delayed._in_order(journal.records, journal.database.open, 0, []))
+        open_database = journal.database.open if journal.database.exists else None
+        return list(journal.delayed._in_order(journal.records, open_database, 0, []))
 
     def _delayed(self, journal, twin):
         """Return when each delayed item is due, by number."""
