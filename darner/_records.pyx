@@ -519,6 +519,7 @@ cpdef enum Change:
                     # their bytes
     LOST_DELAYED = 15   # the first two of a DELAY: that item is lost; then as LOST, of the delayed items
     ATTEMPTS = 16   # id, and how often this item has returned to the queue
+    DEFER = 17      # the first two of a DELAY, the id of a live item, then the record: that item is a delayed one now
 
 
 cdef enum:

@@ -73,6 +73,22 @@ def _payload(*numbers: int) -> bytes:
     return b"".join([number.to_bytes(8, "big") for number in numbers])
 
 
+def _another(item: Item, id: int, enqueued_ms: int) -> Item:
+    """Return a copy of an item under another id, with a record of its own: that of `item` may be being
+    written."""
+    return Item(
+        id,
+        item.flags,
+        item.expires_ms,
+        enqueued_ms,
+        item.data,
+        item.blob,
+        item.size,
+        item.chunk_bytes,
+        item.attempts,
+    )
+
+
 class Journal:
     """One queue's journal. Changes raise JournalError, and only that, for what the disk or the log refuses:
     then the change was not made.
@@ -284,7 +300,13 @@ class Journal:
         self.apply_remove(item.id, item.size, item.blob)
 
     def apply_remove(self, id: int, size: int, blob: int) -> None:
-        """Count an item out, and take it from what is staged, or stage its deletion."""
+        """Count an item out, and take it from what is staged, or stage its deletion; and that of its file."""
+        self._take_out(id, size, blob)
+        if blob:
+            self.release_blob(blob)
+
+    def _take_out(self, id: int, size: int, blob: int) -> None:
+        """As `apply_remove`, but the file stays."""
         records = self.records
         batch = records.batch
         if batch.attempts and batch.attempts.pop(id, None) is not None:
@@ -298,8 +320,6 @@ class Journal:
             # A large item's record goes with it, so trimming has only flushed ones to look into for blobs.
             if not was_oldest or blob:
                 self._stage_deletion(id)
-        if blob:
-            self.release_blob(blob)
         if not was_oldest:
             self._remove_out_of_turn(id, size, is_staged=staged is not None)
         elif self.live.removed:
@@ -479,6 +499,25 @@ class Journal:
         if batch.room_bytes < 0:
             self._hold_batch_size()
 
+    def defer(self, item: Item, due_ms: int) -> None:
+        """Make a live item, given with its bytes, a delayed one with an id of such. A large one keeps its
+        file. Raises JournalError while sets are refused, too: the item is written once more."""
+        self.check()
+        if self.log is not None and self.writer.space_is_short:
+            raise JournalError("refused: there is too little space on the disk")
+        if self.state.items == 0 or self.state.bytes < item.size:
+            raise self.miscounted()
+        deferred = _another(item, self.state.next_blob, item.enqueued_ms)
+        key = delayed_key(due_ms, deferred.id)
+        payload = b"" if self.log is None else key[1:] + _payload(item.id) + _records.encode_item(deferred)
+        self._log(Change.DEFER, payload)
+        self.apply_defer(key, deferred, item.id)
+
+    def apply_defer(self, key: bytes, item: Item, id: int) -> None:
+        """Count the live item with this `id` out, and count and stage it as a delayed one."""
+        self._take_out(id, item.size, item.blob)
+        self.apply_delay(key, item)
+
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item that is due behind all others, as if it were new now, and return it as such.
         `key` is its key. Not refused while nothing is taken in, for a reader that finds it lets it go."""
@@ -492,16 +531,7 @@ class Journal:
         self.remove_delayed(key, item)
         self.delayed.note_reached(key)
         self.delayed.count_out(item)
-        joined = Item(
-            self.state.next_id,
-            item.flags,
-            item.expires_ms,
-            now_ms,
-            item.data,
-            item.blob,
-            item.size,
-            item.chunk_bytes,
-        )
+        joined = _another(item, self.state.next_id, now_ms)
         _records.encode_item(joined)
         if joined.expires_ms:
             self.note_expiring(expiring=True)

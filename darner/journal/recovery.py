@@ -39,7 +39,7 @@ from darner.journal.wal_recovery import Life
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
-    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4, Change.ATTEMPTS: 2,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4, Change.ATTEMPTS: 2, Change.DEFER: 3,
 }  # fmt: skip
 
 
@@ -281,7 +281,7 @@ class Recovery:
         elif kind == Change.REVIVE:
             (created_ms,) = numbers
             journal.apply_revive(created_ms)
-        elif kind in (Change.DELAY, Change.JOIN, Change.LOST_DELAYED):
+        elif kind in (Change.DELAY, Change.DEFER, Change.JOIN, Change.LOST_DELAYED):
             self._redo_delayed(kind, payload, numbers)
         else:
             self._redo_other(kind, payload, numbers)
@@ -307,11 +307,15 @@ class Recovery:
     def _redo_delayed(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         journal = self._journal
         key = b"d" + payload[:16]
-        if kind == Change.DELAY:
-            item = _records.decode_item(b"i" + payload[8:16], payload[16:])
+        if kind in (Change.DELAY, Change.DEFER):
+            item = _records.decode_item(b"i" + payload[8:16], payload[8 * len(numbers) :])
             if item.expires_ms:
                 journal.note_expiring(expiring=True)
-            journal.apply_delay(key, item)
+            if kind == Change.DELAY:
+                journal.apply_delay(key, item)
+            else:
+                self._check_given_out(numbers[2])
+                journal.apply_defer(key, item, numbers[2])
         elif kind == Change.JOIN:
             open_database = journal.database.open if journal.database.exists else None
             delayed = journal.delayed.find(journal.records.batch, key, open_database)

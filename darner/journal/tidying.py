@@ -92,6 +92,8 @@ class Trimming:
         left, each = TRIM_RECORDS, batch.dead_bytes // max(1, state.floor - state.trimmed)
         start, stop = _records.item_key(state.trimmed), _records.item_key(state.floor)
         with_records = state.trimmed < self._blobs_below
+        # whoever removed those that the batch deletes by itself has seen to their blobs
+        deleted = {key for key, value in batch.ops if value is None} if with_records else ()
         with db.iterator(start=start, stop=stop, fill_cache=False, include_value=with_records) as found:
             for entry in itertools.islice(found, left):
                 key, record = entry if with_records else (entry, b"")
@@ -103,7 +105,7 @@ class Trimming:
                 state.trimmed = id + 1
                 if id in batch.kept:
                     continue
-                if with_records:
+                if with_records and key not in deleted:
                     with contextlib.suppress(ValueError):  # damaged, but dead
                         if blob := _records.blob_of(key, record):
                             write.put(_records.marker_key(blob), b"")

@@ -70,8 +70,10 @@ def _take_back(journal: Journal, sealed: Batch) -> None:
             batch.room_bytes -= item.memory_bytes
     batch.delayed_keys = sorted(batch.delayed)
     batch.removed_delayed |= sealed.removed_delayed
+    # an item that is delayed since has its file, too
+    owned = {item.blob for item in batch.items}
     for item in removed:
-        if item.blob:
+        if item.blob and item.blob not in owned:
             journal.release_blob(item.blob)
 
 

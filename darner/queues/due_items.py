@@ -50,6 +50,12 @@ class Delayed:
         self._journal.delay(item, due_ms)
         return self._due.note(due_ms)
 
+    def defer(self, item: Item, due_ms: int) -> bool:
+        """As `put`, with a live item that was reserved."""
+        due_ms = min(due_ms, self._times.last)
+        self._journal.defer(item, due_ms)
+        return self._due.note(due_ms)
+
     def are_due(self, now: int) -> bool:
         """Return whether an item is due."""
         return self._due.has_passed(now)

@@ -50,6 +50,14 @@ def expires_ms(exptime: int, now_ms: int) -> int:
     return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
 
 
+def _returned(item: Item) -> Item:
+    """Return what a reserved item is once it comes back: another object, so that the client that held it
+    cannot take it for its own when another client has it."""
+    item = item.another()
+    item.attempts = min(item.attempts + 1, MAX_ATTEMPTS)
+    return item
+
+
 def _ignore(*_: object) -> None:
     pass
 
@@ -219,7 +227,8 @@ class Queue:
 
     def arrive(self, item: Item) -> None:
         """Take an item that was put at the end in the journal, and serve the clients that wait."""
-        self.counts.total_items += 1
+        # a deferred item that joins again was counted when it was set
+        self.counts.total_items += not item.attempts
         self.window.append(item)
         if self.waiters:
             self._serve()
@@ -342,11 +351,14 @@ class Queue:
             self._take(item)
             # the journal may have this one yet to be written, with its bytes
             item = item.another()
-            self.reserved.add(item)
-            if self.reserved.timeout_ms:
-                self.reserved.start_time(item, self.clock())
-                self.on_upkeep_due(self)
+            self._set_aside(item)
         return item
+
+    def _set_aside(self, item: Item) -> None:
+        self.reserved.add(item)
+        if self.reserved.timeout_ms:
+            self.reserved.start_time(item, self.clock())
+            self.on_upkeep_due(self)
 
     def peek(self) -> Item | None:
         """Return the oldest waiting item and leave it there; None if there is none."""
@@ -383,11 +395,8 @@ class Queue:
             return
         self.reserved.remove(item)
         self.counts.canceled_transactions += 1
-        # another object, so that the client that held it cannot take it for its own when another client has
-        # it
-        item = item.another()
-        item.attempts = min(item.attempts + 1, MAX_ATTEMPTS)
-        if self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item):
+        item = _returned(item)
+        if self._has_given_up(item):
             return
         with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
             self.journal.note_attempts(item)
@@ -395,6 +404,40 @@ class Queue:
         if item.expires_ms:
             self.note_expiry(item)
         self._serve()
+
+    def _has_given_up(self, item: Item) -> bool:
+        """Move or drop an item that has come back `max_attempts` times; returns whether it is gone."""
+        return bool(
+            self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item)
+        )
+
+    def defer(self, item: Item, delay_ms: int) -> None:
+        """Put a reserved item back so that it is out of sight for `delay_ms` and then joins the end. As for
+        `abort`, this is an attempt; if the bytes are found damaged the item is put aside.
+
+        JournalError if nothing is taken in now, for the item is written once more: then it stays reserved.
+        """
+        if not self.reserved.has(item):
+            return
+        self.reserved.remove(item)
+        try:
+            self._defer(_returned(item), delay_ms)
+        except JournalError:
+            self._set_aside(item)
+            raise
+        self.counts.canceled_transactions += 1
+        if not delay_ms:
+            with contextlib.suppress(JournalError):  # then the sweep has it join
+                self.delayed.join(self, self.clock())
+
+    def _defer(self, item: Item, delay_ms: int) -> None:
+        if self._has_given_up(item):
+            return
+        whole: Item | None = item
+        if item.record is None and not item.blob:
+            whole = lookup.reload(self.journal, item)
+        if whole is not None and self.delayed.defer(whole, self.clock() + delay_ms):
+            self.on_upkeep_due(self)
 
     def give_back(self, item: Item) -> None:
         """Put a reserved item back where it was, as if it had never been fetched."""

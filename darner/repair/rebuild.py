@@ -179,7 +179,7 @@ class Rebuild:
         delayed = set()
         for number, kind, payload in last.changes:
             change = (number, kind, payload)
-            if kind == Change.DELAY:
+            if kind in (Change.DELAY, Change.DEFER):
                 delayed.add(payload[:16])
             if number > state.change and kind in (Change.PUT, Change.JOIN):
                 key = payload[:16]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
+from darner.queues.queue import Queue
 from darner.queues.waiters import Source
 from darner.wire.requeueing import requeue
 
@@ -144,6 +145,19 @@ class Holds:
         self._drop(name, hold)
         queue.abort(item)
         return True
+
+    def defer(self, name: bytes, token: int, delay_ms: int) -> Journal | None:
+        """Put the reserved item with that token out of sight for `delay_ms`, or, if it is 0, the one reserved
+        longest, to join the end of its queue then; returns the journal that has it, None if it was not held.
+        On JournalError it is still held."""
+        hold = self._find(name, token)
+        if hold is None:
+            return None
+        queue, item = hold
+        assert isinstance(queue, Queue)  # no cursor: of one the parser takes no delay
+        queue.defer(item, delay_ms)
+        self._drop(name, hold)
+        return queue.journal
 
     def _drop(self, name: bytes, hold: Hold) -> None:
         """Forget an item that is about to go, or has gone."""

@@ -6,7 +6,7 @@ client's `out`. A token stands for a value that only the server knows: see `ANY`
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TICK_MS = 250
 LARGE_BYTES = 64 << 10
@@ -278,7 +278,7 @@ class Queue(Source):
         """Reset the state that lasts until the server ends."""
         self.taken = 0, 0
         self.idle_since = None
-        self.seen = 0
+        self.seen = self.arrived = 0
         self.reset()
 
     def reset(self):
@@ -330,9 +330,9 @@ class Queue(Source):
 
     # Enqueue
 
-    def refusal(self, size, *, asks=False, discard=False):
+    def refusal(self, size, *, asks=False, discard=False, expire=True):
         """Return why an item of this size is refused; None if it is not. Expired items make room for it,
-        unless this only `asks`."""
+        unless this only `asks`, or the item has still to come."""
         settings = self.settings
         if settings["max_item_size"] is not None and size > settings["max_item_size"]:
             return b"SERVER_ERROR object too large for cache\r\n"
@@ -342,7 +342,7 @@ class Queue(Source):
             return b"NOT_STORED\r\n"
         if asks and self.waiting and self.has_expired(self.waiting[0]):
             return None
-        while not self.moving and self.waiting and self.has_expired(self.waiting[0]):
+        while expire and not self.moving and self.waiting and self.has_expired(self.waiting[0]):
             self.expire(self.waiting[0])
         if settings["discard_old_when_full"]:
             while discard and self.is_full(size):
@@ -362,10 +362,13 @@ class Queue(Source):
         self.refusal(len(data), discard=True)
         item = Item(next(self.model.orders), data, flags, self.model.now, expires)
         if delay:
-            self.delayed.append((self.model.now + delay, item))
-            self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
+            self.delay(item, delay)
         else:
             self.come(item)
+
+    def delay(self, item, delay):
+        self.delayed.append((self.model.now + delay, item))
+        self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
 
     def adopt(self, item):
         """Add an item that another queue has moved here."""
@@ -374,7 +377,8 @@ class Queue(Source):
         self.come(Item(next(self.model.orders), item.data, item.flags, self.model.now, None))
 
     def come(self, item):
-        self.total += 1
+        self.arrived += 1
+        self.total += not item.attempts
         self.waiting.append(item)
         # a large item is checked before a waiter takes it: meanwhile waiters at a cursor see it, too
         self.coming += [item] * item.is_large
@@ -429,18 +433,30 @@ class Queue(Source):
         self.reserved.remove(hold)
 
     def abort(self, hold):
+        if not self.gives_up(hold):
+            self.waiting.insert(0, hold.item)
+            self.serve()
+
+    def defer(self, hold, delay):
+        if not self.gives_up(hold):
+            # a cursor may hold it, too, under its number until now
+            self.delay(replace(hold.item), delay)
+            if not delay:
+                self.join()
+
+    def gives_up(self, hold):
+        """Take an item back from its client; return whether it has come back too often."""
         self.reserved.remove(hold)
         self.canceled += 1
         item = hold.item
         item.attempts += 1
         most = self.settings["max_attempts"]
-        if most is not None and item.attempts >= most:
-            if self.settings["dead_letter_queue"] is None:
-                self.discarded += 1
-            self.move(item, "dead_letter_queue")
-        else:
-            self.waiting.insert(0, item)
-            self.serve()
+        if most is None or item.attempts < most:
+            return False
+        if self.settings["dead_letter_queue"] is None:
+            self.discarded += 1
+        self.move(item, "dead_letter_queue")
+        return True
 
     def has_expired(self, item):
         now, most = self.model.now, self.settings["max_age"]
@@ -493,8 +509,8 @@ class Queue(Source):
         if is_used or self.name in self.model.config.aliases:
             self.idle_since = None
             return False
-        if self.idle_since is None or self.seen != self.total:
-            self.idle_since, self.seen = now, self.total
+        if self.idle_since is None or self.seen != self.arrived:
+            self.idle_since, self.seen = now, self.arrived
         return most is not None and self.idle_since + most <= now
 
     def figures(self):
@@ -538,6 +554,7 @@ class Key:
     least: int | None = None
     # of close and abort: the order and the attempts of the item, and its token; None for the oldest one
     token: tuple | None = None
+    delay: int | None = None  # of an abort
 
     @property
     def source(self):
@@ -546,11 +563,12 @@ class Key:
     @property
     def text(self):
         wait = () if self.wait is None else (b"t=%d" % self.wait,)
+        delay = () if self.delay is None else (b"delay=%d" % self.delay,)
         options = self.options
         if self.token is not None:
             token = b"=%d" % self.token[2]
             options = [option + token * (option in (b"close", b"abort")) for option in options]
-        return b"/".join((self.source, *options, *wait))
+        return b"/".join((self.source, *options, *wait, *delay))
 
     def __contains__(self, option):
         return option in self.options
@@ -954,9 +972,9 @@ class Model:
         """Begin the set of a large item that will stay incomplete."""
         self.sets += 1
         self.bytes_read += sent
-        self.targets_of(name, size)
+        self.targets_of(name, size, expire=False)
 
-    def targets_of(self, name, size):
+    def targets_of(self, name, size, *, expire=True):
         """Return the queues that an item of this size goes to, or the error that refuses it."""
         if refusal := self.refusal(READONLY):
             return refusal
@@ -965,7 +983,7 @@ class Model:
         if len(refusals) > 1:
             # which comes first is up to what of the queues is in memory
             return ANY + b"\r\n"
-        refusals = refusals or {queue.refusal(size) for queue in targets} - {None}
+        refusals = refusals or {queue.refusal(size, expire=expire) for queue in targets} - {None}
         if refusals:
             return refusals.pop()
         if not targets and size > LARGE_BYTES:
@@ -1031,6 +1049,8 @@ class Model:
         for source, hold in client.find(key):
             if b"close" in key:
                 source.close(hold)
+            elif key.delay is not None:
+                source.defer(hold, key.delay)
             elif b"abort" in key:
                 source.abort(hold)
 

@@ -3,6 +3,8 @@
 A number stands for an item.
 """
 
+import collections
+
 
 class Hold:
     """A reserved item of a real queue."""
@@ -34,6 +36,28 @@ class Passing:
         return False
 
 
+class Order(dict):
+    """By number, its place in the order of sets; a number that goes to the end again gets another one."""
+
+    def __init__(self):
+        super().__init__()
+        self._past = collections.defaultdict(set)
+
+    def __setitem__(self, number, place):
+        super().__setitem__(number, place)
+        self._past[number].add(place)
+
+    def fits(self, numbers, *, is_exact):
+        """Return whether numbers are in their order; unless `is_exact` in one in which they have been."""
+        last = -1
+        for number in numbers:
+            places = (self[number],) if is_exact else self._past[number]
+            last = min((place for place in places if place > last), default=None)
+            if last is None:
+                return False
+        return True
+
+
 class Twin:
     """The model of a queue: what it holds, what it has held, and what may be found after a power cut."""
 
@@ -50,8 +74,10 @@ class Twin:
         self.unsure = []
         self.generation = 0
         # by number, its place in the order of sets, and its attempts, if these are certain
-        self.order = {}
+        self.order = Order()
         self.attempts = {}
+        # whether a power cut has left no doubt about the order
+        self.is_order_exact = True
         # numbers that came from another queue: they never expire
         self.moved = set()
         # large items that were never synced; and of these, those that existed at a power cut
@@ -90,10 +116,15 @@ class Twin:
             return not may and not held
         return held <= may and self.may_miss.issuperset(map(abs, may - held))
 
-    def found(self, numbers, delayed):
-        """Take over the numbers that were found, in order; None if there is no queue."""
+    def found(self, numbers, delayed, places):
+        """Take over the numbers that were found, in order; None if there is no queue. `places` gives those
+        that nothing has had."""
         self.exists = numbers is not None
         self.waiting = list(numbers or ())
+        if not self.is_order_exact:
+            self.is_order_exact = True
+            for number in self.waiting:
+                self.order[number] = next(places)
         self.reserved = {}
         self.delayed = dict(delayed)
         self.unsure = []

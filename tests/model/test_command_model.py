@@ -59,6 +59,9 @@ WRONG = {
     b"get takes t=<ms> open close[=<token>] abort[=<token>] delay=<ms> peek from=<id> cursor=<name>\r\n",
     b"get a/t=x\r\n": b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n",
     b"get a/abort/open\r\n": b"CLIENT_ERROR abort must be by itself, or with a delay\r\n",
+    b"get a/delay=5\r\n": b"CLIENT_ERROR a get takes a delay with abort alone\r\n",
+    b"get a/cursor=one/abort/delay=5\r\n": b"CLIENT_ERROR a cursor takes no delay: "
+    b"it removes nothing from its queue, so it has nothing to put back\r\n",
     b"get a/open/peek\r\n": b"CLIENT_ERROR cannot open and peek\r\n",
     b"get a b/t=10\r\n": b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n",
     b"get /open\r\n": NAME,
@@ -250,8 +253,12 @@ waits = st.sampled_from([None, None, 0, 5, 250, 1000, 2000])
 @st.composite
 def keys(draw, names, waits=waits):
     given = draw(options)
-    wait = None if b"abort" in given else draw(waits)
-    return Key(draw(names), draw(labels), given, wait)
+    label = draw(labels)
+    if b"abort" not in given:
+        return Key(draw(names), label, given, draw(waits))
+    # a cursor takes no delay
+    delay = draw(st.sampled_from([None, 0, 1, 500, 1000])) if label is None else None
+    return Key(draw(names), label, given, delay=delay)
 
 
 def no(flag):
@@ -526,6 +533,14 @@ class CommandMachine(RuleBasedStateMachine):
     @rule(data=st.data(), place=st.integers(0, 2), count=st.integers(2, 6))
     def pipeline(self, data, place, count):
         self.do(place, *[self.draw(data) for _ in range(count)])
+
+    @precondition(lambda self: not self.waiting())
+    @rule(data=st.data(), place=st.integers(0, 2), delay=st.sampled_from([0, 1, 500, 1000]))
+    def retry(self, data, place, delay):
+        """Reserve an item and put it back with a pause: by themselves these two seldom meet."""
+        name = data.draw(self.names)
+        keys = Key(name, None, (b"open",)), Key(name, None, (b"abort",), delay=delay)
+        self.do(place, *[(b"get %s\r\n" % key.text, "get", (key, False)) for key in keys])
 
     @precondition(lambda self: self.waiting() and not self.has_backlog())
     @rule(data=st.data())

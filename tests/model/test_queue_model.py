@@ -6,6 +6,7 @@ too many attempts are moved to the queue `dead`: none may be lost on the way. So
 queues: they are in both or in none. Threads run their tasks in any order.
 """
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -81,8 +82,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.system.has_names = lambda: self.broker.storage.log.segment.in_group
         self.now = 1_000_000
         self.items = {}  # number: data, in a list if the item is a large one, and when it expires
-        self.due = {}  # number: when a delayed item is due; and its place in the order of sets
-        self.due_place = {}
+        # (twin, number): when the delayed item has been due, each with its place in the order of delays
+        self.dues = collections.defaultdict(dict)
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
         # (twin, index, other, index, number): if a power cut leaves the state of `twin` at this index, or a
@@ -163,14 +164,14 @@ class QueueMachine(RuleBasedStateMachine):
         if name not in self.broker.queues:
             # a queue of which nothing was logged does not exist
             assert any(not may for may in twin.unsure)
-            twin.found(None, {})
+            twin.found(None, {}, self.places)
             return
         journal = self.broker.queues[name].journal
         with self._readable(journal):
             numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
         held = frozenset((*numbers, *(-number for number in delayed)))
         assert any(twin.may_be(held, may) for may in twin.unsure)
-        twin.found(numbers, delayed)
+        twin.found(numbers, delayed, self.places)
 
     @contextlib.contextmanager
     def _readable(self, journal):
@@ -186,7 +187,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _stored_delayed(self, journal):
         """The delayed items with their keys, flushed ones among them."""
-        return list(journal.delayed._in_order(journal.records, journal.database.open, 0, []))
+        open_database = journal.database.open if journal.database.exists else None
+        return list(journal.delayed._in_order(journal.records, open_database, 0, []))
 
     def _delayed(self, journal, twin):
         """Return when each delayed item is due, by number."""
@@ -196,7 +198,9 @@ class QueueMachine(RuleBasedStateMachine):
         for key, item in entries[len(entries) - journal.delayed.items :]:
             self._is_item(item, item.flags, twin)
             delayed[item.flags] = int.from_bytes(key[1:9], "big")
-            assert delayed[item.flags] == self.due[item.flags]
+            assert delayed[item.flags] in self.dues[twin, item.flags]
+            if item.flags in twin.attempts:
+                assert item.attempts == twin.attempts[item.flags]
         assert journal.delayed.items == len(delayed)
         assert journal.delayed.bytes == sum(map(self._size, delayed))
         return delayed
@@ -208,7 +212,7 @@ class QueueMachine(RuleBasedStateMachine):
             if item.flags in twin.attempts:
                 assert item.attempts == twin.attempts[item.flags]
         numbers = [item.flags for item in items]
-        assert numbers == sorted(numbers, key=twin.order.get)
+        assert twin.order.fits(numbers, is_exact=twin.is_order_exact)
         assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
         return numbers
 
@@ -307,7 +311,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _in_turn(self, twin):
         """Return the delayed items in the order in which they are due."""
-        return sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
+
+        def turn(number):
+            due = twin.delayed[number]
+            return due, self.dues[twin, number][due]
+
+        return sorted(twin.delayed, key=turn)
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
@@ -390,15 +399,15 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is None:
             return
         number = self._number(b"later", exptime)
+        twin.attempts[number] = 0
         if self._tried(queue.push_delayed, record(b"later"), number, exptime, delay_s * 1000):
             self._is_delayed(twin, number, delay_s)
             if sync:
                 self._sync()
 
     def _is_delayed(self, twin, number, delay_s):
-        twin.delayed[number] = self.due[number] = self.now + delay_s * 1000
-        self.due_place[number] = twin.order[number] = next(self.places)
-        twin.attempts[number] = 0
+        twin.delayed[number] = due = self.now + delay_s * 1000
+        self.dues[twin, number][due] = twin.order[number] = next(self.places)
         twin.changed()
 
     @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
@@ -466,6 +475,7 @@ class QueueMachine(RuleBasedStateMachine):
                 for each in twins:
                     each.unsynced.add(number)
             if delay_s:
+                twin.attempts[number] = 0
                 self._is_delayed(twin, number, delay_s)
             else:
                 self._both_have(twins, number)
@@ -575,36 +585,82 @@ class QueueMachine(RuleBasedStateMachine):
         for hold in holds[written:]:
             self._end_hold(self.holds.index(hold), "close")
 
-    @precondition(lambda self: self.holds)
-    @rule(which=st.integers(0, 9), how=st.sampled_from(["close", "abort"]))
-    def end_hold(self, which, how):
-        self._end_hold(which % len(self.holds), how)
+    @rule(name=names, count=st.integers(1, 3), delay_s=st.sampled_from([0, 1, 3]))
+    def retry(self, name, count, delay_s):
+        """Reserve some items, then put them back with a pause."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        for hold in self.holds[before:]:
+            self._end_hold(self.holds.index(hold), "defer", delay_s)
 
-    def _end_hold(self, index, how):
+    @precondition(lambda self: self.holds)
+    @rule(
+        which=st.integers(0, 9),
+        how=st.sampled_from(["close", "abort", "defer", "defer"]),
+        delay_s=st.sampled_from([0, 1, 3]),
+    )
+    def end_hold(self, which, how, delay_s):
+        self._end_hold(which % len(self.holds), how, delay_s)
+
+    def _end_hold(self, index, how, delay_s=1):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
-        if how == "abort" and is_held and hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS:
-            if not self._move(hold, twin):
-                return
-        elif how == "abort":
-            if is_held and self._is_troubled:
-                twin.attempts.pop(hold.number, None)
-            hold.queue.abort(hold.item)
-            if is_held:
-                twin.waiting.insert(0, hold.number)
-                if hold.number in twin.attempts:
-                    twin.attempts[hold.number] += 1
-        elif not self._tried(hold.queue.close, hold.item):
-            return
-        del self.holds[index]
-        if is_held:
-            twin.reserved.pop(hold.number, None)
-            twin.changed()
-            if how == "abort" and hold.number not in twin.waiting:
+        if how != "close" and is_held and self._is_to_move(hold):
+            if self._move(hold, twin, how):
+                self._forget_hold(index)
                 number = None if hold.number in twin.unsynced else hold.number
                 self._implies(twin, self.twins[DEAD], number)
+        elif how == "defer":
+            self._defer(index, delay_s, is_held=is_held)
+        elif how == "abort":
+            self._abort(index, is_held=is_held)
+        elif self._tried(hold.queue.close, hold.item):
+            self._forget_hold(index)
 
-    def _move(self, hold, twin):
+    def _forget_hold(self, index):
+        """Note that an item is reserved no more, if it still was."""
+        hold, twin = self.holds.pop(index)
+        if twin.reserved.get(hold.number) is hold:
+            del twin.reserved[hold.number]
+            twin.changed()
+
+    def _abort(self, index, *, is_held):
+        hold, twin = self.holds[index]
+        if is_held and self._is_troubled:
+            twin.attempts.pop(hold.number, None)
+        hold.queue.abort(hold.item)
+        if is_held:
+            twin.waiting.insert(0, hold.number)
+            self._count_attempt(twin, hold.number)
+        self._forget_hold(index)
+
+    def _defer(self, index, delay_s, *, is_held):
+        hold, twin = self.holds[index]
+        try:
+            hold.queue.defer(hold.item, delay_s * 1000)
+        except JournalError:
+            assert self._is_troubled or self.broker.space.refusal is not None
+            return
+        if not is_held:
+            self._forget_hold(index)
+            return
+        del self.holds[index], twin.reserved[hold.number]
+        self._count_attempt(twin, hold.number)
+        self._is_delayed(twin, hold.number, delay_s)
+        self._reconcile(hold.queue.name)
+
+    @staticmethod
+    def _count_attempt(twin, number):
+        """Count an attempt, if it is certain how many there were."""
+        if number in twin.attempts:
+            twin.attempts[number] += 1
+
+    @staticmethod
+    def _is_to_move(hold):
+        return hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS
+
+    def _move(self, hold, twin, how):
         """Move an item with too many attempts; return whether it was moved, which is not tried in trouble."""
         number, dead = hold.number, self.twins[DEAD]
         if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
@@ -617,7 +673,10 @@ class QueueMachine(RuleBasedStateMachine):
         dead.moved.add(number)
         if hold.item.blob:
             dead.unsynced.add(number)
-        hold.queue.abort(hold.item)
+        if how == "abort":
+            hold.queue.abort(hold.item)
+        else:
+            hold.queue.defer(hold.item, 1000)
         assert not any(item.flags == number for item in hold.queue.window)
         dead.has(number, dead.order[number])
         return True
@@ -799,7 +858,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         name=names,
-        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort"]),
+        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort", "defer"]),
         calls=st.integers(1, 6),
     )
     def kill_amid(self, name, what, calls):
@@ -827,7 +886,7 @@ class QueueMachine(RuleBasedStateMachine):
             found = [self.twins[each].held or frozenset() for each in parts]
             if what == "push_both":
                 assert len({number in held for held in found}) == 1
-            elif what == "abort":
+            elif len(parts) > 1:
                 (number,) = frozenset.difference(*parts[name])
                 assert any(number in held for held in found)
 
@@ -871,6 +930,24 @@ class QueueMachine(RuleBasedStateMachine):
             self.twins[name].attempts.pop(number, None)
             self._end_hold(index, "abort")
 
+    def _do_defer(self, name):
+        index, _ = self._abortable(name)
+        if index is not None:
+            self._end_hold(index, "defer")
+
+    def _parts_of_defer(self, name):
+        index, number = self._abortable(name)
+        if index is None:
+            return {}
+        hold, _ = self.holds[index]
+        if self._is_to_move(hold):
+            return self._parts_of_abort(name)
+        held = self._held(name)
+        self.dues[self.twins[name], number][self.now + 1000] = next(self.places)
+        # for it may have been done or not
+        self.twins[name].attempts.pop(number, None)
+        return {name: [held, held - {number} | {-number}]}
+
     def _parts_of_abort(self, name):
         index, number = self._abortable(name)
         if index is None or name == DEAD:
@@ -895,6 +972,7 @@ class QueueMachine(RuleBasedStateMachine):
         shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
         for name, twin in twins.items():
             twin.attempts.clear()
+            twin.is_order_exact = False
             twin.may_miss |= twin.unsynced
             may_hold[name] = twin.may_hold(power_cut=True)
             twin.history, twin.promised = list(may_hold[name]), 0

@@ -16,7 +16,7 @@ from darner.wire.commands.any_get import get_any
 from darner.wire.commands.large_get import FetchDelivery
 from darner.wire.commands.many_gets import get_many
 from darner.wire.commands.meta_replies import close_item, meta_line, send_line
-from darner.wire.commands.slicing import retry_or_refuse
+from darner.wire.commands.slicing import retry, retry_or_refuse
 from darner.wire.commands.steps import Steps
 from darner.wire.commands.waiting_get import wait
 from darner.wire.connection import Connection
@@ -60,6 +60,9 @@ def _get_otherwise(connection: Connection, request: Request, queue: Source | Non
         return
     try:
         queue = prepare(connection, request, queue)
+    except NotReadyError as error:
+        retry(connection, error, functools.partial(_get_otherwise, connection, request, queue))
+        return
     except UnavailableError as error:
         connection.sender.replies.append(server_error(error))
         return
@@ -116,8 +119,19 @@ def release(connection: Connection, request: Request) -> None:
     """Close or abort what is held, as the options say."""
     if request.close:
         connection.holds.close_item(request.queue, request.token)
+    elif request.has_delay:
+        _defer(connection, request)
     elif request.abort:
         connection.holds.abort(request.queue, request.token)
+
+
+def _defer(connection: Connection, request: Request) -> None:
+    """Abort what is held with a delay. JournalError if nothing is taken in now: then it is still held, for
+    at the head it would be fetched at once, by a client that asked for a pause."""
+    connection.expect_long_work()  # the bytes may have to be read
+    journal = connection.holds.defer(request.queue, request.token, request.delay_ms)
+    if journal is not None and journal.is_backlogged:
+        connection.sender.wait_for(journal)
 
 
 def fetch(request: Request, queue: Source) -> Item | None:

@@ -1,6 +1,7 @@
 """A `get` of several queues, whose items come in one reply."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 from darner._proto import Request
@@ -106,6 +107,10 @@ class ManyGets:
         for request in self._requests:
             try:
                 queue = prepare(connection, request, sources.get(request.queue))
+            except NotReadyError as error:
+                self._requests = itertools.chain([request], self._requests)
+                retry(connection, error, self.advance)
+                return
             except UnavailableError:
                 continue
             if not self._fetch(request, queue):
