@@ -514,6 +514,8 @@ cpdef enum Change:
                     # their bytes
     LOST_DELAYED = 15   # the first two of a DELAY: that item is lost; then as LOST, of the delayed items
     ATTEMPTS = 16   # id, and how often this item has returned to the queue
+    ONCE = 18       # the id of a set is remembered: generation, when it came, the hash of the id; then the kind, in a
+                    # byte, and the payload of the PUT or DELAY that is made with it
 
 
 cdef enum:

@@ -18,6 +18,7 @@ def snapshot(journal: Journal) -> Snapshot:
         journal.delayed.flushed_below,
         list(journal.delayed.records_from.values()),
         list(journal.delayed.next_due.values()),
+        journal.dedup_ids.numbers,
     )
 
 

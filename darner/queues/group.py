@@ -3,8 +3,31 @@
 import contextlib
 from collections.abc import Sequence
 
+from darner.journal.dedup_ids import FRAME_ID_BYTES, Once
 from darner.journal.segment_file import GROUP_BYTES
 from darner.queues.queue import Queue
+
+
+def without(queues: Sequence[Queue], dedup_id: bytes | None) -> Sequence[Queue]:
+    """Return those of `queues` that remember no set with this id, all of them if it is None. Raises
+    JournalError if one cannot tell."""
+    if dedup_id is None:
+        return queues
+    return [queue for queue in queues if not queue.dedup.has(dedup_id, queue.clock())]
+
+
+def mark(queues: Sequence[Queue], dedup_id: bytes | None) -> list[Once | None]:
+    """Return what each of `queues` is to remember of a set with this id that is made now. Raises
+    UnavailableError if one has no room for it."""
+    if dedup_id is None:
+        return [None] * len(queues)
+    return [queue.dedup.mark(dedup_id, queue.clock()) for queue in queues]
+
+
+def count_duplicates(queues: Sequence[Queue], stored: Sequence[Queue]) -> None:
+    """Count a set that was sent to `queues` again, but for those that have `stored` it now."""
+    for queue in queues:
+        queue.counts.duplicates += queue not in stored
 
 
 def make_room(queues: Sequence[Queue], size: int) -> None:
@@ -31,4 +54,4 @@ def all_or_none(queues: Sequence[Queue], size: int) -> contextlib.AbstractContex
     log = next((log for log in logs if log is not None), None)
     if log is None or len(queues) == 1:
         return contextlib.nullcontext()
-    return log.group(len(queues) * (size + GROUP_BYTES))
+    return log.group(len(queues) * (size + FRAME_ID_BYTES + GROUP_BYTES))
