@@ -4,15 +4,17 @@ An id is kept as a hash, with a key that no client knows: nobody can find an id 
 Ids lie in generations, and new ones go to the last. Once that is as old as ids are remembered for, the next
 one begins, and the one before the last is outdated as a whole. So there are two at most to look into, and
 what is outdated is deleted as a range, without looking for it.
+
+A generation that this process has begun has a filter: it spares looking into LevelDB for an id that is new.
 """
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from darner import _records
 from darner._records import Change
 from darner.journal.batch import Batch
+from darner.journal.id_filter import IdFilter
 from darner.journal.layout import DEDUP_DIGEST_BYTES, DEDUP_KEY, dedup_key
 from darner.journal.records import Records
 from darner.journal.snapshot import Snapshot
@@ -70,11 +72,13 @@ class DedupIds:
     id came, a stamp; 0 if nothing is remembered. `latest_ms`: when the latest id came.
     """
 
-    __slots__ = ("_state", "_trim_from", "_trimmed", "begun_ms", "first", "last", "latest_ms")
+    __slots__ = ("_filters", "_state", "_trim_from", "_trimmed", "begun_ms", "first", "last", "latest_ms")
 
     def __init__(self, found: Snapshot) -> None:
-        # whose number is the key of the hashes
+        # its life is the key of the hashes
         self._state = found.state
+        # by generation, what knows most ids that are not in it
+        self._filters: dict[int, IdFilter] = {}
         # no record is left to delete in generations below
         self._trimmed, self.first, self.last, self.begun_ms, self.latest_ms = found.dedup or (
             _FIRST, _FIRST, _FIRST, 0, 0,
@@ -94,9 +98,16 @@ class DedupIds:
         key = int(self._state.life).to_bytes(8, "big")
         return hashlib.blake2b(id, digest_size=DEDUP_DIGEST_BYTES, key=key).digest()
 
-    def generations(self) -> Iterator[int]:
+    def generations(self, digest: bytes) -> list[int]:
         """Return the generations in which an id may be, the last one first."""
-        return iter(range(self.last, self.first - 1, -1) if self.begun_ms else ())
+        if not self.begun_ms:
+            return []
+        known = self._filters
+        return [
+            number
+            for number in range(self.last, self.first - 1, -1)
+            if number not in known or known[number].may_have(digest)
+        ]
 
     # Changes
 
@@ -104,16 +115,21 @@ class DedupIds:
         """Stage an id, unless it is outdated; return the staged ones that are outdated now."""
         if once.generation < self.first:
             return []
+        outdated: list[dict[bytes, int]] = []
         if once.generation > self.last:
             self.first = once.generation - 1 if self.begun_ms else once.generation
             self.last, self.begun_ms = once.generation, 0
+            outdated = self._take_outdated(batch)
         if not self.begun_ms:
             self.begun_ms = once.stamp
+            self._filters[once.generation] = IdFilter()
+        if once.generation in self._filters:
+            self._filters[once.generation].add(once.digest)
         self.latest_ms = once.stamp
         batch.dedup_ids.setdefault(once.generation, {})[once.digest] = once.stamp
         batch.dedup_changed = True
         batch.room_bytes -= ID_BYTES
-        return self._take_outdated(batch)
+        return outdated
 
     def remove(self, batch: Batch, once: Once) -> None:
         """Forget an id that is staged, for its item is lost."""
@@ -131,7 +147,12 @@ class DedupIds:
     def _take_outdated(self, batch: Batch) -> list[dict[bytes, int]]:
         outdated = [batch.dedup_ids.pop(number) for number in list(batch.dedup_ids) if number < self.first]
         batch.room_bytes += ID_BYTES * sum(map(len, outdated))
+        self._filters = {number: one for number, one in self._filters.items() if number >= self.first}
         return outdated
+
+    def release(self) -> None:
+        """Release the memory of the filters, for a journal to which nothing happens."""
+        self._filters.clear()
 
     def take_back(self, batch: Batch, sealed: Batch) -> None:
         """Stage once more what `sealed` has, which could not be written, below what `batch` has."""

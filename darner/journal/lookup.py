@@ -115,7 +115,7 @@ def check_blob(journal: Journal, item: Item) -> None:
 def when_set(journal: Journal, digest: bytes) -> int:
     """Return when a set came whose id has this hash, a stamp; 0 if it is not remembered. Raises
     JournalError."""
-    for generation in journal.dedup_ids.generations():
+    for generation in journal.dedup_ids.generations(digest):
         stamp = journal.dedup_ids.staged(journal.records, generation, digest)
         if not stamp and journal.database.exists:
             stamp = _stored_stamp(journal, dedup_key(generation, digest))

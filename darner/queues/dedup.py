@@ -13,37 +13,27 @@ MAX_IDS_IN_MEMORY = 1 << 18
 class Dedup:
     """Tells sets that were made before, within a time, from new ones."""
 
-    __slots__ = ("_journal", "_times", "_window_ms")
+    __slots__ = ("_journal", "_times", "window_ms")
 
     def __init__(self, journal: Journal, times: Timeline) -> None:
         self._journal = journal
         self._times = times
-        self._window_ms = 0
-
-    def configure(self, window_ms: int) -> None:
-        """Remember ids for so long from now on; 0 is not at all."""
-        self._window_ms = window_ms
-
-    def has(self, id: bytes, now: int) -> bool:
-        """Return whether an item with this id was set within the time. Raises JournalError if that cannot be
-        found out."""
-        ids = self._journal.dedup_ids
-        if not (ids.begun_ms and self._window_ms):
-            return False
-        set_ms = lookup.when_set(self._journal, ids.digest(id))
-        return set_ms > 0 and self._is_within(set_ms, now)
+        # how long ids are remembered; 0 is not at all
+        self.window_ms = 0
 
     def mark(self, id: bytes, now: int) -> Once | None:
-        """Return what is to be remembered of a set with this id that is made now; None for nothing. Raises
-        UnavailableError if there is no room for it."""
-        if not self._window_ms:
-            return None
+        """Return what is to be remembered of a set with this id that is made now; None if one was made within
+        the time. Raises JournalError if that cannot be found out, UnavailableError if there is no room for
+        it."""
         ids = self._journal.dedup_ids
+        digest = ids.digest(id)
+        set_ms = lookup.when_set(self._journal, digest)
+        if set_ms and self._is_within(set_ms, now):
+            return None
         begins = ids.begun_ms > 0 and not self._is_within(ids.begun_ms, now)
-        generation = ids.last + begins
         if self._journal.log is None:
-            self._check_room(generation)
-        return Once(generation, now, ids.digest(id))
+            self._check_room(ids.last + begins)
+        return Once(ids.last + begins, now, digest)
 
     def _check_room(self, generation: int) -> None:
         staged = self._journal.records.batch.dedup_ids
@@ -55,7 +45,7 @@ class Dedup:
             )
 
     def _is_within(self, stamp: int, now: int) -> bool:
-        return self._times.age_ms(stamp, now) < self._window_ms
+        return self._times.age_ms(stamp, now) < self.window_ms
 
     @property
     def needs_upkeep(self) -> bool:

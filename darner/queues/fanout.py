@@ -4,10 +4,10 @@ All of them get an item or none does, whatever instant the process is killed at.
 not pass through here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from darner._records import RECORD_HEAD_BYTES, copy_record
-from darner.queues.group import all_or_none, count_duplicates, make_room, mark, without
+from darner.queues.group import all_or_none, count_duplicates, make_room, takers
 from darner.queues.queue import Queue
 
 
@@ -21,18 +21,17 @@ class Fanout:
 
     def push(
         self, record: bytes, flags: int, exptime: int, delay_ms: int, dedup_id: bytes | None = None
-    ) -> Sequence[Queue]:
+    ) -> Collection[Queue]:
         """Put an item at the end of each queue, or have it join that in `delay_ms`: see `Queue.push` and
         `Queue.push_delayed`. Queues that remember a set with the same id are left out. Returns those that
         it was put in. If one of them cannot take it, it is in none."""
-        queues = without(self.queues, dedup_id)
+        queues = takers(self.queues, dedup_id)
         size = len(record) - RECORD_HEAD_BYTES
         make_room(queues, size)
         # each item writes the head of its own record
         items = [queue.make_item(copy_record(record), flags, exptime) for queue in queues]
-        onces = mark(queues, dedup_id)
         with all_or_none(queues, size):
-            for queue, item, once in zip(queues, items, onces, strict=True):
+            for (queue, once), item in zip(queues.items(), items, strict=True):
                 queue.put(item, delay_ms, once)
         if dedup_id is not None:
             count_duplicates(self.queues, queues)

@@ -154,7 +154,7 @@ class Queue:
         self._max_age_ms = settings.max_age_ms or 0
         self._max_attempts = settings.max_attempts or 0
         self.limits.configure(settings)
-        self.dedup.configure(settings.dedup_window_ms)
+        self.dedup.window_ms = settings.dedup_window_ms
         self.disposal.configure(self.name, settings)
         self.reserved.set_timeout(settings.open_timeout_ms or 0, self.clock())
         max_ms = settings.max_queue_age_ms

@@ -8,7 +8,7 @@ from darner.environment.timeline import Timeline
 from darner.errors import StatusError
 from darner.queues.cursor import MARK, Cursors
 from darner.queues.fanout import Fanout, parent_of
-from darner.queues.group import without
+from darner.queues.group import takers
 from darner.queues.placeholders import Placeholders
 from darner.queues.queue import Queue
 from darner.queues.registry import Registry
@@ -73,7 +73,7 @@ class Routes:
         `Queue.check` of one of its queues raises."""
         self._check_sets()
         targets = self.targets(name)
-        lacking = without(targets, dedup_id)
+        lacking = takers(targets, dedup_id)
         if targets and not lacking:
             return RepeatedUpload(targets)
         # in a file if it is for one queue on disk at least

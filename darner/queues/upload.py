@@ -2,16 +2,17 @@
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, InternalError, JournalError, UnavailableError
 from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
+from darner.journal.dedup_ids import Once
 from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
 from darner.journal.whole_blobs import link_blob, write_blob
-from darner.queues.group import all_or_none, count_duplicates, make_room, mark, without
+from darner.queues.group import all_or_none, count_duplicates, make_room, takers
 from darner.queues.queue import Queue, expires_ms
 
 
@@ -63,7 +64,7 @@ class RepeatedUpload:
 
     def __init__(self, queues: Sequence[Queue]) -> None:
         self.queues = queues
-        self.stored: Sequence[Queue] = ()
+        self.stored: Collection[Queue] = ()
         count_duplicates(queues, ())
 
     def write(self, data: bytes) -> None:
@@ -134,7 +135,7 @@ class Upload:
         self.queue = queue
         # the queues it was for in the end, and those that the item was put in
         self.queues: Sequence[Queue] = ()
-        self.stored: Sequence[Queue] = ()
+        self.stored: Collection[Queue] = ()
         self._dedup_id = dedup_id
         self._targets = targets or (lambda: (queue,))
         self._check_sets = check_sets
@@ -207,7 +208,7 @@ class Upload:
 
     def _finish_written(
         self,
-        put: Callable[[Sequence[Queue]], None],
+        put: Callable[[dict[Queue, Once | None]], None],
         done: Callable[[DarnerError | None], None],
         sync: bool,
         error: Exception | None,
@@ -217,7 +218,7 @@ class Upload:
             if error is not None:
                 raise error if isinstance(error, DarnerError) else JournalError(str(error))
             self.queues = self._targets()
-            targets = without(self.queues, self._dedup_id)
+            targets = takers(self.queues, self._dedup_id)
             work = self._prepare(targets, sync=sync)
             if work is not None:
                 # other queues may be the targets by then, so all is checked again
@@ -234,7 +235,7 @@ class Upload:
             self._uncount()
             done(None)
 
-    def _prepare(self, targets: Sequence[Queue], *, sync: bool) -> Callable[[], None] | None:
+    def _prepare(self, targets: Collection[Queue], *, sync: bool) -> Callable[[], None] | None:
         """Have the bytes where each of `targets` keeps them. Returns the part of that to be done in a thread,
         or None."""
         if isinstance(self._writer, MemoryWriter):
@@ -264,13 +265,12 @@ class Upload:
             return link_blob(journal, self._path, copies)
         return write_blob(journal, self._data or b"")
 
-    def _put(self, targets: Sequence[Queue], flags: int, exptime: int, delay_ms: int) -> None:
+    def _put(self, targets: dict[Queue, Once | None], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
         make_room(targets, self._size)
-        onces = mark(targets, self._dedup_id)
         with all_or_none(targets, 0):
-            for queue, once in zip(targets, onces, strict=True):
+            for queue, once in targets.items():
                 if not queue.is_durable:
                     item = Item(0, flags, expires, now, self._data)
                 else:

@@ -5,7 +5,7 @@ What a reply says is in the log by then; only the reply to a set that is synced 
 on the disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from darner._proto import Request
 from darner.errors import DarnerError
@@ -40,8 +40,9 @@ def _set_elsewhere(connection: Connection, request: Request) -> None:
     """Set to a new queue, to several, with a delay or an id, or by a meta command."""
     connection.expect_long_work()
     record, flags, exptime, delay_ms = request.record, request.flags, request.exptime, request.delay_ms
+    stored: Collection[Queue]
     try:
-        sink = connection.broker.routes.sink(request.queue)
+        sink = connection.broker.sinks.get(request.queue) or connection.broker.routes.sink(request.queue)
         if isinstance(sink, Fanout) or request.dedup_id is not None:
             fanout = sink if isinstance(sink, Fanout) else Fanout((sink,))
             queues = fanout.queues
@@ -59,7 +60,7 @@ def _set_elsewhere(connection: Connection, request: Request) -> None:
 
 
 def reply_stored(
-    connection: Connection, request: Request, queues: Sequence[Queue], stored: Sequence[Queue]
+    connection: Connection, request: Request, queues: Sequence[Queue], stored: Collection[Queue]
 ) -> None:
     """Reply that each of these queues has had an item, once it is synced if it has to be. Those in `stored`
     have got it now, and the others before."""
