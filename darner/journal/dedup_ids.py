@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from darner import _records
 from darner._records import Change
+from darner.config.kinds import LARGEST
 from darner.journal.batch import Batch
 from darner.journal.id_filter import IdFilter
 from darner.journal.layout import DEDUP_DIGEST_BYTES, DEDUP_KEY, dedup_key
@@ -54,6 +55,8 @@ def decode_once(payload: bytes) -> tuple[Once, int, bytes]:
     kind = payload[FRAME_ID_BYTES - 1]
     if kind not in (Change.PUT, Change.DELAY):
         raise ValueError(f"the log has an id with a change of kind {kind}")
+    if not (0 < generation < LARGEST and 0 < stamp < LARGEST):
+        raise ValueError("the log has an id with numbers that none has")
     return Once(generation, stamp, payload[16 : FRAME_ID_BYTES - 1]), kind, payload[FRAME_ID_BYTES:]
 
 
