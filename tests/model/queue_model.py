@@ -1,7 +1,7 @@
 """The model of the queues of a broker: plain lists, and the states that a power cut may leave.
 
-A number stands for an item. The ids of sets that are remembered are in a state, too, each a pair with the time
-of that set.
+A number stands for an item. The ids of sets that are remembered are in a state, too, each in a pair with when
+it was set.
 """
 
 WINDOW_MS = 10_000

@@ -1,15 +1,16 @@
 """Sets with an id: each is stored once, however often it is sent, for as long as its id is remembered."""
 
+import errno
 import os
 import shutil
 
 import pytest
 from brokers import Data
-from doubles import Disk
+from doubles import Client, Disk
 
 from darner.config.settings import QueueSettings
 from darner.errors import JournalError, QueueFullError, UnavailableError
-from darner.journal import dedup_ids
+from darner.journal import blob_directory, dedup_ids
 from darner.queues import dedup
 
 WINDOW_MS = 300_000
@@ -397,6 +398,40 @@ class TestLargeItem:
         assert data.upload(b"work", LARGE, id=b"a") == [None]
         assert data.set_once(b"work", b"1", b"b") == []
         assert data.read_all(b"work") == [b"1", LARGE]
+
+
+class TestSync:
+    def test_of_a_repetition_has_the_file_synced_that_the_first_set_left_unsynced(self, data, monkeypatch):
+        synced = []
+        monkeypatch.setattr(blob_directory, "sync_file", synced.append)
+        data.upload(b"work", LARGE, id=b"a")
+        (file,) = data.path.glob("work/blobs/*")
+        queue, client = data.broker.queues[b"work"], Client()
+        assert synced == []
+        data.broker.syncing.sync((queue,), client, 0, asked=True, repeated=(queue,))
+        assert client.held == 2
+        data.settle()
+        assert (client.held, client.failed, synced) == (0, [], [file])
+
+    def test_of_a_repetition_fails_if_that_file_cannot_be_synced(self, data, monkeypatch):
+        def fail(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        data.upload(b"work", LARGE, id=b"a")
+        monkeypatch.setattr(blob_directory, "sync_file", fail)
+        queue, client = data.broker.queues[b"work"], Client()
+        data.broker.syncing.sync((queue,), client, 0, asked=True, repeated=(queue,))
+        data.settle()
+        assert (client.held, client.failed) == (0, [0])
+
+    def test_of_a_repetition_is_that_of_the_log_alone_once_leveldb_has_the_first_set(self, data):
+        data.upload(b"work", LARGE, id=b"a")
+        data.write_out()
+        queue, client = data.broker.queues[b"work"], Client()
+        data.broker.syncing.sync((queue,), client, 0, asked=True, repeated=(queue,))
+        assert client.held == 1
+        data.settle()
+        assert client.held == 0
 
 
 class TestBound:
