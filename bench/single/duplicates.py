@@ -22,17 +22,18 @@ from single.own_server import own_server
 
 STORED = b"STORED\r\n"
 GETS_AT_ONCE = 256
-# Until LevelDB has all, and freed memory was given back.
-SETTLE_S = 3.0
 
 
 class Client:
     """One connection, and the process that it measures."""
 
-    def __init__(self, server: Server, connection: socket.socket, pipeline: int, data_size: int) -> None:
+    def __init__(
+        self, server: Server, connection: socket.socket, pipeline: int, data_size: int, settle: float
+    ) -> None:
         self._process = psutil.Process(server.pid)
         self._connection = connection
         self._pipeline = pipeline
+        self._settle_s = settle
         self._rest = b" 0 0 %d\r\n%s\r\n" % (data_size, b"x" * data_size)
 
     def step(self, what: str, keys: Iterator[bytes], items: int, expected: int) -> None:
@@ -41,7 +42,7 @@ class Client:
         self._set_all(keys, items)
         rate, cpu_us = items / (time.perf_counter() - began), (self._cpu_s() - cpu_s) / items * 1e6
         taken = self._take_all()
-        time.sleep(SETTLE_S)
+        time.sleep(self._settle_s)
         memory = self._process.memory_info()
         click.echo(
             f"{what:<26}{rate:>10,.0f} sets/s{cpu_us:>8.1f} us CPU/set{taken:>12,} stored"
@@ -87,8 +88,9 @@ class Client:
 @options.option("-n --items", 1_000_000, options.REQUESTS)
 @options.data_size(64, options.SMALL_DATA_SIZE)
 @options.pipeline(64)
+@options.option("--settle", 3.0, click.FloatRange(0, 60), "Seconds of rest before memory is read.")
 @options.data_in
-def main(items: int, data_size: int, pipeline: int, data_in: Path | None) -> None:
+def main(items: int, data_size: int, pipeline: int, settle: float, data_in: Path | None) -> None:
     """Set items without ids, with ids, and with the same ids again, and measure."""
 
     def plain() -> Iterator[bytes]:
@@ -100,7 +102,7 @@ def main(items: int, data_size: int, pipeline: int, data_in: Path | None) -> Non
     with own_server(data_in, '[queue_defaults]\ndedup_window = "1d"\n') as darner:
         server = darner.start()
         with server.connect() as connection:
-            client = Client(server, connection, pipeline, data_size)
+            client = Client(server, connection, pipeline, data_size, settle)
             client.step("without an id", plain(), items, items)
             client.step("with a new id", with_ids(), items, items)
             client.step("with the same id again", with_ids(), items, 0)
@@ -108,7 +110,7 @@ def main(items: int, data_size: int, pipeline: int, data_in: Path | None) -> Non
         darner.kill()
         server = darner.start()
         with server.connect() as connection:
-            client = Client(server, connection, pipeline, data_size)
+            client = Client(server, connection, pipeline, data_size, settle)
             client.step("again after a kill -9", with_ids(), items, 0)
             client.step("with a new id after it", with_ids(2 * items), items, items)
             client.step("without an id", plain(), items, items)

@@ -6,7 +6,7 @@ It is a Bloom filter, which grows with the ids, up to a size, by layers. Beyond 
 import struct
 
 # The bytes of each layer, with 16 bits for each id that it takes; the last one takes all that come.
-LAYERS_BYTES = (1 << 10, 8 << 10, 64 << 10, 512 << 10)
+LAYERS_BYTES = (1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20)
 BITS_PER_ID = 16
 
 _PROBES = struct.Struct("<4I")
