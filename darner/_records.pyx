@@ -520,6 +520,8 @@ cpdef enum Change:
     LOST_DELAYED = 15   # the first two of a DELAY: that item is lost; then as LOST, of the delayed items
     ATTEMPTS = 16   # id, and how often this item has returned to the queue
     DEFER = 17      # the first two of a DELAY, the id of a live item, then the record: that item is a delayed one now
+    ONCE = 18       # the id of a set is remembered: generation, when it came, the hash of the id; then the kind, in a
+                    # byte, and the payload of the PUT or DELAY that is made with it
 
 
 cdef enum:

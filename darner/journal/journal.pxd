@@ -27,6 +27,7 @@ cdef class Journal:
         bint expiring
         dict cursors
         object delayed
+        object dedup_ids
         object blobs
         Records records
         object database

@@ -21,6 +21,8 @@ Records in LevelDB, by key:
     d<due><id>   a delayed item: as an item, but not among those counted in the state
     c            how many delayed items there are, and where their records begin
     r<cursor>    the place of a cursor: the id it reads next, and the ids before that it has still to read
+    n<generation><hash>   when a set with this id came
+    n            the generations of these ids
 
 An item is live if its record is there and its id is at or above the floor, or kept. Taking the oldest item
 writes no deletion, only the floor with the state. An item taken out of turn is deleted with the next batch.
@@ -46,6 +48,7 @@ from darner.journal.blob_directory import BlobDirectory
 from darner.journal.damage import Damage
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database
+from darner.journal.dedup_ids import DedupIds, Once
 from darner.journal.delayed_items import Delayed
 from darner.journal.files import bytes_in
 from darner.journal.first_item import FirstItem
@@ -98,9 +101,9 @@ class Journal:
 
     __slots__ = (
         "_entered", "_has_paused", "_number", "_segment", "blobs", "compaction", "cursors",
-        "damage", "damaged_items", "damaged_kept", "database", "delayed", "dirty", "expiring", "failing",
-        "fault", "first", "generation", "held_back", "is_backlogged", "live", "log", "lost_items", "name",
-        "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
+        "damage", "damaged_items", "damaged_kept", "database", "dedup_ids", "delayed", "dirty", "expiring",
+        "failing", "fault", "first", "generation", "held_back", "is_backlogged", "live", "log", "lost_items",
+        "name", "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +130,7 @@ class Journal:
         # the places of the cursors, by label
         self.cursors: dict[bytes, list[int]] = dict(found.cursors)
         self.delayed = Delayed(found)
+        self.dedup_ids = DedupIds(found)
         self.blobs = BlobDirectory(self.path, found.blobs)
         self.records = Records()
         if log is None:
@@ -134,8 +138,8 @@ class Journal:
         self.records.stored_id = found.state.next_id
         self.database = database
         database.life, database.stored_change = found.state.life, found.state.change
-        self.trimming = Trimming(found.state)
-        self.compaction = Compaction(found.state, self.delayed)
+        self.trimming = Trimming(found.state, self.dedup_ids)
+        self.compaction = Compaction(found.state, self.delayed, self.dedup_ids)
         database.on_open = self.compaction.measure
         self.damage = Damage(self.path, writer)
         # how many items were damaged, and are counted out; and the kept ones that were found damaged at start
@@ -257,6 +261,33 @@ class Journal:
             self.mark_dirty()
         if batch.room_bytes < 0:
             self._hold_batch_size()
+
+    def put_once(self, item: Item, once: Once) -> None:
+        """Put a new item as `put` does, and remember the id of its set by the same change."""
+        self.check()
+        item.id = self.state.next_id
+        payload = b"" if self.log is None else _payload(item.id) + _records.encode_item(item)
+        self._log(Change.ONCE, once.encode(Change.PUT, payload))
+        self.apply_once(once)
+        self.apply_put(item)
+
+    def apply_once(self, once: Once) -> None:
+        """Stage the id of a set, whose item is put next."""
+        self._free_ids(self.dedup_ids.add(self.records.batch, once))
+
+    def forget_ids(self) -> None:
+        """Forget the ids of all sets, which are outdated or flushed. By itself that is not logged: whoever
+        looks at an id looks at when it came, too."""
+        batch = self.records.batch
+        self._free_ids(self.dedup_ids.forget(batch))
+        if batch.dedup_changed and not self.dirty:
+            self.mark_dirty()
+
+    def _free_ids(self, outdated: list[dict[bytes, int]]) -> None:
+        """Free staged ids in slices: in memory they may be many."""
+        if self.log is None:
+            for ids in outdated:
+                self.writer.free(ids)
 
     def _hold_batch_size(self) -> None:
         """Have the full batch written, or sets wait until the one before it is."""
@@ -429,6 +460,7 @@ class Journal:
         state.bytes = sum(sizes.values())
         live.set_floor(state.next_id)
         self.next_unread = state.next_id
+        self.forget_ids()
         if self.delayed.items:
             for item in self.delayed.flush(batch, state.next_blob):
                 if item.blob:
@@ -477,12 +509,18 @@ class Journal:
 
     # Delayed items
 
-    def delay(self, item: Item, due_ms: int) -> None:
-        """Put a new item that is to `join` the others when it is due, and give it an id."""
+    def delay(self, item: Item, due_ms: int, once: Once | None = None) -> None:
+        """Put a new item that is to `join` the others when it is due, and give it an id. With `once`,
+        remember the id of its set by the same change."""
         self.check()
         item.id = self.state.next_blob
         key = delayed_key(due_ms, item.id)
-        self._log(Change.DELAY, b"" if self.log is None else key[1:] + _records.encode_item(item))
+        payload = b"" if self.log is None else key[1:] + _records.encode_item(item)
+        if once is None:
+            self._log(Change.DELAY, payload)
+        else:
+            self._log(Change.ONCE, once.encode(Change.DELAY, payload))
+            self.apply_once(once)
         self.apply_delay(key, item)
 
     def apply_delay(self, key: bytes, item: Item) -> None:
@@ -627,6 +665,13 @@ class Journal:
             self.mark_dirty()
 
     # Records, for reading.py and lookup.py
+
+    @property
+    def staged_large(self) -> list[Item]:
+        """The large items that LevelDB has not got yet."""
+        records = self.records
+        batches = (records.batch, records.sealed)
+        return [item for batch in batches if batch is not None for item in batch.items if item.blob]
 
     def items_from(self, start: int, stop: int = 0) -> Iterator[Item]:
         """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. With

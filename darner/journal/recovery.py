@@ -17,16 +17,19 @@ from darner.errors import DamagedError, InternalError, JournalError, MisplacedEr
 from darner.journal import leveldb, resting
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
+from darner.journal.dedup_ids import Once, decode_once
 from darner.journal.delayed_items import find_runs
 from darner.journal.journal import BLOB_ID_BYTES, Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
     CURSORS_END,
+    DEDUP_KEY,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
     MAX_ATTEMPTS,
     decode_counts,
+    decode_generations,
     decode_place,
     is_known_key,
 )
@@ -129,6 +132,8 @@ def _load(database: Database) -> Snapshot | None:
         found.expiring = db.get(EXPIRING_KEY) is not None
         for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
             found.cursors[key[1:]] = decode_place(place)
+        if generations := db.get(DEDUP_KEY):
+            found.dedup = decode_generations(generations)
         if delayed := db.get(DELAYED_KEY):
             counts = decode_counts(delayed)
             found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
@@ -146,6 +151,8 @@ class Recovery:
         # the directory from which the origins of blobs are found, and the file that each was linked from
         self._home = home
         self._origins: dict[int, Path] = {}
+        # by the blobs of large items that were set with an id, what is remembered of that
+        self._onces: dict[int, Once] = {}
 
     def run(self, lives: Sequence[Life]) -> None:
         """Do all of it; `lives` is what the log knows of the journal's name. Raises JournalError."""
@@ -218,17 +225,24 @@ class Recovery:
         for item in list(batch.puts.values()):
             if item.blob and not self._has_file(item):
                 journal.apply_remove(item.id, item.size, item.blob)
-                journal.lost_items += 1
+                self._note_lost(item)
         for key, item in list(batch.delayed.items()):
             if item.blob and not self._has_file(item):
                 journal.delayed.count_out(item)
                 journal.remove_delayed(key, item)
                 journal.release_blob(item.blob)
-                journal.lost_items += 1
+                self._note_lost(item)
         owned = {item.blob for item in batch.items}
         blobs = journal.blobs
         blobs.obsolete = [entry for entry in blobs.obsolete if entry[0] not in owned]
         blobs.begun.clear()
+
+    def _note_lost(self, item: Item) -> None:
+        """Count a lost item; it may be sent again, so its set is not remembered."""
+        self._journal.lost_items += 1
+        once = self._onces.get(item.blob)
+        if once is not None:
+            self._journal.dedup_ids.remove(self._journal.records.batch, once)
 
     def _has_file(self, item: Item) -> bool:
         """Whether a large item's file is whole. If it was linked to another queue's file, and the link was
@@ -338,6 +352,15 @@ class Recovery:
             id, attempts = numbers
             self._check_given_out(id)
             journal.apply_attempts(id, min(attempts, MAX_ATTEMPTS))
+        elif kind == Change.ONCE:
+            once, kind, payload = decode_once(payload)
+            journal.apply_once(once)
+            self._redo(kind, payload)
+            staged = journal.records.batch
+            key = b"d" + payload[:16]
+            item = staged.delayed[key] if kind == Change.DELAY else staged.puts[journal.state.next_id - 1]
+            if item.blob:
+                self._onces[item.blob] = once
         elif kind == Change.CURSOR:
             journal.apply_cursor(payload[1 : 1 + payload[0]], numbers)
         else:

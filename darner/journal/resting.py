@@ -41,6 +41,7 @@ def snapshot(journal: Journal) -> Snapshot:
         list(journal.delayed.next_due.values()),
         first.id if is_known else 0,
         first.enqueued_ms if is_known else 0,
+        journal.dedup_ids.numbers,
     )
 
 

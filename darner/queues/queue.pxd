@@ -36,6 +36,7 @@ cdef class Queue:
         Limits limits
         object expiry
         object delayed
+        object dedup
         object disposal
         object waiters
         dict cursors
@@ -59,7 +60,7 @@ cdef class Queue:
     cpdef append(self, Item item)
     cpdef arrive(self, Item item)
     cpdef serve(self)
-    cpdef put(self, Item item, delay_ms=*)
+    cpdef put(self, Item item, delay_ms=*, once=*)
     @cython.locals(item=Item)
     cpdef Item take(self)
     @cython.locals(item=Item)

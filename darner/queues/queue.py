@@ -15,11 +15,13 @@ from darner.environment.timeline import Clock, Timeline
 from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
+from darner.journal.dedup_ids import Once
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
 from darner.queues import browsing
 from darner.queues.counts import Counts
+from darner.queues.dedup import Dedup
 from darner.queues.disposal import Disposal
 from darner.queues.due_items import Delayed
 from darner.queues.expiry import EXPIRED_AT_ONCE, Expiry
@@ -81,6 +83,7 @@ class Queue:
         "clock",
         "counts",
         "cursors",
+        "dedup",
         "delayed",
         "disposal",
         "expiry",
@@ -126,6 +129,7 @@ class Queue:
         self._earliest_expiry = self.expiry.earliest
         self.limits = Limits(journal, self.reserved)
         self.delayed = Delayed(journal, self.times)
+        self.dedup = Dedup(journal, self.times)
         self.disposal = Disposal()
         self._idle_time: IdleTime | None = None
         self.waiters = Waiters()
@@ -159,6 +163,7 @@ class Queue:
         self._max_age_ms = settings.max_age_ms or 0
         self._max_attempts = settings.max_attempts or 0
         self.limits.configure(settings)
+        self.dedup.window_ms = settings.dedup_window_ms
         self.disposal.configure(self.name, settings)
         self.reserved.set_timeout(settings.open_timeout_ms or 0, self.clock())
         max_ms = settings.max_queue_age_ms
@@ -250,16 +255,22 @@ class Queue:
         now = self.clock()
         return new_item(record, flags, expires_ms(exptime, now), now)
 
-    def put(self, item: Item, delay_ms: int = 0) -> None:
+    def put(self, item: Item, delay_ms: int = 0, once: Once | None = None) -> None:
         """Put an item at the end, or have it join that in `delay_ms`, whatever the limits: see
-        `group.make_room`. Clients that wait are not served before `serve`."""
+        `group.make_room`. With `once`, remember the id of its set. Clients that wait are not served before
+        `serve`."""
+        if once is not None and not self.dedup.needs_upkeep:
+            self.on_upkeep_due(self)
         if delay_ms:
-            if self.delayed.put(item, self.clock() + delay_ms):
+            if self.delayed.put(item, self.clock() + delay_ms, once):
                 self.on_upkeep_due(self)
             return
         if item.expires_ms:
             self.note_expiry(item)
-        self.journal.put(item)
+        if once is None:
+            self.journal.put(item)
+        else:
+            self.journal.put_once(item, once)
         self.counts.total_items += 1
         self.window.append(item)
 
@@ -555,6 +566,7 @@ class Queue:
             or self.reserved.needs_upkeep
             or self.expiry.needs_upkeep
             or self.delayed.needs_upkeep
+            or self.dedup.needs_upkeep
             or self.limits.needs_upkeep
             or self.disposal.needs_upkeep
         )
@@ -574,6 +586,8 @@ class Queue:
             if not self.waiters:
                 self.journal.check()
             self.has_more_upkeep |= self.delayed.join(self, now)
+        if self.dedup.needs_upkeep:
+            self.dedup.sweep(now)
         if self.limits.needs_upkeep:
             self.has_more_upkeep |= self.limits.sweep(self)
         if self.expiry.is_due(now):

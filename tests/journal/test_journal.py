@@ -15,6 +15,7 @@ from darner.errors import JournalError, NewerFormatError, NotReadyError
 from darner.journal import blob_directory, layout, leveldb, lookup, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
+from darner.journal.dedup_ids import Once
 from darner.journal.disk_reserve import Reserve
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
 from darner.journal.recovery import open_journal
@@ -982,6 +983,12 @@ class TestRest:
             ),
             lambda it: it.journal.begin_blob(),
             lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
+            lambda it: it.journal.put_once(Item(0, 0, 0, 0, b"once"), Once(1, 5, bytes(16))),
+            lambda it: (
+                it.journal.put_once(Item(0, 0, 0, 0, b"once"), Once(1, 5, bytes(16))),
+                it.write(),
+                it.journal.flush(()),
+            ),
         ],
     )
     @pytest.mark.parametrize("again", ["restart", "kill"])

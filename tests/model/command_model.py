@@ -50,8 +50,9 @@ DEFAULTS = {
     "max_open_reads": 1,
     "max_attempts": None,
     "dead_letter_queue": None,
+    "dedup_window": 300_000,
 }
-TIMES = ("max_age", "max_queue_age", "open_timeout")
+TIMES = ("max_age", "max_queue_age", "open_timeout", "dedup_window")
 
 
 def cas(order, attempts):
@@ -267,6 +268,8 @@ class Queue(Source):
         self.cursors = {}
         # those at which clients wait, in the order in which they are served
         self.waiting_cursors = []
+        # by the id of a set, when it was stored
+        self.ids = {}
         # large items that were added just now
         self.coming = []
         # whether items have expired: a cursor ahead of the queue's readers does not know their places
@@ -282,7 +285,7 @@ class Queue(Source):
         self.reset()
 
     def reset(self):
-        self.total = self.expired = self.discarded = 0
+        self.total = self.expired = self.discarded = self.duplicates = 0
         self.transactions = self.canceled = self.flushes = 0
 
     def restart(self):
@@ -308,6 +311,7 @@ class Queue(Source):
         for item in self.waiting + [item for _, item in self.delayed]:
             item.enqueued, item.expires = date(item.enqueued), item.expires and date(item.expires)
         self.delayed = [(date(due), item) for due, item in self.delayed]
+        self.ids = {id: date(time) for id, time in self.ids.items()}
 
     def configure(self):
         self.settings = self.model.config.settings(self.name)
@@ -329,6 +333,11 @@ class Queue(Source):
         return len(self.waiters) + sum(len(cursor.waiters) for cursor in self.cursors.values())
 
     # Enqueue
+
+    def has_had(self, id):
+        """Return whether a set with this id was stored within the window."""
+        window = self.settings["dedup_window"]
+        return id in self.ids and self.model.now - self.model.at(self.ids[id]) < window
 
     def refusal(self, size, *, asks=False, discard=False, expire=True):
         """Return why an item of this size is refused; None if it is not. Expired items make room for it,
@@ -358,8 +367,10 @@ class Queue(Source):
             most_bytes is not None and self.bytes_of(items) + size > most_bytes
         )
 
-    def set(self, data, flags, expires, delay):
+    def set(self, data, flags, expires, delay, id):
         self.refusal(len(data), discard=True)
+        if id is not None:
+            self.ids[id] = self.model.now
         item = Item(next(self.model.orders), data, flags, self.model.now, expires)
         if delay:
             self.delay(item, delay)
@@ -481,6 +492,7 @@ class Queue(Source):
     def flush(self):
         self.waiting.clear()
         self.delayed.clear()
+        self.ids.clear()
         self.flushes += 1
 
     def flush_expired(self):
@@ -527,6 +539,7 @@ class Queue(Source):
             if self.waiting
             else 0,
             "discarded": self.discarded,
+            "duplicates": self.duplicates,
             "damaged_items": 0,
             "waiters": self.waiting_clients,
             "open_transactions": len(self.reserved),
@@ -963,9 +976,9 @@ class Model:
     def quit(self, client):
         self.lose(client)
 
-    def set(self, client, name, data, flags, exptime, delay, noreply):
+    def set(self, client, name, data, flags, exptime, delay, id, noreply):
         self.sets += 1
-        reply = self.store(name, data, flags, exptime, delay)
+        reply = self.store(name, data, flags, exptime, delay, id)
         self.reply(client, reply, noreply=noreply, is_error=reply != STORED)
 
     def begin_set(self, name, size, sent):
@@ -974,16 +987,18 @@ class Model:
         self.bytes_read += sent
         self.targets_of(name, size, expire=False)
 
-    def targets_of(self, name, size, *, expire=True):
-        """Return the queues that an item of this size goes to, or the error that refuses it."""
+    def targets_of(self, name, size, id=None, *, expire=True):
+        """Return the queues that an item of this size goes to, or the error that refuses it. Those that have
+        had its id are not asked."""
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
-        refusals = {queue.refusal(size, asks=True) for queue in targets} - {None}
+        lacking = [queue for queue in targets if not queue.has_had(id)]
+        refusals = {queue.refusal(size, asks=True) for queue in lacking} - {None}
         if len(refusals) > 1:
             # which comes first is up to what of the queues is in memory
             return ANY + b"\r\n"
-        refusals = refusals or {queue.refusal(size, expire=expire) for queue in targets} - {None}
+        refusals = refusals or {queue.refusal(size, expire=expire) for queue in lacking} - {None}
         if refusals:
             return refusals.pop()
         if not targets and size > LARGE_BYTES:
@@ -994,8 +1009,8 @@ class Model:
                 return b"NOT_STORED\r\n"
         return targets
 
-    def store(self, name, data, flags, exptime, delay):
-        targets = self.targets_of(name, len(data))
+    def store(self, name, data, flags, exptime, delay, id):
+        targets = self.targets_of(name, len(data), id)
         if isinstance(targets, bytes):
             return targets
         expires = None
@@ -1005,8 +1020,12 @@ class Model:
             expires = self.now + exptime * 1000
         elif exptime:
             expires = Date(exptime * 1000)
+        had = [queue for queue in targets if queue.has_had(id)]
         for queue in targets:
-            queue.set(data, flags, expires, delay)
+            if queue in had:
+                queue.duplicates += 1
+            else:
+                queue.set(data, flags, expires, delay, id)
         return STORED
 
     def get(self, client, key, with_cas):

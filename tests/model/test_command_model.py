@@ -220,6 +220,8 @@ def configurations(draw):
         )
     )
     defaults = draw(settings_of(b"late")) if draw(st.integers(0, 3)) == 0 else {}
+    # always the same: a reload does not bring back ids, or outdate them
+    defaults |= {"dedup_window": 1500}
     aliases = {}
     if draw(st.integers(0, 2)) == 0:
         targets = [name for name in NAMES if name != ALIAS]
@@ -368,9 +370,11 @@ class CommandMachine(RuleBasedStateMachine):
         if exptime == "date":
             exptime = (self.model.now + self.model.ahead) // 1000 + 1
         sync, noreply = data.draw(sometimes), data.draw(sometimes)
+        id = data.draw(st.sampled_from([None, None, None, b"1", b"2", b"3"]))
         key = name + (b"/sync" if sync else b"") + (b"/delay=%d" % delay if delay else b"")
+        key += b"" if id is None else b"/id=" + id
         line = b"set %s %d %d %d%s\r\n" % (key, number, exptime, len(content), no(noreply))
-        return line + content + b"\r\n", "set", (name, content, number, exptime, delay, noreply)
+        return line + content + b"\r\n", "set", (name, content, number, exptime, delay, id, noreply)
 
     def a_key(self, data, waits=waits):
         key = data.draw(keys(self.names, waits))

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from machines import new_directory, profile
-from queue_model import Hold, Passing, Twin
+from queue_model import WINDOW_MS, Hold, Passing, Twin
 from system import Killed, System
 
 from darner import _records
@@ -50,6 +50,7 @@ CHUNK_BYTES = 400  # a smaller item is never a large one when it is moved
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
 RESERVE_BYTES = 64
+IDS = (b"1", b"2", b"3")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -70,6 +71,8 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
         patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
+        patch.setattr("darner.journal.dedup_ids.TRIM_IDS", 2)
+        patch.setattr("darner.journal.id_filter.LAYERS_BYTES", (4, 8))
         self.blobs = []  # open readers
         patch.setattr("darner.journal.lookup.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
@@ -128,8 +131,10 @@ class QueueMachine(RuleBasedStateMachine):
     @staticmethod
     def _settings_for(name):
         if name == DEAD:
-            return QueueSettings()
-        return QueueSettings(max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode())
+            return QueueSettings(dedup_window_ms=WINDOW_MS)
+        return QueueSettings(
+            max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode(), dedup_window_ms=WINDOW_MS
+        )
 
     def _die(self):
         self.system.calls_left = 0
@@ -164,14 +169,16 @@ class QueueMachine(RuleBasedStateMachine):
         if name not in self.broker.queues:
             # a queue of which nothing was logged does not exist
             assert any(not may for may in twin.unsure)
-            twin.found(None, {}, self.places)
+            twin.found(None, {}, {}, self.places)
             return
         journal = self.broker.queues[name].journal
         with self._readable(journal):
             numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
-        held = frozenset((*numbers, *(-number for number in delayed)))
-        assert any(twin.may_be(held, may) for may in twin.unsure)
-        twin.found(numbers, delayed, self.places)
+        found = {id: lookup.when_set(journal, journal.dedup_ids.digest(id)) for id in IDS}
+        ids = {id: set_ms for id, set_ms in found.items() if set_ms}
+        held = frozenset((*numbers, *(-number for number in delayed), *ids.items()))
+        assert any(twin.may_be(held, may, self.now) for may in twin.unsure)
+        twin.found(numbers, delayed, ids, self.places)
 
     @contextlib.contextmanager
     def _readable(self, journal):
@@ -392,6 +399,50 @@ class QueueMachine(RuleBasedStateMachine):
     def _implies(self, twin, other, number=None):
         """Note that the state of `twin` may be found only together with that of the other one."""
         self.joint.append((twin, len(twin.history) - 1, other, len(other.history) - 1, number))
+
+    @rule(
+        name=names,
+        id=st.sampled_from(IDS),
+        delay_s=st.sampled_from([0, 0, 0, 2]),
+        both=st.sampled_from([False, False, True]),
+        sync=st.booleans(),
+    )
+    def push_once(self, name, id, delay_s, both, sync, size=9):
+        """Push with an id, which some of the queues may have had."""
+        found = [self._queue(name) for name in (BOTH if both and name in BOTH else (name,))]
+        if any(queue is None for queue, _ in found):
+            return
+        queues = [queue for queue, _ in found]
+        lacking = [twin for _, twin in found if not twin.has_had(id, self.now)]
+        number = self._number(b"x" * size)
+        for twin in lacking:
+            twin.order[number], twin.attempts[number] = next(self.places), 0
+        stored = []
+
+        def push():
+            stored.extend(Fanout(queues).push(record(b"x" * size), number, 0, delay_s * 1000, id))
+
+        if not self._tried(push):
+            return
+        assert [self.twins[queue.name] for queue in stored] == lacking
+        for twin in lacking:
+            twin.ids[id] = self.now
+        if not delay_s:
+            self._both_have(lacking, number)
+        elif len(lacking) == 1:
+            self._is_delayed(lacking[0], number, delay_s)
+        else:
+            self._both_are_delayed(lacking, number, delay_s)
+        for queue in queues:
+            self._wait_if_crowded(queue)
+        if sync:
+            self._sync()
+
+    def _both_are_delayed(self, twins, number, delay_s):
+        for twin in twins:
+            self._is_delayed(twin, number, delay_s)
+        for one, other in itertools.permutations(twins, 2):
+            self._implies(one, other)
 
     @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
     def push_delayed(self, name, exptime, delay_s, sync):
@@ -700,6 +751,7 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is not None and self._tried(queue.flush):
             twin.waiting.clear()
             twin.delayed.clear()
+            twin.ids.clear()
             twin.changed()
 
     @rule(name=names)
@@ -709,6 +761,7 @@ class QueueMachine(RuleBasedStateMachine):
             twin.waiting.clear()
             twin.reserved.clear()
             twin.delayed.clear()
+            twin.ids.clear()
             twin.exists = False
             twin.generation += 1
             twin.changed()
@@ -809,7 +862,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert not twin.held
             return
         for key, stored in journal.database.open().iterator():
-            assert key[:1] in b"aikxcd"
+            assert key[:1] in b"aikxcdn"
+            assert len(key) < 25 or key >= journal.dedup_ids.first_key
             if len(key) == 9:
                 ids[key[:1]].add(key[1:])
             if key[:1] in b"id" and not is_state_key(key):
@@ -820,7 +874,7 @@ class QueueMachine(RuleBasedStateMachine):
                     files.add(journal.blobs.path_of(item.blob))
                     if item.flags in live or item.flags in delayed:  # others were flushed
                         self._reads_whole(journal, item)
-        assert live == {number for number in twin.held if number > 0}
+        assert live == {*twin.waiting, *twin.reserved}
         assert ids[b"a"] <= ids[b"i"]
         assert set((journal.path / "blobs").glob("*")) == files
 
@@ -858,7 +912,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         name=names,
-        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort", "defer"]),
+        what=st.sampled_from(["push", "push_once", "push_both", "flush", "delete", "tick", "abort", "defer"]),
         calls=st.integers(1, 6),
     )
     def kill_amid(self, name, what, calls):
@@ -900,6 +954,16 @@ class QueueMachine(RuleBasedStateMachine):
     def _parts_of_push(self, name):
         held = self._held(name)
         return {name: [held, held | {len(self.items) + 1}]}
+
+    def _do_push_once(self, name):
+        self.push_once(name=name, id=IDS[0], delay_s=0, both=False, sync=False, size=300)
+
+    def _parts_of_push_once(self, name):
+        """The item and its id are there, or neither is."""
+        if self.twins[name].has_had(IDS[0], self.now):
+            return {}
+        held = self._held(name)
+        return {name: [held, held | {len(self.items) + 1, (IDS[0], self.now)}]}
 
     def _do_push_both(self, _):
         self.push_both(size=300, sync=False)
@@ -985,7 +1049,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.system.lose_power(chance, in_order=in_order)
         self._restart(may_hold, calls, is_torn=is_torn)
         domains = {
-            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may)}
+            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may, self.now)}
             for name, twin in twins.items()
             if twin in shifts and not twin.unsure
         }

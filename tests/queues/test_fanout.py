@@ -265,6 +265,9 @@ SETS = [
     lambda data: data.set(b"orders", b"item"),
     lambda data: data.set(b"orders", b"item", delay_ms=500),
     lambda data: data.upload(b"orders", LARGE),
+    lambda data: data.set_once(b"orders", b"item", b"id"),
+    lambda data: data.set_once(b"orders", b"item", b"id", delay_ms=500),
+    lambda data: data.upload(b"orders", LARGE, id=b"id"),
 ]
 
 
