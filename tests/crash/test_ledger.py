@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from running import Server, Wire
+from running import ATTEMPT, Server, Wire
 
 from darner.repair.check import check
 
@@ -100,7 +100,8 @@ def consume_reliably(wire: Wire, ledger: Ledger, queue: bytes, think_s: float) -
         ledger.opens_cut_off = 0
         if item is None:
             continue
-        id, data = item
+        token, data = item
+        id = token % ATTEMPT
         ledger.held[id] = name_of(data)
         time.sleep(think_s)  # a consumer works on its item
         ledger.closing[id] = ledger.held.pop(id)
@@ -156,9 +157,9 @@ def returned_first(server: Server, life: Ledger) -> None:
     uncertain = len(life.closing) + life.opens_cut_off
     wires = [server.connect() for _ in range(len(life.held) + uncertain)]
     heads = [item for wire in wires if (item := wire.gets(b"jobs/open")) is not None]
-    ids = [id for id, _ in heads]
+    ids = [token % ATTEMPT for token, _ in heads]
     assert ids == sorted(ids)
-    assert {id: name_of(data) for id, data in heads}.items() >= life.held.items()
+    assert {id: name_of(data) for id, (_, data) in zip(ids, heads, strict=True)}.items() >= life.held.items()
     for wire in reversed(wires):
         assert wire.ask(b"get jobs/abort\r\n") == b"END\r\n"
         wire.close()
