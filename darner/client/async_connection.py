@@ -151,7 +151,9 @@ class AsyncConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection has ended, here or there."""
-        self._fail(ConnectionLostError(f"{self.address}: {error or 'has ended the connection before its reply'}"))
+        self._fail(
+            ConnectionLostError(f"{self.address}: {error or 'has ended the connection before its reply'}")
+        )
 
     def pause_writing(self) -> None:
         """Take note that the peer does not take what is sent."""

@@ -1,4 +1,4 @@
-"""Waiting for an item at several servers at once."""
+"""Waiting for an item at several servers at once, in the sync client."""
 
 import selectors
 import time
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from darner.client import protocol
 from darner.client.connection import Connection
 from darner.client.errors import ConnectionFailedError, ConnectionLostError, NoFreeConnectionError
+from darner.client.gets import PEEK
 from darner.client.pool import Pool
 from darner.client.servers import Servers
 
@@ -17,7 +18,7 @@ def wait_at(servers: Servers, pools: Sequence[Pool], keys: Sequence[bytes], wait
     Nothing is taken, for each is asked to peek. So whoever fetches then may find that another was faster.
     """
     deadline = time.monotonic() + wait + servers.timeout
-    request = protocol.get_line(keys, b"/peek", protocol.milliseconds(wait))
+    request = protocol.get_line(keys, PEEK, protocol.milliseconds(wait))
     waiting: dict[Connection, Pool] = {}
     try:
         with selectors.DefaultSelector() as selector:
