@@ -210,7 +210,7 @@ class Client:
         return ReservingMany(partial(self._reserve, queue, count, timeout))
 
     def queues(self) -> dict[str, QueueStats]:
-        """Return the figures of each queue by name; of a fleet, added up. Asked again if a connection is lost."""
+        """Return the figures of each queue by name; of a fleet, added up. Asked again as `stats`."""
         replies = self._figures(protocol.QUEUE_STATS)
         return stats.merged_queues([stats.queue_stats(reply.stats) for reply in replies])
 

@@ -83,4 +83,4 @@ def browse(servers: Servers, pool: Pool, pages: Pages) -> Iterator[Value]:
     """Give the items of one server's pages. A page is asked for again if its connection is lost."""
     while not pages.is_over:
         requests = pages.requests()
-        yield from pages.took(servers.again(lambda left, asked=requests: pool.ask_many(asked, left)))
+        yield from pages.took(servers.ask_many_again(pool, requests))

@@ -49,9 +49,10 @@ def put_requests(
     names = None if ids is None else [protocol.item_id(id) for id in ids]
     if names is not None and len(names) != len(values):
         raise BadRequestError(f"{len(names)} ids for {len(values)} values")
+    each_id: Sequence[bytes | None] = names or [None] * len(values)
     requests = [
         put_request(codec, queue, value, delay=delay, expire=expire, id=id, sync=sync)
-        for value, id in zip(values, names or [None] * len(values), strict=True)
+        for value, id in zip(values, each_id, strict=True)
     ]
     return requests, names
 

@@ -56,6 +56,10 @@ class Servers(Roster[Pool]):
         """Make a request on this server that does no harm if it is made twice: see `again`."""
         return self.again(lambda left: pool.ask(request, left))
 
+    def ask_many_again(self, pool: Pool, requests: Sequence[bytes]) -> list[Reply]:
+        """Make requests in one go that do no harm if they are made twice: see `again`."""
+        return self.again(lambda left: pool.ask_many(requests, left))
+
     def ask_all(self, ask: Callable[[Pool], Reply]) -> list[Reply]:
         """Ask every server; if some fail, the others are asked all the same; raises the first error."""
         replies: list[Reply] = []

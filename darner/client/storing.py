@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from darner.client.errors import ConnectionLostError
 from darner.client.pool import Pool
-from darner.client.puts import Outcomes, Run, by_home
+from darner.client.puts import AtHome, Outcomes, Run, by_home
 from darner.client.servers import Servers
 from darner.client.windows import Request
 
@@ -24,8 +24,12 @@ def put_at_home(servers: Servers, requests: Sequence[Request], ids: Sequence[byt
     outcomes: Outcomes = [None] * len(requests)
     for home in by_home(servers, requests, ids, outcomes):
         with home:
-            servers.again(lambda _, home=home: home.took(put_on(home.pool, home.left(), servers.timeout)))
+            _put_again(servers, home)
     return outcomes
+
+
+def _put_again(servers: Servers, home: AtHome[Pool]) -> None:
+    servers.again(lambda _: home.took(put_on(home.pool, home.left(), servers.timeout)))
 
 
 def put_on(pool: Pool, requests: Sequence[Request], timeout: float) -> Outcomes:
