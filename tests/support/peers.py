@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Proxy:
-    """Passes bytes between clients and a server; loses so many replies as `to_lose`, and their connections."""
+    """Passes bytes between clients and a server; loses `to_lose` replies, and their connections with them."""
 
     def __init__(self, port: int) -> None:
         self.to_lose = 0
