@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 TIMEOUT_S = 30
 
@@ -16,6 +16,12 @@ def on_loop(scenario: Callable[..., Coroutine]) -> Callable[..., None]:
         asyncio.run(asyncio.wait_for(scenario(*args, **kwargs), TIMEOUT_S))
 
     return test
+
+
+async def until(happens: Callable[[], Awaitable[object]]) -> None:
+    """Wait until what `happens()` tells is true."""
+    while not await happens():  # noqa: ASYNC110  # it happens in another process
+        await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
