@@ -148,9 +148,9 @@ def close_line(key: bytes, token: int) -> bytes:
     return b"get %b/close=%d\r\n" % (key, token)
 
 
-def abort_line(key: bytes, token: int, delay: float = 0) -> bytes:
-    """Return the request that puts a reserved item back, out of sight for `delay` seconds if there is one."""
-    if delay:
+def abort_line(key: bytes, token: int, delay: float | None = None) -> bytes:
+    """Return the request that puts a reserved item back at the head, or at the end in `delay` seconds."""
+    if delay is not None:
         return b"get %b/abort=%d/delay=%d\r\n" % (key, token, milliseconds(delay))
     return b"get %b/abort=%d\r\n" % (key, token)
 
