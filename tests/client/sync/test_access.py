@@ -57,9 +57,9 @@ class TestTLS:
             assert client.get(QUEUE, timeout=0.05) is None
 
     def test_of_a_server_that_is_not_trusted_is_no_connection(self, certified):
-        with Client(f"darners://localhost:{certified.port}") as client:
-            with pytest.raises(ConnectionFailedError, match="certificate verify failed"):
-                client.put(QUEUE, b"x")
+        client = Client(f"darners://localhost:{certified.port}")
+        with pytest.raises(ConnectionFailedError, match="certificate verify failed"):
+            client.put(QUEUE, b"x")
 
     def test_is_waited_on_in_a_fleet(self, certified, trusting):
         servers = [f"darners://{host}:{certified.port}" for host in ("localhost", "127.0.0.1")]
