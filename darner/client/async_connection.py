@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from darner.client import protocol
 from darner.client.errors import (
@@ -159,8 +160,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # those of uvloop only look like one
         if not self.address.path:
             # a peer that is gone is noticed while a `get` waits
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
