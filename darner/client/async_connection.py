@@ -48,8 +48,8 @@ class AsyncConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is open, and nothing is under way on it."""
-        return self.is_open and not (self._outstanding or self._arrived)
+        """Whether the connection is open, will stay so, and nothing is under way on it."""
+        return self.is_open and not (self._outstanding or self._arrived or self._replies.is_over)
 
     def is_usable(self) -> bool:
         """Return whether an idle connection was not closed by the server meanwhile, as far as is known."""
