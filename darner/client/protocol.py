@@ -19,6 +19,7 @@ from darner.client.errors import (
     NotPermittedError,
     ProtocolError,
     QueueFullError,
+    RefusedError,
     ReservationLostError,
     ServerFailedError,
 )
@@ -357,7 +358,9 @@ def error_of(line: bytes) -> ClientError | None:
     word, _, rest = line.partition(b" ")
     text = rest.decode(errors="replace")
     if word == b"SERVER_ERROR":
-        return ItemTooLargeError(text) if rest == b"object too large for cache" else ServerFailedError(text)
+        if rest == b"object too large for cache":
+            return ItemTooLargeError(text)
+        return RefusedError(text) if rest.startswith(b"refused: ") else ServerFailedError(text)
     if word != b"CLIENT_ERROR":
         return None
     if line == _NO_LOGIN:
@@ -370,6 +373,14 @@ def error_of(line: bytes) -> ClientError | None:
 def error_in(reply: Reply) -> ClientError:
     """Return the error that a reply stands for that is not as expected."""
     return error_of(reply.line) or ProtocolError(f"this is no answer to what was asked: {reply.line[:60]!r}")
+
+
+def check_refused(reply: Reply) -> Reply:
+    """Return the reply unless the server refuses to do such things; then raise RefusedError."""
+    error = None if reply.line is STORED else error_of(reply.line)
+    if isinstance(error, RefusedError):
+        raise error
+    return reply
 
 
 def check(reply: Reply, *expected: bytes) -> Reply:

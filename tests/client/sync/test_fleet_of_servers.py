@@ -15,6 +15,7 @@ from darner.client import (
     ConnectionFailedError,
     ConnectionLostError,
     PutManyError,
+    RefusedError,
     fleet,
 )
 
@@ -110,19 +111,31 @@ class TestPut:
     def test_goes_to_the_next_server_if_one_refuses_all(self, client, alone, queue):
         alone[1].status("readonly")
         try:
-            for _ in range(6):
+            for _ in range(3):
                 client.put(queue, b"x")
+                client.put_many(queue, [b"x"] * 200)
         finally:
             alone[1].status("up")
         assert counts(alone, queue)[1] == 0
-        assert sum(counts(alone, queue)) == 6
+        assert sum(counts(alone, queue)) == 603
+
+    def test_that_all_refuse_is_an_error(self, client, queue):
+        client.status("readonly")
+        try:
+            with pytest.raises(RefusedError, match="readonly"):
+                client.put(queue, b"x")
+            with pytest.raises(PutManyError, match="readonly") as raised:
+                client.put_many(queue, [b"x"] * 200)
+            assert raised.value.stored == 0
+        finally:
+            client.status("up")
 
     def test_of_which_the_reply_is_lost_is_made_on_no_other_server(self, three, alone, queue):
         with proxy(three[0].port) as lossy, proxy(three[1].port) as other:
             lossy.to_lose = other.to_lose = 1
-            with Client([f"127.0.0.1:{each.port}" for each in (lossy, other)]) as client:
-                with pytest.raises(ConnectionLostError):
-                    client.put(queue, b"x")
+            client = Client([f"127.0.0.1:{each.port}" for each in (lossy, other)])
+            with pytest.raises(ConnectionLostError):
+                client.put(queue, b"x")
         assert sum(counts(alone, queue)) == 1
 
 
@@ -189,9 +202,9 @@ class TestReservation:
         alone[1].put(queue, b"x")
         with proxy(three[0].port) as lossy:
             lossy.to_lose = 1
-            with Client([f"127.0.0.1:{lossy.port}", f"127.0.0.1:{three[1].port}"]) as client:
-                with client.reserve(queue) as item:
-                    assert item.server == f"127.0.0.1:{three[1].port}"
+            client = Client([f"127.0.0.1:{lossy.port}", f"127.0.0.1:{three[1].port}"])
+            with client.reserve(queue) as item:
+                assert item.server == f"127.0.0.1:{three[1].port}"
         # nothing was lost by it
         assert alone[0].get(queue, timeout=10) == b"x"
 
