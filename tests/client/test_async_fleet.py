@@ -6,7 +6,7 @@ import pytest
 from loops import on_loop, until
 from running import running
 
-from darner.client import AsyncClient, ConnectionFailedError, fleet
+from darner.client import AsyncClient, ConnectionFailedError, RefusedError, fleet
 
 
 @pytest.fixture
@@ -106,6 +106,18 @@ class TestFleet:
                     return "work" in await one.queues()
 
                 await until(is_used_again)
+
+    @on_loop
+    async def test_puts_where_it_is_not_refused(self, servers):
+        async with of(servers) as client, of(servers[:1]) as one:
+            await one.status("readonly")
+            for number in range(4):
+                await client.put("work", b"%d" % number)
+                await client.put_many("work", [b"x", b"y"])
+            assert await one.queues() == {}
+            assert (await client.queues())["work"].items == 12
+            with pytest.raises(RefusedError):
+                await one.put("work", b"x")
 
     @on_loop
     async def test_without_any_server_fails(self, servers):
