@@ -304,6 +304,27 @@ class TestPool:
             asyncio.run(client.get(name))
 
     @on_loop
+    async def test_that_is_closed_ends_its_connections_though_a_forked_child_lives(self, server):
+        async with of(server) as other:
+            client = of(server)
+            assert (await client.stats()).curr_connections == 1
+            goes_on, end = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(end)
+                os.read(goes_on, 1)
+                os._exit(0)
+            await client.close()
+
+            async def no_other_connection_is_open():
+                return (await other.stats()).curr_connections == 1
+
+            await until(no_other_connection_is_open)
+            os.close(end)
+            await asyncio.to_thread(os.waitpid, pid, 0)
+            os.close(goes_on)
+
+    @on_loop
     async def test_of_a_forked_child_is_its_own(self, standing, name):
         async with of(standing) as client:
             await client.put(name, b"1")

@@ -6,13 +6,19 @@ import pytest
 from loops import on_loop, until
 from running import running
 
-from darner.client import AsyncClient, ConnectionFailedError, RefusedError, fleet
+from darner.client import AsyncClient, ConnectionFailedError, RefusedError, async_fetching, fleet
 
 
 @pytest.fixture
 def servers(tmp_path):
     with running(tmp_path / "1") as first, running(tmp_path / "2") as second:
         yield [first, second]
+
+
+@pytest.fixture(autouse=True)
+def _one_round(monkeypatch):
+    """Let a wait at a fleet be one round: longer than a test may take."""
+    monkeypatch.setattr(async_fetching, "ROUND_S", 120)
 
 
 def of(servers, **options) -> AsyncClient:
@@ -44,7 +50,7 @@ class TestFleet:
     async def test_waits_at_all_servers(self, servers):
         async with of(servers) as client:
             for server in servers:
-                waiting = asyncio.create_task(client.get(["urgent", "work"], timeout=20))
+                waiting = asyncio.create_task(client.get(["urgent", "work"], timeout=120))
                 async with of([server]) as one:
 
                     async def somebody_waits(one=one):
@@ -60,7 +66,7 @@ class TestFleet:
     async def test_cancelled_while_it_waits_waits_nowhere(self, servers):
         async with of(servers) as client:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2), client.reserve("work", timeout=20):
+                async with asyncio.timeout(0.2), client.reserve("work", timeout=120):
                     pass
             for server in servers:
                 async with of([server]) as one:
