@@ -227,7 +227,7 @@ class TestCancellation:
             assert await client.get(name, timeout=5) == b"1"
 
     @on_loop
-    async def test_at_any_moment_of_many_puts_all_back_in_order(self, patient, name):
+    async def test_at_any_moment_of_many_puts_all_back(self, patient, name):
         values = [b"1", b"2", b"3"]
         async with of(patient, pool_size=2, timeout=5) as client:
             await client.put_many(name, values)
@@ -247,7 +247,8 @@ class TestCancellation:
                 return not (await client.queues())[name].open_transactions
 
             await until(is_nothing_held)
-            assert [await client.get(name) for _ in values] == values
+            # in no order, for the next task fetches before what the last one held is back
+            assert sorted([await client.get(name) for _ in values]) == values
 
     @on_loop
     async def test_of_the_end_of_one_item_ends_all_of_its_connection(self, patient, name):
