@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from darner.client import protocol
 from darner.client.errors import (
@@ -47,8 +48,8 @@ class AsyncConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is open, and nothing is under way on it."""
-        return self.is_open and not (self._outstanding or self._arrived)
+        """Whether the connection is open, will stay so, and nothing is under way on it."""
+        return self.is_open and not (self._outstanding or self._arrived or self._replies.is_over)
 
     def is_usable(self) -> bool:
         """Return whether an idle connection was not closed by the server meanwhile, as far as is known."""
@@ -159,8 +160,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # those of uvloop only look like one
         if not self.address.path:
             # a peer that is gone is noticed while a `get` waits
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from darner.client import protocol
 from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.errors import ClientError
@@ -39,12 +40,12 @@ class AsyncServers(Roster[AsyncPool]):
         )
 
     async def ask_one(self, request: Request) -> Reply:
-        """Ask the next server that can be reached: another one only while nothing was sent."""
+        """Ask the next server that can be reached; another one only if it was not sent, or is refused."""
         deadline = time_in(self.timeout)
         tour = self.tour()
         for pool in tour:
             with tour:
-                return await pool.ask(request, deadline)
+                return protocol.check_refused(await pool.ask(request, deadline))
         raise tour.error
 
     async def again(self, ask: Callable[[float], Awaitable[Answer]]) -> Answer:

@@ -6,7 +6,7 @@ from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
 from darner.client.errors import ConnectionLostError
-from darner.client.puts import AtHome, Outcomes, Run, by_home
+from darner.client.puts import AtHome, Outcomes, Run, by_home, check_refused
 from darner.client.windows import Request
 
 
@@ -15,7 +15,7 @@ async def put_anywhere(servers: AsyncServers, requests: Sequence[Request]) -> Ou
     tour = servers.tour()
     for pool in tour:
         with tour:
-            return await _put_on(servers, pool, requests)
+            return check_refused(await _put_on(servers, pool, requests))
     return [tour.error] * len(requests)
 
 

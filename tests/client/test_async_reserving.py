@@ -227,6 +227,46 @@ class TestCancellation:
             assert await client.get(name, timeout=5) == b"1"
 
     @on_loop
+    async def test_at_any_moment_of_many_puts_all_back(self, patient, name):
+        values = [b"1", b"2", b"3"]
+        async with of(patient, pool_size=2, timeout=5) as client:
+            await client.put_many(name, values)
+
+            async def work():
+                async with client.reserve_many(name, 3):
+                    raise ZeroDivisionError
+
+            for turns in range(60):
+                task = asyncio.create_task(work())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+            async def is_nothing_held():
+                return not (await client.queues())[name].open_transactions
+
+            await until(is_nothing_held)
+            # in no order, for the next task fetches before what the last one held is back
+            assert sorted([await client.get(name) for _ in values]) == values
+
+    @on_loop
+    async def test_of_the_end_of_one_item_ends_all_of_its_connection(self, patient, name):
+        async with of(patient) as client:
+            await client.put_many(name, [b"1", b"2"])
+            reserving = client.reserve_many(name, 2)
+            items = await reserving.__aenter__()
+            ending = asyncio.create_task(items[0].close())
+            await asyncio.sleep(0)  # now it waits for a reply, which the other item must not take for its own
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            with pytest.raises(ConnectionLostError):
+                await items[1].close()
+            await reserving.__aexit__(None, None, None)
+            async with client.reserve(name, timeout=5) as item:
+                assert item.attempts == 1
+
+    @on_loop
     async def test_of_a_reserve_that_waits_leaves_the_item_to_the_next(self, patient, name):
         async with of(patient) as client:
 
