@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import click
-from pymemcache.client.base import Client as Pymemcache
+from pymemcache.client.base import Client as Pymemcache  # type: ignore[import-untyped,unused-ignore]
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
