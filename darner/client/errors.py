@@ -3,12 +3,14 @@
 | error | what it means, and what to do |
 | --- | --- |
 | `ConnectionFailedError` | no server could be reached: nothing was sent, so try again later |
+| `NoFreeConnectionError` | as that: all connections of the pool are in use, as reservations hold them |
 | `ConnectionLostError` | the connection ended before the reply: the server may or may not have done it |
 | `RequestTimeoutError` | as that: no reply came in time, and the connection was closed |
 | `ProtocolError` | as that: what came is no reply of darner's, and the connection was closed |
 | `BadRequestError` | the caller's mistake: nothing was done |
 | `NotPermittedError`, `LoginError` | as that: the user may not do it; user or password is wrong |
 | `ServerFailedError` | the server could not do it, say for want of disk space: nothing was stored |
+| `RefusedError` | as that: it does no such thing for now, as its status or a full disk forbids it |
 | `QueueFullError` | the queue has all it may have: the item was not stored |
 | `ItemTooLargeError` | the queue takes no item so large: it was not stored |
 | `ReservationLostError` | the reserved item is no longer this client's, and another reader may have it |
@@ -28,7 +30,11 @@ class ClientError(DarnerError):
 
 
 class ConnectionFailedError(ClientError):
-    """No server could be reached, or no connection to one was free: nothing was sent."""
+    """No server could be reached: nothing was sent."""
+
+
+class NoFreeConnectionError(ConnectionFailedError):
+    """All connections of the pool are in use, and none became free in time: nothing was sent."""
 
 
 class ConnectionLostError(ClientError):
@@ -57,6 +63,10 @@ class LoginError(BadRequestError):
 
 class ServerFailedError(ClientError):
     """The server could not do it (SERVER_ERROR), through no fault of the caller."""
+
+
+class RefusedError(ServerFailedError):
+    """The server does no such thing for now: its status forbids it, or its disk is full. Nothing was done."""
 
 
 class QueueFullError(ClientError):

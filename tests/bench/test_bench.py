@@ -248,6 +248,22 @@ def test_duplicates_finds_one_item_for_each_id(tmp_path):
     assert not list(tmp_path.glob("darner-bench-*"))
 
 
+def test_client_compares_both_clients_item_for_item(tmp_path):
+    options = ["-n", "50", "--rounds", "2", "--batch", "20", "--data-in", str(tmp_path)]
+    done = bench("client.py", *options)
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    assert [row.partition("  ")[0] for row in rows] == [
+        "put : set",
+        "get : get",
+        "put_many of 20 : set",
+        "reserve_many of 20 : get/open, get/close",
+        "put : set, again",
+        "reserve : get/open, get/close",
+    ]
+    assert not list(tmp_path.glob("darner-bench-*"))
+
+
 def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(server, tmp_path):
     file, png = tmp_path / "stall.json", tmp_path / "stall.png"
     name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
