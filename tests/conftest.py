@@ -4,10 +4,19 @@ import itertools
 
 import pytest
 from brokers import Data
+from leveldbs import open_leveldbs
 from lone_queue import LoneQueue
 from running import Server, Wire, running, running_well
 
 numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_leveldb_open():
+    """Fail a test that leaves a LevelDB open: its memory and descriptors would burden all that follow."""
+    before = open_leveldbs()
+    yield
+    assert open_leveldbs() <= before
 
 
 @pytest.fixture

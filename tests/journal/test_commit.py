@@ -62,7 +62,9 @@ class Bench:
 
 @pytest.fixture
 def disk(monkeypatch):
-    return Disk(monkeypatch)
+    disk = Disk(monkeypatch)
+    yield disk
+    disk.drop()
 
 
 @pytest.fixture

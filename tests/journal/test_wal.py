@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from doubles import Client, Offload
+from doubles import Client, Offload, let_go
 from file_systems import mounted
 
 from darner._records import Change, checksum, guard_memory, segment_head
@@ -70,6 +70,9 @@ class Process:
     def writer(self, name=b"work", life=7):
         changes = self.lives[name][-1].changes if name in self.lives else []
         return Writer(self.log, name, life, changes[-1][0] if changes else 0)
+
+    def kill(self):
+        let_go(self.log)
 
     def found(self, name=b"work"):
         return [payload for life in self.lives.get(name, ()) for _, _, payload in life.changes]
@@ -297,10 +300,12 @@ class TestBreak:
         process = Process(directory)
         assert process.found() == before
         process.writer().write(BEHIND)
+        process.kill()
         for _ in range(2):
             process = Process(directory)
             assert process.found() == [*before, BEHIND]
             assert process.damage == []
+            process.kill()
 
     @pytest.mark.parametrize("loss", [lambda rest: b"", lambda rest: bytes(len(rest))])
     def test_at_any_byte_leaves_what_was_before(self, directory, tmp_path, loss):
@@ -357,8 +362,10 @@ class TestDamage:
         assert [part for part in parts if part not in text] == []
         found, kept = process.found(), self.kept(directory)
         process.writer().write(BEHIND)
+        process.kill()
         again = Process(directory)
         assert (again.found(), again.damage) == ([*found, BEHIND], [])
+        again.kill()
         assert self.kept(directory) == kept
         return found
 
@@ -528,7 +535,8 @@ class TestForgery:
     @pytest.mark.parametrize("marker", [b"", bytes(8), b"\xff" * 8, b"darner 2"])
     def test_by_item_bytes_that_an_earlier_use_has_left_is_of_no_use_at_any_offset(self, directory, marker):
         for offset in range(FRAME_BYTES + 40):
-            log = Process(directory).log
+            killed = Process(directory)
+            log = killed.log
             secret, mine = Writer(log, b"secret", life=1), Writer(log, b"mine", life=2)
             later = log.segment.number + 1
             crafted = bytes(offset) + b"".join(self.emptied(number, marker) for number in (later, later + 1))
@@ -540,6 +548,7 @@ class TestForgery:
             secret.write(b"more")
             log.roll()
             secret.write(b"still")
+            killed.kill()
             process = Process(directory)
             assert (process.found(b"secret"), process.damage) == ([b"more", b"still"], [])
             process.log.close()

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 from brokers import Data, log_to
-from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model, cas
+from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
 from doubles import Loop, Silence, Transport
 from hypothesis import note
 from hypothesis import strategies as st
@@ -381,7 +381,8 @@ class CommandMachine(RuleBasedStateMachine):
         if (b"close" in key or b"abort" in key) and data.draw(st.booleans()):
             source, token = data.draw(st.sampled_from(self.tokens()))
             queue, _, label = source.partition(b"/cursor=")
-            key = replace(key, queue=queue, label=label or None, token=token)
+            delay = None if label else key.delay
+            key = replace(key, queue=queue, label=label or None, token=token, delay=delay)
         return key
 
     def tokens(self):
@@ -411,9 +412,8 @@ class CommandMachine(RuleBasedStateMachine):
     def a_get_of_any(self, data):
         wait = data.draw(waits.filter(lambda wait: wait is not None))
         several = [self.a_key(data, st.just(wait)) for _ in range(data.draw(st.integers(2, 4)))]
-        several = [
-            key if b"abort" not in key else replace(key, options=(b"close",), wait=wait) for key in several
-        ]
+        closing = {"options": (b"close",), "wait": wait, "delay": None}
+        several = [replace(key, **closing) if b"abort" in key else key for key in several]
         return self.get_of(several, data.draw(st.booleans()), "get_any")
 
     @staticmethod
@@ -508,7 +508,7 @@ class CommandMachine(RuleBasedStateMachine):
         if place not in self.idle():
             place = data.draw(st.sampled_from(self.idle()))
         queue, _, label = source.partition(b"/cursor=")
-        key = Key(queue, label or None, options, None, token)
+        key = Key(queue, label or None, options, token=token)
         self.do(place, (b"gets %s\r\n" % key.text, "get", (key, True)))
 
     @precondition(lambda self: self.idle())
@@ -524,11 +524,11 @@ class CommandMachine(RuleBasedStateMachine):
         queue = self.model.queues.get(name)
         told = {0: 0, ID_STOP: ID_STOP}
         for item in () if queue is None else queue.waiting:
-            if cas(item.order) in self.ids:
-                told[item.order] = int(self.ids[cas(item.order)]) % ID_STOP
+            if item.order in self.ids:
+                told[item.order] = self.ids[item.order]
         order = data.draw(st.sampled_from(sorted(told)))
         options = b"peek", b"from=%d" % (told[order] + is_behind)
-        looked = Key(name, label, options, None, order and order + is_behind)
+        looked = Key(name, label, options, least=order and order + is_behind)
         self.do(
             data.draw(st.sampled_from(self.idle())), (b"gets %s\r\n" % looked.text, "get", (looked, True))
         )

@@ -1,6 +1,5 @@
 """The broker: queues that are created, deleted, opened or out of service; free space; awaited names."""
 
-import contextlib
 import errno
 import gc
 import os
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from brokers import Data, log_to
 from doubles import Disk, Silence, begin_upload
+from leveldbs import open_leveldbs
 
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
@@ -1048,28 +1048,19 @@ def test_of_many_queues_that_are_read_or_written_a_bounded_number_is_open(tmp_pa
     names = [b"queue%d" % number for number in range(12)]
     data = Data(tmp_path / "data", max_open=3)
 
-    def open_ones():
-        """Each LevelDB has its LOCK open."""
-        found = 0
-        for link in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                path = link.readlink()
-                found += path.name == "LOCK" and path.is_relative_to(tmp_path)
-        return found
-
     for name in names:
         data.push(name, b"x", b"y")
     data.write_out_once()
-    assert open_ones() <= 3
+    assert len(open_leveldbs()) <= 3
     data.kill()
-    assert open_ones() <= 3
+    assert len(open_leveldbs()) <= 3
     data.write_out()
     data.restart()
     for name in names:
         assert data.read(name) == b"x"
-        assert open_ones() <= 3
+        assert len(open_leveldbs()) <= 3
     data.write_out()
-    assert open_ones() <= 3
+    assert len(open_leveldbs()) <= 3
     for name in names:
         assert data.read_all(name) == [b"y"]
     data.close()

@@ -207,7 +207,7 @@ def let_go(log):
     """Close the log's files as the end of the process would."""
     unmap(log)
     for file in segments_of(log):
-        os.close(file.descriptor)
+        file.close()
 
 
 class Disk:
