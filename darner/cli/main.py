@@ -10,6 +10,7 @@ from darner.cli import repairing, serving, users
 from darner.cli.outcome import exit_on_error
 from darner.config.config_file import load
 from darner.server import signals
+from darner.work.command import work
 
 
 class _Main(click.Group):
@@ -127,5 +128,5 @@ def main(
             serving.run_server(config_path, overrides)
 
 
-for _command in (users.passwd, repairing.check, repairing.repair):
+for _command in (users.passwd, repairing.check, repairing.repair, work):
     main.add_command(_command)
