@@ -10,7 +10,6 @@ from darner.cli import repairing, serving, users
 from darner.cli.outcome import exit_on_error
 from darner.config.config_file import load
 from darner.server import signals
-from darner.work.command import work
 
 
 class _Main(click.Group):
@@ -26,6 +25,19 @@ class _Main(click.Group):
             with formatter.section("Other options"):
                 formatter.write_dl(rest)
         self.format_commands(ctx, formatter)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), "work"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command."""
+        if cmd_name == "work":
+            # not at the top: a server has no use for the worker and the client
+            from darner.work.command import work  # noqa: PLC0415
+
+            return work
+        return super().get_command(ctx, cmd_name)
 
 
 GROUPS = {
@@ -128,5 +140,5 @@ def main(
             serving.run_server(config_path, overrides)
 
 
-for _command in (users.passwd, repairing.check, repairing.repair, work):
+for _command in (users.passwd, repairing.check, repairing.repair):
     main.add_command(_command)

@@ -5,7 +5,6 @@ import functools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import structlog
 
@@ -15,6 +14,7 @@ from darner.work.backoff import pause_s
 from darner.work.connection import Delivery
 from darner.work.fleet import Fleet
 from darner.work.jobs import Outcome, Retry
+from darner.work.observer import Observer
 from darner.work.settings import Settings
 
 log = structlog.get_logger()
@@ -26,17 +26,6 @@ CANCELLED_S = 1.0
 
 # Runs one job at a time; returns what the function raised, or None.
 Runner = Callable[[Item], Awaitable[Outcome]]
-
-
-class Observer(Protocol):
-    """Who is told of each job."""
-
-    def note_start(self, queue: str) -> None:
-        """Take note that a job has begun."""
-
-    def note_end(self, queue: str, outcome: str, seconds: float) -> None:
-        """Take note that it has ended: `handled`, `failed`, `retried` (it asked for that) or `lost` (its item
-        was no longer ours, and goes to another worker as well)."""
 
 
 class Consumer:
