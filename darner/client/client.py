@@ -9,8 +9,10 @@ from typing import Any, Self
 from darner.client import codecs, fetching, protocol, stats, storing, url
 from darner.client.codecs import Codec
 from darner.client.errors import BadRequestError, PutManyError
+from darner.client.gets import OPEN, PEEK, Pages
 from darner.client.item import Item
-from darner.client.protocol import CRLF, DELETED, END, LARGE_BYTES, STORED, Reply
+from darner.client.protocol import DELETED, END, STORED, Reply
+from darner.client.puts import put_request, put_requests
 from darner.client.reserving import Hold, Reservation, Reserving, ReservingMany
 from darner.client.servers import Servers
 from darner.client.stats import QueueStats, ServerStats
@@ -97,17 +99,12 @@ class Client:
         Asked again if the connection is lost: only with an `id`. Without, after a ConnectionLostError the
         value may be stored or not. QueueFullError and ItemTooLargeError if the server refuses it.
         """
-        data, flags = codecs.encode(self._codec, value)
-        line = protocol.put_line(
-            protocol.queue_key(queue), len(data), flags, delay=delay, expire=expire, id=id, sync=sync
-        )
-        request = _whole(line, data)
+        request = put_request(self._codec, queue, value, delay=delay, expire=expire, id=id, sync=sync)
         if id is None:
             reply = self._servers.ask_one(request)
         else:
             reply = self._servers.ask_again(self._servers.home(protocol.item_id(id)), request)
-        if reply.line != STORED:
-            raise protocol.error_in(reply)
+        protocol.check(reply, STORED)
 
     def put_many(
         self,
@@ -127,16 +124,9 @@ class Client:
         PutManyError if not all are stored for sure; its `outcomes` say of each what became of it. Once one
         has failed, those not sent yet are not sent. Asked again if the connection is lost: only with `ids`.
         """
-        key = protocol.queue_key(queue)
-        encoded = [codecs.encode(self._codec, value) for value in values]
-        names = [protocol.item_id(id) for id in ids] if ids is not None else None
-        if names is not None and len(names) != len(encoded):
-            raise BadRequestError(f"{len(names)} ids for {len(encoded)} values")
-        requests = []
-        for number, (data, flags) in enumerate(encoded):
-            id = names[number] if names is not None else None
-            line = protocol.put_line(key, len(data), flags, delay=delay, expire=expire, id=id, sync=sync)
-            requests.append(_whole(line, data))
+        requests, names = put_requests(
+            self._codec, queue, values, delay=delay, expire=expire, ids=ids, sync=sync
+        )
         if names is None:
             outcomes = storing.put_anywhere(self._servers, requests)
         else:
@@ -158,8 +148,7 @@ class Client:
         if found is None:
             return None
         found.pool.give(found.connection)
-        value = found.value
-        return value.data if self._codec is None else self._codec.decode(value.data, value.flags)
+        return codecs.decode(self._codec, found.value.data, found.value.flags)
 
     def peek(self, queue: Queues) -> Item | None:
         """Return the item at the head of a queue, or of the first of several that has one, and leave it
@@ -169,11 +158,15 @@ class Client:
         is lost.
         """
         keys = protocol.source_keys(queue)
-        request = protocol.get_line(keys, fetching.PEEK)
-        for pool, reply in self._servers.ask_each_again(request):
-            if protocol.check(reply, END).values:
-                value = reply.values[0]
-                return Item(value, protocol.queue_of(value, keys), str(pool.address), self._codec)
+        request = protocol.get_line(keys, PEEK)
+        tour = self._servers.tour(is_harmless=True)
+        for pool in tour:
+            with tour:
+                reply = protocol.check(self._servers.ask_again(pool, request), END)
+                if reply.values:
+                    value = reply.values[0]
+                    return Item(value, protocol.queue_of(value, keys), str(pool.address), self._codec)
+        tour.check()
         return None
 
     def browse(self, queue: Queue, start: int = 1, page: int = 100) -> Iterator[Item]:
@@ -186,10 +179,8 @@ class Client:
         connection is lost.
         """
         key = protocol.source_key(queue)
-        if start < 1 or page < 1:
-            raise BadRequestError("start and page are at least 1")
         for pool in self._servers.pools:
-            for value in fetching.browse(self._servers, pool, key, start, page):
+            for value in fetching.browse(self._servers, pool, Pages(key, start, page)):
                 yield Item(value, key, str(pool.address), self._codec)
 
     def reserve(self, queue: Queues, timeout: float = 0) -> Reserving:
@@ -219,7 +210,7 @@ class Client:
         return ReservingMany(partial(self._reserve, queue, count, timeout))
 
     def queues(self) -> dict[str, QueueStats]:
-        """Return the figures of each queue by name; of a fleet, added up. Asked again if a connection is lost."""
+        """Return the figures of each queue by name; of a fleet, added up. Asked again as `stats`."""
         replies = self._figures(protocol.QUEUE_STATS)
         return stats.merged_queues([stats.queue_stats(reply.stats) for reply in replies])
 
@@ -245,8 +236,7 @@ class Client:
         if status is not None:
             self._ask_all(protocol.status_line(status), END)
             return status
-        replies = self._ask_all(protocol.status_line(None), *protocol.STATUS_REPLIES)
-        return protocol.STATUSES[max(protocol.STATUS_REPLIES.index(reply.line) for reply in replies)]
+        return protocol.least_status(self._ask_all(protocol.status_line(None), *protocol.STATUS_REPLIES))
 
     def close(self) -> None:
         """Close all connections. Those that hold reservations are closed when these end."""
@@ -262,7 +252,7 @@ class Client:
 
     def _reserve(self, queue: Queues, count: int, timeout: float) -> list[Reservation]:
         keys = protocol.source_keys(queue)
-        first = fetching.fetch(self._servers, keys, fetching.OPEN, timeout)
+        first = fetching.fetch(self._servers, keys, OPEN, timeout)
         if first is None:
             return []
         try:
@@ -280,8 +270,3 @@ class Client:
     def _ask_all(self, request: bytes, *expected: bytes) -> list[Reply]:
         servers = self._servers
         return servers.ask_all(lambda pool: protocol.check(pool.ask(request, servers.timeout), *expected))
-
-
-def _whole(line: bytes, data: bytes) -> bytes | tuple[bytes, ...]:
-    """Return a set as one; in parts if the data is large, so that it is not copied."""
-    return line + data + CRLF if len(data) < LARGE_BYTES else (line, data, CRLF)

@@ -4,6 +4,7 @@ Whatever goes wrong while a request is under way, Ctrl-C included, closes the co
 late must never be taken for the next one's.
 """
 
+import contextlib
 import select
 import socket
 import ssl
@@ -38,7 +39,6 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_asked_at",
-        "_is_tls",
         "_receive",
         "_replies",
         "_send",
@@ -53,7 +53,6 @@ class Connection:
         Raises ConnectionFailedError if there is no server, LoginError if it does not take user and password.
         """
         self.address = address
-        self._is_tls = tls is not None
         self._replies = Replies()
         self._asked_at = time.monotonic()
         self._socket = _connect(address, deadline, tls)
@@ -86,7 +85,7 @@ class Connection:
         try:
             if timeout != self._timeout:
                 self._limit(timeout)
-            if type(request) is bytes:
+            if isinstance(request, bytes):
                 self._send_whole(request)
             else:
                 self._send_parts(request, now + timeout)
@@ -121,11 +120,19 @@ class Connection:
         except BaseException as error:
             self._fail(error)
 
-    def receive(self) -> Reply | None:
-        """Return the next reply, or None if only a part of one has come. Errors as for `ask`."""
+    def receive(self) -> tuple[Reply | None, bool]:
+        """Return the next reply if it has come as a whole, and whether any of it has come; do not wait.
+
+        Errors as for `ask`.
+        """
+        replies = self._replies
         try:
-            self._replies.feed(self._received(self._receive(_RECEIVE_BYTES)))
-            return self._replies.next()
+            self._limit(0)
+            # TLS may have come that has nothing for us
+            with contextlib.suppress(TimeoutError):
+                replies.feed(self._received(self._receive(_RECEIVE_BYTES)))
+            reply = replies.next()
+            return reply, reply is not None or not replies.is_between
         except BaseException as error:
             self._fail(error)
 

@@ -375,6 +375,11 @@ def check(reply: Reply, *expected: bytes) -> Reply:
     raise error_in(reply)
 
 
+def least_status(replies: Sequence[Reply]) -> str:
+    """Return the status of several servers from their replies: that of the one which does least."""
+    return STATUSES[max(STATUS_REPLIES.index(reply.line) for reply in replies)]
+
+
 def item_number(token: int) -> int:
     """Return the id of the item that a token names."""
     return token & ((1 << _ID_BITS) - 1)

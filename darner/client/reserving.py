@@ -4,58 +4,53 @@ import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from darner.client import protocol
 from darner.client.codecs import Codec
 from darner.client.connection import Connection
-from darner.client.errors import ClientError, ConnectionLostError, ReservationLostError
+from darner.client.errors import ClientError, ConnectionLostError
 from darner.client.pool import Pool
-from darner.client.protocol import END, Value
-from darner.client.reservation import Reserved
+from darner.client.protocol import Value
+from darner.client.reservation import (
+    Held,
+    Outcomes,
+    Reserved,
+    aborting_all,
+    closing_all,
+    in_parts,
+    outcomes_of,
+    raise_first,
+)
 
-# How many items are ended at once: so many requests fit into the buffers on the way, and so do their replies.
-_ENDED_AT_ONCE = 256
 
-
-class Hold:
+class Hold(Held):
     """What is reserved on one connection, which goes back to its pool when all of it has ended.
 
-    Items may be ended by several threads. One that the server could not close stays reserved as long as the
-    connection lives; so this is then closed in place of being given back.
+    Items may be ended by several threads.
     """
 
     def __init__(self, pool: Pool, connection: Connection, timeout: float) -> None:
+        super().__init__()
         self.pool = pool
         self._connection = connection
         self._timeout = timeout
         self._lock = threading.Lock()
-        # how many items are still reserved
-        self.count = 0
-        self._is_sound = True
 
-    def end(self, requests: Sequence[bytes]) -> list[ClientError | None]:
+    def end(self, requests: Sequence[bytes]) -> Outcomes:
         """Send the requests that end so many items; return for each None or its error."""
         outcomes: list[ClientError | None] = []
         with self._lock:
             try:
-                for at in range(0, len(requests), _ENDED_AT_ONCE):
-                    window = requests[at : at + _ENDED_AT_ONCE]
-                    replies = self._connection.ask_many(window, self._timeout)
-                    outcomes += [None if reply.line == END else protocol.error_in(reply) for reply in replies]
+                for part in in_parts(requests):
+                    outcomes += outcomes_of(self._connection.ask_many(part, self._timeout))
             except ConnectionLostError as error:
                 outcomes += [error] * (len(requests) - len(outcomes))
             finally:
-                # Of what has no outcome, as Ctrl-C came, the connection is closed, and it has gone back.
-                known = [
-                    error for error in outcomes if error is None or isinstance(error, ReservationLostError)
-                ]
-                self._is_sound = self._is_sound and len(known) == len(requests)
-                self.count -= len(requests)
-                if not self.count:
+                # What has no outcome, as Ctrl-C came, has gone back: the connection is closed.
+                if self.ended(len(requests), outcomes):
                     self._release()
         return outcomes
 
     def _release(self) -> None:
-        if self._is_sound:
+        if self.is_sound:
             self.pool.give(self._connection)
         else:
             self.pool.discard(self._connection)
@@ -82,41 +77,15 @@ class Reservation(Reserved):
         have it. Raises ConnectionLostError if it is unknown whether it was removed: it may be delivered
         again. Nothing is sent again, for an item is known to its connection alone.
         """
-        _raise_first(self.hold.end([self.closing()]))
+        raise_first(self.hold.end([self.closing()]))
 
     def abort(self) -> None:
         """Put the item back at the head of its queue; errors as for `close`, though it has gone back then."""
-        _raise_first(self.hold.end([self.aborting()]))
+        raise_first(self.hold.end([self.aborting()]))
 
     def retry(self, delay: float = 0) -> None:
         """Put the item back: it is out of sight for `delay` seconds, then joins the end of its queue."""
-        _raise_first(self.hold.end([self.aborting(delay)]))
-
-
-def close_all(items: Sequence[Reservation]) -> None:
-    """Close those of these items that have not ended, all on one connection; raise the first error."""
-    _raise_first(_end([item for item in items if item.is_open], Reservation.closing))
-
-
-def abort_all(items: Sequence[Reservation]) -> None:
-    """Put back those of these items that have not ended, all on one connection.
-
-    Never fails: if the server does not do it, the connection is closed, and that puts them back.
-    """
-    # each goes to the head, so the first is put back last
-    _end([item for item in reversed(items) if item.is_open], Reservation.aborting)
-
-
-def _end(
-    items: Sequence[Reservation], request: Callable[[Reservation], bytes]
-) -> Sequence[ClientError | None]:
-    return items[0].hold.end([request(item) for item in items]) if items else ()
-
-
-def _raise_first(outcomes: Sequence[ClientError | None]) -> None:
-    for error in outcomes:
-        if error is not None:
-            raise error
+        raise_first(self.hold.end([self.aborting(delay)]))
 
 
 class ReservingMany:
@@ -136,11 +105,15 @@ class ReservingMany:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the items that have not ended, or put them back after an exception."""
-        if kind is None:
-            close_all(self._items)
-        else:
-            abort_all(self._items)
+        """Close the items that have not ended, or put them back after an exception; all in one go.
+
+        To put them back never fails: if the server does not do it, the connection is closed, and that does.
+        """
+        requests = closing_all(self._items) if kind is None else aborting_all(self._items)
+        if requests:
+            outcomes = self._items[0].hold.end(requests)
+            if kind is None:
+                raise_first(outcomes)
 
 
 class Reserving:

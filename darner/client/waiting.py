@@ -1,4 +1,4 @@
-"""Waiting for an item at several servers at once."""
+"""Waiting for an item at several servers at once, in the sync client."""
 
 import selectors
 import time
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from darner.client import protocol
 from darner.client.connection import Connection
 from darner.client.errors import ConnectionFailedError, ConnectionLostError, NoFreeConnectionError
+from darner.client.gets import PEEK
 from darner.client.pool import Pool
 from darner.client.servers import Servers
 
@@ -17,7 +18,7 @@ def wait_at(servers: Servers, pools: Sequence[Pool], keys: Sequence[bytes], wait
     Nothing is taken, for each is asked to peek. So whoever fetches then may find that another was faster.
     """
     deadline = time.monotonic() + wait + servers.timeout
-    request = protocol.get_line(keys, b"/peek", protocol.milliseconds(wait))
+    request = protocol.get_line(keys, PEEK, protocol.milliseconds(wait))
     waiting: dict[Connection, Pool] = {}
     try:
         with selectors.DefaultSelector() as selector:
@@ -25,7 +26,7 @@ def wait_at(servers: Servers, pools: Sequence[Pool], keys: Sequence[bytes], wait
                 connection = _ask(servers, pool, request, deadline)
                 if connection is not None:
                     waiting[connection] = pool
-                    selector.register(connection, selectors.EVENT_READ)
+                    selector.register(connection, selectors.EVENT_READ, connection)
             while waiting:
                 ready = selector.select(max(deadline - time.monotonic(), 0))
                 if not ready:
@@ -33,9 +34,10 @@ def wait_at(servers: Servers, pools: Sequence[Pool], keys: Sequence[bytes], wait
                         servers.failed(pool)
                     return
                 for key, _ in ready:
-                    selector.unregister(key.fileobj)
-                    if _has_item(servers, waiting, key.fileobj):
+                    if _has_item(servers, waiting, key.data):
                         return
+                    if key.data not in waiting:
+                        selector.unregister(key.data)
     finally:
         # These servers have still to reply, and a peek cannot be called off: the reply would be taken for
         # that to the next request.
@@ -62,15 +64,17 @@ def _ask(servers: Servers, pool: Pool, request: bytes, deadline: float) -> Conne
 
 
 def _has_item(servers: Servers, waiting: dict[Connection, Pool], connection: Connection) -> bool:
-    """Receive from a connection that no longer waits, and return whether there is an item."""
+    """Receive from a connection, which waits no longer if its reply is whole; return if there is an item."""
     pool = waiting[connection]
     try:
-        reply = connection.receive()
+        reply, has_begun = connection.receive()
     except ConnectionLostError:
+        del waiting[connection]
+        pool.discard(connection)
         servers.failed(pool)
         return False
     if reply is None:
-        return True  # a part of an item, of which the rest is not wanted
+        return has_begun  # a part of an item, of which the rest is not wanted
     del waiting[connection]
     pool.give(connection)
     return bool(reply.values)

@@ -55,7 +55,7 @@ class GetWindow:
         return self._left_bytes > 0
 
     def size(self, wanted: int) -> int:
-        """Return how many of the wanted items to ask for: as many as fit if they are no larger than others."""
+        """Return how many of the wanted items to ask for: as many as fit if none is larger."""
         return min(wanted, self._most, max(self._left_bytes // self._largest_bytes, 1))
 
     def took(self, values: Sequence[Value]) -> None:
