@@ -1,10 +1,13 @@
 """The settings of a worker: what cannot be is an error before anything begins."""
 
+from pathlib import Path
+
 import pytest
 
 from darner.client.errors import BadRequestError
 from darner.work import Retry, Worker, WorkerError
 from darner.work.advice import max_attempts
+from darner.work.command import work
 
 
 def done(item):
@@ -64,3 +67,10 @@ def test_a_retry_is_asked_for_after_a_number_of_seconds(delay):
 def test_the_advice_reads_max_attempts_of_each_queue():
     lines = [b"queue 'a' {", b"  max_attempts=none", b"}", b"queue 'b' {", b"  max_attempts=5", b"}"]
     assert max_attempts(lines) == [None, 5]
+
+
+def test_every_option_of_the_command_is_on_its_page():
+    page = (Path(__file__).parents[2] / "docs" / "worker.md").read_text()
+    options = {option for each in work.params for option in each.opts if option.startswith("--")}
+    assert options
+    assert {option for option in options if f"`{option}" not in page} == set()
