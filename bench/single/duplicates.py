@@ -5,6 +5,7 @@ A server of its own gets as many sets without an id, with ids, and with the same
 kill -9. After each step all items are taken. It fails unless there is one for each id.
 """
 
+import itertools
 import socket
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-import psutil
+import psutil  # type: ignore[import-untyped,unused-ignore]
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -57,11 +58,14 @@ class Client:
 
     def _set_all(self, keys: Iterator[bytes], items: int) -> None:
         for at in range(0, items, self._pipeline):
-            count = min(self._pipeline, items - at)
-            sets = b"".join([b"set " + next(keys) + self._rest for _ in range(count)])
-            reply = self._ask(sets, lambda reply, count=count: len(reply) >= len(STORED) * count)
-            if reply != STORED * count:
-                raise click.ClickException(f"a set was refused: {reply[:200]!r}")
+            self._set_some(list(itertools.islice(keys, min(self._pipeline, items - at))))
+
+    def _set_some(self, keys: list[bytes]) -> None:
+        stored = STORED * len(keys)
+        sets = b"".join([b"set " + key + self._rest for key in keys])
+        reply = self._ask(sets, lambda reply: len(reply) >= len(stored))
+        if reply != stored:
+            raise click.ClickException(f"a set was refused: {reply[:200]!r}")
 
     def _take_all(self) -> int:
         taken, found = 0, GETS_AT_ONCE

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from running import Server, Wire
+from running import ATTEMPT, Server, Wire
 
 from darner.repair.check import check
 

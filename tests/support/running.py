@@ -15,6 +15,8 @@ from pathlib import Path
 
 DARNER = str(Path(sys.executable).with_name("darner"))
 START_S = 10.0
+# The token of an item is its id, and this for each time that it has come back.
+ATTEMPT = 1 << 48
 
 
 def run_darner(
@@ -97,13 +99,13 @@ class Wire:
         return values[0][3] if values else None
 
     def gets(self, key: bytes) -> tuple[int, bytes] | None:
-        """Send `gets <key>` and return the item's id and data, or None if there was none."""
+        """Send `gets <key>` and return the item's token and data, or None if there was none."""
         values = self.values(b"gets " + key)
         return (values[0][2], values[0][3]) if values else None
 
     def drain(self, queue: bytes) -> list[tuple[int, bytes]]:
         """Take all items of a queue; return their ids and data."""
-        return list(iter(lambda: self.gets(queue), None))
+        return [(token % ATTEMPT, data) for token, data in iter(lambda: self.gets(queue), None)]
 
     def take_all(self, queue: bytes) -> list[bytes]:
         """Take all items of a queue; return their data."""
