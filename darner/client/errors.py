@@ -10,6 +10,7 @@
 | `BadRequestError` | the caller's mistake: nothing was done |
 | `NotPermittedError`, `LoginError` | as that: the user may not do it; user or password is wrong |
 | `ServerFailedError` | the server could not do it, say for want of disk space: nothing was stored |
+| `RefusedError` | as that: it does no such thing for now, as its status or a full disk forbids it |
 | `QueueFullError` | the queue has all it may have: the item was not stored |
 | `ItemTooLargeError` | the queue takes no item so large: it was not stored |
 | `ReservationLostError` | the reserved item is no longer this client's, and another reader may have it |
@@ -62,6 +63,10 @@ class LoginError(BadRequestError):
 
 class ServerFailedError(ClientError):
     """The server could not do it (SERVER_ERROR), through no fault of the caller."""
+
+
+class RefusedError(ServerFailedError):
+    """The server does no such thing for now: its status forbids it, or its disk is full. Nothing was done."""
 
 
 class QueueFullError(ClientError):

@@ -6,8 +6,15 @@ from typing import Any, Generic, Self
 
 from darner.client import codecs, protocol
 from darner.client.codecs import Codec
-from darner.client.errors import BadRequestError, ClientError, ConnectionFailedError, ConnectionLostError
+from darner.client.errors import (
+    BadRequestError,
+    ClientError,
+    ConnectionFailedError,
+    ConnectionLostError,
+    RefusedError,
+)
 from darner.client.protocol import CRLF, LARGE_BYTES, STORED, Reply
+from darner.client.reservation import raise_first
 from darner.client.roster import AnyPool, Roster
 from darner.client.windows import SETS, Request, window_of_sets
 
@@ -99,6 +106,13 @@ class Run:
         """Return what became of each, when all is over."""
         not_sent = ConnectionFailedError("not sent, for one before it failed")
         return self._outcomes + [not_sent] * (len(self._requests) - len(self._outcomes))
+
+
+def check_refused(outcomes: Outcomes) -> Outcomes:
+    """Return the outcomes unless the server refuses to store anything; then raise RefusedError."""
+    if outcomes and all(isinstance(outcome, RefusedError | ConnectionFailedError) for outcome in outcomes):
+        raise_first(outcomes)
+    return outcomes
 
 
 class AtHome(Generic[AnyPool]):

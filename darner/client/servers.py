@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from darner.client import protocol
 from darner.client.errors import ClientError
 from darner.client.pool import Pool
 from darner.client.protocol import Reply
@@ -33,14 +34,14 @@ class Servers(Roster[Pool]):
         )
 
     def ask_one(self, request: Request) -> Reply:
-        """Ask the next server that can be reached: another one only while nothing was sent."""
+        """Ask the next server that can be reached; another one only if it was not sent, or is refused."""
         if self.only is not None:
             return self.only.ask(request, self.timeout)
         deadline = time.monotonic() + self.timeout
         tour = self.tour()
         for pool in tour:
             with tour:
-                return pool.ask(request, deadline - time.monotonic())
+                return protocol.check_refused(pool.ask(request, deadline - time.monotonic()))
         raise tour.error
 
     def again(self, ask: Callable[[float], Answer]) -> Answer:

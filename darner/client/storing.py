@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from darner.client.errors import ConnectionLostError
 from darner.client.pool import Pool
-from darner.client.puts import AtHome, Outcomes, Run, by_home
+from darner.client.puts import AtHome, Outcomes, Run, by_home, check_refused
 from darner.client.servers import Servers
 from darner.client.windows import Request
 
@@ -15,7 +15,7 @@ def put_anywhere(servers: Servers, requests: Sequence[Request]) -> Outcomes:
     tour = servers.tour()
     for pool in tour:
         with tour:
-            return put_on(pool, requests, servers.timeout)
+            return check_refused(put_on(pool, requests, servers.timeout))
     return [tour.error] * len(requests)
 
 
