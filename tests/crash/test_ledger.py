@@ -22,8 +22,6 @@ PIPELINE = 16
 QUEUES = (b"jobs", b"once")
 # the errors of a connection to a killed server
 LOST = (OSError, EOFError)
-# The token of an item is its id, and this for each time that it has come back.
-ATTEMPT = 1 << 48
 
 
 def body(name: bytes) -> bytes:
