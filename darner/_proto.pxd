@@ -28,13 +28,20 @@ cdef class Request:
         readonly bint sync
         # whether these are some keys of a long get, which are answered without an END
         readonly bint is_run
+        # of a get of several keys: whether one item is fetched in all, from the first that has one
+        readonly bint waits_on_any
+        # whether an abort has a delay, which may be 0
+        readonly bint has_delay
         readonly uint32_t flags
         readonly int64_t exptime
         readonly uint64_t size
         readonly uint64_t timeout_ms
         readonly uint64_t delay_ms
+        readonly uint64_t token     # of the reserved item to close or abort; 0: the one reserved first
+        readonly uint64_t from_id   # of a peek: the least id of the item; 0: that at the head
         readonly bytes key
         readonly bytes queue
+        readonly bytes dedup_id     # by which a set that is sent again is recognized
         readonly bytes record       # of SET: room for the head of an item's record, then the data
         readonly bytes chunk        # of SET_CHUNK
         readonly bytes error

@@ -91,13 +91,20 @@ cdef bytes E_BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 cdef bytes E_BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
 cdef bytes E_BAD_NAME = (
     b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n")
-cdef bytes E_GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
-cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
+cdef bytes E_GET_OPTION = (
+    b"CLIENT_ERROR unknown option: get takes t=<ms> open close[=<token>] abort[=<token>] delay=<ms> peek from=<id>"
+    b" cursor=<name>\r\n")
+cdef bytes E_SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms> id=<key>\r\n"
 cdef bytes E_TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
 cdef bytes E_DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
-cdef bytes E_ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
+cdef bytes E_ABORT = b"CLIENT_ERROR abort must be by itself, or with a delay\r\n"
+cdef bytes E_DELAY_ALONE = b"CLIENT_ERROR a get takes a delay with abort alone\r\n"
+cdef bytes E_TOKEN = b"CLIENT_ERROR bad token: close and abort take one token, as gets has given it\r\n"
+cdef bytes E_FROM = b"CLIENT_ERROR bad id: from takes the id of an item, with peek, and without t and close\r\n"
+cdef bytes E_ID = b"CLIENT_ERROR bad id: 1 to 250 bytes without space, control character or /\r\n"
 cdef bytes E_PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
-cdef bytes E_WAIT_MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
+cdef bytes E_WAIT_MANY = b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n"
+cdef bytes E_WAIT_LINE = b"CLIENT_ERROR too many queues to wait on: the line has more than 32768 bytes\r\n"
 
 
 @cython.final
@@ -164,6 +171,20 @@ cdef bint read_u64(const char* at, Py_ssize_t size, uint64_t* out) noexcept:
         n = n * 10 + c
     out[0] = n
     return True
+
+
+cdef bint read_token(const char* at, Py_ssize_t size, uint64_t* out) noexcept:
+    """Read a number of 64 bits that is not 0; returns False if it is none."""
+    cdef uint64_t n = 0
+    cdef Py_ssize_t i
+    cdef uint8_t c
+    for i in range(size):
+        c = <uint8_t>at[i] - 48
+        if c > 9 or n > (<uint64_t>-1 - c) // 10:
+            return False
+        n = n * 10 + c
+    out[0] = n
+    return n != 0
 
 
 cdef bint read_i64(const char* at, Py_ssize_t size, int64_t* out) noexcept:
@@ -244,6 +265,15 @@ cdef int lower_verb(Word* word, char* out) noexcept:
     return <int>word.size
 
 
+cdef bint has_value(Word* option, const char* name, Py_ssize_t size) noexcept:
+    """Return whether an option is `<name>=<value>`, with a name of `size` bytes; then only the value is left of it."""
+    if option.size <= size or option.at[size] != c"=" or memcmp(option.at, name, size) != 0:
+        return False
+    option.at += size + 1
+    option.size -= size + 1
+    return True
+
+
 cdef bytes parse_get_key(Request request, Word* word):
     """Set key, queue and options of a request from `queue[/option]*`; returns an error or None."""
     cdef:
@@ -254,6 +284,7 @@ cdef bytes parse_get_key(Request request, Word* word):
         int options = 0
         bytes cursor = None
         Word option
+        bint has_token
     request.key = word_bytes(word)
     size = word.size if slash == NULL else slash - at
     if not name_is_valid(at, size):
@@ -276,22 +307,42 @@ cdef bytes parse_get_key(Request request, Word* word):
             options |= _ABORT
         elif word_is(&option, b"peek", 4):
             options |= _PEEK
-        elif option.size >= 2 and memcmp(option.at, b"t=", 2) == 0:
+        elif has_value(&option, b"t", 1):
             request.waits = True
-            if not read_u64(option.at + 2, option.size - 2, &request.timeout_ms):
+            if not read_u64(option.at, option.size, &request.timeout_ms):
                 return E_TIMEOUT
             if request.timeout_ms > <uint64_t>_MAX_TIMEOUT_MS:
                 request.timeout_ms = _MAX_TIMEOUT_MS
-        elif (cursor is None and option.size > 7 and memcmp(option.at, b"cursor=", 7) == 0
-                and name_is_valid(option.at + 7, option.size - 7)):
+        elif has_value(&option, b"close", 5):
+            if request.token or not read_token(option.at, option.size, &request.token):
+                return E_TOKEN
+            options |= _CLOSE
+        elif has_value(&option, b"abort", 5):
+            if request.token or not read_token(option.at, option.size, &request.token):
+                return E_TOKEN
+            options |= _ABORT
+        elif has_value(&option, b"delay", 5):
+            request.has_delay = True
+            if not read_u64(option.at, option.size, &request.delay_ms):
+                return E_DELAY
+        elif has_value(&option, b"from", 4):
+            if request.from_id or not read_u64(option.at, option.size, &request.from_id):
+                return E_FROM
+            # no item has the id 0
+            request.from_id += request.from_id == 0
+        elif cursor is None and has_value(&option, b"cursor", 6) and name_is_valid(option.at, option.size):
             cursor = word_bytes(&option)
         else:
             return E_GET_OPTION
     if cursor is not None:
         # items reserved through a cursor are not those of the queue
-        request.queue += b"/" + cursor
+        request.queue += b"/cursor=" + cursor
     if options & _ABORT and (options != _ABORT or request.waits):
         return E_ABORT
+    if request.has_delay and options != _ABORT:
+        return E_DELAY_ALONE
+    if request.from_id and (options != _PEEK or request.waits):
+        return E_FROM
     if options & _OPEN and options & _PEEK:
         return E_PEEK
     request.open = (options & _OPEN) != 0
@@ -303,7 +354,7 @@ cdef bytes parse_get_key(Request request, Word* word):
 
 
 cdef bytes parse_set_key(Request request, Word* word):
-    """Set queue and options of a request from `queue[/sync][/delay=<ms>]`; returns an error or None."""
+    """Set queue and options of a request from `queue[/sync][/delay=<ms>][/id=<key>]`; returns an error or None."""
     cdef:
         const char* at = word.at
         const char* end = word.at + word.size
@@ -319,12 +370,21 @@ cdef bytes parse_set_key(Request request, Word* word):
         option.size = (end if slash == NULL else slash) - option.at
         if word_is(&option, b"sync", 4):
             request.sync = True
-        elif option.size >= 6 and memcmp(option.at, b"delay=", 6) == 0:
-            if not read_u64(option.at + 6, option.size - 6, &request.delay_ms):
+        elif has_value(&option, b"delay", 5):
+            if not read_u64(option.at, option.size, &request.delay_ms):
                 return E_DELAY
+        elif request.dedup_id is None and has_value(&option, b"id", 2):
+            if not name_is_valid(option.at, option.size):
+                return E_ID
+            request.dedup_id = word_bytes(&option)
         else:
             return E_SET_OPTION
     return None
+
+
+cdef inline bint waits_otherwise(Request one, Request other) noexcept:
+    """Return whether two keys do not wait for the same time."""
+    return one.waits != other.waits or one.timeout_ms != other.timeout_ms
 
 
 cdef Request parse_get(Word* words, Py_ssize_t n, int verb):
@@ -341,11 +401,12 @@ cdef Request parse_get(Word* words, Py_ssize_t n, int verb):
             other = new_request(verb)
             other.with_cas = first.with_cas
             error = parse_get_key(other, &words[i])
-            if error is None and (first.waits or other.waits):
+            if error is None and waits_otherwise(other, first):
                 error = E_WAIT_MANY
             if error is not None:
                 break
             first.rest.append(other)
+        first.waits_on_any = first.waits
     if error is not None:
         return new_error(REFUSED, error, False)
     return first
@@ -621,14 +682,13 @@ cdef class Parser:
 
     cdef Request look_over(self, const char* at, Py_ssize_t size, int verb):
         """Check the keys of a whole line, which ends before `at + size`. Returns an error if one is wrong, the request
-        if there is a single key; else None."""
+        if there is a single key, or if all of them wait; else None."""
         cdef:
             Py_ssize_t i = 0, n = 0
             Word words[2]
             Word* word = &words[1]
-            Request request
+            Request request, first = None
             bytes error = None
-            bint waits = False
         while True:
             while i < size and at[i] == c" ":
                 i += 1
@@ -641,17 +701,25 @@ cdef class Parser:
             n += 1
             if error is None:
                 request = new_request(verb)
+                request.with_cas = verb == GETS
                 error = E_LINE_TOO_LONG if word.size > _MAX_LINE else parse_get_key(request, word)
-                waits = waits or request.waits
+                if first is None:
+                    first = request
+                    first.rest = []
+                elif waits_otherwise(request, first):
+                    error = error or E_WAIT_MANY
+                elif first.waits:
+                    first.rest.append(request)
         if n and ends_as_http(word):
             return self.leave(HTTP)
         if error is E_LINE_TOO_LONG:
             return self.fail(error, False)
         if n < 2:
             return parse_get(words, n + 1, verb)
-        if error is None and waits:
-            error = E_WAIT_MANY
-        return None if error is None else new_error(REFUSED, error, False)
+        if error is not None:
+            return new_error(REFUSED, error, False)
+        first.waits_on_any = first.waits
+        return first if first.waits else None
 
     cdef Request next_keys(self):
         """Return the next run of keys of a long get, once it has come as a whole."""
@@ -711,7 +779,7 @@ cdef class Parser:
                     self.skip_keys()
                 elif request.waits:
                     self.skip_keys()
-                    request = new_error(REFUSED, E_WAIT_MANY, False)
+                    request = new_error(REFUSED, E_WAIT_LINE, False)
                 else:
                     request.is_run = True
                     if request.rest is None:

@@ -253,6 +253,25 @@ class TestGet:
             (b"a/t=-1", b"bad timeout"),
             (b"a/t=1s", b"bad timeout"),
             (b"a/t=9999999999999999999", b"bad timeout"),
+            (b"a/close=", b"bad token"),
+            (b"a/close=0", b"bad token"),
+            (b"a/abort=-1", b"bad token"),
+            (b"a/close=7x", b"bad token"),
+            (b"a/close=18446744073709551616", b"bad token"),
+            (b"a/abort=99999999999999999999", b"bad token"),
+            (b"a/close=100000000000000000000", b"bad token"),
+            (b"a/close=1/close=2", b"bad token"),
+            (b"a/delay=5", b"delay with abort alone"),
+            (b"a/open/delay=5", b"delay with abort alone"),
+            (b"a/abort/delay=", b"bad delay"),
+            (b"a/abort/delay=1s", b"bad delay"),
+            (b"a/from=5", b"bad id"),
+            (b"a/peek/from=", b"bad id"),
+            (b"a/peek/from=x", b"bad id"),
+            (b"a/peek/from=5/t=1", b"bad id"),
+            (b"a/peek/from=5/from=6", b"bad id"),
+            (b"a/close/peek/from=5", b"bad id"),
+            (b"a/abort=5/open", b"abort must be by itself"),
             (b"a/abort/open", b"abort must be by itself"),
             (b"a/abort/close", b"abort must be by itself"),
             (b"a/t=1/abort", b"abort must be by itself"),
@@ -274,9 +293,61 @@ class TestGet:
         ]
         assert parse_one(b"get a\r\n").rest is None
 
-    @pytest.mark.parametrize("keys", [b"a/t=1 b", b"a b/t=1", b"a b c/t=0"])
-    def test_of_several_does_not_wait(self, keys):
-        assert parse_one(b"get " + keys + b"\r\n").error == b"CLIENT_ERROR cannot wait on several queues\r\n"
+    @pytest.mark.parametrize("token", [1, 2**48 + 7, 10**18 - 1, 10**18, 10**19, 2**64 - 1])
+    @pytest.mark.parametrize("verb", ["close", "abort"])
+    def test_takes_the_token_of_a_reserved_item(self, verb, token):
+        request = parse_one(b"get a/%s=%d\r\n" % (verb.encode(), token))
+        assert (getattr(request, verb), request.token, request.fetches) == (True, token, False)
+
+    def test_takes_a_token_and_fetches_the_next(self):
+        request = parse_one(b"get a/cursor=b/close=5/open/t=9\r\n")
+        assert (request.queue, request.close, request.open) == (b"a/cursor=b", True, True)
+        assert (request.token, request.timeout_ms) == (5, 9)
+
+    @pytest.mark.parametrize("delay_ms", [0, 1, 86_400_000])
+    def test_takes_the_delay_of_an_abort(self, delay_ms):
+        request = parse_one(b"get a/abort=3/delay=%d\r\n" % delay_ms)
+        assert (request.abort, request.has_delay, request.delay_ms, request.token) == (
+            True,
+            True,
+            delay_ms,
+            3,
+        )
+        assert not parse_one(b"get a/abort\r\n").has_delay
+
+    @pytest.mark.parametrize(("given", "id"), [(0, 1), (1, 1), (10**17, 10**17)])
+    def test_takes_the_id_from_which_to_peek(self, given, id):
+        request = parse_one(b"gets a/peek/from=%d\r\n" % given)
+        assert (request.peek, request.from_id) == (True, id)
+        assert parse_one(b"get a/peek\r\n").from_id == 0
+
+    @pytest.mark.parametrize(
+        "keys", [b"a/t=1 b", b"a b/t=1", b"a b c/t=0", b"a/t=1 b/t=2", b"a/t=1 " * 600 + b"b"]
+    )
+    def test_of_several_waits_for_one_time(self, keys):
+        assert parse_one(b"get " + keys + b"\r\n").error == (
+            b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n"
+        )
+
+    @pytest.mark.parametrize("count", [2, 500, 2900])
+    def test_of_several_that_wait_comes_as_one(self, count):
+        request = parse_one(b"gets " + b"a/open/t=5 " * count + b"\r\n")
+        assert request.waits_on_any
+        assert not request.is_run
+        assert [(one.queue, one.with_cas, one.timeout_ms) for one in (request, *request.rest)] == [
+            (b"a", True, 5)
+        ] * count
+
+    def test_of_one_that_waits_is_not_of_several(self):
+        assert not parse_one(b"get a/t=5\r\n").waits_on_any
+        assert not parse_one(b"get a b\r\n").waits_on_any
+
+    def test_of_more_than_a_line_can_hold_does_not_wait(self):
+        refused, after = parse(b"get " + b"a/t=5 " * 6000 + b"\r\nversion\r\n")
+        assert refused.error == (
+            b"CLIENT_ERROR too many queues to wait on: the line has more than 32768 bytes\r\n"
+        )
+        assert after.verb == Verb.VERSION
 
     def test_of_several_is_refused_if_one_is_wrong(self):
         assert parse_one(b"get a b/c d\r\n").verb == Verb.REFUSED
@@ -336,6 +407,27 @@ class TestSet:
     def test_may_be_delayed_by_milliseconds(self, key, sync, delay_ms):
         request = parse_one(b"set " + key + b" 0 0 0\r\n\r\n")
         assert (request.queue, request.sync, request.delay_ms) == (b"a", sync, delay_ms)
+
+    @pytest.mark.parametrize("id", [b"7", b"n" * 250, b"id=7", b"\xff+"])
+    def test_may_have_an_id(self, id):
+        request = parse_one(b"set a/sync/id=" + id + b"/delay=5 0 0 0\r\n\r\n")
+        assert (request.queue, request.sync, request.dedup_id, request.delay_ms) == (b"a", True, id, 5)
+        assert parse_one(b"set a 0 0 0\r\n\r\n").dedup_id is None
+
+    @pytest.mark.parametrize(
+        ("key", "error"),
+        [
+            (b"a/id=", b"CLIENT_ERROR bad id"),
+            (b"a/id=" + b"n" * 251, b"CLIENT_ERROR bad id"),
+            (b"a/id=\x7f", b"CLIENT_ERROR bad id"),
+            (b"a/id=1/id=2", b"CLIENT_ERROR unknown option"),
+        ],
+    )
+    def test_with_a_bad_id_is_refused_and_its_block_swallowed(self, key, error):
+        request, after = parse(b"set " + key + b" 0 0 5\r\nget a\r\nversion\r\n")
+        assert request.verb == Verb.REFUSED
+        assert request.error.startswith(error)
+        assert after.verb == Verb.VERSION
 
     @pytest.mark.parametrize("delay", [b"", b"-1", b"1s", b"1.5", b"9" * 19])
     def test_with_a_bad_delay_is_refused_and_its_block_swallowed(self, delay):
@@ -534,7 +626,7 @@ class TestLongGet:
     @pytest.mark.parametrize("count", [500, 20_000])
     @pytest.mark.parametrize(
         ("key", "error"),
-        [(b"a/x", b"unknown option"), (b"a/t=1", b"cannot wait on several"), (b"a\x01", BAD_NAME)],
+        [(b"a/x", b"unknown option"), (b"a/t=1", b"give each of them the same t"), (b"a\x01", BAD_NAME)],
     )
     def test_with_a_wrong_key_is_refused_and_its_rest_passed_over(self, count, key, error):
         good = b"work " * count

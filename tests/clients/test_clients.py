@@ -1,13 +1,18 @@
-"""Clients in use today, each with the same test cases as far as its interface goes."""
+"""Clients in use today, each with the same test cases as far as its interface goes, in both dialects."""
 
 import asyncio
+import base64
 import contextlib
 import importlib
 import inspect
+import json
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
-from running import running, until
+from node import NODE, NODE_MODULES, why_node_cannot_run
+from running import configured, until
 
 from darner import __version__
 from darner._records import CHUNK_BYTES
@@ -15,15 +20,36 @@ from darner._records import CHUNK_BYTES
 LARGE = random.Random(9).randbytes(CHUNK_BYTES * 20 + 5)
 
 
-class Pymemcache:
+class Kind:
+    """What differs between clients, besides their interface."""
+
+    module: str
+    keeps_types = True
+    knows_all_stats = True
+    longest_value = len(LARGE)
+    # it takes the reply to its one key for the answer, whatever key the reply names
+    reads_other_keys = False
+    # what it makes of `Flushed all queues.`, if it wants `OK`
+    fails_to_flush_in_kestrel = ""
+
+    @classmethod
+    def why_missing(cls) -> str:
+        """Return why this client cannot run here; "" if it can."""
+        try:
+            importlib.import_module(cls.module)
+        except ImportError as error:
+            return f"{cls.module} is not installed: {error}"
+        return ""
+
+
+class Pymemcache(Kind):
     """pymemcache by default: commands that change something have noreply."""
 
     module = "pymemcache"
     noreply = True
-    keeps_types = True
-    knows_all_stats = True
 
-    def __init__(self, module, port: int) -> None:
+    def __init__(self, port: int) -> None:
+        module = importlib.import_module(self.module)
         self.client = module.Client(
             ("127.0.0.1", port), timeout=10, serde=module.serde.pickle_serde, default_noreply=self.noreply
         )
@@ -48,10 +74,11 @@ class PymemcacheWithReplies(Pymemcache):
     noreply = False
 
 
-class LikeMemcache:
+class LikeMemcache(Kind):
     """A client with the interface of python-memcached."""
 
-    keeps_types = True
+    reads_other_keys = True
+    longest_value = 1_000_000
 
     def __init__(self, client) -> None:
         self.client = client
@@ -74,9 +101,9 @@ class PythonMemcached(LikeMemcache):
     """python-memcached."""
 
     module = "memcache"
-    knows_all_stats = True
 
-    def __init__(self, module, port: int) -> None:
+    def __init__(self, port: int) -> None:
+        module = importlib.import_module(self.module)
         servers = [f"127.0.0.1:{port}"]
         super().__init__(
             module.Client(servers, socket_timeout=10, server_max_value_length=0, server_max_key_length=250)
@@ -88,20 +115,21 @@ class Pylibmc(LikeMemcache):
 
     module = "pylibmc"
     knows_all_stats = False
+    fails_to_flush_in_kestrel = "UNKNOWN READ FAILURE"
 
-    def __init__(self, module, port: int) -> None:
-        super().__init__(module.Client([f"127.0.0.1:{port}"]))
+    def __init__(self, port: int) -> None:
+        super().__init__(importlib.import_module(self.module).Client([f"127.0.0.1:{port}"]))
 
 
-class OfLoop:
+class OfLoop(Kind):
     """A client of asyncio, with an event loop of its own; keys and values are bytes."""
 
     keeps_types = False
-    knows_all_stats = True
+    fails_to_flush_in_kestrel = "Flushed all queues"
 
-    def __init__(self, module, port: int) -> None:
+    def __init__(self, port: int) -> None:
         self.runner = asyncio.Runner()
-        self.client = self.run(self.connect(module, port))
+        self.client = self.run(self.connect(importlib.import_module(self.module), port))
 
     def run(self, wish):
         async def within():
@@ -176,15 +204,88 @@ class Emcache(OfLoop):
         return self.run(self.client.version(self.host))
 
     def stats(self) -> dict[str, str]:
-        return self.run(self.client.stats(self.host))
+        # It takes what it has read for the whole reply if that ends in a line end, and the rest for the next.
+        for _ in range(20):
+            with contextlib.suppress(importlib.import_module("emcache").CommandError):
+                stats = self.run(self.client.stats(self.host))
+                if "pid" in stats:
+                    return stats
+        raise AssertionError("stats came in pieces 20 times")
 
 
-CLIENTS = [Pymemcache, PymemcacheWithReplies, PythonMemcached, Pylibmc, Aiomcache, Emcache]
+class NodeMemcached(Kind):
+    """memcached of Node.js, in a process of its own that is told what to call by lines of JSON."""
+
+    keeps_types = False
+    reads_other_keys = True
+    # a byte above 127 is two on the wire, and 1 MiB is its limit
+    longest_value = 600_000
+    fails_to_flush_in_kestrel = "no answer"
+
+    @classmethod
+    def why_missing(cls) -> str:
+        return why_node_cannot_run()
+
+    def __init__(self, port: int) -> None:
+        script = Path(__file__).with_name("memcached.js")
+        self.process = subprocess.Popen(
+            [NODE, script, str(port)], env={"NODE_PATH": str(NODE_MODULES)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def ask(self, method: str, *arguments: object):
+        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer.get("result")
+
+    def set(self, key: str, value: bytes) -> None:
+        assert self.ask("set", key, {"base64": base64.b64encode(value).decode()}, 0) is True
+
+    def get(self, key: str) -> bytes | None:
+        found = self.ask("get", key)
+        return None if found is None else base64.b64decode(found["base64"])
+
+    def get_many(self, keys: list[str]) -> dict[str, bytes]:
+        return {key: base64.b64decode(value["base64"]) for key, value in self.ask("getMulti", keys).items()}
+
+    def delete(self, key: str) -> None:
+        self.ask("del", key)
+
+    def flush_all(self) -> None:
+        self.ask("flush")
+
+    def version(self) -> str:
+        [server] = self.ask("version")
+        return server["version"]
+
+    def stats(self) -> dict[str, str]:
+        # It forgets what it has read of a reply that comes in pieces.
+        for _ in range(20):
+            [stats] = self.ask("stats")
+            if "pid" in stats:
+                return {name: str(value) for name, value in stats.items()}
+        raise AssertionError("stats came in pieces 20 times")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(10)
+        self.process.stdout.close()
+
+
+CLIENTS = [Pymemcache, PymemcacheWithReplies, PythonMemcached, Pylibmc, Aiomcache, Emcache, NodeMemcached]
+
+
+@pytest.fixture(scope="module", params=["memcached", "kestrel"])
+def dialect(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("clients") / "data") as server:
+def served(tmp_path_factory, dialect):
+    with configured(tmp_path_factory.mktemp("clients"), f'dialect = "{dialect}"\n') as server:
         yield server
         code = server.stop()
     assert code == 0
@@ -205,14 +306,12 @@ def server(served):
 class TestClient:
     @pytest.fixture
     def connect(self, server, kind):
-        try:
-            module = importlib.import_module(kind.module)
-        except ImportError as error:
-            pytest.skip(f"{kind.module} is not installed: {error}")
+        if why := kind.why_missing():
+            pytest.skip(why)
         made = []
 
         def connect():
-            made.append(kind(module, server.port))
+            made.append(kind(server.port))
             return made[-1]
 
         yield connect
@@ -223,10 +322,35 @@ class TestClient:
     def client(self, connect):
         return connect()
 
+    @pytest.fixture
+    def options(self, kind, dialect):
+        """Keys with options may be fetched by this client: see test_finds_a_value_under_the_key_it_sent."""
+        if dialect == "kestrel" and not kind.reads_other_keys:
+            pytest.skip(
+                f"{kind.__name__} knows its answer by the key it sent, and kestrel's has a bare queue"
+            )
+
+    @pytest.fixture
+    def many_options(self, dialect):
+        """Several keys with options may be fetched at once."""
+        if dialect == "kestrel":
+            pytest.skip("values of several keys are known by their keys, and kestrel's have bare queues")
+
     def test_gets_what_it_set_in_order(self, client):
         for value in (b"a", b"", b"line\r\nend\r\n", b"\x00\xff"):
             client.set("work", value)
         assert [client.get("work") for _ in range(4)] == [b"a", b"", b"line\r\nend\r\n", b"\x00\xff"]
+
+    def test_finds_a_value_under_the_key_it_sent(self, client, kind, dialect):
+        client.set("work", b"a")
+        if dialect == "memcached" or kind.reads_other_keys:
+            assert client.get("work/peek") == b"a"
+        elif issubclass(kind, Pymemcache):
+            with pytest.raises(KeyError, match="work"):
+                client.get("work/peek")
+        else:
+            assert client.get("work/peek") is None
+        assert client.get("work") == b"a"
 
     def test_finds_nothing_where_nothing_is(self, client):
         assert client.get("work") is None
@@ -236,9 +360,9 @@ class TestClient:
         client.set("work", b"a")
         assert client.get("work") == b"a"
 
-    def test_gets_the_type_it_set(self, client, kind):
+    def test_gets_the_type_it_set(self, client, kind, options):
         if not kind.keeps_types:
-            pytest.skip(f"{kind.module} knows bytes only")
+            pytest.skip(f"{kind.__name__} has bytes here")
         for value in ("text", 42, 1 << 70, {"a": [1, None]}, b"bytes"):
             client.set("work", value)
             assert client.get("work/peek") == value
@@ -246,8 +370,8 @@ class TestClient:
             assert found == value
             assert type(found) is type(value)
 
-    def test_gets_large_values(self, client, kind):
-        large = LARGE[:1_000_000] if kind in (Pylibmc, PythonMemcached) else LARGE
+    def test_gets_large_values(self, client, kind, options):
+        large = LARGE[: kind.longest_value]
         client.set("work", large)
         client.set("work", b"small")
         client.set("work", large)
@@ -256,7 +380,7 @@ class TestClient:
         assert client.get("work/open") == large
         assert client.get("work/close") is None
 
-    def test_opens_and_closes(self, client, server):
+    def test_opens_and_closes(self, client, server, options):
         client.set("work", b"a")
         client.set("work", b"b")
         assert client.get("work/open") == b"a"
@@ -266,14 +390,14 @@ class TestClient:
         assert server.stat("queue_work_open_transactions") == 0
         assert client.get("work") is None
 
-    def test_aborts_and_fetches_the_same_again(self, client):
+    def test_aborts_and_fetches_the_same_again(self, client, options):
         client.set("work", b"a")
         client.set("work", b"b")
         assert client.get("work/open") == b"a"
         assert client.get("work/abort") is None
         assert [client.get("work"), client.get("work")] == [b"a", b"b"]
 
-    def test_gives_back_what_it_opened_when_it_closes(self, connect, server):
+    def test_gives_back_what_it_opened_when_it_closes(self, connect, server, options):
         first, second = connect(), connect()
         first.set("work", b"a")
         assert first.get("work/open") == b"a"
@@ -282,12 +406,13 @@ class TestClient:
         first.close = lambda: None
         assert second.get("work/t=5000") == b"a"
 
-    def test_waits_for_an_item(self, client, server):
+    def test_waits_for_an_item(self, client, server, options):
         with_wire = server.connect()
         with_wire.send(b"get start/t=10000\r\n")
         until(lambda: server.stat("queue_start_waiters") == 1)
         client.set("start", b"go")
-        assert with_wire.line().startswith(b"VALUE start/t=10000 ")
+        assert with_wire.line().startswith(b"VALUE start")
+        with_wire.close()
         client.set("work", b"a")
         assert client.get("work/t=5000") == b"a"
 
@@ -299,7 +424,7 @@ class TestClient:
         assert found == {"one": b"1", "two": LARGE[: CHUNK_BYTES + 1], "four": b"4"}
         assert client.get_many(["one", "two", "three", "four"]) == {}
 
-    def test_opens_and_closes_several_queues(self, client):
+    def test_opens_and_closes_several_queues(self, client, many_options):
         client.set("one", b"1")
         client.set("two", b"2")
         assert client.get_many(["one/open", "two/open"]) == {"one/open": b"1", "two/open": b"2"}
@@ -313,9 +438,14 @@ class TestClient:
         client.set("work", b"b")
         assert client.get("work") == b"b"
 
-    def test_flushes_all(self, client):
+    def test_flushes_all(self, client, server, kind, dialect):
         client.set("one", b"1")
         client.set("two", b"2")
+        if dialect == "kestrel" and kind.fails_to_flush_in_kestrel:
+            with pytest.raises(Exception, match=kind.fails_to_flush_in_kestrel):
+                client.flush_all()
+            assert server.stat("curr_items") == 0
+            return
         client.flush_all()
         assert client.get("one") is None
         assert client.get("two") is None

@@ -12,12 +12,19 @@ from darner._records import CHUNK_BYTES
 
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
-GET_OPTION = b"CLIENT_ERROR unknown option: get takes t=<ms> open close abort peek cursor=<name>\r\n"
-SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms>\r\n"
+GET_OPTION = (
+    b"CLIENT_ERROR unknown option: get takes t=<ms> open close[=<token>] abort[=<token>] delay=<ms>"
+    b" peek from=<id> cursor=<name>\r\n"
+)
+SET_OPTION = b"CLIENT_ERROR unknown option: set takes sync delay=<ms> id=<key>\r\n"
 TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
-ABORT = b"CLIENT_ERROR abort must be by itself\r\n"
+ABORT = b"CLIENT_ERROR abort must be by itself, or with a delay\r\n"
+DELAY_ALONE = b"CLIENT_ERROR a get takes a delay with abort alone\r\n"
+TOKEN = b"CLIENT_ERROR bad token: close and abort take one token, as gets has given it\r\n"
+FROM = b"CLIENT_ERROR bad id: from takes the id of an item, with peek, and without t and close\r\n"
+ID = b"CLIENT_ERROR bad id: 1 to 250 bytes without space, control character or /\r\n"
 PEEK = b"CLIENT_ERROR cannot open and peek\r\n"
-MANY = b"CLIENT_ERROR cannot wait on several queues\r\n"
+MANY = b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n"
 TOO_LONG = b"CLIENT_ERROR line too long\r\n"
 DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 BAD_DATA = b"CLIENT_ERROR bad data chunk\r\n"
@@ -61,14 +68,15 @@ def shown(request):
     if request.meta is not None and verb in (Verb.GET, Verb.DELETE):
         meta = request.meta
         queue = request.queue if verb == Verb.GET else request.args[0]
-        return verb, queue, options(request), request.timeout_ms, meta.wants_value, meta.is_quiet, meta.token
+        return verb, queue, *given(request), meta.wants_value, meta.is_quiet, meta.token
     if verb in (Verb.GET, Verb.GETS):
         keys = [request, *(request.rest or ())]
-        return verb, tuple((k.key, k.queue, options(k), k.timeout_ms) for k in keys), request.is_run
+        asked = tuple((k.key, k.queue, *given(k)) for k in keys)
+        return verb, asked, request.waits_on_any, request.is_run
     if verb in (Verb.SET, Verb.SET_BEGIN):
         data = request.data if verb == Verb.SET else None
         meta = (request.flags, request.exptime, request.size, request.noreply)
-        return verb, request.queue, request.sync, request.delay_ms, *meta, data
+        return verb, request.queue, request.sync, request.delay_ms, request.dedup_id, *meta, data
     if verb == Verb.SET_CHUNK:
         return verb, request.data
     if verb == Verb.SET_END:
@@ -80,9 +88,11 @@ def shown(request):
     return verb, tuple(request.args), request.noreply
 
 
-def options(request):
-    names = ("open", "close", "abort", "peek")
-    return frozenset(name for name in names if getattr(request, name))
+def given(request):
+    """Return the options of a key, and the numbers behind them."""
+    names = ("open", "close", "abort", "peek", "has_delay")
+    options = frozenset(name for name in names if getattr(request, name))
+    return options, request.timeout_ms, request.token, request.from_id, request.delay_ms
 
 
 def compiled(*pieces):
@@ -93,7 +103,7 @@ def compiled(*pieces):
         for one in map(shown, parser):
             # the keys of a long get may be parted anywhere
             if found and found[-1][0] == one[0] in (Verb.GET, Verb.GETS) and found[-1][-1] is True:
-                found[-1] = (*one[:1], found[-1][1] + one[1], one[2])
+                found[-1] = (*one[:1], found[-1][1] + one[1], *one[2:])
             else:
                 found.append(one)
     return found
@@ -111,28 +121,52 @@ def integer(word):
     return sign * int(digits) if NUMBER.fullmatch(digits) else None
 
 
+def token_of(word):
+    return int(word) if re.fullmatch(rb"[0-9]+", word) and 0 < int(word) < 2**64 else None
+
+
 def get_key(word):
-    """Return what one key of a get asks for, and its errors."""
+    """Return what one key of a get asks for, its errors, and whether it waits."""
     queue, *given = word.split(b"/")
     wrong = [NAME] if name_is_bad(queue) else []
-    found = set()
-    wait = None
+    found, wait, tokens, ids, delay = set(), None, [], [], 0
     for option in given:
-        if option.startswith(b"t="):
-            if NUMBER.fullmatch(option[2:]):
-                wait = min(int(option[2:]), LONGEST_WAIT_MS)
-            else:
-                wrong.append(TIMEOUT)
-                wait = 0
-        elif option in (b"open", b"close", b"abort", b"peek"):
+        name, equals, number = option.partition(b"=")
+        if option in (b"open", b"close", b"abort", b"peek"):
             found.add(option.decode())
+        elif equals and name in (b"close", b"abort"):
+            found.add(name.decode())
+            tokens.append(token_of(number))
+            wrong += [TOKEN] if tokens[-1] is None or len(tokens) > 1 else []
+        elif equals and name in (b"t", b"delay", b"from"):
+            error = {b"t": TIMEOUT, b"delay": DELAY, b"from": FROM}[name]
+            wrong += [] if NUMBER.fullmatch(number) and not (name == b"from" and ids) else [error]
+            value = int(number) if NUMBER.fullmatch(number) else 0
+            if name == b"t":
+                wait = min(value, LONGEST_WAIT_MS)
+            elif name == b"delay":
+                found.add("has_delay")
+                delay = value
+            else:
+                ids.append(max(1, value))
         else:
             wrong.append(GET_OPTION)
-    if "abort" in found and (len(found) > 1 or wait is not None):
-        wrong.append(ABORT)
+    wrong += wrong_together(found, waits=wait is not None, has_id=bool(ids))
+    key = word, queue, frozenset(found), wait or 0, (tokens or [0])[0], (ids or [0])[0], delay
+    return key, wrong, wait is not None
+
+
+def wrong_together(found, *, waits, has_id):
+    """Yield the errors of options that do not go together."""
+    others = found - {"has_delay"}
+    if "abort" in found and (len(others) > 1 or waits):
+        yield ABORT
+    if "has_delay" in found and others != {"abort"}:
+        yield DELAY_ALONE
+    if has_id and (found != {"peek"} or waits):
+        yield FROM
     if found >= {"open", "peek"}:
-        wrong.append(PEEK)
-    return (word, queue, frozenset(found), wait or 0), wrong, wait is not None
+        yield PEEK
 
 
 def slow(data):
@@ -222,8 +256,8 @@ def slow_meta(verb, words):
     if verb == b"md" and b"C" not in flags:
         if wrong:
             return Verb.REFUSED, set(wrong), False
-        return Verb.DELETE, key, frozenset(), 0, False, b"q" in flags, None
-    (_, queue, found, wait), errors, waits = get_key(key)
+        return Verb.DELETE, key, frozenset(), 0, 0, 0, 0, False, b"q" in flags, None
+    (_, queue, found, *numbers), errors, waits = get_key(key)
     wrong += errors
     if verb == b"md":
         if found or waits:
@@ -231,7 +265,7 @@ def slow_meta(verb, words):
         found = frozenset({"close"})
     if wrong:
         return Verb.REFUSED, set(wrong), False
-    return Verb.GET, queue, found, wait, b"v" in flags, b"q" in flags, token
+    return Verb.GET, queue, found, *numbers, b"v" in flags, b"q" in flags, token
 
 
 def unsupported(verb):
@@ -247,13 +281,14 @@ def slow_get(verb, words, *, is_long):
         return
     keys = [get_key(word) for word in words[1:]]
     wrong = {error for _, errors, _ in keys for error in errors}
-    if len(keys) > 1 and any(waits for _, _, waits in keys):
+    if len({(waits, key[3]) for key, _, waits in keys}) > 1:
         wrong.add(MANY)
     if wrong:
         yield Verb.REFUSED, wrong, False
         return
-    is_run = is_long and len(keys) > 1
-    yield Verb[verb.decode().upper()], tuple(key for key, _, _ in keys), is_run
+    waits_on_any = len(keys) > 1 and keys[0][2]
+    is_run = is_long and len(keys) > 1 and not waits_on_any
+    yield Verb[verb.decode().upper()], tuple(key for key, _, _ in keys), waits_on_any, is_run
     if is_run:
         yield (Verb.GET_END,)
 
@@ -274,19 +309,25 @@ def slow_storage(verb, words, data):
     else:
         key, flags, exptime, errors = words[1], integer(words[2]), integer(words[3]), []
     queue, *given = key.split(b"/")
+    ids = [option[3:] for option in given if option.startswith(b"id=")]
     if verb not in (b"set", b"ms"):
         wrong = {unsupported(verb)}
     else:
         found = {
             NAME: name_is_bad(queue),
-            SET_OPTION: any(option != b"sync" and not option.startswith(b"delay=") for option in given),
+            SET_OPTION: any(
+                option != b"sync" and not option.startswith((b"delay=", b"id=")) for option in given
+            )
+            or len(ids) > 1,
+            ID: any(map(name_is_bad, ids)) or b"id=" in given,
             DELAY: any(option.startswith(b"delay=") and not NUMBER.fullmatch(option[6:]) for option in given),
             FORMAT: None in (flags, exptime) or not 0 <= flags < 2**32 or len(words) > 5 + noreply,
         }
         wrong = {error for error, is_so in found.items() if is_so} | set(errors)
         noreply = noreply and len(words) == 6
-    delays = [int(option[6:]) for option in given if not wrong and option != b"sync"]
-    meta = (queue, b"sync" in given, delays[-1] if delays else 0, flags, exptime, size, noreply)
+    delays = [int(option[6:]) for option in given if not wrong and option.startswith(b"delay=")]
+    delay, id = (delays or [0])[-1], (ids or [None])[0]
+    meta = (queue, b"sync" in given, delay, id, flags, exptime, size, noreply)
     block, end = data[:size], data[size : size + 2]
     if not wrong and size > CHUNK_BYTES:
         yield Verb.SET_BEGIN, *meta, None
