@@ -27,6 +27,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -218,7 +219,9 @@ class Worker:
         self._command = [sys.executable, "-m", "darner.work", "single.ledger_worker:handle"]
         for queue in (WITH_ID, WITHOUT):
             self._command += ["--queue", queue]
-        self._command += ["--concurrency", str(OPEN_READS), "--server", ",".join(servers)]
+        for server in servers:
+            self._command += ["--server", server]
+        self._command += ["--concurrency", str(OPEN_READS), "--first-pause", "50ms"]
         if how != "work":
             script = Path(ledger_worker.__file__)
             self._command = [sys.executable, str(script), how, ",".join(servers), WITH_ID, WITHOUT]
@@ -238,25 +241,34 @@ class Worker:
         """End the process by SIGKILL; ViolationError if it has ended by itself."""
         if self._process.poll() is not None:
             raise ViolationError(f"a worker ended:\n{self._log.read_text()[-2000:]}")
+        self.end()
+
+    def end(self) -> None:
+        """End the process if it runs."""
         self._process.kill()
         self._process.wait()
 
 
 class Run:
-    """Servers, workers and producers, all at work."""
+    """Servers, workers and producers, all at work; `ends` is closed when they are to end."""
 
-    def __init__(self, directory: Path, servers: int) -> None:
+    def __init__(self, directory: Path, servers: int, ends: ExitStack) -> None:
         ports = [free_port() for _ in range(servers)]
         self.servers = [OwnServer(directory / str(port), CONFIGURATION, port=port) for port in ports]
         for server in self.servers:
+            ends.callback(server.discard)
             server.start()
         self.addresses = [f"127.0.0.1:{port}" for port in ports]
-        self.workers = [Worker(how, self.addresses, directory) for how in WORKERS]
+        self.workers: list[Worker] = []
+        for how in WORKERS:
+            self.workers.append(Worker(how, self.addresses, directory))
+            ends.callback(self.workers[-1].end)
         self.deliveries = Deliveries(directory / "deliveries")
-        self._client = Client(self.addresses)
+        self._client = ends.enter_context(Client(self.addresses))
         self._end = threading.Event()
         self._producers = [Producer(n, self._client, self._has_room, self._end) for n in range(PRODUCERS)]
-        self._pool = ThreadPoolExecutor(PRODUCERS)
+        self._pool = ends.enter_context(ThreadPoolExecutor(PRODUCERS))
+        ends.callback(self._end.set)
         self._puts = [self._pool.submit(producer.run) for producer in self._producers]
         self.kills: Counter[str] = Counter()
         self.duplicates = 0
@@ -324,16 +336,6 @@ class Run:
         for address in self.addresses:
             self._count_duplicates(address)
 
-    def close(self) -> None:
-        """End everything."""
-        self._end.set()
-        self._pool.shutdown()
-        self._client.close()
-        for worker in self.workers:
-            worker.kill()
-        for server in self.servers:
-            server.kill()
-
 
 def account(
     ledger: Ledger, deliveries: list[Delivery], kills: Counter[str]
@@ -389,16 +391,13 @@ def main(kills: int, servers: int, seed: int | None) -> None:
     seed = random.randrange(1 << 32) if seed is None else seed
     chance = random.Random(seed)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="darner-client-ledger-") as directory:
-        run = Run(Path(directory), servers)
-        try:
-            for _ in range(kills):
-                run.kill(chance)
-            ledger = run.end_puts()
-            run.drain(ledger.acknowledged)
-            run.count_duplicates()
-        finally:
-            run.close()
+    with tempfile.TemporaryDirectory(prefix="darner-client-ledger-") as directory, ExitStack() as ends:
+        run = Run(Path(directory), servers, ends)
+        for _ in range(kills):
+            run.kill(chance)
+        ledger = run.end_puts()
+        run.drain(ledger.acknowledged)
+        run.count_duplicates()
         figures, violations = account(ledger, run.deliveries.all, run.kills)
         figures["puts that a server recognized"] = run.duplicates
     click.echo(f"seed {seed}, {servers} servers, {time.monotonic() - started:.1f} s")

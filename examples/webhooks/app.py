@@ -2,7 +2,7 @@
 """A web app that takes webhooks and answers at once; workers deliver them, with as many tries as it takes.
 
     python examples/webhooks/app.py
-    python -m darner.work examples.webhooks.deliver:deliver --queue webhooks --concurrency 8
+    python -m darner.work examples.webhooks.deliver:deliver --queue webhooks --codec json
 
     curl -i 127.0.0.1:8000/webhooks -H 'Idempotency-Key: order-17-paid' \\
         -d '{"url": "http://127.0.0.1:9000/", "body": {"order": 17, "paid": true}}'

@@ -1,6 +1,6 @@
 """The work behind the web app: deliver one webhook.
 
-    python -m darner.work examples.webhooks.deliver:deliver --queue webhooks --concurrency 8
+    python -m darner.work examples.webhooks.deliver:deliver --queue webhooks --codec json
 
 `darner.work` calls `deliver` with each item. If it returns, the item is done and leaves the queue. If it
 raises, the item comes back after a pause that grows from try to try, and after `max_attempts` it moves to
@@ -18,7 +18,7 @@ TIMEOUT_S = 10.0
 
 def deliver(item: Item) -> None:
     """Send a webhook; OSError if the receiver is not there, too slow, or answers anything but a success."""
-    hook = json.loads(item.value)
+    hook = item.value
     request = urllib.request.Request(
         hook["url"],
         data=json.dumps(hook["body"]).encode(),

@@ -83,14 +83,10 @@ def app(examples) -> App:
     return App(examples)
 
 
-@contextlib.contextmanager
-def working(examples, *options: object) -> Iterator[Program]:
+def working(examples, *options: str) -> contextlib.AbstractContextManager[Program]:
     """Start a worker."""
-    server = examples.environment["DARNER_SERVER"]
-    with program(
-        "-m", "darner.work", FUNCTION, "--queue", "webhooks", "--server", server, *options
-    ) as worker:
-        yield worker
+    words = ("-m", "darner.work", FUNCTION, "--queue", "webhooks", "--codec", "json")
+    return program(*words, *options, **examples.environment)
 
 
 def test_a_webhook_is_delivered_once_though_its_caller_sends_it_twice(examples, app, receiver):
@@ -123,20 +119,18 @@ def test_a_webhook_that_cannot_be_delivered_ends_among_the_failed(configured_exa
     app = App(configured_examples)
     receiver.status = 500
     app.post(receiver, "body", "order-17")
-    with working(configured_examples):
+    with working(configured_examples, "--first-pause", "0.1"):
         until(lambda: app.ask("GET")[1]["failed"], 60)
     assert len(receiver.got) == 5
     hook = {"id": "order-17", "url": receiver.url, "body": "body"}
     assert app.ask("GET") == (200, {"waiting": 0, "failed": [hook]})
 
 
-@pytest.mark.parametrize(
-    "sent", [None, [], {"url": "http://host/"}, {"url": "file:///etc/passwd", "body": 1}]
-)
-def test_a_request_that_is_no_webhook_is_refused(app, sent):
-    status, answer = app.ask("POST", sent)
-    assert status == 400
-    assert answer.keys() == {"error"}
+def test_a_request_that_is_no_webhook_is_refused(app):
+    for sent in (None, [], {"url": "http://host/"}, {"url": "file:///etc/hosts", "body": 1}):
+        status, answer = app.ask("POST", sent)
+        assert status == 400
+        assert answer.keys() == {"error"}
 
 
 def test_the_app_says_when_a_webhook_was_not_stored(examples, app, receiver):

@@ -31,15 +31,20 @@ class Program:
             self._lines.put(line)
         self._lines.put("")
 
+    def read(self, seconds: float) -> str:
+        """Return the next line; "" at the end, and if none comes."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            line = ""
+        self.output += line
+        return line
+
     def wait_for(self, text: str, seconds: float = 20.0) -> str:
         """Wait for a line that contains `text` and return it; AssertionError if none comes."""
-        try:
-            while line := self._lines.get(timeout=seconds):
-                self.output += line
-                if text in line:
-                    return line
-        except queue.Empty:
-            pass
+        while line := self.read(seconds):
+            if text in line:
+                return line
         raise AssertionError(f"no line with {text!r}:\n{self.output}")
 
     def kill(self) -> None:
@@ -63,6 +68,9 @@ def program(*words: object, **environment: str) -> Iterator[Program]:
     finally:
         if started.process.poll() is None:
             started.kill()
+        while started.read(0):
+            pass
+        print(started.output)  # seen if the test has failed
         started.process.stdout.close()
 
 
