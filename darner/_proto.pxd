@@ -16,7 +16,7 @@ cdef class Request:
         readonly int verb
         readonly bint noreply
         # The options behind the queue's name. `fetches`: whether an item is fetched after a close or an abort.
-        # `with_cas`: whether the items' ids are asked for.
+        # `with_cas`: whether the items' tokens are asked for.
         readonly bint has_options
         readonly bint open
         readonly bint close
@@ -38,7 +38,8 @@ cdef class Request:
         readonly uint64_t timeout_ms
         readonly uint64_t delay_ms
         readonly uint64_t token     # of the reserved item to close or abort; 0: the one reserved first
-        readonly uint64_t from_id   # of a peek: the least id of the item; 0: that at the head
+        # of a peek: the least id of the item; 0: that at the head. A look that takes many turns moves it on.
+        public uint64_t from_id
         readonly bytes key
         readonly bytes queue
         readonly bytes dedup_id     # by which a set that is sent again is recognized

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from darner._records cimport _CHUNK, _RECORD_HEAD, Item
+from darner._records cimport _CHUNK, _RECORD_HEAD, Item, token_of
 
 from darner.meta_flags import Meta
 
@@ -99,6 +99,8 @@ cdef bytes E_TIMEOUT = b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n"
 cdef bytes E_DELAY = b"CLIENT_ERROR bad delay: delay takes milliseconds\r\n"
 cdef bytes E_ABORT = b"CLIENT_ERROR abort must be by itself, or with a delay\r\n"
 cdef bytes E_DELAY_ALONE = b"CLIENT_ERROR a get takes a delay with abort alone\r\n"
+cdef bytes E_DELAY_CURSOR = (
+    b"CLIENT_ERROR a cursor takes no delay: it removes nothing from its queue, so it has nothing to put back\r\n")
 cdef bytes E_TOKEN = b"CLIENT_ERROR bad token: close and abort take one token, as gets has given it\r\n"
 cdef bytes E_FROM = b"CLIENT_ERROR bad id: from takes the id of an item, with peek, and without t and close\r\n"
 cdef bytes E_ID = b"CLIENT_ERROR bad id: 1 to 250 bytes without space, control character or /\r\n"
@@ -341,6 +343,8 @@ cdef bytes parse_get_key(Request request, Word* word):
         return E_ABORT
     if request.has_delay and options != _ABORT:
         return E_DELAY_ALONE
+    if request.has_delay and cursor is not None:
+        return E_DELAY_CURSOR
     if request.from_id and (options != _PEEK or request.waits):
         return E_FROM
     if options & _OPEN and options & _PEEK:
@@ -1003,7 +1007,7 @@ cpdef bytes value(bytes key, Item item, bint with_cas, bint last):
         char* out
     if PyBytes_GET_SIZE(key) > _MAX_LINE:
         raise ValueError("key longer than a line")
-    header = write_value_line(line, key, item.flags, item.size, item.id if with_cas else 0)
+    header = write_value_line(line, key, item.flags, item.size, token_of(item) if with_cas else 0)
     reply = PyBytes_FromStringAndSize(NULL, header + size + tail)
     out = PyBytes_AS_STRING(reply)
     memcpy(out, line, header)

@@ -29,6 +29,11 @@ cdef class Item:
     cpdef forget_data(self)
 
 
+cdef inline uint64_t token_of(Item item) noexcept:
+    """Return what names one delivery of an item: how often it has come back, times 2^48, and its id."""
+    return (<uint64_t>item.attempts << 48) + item.id
+
+
 cdef class State:
     cdef:
         public uint64_t life

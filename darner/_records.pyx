@@ -223,6 +223,11 @@ cdef class Item:
         self.memory_bytes = _ITEM_BYTES
 
     @property
+    def token(self):
+        """What names one delivery of the item: how often it has come back, times 2^48, and its id."""
+        return token_of(self)
+
+    @property
     def data(self):
         """The item's bytes; None if they are not in memory."""
         return None if self.record is None else self.record[_RECORD_HEAD:]
@@ -514,6 +519,9 @@ cpdef enum Change:
                     # their bytes
     LOST_DELAYED = 15   # the first two of a DELAY: that item is lost; then as LOST, of the delayed items
     ATTEMPTS = 16   # id, and how often this item has returned to the queue
+    DEFER = 17      # the first two of a DELAY, the id of a live item, then the record: that item is a delayed one now
+    ONCE = 18       # the id of a set is remembered: generation, when it came, the hash of the id; then the kind, in a
+                    # byte, and the payload of the PUT or DELAY that is made with it
 
 
 cdef enum:

@@ -113,12 +113,14 @@ class DamagedItemError(JournalError):
 class NotReadyError(JournalError):
     """A journal cannot answer yet, for it is getting past damage or many expired items.
 
-    Ask again when it releases the clients in `Journal.held_back`.
+    Ask again when it releases the clients in `Journal.held_back`. A look from an id on goes on from
+    `next_id`, unless that is 0.
     """
 
     def __init__(self, text: str, journal: Any) -> None:
         super().__init__(text)
         self.journal = journal
+        self.next_id = 0
 
 
 class StatusError(UnavailableError):

@@ -16,6 +16,7 @@ FLAGS = {b"mg": b"vsfckbOqthl", b"ms": b"FTckbOqIM", b"md": b"kbOqC"}
 TOKENS = b"FTOCM"
 # As many digits as the numbers of other commands may have.
 NUMBER = re.compile(rb"-?[0-9]{1,18}")
+TOKEN = re.compile(rb"[0-9]{1,20}")
 
 # The meta replies for those of the classic commands, and which of them the flag `q` hides.
 STATUSES = {
@@ -58,7 +59,7 @@ class Meta:
         elif letter == b"T":
             self.exptime = _number(token)
         elif letter == b"C":
-            self.token = _number(token)
+            self.token = _token(token)
         elif letter == b"M" and token not in (b"S", b"s"):
             raise ValueError(INVALID_MODE)
         elif letter == b"b":
@@ -77,11 +78,11 @@ class Meta:
             return b""
         return status + self._returned({b"c": id} if status == b"HD" else {}) + b"\r\n"
 
-    def found(self, size: int, flags: int, id: int, attempts: int, left_s: int, age_s: int) -> bytes:
+    def found(self, size: int, flags: int, token: int, attempts: int, left_s: int, age_s: int) -> bytes:
         """Return the line that answers `mg` with an item; its data follow if the flags ask for them. `left_s`
         is in how many seconds it expires, -1 for never, and `age_s` how many seconds ago it was set."""
         start = b"VA %d" % size if self.wants_value else b"HD"
-        figures = {b"s": size, b"f": flags, b"c": id, b"h": int(attempts > 0), b"t": left_s, b"l": age_s}
+        figures = {b"s": size, b"f": flags, b"c": token, b"h": int(attempts > 0), b"t": left_s, b"l": age_s}
         return start + self._returned(figures) + b"\r\n"
 
     def _returned(self, figures: dict[bytes, int]) -> bytes:
@@ -99,5 +100,11 @@ class Meta:
 
 def _number(token: bytes) -> int:
     if not NUMBER.fullmatch(token):
+        raise ValueError(BAD_FORMAT)
+    return int(token)
+
+
+def _token(token: bytes) -> int:
+    if not TOKEN.fullmatch(token) or int(token) >> 64:
         raise ValueError(BAD_FORMAT)
     return int(token)

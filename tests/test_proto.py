@@ -263,6 +263,8 @@ class TestGet:
             (b"a/close=1/close=2", b"bad token"),
             (b"a/delay=5", b"delay with abort alone"),
             (b"a/open/delay=5", b"delay with abort alone"),
+            (b"a/cursor=c/abort/delay=5", b"cursor takes no delay"),
+            (b"a/abort=7/delay=0/cursor=c", b"cursor takes no delay"),
             (b"a/abort/delay=", b"bad delay"),
             (b"a/abort/delay=1s", b"bad delay"),
             (b"a/from=5", b"bad id"),

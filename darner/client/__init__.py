@@ -5,6 +5,7 @@ about the protocol, a fleet or a reservation does no I/O, and the sync and the a
 on `darner.errors`.
 """
 
+from darner.client.client import Client
 from darner.client.codecs import JSON, Codec
 from darner.client.errors import (
     BadRequestError,
@@ -14,6 +15,7 @@ from darner.client.errors import (
     ConnectionLostError,
     ItemTooLargeError,
     LoginError,
+    NoFreeConnectionError,
     NotPermittedError,
     ProtocolError,
     PutManyError,
@@ -23,11 +25,13 @@ from darner.client.errors import (
     ServerFailedError,
 )
 from darner.client.item import Item
+from darner.client.reserving import Reservation
 from darner.client.stats import QueueStats, ServerStats
 
 __all__ = [
     "JSON",
     "BadRequestError",
+    "Client",
     "ClientError",
     "Codec",
     "CodecError",
@@ -36,12 +40,14 @@ __all__ = [
     "Item",
     "ItemTooLargeError",
     "LoginError",
+    "NoFreeConnectionError",
     "NotPermittedError",
     "ProtocolError",
     "PutManyError",
     "QueueFullError",
     "QueueStats",
     "RequestTimeoutError",
+    "Reservation",
     "ReservationLostError",
     "ServerFailedError",
     "ServerStats",

@@ -77,3 +77,8 @@ def encode(codec: Codec | None, value: Any) -> tuple[bytes, int]:
     if isinstance(value, bytearray | memoryview):
         return bytes(value), 0
     raise BadRequestError(f"a value is bytes, not {type(value).__name__}: encode it, or use a codec")
+
+
+def decode(codec: Codec | None, data: bytes, flags: int) -> Any:
+    """Return the value of an item; without a codec its bytes. CodecError if the codec cannot."""
+    return data if codec is None else codec.decode(data, flags)

@@ -3,6 +3,7 @@
 | error | what it means, and what to do |
 | --- | --- |
 | `ConnectionFailedError` | no server could be reached: nothing was sent, so try again later |
+| `NoFreeConnectionError` | as that: all connections of the pool are in use, as reservations hold them |
 | `ConnectionLostError` | the connection ended before the reply: the server may or may not have done it |
 | `RequestTimeoutError` | as that: no reply came in time, and the connection was closed |
 | `ProtocolError` | as that: what came is no reply of darner's, and the connection was closed |
@@ -28,7 +29,11 @@ class ClientError(DarnerError):
 
 
 class ConnectionFailedError(ClientError):
-    """No server could be reached, or no connection to one was free: nothing was sent."""
+    """No server could be reached: nothing was sent."""
+
+
+class NoFreeConnectionError(ConnectionFailedError):
+    """All connections of the pool are in use, and none became free in time: nothing was sent."""
 
 
 class ConnectionLostError(ClientError):

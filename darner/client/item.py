@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from darner.client import protocol
+from darner.client import codecs, protocol
 from darner.client.codecs import Codec
 from darner.client.protocol import Value
 
@@ -37,7 +37,7 @@ class Item:
     @property
     def value(self) -> Any:
         """What was put: bytes, or what the codec makes of them; CodecError if it cannot."""
-        return self.data if self._codec is None else self._codec.decode(self.data, self.flags)
+        return codecs.decode(self._codec, self.data, self.flags)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} of {self.queue!r}, {len(self.data)} bytes>"

@@ -43,7 +43,9 @@ CRLF = b"\r\n"
 END = b"END"
 STORED = b"STORED"
 NOT_STORED = b"NOT_STORED"
+DELETED = b"DELETED"
 STATUSES = ("up", "readonly", "quiescent")
+STATUS_REPLIES = (b"UP", b"READONLY", b"QUIESCENT")
 
 
 # Requests
@@ -361,18 +363,21 @@ def error_of(line: bytes) -> ClientError | None:
     return NotPermittedError(text) if rest.startswith(b"not permitted") else BadRequestError(text)
 
 
+def error_in(reply: Reply) -> ClientError:
+    """Return the error that a reply stands for that is not as expected."""
+    return error_of(reply.line) or ProtocolError(f"this is no answer to what was asked: {reply.line[:60]!r}")
+
+
 def check(reply: Reply, *expected: bytes) -> Reply:
     """Return the reply if its last line is one of these; else raise the error that it stands for."""
     if reply.line in expected:
         return reply
-    raise error_of(reply.line) or ProtocolError(f"this is no answer to what was asked: {reply.line[:60]!r}")
+    raise error_in(reply)
 
 
-def number(line: bytes) -> int:
-    """Return the number that a reply is."""
-    if not line.isdigit():
-        raise error_of(line) or ProtocolError(f"this is no number: {line[:60]!r}")
-    return int(line)
+def least_status(replies: Sequence[Reply]) -> str:
+    """Return the status of several servers from their replies: that of the one which does least."""
+    return STATUSES[max(STATUS_REPLIES.index(reply.line) for reply in replies)]
 
 
 def item_number(token: int) -> int:

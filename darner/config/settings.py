@@ -69,6 +69,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     # how often an item may return to the queue before it is moved to `dead_letter_queue`, or dropped
     max_attempts: Attempts = None
     dead_letter_queue: OptionalName = None
+    # how long the id of a set is remembered, so that it is not stored again; 0 is not at all
+    dedup_window_ms: TimeMs = 300_000
 
 
 class Pattern(msgspec.Struct, frozen=True):

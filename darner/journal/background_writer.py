@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from darner._records import Item
 from darner.environment.offload import Offload
 from darner.errors import JournalError
 from darner.journal.damage import Reporter
@@ -37,8 +36,8 @@ class BackgroundWriter(Room, Reporter, Protocol):
     def note_open(self, journal: Any) -> None:
         """Note that the LevelDB of `journal` is open."""
 
-    def free(self, items: dict[int, Item]) -> None:
-        """Free items that nobody needs, which may be many."""
+    def free(self, entries: dict[Any, Any]) -> None:
+        """Free what nobody needs, which may be much."""
 
     def suspend(self, journal: Any, error: JournalError) -> None:
         """Have `journal` refuse changes until a write succeeds, for its LevelDB cannot be opened."""

@@ -28,6 +28,11 @@ class Batch:
         "confirms_compaction",
         "cursors",
         "dead_bytes",
+        "dedup_changed",
+        "dedup_ids",
+        "dedup_numbers",
+        "dedup_trim_from",
+        "dedup_trimmed",
         "delayed",
         "delayed_changed",
         "delayed_keys",
@@ -42,6 +47,7 @@ class Batch:
         "segment",
         "state",
         "trimmed_bytes",
+        "trimmed_ids",
         "trimmed_records",
         "trims",
     )  # fmt: skip
@@ -60,6 +66,10 @@ class Batch:
         self.removed_delayed: set[bytes] = set()
         # whether the counts of delayed items are to be written
         self.delayed_changed = False
+        # the ids of sets: by generation, when each came, by its hash; and whether the generations are to be
+        # written
+        self.dedup_ids: dict[int, dict[bytes, int]] = {}
+        self.dedup_changed = False
         # labels of the cursors that moved
         self.cursors: set[bytes] = set()
         # whether other journals have a part of these changes: then the log is synced before this is written
@@ -70,12 +80,17 @@ class Batch:
         self.state: State
         self.kept: frozenset[int]
         self.segment: int
+        self.dedup_numbers: list[int] = []
         # whether dead records are deleted with it, and how many bytes all dead records have by then
         self.trims = False
         self.dead_bytes = 0
         # whether a compaction is known to have succeeded once this is written
         self.confirms_compaction = False
-        # Set when it is written: what was trimmed with it, and the blobs that trimmed records named.
+        # Set when it is written: what was trimmed with it, up to where outdated ids were, and the blobs that
+        # trimmed records named.
+        self.trimmed_ids = 0
+        self.dedup_trimmed = 0
+        self.dedup_trim_from = b""
         self.trimmed_records = 0
         self.trimmed_bytes = 0
         self.obsolete_blobs: list[int] = []

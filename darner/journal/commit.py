@@ -9,8 +9,9 @@ import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import Any
 
-from darner._records import Item, trim_memory
+from darner._records import trim_memory
 from darner.environment.environment import Environment
 from darner.errors import InternalError, JournalError
 from darner.journal import resting, writing
@@ -43,7 +44,7 @@ WRITES_AT_CLOSE = 500
 RETRIES_PER_TICK = 16
 # LevelDB takes no less.
 MIN_BUFFER_BYTES = 64 << 10
-# How many items that nobody needs are freed before the budget is asked.
+# How many items or ids that nobody needs are freed before the budget is asked.
 FREED_AT_ONCE = 1024
 
 
@@ -83,7 +84,7 @@ class Committer:
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(MIN_BUFFER_BYTES, reserve.size // 8))
         self.offload = environment.offload
         self._defer = environment.defer
-        self._open = OpenDatabases(lambda journal: self.isolate(journal, journal.close), max_open)
+        self._open = OpenDatabases(lambda journal: self.isolate(journal, lambda: _close(journal)), max_open)
         self._upkeep = JournalUpkeep(self, self._defer)
         # the active journals, and for how many ticks they have been so; the one last written comes last
         self._active: dict[Journal, int] = {}
@@ -98,8 +99,8 @@ class Committer:
         self._is_late = self._may_sync = self._syncing = False
         # the files of blobs that are not known to be on the disk, and belong to changes of several journals
         self.links: dict[Path, None] = {}
-        # removed items, to be freed in slices
-        self._unneeded: list[dict[int, Item]] = []
+        # removed items and outdated ids, to be freed in slices
+        self._unneeded: list[dict[Any, Any]] = []
         # whether anything was written or freed since memory was given back to the system
         self._untrimmed = False
         # the journals that could not be written and are to be tried in this tick, and the one that is tried
@@ -397,17 +398,17 @@ class Committer:
         for path in paths:
             self.links.pop(path, None)
 
-    def free(self, items: dict[int, Item]) -> None:
-        """Free removed items in slices: they may be many."""
-        self._unneeded.append(items)
+    def free(self, entries: dict[Any, Any]) -> None:
+        """Free what nobody needs in slices: it may be much."""
+        self._unneeded.append(entries)
         self._untrimmed = True
 
     def _free(self) -> None:
         while self._unneeded:
-            items = self._unneeded[-1]
-            for _ in range(min(len(items), FREED_AT_ONCE)):
-                items.popitem()
-            if not items:
+            entries = self._unneeded[-1]
+            for _ in range(min(len(entries), FREED_AT_ONCE)):
+                entries.popitem()
+            if not entries:
                 self._unneeded.pop()
             if self._budget.is_spent():
                 return
@@ -474,3 +475,9 @@ class Committer:
 
 def _raise(_: Journal, fault: InternalError) -> None:
     raise fault
+
+
+def _close(journal: Journal) -> None:
+    """Close the LevelDB of a journal that is still in use."""
+    resting.note_first(journal)
+    journal.close()

@@ -6,6 +6,7 @@ from darner.errors import NewerFormatError
 from darner.journal.layout import (
     ATTEMPTS_PREFIX,
     CURSOR_PREFIX,
+    DEDUP_KEY,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
@@ -23,7 +24,7 @@ def is_sound(key: bytes, record: bytes) -> bool | None:
             _records.decode_item(b"i" + key[9:], record)
         elif is_state_key(key):
             return state_key(_records.decode_state(record).next_id) == key
-        elif key[:1] in (CURSOR_PREFIX, ATTEMPTS_PREFIX) or key in (KEPT_KEY, DELAYED_KEY):
+        elif key[:1] in (CURSOR_PREFIX, ATTEMPTS_PREFIX, DEDUP_KEY) or key in (KEPT_KEY, DELAYED_KEY):
             _records.check_chunk(record)
         else:
             return None if key == EXPIRING_KEY or (key[:1] == b"u" and len(key) == 9) else False

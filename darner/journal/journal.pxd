@@ -23,9 +23,11 @@ cdef class Journal:
         State state
         LiveIds live
         uint64_t next_unread
+        object first
         bint expiring
         dict cursors
         object delayed
+        object dedup_ids
         object blobs
         Records records
         object database
@@ -56,7 +58,8 @@ cdef class Journal:
     cdef _hold_batch_size(self)
     @cython.locals(state=State, tried=Py_ssize_t)
     cpdef remove(self, Item item)
-    @cython.locals(records=Records, batch=Batch, staged=Item, was_oldest=bint)
     cpdef apply_remove(self, uint64_t id, uint64_t size, uint64_t blob)
+    @cython.locals(records=Records, batch=Batch, staged=Item, was_oldest=bint)
+    cdef _take_out(self, uint64_t id, uint64_t size, uint64_t blob)
     cpdef check_whole(self)
     cdef _stage_deletion(self, uint64_t id)

@@ -21,6 +21,8 @@ Records in LevelDB, by key:
     d<due><id>   a delayed item: as an item, but not among those counted in the state
     c            how many delayed items there are, and where their records begin
     r<cursor>    the place of a cursor: the id it reads next, and the ids before that it has still to read
+    n<generation><hash>   when a set with this id came
+    n            the generations of these ids
 
 An item is live if its record is there and its id is at or above the floor, or kept. Taking the oldest item
 writes no deletion, only the floor with the state. An item taken out of turn is deleted with the next batch.
@@ -46,8 +48,10 @@ from darner.journal.blob_directory import BlobDirectory
 from darner.journal.damage import Damage
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.database import Database
+from darner.journal.dedup_ids import DedupIds, Once
 from darner.journal.delayed_items import Delayed
 from darner.journal.files import bytes_in
+from darner.journal.first_item import FirstItem
 from darner.journal.layout import BLOBS_NAME, EXPIRING_KEY, attempts_key, delayed_key
 from darner.journal.live_ids import LiveIds
 from darner.journal.records import Records
@@ -72,6 +76,22 @@ def _payload(*numbers: int) -> bytes:
     return b"".join([number.to_bytes(8, "big") for number in numbers])
 
 
+def _another(item: Item, id: int, enqueued_ms: int) -> Item:
+    """Return a copy of an item under another id, with a record of its own: that of `item` may be being
+    written."""
+    return Item(
+        id,
+        item.flags,
+        item.expires_ms,
+        enqueued_ms,
+        item.data,
+        item.blob,
+        item.size,
+        item.chunk_bytes,
+        item.attempts,
+    )
+
+
 class Journal:
     """One queue's journal. Changes raise JournalError, and only that, for what the disk or the log refuses:
     then the change was not made.
@@ -81,9 +101,9 @@ class Journal:
 
     __slots__ = (
         "_entered", "_has_paused", "_number", "_segment", "blobs", "compaction", "cursors",
-        "damage", "damaged_items", "damaged_kept", "database", "delayed", "dirty", "expiring", "failing",
-        "fault", "generation", "held_back", "is_backlogged", "live", "log", "lost_items", "name",
-        "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
+        "damage", "damaged_items", "damaged_kept", "database", "dedup_ids", "delayed", "dirty", "expiring",
+        "failing", "fault", "first", "generation", "held_back", "is_backlogged", "live", "log", "lost_items",
+        "name", "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -103,11 +123,14 @@ class Journal:
         self.live = LiveIds(found.state, found.kept, has_kept_record=found.has_kept)
         # the first id that was not read yet; the queue sets it, which may hold an item that it has put
         self.next_unread = found.state.floor
+        # the first item that was not read yet, as far as it is known
+        self.first = FirstItem(found.state.floor, found.first_id, found.first_ms)
         # whether an item may have an expiry of its own
         self.expiring = found.expiring
         # the places of the cursors, by label
         self.cursors: dict[bytes, list[int]] = dict(found.cursors)
         self.delayed = Delayed(found)
+        self.dedup_ids = DedupIds(found)
         self.blobs = BlobDirectory(self.path, found.blobs)
         self.records = Records()
         if log is None:
@@ -115,8 +138,8 @@ class Journal:
         self.records.stored_id = found.state.next_id
         self.database = database
         database.life, database.stored_change = found.state.life, found.state.change
-        self.trimming = Trimming(found.state)
-        self.compaction = Compaction(found.state, self.delayed)
+        self.trimming = Trimming(found.state, self.dedup_ids)
+        self.compaction = Compaction(found.state, self.delayed, self.dedup_ids)
         database.on_open = self.compaction.measure
         self.damage = Damage(self.path, writer)
         # how many items were damaged, and are counted out; and the kept ones that were found damaged at start
@@ -239,6 +262,33 @@ class Journal:
         if batch.room_bytes < 0:
             self._hold_batch_size()
 
+    def put_once(self, item: Item, once: Once) -> None:
+        """Put a new item as `put` does, and remember the id of its set by the same change."""
+        self.check()
+        item.id = self.state.next_id
+        payload = b"" if self.log is None else _payload(item.id) + _records.encode_item(item)
+        self._log(Change.ONCE, once.encode(Change.PUT, payload))
+        self.apply_once(once)
+        self.apply_put(item)
+
+    def apply_once(self, once: Once) -> None:
+        """Stage the id of a set, whose item is put next."""
+        self._free_ids(self.dedup_ids.add(self.records.batch, once))
+
+    def forget_ids(self) -> None:
+        """Forget the ids of all sets, which are outdated or flushed. By itself that is not logged: whoever
+        looks at an id looks at when it came, too."""
+        batch = self.records.batch
+        self._free_ids(self.dedup_ids.forget(batch))
+        if batch.dedup_changed and not self.dirty:
+            self.mark_dirty()
+
+    def _free_ids(self, outdated: list[dict[bytes, int]]) -> None:
+        """Free staged ids in slices: in memory they may be many."""
+        if self.log is None:
+            for ids in outdated:
+                self.writer.free(ids)
+
     def _hold_batch_size(self) -> None:
         """Have the full batch written, or sets wait until the one before it is."""
         if not self.writing:
@@ -281,7 +331,13 @@ class Journal:
         self.apply_remove(item.id, item.size, item.blob)
 
     def apply_remove(self, id: int, size: int, blob: int) -> None:
-        """Count an item out, and take it from what is staged, or stage its deletion."""
+        """Count an item out, and take it from what is staged, or stage its deletion; and that of its file."""
+        self._take_out(id, size, blob)
+        if blob:
+            self.release_blob(blob)
+
+    def _take_out(self, id: int, size: int, blob: int) -> None:
+        """As `apply_remove`, but the file stays."""
         records = self.records
         batch = records.batch
         if batch.attempts and batch.attempts.pop(id, None) is not None:
@@ -295,8 +351,6 @@ class Journal:
             # A large item's record goes with it, so trimming has only flushed ones to look into for blobs.
             if not was_oldest or blob:
                 self._stage_deletion(id)
-        if blob:
-            self.release_blob(blob)
         if not was_oldest:
             self._remove_out_of_turn(id, size, is_staged=staged is not None)
         elif self.live.removed:
@@ -309,9 +363,11 @@ class Journal:
             self.live.kept.discard(id)
         elif id < self.next_unread:
             self.live.remove(id)
-        elif not is_staged:
-            self.records.batch.removed_unread.add(id)
-            self.compaction.note_removed(id, size)
+        else:
+            self.first.forget(id)
+            if not is_staged:
+                self.records.batch.removed_unread.add(id)
+                self.compaction.note_removed(id, size)
 
     def _stage_deletion(self, id: int) -> None:
         if self.log is not None:
@@ -332,6 +388,8 @@ class Journal:
         """Count so many items, of so many bytes: none from id `first` up to `stop` is live any more."""
         state = self.state
         state.items, state.bytes = items, size
+        if first <= self.first.id < stop:
+            self.first.forget(self.first.id)
         if first == state.floor:
             state.floor = max(state.floor, stop)
             self.live.forget_below_floor()
@@ -402,6 +460,7 @@ class Journal:
         state.bytes = sum(sizes.values())
         live.set_floor(state.next_id)
         self.next_unread = state.next_id
+        self.forget_ids()
         if self.delayed.items:
             for item in self.delayed.flush(batch, state.next_blob):
                 if item.blob:
@@ -450,12 +509,18 @@ class Journal:
 
     # Delayed items
 
-    def delay(self, item: Item, due_ms: int) -> None:
-        """Put a new item that is to `join` the others when it is due, and give it an id."""
+    def delay(self, item: Item, due_ms: int, once: Once | None = None) -> None:
+        """Put a new item that is to `join` the others when it is due, and give it an id. With `once`,
+        remember the id of its set by the same change."""
         self.check()
         item.id = self.state.next_blob
         key = delayed_key(due_ms, item.id)
-        self._log(Change.DELAY, b"" if self.log is None else key[1:] + _records.encode_item(item))
+        payload = b"" if self.log is None else key[1:] + _records.encode_item(item)
+        if once is None:
+            self._log(Change.DELAY, payload)
+        else:
+            self._log(Change.ONCE, once.encode(Change.DELAY, payload))
+            self.apply_once(once)
         self.apply_delay(key, item)
 
     def apply_delay(self, key: bytes, item: Item) -> None:
@@ -472,6 +537,25 @@ class Journal:
         if batch.room_bytes < 0:
             self._hold_batch_size()
 
+    def defer(self, item: Item, due_ms: int) -> None:
+        """Make a live item, given with its bytes, a delayed one with an id of such. A large one keeps its
+        file. Raises JournalError while sets are refused, too: the item is written once more."""
+        self.check()
+        if self.log is not None and self.writer.space_is_short:
+            raise JournalError("refused: there is too little space on the disk")
+        if self.state.items == 0 or self.state.bytes < item.size:
+            raise self.miscounted()
+        deferred = _another(item, self.state.next_blob, item.enqueued_ms)
+        key = delayed_key(due_ms, deferred.id)
+        payload = b"" if self.log is None else key[1:] + _payload(item.id) + _records.encode_item(deferred)
+        self._log(Change.DEFER, payload)
+        self.apply_defer(key, deferred, item.id)
+
+    def apply_defer(self, key: bytes, item: Item, id: int) -> None:
+        """Count the live item with this `id` out, and count and stage it as a delayed one."""
+        self._take_out(id, item.size, item.blob)
+        self.apply_delay(key, item)
+
     def join(self, key: bytes, item: Item, now_ms: int) -> Item:
         """Put a delayed item that is due behind all others, as if it were new now, and return it as such.
         `key` is its key. Not refused while nothing is taken in, for a reader that finds it lets it go."""
@@ -485,16 +569,7 @@ class Journal:
         self.remove_delayed(key, item)
         self.delayed.note_reached(key)
         self.delayed.count_out(item)
-        joined = Item(
-            self.state.next_id,
-            item.flags,
-            item.expires_ms,
-            now_ms,
-            item.data,
-            item.blob,
-            item.size,
-            item.chunk_bytes,
-        )
+        joined = _another(item, self.state.next_id, now_ms)
         _records.encode_item(joined)
         if joined.expires_ms:
             self.note_expiring(expiring=True)
@@ -591,12 +666,19 @@ class Journal:
 
     # Records, for reading.py and lookup.py
 
-    def items_from(self, start: int) -> Iterator[Item]:
-        """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. Raises as
-        `Records.items_from`, or JournalError."""
+    @property
+    def staged_large(self) -> list[Item]:
+        """The large items that LevelDB has not got yet."""
+        records = self.records
+        batches = (records.batch, records.sealed)
+        return [item for batch in batches if batch is not None for item in batch.items if item.blob]
+
+    def items_from(self, start: int, stop: int = 0) -> Iterator[Item]:
+        """Return the items with a record from id `start` on. LevelDB must not be closed meanwhile. With
+        `stop` end before that one. Raises as `Records.items_from`, or JournalError."""
         records = self.records
         db = self.open_to_read() if start < records.stored_id else None
-        return records.items_from(db, start, self.state.next_id, self.live.removed)
+        return records.items_from(db, start, stop or self.state.next_id, self.live.removed)
 
     def lookup(self, id: int) -> Item | None:
         """Return the item that has this id's record, or None if there is no record. Raises as

@@ -94,6 +94,7 @@ class JournalUpkeep:
         """Close the LevelDB of `journal`, with its memory and descriptors; `for_space` so that it takes the
         least room on the disk."""
         journal.writing = True
+        journal.dedup_ids.release()
         state = resting.resting_state(journal)
         close = journal.database.close_small if for_space else journal.close
 

@@ -13,11 +13,14 @@ ATTEMPTS_END = b"b"
 KEPT_KEY = b"k"
 EXPIRING_KEY = b"x"
 DELAYED_KEY = b"c"
+DEDUP_KEY = b"n"
 CURSOR_PREFIX = b"r"
 CURSORS_END = b"s"
 
 # The highest count of attempts that is kept: an item that came back more often has this one.
 MAX_ATTEMPTS = 0xFFFF
+# The size of the hash that is kept of the id of a set.
+DEDUP_DIGEST_BYTES = 16
 
 BLOBS_NAME = "blobs"
 # What is left of damaged items and tables.
@@ -38,9 +41,9 @@ LOST_FOUND = "lost+found"
 
 def is_known_key(key: bytes) -> bool:
     """Return whether a journal has records with such a key."""
-    if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY):
+    if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY, DEDUP_KEY):
         return True
-    sizes = {b"i": (9, 10), ATTEMPTS_PREFIX: (9,), b"u": (9,), b"d": (17,)}
+    sizes = {b"i": (9, 10), ATTEMPTS_PREFIX: (9,), b"u": (9,), b"d": (17,), DEDUP_KEY: (25,)}
     return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
 
 
@@ -81,6 +84,31 @@ def delayed_key(due_ms: int, id: int) -> bytes:
 def due_ms_of(key: bytes) -> int:
     """Return when the delayed item with this key is due, as a stamp."""
     return int.from_bytes(key[1:9], "big")
+
+
+def dedup_key(generation: int, digest: bytes) -> bytes:
+    """Return the key of the id of a set, of which this is the hash."""
+    return DEDUP_KEY + generation.to_bytes(8, "big") + digest
+
+
+def decode_stamp(record: bytes) -> int:
+    """Return when a set with an id came, as a stamp. Raises ValueError if the record is damaged."""
+    numbers = _records.decode_ids(record)
+    if len(numbers) != 1 or not numbers[0]:
+        raise ValueError("the time of a set is not a number")
+    return numbers[0]
+
+
+def decode_generations(record: bytes) -> list[int]:
+    """Return the numbers that are kept of the ids of sets. Raises ValueError if the record is damaged."""
+    return check_generations(_records.decode_ids(record))
+
+
+def check_generations(numbers: list[int]) -> list[int]:
+    """Return these numbers if they may be those that are kept of the ids of sets; else raise ValueError."""
+    if len(numbers) != 5 or not 0 < numbers[0] <= numbers[1] <= numbers[2]:
+        raise ValueError(f"the generations of ids are {numbers}")
+    return numbers
 
 
 def state_key(next_id: int) -> bytes:

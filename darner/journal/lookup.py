@@ -12,7 +12,7 @@ from darner.journal import leveldb, losses
 from darner.journal.blob import BlobReader
 from darner.journal.damaged_record import DamagedRecordError
 from darner.journal.journal import Journal
-from darner.journal.layout import delayed_key
+from darner.journal.layout import decode_stamp, dedup_key, delayed_key
 from darner.journal.leveldb import failure
 
 # How many damaged items may be met before others have their turn.
@@ -33,7 +33,7 @@ def find(journal: Journal, id: int) -> Item | None:
 
 def find_live(journal: Journal, id: int) -> Item | None:
     """Return the item with this id if it is live. Raises JournalError."""
-    if not journal.live.is_live(id) or id in journal.records.removed_unread():
+    if not journal.live.is_live(id) or journal.records.is_removed_unread(id):
         return None
     return find(journal, id)
 
@@ -110,6 +110,31 @@ def open_blob(journal: Journal, item: Item) -> BlobReader:
 def check_blob(journal: Journal, item: Item) -> None:
     """Raise what `open_blob` would raise."""
     open_blob(journal, item).close()
+
+
+def when_set(journal: Journal, digest: bytes) -> int:
+    """Return when a set came whose id has this hash, a stamp; 0 if it is not remembered. Raises
+    JournalError."""
+    for generation in journal.dedup_ids.generations(digest):
+        stamp = journal.dedup_ids.staged(journal.records, generation, digest)
+        if not stamp and journal.database.exists:
+            stamp = _stored_stamp(journal, dedup_key(generation, digest))
+        if stamp:
+            return stamp
+    return 0
+
+
+def _stored_stamp(journal: Journal, key: bytes) -> int:
+    try:
+        with journal.database.in_use:
+            record = journal.open_to_read().get(key, fill_cache=False)
+    except leveldb.Error as error:
+        raise losses.unreadable(journal, "the ids of sets", error, key) from error
+    try:
+        return 0 if record is None else decode_stamp(record)
+    except ValueError:  # then it may be stored twice, rather than never
+        losses.look_over(journal, key)
+        return 0
 
 
 def due(

@@ -12,4 +12,4 @@ from darner.journal.live_ids cimport LiveIds
 @cython.locals(live=LiveIds, item=Item, items=list, size=Py_ssize_t)
 cpdef read(Journal journal, start, Py_ssize_t max_items, max_bytes)
 @cython.locals(item=Item, items=list, size=Py_ssize_t)
-cpdef scan(Journal journal, start, Py_ssize_t max_items, max_bytes)
+cpdef scan(Journal journal, start, Py_ssize_t max_items, max_bytes, stop=*)

@@ -54,15 +54,17 @@ def read(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
     return items, journal.state.next_id
 
 
-def scan(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[list[Item], int]:
-    """Return items as `read` does, but from any id on that `read` has not come to yet. Nothing found missing
-    is taken note of."""
+def scan(
+    journal: Journal, start: int, max_items: int, max_bytes: int, stop: int = 0
+) -> tuple[list[Item], int]:
+    """Return items as `read` does, but from any id on that `read` has not come to yet, and with `stop` those
+    before that one. Nothing found missing is taken note of."""
     items: list[Item] = []
     size = 0
     start = max(start, journal.state.floor)
     try:
         with journal.database.in_use:
-            for item in journal.items_from(start):
+            for item in journal.items_from(start, stop):
                 items.append(item)
                 size += item.memory_bytes
                 start = item.id + 1
@@ -77,4 +79,4 @@ def scan(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
             ) from error
         losses.count_out(journal, error)
         return items, error.id + 1
-    return items, journal.state.next_id
+    return items, stop or journal.state.next_id

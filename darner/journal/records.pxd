@@ -18,5 +18,5 @@ cdef class Records:
         Py_ssize_t dead_bytes
 
     cpdef staged(self, uint64_t id)
-    cdef _decoded(self, bytes key, bytes record, set removed_unread, set removed)
+    cdef _decoded(self, bytes key, bytes record, set gone, set sealed_gone, set removed)
     cdef Item _with_attempts(self, Item item)

@@ -40,29 +40,38 @@ class Records:
             found = self.sealed.puts.get(id)
         return None if found is None else self._with_attempts(found)
 
-    def removed_unread(self) -> set[int]:
-        """Return the ids of removed items whose records may still be found."""
-        removed = self.batch.removed_unread
-        return removed if self.sealed is None else removed | self.sealed.removed_unread
+    @property
+    def has_removed_unread(self) -> bool:
+        """Whether there are removed items whose records may still be found."""
+        sealed = self.sealed
+        return bool(self.batch.removed_unread or (sealed is not None and sealed.removed_unread))
 
-    def items_from(self, db: Any, start: int, next_id: int, removed: set[int]) -> Iterator[Item]:
-        """Yield the items from id `start` on that have a record, some of which may be in `removed`.
+    def is_removed_unread(self, id: int) -> bool:
+        """Return whether this is one of these items."""
+        sealed = self.sealed
+        return id in self.batch.removed_unread or (sealed is not None and id in sealed.removed_unread)
+
+    def items_from(self, db: Any, start: int, stop: int, removed: set[int]) -> Iterator[Item]:
+        """Yield the items from id `start` on and before `stop` that have a record, some of which may be in
+        `removed`.
 
         `db` is the open LevelDB, None if all these items are staged. Raises DamagedRecordError at a damaged
         record, unless that is of a removed item; and leveldb.Error.
         """
-        removed_unread = self.removed_unread()
+        gone = self.batch.removed_unread
+        sealed_gone = gone if self.sealed is None else self.sealed.removed_unread
         if start < self.stored_id:
-            stop = _records.item_key(self.stored_id)
-            span = (start, self.stored_id) if self._may_have_attempts(db) else (0, 0)
+            stored_stop = min(stop, self.stored_id)
+            span = (start, stored_stop) if self._may_have_attempts(db) else (0, 0)
             stored_attempts = attempts.stored(db, *span)
             counted = next(stored_attempts, None)
-            with db.iterator(start=_records.item_key(start), stop=stop, fill_cache=False) as records:
+            first, end = _records.item_key(start), _records.item_key(stored_stop)
+            with db.iterator(start=first, stop=end, fill_cache=False) as records:
                 for key, record in records:
                     if is_state_key(key):
                         continue
-                    item = self._decoded(key, record, removed_unread, removed)
-                    if item is None or item.id in removed_unread:
+                    item = self._decoded(key, record, gone, sealed_gone, removed)
+                    if item is None:
                         continue
                     while counted is not None and counted[0] < item.id:
                         counted = next(stored_attempts, None)
@@ -70,9 +79,9 @@ class Records:
                         item.attempts = counted[1]
                     yield self._with_attempts(item)
             start = self.stored_id
-        for id in range(start, next_id):
+        for id in range(start, stop):
             staged = self.staged(id)
-            if staged is not None and id not in removed_unread:
+            if staged is not None and id not in sealed_gone and id not in gone:
                 yield staged
 
     def find_stored(self, db: Any, id: int) -> Item | None:
@@ -93,15 +102,22 @@ class Records:
             item.attempts = counted
         return self._with_attempts(item)
 
-    def _decoded(self, key: bytes, record: bytes, removed_unread: set[int], removed: set[int]) -> Item | None:
-        """Return the item in a record; None if it is damaged, and of a removed item."""
+    def _decoded(
+        self, key: bytes, record: bytes, gone: set[int], sealed_gone: set[int], removed: set[int]
+    ) -> Item | None:
+        """Return the item in a record; None if its id is in one of the sets of removed ones that were not
+        read, or in `removed` and the record is damaged."""
+        if gone or sealed_gone:
+            id = int.from_bytes(key[1:], "big")
+            if id in gone or id in sealed_gone:
+                return None
         try:
             return _records.decode_item(key, record)
         except ValueError as error:
             damaged = DamagedRecordError(key, record, str(error))
             if isinstance(error, NewerFormatError):
                 raise
-            if damaged.id in removed_unread or damaged.id in removed:
+            if damaged.id in removed:
                 return None
             raise damaged from error
 

@@ -14,19 +14,22 @@ from darner import _records
 from darner._records import Change, Item, State
 from darner.config.kinds import LARGEST
 from darner.errors import DamagedError, InternalError, JournalError, MisplacedError, NewerFormatError
-from darner.journal import leveldb
+from darner.journal import leveldb, resting
 from darner.journal.background_writer import BackgroundWriter
 from darner.journal.database import Database
+from darner.journal.dedup_ids import Once, decode_once
 from darner.journal.delayed_items import find_runs
 from darner.journal.journal import BLOB_ID_BYTES, Journal
 from darner.journal.layout import (
     CURSOR_PREFIX,
     CURSORS_END,
+    DEDUP_KEY,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
     MAX_ATTEMPTS,
     decode_counts,
+    decode_generations,
     decode_place,
     is_known_key,
 )
@@ -39,7 +42,7 @@ from darner.journal.wal_recovery import Life
 # How many numbers the payload of a change begins with, if it has a fixed number of them.
 _NUMBERS: dict[int, int] = {
     Change.PUT: 1, Change.DROP: 3, Change.REWRITE: 1, Change.BLOB: 1, Change.REVIVE: 1, Change.DELAY: 2,
-    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4, Change.ATTEMPTS: 2,
+    Change.JOIN: 3, Change.LOST: 4, Change.LOST_DELAYED: 4, Change.ATTEMPTS: 2, Change.DEFER: 3,
 }  # fmt: skip
 
 
@@ -129,6 +132,8 @@ def _load(database: Database) -> Snapshot | None:
         found.expiring = db.get(EXPIRING_KEY) is not None
         for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
             found.cursors[key[1:]] = decode_place(place)
+        if generations := db.get(DEDUP_KEY):
+            found.dedup = decode_generations(generations)
         if delayed := db.get(DELAYED_KEY):
             counts = decode_counts(delayed)
             found.delayed_items, found.delayed_bytes, due_from, found.live_from = counts
@@ -146,6 +151,8 @@ class Recovery:
         # the directory from which the origins of blobs are found, and the file that each was linked from
         self._home = home
         self._origins: dict[int, Path] = {}
+        # by the blobs of large items that were set with an id, what is remembered of that
+        self._onces: dict[int, Once] = {}
 
     def run(self, lives: Sequence[Life]) -> None:
         """Do all of it; `lives` is what the log knows of the journal's name. Raises JournalError."""
@@ -163,6 +170,7 @@ class Recovery:
         journal.blobs.delete_unknown(journal.state.next_blob, known)
         journal.next_unread = journal.state.floor
         if database.is_open:
+            resting.note_first(journal)
             journal.writer.note_open(journal)
         if database.is_open or journal.trimming.has_dead or journal.blobs.obsolete:
             journal.writer.add(journal)
@@ -217,17 +225,24 @@ class Recovery:
         for item in list(batch.puts.values()):
             if item.blob and not self._has_file(item):
                 journal.apply_remove(item.id, item.size, item.blob)
-                journal.lost_items += 1
+                self._note_lost(item)
         for key, item in list(batch.delayed.items()):
             if item.blob and not self._has_file(item):
                 journal.delayed.count_out(item)
                 journal.remove_delayed(key, item)
                 journal.release_blob(item.blob)
-                journal.lost_items += 1
+                self._note_lost(item)
         owned = {item.blob for item in batch.items}
         blobs = journal.blobs
         blobs.obsolete = [entry for entry in blobs.obsolete if entry[0] not in owned]
         blobs.begun.clear()
+
+    def _note_lost(self, item: Item) -> None:
+        """Count a lost item; it may be sent again, so its set is not remembered."""
+        self._journal.lost_items += 1
+        once = self._onces.get(item.blob)
+        if once is not None:
+            self._journal.dedup_ids.remove(self._journal.records.batch, once)
 
     def _has_file(self, item: Item) -> bool:
         """Whether a large item's file is whole. If it was linked to another queue's file, and the link was
@@ -280,7 +295,7 @@ class Recovery:
         elif kind == Change.REVIVE:
             (created_ms,) = numbers
             journal.apply_revive(created_ms)
-        elif kind in (Change.DELAY, Change.JOIN, Change.LOST_DELAYED):
+        elif kind in (Change.DELAY, Change.DEFER, Change.JOIN, Change.LOST_DELAYED):
             self._redo_delayed(kind, payload, numbers)
         else:
             self._redo_other(kind, payload, numbers)
@@ -306,11 +321,15 @@ class Recovery:
     def _redo_delayed(self, kind: int, payload: bytes, numbers: list[int]) -> None:
         journal = self._journal
         key = b"d" + payload[:16]
-        if kind == Change.DELAY:
-            item = _records.decode_item(b"i" + payload[8:16], payload[16:])
+        if kind in (Change.DELAY, Change.DEFER):
+            item = _records.decode_item(b"i" + payload[8:16], payload[8 * len(numbers) :])
             if item.expires_ms:
                 journal.note_expiring(expiring=True)
-            journal.apply_delay(key, item)
+            if kind == Change.DELAY:
+                journal.apply_delay(key, item)
+            else:
+                self._check_given_out(numbers[2])
+                journal.apply_defer(key, item, numbers[2])
         elif kind == Change.JOIN:
             open_database = journal.database.open if journal.database.exists else None
             delayed = journal.delayed.find(journal.records.batch, key, open_database)
@@ -333,6 +352,15 @@ class Recovery:
             id, attempts = numbers
             self._check_given_out(id)
             journal.apply_attempts(id, min(attempts, MAX_ATTEMPTS))
+        elif kind == Change.ONCE:
+            once, kind, payload = decode_once(payload)
+            journal.apply_once(once)
+            self._redo(kind, payload)
+            staged = journal.records.batch
+            key = b"d" + payload[:16]
+            item = staged.delayed[key] if kind == Change.DELAY else staged.puts[journal.state.next_id - 1]
+            if item.blob:
+                self._onces[item.blob] = once
         elif kind == Change.CURSOR:
             journal.apply_cursor(payload[1 : 1 + payload[0]], numbers)
         else:

@@ -16,12 +16,16 @@ from darner._records import State
 from darner.config.kinds import LARGEST
 from darner.errors import NewerFormatError
 from darner.journal.files import read_small
-from darner.journal.layout import MARK_NAME
+from darner.journal.layout import MARK_NAME, check_generations
 
 # What the record begins with; and what a state by itself begins with, which is all that darner 1.0.0 left.
-VERSION = 2
+VERSION = 3
+# That of a snapshot without ids of sets, which earlier versions read.
+PLAIN_VERSION = 2
 STATE_VERSION = 1
 _MARK = struct.Struct(">QQ")
+# How many numbers stood by themselves in earlier records; in later ones those of the first item follow.
+_NUMBERS = 5
 
 
 @dataclass
@@ -30,8 +34,10 @@ class Snapshot:
 
     `kept`: the ids below the floor that are live. `has_kept`: whether LevelDB has a record of kept ids.
     `blobs`: those that belong to no item. `expiring`: whether an item may have an expiry of its own.
-    `cursors`: their places. Of delayed items: how many there are and their bytes, the id below which they
-    were flushed, from which stamps on there may be records, and when the first ones are due."""
+    `cursors`: their places. `first_id`, `first_ms`: the first item from the floor on, and when it was set; 0
+    if that is not known. Of delayed items: how many there are and their bytes, the id below which they were
+    flushed, from which stamps on there may be records, and when the first ones are due. `dedup`: the
+    generations of the ids of sets, empty if there were none."""
 
     state: State
     kept: list[int] = field(default_factory=list)
@@ -44,6 +50,9 @@ class Snapshot:
     live_from: int = 0
     due_from: list[int] = field(default_factory=list)
     next_due: list[int] = field(default_factory=list)
+    first_id: int = 0
+    first_ms: int = 0
+    dedup: list[int] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """Return the record."""
@@ -53,9 +62,13 @@ class Snapshot:
             self.delayed_items,
             self.delayed_bytes,
             self.live_from,
+            self.first_id,
+            self.first_ms,
         ]
-        parts = [bytes([VERSION]), _records.encode_state(self.state)]
+        parts = [bytes([VERSION if self.dedup else PLAIN_VERSION]), _records.encode_state(self.state)]
         parts += [_packed(ids) for ids in (numbers, self.kept, self.blobs, self.due_from, self.next_due)]
+        if self.dedup:
+            parts.append(_packed(self.dedup))
         for label, place in self.cursors.items():
             parts += [bytes([len(label)]), label, _packed(place)]
         return _records.encode_chunk(b"".join(parts))
@@ -102,10 +115,11 @@ def decode(record: bytes) -> Snapshot:
         # flushed: there may still be records of them.
         state = _records.decode_state(record)
         return Snapshot(state, live_from=state.next_blob)
-    if version != VERSION:
+    if version not in (PLAIN_VERSION, VERSION):
         raise NewerFormatError(f"snapshot has version {version}, this darner knows {VERSION}")
     state = _records.decode_state(reader.take(len(_records.encode_state(State(0, 0)))))
-    has_kept, expiring, delayed_items, delayed_bytes, live_from = reader.take_ids()
+    numbers = reader.take_ids()
+    has_kept, expiring, delayed_items, delayed_bytes, live_from = numbers[:_NUMBERS]
     found = Snapshot(
         state,
         has_kept=bool(has_kept),
@@ -114,7 +128,11 @@ def decode(record: bytes) -> Snapshot:
         delayed_bytes=delayed_bytes,
         live_from=live_from,
     )
+    if len(numbers) > _NUMBERS:
+        found.first_id, found.first_ms = numbers[_NUMBERS:]
     found.kept, found.blobs, found.due_from, found.next_due = (reader.take_ids() for _ in range(4))
+    if version == VERSION:
+        found.dedup = check_generations(reader.take_ids())
     while not reader.is_at_end:
         label = reader.take(reader.take(1)[0])
         found.cursors[label] = reader.take_ids()

@@ -14,8 +14,9 @@ from darner import _records
 from darner._records import State
 from darner.environment.timeline import end_of, run_of
 from darner.journal.batch import Batch
+from darner.journal.dedup_ids import DedupIds
 from darner.journal.delayed_items import Delayed
-from darner.journal.layout import attempts_key, delayed_key, is_state_key
+from darner.journal.layout import DEDUP_KEY, attempts_key, delayed_key, is_state_key
 
 # How much may be dead, if so much is alive, before it is deleted while other things are to be written: a
 # table with both new records and deletions overlaps all tables between them.
@@ -46,10 +47,11 @@ def _outweighs(state: State, records: int, size: int, most_records: int, most_by
 class Trimming:
     """Deletes the dead records of one journal: those below its floor, from `trimmed` in its state on."""
 
-    __slots__ = ("_blobs_below", "_puts", "_state")
+    __slots__ = ("_blobs_below", "_dedup_ids", "_puts", "_state")
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, dedup_ids: DedupIds) -> None:
         self._state = state
+        self._dedup_ids = dedup_ids
         # The id below which a dead record may name a blob that still exists: it was flushed, or removed
         # before this start. Other blobs go with their items.
         self._blobs_below = state.floor
@@ -62,8 +64,8 @@ class Trimming:
 
     @property
     def has_dead(self) -> bool:
-        """Whether there are dead records."""
-        return self._state.trimmed < self._state.floor
+        """Whether there are dead records, of items or of the ids of sets."""
+        return self._state.trimmed < self._state.floor or self._dedup_ids.has_dead
 
     def is_due(self, dead_bytes: int) -> bool:
         """Whether dead records are so many that some should be deleted, whatever else is to be written."""
@@ -92,6 +94,8 @@ class Trimming:
         left, each = TRIM_RECORDS, batch.dead_bytes // max(1, state.floor - state.trimmed)
         start, stop = _records.item_key(state.trimmed), _records.item_key(state.floor)
         with_records = state.trimmed < self._blobs_below
+        # whoever removed those that the batch deletes by itself has seen to their blobs
+        deleted = {key for key, value in batch.ops if value is None} if with_records else ()
         with db.iterator(start=start, stop=stop, fill_cache=False, include_value=with_records) as found:
             for entry in itertools.islice(found, left):
                 key, record = entry if with_records else (entry, b"")
@@ -103,7 +107,7 @@ class Trimming:
                 state.trimmed = id + 1
                 if id in batch.kept:
                     continue
-                if with_records:
+                if with_records and key not in deleted:
                     with contextlib.suppress(ValueError):  # damaged, but dead
                         if blob := _records.blob_of(key, record):
                             write.put(_records.marker_key(blob), b"")
@@ -129,13 +133,14 @@ class Compaction:
     """
 
     __slots__ = (
-        "_delayed", "_from_id", "_last_change", "_left_bytes", "_records", "_removed_to", "_repeats",
-        "_running", "_size", "_state", "is_over",
+        "_dedup_ids", "_delayed", "_from_id", "_last_change", "_left_bytes", "_records", "_removed_to",
+        "_repeats", "_running", "_size", "_state", "is_over",
     )  # fmt: skip
 
-    def __init__(self, state: State, delayed: Delayed) -> None:
+    def __init__(self, state: State, delayed: Delayed, dedup_ids: DedupIds) -> None:
         self._state = state
         self._delayed = delayed
+        self._dedup_ids = dedup_ids
         # what was deleted since the last compaction: from which id on, how many records and bytes; and the id
         # behind the last one that was removed out of turn
         self._from_id = state.trimmed
@@ -154,7 +159,8 @@ class Compaction:
     def measure(self, db: Any) -> None:
         """Take note of what was deleted and not compacted before LevelDB was opened: nobody else knows."""
         trimmed, due = _records.item_key(self._state.trimmed), self._delayed.first_key
-        size = sum(db.approximate_sizes((_records.item_key(0), trimmed), (b"d", due)))
+        ids = (DEDUP_KEY, self._dedup_ids.first_key)
+        size = sum(db.approximate_sizes((_records.item_key(0), trimmed), (b"d", due), ids))
         if size >= IDLE_COMPACT_BYTES:
             self._from_id = 0
             self._size = max(self._size, size)
@@ -210,7 +216,10 @@ class Compaction:
         for due_ms in sorted(self._delayed.records_from.values()):
             db.compact_range(start=at, stop=delayed_key(due_ms, 0))
             at = delayed_key(end_of(run_of(due_ms)), 0)
-        self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._delayed.first_key)))
+        ids = (DEDUP_KEY, self._dedup_ids.first_key)
+        if self._dedup_ids.numbers:
+            db.compact_range(start=ids[0], stop=ids[1])
+        self._left_bytes = sum(db.approximate_sizes((start, stop), (b"d", self._delayed.first_key), ids))
 
     def end(self, batch: Batch) -> bool:
         """Note that `run` has returned; return whether `batch` is to be written for it, which gets what that
@@ -223,7 +232,9 @@ class Compaction:
             # LevelDB keeps what was put and deleted before it was written out, for that is one table. It goes
             # when a deletion from another one comes to it: of a key that nobody has, at each end.
             first, last = _records.item_key(self._running[0]), _records.item_key(self._from_id)
-            ends = (first, last, delayed_key(0, 0), self._delayed.first_key)
+            ends = [first, last, delayed_key(0, 0), self._delayed.first_key]
+            if self._dedup_ids.numbers:
+                ends += [DEDUP_KEY, self._dedup_ids.first_key]
             batch.ops += [(key + b"\0", None) for key in ends]
         return True
 

@@ -7,6 +7,7 @@ from darner import _records
 from darner.errors import JournalError
 from darner.journal import leveldb
 from darner.journal.batch import ATTEMPTS_BYTES, Batch
+from darner.journal.dedup_ids import STORED_BYTES
 from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
 from darner.journal.layout import CURSOR_PREFIX, DELAYED_KEY, EXPIRING_KEY, KEPT_KEY
@@ -37,6 +38,8 @@ def seal(journal: Journal, *, tidy: bool = False) -> None:
         journal.live.has_kept_record = bool(batch.kept)
         ids = _records.encode_ids(sorted(batch.kept)) if batch.kept else None
         batch.ops.append((KEPT_KEY, ids))
+    if batch.dedup_changed or journal.dedup_ids.has_dead:
+        batch.dedup_numbers = journal.dedup_ids.numbers
     records.sealed = batch
     journal.writing = True
     journal.dirty = False
@@ -70,8 +73,11 @@ def _take_back(journal: Journal, sealed: Batch) -> None:
             batch.room_bytes -= item.memory_bytes
     batch.delayed_keys = sorted(batch.delayed)
     batch.removed_delayed |= sealed.removed_delayed
+    journal.dedup_ids.take_back(batch, sealed)
+    # an item that is delayed since has its file, too
+    owned = {item.blob for item in batch.items}
     for item in removed:
-        if item.blob:
+        if item.blob and item.blob not in owned:
             journal.release_blob(item.blob)
 
 
@@ -112,6 +118,7 @@ def _write(journal: Journal, batch: Batch) -> None:
     journal.damage.quarantine.sync()
     write = journal.database.empty_write_batch()
     batch.copy_to(write)
+    journal.dedup_ids.write(db, write, batch)
     if batch.trims:
         journal.trimming.trim(db, write, batch, has_attempts=journal.records.has_attempts is not False)
     journal.database.commit(write, batch.state, was_opened=was_opened)
@@ -134,6 +141,8 @@ def end_write(journal: Journal, error: JournalError | None) -> None:
             journal.compaction.confirm()
         journal.blobs.take_back_obsolete(written.obsolete_blobs)
         journal.compaction.note_deleted(written.trimmed_records, written.trimmed_bytes)
+        journal.dedup_ids.end_write(written)
+        journal.compaction.note_deleted(written.trimmed_ids, written.trimmed_ids * STORED_BYTES)
         has_dead = journal.trimming.has_dead
         records.dead_bytes = max(0, records.dead_bytes - written.trimmed_bytes) if has_dead else 0
         assert journal.log is not None
@@ -170,6 +179,7 @@ def _stage_all_but_items(journal: Journal) -> None:
     batch, live = journal.records.batch, journal.live
     batch.cursors.update(journal.cursors)
     batch.delayed_changed |= journal.delayed.items > 0
+    batch.dedup_changed |= bool(journal.dedup_ids.numbers)
     live.is_kept_unstaged |= bool(live.kept) or live.has_kept_record
     if journal.expiring:
         batch.ops.append((EXPIRING_KEY, b""))

@@ -11,6 +11,7 @@ cdef class Counts:
         uint64_t total_items
         uint64_t expired_items
         uint64_t discarded
+        uint64_t duplicates
         uint64_t transactions
         uint64_t canceled_transactions
         uint64_t total_flushes

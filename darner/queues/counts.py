@@ -6,7 +6,8 @@ class Counts:
     """What has happened to a queue since the start, or since `clear`; named as in `stats`."""
 
     __slots__ = (
-        "canceled_transactions", "discarded", "expired_items", "total_flushes", "total_items", "transactions",
+        "canceled_transactions", "discarded", "duplicates", "expired_items", "total_flushes", "total_items",
+        "transactions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -18,6 +19,8 @@ class Counts:
         self.expired_items = 0
         # dropped because the queue was full, or after `max_attempts`
         self.discarded = 0
+        # sets with an id that was remembered
+        self.duplicates = 0
         # fetches with `/open`
         self.transactions = 0
         # reserved items that came back

@@ -4,7 +4,7 @@ The queue's other clients see nothing of what a cursor has read; an item that th
 comes to it is skipped. The place is kept in the queue's journal.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable
 from weakref import WeakValueDictionary
 
@@ -13,7 +13,9 @@ from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
 from darner.journal.journal import Journal
+from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
+from darner.queues import browsing
 from darner.queues.counts import Counts
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.queue import Queue
@@ -38,14 +40,17 @@ def cursor_lags(queue: Queue) -> list[tuple[bytes, int]]:
 
 
 def _live_from(journal: Journal, start: int) -> int:
-    """Return how many items from id `start` on are live, as far as that is known without reading."""
+    """Return how many items from id `start` on are live. Ahead of the queue's readers it may be too many, by
+    as many as were removed there between live ones: where they were is not known without reading."""
     state, live = journal.state, journal.live
     if start <= state.floor:
         return state.items - sum(id < start for id in live.kept)
     if start <= journal.next_unread:
         before = start - state.floor - sum(id < start for id in live.removed)
         return state.items - len(live.kept) - before
-    return max(0, state.next_id - start) - sum(id >= start for id in live.removed)
+    were_read = max(0, journal.next_unread - state.floor - len(live.removed))
+    unread = state.items - len(live.kept) - were_read
+    return max(0, min(state.next_id - start, unread))
 
 
 class Cursor:
@@ -54,7 +59,9 @@ class Cursor:
     Methods that touch items raise JournalError if the journal refuses.
     """
 
-    __slots__ = ("__weakref__", "_next_id", "_returned", "label", "name", "queue", "reserved", "waiters")
+    __slots__ = (
+        "__weakref__", "_attempts", "_next_id", "_returned", "label", "name", "queue", "reserved", "waiters",
+    )  # fmt: skip
 
     def __init__(self, queue: Queue, label: bytes) -> None:
         """Take up the place that the journal has for `label`; or begin with the oldest item, and become one
@@ -66,6 +73,8 @@ class Cursor:
         self.waiters = Waiters()
         # the id that is read next, and those before it of items that came back
         self._next_id, *self._returned = queue.journal.cursors.get(label, [0])
+        # how often each of these, and of the reserved items, has come back here since the start
+        self._attempts: dict[int, int] = {}
         if label in queue.journal.cursors:
             queue.cursors[label] = self
 
@@ -81,6 +90,7 @@ class Cursor:
         """Forget the place: it is dropped, or its queue is deleted."""
         self._next_id = 0
         self._returned.clear()
+        self._attempts.clear()
         self.reserved.clear()
 
     def _keep(self, next_id: int, returned: Iterable[int], reserved: Iterable[int]) -> None:
@@ -114,6 +124,29 @@ class Cursor:
                 return item
         raise losses.pause(self.queue.journal)
 
+    def peek_from(self, id: int) -> Item | None:
+        """Return the item with the least id from `id` on that is still to be read here, and leave the cursor
+        where it is; None if there is none. NotReadyError may say where to go on, so that a long look takes
+        many turns."""
+        queue = self.queue
+        journal, now = queue.journal, queue.clock()
+        for _ in range(EXPIRED_AT_ONCE):
+            place = bisect_left(self._returned, id)
+            if place < len(self._returned):
+                id = self._returned[place]
+                item = lookup.find_live(journal, id)
+            else:
+                item = lookup.next_live(journal, max(id, self._next_id))
+                if item is None:
+                    return None
+                id = item.id
+            if item is not None and not queue.has_expired(item, now):
+                item = browsing.whole(queue, item)
+                if item is not None:
+                    return item
+            id += 1
+        raise browsing.pause(journal, id)
+
     def _first(self) -> Item | None:
         queue = self.queue
         item = self._first_returned()
@@ -132,7 +165,7 @@ class Cursor:
         """Put the next item aside, which is damaged, and move on."""
         self.queue.quarantine(item, damage)
         if self._returned:
-            del self._returned[0]
+            self._forget_returned()
         else:
             self._next_id = item.id + 1
 
@@ -142,12 +175,23 @@ class Cursor:
         while self._returned:
             item = lookup.find_live(queue.journal, self._returned[0])
             if item is not None and not queue.has_expired(item, queue.clock()):
-                return item
-            del self._returned[0]
+                return self._with_attempts(item)
+            self._forget_returned()
             expired += 1
             if expired == EXPIRED_AT_ONCE:
                 raise losses.pause(queue.journal)
         return None
+
+    def _forget_returned(self) -> None:
+        self._attempts.pop(self._returned.pop(0), None)
+
+    def _with_attempts(self, item: Item) -> Item:
+        """Return an item as one that has come back here as well as to the queue."""
+        attempts = self._attempts.get(item.id)
+        if attempts:
+            item = item.another()
+            item.attempts = min(item.attempts + attempts, MAX_ATTEMPTS)
+        return item
 
     def pop(self) -> Item | None:
         """Return the next item and move on."""
@@ -163,6 +207,7 @@ class Cursor:
             return self._reserve(item)
         if item is not None:
             self._move_past(item, self.reserved_ids)
+            self._attempts.pop(item.id, None)
         return item
 
     def reserve(self) -> Item | None:
@@ -198,10 +243,14 @@ class Cursor:
         if self.reserved.has(item):
             self._keep(self._next_id, self._returned, self.reserved.by_id.keys() - {item.id})
             self.reserved.remove(item)
+            self._attempts.pop(item.id, None)
 
     def give_back(self, item: Item) -> None:
-        """As `abort`."""
-        self.abort(item)
+        """As `abort`, but as if the item had never been fetched."""
+        if self.reserved.has(item):
+            self.reserved.remove(item)
+            insort(self._returned, item.id)
+            self.serve()
 
     def quarantine(self, item: Item, damage: JournalError) -> None:
         """Put aside an item that was fetched or looked at, and whose file is damaged: see
@@ -212,9 +261,8 @@ class Cursor:
     def abort(self, item: Item) -> None:
         """Have a reserved item read again, before those that come after it."""
         if self.reserved.has(item):
-            self.reserved.remove(item)
-            insort(self._returned, item.id)
-            self.serve()
+            self._attempts[item.id] = self._attempts.get(item.id, 0) + 1
+            self.give_back(item)
 
     def forget_data(self, item: Item) -> None:
         """Drop the bytes of a reserved item from memory: see `Queue.forget_data`."""
@@ -231,13 +279,14 @@ class Cursor:
 
     def wait(self, waiter: Waiter) -> None:
         """Have a client served when there is an item to read, first come, first served."""
-        waiter.queue = self
+        waiter.sources[self] = None
         self.waiters[waiter] = None
         self.queue.waiting_cursors[self] = None
 
     def leave(self, waiter: Waiter) -> None:
         """Have a client wait no longer."""
         self.waiters.pop(waiter, None)
+        waiter.sources.pop(self, None)
         if not self.waiters:
             self.queue.waiting_cursors.pop(self, None)
 

@@ -6,6 +6,7 @@ from darner._records import Item
 from darner.environment.timeline import Earliest, Timeline, run_of
 from darner.errors import JournalError
 from darner.journal import lookup
+from darner.journal.dedup_ids import Once
 from darner.journal.journal import Journal
 from darner.queues.item_window import READ_BYTES
 
@@ -44,10 +45,17 @@ class Delayed:
         """Whether there are delayed items."""
         return not self._due.is_never()
 
-    def put(self, item: Item, due_ms: int) -> bool:
-        """Have an item join at `due_ms`, a stamp. Returns whether it is now the first one that does."""
+    def put(self, item: Item, due_ms: int, once: Once | None = None) -> bool:
+        """Have an item join at `due_ms`, a stamp; with `once`, remember the id of its set. Returns whether
+        it is now the first one that does."""
         due_ms = min(due_ms, self._times.last)
-        self._journal.delay(item, due_ms)
+        self._journal.delay(item, due_ms, once)
+        return self._due.note(due_ms)
+
+    def defer(self, item: Item, due_ms: int) -> bool:
+        """As `put`, with a live item that was reserved."""
+        due_ms = min(due_ms, self._times.last)
+        self._journal.defer(item, due_ms)
         return self._due.note(due_ms)
 
     def are_due(self, now: int) -> bool:

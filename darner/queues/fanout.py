@@ -4,10 +4,10 @@ All of them get an item or none does, whatever instant the process is killed at.
 not pass through here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from darner._records import RECORD_HEAD_BYTES, copy_record
-from darner.queues.group import all_or_none, make_room
+from darner.queues.group import all_or_none, count_duplicates, make_room, takers
 from darner.queues.queue import Queue
 
 
@@ -19,18 +19,25 @@ class Fanout:
     def __init__(self, queues: Sequence[Queue]) -> None:
         self.queues = queues
 
-    def push(self, record: bytes, flags: int, exptime: int, delay_ms: int) -> None:
+    def push(
+        self, record: bytes, flags: int, exptime: int, delay_ms: int, dedup_id: bytes | None = None
+    ) -> Collection[Queue]:
         """Put an item at the end of each queue, or have it join that in `delay_ms`: see `Queue.push` and
-        `Queue.push_delayed`. If one of them cannot take it, it is in none."""
+        `Queue.push_delayed`. Queues that remember a set with the same id are left out. Returns those that
+        it was put in. If one of them cannot take it, it is in none."""
+        queues = takers(self.queues, dedup_id)
         size = len(record) - RECORD_HEAD_BYTES
-        make_room(self.queues, size)
+        make_room(queues, size)
         # each item writes the head of its own record
-        items = [queue.make_item(copy_record(record), flags, exptime) for queue in self.queues]
-        with all_or_none(self.queues, size):
-            for queue, item in zip(self.queues, items, strict=True):
-                queue.put(item, delay_ms)
-        for queue in self.queues:
+        items = [queue.make_item(copy_record(record), flags, exptime) for queue in queues]
+        with all_or_none(queues, size):
+            for (queue, once), item in zip(queues.items(), items, strict=True):
+                queue.put(item, delay_ms, once)
+        if dedup_id is not None:
+            count_duplicates(self.queues, queues)
+        for queue in queues:
             queue.serve()
+        return queues
 
 
 def parent_of(name: bytes) -> bytes:

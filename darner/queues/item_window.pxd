@@ -2,7 +2,7 @@
 """The types of item_window.py: each item that is set and fetched passes through it."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from darner._records cimport Item
 from darner.journal.journal cimport Journal
@@ -19,8 +19,7 @@ cdef class Window:
         Journal _journal
         Reserved _reserved
         Py_ssize_t _max_bytes
-        uint64_t _next_id
-        int64_t _next_enqueued_ms
+        list _returned
 
     @cython.locals(journal=Journal)
     cpdef append(self, Item item)

@@ -5,8 +5,10 @@ The items behind them are read from the journal when the window has run empty. H
 window and the reserved items have is compared with what the journal counts.
 """
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 
 from darner._records import Item
 from darner.errors import JournalError
@@ -21,13 +23,14 @@ WINDOW_BYTES = 1 << 20
 READ_ITEMS = 256
 READ_BYTES = 256 << 10
 
+_ID = attrgetter("id")
+
 
 class Window:
     """The oldest waiting items of a queue, in their order."""
 
     __slots__ = (
-        "_journal", "_max_bytes", "_next_enqueued_ms", "_next_id", "_reserved", "bytes", "has_item_leaving",
-        "items",
+        "_journal", "_max_bytes", "_reserved", "_returned", "bytes", "has_item_leaving", "items",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, reserved: Reserved) -> None:
@@ -39,10 +42,10 @@ class Window:
         # whether an item that is neither here nor reserved any more is still in the journal: then its counts
         # cannot be compared
         self.has_item_leaving = False
-        # the first item behind the window, once that was asked for; no item has id 0
-        self._next_id = 0
-        self._next_enqueued_ms = 0
         self.items: deque[Item] = deque(lookup.kept_items(journal))
+        # The first ones of these, if they came back in another order than that of the ids; here in that
+        # order. The ones behind them always are.
+        self._returned: list[Item] = []
         self._measure()
 
     def __len__(self) -> int:
@@ -64,28 +67,38 @@ class Window:
         """Remove the first item."""
         item = self.items.popleft()
         self.bytes -= item.memory_bytes
+        if self._returned:
+            del self._returned[bisect_left(self._returned, item.id, key=_ID)]
 
     def put_first(self, item: Item) -> None:
         """Put an item at the head."""
+        if self._returned or (self.items and self.items[0].id < item.id):
+            insort(self._returned, item, key=_ID)
         self.items.appendleft(item)
         self.bytes += item.memory_bytes
 
     def put_back(self, item: Item) -> None:
         """Put an item where it was, in the order of the ids."""
-        before = []
-        while self.items and self.items[0].id < item.id:
-            before.append(self.items.popleft())
-        self.put_first(item)
-        self.items.extendleft(reversed(before))
+        place = 0
+        for other in self.items:
+            if other.id >= item.id:
+                break
+            place += 1
+        if place < len(self._returned):
+            insort(self._returned, item, key=_ID)
+        self.items.insert(place, item)
+        self.bytes += item.memory_bytes
 
     def remove(self, ids: Collection[int]) -> None:
         """Remove the items that have these ids."""
         self.items = deque(item for item in self.items if item.id not in ids)
+        self._returned = [item for item in self._returned if item.id not in ids]
         self._measure()
 
     def clear(self) -> None:
         """Remove all items."""
         self.items.clear()
+        self._returned.clear()
         self.bytes = 0
 
     def fill(self) -> bool:
@@ -134,19 +147,32 @@ class Window:
             sum(item.size for item in items),
         )
 
+    def first_from(self, id: int) -> Item | None:
+        """Return the item with the least id from `id` on; None if there is none."""
+        items, returned = self.items, self._returned
+        found: Item | None = None
+        place = bisect_left(items, id, len(returned), key=_ID)
+        if place < len(items):
+            found = items[place]
+        place = bisect_left(returned, id, key=_ID)
+        if place < len(returned) and (found is None or returned[place].id < found.id):
+            found = returned[place]
+        return found
+
     def first_enqueued_ms(self) -> int | None:
         """Return when the first waiting item was set, a stamp; None if there is none, or if the journal
-        cannot be read. If it is not in memory it is read once and not kept, for there may be many queues."""
+        cannot be read. If it is not in memory it is read at most once and not kept, for there may be many
+        queues."""
         if self.items:
             return self.items[0].enqueued_ms
         journal = self._journal
-        if self._next_id < journal.next_unread or not journal.live.is_live(self._next_id):
+        start = max(journal.next_unread, journal.state.floor)
+        if not journal.first.is_first(start, journal.live):
             try:
-                items, _ = reading.scan(journal, journal.next_unread, 1, 1)
+                items, _ = reading.scan(journal, start, 1, 1)
             except JournalError:
                 return None
             if not items:
                 return None
-            self._next_id = items[0].id
-            self._next_enqueued_ms = items[0].enqueued_ms
-        return self._next_enqueued_ms
+            journal.first.note(start, items[0].id, items[0].enqueued_ms)
+        return journal.first.enqueued_ms

@@ -16,6 +16,9 @@ from darner.queues.item_window cimport Window
 cpdef uint64_t expires_ms(int64_t exptime, uint64_t now_ms) except? 0
 
 
+cdef Item _returned(Item item)
+
+
 @cython.final
 cdef class Queue:
     cdef object __weakref__
@@ -33,6 +36,7 @@ cdef class Queue:
         Limits limits
         object expiry
         object delayed
+        object dedup
         object disposal
         object waiters
         dict cursors
@@ -56,16 +60,18 @@ cdef class Queue:
     cpdef append(self, Item item)
     cpdef arrive(self, Item item)
     cpdef serve(self)
-    cpdef put(self, Item item, delay_ms=*)
+    cpdef put(self, Item item, delay_ms=*, once=*)
     @cython.locals(item=Item)
     cpdef Item take(self)
     @cython.locals(item=Item)
     cpdef Item reserve(self)
+    cdef _set_aside(self, Item item)
     cpdef Item peek(self)
     @cython.locals(window=Window, item=Item, damaged=int, expired=int)
     cdef Item _head(self)
     cdef _take(self, Item item)
     cpdef close(self, Item item)
+    cdef bint _has_given_up(self, Item item) except -1
     cpdef bint is_reserved(self, Item item)
     @cython.locals(times=Timeline)
     cpdef bint has_expired(self, Item item, int64_t now) except -1

@@ -15,10 +15,13 @@ from darner.environment.timeline import Clock, Timeline
 from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
+from darner.journal.dedup_ids import Once
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
+from darner.queues import browsing
 from darner.queues.counts import Counts
+from darner.queues.dedup import Dedup
 from darner.queues.disposal import Disposal
 from darner.queues.due_items import Delayed
 from darner.queues.expiry import EXPIRED_AT_ONCE, Expiry
@@ -49,6 +52,14 @@ def expires_ms(exptime: int, now_ms: int) -> int:
     return (exptime * 1000 + now_ms) if exptime <= MAX_RELATIVE_S else exptime * 1000
 
 
+def _returned(item: Item) -> Item:
+    """Return what a reserved item is once it comes back: another object, so that the client that held it
+    cannot take it for its own when another client has it."""
+    item = item.another()
+    item.attempts = min(item.attempts + 1, MAX_ATTEMPTS)
+    return item
+
+
 def _ignore(*_: object) -> None:
     pass
 
@@ -72,6 +83,7 @@ class Queue:
         "clock",
         "counts",
         "cursors",
+        "dedup",
         "delayed",
         "disposal",
         "expiry",
@@ -117,6 +129,7 @@ class Queue:
         self._earliest_expiry = self.expiry.earliest
         self.limits = Limits(journal, self.reserved)
         self.delayed = Delayed(journal, self.times)
+        self.dedup = Dedup(journal, self.times)
         self.disposal = Disposal()
         self._idle_time: IdleTime | None = None
         self.waiters = Waiters()
@@ -150,6 +163,7 @@ class Queue:
         self._max_age_ms = settings.max_age_ms or 0
         self._max_attempts = settings.max_attempts or 0
         self.limits.configure(settings)
+        self.dedup.window_ms = settings.dedup_window_ms
         self.disposal.configure(self.name, settings)
         self.reserved.set_timeout(settings.open_timeout_ms or 0, self.clock())
         max_ms = settings.max_queue_age_ms
@@ -218,7 +232,8 @@ class Queue:
 
     def arrive(self, item: Item) -> None:
         """Take an item that was put at the end in the journal, and serve the clients that wait."""
-        self.counts.total_items += 1
+        # a deferred item that joins again was counted when it was set
+        self.counts.total_items += not item.attempts
         self.window.append(item)
         if self.waiters:
             self._serve()
@@ -240,16 +255,22 @@ class Queue:
         now = self.clock()
         return new_item(record, flags, expires_ms(exptime, now), now)
 
-    def put(self, item: Item, delay_ms: int = 0) -> None:
+    def put(self, item: Item, delay_ms: int = 0, once: Once | None = None) -> None:
         """Put an item at the end, or have it join that in `delay_ms`, whatever the limits: see
-        `group.make_room`. Clients that wait are not served before `serve`."""
+        `group.make_room`. With `once`, remember the id of its set. Clients that wait are not served before
+        `serve`."""
+        if once is not None and not self.dedup.needs_upkeep:
+            self.on_upkeep_due(self)
         if delay_ms:
-            if self.delayed.put(item, self.clock() + delay_ms):
+            if self.delayed.put(item, self.clock() + delay_ms, once):
                 self.on_upkeep_due(self)
             return
         if item.expires_ms:
             self.note_expiry(item)
-        self.journal.put(item)
+        if once is None:
+            self.journal.put(item)
+        else:
+            self.journal.put_once(item, once)
         self.counts.total_items += 1
         self.window.append(item)
 
@@ -341,15 +362,25 @@ class Queue:
             self._take(item)
             # the journal may have this one yet to be written, with its bytes
             item = item.another()
-            self.reserved.add(item)
-            if self.reserved.timeout_ms:
-                self.reserved.start_time(item, self.clock())
-                self.on_upkeep_due(self)
+            self._set_aside(item)
         return item
+
+    def _set_aside(self, item: Item) -> None:
+        self.reserved.add(item)
+        if self.reserved.timeout_ms:
+            self.reserved.start_time(item, self.clock())
+            self.on_upkeep_due(self)
 
     def peek(self) -> Item | None:
         """Return the oldest waiting item and leave it there; None if there is none."""
         return self._head()
+
+    def peek_from(self, id: int) -> Item | None:
+        """Return the waiting item with the least id from `id` on and leave the queue as it is; None if there
+        is none. NotReadyError may say where to go on, so that a long look takes many turns."""
+        if self._returns:
+            raise self.journal.hold_readers()
+        return browsing.first_from(self, id)
 
     def open_blob(self, item: Item) -> BlobReader:
         """Return the bytes of an item that was fetched, whose data is None. They take a descriptor: to be
@@ -375,11 +406,8 @@ class Queue:
             return
         self.reserved.remove(item)
         self.counts.canceled_transactions += 1
-        # another object, so that the client that held it cannot take it for its own when another client has
-        # it
-        item = item.another()
-        item.attempts = min(item.attempts + 1, MAX_ATTEMPTS)
-        if self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item):
+        item = _returned(item)
+        if self._has_given_up(item):
             return
         with contextlib.suppress(JournalError):  # then only the count of attempts is lost at the next start
             self.journal.note_attempts(item)
@@ -387,6 +415,40 @@ class Queue:
         if item.expires_ms:
             self.note_expiry(item)
         self._serve()
+
+    def _has_given_up(self, item: Item) -> bool:
+        """Move or drop an item that has come back `max_attempts` times; returns whether it is gone."""
+        return bool(
+            self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item)
+        )
+
+    def defer(self, item: Item, delay_ms: int) -> None:
+        """Put a reserved item back so that it is out of sight for `delay_ms` and then joins the end. As for
+        `abort`, this is an attempt; if the bytes are found damaged the item is put aside.
+
+        JournalError if nothing is taken in now, for the item is written once more: then it stays reserved.
+        """
+        if not self.reserved.has(item):
+            return
+        self.reserved.remove(item)
+        try:
+            self._defer(_returned(item), delay_ms)
+        except JournalError:
+            self._set_aside(item)
+            raise
+        self.counts.canceled_transactions += 1
+        if not delay_ms:
+            with contextlib.suppress(JournalError):  # then the sweep has it join
+                self.delayed.join(self, self.clock())
+
+    def _defer(self, item: Item, delay_ms: int) -> None:
+        if self._has_given_up(item):
+            return
+        whole: Item | None = item
+        if item.record is None and not item.blob:
+            whole = lookup.reload(self.journal, item)
+        if whole is not None and self.delayed.defer(whole, self.clock() + delay_ms):
+            self.on_upkeep_due(self)
 
     def give_back(self, item: Item) -> None:
         """Put a reserved item back where it was, as if it had never been fetched."""
@@ -459,12 +521,13 @@ class Queue:
 
     def wait(self, waiter: Waiter) -> None:
         """Have a client served when an item comes, first come, first served."""
-        waiter.queue = self
+        waiter.sources[self] = None
         self.waiters[waiter] = None
 
     def leave(self, waiter: Waiter) -> None:
         """Have a client wait no longer."""
         self.waiters.pop(waiter, None)
+        waiter.sources.pop(self, None)
 
     def fail_waiters(self, error: JournalError) -> None:
         """Tell the clients that wait, here or at a cursor, that the queue is out of service."""
@@ -503,6 +566,7 @@ class Queue:
             or self.reserved.needs_upkeep
             or self.expiry.needs_upkeep
             or self.delayed.needs_upkeep
+            or self.dedup.needs_upkeep
             or self.limits.needs_upkeep
             or self.disposal.needs_upkeep
         )
@@ -522,6 +586,8 @@ class Queue:
             if not self.waiters:
                 self.journal.check()
             self.has_more_upkeep |= self.delayed.join(self, now)
+        if self.dedup.needs_upkeep:
+            self.dedup.sweep(now)
         if self.limits.needs_upkeep:
             self.has_more_upkeep |= self.limits.sweep(self)
         if self.expiry.is_due(now):

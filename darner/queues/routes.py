@@ -8,12 +8,13 @@ from darner.environment.timeline import Timeline
 from darner.errors import StatusError
 from darner.queues.cursor import MARK, Cursors
 from darner.queues.fanout import Fanout, parent_of
+from darner.queues.group import takers
 from darner.queues.placeholders import Placeholders
 from darner.queues.queue import Queue
 from darner.queues.registry import Registry
 from darner.queues.space import Space
 from darner.queues.status import QUIESCENT, STATUSES, Status
-from darner.queues.upload import Upload
+from darner.queues.upload import RepeatedUpload, Upload
 from darner.queues.waiters import Source
 
 log = structlog.get_logger()
@@ -67,16 +68,20 @@ class Routes:
         fanout = self._fanouts[name] = Fanout(targets)
         return fanout
 
-    def upload(self, name: bytes, size: int) -> Upload:
+    def upload(self, name: bytes, size: int, dedup_id: bytes | None = None) -> Upload | RepeatedUpload:
         """Begin to set an item of `size` bytes that comes in chunks. Raises what `sink` raises, and what
         `Queue.check` of one of its queues raises."""
         self._check_sets()
         targets = self.targets(name)
-        # in a file if it is for one queue on disk at least
-        stores = sorted(targets, key=lambda queue: not queue.is_durable) or [self._registry.queue(name)]
-        for target in targets:
+        lacking = takers(targets, dedup_id)
+        if targets and not lacking:
+            return RepeatedUpload(targets)
+        # in a file if it is for one queue on disk at least; one with `fanout_only` keeps it for nobody
+        first = self.aliases.get(name, (name,))[0]
+        stores = sorted(lacking, key=lambda queue: not queue.is_durable) or [self._registry.queue(first)]
+        for target in lacking:
             target.check(size)
-        return Upload(stores[0], lambda: self.targets(name), self._check_sets)
+        return Upload(stores[0], lambda: self.targets(name), self._check_sets, dedup_id)
 
     def targets(self, name: bytes) -> list[Queue]:
         """Return all queues that a set to `name` goes to, made if they do not exist. Raises JournalError."""

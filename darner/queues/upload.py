@@ -2,16 +2,17 @@
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import DarnerError, InternalError, JournalError, UnavailableError
 from darner.journal.blob import BlobWriter, MemoryWriter, read_whole
+from darner.journal.dedup_ids import Once
 from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.journal import Journal
 from darner.journal.whole_blobs import link_blob, write_blob
-from darner.queues.group import all_or_none, make_room
+from darner.queues.group import all_or_none, count_duplicates, make_room, takers
 from darner.queues.queue import Queue, expires_ms
 
 
@@ -56,6 +57,39 @@ class Links:
         self._blobs.clear()
 
 
+class RepeatedUpload:
+    """An item too large for memory that all of its queues have had: its bytes are thrown away."""
+
+    __slots__ = ("queues", "stored")
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self.queues = queues
+        self.stored: Collection[Queue] = ()
+        count_duplicates(queues, ())
+
+    def write(self, data: bytes) -> None:
+        """Throw a chunk away."""
+
+    def is_backlogged(self, room: Callable[[], None]) -> bool:  # noqa: ARG002
+        """Return that the sender need not wait."""
+        return False
+
+    def finish(
+        self,
+        flags: int,  # noqa: ARG002
+        exptime: int,  # noqa: ARG002
+        done: Callable[[DarnerError | None], None],
+        *,
+        sync: bool,  # noqa: ARG002
+        delay_ms: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Call `done`: there is nothing to do."""
+        done(None)
+
+    def abandon(self) -> None:
+        """Do nothing: nothing is kept."""
+
+
 class Upload:
     """An item too large for memory that is being received for a queue, or for several.
 
@@ -70,6 +104,7 @@ class Upload:
         "_check_sets",
         "_counted_bytes",
         "_data",
+        "_dedup_id",
         "_generation",
         "_is_put",
         "_links",
@@ -78,6 +113,7 @@ class Upload:
         "_writer",
         "queue",
         "queues",
+        "stored",
     )
 
     _writer: BlobWriter | MemoryWriter
@@ -87,16 +123,20 @@ class Upload:
         queue: Queue,
         targets: Callable[[], Sequence[Queue]] | None = None,
         check_sets: Callable[[], None] = lambda: None,
+        dedup_id: bytes | None = None,
     ) -> None:
         """Begin an item for the queues that `targets` returns when all bytes have come: only `queue` by
-        default. `check_sets` raises UnavailableError if sets are refused meanwhile.
+        default. Those that remember a set with this id then are left out. `check_sets` raises
+        UnavailableError if sets are refused meanwhile.
 
         Raises JournalError if its file cannot be made.
         """
         journal = queue.journal
         self.queue = queue
-        # the queues that the item was put in
+        # the queues it was for in the end, and those that the item was put in
         self.queues: Sequence[Queue] = ()
+        self.stored: Collection[Queue] = ()
+        self._dedup_id = dedup_id
         self._targets = targets or (lambda: (queue,))
         self._check_sets = check_sets
         self._generation = journal.generation
@@ -168,7 +208,7 @@ class Upload:
 
     def _finish_written(
         self,
-        put: Callable[[Sequence[Queue]], None],
+        put: Callable[[dict[Queue, Once | None]], None],
         done: Callable[[DarnerError | None], None],
         sync: bool,
         error: Exception | None,
@@ -177,7 +217,8 @@ class Upload:
             self._check_queue()
             if error is not None:
                 raise error if isinstance(error, DarnerError) else JournalError(str(error))
-            targets = self._targets()
+            self.queues = self._targets()
+            targets = takers(self.queues, self._dedup_id)
             work = self._prepare(targets, sync=sync)
             if work is not None:
                 # other queues may be the targets by then, so all is checked again
@@ -194,7 +235,7 @@ class Upload:
             self._uncount()
             done(None)
 
-    def _prepare(self, targets: Sequence[Queue], *, sync: bool) -> Callable[[], None] | None:
+    def _prepare(self, targets: Collection[Queue], *, sync: bool) -> Callable[[], None] | None:
         """Have the bytes where each of `targets` keeps them. Returns the part of that to be done in a thread,
         or None."""
         if isinstance(self._writer, MemoryWriter):
@@ -224,21 +265,23 @@ class Upload:
             return link_blob(journal, self._path, copies)
         return write_blob(journal, self._data or b"")
 
-    def _put(self, targets: Sequence[Queue], flags: int, exptime: int, delay_ms: int) -> None:
+    def _put(self, targets: dict[Queue, Once | None], flags: int, exptime: int, delay_ms: int) -> None:
         now = self.queue.clock()
         expires = expires_ms(exptime, now)
         make_room(targets, self._size)
         with all_or_none(targets, 0):
-            for queue in targets:
+            for queue, once in targets.items():
                 if not queue.is_durable:
                     item = Item(0, flags, expires, now, self._data)
                 else:
                     blob = self._blob if queue is self.queue else self._links.blob(queue)
                     item = Item(0, flags, expires, now, None, blob, self._size, CHUNK_BYTES)
-                queue.put(item, delay_ms)
+                queue.put(item, delay_ms, once)
                 self._is_put |= queue is self.queue
                 self._links.hand_over(queue)
-        self.queues = targets
+        self.stored = targets
+        if self._dedup_id is not None:
+            count_duplicates(self.queues, targets)
         if not self._is_put:
             self.abandon()
         self._links.abandon()

@@ -22,6 +22,7 @@ class Source(Protocol):
     def take(self) -> Item | None: ...  # noqa: D102
     def reserve(self) -> Item | None: ...  # noqa: D102
     def peek(self) -> Item | None: ...  # noqa: D102
+    def peek_from(self, id: int) -> Item | None: ...  # noqa: D102
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> None: ...  # noqa: D102
@@ -33,6 +34,7 @@ class Source(Protocol):
     def end_return(self) -> None: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
     def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
+    def serve(self) -> None: ...  # noqa: D102
 
 
 class Reader(Source, Protocol):
@@ -55,12 +57,18 @@ class Reader(Source, Protocol):
 
 
 class Waiter:
-    """A client that waits for an item."""
+    """A client that waits for one item, at one source or at several; at each it has a place in the line."""
 
-    __slots__ = ("deliver", "fail", "fetch", "has_disconnected", "queue")
-
-    # where the client waits
-    queue: Source
+    __slots__ = (
+        "_missed",
+        "deliver",
+        "fail",
+        "fetch",
+        "has_disconnected",
+        "is_fetching",
+        "is_over",
+        "sources",
+    )
 
     def __init__(
         self,
@@ -76,10 +84,38 @@ class Waiter:
         self.deliver = deliver
         self.has_disconnected = has_disconnected
         self.fail = fail
+        # where the client waits; each source keeps this
+        self.sources: dict[Source, None] = {}
+        # whether it was served, or has given up
+        self.is_over = False
+        # whether an item is being fetched for it, and the sources that had one meanwhile
+        self.is_fetching = False
+        self._missed: list[Source] = []
 
     def cancel(self) -> None:
-        """Stop waiting."""
-        self.queue.leave(self)
+        """Stop waiting, everywhere."""
+        self.is_over = True
+        for source in list(self.sources):
+            source.leave(self)
+
+    def fetch_from(self, source: Source) -> Item | None:
+        """Fetch an item of `source`."""
+        self.is_fetching = True
+        try:
+            return self.fetch(source)
+        finally:
+            self.is_fetching = False
+
+    def miss(self, source: Source) -> None:
+        """Have `source` serve again once it is known whether another source has an item for the client."""
+        self._missed.append(source)
+
+    def serve_missed(self) -> bool:
+        """Have those sources serve again; returns whether there were any."""
+        missed, self._missed = self._missed, []
+        for source in missed:
+            source.serve()
+        return bool(missed)
 
 
 class Waiters(OrderedDict[Waiter, None]):
@@ -91,20 +127,28 @@ class Waiters(OrderedDict[Waiter, None]):
         """Give the items of `source` to the clients, first come, first served."""
         while self:
             waiter = next(iter(self))
+            if waiter.is_fetching:
+                # from another source, whose expired item has moved here: the client must not get both
+                waiter.miss(source)
+                return
             if waiter.has_disconnected():
                 waiter.cancel()
                 continue
             try:
-                item = waiter.fetch(source)
+                item = waiter.fetch_from(source)
             except JournalError:
+                waiter.serve_missed()
                 return  # the clients go on waiting: the queue may recover
-            if item is None:
+            if item is not None:
+                waiter.cancel()
+                waiter.deliver(source, item)
+            if not waiter.serve_missed() and item is None:
                 return
-            source.leave(waiter)
-            waiter.deliver(source, item)
 
     def fail(self, source: Source, error: JournalError) -> None:
-        """Tell the clients that `source` is out of service."""
+        """Tell the clients that `source` is out of service; one that waits elsewhere, too, goes on."""
         for waiter in list(self):
             source.leave(waiter)
-            waiter.fail(error)
+            if not waiter.sources:
+                waiter.cancel()
+                waiter.fail(error)

@@ -14,8 +14,10 @@ from darner import _records
 from darner._records import Change, Item, State
 from darner.errors import RepairError
 from darner.journal import foreign_files, leveldb
+from darner.journal.dedup_ids import without_id
 from darner.journal.layout import (
     BLOBS_NAME,
+    DEDUP_KEY,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
@@ -177,9 +179,10 @@ class Rebuild:
         changes = []
         next_id = state.next_id
         delayed = set()
-        for number, kind, payload in last.changes:
-            change = (number, kind, payload)
-            if kind == Change.DELAY:
+        for logged in last.changes:
+            change = logged
+            number, kind, payload = without_id(logged)
+            if kind in (Change.DELAY, Change.DEFER):
                 delayed.add(payload[:16])
             if number > state.change and kind in (Change.PUT, Change.JOIN):
                 key = payload[:16]
@@ -223,7 +226,7 @@ class Rebuild:
 def _first_id(life: Life) -> int:
     """Return the id of the first item that a life has put, 0 if that cannot be told."""
     joined = 0
-    for _, kind, payload in life.changes:
+    for _, kind, payload in map(without_id, life.changes):
         if kind == Change.PUT:
             return int.from_bytes(payload[:8], "big") - joined
         joined += kind == Change.JOIN
@@ -235,6 +238,8 @@ def _write_numbers(db: Any, scan: Scan, state: State, delayed: list[int]) -> Non
     with db.write_batch(sync=True) as write:
         write.put(KEPT_KEY, _records.encode_ids(scan.kept))
         write.put(DELAYED_KEY, _records.encode_ids(delayed))
+        if scan.generations:
+            write.put(DEDUP_KEY, _records.encode_ids(scan.generations))
         if scan.has_expiring:
             write.put(EXPIRING_KEY, b"")
         write.put(state_key(state.next_id), _records.encode_state(state))

@@ -12,11 +12,14 @@ from darner.journal.blob import CHECKSUM_BYTES, file_bytes
 from darner.journal.layout import (
     ATTEMPTS_PREFIX,
     CURSOR_PREFIX,
+    DEDUP_KEY,
     DELAYED_KEY,
     KEPT_KEY,
     decode_attempts,
     decode_counts,
+    decode_generations,
     decode_place,
+    decode_stamp,
     is_known_key,
     stored_state,
 )
@@ -33,6 +36,8 @@ class Scan:
     `has_expiring`. `failed`: the keys of what is alive but damaged. Of blobs: `claimed` by items, `marked` as
     belonging to none, `next_blob` behind all. `foreign`: how many records are not darner's.
     `delayed_counted`: the four numbers that the record of them has, None if that is damaged or missing.
+    `generations`: the numbers that a journal keeps of the ids of sets, None if there are none or they are
+    damaged.
     """
 
     def __init__(self, db: Any, blobs: Path | None = None, resting: State | None = None) -> None:
@@ -56,6 +61,9 @@ class Scan:
         record = db.get(DELAYED_KEY)
         self.delayed_counted: list[int] | None = self._decode(
             record, decode_counts, "the count of delayed items"
+        )
+        self.generations: list[int] | None = self._decode(
+            db.get(DEDUP_KEY), decode_generations, "the record of the ids of sets"
         )
         self.items = 0
         self.size = 0
@@ -163,6 +171,11 @@ class Scan:
                 decode_place(record)
             except ValueError as error:
                 raise ValueError(f"cursor {shown(key[1:])}: {error}") from None
+            return True
+        if kind == DEDUP_KEY and len(key) == 25:
+            if self.generations is None or int.from_bytes(key[1:9], "big") < self.generations[1]:
+                return False
+            decode_stamp(record)
             return True
         if kind == b"u" and len(key) == 9:
             self.marked.add(int.from_bytes(key[1:], "big"))

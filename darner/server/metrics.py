@@ -98,7 +98,7 @@ class _Collector:
         left = 0
         until = 0.0
         for name, queue in list(clients.broker.visible.items()):
-            # the first look at the head of a queue after a start opens its LevelDB, so time counts, too
+            # a look at the head of a queue may open its LevelDB, so time counts, too
             if not left or time.monotonic() > until:
                 await asyncio.sleep(0)
                 left, until = QUEUES_PER_TURN, time.monotonic() + TURN_S

@@ -230,6 +230,10 @@ QUEUE_FIGURES: tuple[Figure[Queue], ...] = (
         "darner_queue_discarded_items_total", "Items dropped unread since the queue was full.",
     ),
     Figure(
+        "duplicates", lambda queue: queue.counts.duplicates,
+        "darner_queue_duplicate_sets_total", "Sets that were sent again, and not stored again.",
+    ),
+    Figure(
         "damaged_items", lambda queue: queue.journal.damaged_items,
         "darner_queue_damaged_items_total", "Items lost to damage on the disk; what is left of them is kept.",
     ),

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 
 from darner._records import Item
 from darner.journal.journal import Journal
+from darner.queues.queue import Queue
 from darner.queues.waiters import Source
 from darner.wire.requeueing import requeue
+
+Hold = tuple[Source, Item]
 
 
 class Holds:
@@ -22,11 +25,14 @@ class Holds:
     Methods that touch items raise JournalError if the queue's journal refuses.
     """
 
-    __slots__ = ("_is_disordered", "held")
+    __slots__ = ("_by_token", "_is_disordered", "held")
 
     def __init__(self) -> None:
-        # no queue is in here without items
-        self.held: dict[bytes, deque[tuple[Source, Item]]] = {}
+        # No queue is in here without items. What is no longer reserved stays until it is met, or until there
+        # is more of it than of the others.
+        self.held: dict[bytes, deque[Hold]] = {}
+        # the same by their tokens, of queues of which another item was asked for than the first
+        self._by_token: dict[bytes, dict[int, Hold]] = {}
         # whether an item was reserved after a later one of its queue: it had gone back in between
         self._is_disordered = False
 
@@ -44,12 +50,21 @@ class Holds:
             count += 1
         return count
 
+    def has_as_many(self, name: bytes, count: int) -> bool:
+        """Return whether at least `count` items of the queue `name` are held; not all are looked at if there
+        cannot be as many."""
+        if count <= 0:
+            return True
+        held = self._by_token.get(name) or self.held.get(name)
+        return held is not None and len(held) >= count and self.count(name, count) == count
+
     def _recount(self, name: bytes) -> int:
-        """Forget what the queue `name` has taken back; returns how many items are left."""
-        held: deque[tuple[Source, Item]] = deque()
+        """Forget what is no longer reserved of the queue `name`; returns how many items are left."""
+        held: deque[Hold] = deque()
         for hold in self.held[name]:
             if hold[0].is_reserved(hold[1]):
                 held.append(hold)
+        self._by_token.pop(name, None)
         if held:
             self.held[name] = held
         else:
@@ -61,60 +76,107 @@ class Holds:
         held = self.held.setdefault(queue.name, deque())
         if held and item.id < held[-1][1].id:
             self._is_disordered = True
-        held.append((queue, item))
+        hold = queue, item
+        held.append(hold)
+        if self._by_token and queue.name in self._by_token:
+            self._by_token[queue.name][item.token] = hold
 
-    def _first(self, name: bytes) -> tuple[Source, Item] | None:
+    def _first(self, name: bytes) -> Hold | None:
         """Return the item of the queue `name` that is reserved longest; None if none is held."""
         while name in self.held:
             first = self.held[name][0]
             queue, item = first
             if queue.is_reserved(item):
                 return first
-            self._drop_oldest(name)
+            self._drop(name, first)
         return None
+
+    def _find(self, name: bytes, token: int) -> Hold | None:
+        """Return the item of the queue `name` with that token, if it is held. A token of 0 is for the item
+        that is reserved longest."""
+        hold = self._first(name)
+        if hold is None or not token or hold[1].token == token:
+            return hold
+        by_token = self._by_token.get(name)
+        if by_token is None:
+            by_token = self._by_token[name] = {}
+            for hold in self.held[name]:
+                by_token[hold[1].token] = hold
+        hold = by_token.get(token)
+        return hold if hold is not None and hold[0].is_reserved(hold[1]) else None
+
+    def has_item(self, name: bytes, token: int) -> bool:
+        """Return whether the item of the queue `name` with that token is held."""
+        return self._find(name, token) is not None
+
+    def tokens(self, name: bytes) -> Iterator[int]:
+        """Iterate over the tokens of the items of the queue `name` that are held, in the order of
+        reserving."""
+        for queue, item in self.held.get(name, ()):
+            if queue.is_reserved(item):
+                yield item.token
 
     def close(self, name: bytes, count: int = 1) -> int:
         """Remove the `count` items reserved longest for good, or as many as are held; returns how many."""
         closed = 0
-        while closed < count and (first := self._first(name)) is not None:
-            queue, item = first
-            queue.close(item)
-            self._drop_oldest(name)
+        while closed < count and self.close_item(name, 0):
             closed += 1
         return closed
 
-    def close_item(self, name: bytes, id: int) -> bool:
-        """Remove the reserved item with that id for good; returns whether it was held."""
-        if self.count(name):
-            held = self.held[name]
-            for hold in held:
-                queue, item = hold
-                if item.id == id:
-                    queue.close(item)
-                    held.remove(hold)
-                    if not held:
-                        del self.held[name]
-                    return True
-        return False
-
-    def abort(self, name: bytes) -> bool:
-        """Put the item reserved longest back at the head of its queue; returns whether one was held."""
-        first = self._first(name)
-        if first is None:
+    def close_item(self, name: bytes, token: int) -> bool:
+        """Remove the reserved item with that token for good, or, if it is 0, the one reserved longest;
+        returns whether it was held."""
+        hold = self._find(name, token)
+        if hold is None:
             return False
-        queue, item = first
+        queue, item = hold
+        queue.close(item)
+        self._drop(name, hold)
+        return True
+
+    def abort(self, name: bytes, token: int = 0) -> bool:
+        """Put the reserved item with that token back at the head of its queue, or, if it is 0, the one
+        reserved longest; returns whether it was held."""
+        hold = self._find(name, token)
+        if hold is None:
+            return False
+        queue, item = hold
         # first, for an item put back may be delivered at once to a client that waits, even to this one
-        self._drop_oldest(name)
+        self._drop(name, hold)
         queue.abort(item)
         return True
 
-    def _drop_oldest(self, name: bytes) -> None:
+    def defer(self, name: bytes, token: int, delay_ms: int) -> Journal | None:
+        """Put the reserved item with that token out of sight for `delay_ms`, or, if it is 0, the one reserved
+        longest, to join the end of its queue then; returns the journal that has it, None if it was not held.
+        On JournalError it is still held."""
+        hold = self._find(name, token)
+        if hold is None:
+            return None
+        queue, item = hold
+        assert isinstance(queue, Queue)  # no cursor: of one the parser takes no delay
+        queue.defer(item, delay_ms)
+        self._drop(name, hold)
+        return queue.journal
+
+    def _drop(self, name: bytes, hold: Hold) -> None:
+        """Forget an item that is about to go, or has gone."""
         held = self.held[name]
-        held.popleft()
+        if held[0] is hold:
+            held.popleft()
+        if self._by_token and name in self._by_token:
+            by_token = self._by_token[name]
+            token = hold[1].token
+            if by_token.get(token) is hold:
+                del by_token[token]
+            if len(held) > 2 * len(by_token):
+                held = self.held[name] = deque(by_token.values())
+            if not held:
+                del self._by_token[name]
         if not held:
             del self.held[name]
 
     def release(self) -> Iterator[Journal | None]:
         """Forget everything; returns the steps that requeue it, as in requeueing.py."""
-        everything, self.held = self.held, {}
+        everything, self.held, self._by_token = self.held, {}, {}
         return requeue(everything.values(), is_disordered=self._is_disordered)

@@ -23,6 +23,7 @@ BAD_NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control 
 BAD_STATUS = b"CLIENT_ERROR unknown status: up, readonly or quiescent\r\n"
 NO_SHUTDOWN = b"CLIENT_ERROR shutdown is not allowed: allow_shutdown is not set\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
+NOT_HELD = b"CLIENT_ERROR no such reserved item\r\n"
 
 
 def server_error(error: DarnerError) -> bytes:

@@ -218,7 +218,8 @@ class Sender:
         if not self._streams and not replies:
             self.gathered_bytes = 0
             self.is_streaming = False
-        elif not (must_wait or self.is_paused or self.is_disconnected):
+        if not (must_wait or self.is_paused or self.is_disconnected):
+            # to send on, or to serve what is behind
             self._on_ready()
 
     def _begin_stream(self, stream: Stream) -> bytes | None:

@@ -238,6 +238,16 @@ def test_drain_starts_cold_and_gets_every_item(tmp_path):
     assert not list(tmp_path.glob("darner-bench-*"))
 
 
+def test_duplicates_finds_one_item_for_each_id(tmp_path):
+    done = bench("single/duplicates.py", "-n", "300", "--settle", "0", "--data-in", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [line.split("sets/s")[0].rsplit(None, 1)[0] for line in done.stdout.splitlines()] == [
+        "without an id", "with a new id", "with the same id again", "with another new id",
+        "again after a kill -9", "with a new id after it", "without an id",
+    ]  # fmt: skip
+    assert not list(tmp_path.glob("darner-bench-*"))
+
+
 def test_stall_reports_the_waits_of_a_small_client_and_leaves_no_queue_behind(server, tmp_path):
     file, png = tmp_path / "stall.json", tmp_path / "stall.png"
     name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"

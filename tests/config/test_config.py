@@ -54,9 +54,9 @@ class TestValues:
 
     def test_of_a_queue_are_those_of_the_contract(self):
         assert " ".join(sorted(OF_QUEUE)) == (
-            "dead_letter_queue discard_old_when_full durable expire_to_queue fanout_only max_age "
-            "max_attempts max_bytes max_expire_sweep max_item_size max_items max_open_reads max_queue_age "
-            "open_timeout sync"
+            "dead_letter_queue dedup_window discard_old_when_full durable expire_to_queue "
+            "fanout_only max_age max_attempts max_bytes max_expire_sweep max_item_size max_items "
+            "max_open_reads max_queue_age open_timeout sync"
         )
 
     @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from running import Server, Wire, allocated_bytes, running, until
 
 from darner.journal import leveldb
+from darner.repair.check import check
 
 REPLAY = Path(__file__).parents[2] / "bench" / "single" / "replay.py"
 HALF_SENT_BYTES = 10 << 20
@@ -136,3 +137,44 @@ def test_a_server_killed_while_it_starts_starts_again(tmp_path):
         server.start()
         with contextlib.closing(server.connect()) as wire:
             assert wire.stats()["curr_items"] == "50"
+
+
+def test_items_that_go_back_with_a_pause_are_there_once_through_ten_kills(tmp_path):
+    """Four clients reserve and defer as fast as they can; the server is killed at any instant of that."""
+    chance = random.Random(17)
+    items = [b"%03d" % number + bytes(chance.choice((0, 500, 30_000, 100_000))) for number in range(80)]
+    with running(tmp_path / "data") as server:
+        with contextlib.closing(server.connect()) as wire:
+            for item in items:
+                assert wire.set(b"work", item) == b"STORED\r\n"
+        for _ in range(10):
+            wires = [server.connect() for _ in range(4)]
+            for wire in wires:
+                delays = [chance.choice((0, 1, 20)) for _ in range(200)]
+                wire.send(
+                    b"".join(b"get work/open\r\nget work/abort/delay=%d\r\n" % delay for delay in delays)
+                )
+            for _ in range(chance.randrange(60)):
+                defer_one(chance.choice(wires))
+            server.restart()
+            for wire in wires:
+                wire.close()
+            stats = server.connect().stats()
+            figures = [int(stats[f"queue_work_{name}"]) for name in ("items", "delayed_items")]
+            assert sum(figures) == len(items)
+        until(lambda: server.stat("queue_work_items") == len(items))
+        with contextlib.closing(server.connect()) as wire:
+            assert sorted(wire.take_all(b"work")) == items
+        assert server.stop() == 0
+        assert "level=error" not in server.log
+    (report,) = check(server.data, b"work")
+    assert (report.problems, report.items) == ([], 0)
+    assert not list((server.data / "work" / "blobs").iterdir())
+
+
+def defer_one(wire: Wire) -> None:
+    """Read the replies to one `open`, which may find nothing, and to one `abort`."""
+    line = wire.line()
+    if line != b"END\r\n":
+        wire.exactly(int(line.split()[3]) + 7)
+    assert wire.line() == b"END\r\n"

@@ -187,6 +187,29 @@ def test_reserved_items_that_are_closed_make_room(server):
 
 
 @on_all_at_length
+def test_an_item_goes_back_with_no_pause_while_the_disk_is_full_and_is_not_lost(disk, server):
+    """At the head it would be fetched again at once: so the client is told, and has it still."""
+    backlog = Backlog(server)
+    backlog.fill()
+    fill_to_the_last_byte(disk / "filler")
+    (numbers,) = backlog.stored.values()
+    with backlog.connect() as wire:
+        until(lambda: backlog.set(wire, b"queue0", 1) == {REFUSED})
+        assert wire.get(b"queue0/open") == item(numbers[0], backlog.size)
+        refusal = wire.ask(b"get queue0/abort/delay=1\r\n")
+        assert refusal == b"SERVER_ERROR refused: there is too little space on the disk\r\n"
+        assert wire.ask(b"get queue0/open\r\n") == b"CLIENT_ERROR close current item first\r\n"
+        assert wire.get(b"queue0/abort") is None
+    (disk / "filler").unlink()
+    backlog.assert_lets_all_out()
+    backlog.assert_is_taken_again()
+    with backlog.connect() as wire:
+        assert wire.get(b"queue0/open") == b"late"
+        assert wire.ask(b"get queue0/abort/delay=1\r\n") == b"END\r\n"
+        assert wire.get(b"queue0/t=5000") == b"late"
+
+
+@on_all_at_length
 def test_delayed_items_that_fill_a_disk_come_when_they_are_due_and_make_room(server):
     backlog = Backlog(server, option=b"/delay=1500")
     backlog.fill()

@@ -22,6 +22,8 @@ PIPELINE = 16
 QUEUES = (b"jobs", b"once")
 # the errors of a connection to a killed server
 LOST = (OSError, EOFError)
+# The token of an item is its id, and this for each time that it has come back.
+ATTEMPT = 1 << 48
 
 
 def body(name: bytes) -> bytes:
@@ -100,7 +102,8 @@ def consume_reliably(wire: Wire, ledger: Ledger, queue: bytes, think_s: float) -
         ledger.opens_cut_off = 0
         if item is None:
             continue
-        id, data = item
+        token, data = item
+        id = token % ATTEMPT
         ledger.held[id] = name_of(data)
         time.sleep(think_s)  # a consumer works on its item
         ledger.closing[id] = ledger.held.pop(id)
@@ -156,9 +159,9 @@ def returned_first(server: Server, life: Ledger) -> None:
     uncertain = len(life.closing) + life.opens_cut_off
     wires = [server.connect() for _ in range(len(life.held) + uncertain)]
     heads = [item for wire in wires if (item := wire.gets(b"jobs/open")) is not None]
-    ids = [id for id, _ in heads]
+    ids = [token % ATTEMPT for token, _ in heads]
     assert ids == sorted(ids)
-    assert {id: name_of(data) for id, data in heads}.items() >= life.held.items()
+    assert {id: name_of(data) for id, (_, data) in zip(ids, heads, strict=True)}.items() >= life.held.items()
     for wire in reversed(wires):
         assert wire.ask(b"get jobs/abort\r\n") == b"END\r\n"
         wire.close()

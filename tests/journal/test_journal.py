@@ -11,10 +11,11 @@ from doubles import Client, Disk, Offload
 from darner import _records
 from darner._records import Item, item_key, read_segment
 from darner.environment.environment import Environment
-from darner.errors import JournalError, NotReadyError
+from darner.errors import JournalError, NewerFormatError, NotReadyError
 from darner.journal import blob_directory, layout, leveldb, lookup, reading, segment_file, tidying
 from darner.journal.blob import BlobWriter
 from darner.journal.commit import Committer
+from darner.journal.dedup_ids import Once
 from darner.journal.disk_reserve import Reserve
 from darner.journal.layout import KEPT_KEY, is_state_key, state_key, stored_state
 from darner.journal.recovery import open_journal
@@ -586,6 +587,36 @@ class TestReplay:
             it.start(begin=False)
         assert it.committer._active == {}
 
+    def test_of_a_change_that_a_later_darner_has_logged_is_left_to_that(self, it):
+        it.put(b"a")
+        it.journal._log(99, b"")
+        it.journal.close()
+        with pytest.raises(NewerFormatError, match="a change of kind 99, which this darner does not know"):
+            it.start(begin=False)
+
+    @pytest.mark.parametrize("is_stored", [False, True])
+    def test_of_a_deferred_item_needs_nothing_but_the_log(self, it, is_stored):
+        it.put(b"a", b"b")
+        if is_stored:
+            it.write()
+        item = lookup.find(it.journal, 1)
+        item.attempts = 3
+        it.journal.next_unread = 3
+        it.journal.defer(item, 5)
+        if is_stored:  # the record that the item had is damaged
+            it.journal.database.open().put(item_key(1), b"x" * 40)
+        for _ in range(2):
+            it.kill()
+            assert (counts(it.journal), it.journal.delayed.items, it.journal.delayed.bytes) == ((1, 1), 1, 1)
+            assert it.datas() == [b"b"]
+        ((key, item),) = lookup.due(it.journal, 5, 10, 1 << 20)
+        assert (item.data, item.attempts) == (b"a", 3)
+        it.journal.join(key, item, 9)
+        it.kill()
+        assert [(item.id, item.data, item.attempts) for item in it.items()] == [(2, b"b", 0), (3, b"a", 3)]
+        it.come_to_rest()
+        assert it.records() == [2, 3]
+
     def test_of_what_leveldb_has_already_changes_nothing(self, it):
         it.put(b"a", b"b", b"c")
         it.remove(2)
@@ -952,6 +983,12 @@ class TestRest:
             ),
             lambda it: it.journal.begin_blob(),
             lambda it: it.journal.abandon_blob(it.journal.begin_blob()),
+            lambda it: it.journal.put_once(Item(0, 0, 0, 0, b"once"), Once(1, 5, bytes(16))),
+            lambda it: (
+                it.journal.put_once(Item(0, 0, 0, 0, b"once"), Once(1, 5, bytes(16))),
+                it.write(),
+                it.journal.flush(()),
+            ),
         ],
     )
     @pytest.mark.parametrize("again", ["restart", "kill"])
@@ -1174,8 +1211,9 @@ class TestDamage:
         it.journal.delayed.items = 0
         it.journal.remove(lookup.find(it.journal, 1))
         before = it.journal.state.change
-        with pytest.raises(JournalError, match="not as many items as are counted"):
-            it.journal.remove(lookup.find(it.journal, 2))
+        for change in (it.journal.remove, lambda item: it.journal.defer(item, 5)):
+            with pytest.raises(JournalError, match="not as many items as are counted"):
+                change(lookup.find(it.journal, 2))
         with pytest.raises(NotReadyError):
             lookup.due(it.journal, 9, 10, 1 << 20)
         it.threads.run_all()
@@ -1232,6 +1270,7 @@ class TestSetAside:
             lambda: work.note_attempts(item),
             lambda: work.flush(()),
             lambda: work.delay(Item(0, 0, 0, 0, b"later"), 5),
+            lambda: work.defer(item, 5),
             lambda: work.keep_cursor(b"label", [1]),
             work.begin_blob,
             work.retire,

@@ -25,6 +25,7 @@ def full():
         live_from=7,
         due_from=[1, 1 << 60],
         next_due=[5],
+        dedup=[1, 2, 3, 1 << 60, 1 << 61],
     )
 
 
@@ -43,13 +44,25 @@ def test_as_darner_1_0_0_left_it_says_that_there_was_nothing_but_what_was_flushe
     assert fields(found) == fields(Snapshot(state, live_from=state.next_blob))
 
 
+def test_without_ids_of_sets_is_what_earlier_versions_read():
+    assert _records.decode_chunk(Snapshot(State(1, 2)).encode())[0] == 2
+
+
+@pytest.mark.parametrize(
+    "dedup", [[1], [0, 1, 1, 0, 0], [2, 1, 1, 0, 0], [1, 2, 1, 0, 0], [1, 1, 1, 0, 1 << 62]]
+)
+def test_with_generations_of_ids_that_none_has_is_refused(dedup):
+    with pytest.raises(ValueError, match=r"generations|number"):
+        decode(Snapshot(State(1, 2), dedup=dedup).encode())
+
+
 def test_that_is_damaged_or_of_another_version_is_refused():
     record = full().encode()
     for at in range(len(record)):
         with pytest.raises(ValueError, match=r"checksum|cut short|version"):
             decode(record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :])
-    with pytest.raises(ValueError, match="version 3"):
-        decode(_records.encode_chunk(b"\x03" + record[5:]))
+    with pytest.raises(ValueError, match="version 4"):
+        decode(_records.encode_chunk(b"\x04" + record[5:]))
 
 
 def test_that_ends_too_soon_is_refused_whatever_its_checksum_says():

@@ -5,7 +5,8 @@ client's `out`. A token stands for a value that only the server knows: see `ANY`
 """
 
 import itertools
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 TICK_MS = 250
 LARGE_BYTES = 64 << 10
@@ -14,6 +15,7 @@ FLUSH_REPLIES = {"memcached": b"OK\r\n", "kestrel": b"Flushed all queues.\r\n"}
 END = b"END\r\n"
 STORED = b"STORED\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
+NOT_HELD = b"CLIENT_ERROR no such reserved item\r\n"
 UP, READONLY, QUIESCENT = range(3)
 STATUSES = (b"up", b"readonly", b"quiescent")
 
@@ -48,13 +50,14 @@ DEFAULTS = {
     "max_open_reads": 1,
     "max_attempts": None,
     "dead_letter_queue": None,
+    "dedup_window": 300_000,
 }
-TIMES = ("max_age", "max_queue_age", "open_timeout")
+TIMES = ("max_age", "max_queue_age", "open_timeout", "dedup_window")
 
 
-def cas(order):
-    """Return the token for the id of an item."""
-    return b"\x00cas:%d\x00" % order
+def cas(order, attempts):
+    """Return the token for the cas token of an item, of which only the server knows the id."""
+    return b"\x00cas:%d:%d\x00" % (order, attempts)
 
 
 class Date(int):
@@ -97,9 +100,11 @@ class Item:
 
 @dataclass(eq=False)
 class Hold:
-    """A reserved item, and since when it is reserved, if there is an `open_timeout`."""
+    """A reserved item, how often it had come back, and since when it is reserved, if there is an
+    `open_timeout`."""
 
     item: Item
+    attempts: int
     since: int | None = None
 
 
@@ -107,11 +112,14 @@ class Hold:
 class Waiter:
     fetch: object
     deliver: object
-    source: object = None
+    sources: list = field(default_factory=list)
+    # whether it is being served by one source, and the others that had something meanwhile
+    fetching: bool = False
+    missed: list = field(default_factory=list)
 
     def cancel(self):
-        if self in self.source.waiters:
-            self.source.waiters.remove(self)
+        for source in list(self.sources):
+            source.leave(self)
 
 
 class Source:
@@ -134,23 +142,45 @@ class Source:
         if item is None:
             return None
         self.take(item)
-        hold = Hold(item, self.held_since())
+        hold = Hold(item, self.attempts(item), self.held_since())
         self.reserved.append(hold)
         return hold
 
     def held_since(self):
         return None
 
+    def attempts(self, item):
+        """Return how often an item has come back."""
+        return item.attempts
+
     def wait(self, waiter):
-        waiter.source = self
+        waiter.sources.append(self)
         self.waiters.append(waiter)
+
+    def leave(self, waiter):
+        waiter.sources.remove(self)
+        self.waiters.remove(waiter)
 
     def serve(self):
         if self.serving:
             return
         self.serving = True
-        while self.waiters and (found := self.waiters[0].fetch(self)) is not None:
-            self.waiters.pop(0).deliver(self, found)
+        while self.waiters:
+            waiter = self.waiters[0]
+            if waiter.fetching:
+                waiter.missed.append(self)
+                break
+            waiter.fetching = True
+            found = waiter.fetch(self)
+            waiter.fetching = False
+            if found is not None:
+                waiter.cancel()
+                waiter.deliver(self, found)
+            missed, waiter.missed = waiter.missed, []
+            for source in missed:
+                source.serve()
+            if found is None and not missed:
+                break
         self.serving = False
 
 
@@ -158,12 +188,15 @@ class Cursor(Source):
     def __init__(self, queue, label):
         super().__init__()
         self.queue = queue
+        self.label = label
         self.name = queue.name + b"/cursor=" + label
         # whether a read has created the cursor, so that its place is kept
         self.is_made = False
         self.read = set()
         # expired items that it has passed, kept with the next read
         self.passed = set()
+        # by order, how often items have come back here since the start
+        self.returns = Counter()
 
     def lag(self):
         queue = self.queue
@@ -180,6 +213,12 @@ class Cursor(Source):
                 self.passed.add(item.order)
         return None
 
+    def look(self, order):
+        queue = self.queue
+        live = queue.waiting + queue.coming + [hold.item for hold in queue.reserved]
+        unread = [item for item in live if item.order not in self.read | self.passed]
+        return queue.first_from(unread, order)
+
     def take(self, item):
         self.is_made = True
         self.read |= {*self.passed, item.order}
@@ -191,10 +230,25 @@ class Cursor(Source):
     def abort(self, hold):
         self.reserved.remove(hold)
         self.read.discard(hold.item.order)
+        self.returns[hold.item.order] += 1
         self.serve()
+
+    def attempts(self, item):
+        return item.attempts + self.returns[item.order]
+
+    def wait(self, waiter):
+        super().wait(waiter)
+        if self not in self.queue.waiting_cursors:
+            self.queue.waiting_cursors.append(self)
+
+    def leave(self, waiter):
+        super().leave(waiter)
+        if not self.waiters:
+            self.queue.waiting_cursors.remove(self)
 
     def reset(self):
         self.is_made = False
+        self.returns.clear()
         self.read.clear()
         self.passed.clear()
         self.reserved.clear()
@@ -212,6 +266,10 @@ class Queue(Source):
         self.waiting = []
         self.delayed = []  # pairs: when an item is due, and the item
         self.cursors = {}
+        # those at which clients wait, in the order in which they are served
+        self.waiting_cursors = []
+        # by the id of a set, when it was stored
+        self.ids = {}
         # large items that were added just now
         self.coming = []
         # whether items have expired: a cursor ahead of the queue's readers does not know their places
@@ -223,11 +281,11 @@ class Queue(Source):
         """Reset the state that lasts until the server ends."""
         self.taken = 0, 0
         self.idle_since = None
-        self.seen = 0
+        self.seen = self.arrived = 0
         self.reset()
 
     def reset(self):
-        self.total = self.expired = self.discarded = 0
+        self.total = self.expired = self.discarded = self.duplicates = 0
         self.transactions = self.canceled = self.flushes = 0
 
     def restart(self):
@@ -236,10 +294,12 @@ class Queue(Source):
         self.waiting.sort(key=lambda item: item.order)
         self.reserved.clear()
         self.waiters.clear()
+        self.waiting_cursors.clear()
         for cursor in self.cursors.values():
             cursor.read -= {hold.item.order for hold in cursor.reserved}
             cursor.passed.clear()
             cursor.reserved.clear()
+            cursor.returns.clear()
             cursor.waiters.clear()
         # the time of its creation may not have been written
         self.created = ANY
@@ -251,6 +311,7 @@ class Queue(Source):
         for item in self.waiting + [item for _, item in self.delayed]:
             item.enqueued, item.expires = date(item.enqueued), item.expires and date(item.expires)
         self.delayed = [(date(due), item) for due, item in self.delayed]
+        self.ids = {id: date(time) for id, time in self.ids.items()}
 
     def configure(self):
         self.settings = self.model.config.settings(self.name)
@@ -273,8 +334,14 @@ class Queue(Source):
 
     # Enqueue
 
-    def refusal(self, size, *, discard=False):
-        """Return why an item of this size is refused; None if it is not. Expired items make room for it."""
+    def has_had(self, id):
+        """Return whether a set with this id was stored within the window."""
+        window = self.settings["dedup_window"]
+        return id in self.ids and self.model.now - self.model.at(self.ids[id]) < window
+
+    def refusal(self, size, *, asks=False, discard=False, expire=True):
+        """Return why an item of this size is refused; None if it is not. Expired items make room for it,
+        unless this only `asks`, or the item has still to come."""
         settings = self.settings
         if settings["max_item_size"] is not None and size > settings["max_item_size"]:
             return b"SERVER_ERROR object too large for cache\r\n"
@@ -282,7 +349,9 @@ class Queue(Source):
             return None
         if self.is_full(size, []):
             return b"NOT_STORED\r\n"
-        while not self.moving and self.waiting and self.has_expired(self.waiting[0]):
+        if asks and self.waiting and self.has_expired(self.waiting[0]):
+            return None
+        while expire and not self.moving and self.waiting and self.has_expired(self.waiting[0]):
             self.expire(self.waiting[0])
         if settings["discard_old_when_full"]:
             while discard and self.is_full(size):
@@ -298,14 +367,19 @@ class Queue(Source):
             most_bytes is not None and self.bytes_of(items) + size > most_bytes
         )
 
-    def set(self, data, flags, expires, delay):
+    def set(self, data, flags, expires, delay, id):
         self.refusal(len(data), discard=True)
+        if id is not None:
+            self.ids[id] = self.model.now
         item = Item(next(self.model.orders), data, flags, self.model.now, expires)
         if delay:
-            self.delayed.append((self.model.now + delay, item))
-            self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
+            self.delay(item, delay)
         else:
             self.come(item)
+
+    def delay(self, item, delay):
+        self.delayed.append((self.model.now + delay, item))
+        self.delayed.sort(key=lambda pair: self.model.at(pair[0]))
 
     def adopt(self, item):
         """Add an item that another queue has moved here."""
@@ -314,12 +388,13 @@ class Queue(Source):
         self.come(Item(next(self.model.orders), item.data, item.flags, self.model.now, None))
 
     def come(self, item):
-        self.total += 1
+        self.arrived += 1
+        self.total += not item.attempts
         self.waiting.append(item)
         # a large item is checked before a waiter takes it: meanwhile waiters at a cursor see it, too
         self.coming += [item] * item.is_large
         self.serve()
-        for cursor in list(self.cursors.values()):
+        for cursor in list(self.waiting_cursors):
             cursor.serve()
         del self.coming[len(self.coming) - item.is_large :]
 
@@ -338,6 +413,14 @@ class Queue(Source):
         self.joining = False
 
     # Dequeue
+
+    def look(self, order):
+        """Return the first waiting item from this place in the order of sets on."""
+        return self.first_from(self.waiting, order)
+
+    def first_from(self, items, order):
+        found = [item for item in items if item.order >= order and not self.has_expired(item)]
+        return min(found, key=lambda item: item.order, default=None)
 
     def peek(self):
         while True:
@@ -361,18 +444,30 @@ class Queue(Source):
         self.reserved.remove(hold)
 
     def abort(self, hold):
+        if not self.gives_up(hold):
+            self.waiting.insert(0, hold.item)
+            self.serve()
+
+    def defer(self, hold, delay):
+        if not self.gives_up(hold):
+            # a cursor may hold it, too, under its number until now
+            self.delay(replace(hold.item), delay)
+            if not delay:
+                self.join()
+
+    def gives_up(self, hold):
+        """Take an item back from its client; return whether it has come back too often."""
         self.reserved.remove(hold)
         self.canceled += 1
         item = hold.item
         item.attempts += 1
         most = self.settings["max_attempts"]
-        if most is not None and item.attempts >= most:
-            if self.settings["dead_letter_queue"] is None:
-                self.discarded += 1
-            self.move(item, "dead_letter_queue")
-        else:
-            self.waiting.insert(0, item)
-            self.serve()
+        if most is None or item.attempts < most:
+            return False
+        if self.settings["dead_letter_queue"] is None:
+            self.discarded += 1
+        self.move(item, "dead_letter_queue")
+        return True
 
     def has_expired(self, item):
         now, most = self.model.now, self.settings["max_age"]
@@ -397,6 +492,7 @@ class Queue(Source):
     def flush(self):
         self.waiting.clear()
         self.delayed.clear()
+        self.ids.clear()
         self.flushes += 1
 
     def flush_expired(self):
@@ -425,8 +521,8 @@ class Queue(Source):
         if is_used or self.name in self.model.config.aliases:
             self.idle_since = None
             return False
-        if self.idle_since is None or self.seen != self.total:
-            self.idle_since, self.seen = now, self.total
+        if self.idle_since is None or self.seen != self.arrived:
+            self.idle_since, self.seen = now, self.arrived
         return most is not None and self.idle_since + most <= now
 
     def figures(self):
@@ -443,6 +539,7 @@ class Queue(Source):
             if self.waiting
             else 0,
             "discarded": self.discarded,
+            "duplicates": self.duplicates,
             "damaged_items": 0,
             "waiters": self.waiting_clients,
             "open_transactions": len(self.reserved),
@@ -460,12 +557,17 @@ class Queue(Source):
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a get: the queue, or a cursor over it, the options, and the time to wait in ms."""
+    """One key of a get: the queue, or a cursor over it, the options, the time to wait in ms, and of a look
+    from an id on the least order of sets that it may find."""
 
     queue: bytes
     label: bytes | None = None
     options: tuple = ()
     wait: int | None = None
+    least: int | None = None
+    # of close and abort: the order and the attempts of the item, and its token; None for the oldest one
+    token: tuple | None = None
+    delay: int | None = None  # of an abort
 
     @property
     def source(self):
@@ -474,7 +576,12 @@ class Key:
     @property
     def text(self):
         wait = () if self.wait is None else (b"t=%d" % self.wait,)
-        return b"/".join((self.source, *self.options, *wait))
+        delay = () if self.delay is None else (b"delay=%d" % self.delay,)
+        options = self.options
+        if self.token is not None:
+            token = b"=%d" % self.token[2]
+            options = [option + token * (option in (b"close", b"abort")) for option in options]
+        return b"/".join((self.source, *options, *wait, *delay))
 
     def __contains__(self, option):
         return option in self.options
@@ -482,6 +589,10 @@ class Key:
     @property
     def fetches(self):
         return b"open" in self or b"peek" in self or not (b"close" in self or b"abort" in self)
+
+
+def is_named(token, hold):
+    return token[:2] == (hold.item.order, hold.attempts)
 
 
 class Client:
@@ -506,13 +617,10 @@ class Client:
     def hold(self, source, hold):
         self.held.setdefault(source.name, []).append((source, hold))
 
-    def close(self, source):
-        for queue, hold in self.holds(source)[:1]:
-            queue.close(hold)
-
-    def abort(self, source):
-        for queue, hold in self.holds(source)[:1]:
-            queue.abort(hold)
+    def find(self, key):
+        """Return what a close or an abort is to end: the source and the hold, if it is held."""
+        held = self.holds(key.source)
+        return [pair for pair in held if key.token is None or is_named(key.token, pair[1])][:1]
 
 
 class Monitor:
@@ -544,7 +652,7 @@ class Monitor:
 
     def wait(self, source):
         waiter = Waiter(lambda source: source.reserve(), self.deliver)
-        self.model.begin_wait(self.client, waiter, source, self.deadline - self.model.now, self.end)
+        self.model.begin_wait(self.client, waiter, [source], self.deadline - self.model.now, self.end)
 
     def deliver(self, source, hold):
         self.model.end_wait(self.client)
@@ -561,10 +669,60 @@ class Monitor:
         model.hits += 1
         source.transactions += 1
         client.hold(source, hold)
-        model.say(client, self.key, hold, with_cas=False)
+        model.say(client, self.key, source, hold, with_cas=False)
         client.out += END
 
     def end(self):
+        self.client.out += END
+
+
+class AnyGet:
+    """A get that waits on several queues, and is served by one of them."""
+
+    def __init__(self, model, client, keys, with_cas):
+        self.model, self.client, self.with_cas = model, client, with_cas
+        self.delay = keys[0].wait
+        self.keys = {}
+        for key in keys:
+            self.keys.setdefault(key.source, key)
+
+    def sources(self):
+        for key in self.keys.values():
+            source = self.model.source(key, takes=b"peek" not in key, waits=bool(self.delay))
+            if source is not None:
+                yield source
+
+    def fetch(self, source):
+        return self.model.fetcher(self.keys[source.name])(source)
+
+    def go_on(self):
+        sources = list(self.sources())
+        for source in sources:
+            if (found := self.fetch(source)) is not None:
+                self.answer(source, found)
+                return
+        if not self.delay or not sources:
+            self.miss()
+            return
+        waiter = Waiter(self.fetch, self.deliver)
+        self.model.begin_wait(self.client, waiter, self.sources(), self.delay, self.miss)
+        # what expired in one of them may have moved to one before it
+        for source in list(waiter.sources):
+            source.serve()
+
+    def deliver(self, source, found):
+        self.model.end_wait(self.client)
+        self.answer(source, found)
+
+    def answer(self, source, found):
+        key = self.keys[source.name]
+        if b"open" in key:
+            (source if key.label is None else source.queue).transactions += 1
+        self.model.value(self.client, key, source, found, self.with_cas)
+        self.client.out += END
+
+    def miss(self):
+        self.model.value(self.client, next(iter(self.keys.values())), None, None, self.with_cas)
         self.client.out += END
 
 
@@ -642,8 +800,9 @@ class Model:
                 self.queues[name].tick()
         self.settle()
 
-    def begin_wait(self, client, waiter, source, delay, time_out):
-        source.wait(waiter)
+    def begin_wait(self, client, waiter, sources, delay, time_out):
+        for source in sources:
+            source.wait(waiter)
         client.waiter = waiter
 
         def late():
@@ -735,11 +894,13 @@ class Model:
         return self.awaited[name]
 
     def hand_over(self, queue, heir):
-        for waiter in queue.waiters:
+        for waiter in list(queue.waiters):
+            queue.leave(waiter)
             heir.wait(waiter)
-        for label, cursor in queue.cursors.items():
-            for waiter in cursor.waiters:
-                heir.cursor(label).wait(waiter)
+        for cursor in list(queue.waiting_cursors):
+            for waiter in list(cursor.waiters):
+                cursor.leave(waiter)
+                heir.cursor(cursor.label).wait(waiter)
 
     def shown(self):
         """Return the queues that statistics show."""
@@ -815,35 +976,41 @@ class Model:
     def quit(self, client):
         self.lose(client)
 
-    def set(self, client, name, data, flags, exptime, delay, noreply):
+    def set(self, client, name, data, flags, exptime, delay, id, noreply):
         self.sets += 1
-        reply = self.store(name, data, flags, exptime, delay)
+        reply = self.store(name, data, flags, exptime, delay, id)
         self.reply(client, reply, noreply=noreply, is_error=reply != STORED)
 
     def begin_set(self, name, size, sent):
         """Begin the set of a large item that will stay incomplete."""
         self.sets += 1
         self.bytes_read += sent
-        self.targets_of(name, size)
+        self.targets_of(name, size, expire=False)
 
-    def targets_of(self, name, size):
-        """Return the queues that an item of this size goes to, or the error that refuses it."""
+    def targets_of(self, name, size, id=None, *, expire=True):
+        """Return the queues that an item of this size goes to, or the error that refuses it. Those that have
+        had its id are not asked."""
         if refusal := self.refusal(READONLY):
             return refusal
         targets = self.targets(name)
-        for queue in targets:
-            if refusal := queue.refusal(size):
-                return refusal
-        if not targets and size > LARGE_BYTES and name not in self.config.aliases:
+        lacking = [queue for queue in targets if not queue.has_had(id)]
+        refusals = {queue.refusal(size, asks=True) for queue in lacking} - {None}
+        if len(refusals) > 1:
+            # which comes first is up to what of the queues is in memory
+            return ANY + b"\r\n"
+        refusals = refusals or {queue.refusal(size, expire=expire) for queue in lacking} - {None}
+        if refusals:
+            return refusals.pop()
+        if not targets and size > LARGE_BYTES:
             # a large item passes through the memory of a queue that is not durable, though no queue takes it
-            queue = self.queue(name)
+            queue = self.queue(self.config.aliases.get(name, [name])[0])
             most = queue.settings["max_bytes"]
             if not queue.durable and most is not None and size > most:
                 return b"NOT_STORED\r\n"
         return targets
 
-    def store(self, name, data, flags, exptime, delay):
-        targets = self.targets_of(name, len(data))
+    def store(self, name, data, flags, exptime, delay, id):
+        targets = self.targets_of(name, len(data), id)
         if isinstance(targets, bytes):
             return targets
         expires = None
@@ -853,11 +1020,18 @@ class Model:
             expires = self.now + exptime * 1000
         elif exptime:
             expires = Date(exptime * 1000)
+        had = [queue for queue in targets if queue.has_had(id)]
         for queue in targets:
-            queue.set(data, flags, expires, delay)
+            if queue in had:
+                queue.duplicates += 1
+            else:
+                queue.set(data, flags, expires, delay, id)
         return STORED
 
     def get(self, client, key, with_cas):
+        if key.token is not None and not client.find(key):
+            client.out += NOT_HELD
+            return
         if self.is_to_close(key, len(client.holds(key.source))):
             client.out += CLOSE_FIRST
             return
@@ -881,7 +1055,7 @@ class Model:
                 answer(source, found)
 
             waiter = Waiter(self.fetcher(key), deliver)
-            self.begin_wait(client, waiter, source, key.wait, lambda: answer(waiter.source, None))
+            self.begin_wait(client, waiter, [source], key.wait, lambda: answer(None, None))
         else:
             answer(source, found)
 
@@ -891,10 +1065,13 @@ class Model:
         return b"open" not in key or held >= self.settings(key.queue)["max_open_reads"]
 
     def release(self, client, key):
-        if b"close" in key:
-            client.close(key.source)
-        elif b"abort" in key:
-            client.abort(key.source)
+        for source, hold in client.find(key):
+            if b"close" in key:
+                source.close(hold)
+            elif key.delay is not None:
+                source.defer(hold, key.delay)
+            elif b"abort" in key:
+                source.abort(hold)
 
     def fetch(self, client, key, source):
         self.release(client, key)
@@ -907,6 +1084,8 @@ class Model:
     def fetcher(self, key):
         if b"open" in key:
             return lambda source: source.reserve()
+        if key.least is not None:
+            return lambda source: source.look(key.least)
         return lambda source: source.peek() if b"peek" in key else source.pop()
 
     def value(self, client, key, source, found, with_cas):
@@ -921,33 +1100,66 @@ class Model:
             return
         if b"open" in key:
             client.hold(source, found)
-        self.say(client, key, found, with_cas)
+        self.say(client, key, source, found, with_cas)
 
-    def say(self, client, key, found, with_cas):
-        item = found.item if isinstance(found, Hold) else found
+    def say(self, client, key, source, found, with_cas):
+        item, attempts = found, 0
+        if isinstance(found, Hold):
+            item, attempts = found.item, found.attempts
+        elif found is not None:
+            attempts = source.attempts(item)
         text = key.queue if self.dialect == "kestrel" else key.text
-        number = b" " + cas(item.order) if with_cas else b""
+        number = b" " + cas(item.order, attempts) if with_cas else b""
         client.out += b"VALUE %s %d %d%s\r\n%s\r\n" % (text, item.flags, len(item.data), number, item.data)
 
-    def get_many(self, client, keys, with_cas):
-        held = {key.source: len(client.holds(key.source)) for key in keys}
+    def is_wrong(self, client, keys, *, gives_each):
+        """Return the error of a get of several keys that asks to end what its client does not hold, or holds
+        too much."""
+        held = {key.source: [hold for _, hold in client.holds(key.source)] for key in keys}
         for key in keys:
-            count = held[key.source]
-            if self.is_to_close(key, count):
-                client.out += CLOSE_FIRST
-                return
-            if b"close" in key or b"abort" in key:
-                count = max(0, count - 1)
-            held[key.source] = count + (b"open" in key)
+            holds = held[key.source]
+            if key.token is not None:
+                named = [hold for hold in holds if hold is not None and is_named(key.token, hold)]
+                if not named:
+                    return NOT_HELD
+                holds.remove(named[0])
+            elif self.is_to_close(key, len(holds)):
+                return CLOSE_FIRST
+            elif b"close" in key or b"abort" in key:
+                del holds[:1]
+            if b"open" in key and gives_each:
+                holds.append(None)
+        return None
+
+    def get_many(self, client, keys, with_cas):
+        if wrong := self.is_wrong(client, keys, gives_each=True):
+            client.out += wrong
+            return
         refusal = self.refusal(QUIESCENT)
         if refusal and any(key.fetches for key in keys):
             client.out += refusal
             return
         for key in keys:
+            if key.token is not None and b"close" in key:
+                self.release(client, key)
+        for key in keys:
             takes = key.fetches and b"peek" not in key
             source = None if refusal else self.source(key, takes=takes, waits=False)
             self.value(client, key, source, self.fetch(client, key, source), with_cas)
         client.out += END
+
+    def get_any(self, client, keys, with_cas):
+        if wrong := self.is_wrong(client, keys, gives_each=False):
+            client.out += wrong
+            return
+        for key in keys:
+            self.release(client, key)
+        if not any(key.fetches for key in keys):
+            client.out += END
+        elif refusal := self.refusal(QUIESCENT):
+            client.out += refusal
+        else:
+            AnyGet(self, client, [key for key in keys if key.fetches], with_cas).go_on()
 
     def monitor(self, client, name, seconds, most):
         Monitor(self, client, name, seconds, most).go_on()

@@ -11,10 +11,11 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from brokers import Data, log_to
-from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
+from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model, cas
 from doubles import Loop, Silence, Transport
 from hypothesis import note
 from hypothesis import strategies as st
@@ -34,6 +35,8 @@ START_MS = 1_700_000_000_000
 # the time of commands after a tick
 COMMANDS_AT_MS = 200
 HOUR_MS = 3_600_000
+# the least id that no item has
+ID_STOP = 1 << 48
 FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 NAME = b"CLIENT_ERROR bad queue name: 1 to 250 bytes without space, control character or /\r\n"
 BAD_TOML = "max_items = 1\n"
@@ -56,6 +59,9 @@ WRONG = {
     b"get takes t=<ms> open close[=<token>] abort[=<token>] delay=<ms> peek from=<id> cursor=<name>\r\n",
     b"get a/t=x\r\n": b"CLIENT_ERROR bad timeout: t takes milliseconds\r\n",
     b"get a/abort/open\r\n": b"CLIENT_ERROR abort must be by itself, or with a delay\r\n",
+    b"get a/delay=5\r\n": b"CLIENT_ERROR a get takes a delay with abort alone\r\n",
+    b"get a/cursor=one/abort/delay=5\r\n": b"CLIENT_ERROR a cursor takes no delay: "
+    b"it removes nothing from its queue, so it has nothing to put back\r\n",
     b"get a/open/peek\r\n": b"CLIENT_ERROR cannot open and peek\r\n",
     b"get a b/t=10\r\n": b"CLIENT_ERROR to wait on several queues, give each of them the same t\r\n",
     b"get /open\r\n": NAME,
@@ -187,7 +193,7 @@ def settings_of(name):
         "durable": st.booleans(),
         "sync": st.sampled_from([None, 0, 100]),
         "open_timeout": st.sampled_from([500, 1500]),
-        "max_open_reads": st.integers(1, 3),
+        "max_open_reads": st.sampled_from([1, 2, 3, 3]),
         "max_attempts": st.integers(1, 3),
     }
     heir = HEIRS.get(name)
@@ -214,6 +220,8 @@ def configurations(draw):
         )
     )
     defaults = draw(settings_of(b"late")) if draw(st.integers(0, 3)) == 0 else {}
+    # always the same: a reload does not bring back ids, or outdate them
+    defaults |= {"dedup_window": 1500}
     aliases = {}
     if draw(st.integers(0, 2)) == 0:
         targets = [name for name in NAMES if name != ALIAS]
@@ -247,8 +255,12 @@ waits = st.sampled_from([None, None, 0, 5, 250, 1000, 2000])
 @st.composite
 def keys(draw, names, waits=waits):
     given = draw(options)
-    wait = None if b"abort" in given else draw(waits)
-    return Key(draw(names), draw(labels), given, wait)
+    label = draw(labels)
+    if b"abort" not in given:
+        return Key(draw(names), label, given, draw(waits))
+    # a cursor takes no delay
+    delay = draw(st.sampled_from([None, 0, 1, 500, 1000])) if label is None else None
+    return Key(draw(names), label, given, delay=delay)
 
 
 def no(flag):
@@ -287,7 +299,7 @@ class CommandMachine(RuleBasedStateMachine):
         self.server = Server(self.data, toml(settings), dialect, grace)
         self.model = Model(settings, self.server.now, dialect=dialect, grace=grace)
         self.settings = settings
-        # by token, the id that the server has told
+        # by an item's order, the id that the server has told
         self.ids = {}
         self.pairs = []
         self.connect()
@@ -313,14 +325,16 @@ class CommandMachine(RuleBasedStateMachine):
                 continue
             start, token, end = (expected_line or b"").partition(ANY)
             if not token:
-                start, token, end = re.fullmatch(rb"(.*?)(\0cas:\d+\0|)()", expected_line or b"").groups()
+                start, token, end = re.fullmatch(rb"(.*?)(\0cas:\d+:\d+\0|)()", expected_line or b"").groups()
             word = (line or b"").removeprefix(start).removesuffix(end)
             assert token, (place, line, expected_line, said[:2000], expected[:2000])
             assert line == start + word + end, (place, line, expected_line)
             if token != ANY:
+                order, attempts = map(int, token.strip(b"\0").split(b":")[1:])
+                id = int(word) - (attempts << 48)
                 # the same each time, and never 0
-                assert self.ids.setdefault(token, word) == word
-                assert int(word) > 0
+                assert self.ids.setdefault(order, id) == id
+                assert 0 < id < 1 << 48
 
     def clean(self):
         """Replace clients whose connections have ended."""
@@ -348,7 +362,7 @@ class CommandMachine(RuleBasedStateMachine):
     # Commands: the bytes, the model's method, and its arguments
 
     def a_set(self, data):
-        name, delay = data.draw(self.names), data.draw(st.sampled_from([0, 0, 0, 1, 500, 1000]))
+        name, delay = data.draw(self.names), data.draw(self.DELAYS)
         number = next(self.numbers)
         size = data.draw(st.sampled_from([1, 4, 4, 5, 9, LARGE_BYTES + 1]))
         content = (b"%d" % number).rjust(size, b".")
@@ -356,19 +370,56 @@ class CommandMachine(RuleBasedStateMachine):
         if exptime == "date":
             exptime = (self.model.now + self.model.ahead) // 1000 + 1
         sync, noreply = data.draw(sometimes), data.draw(sometimes)
+        id = data.draw(st.sampled_from([None, None, None, b"1", b"2", b"3"]))
         key = name + (b"/sync" if sync else b"") + (b"/delay=%d" % delay if delay else b"")
+        key += b"" if id is None else b"/id=" + id
         line = b"set %s %d %d %d%s\r\n" % (key, number, exptime, len(content), no(noreply))
-        return line + content + b"\r\n", "set", (name, content, number, exptime, delay, noreply)
+        return line + content + b"\r\n", "set", (name, content, number, exptime, delay, id, noreply)
+
+    def a_key(self, data, waits=waits):
+        key = data.draw(keys(self.names, waits))
+        if (b"close" in key or b"abort" in key) and data.draw(st.booleans()):
+            source, token = data.draw(st.sampled_from(self.tokens()))
+            queue, _, label = source.partition(b"/cursor=")
+            key = replace(key, queue=queue, label=label or None, token=token)
+        return key
+
+    def tokens(self):
+        """Return the sources of items and their tokens: of some that are held, and of two that are not."""
+        return [(b"a", (0, 0, 1 << 47)), (b"b", (0, 2, 5 << 47)), *(token for _, *token in self.holds())]
+
+    def holds(self):
+        """Return what is held of which the server has told the id: who holds it, the source and the token."""
+        found = []
+        for place, (_, client) in enumerate(self.pairs):
+            for source, held in client.held.items():
+                for _, hold in held:
+                    id = self.ids.get(hold.item.order)
+                    if id is not None:
+                        token = hold.item.order, hold.attempts, (hold.attempts << 48) + id
+                        found.append((place, source, token))
+        return found
 
     def a_get(self, data):
-        key, with_cas = data.draw(keys(self.names)), data.draw(sometimes)
+        key, with_cas = self.a_key(data), data.draw(st.booleans())
         return b"get%s %s\r\n" % (b"s" * with_cas, key.text), "get", (key, with_cas)
 
     def a_get_of_many(self, data):
-        several = data.draw(st.lists(keys(self.names, st.none()), min_size=2, max_size=4))
-        with_cas = data.draw(sometimes)
+        several = [self.a_key(data, st.none()) for _ in range(data.draw(st.integers(2, 4)))]
+        return self.get_of(several, data.draw(sometimes), "get_many")
+
+    def a_get_of_any(self, data):
+        wait = data.draw(waits.filter(lambda wait: wait is not None))
+        several = [self.a_key(data, st.just(wait)) for _ in range(data.draw(st.integers(2, 4)))]
+        several = [
+            key if b"abort" not in key else replace(key, options=(b"close",), wait=wait) for key in several
+        ]
+        return self.get_of(several, data.draw(st.booleans()), "get_any")
+
+    @staticmethod
+    def get_of(several, with_cas, method):
         line = b"get%s %s\r\n" % (b"s" * with_cas, b" ".join(key.text for key in several))
-        return line, "get_many", (several, with_cas)
+        return line, method, (several, with_cas)
 
     def a_monitor(self, data):
         name, seconds = data.draw(self.names), data.draw(st.integers(0, 2))
@@ -426,10 +477,11 @@ class CommandMachine(RuleBasedStateMachine):
         sent = wire.replace(b"\r\n", b" noreply\r\n") if noreply else wire
         return sent, "wrong", (WRONG[wire], noreply, wire in FATAL)
 
-    COMMON = (a_set, a_set, a_get, a_get)
+    DELAYS = st.sampled_from([0, 0, 0, 1, 500, 1000])
+    COMMON = (a_set, a_set, a_get, a_get, a_get_of_any)
     RARE = (
-        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_flush_of_all, a_flush_of_expired,
-        a_question, a_wrong_one,
+        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_flush_of_all,
+        a_flush_of_expired, a_question, a_wrong_one,
     )  # fmt: skip
 
     def draw(self, data):
@@ -449,15 +501,50 @@ class CommandMachine(RuleBasedStateMachine):
     def command(self, data):
         self.do(data.draw(st.sampled_from(self.idle())), self.draw(data))
 
+    @precondition(lambda self: self.idle() and self.holds())
+    @rule(data=st.data(), options=st.sampled_from([(b"close",), (b"abort",), (b"close", b"open")]))
+    def end_by_token(self, data, options):
+        place, source, token = data.draw(st.sampled_from(self.holds()))
+        if place not in self.idle():
+            place = data.draw(st.sampled_from(self.idle()))
+        queue, _, label = source.partition(b"/cursor=")
+        key = Key(queue, label or None, options, None, token)
+        self.do(place, (b"gets %s\r\n" % key.text, "get", (key, True)))
+
     @precondition(lambda self: self.idle())
     @rule(data=st.data())
     def figures(self, data):
         self.do(data.draw(st.sampled_from(self.idle())), (b"stats\r\n", "stats", ()))
 
+    @precondition(lambda self: self.idle())
+    @rule(data=st.data(), is_behind=st.booleans())
+    def page(self, data, is_behind):
+        """Look at a queue from an id on that the server has told, from the start, or from beyond the end."""
+        name, label = data.draw(self.names), data.draw(labels)
+        queue = self.model.queues.get(name)
+        told = {0: 0, ID_STOP: ID_STOP}
+        for item in () if queue is None else queue.waiting:
+            if cas(item.order) in self.ids:
+                told[item.order] = int(self.ids[cas(item.order)]) % ID_STOP
+        order = data.draw(st.sampled_from(sorted(told)))
+        options = b"peek", b"from=%d" % (told[order] + is_behind)
+        looked = Key(name, label, options, None, order and order + is_behind)
+        self.do(
+            data.draw(st.sampled_from(self.idle())), (b"gets %s\r\n" % looked.text, "get", (looked, True))
+        )
+
     @precondition(lambda self: not self.waiting())
     @rule(data=st.data(), place=st.integers(0, 2), count=st.integers(2, 6))
     def pipeline(self, data, place, count):
         self.do(place, *[self.draw(data) for _ in range(count)])
+
+    @precondition(lambda self: not self.waiting())
+    @rule(data=st.data(), place=st.integers(0, 2), delay=st.sampled_from([0, 1, 500, 1000]))
+    def retry(self, data, place, delay):
+        """Reserve an item and put it back with a pause: by themselves these two seldom meet."""
+        name = data.draw(self.names)
+        keys = Key(name, None, (b"open",)), Key(name, None, (b"abort",), delay=delay)
+        self.do(place, *[(b"get %s\r\n" % key.text, "get", (key, False)) for key in keys])
 
     @precondition(lambda self: self.waiting() and not self.has_backlog())
     @rule(data=st.data())
@@ -567,6 +654,40 @@ class CommandMachine(RuleBasedStateMachine):
             shutil.rmtree(self.data, ignore_errors=True)
 
 
+class HoldingMachine(CommandMachine):
+    """As the other, of the commands that hold items and wait for them, and of what ends both."""
+
+    COMMON = (CommandMachine.a_set, CommandMachine.a_get, CommandMachine.a_get_of_any)
+    RARE = (CommandMachine.a_get_of_many, CommandMachine.a_monitor, CommandMachine.a_delete)
+    # what is due a millisecond after the tick that serves a client may join with that tick, or with the next
+    DELAYS = st.sampled_from([0, 0, 0, 500, 1000])
+    OPEN = st.sampled_from([(b"open",), (b"open",), (b"close", b"open"), ()])
+
+    # rules that the other has
+    set_clock = reload = restart = change_status = up_again = None
+
+    def a_get_to_hold(self, data):
+        key = Key(data.draw(self.names), data.draw(labels), data.draw(self.OPEN), data.draw(waits))
+        return b"gets %s\r\n" % key.text, "get", (key, True)
+
+    @precondition(lambda self: not self.waiting())
+    @rule(data=st.data(), place=st.integers(0, 2))
+    def hold(self, data, place):
+        self.do(place, self.a_set(data), self.a_get_to_hold(data))
+
+    @precondition(lambda self: not self.has_backlog())
+    @rule(data=st.data(), place=st.integers(0, 2))
+    def wait_on_any(self, data, place):
+        self.do(place, self.a_get_of_any(data))
+
+    @precondition(lambda self: self.waiting() and self.idle())
+    @rule(data=st.data())
+    def serve(self, data):
+        self.do(self.idle()[0], self.a_set(data))
+
+
 TestCommands = CommandMachine.TestCase
+TestHolding = HoldingMachine.TestCase
 # the suite runs the same examples each time; others are for runs by hand
 TestCommands.settings = profile(150, derandomize=EXAMPLES not in os.environ)
+TestHolding.settings = profile(50, derandomize=EXAMPLES not in os.environ)

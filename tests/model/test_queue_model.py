@@ -6,6 +6,7 @@ too many attempts are moved to the queue `dead`: none may be lost on the way. So
 queues: they are in both or in none. Threads run their tasks in any order.
 """
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -25,17 +26,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from machines import new_directory, profile
-from queue_model import Hold, Passing, Twin
+from queue_model import WINDOW_MS, Hold, Passing, Twin
 from system import Killed, System
 
 from darner import _records
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
-from darner.errors import JournalError, StartError
+from darner.errors import JournalError, NotReadyError, StartError
 from darner.journal import lookup, reading, segment_file, wal
 from darner.journal.blob import BlobReader
 from darner.journal.layout import is_state_key
-from darner.queues import item_window, moving
+from darner.queues import browsing, item_window, moving
 from darner.queues import upload as upload_module
 from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
@@ -49,6 +50,7 @@ CHUNK_BYTES = 400  # a smaller item is never a large one when it is moved
 SEGMENT_BYTES = 1024
 PAGE_BYTES = 256
 RESERVE_BYTES = 64
+IDS = (b"1", b"2", b"3")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -59,6 +61,9 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr(wal, "LONG_SEGMENTS", 3)
         patch.setattr(item_window, "WINDOW_BYTES", 3 * _records.ITEM_BYTES)
         patch.setattr(item_window, "READ_ITEMS", 2)
+        patch.setattr(browsing, "READ_ITEMS", 2)
+        patch.setattr(browsing, "PASSED_AT_ONCE", 2)
+        patch.setattr(browsing, "IDS_AT_ONCE", 2)
         patch.setattr(moving, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr(upload_module, "CHUNK_BYTES", CHUNK_BYTES)
         patch.setattr("darner.journal.batch.STAGED_BYTES", 8 * _records.ITEM_BYTES)
@@ -66,6 +71,8 @@ class QueueMachine(RuleBasedStateMachine):
         patch.setattr("darner.journal.tidying.DEAD_RECORDS", 4)
         patch.setattr("darner.journal.tidying.TRIM_RECORDS", 3)
         patch.setattr("darner.journal.tidying.COMPACT_RECORDS", 40)
+        patch.setattr("darner.journal.dedup_ids.TRIM_IDS", 2)
+        patch.setattr("darner.journal.id_filter.LAYERS_BYTES", (4, 8))
         self.blobs = []  # open readers
         patch.setattr("darner.journal.lookup.BlobReader", lambda *args: self._note_blob(BlobReader(*args)))
         self.log = Silence()
@@ -78,8 +85,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.system.has_names = lambda: self.broker.storage.log.segment.in_group
         self.now = 1_000_000
         self.items = {}  # number: data, in a list if the item is a large one, and when it expires
-        self.due = {}  # number: when a delayed item is due; and its place in the order of sets
-        self.due_place = {}
+        # (twin, number): when the delayed item has been due, each with its place in the order of delays
+        self.dues = collections.defaultdict(dict)
         self.places = itertools.count()
         self.twins = {name: Twin() for name in NAMES}
         # (twin, index, other, index, number): if a power cut leaves the state of `twin` at this index, or a
@@ -124,8 +131,10 @@ class QueueMachine(RuleBasedStateMachine):
     @staticmethod
     def _settings_for(name):
         if name == DEAD:
-            return QueueSettings()
-        return QueueSettings(max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode())
+            return QueueSettings(dedup_window_ms=WINDOW_MS)
+        return QueueSettings(
+            max_attempts=MAX_ATTEMPTS, dead_letter_queue=DEAD.decode(), dedup_window_ms=WINDOW_MS
+        )
 
     def _die(self):
         self.system.calls_left = 0
@@ -160,14 +169,16 @@ class QueueMachine(RuleBasedStateMachine):
         if name not in self.broker.queues:
             # a queue of which nothing was logged does not exist
             assert any(not may for may in twin.unsure)
-            twin.found(None, {})
+            twin.found(None, {}, {}, self.places)
             return
         journal = self.broker.queues[name].journal
         with self._readable(journal):
             numbers, delayed = self._numbers(journal, twin), self._delayed(journal, twin)
-        held = frozenset((*numbers, *(-number for number in delayed)))
-        assert any(twin.may_be(held, may) for may in twin.unsure)
-        twin.found(numbers, delayed)
+        found = {id: lookup.when_set(journal, journal.dedup_ids.digest(id)) for id in IDS}
+        ids = {id: set_ms for id, set_ms in found.items() if set_ms}
+        held = frozenset((*numbers, *(-number for number in delayed), *ids.items()))
+        assert any(twin.may_be(held, may, self.now) for may in twin.unsure)
+        twin.found(numbers, delayed, ids, self.places)
 
     @contextlib.contextmanager
     def _readable(self, journal):
@@ -183,7 +194,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _stored_delayed(self, journal):
         """The delayed items with their keys, flushed ones among them."""
-        return list(journal.delayed._in_order(journal.records, journal.database.open, 0, []))
+        open_database = journal.database.open if journal.database.exists else None
+        return list(journal.delayed._in_order(journal.records, open_database, 0, []))
 
     def _delayed(self, journal, twin):
         """Return when each delayed item is due, by number."""
@@ -193,7 +205,9 @@ class QueueMachine(RuleBasedStateMachine):
         for key, item in entries[len(entries) - journal.delayed.items :]:
             self._is_item(item, item.flags, twin)
             delayed[item.flags] = int.from_bytes(key[1:9], "big")
-            assert delayed[item.flags] == self.due[item.flags]
+            assert delayed[item.flags] in self.dues[twin, item.flags]
+            if item.flags in twin.attempts:
+                assert item.attempts == twin.attempts[item.flags]
         assert journal.delayed.items == len(delayed)
         assert journal.delayed.bytes == sum(map(self._size, delayed))
         return delayed
@@ -205,7 +219,7 @@ class QueueMachine(RuleBasedStateMachine):
             if item.flags in twin.attempts:
                 assert item.attempts == twin.attempts[item.flags]
         numbers = [item.flags for item in items]
-        assert numbers == sorted(numbers, key=twin.order.get)
+        assert twin.order.fits(numbers, is_exact=twin.is_order_exact)
         assert (journal.state.items, journal.state.bytes) == (len(items), sum(item.size for item in items))
         return numbers
 
@@ -304,7 +318,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _in_turn(self, twin):
         """Return the delayed items in the order in which they are due."""
-        return sorted(twin.delayed, key=lambda number: (twin.delayed[number], self.due_place[number]))
+
+        def turn(number):
+            due = twin.delayed[number]
+            return due, self.dues[twin, number][due]
+
+        return sorted(twin.delayed, key=turn)
 
     def _number(self, data, exptime=0):
         number = len(self.items) + 1
@@ -381,21 +400,65 @@ class QueueMachine(RuleBasedStateMachine):
         """Note that the state of `twin` may be found only together with that of the other one."""
         self.joint.append((twin, len(twin.history) - 1, other, len(other.history) - 1, number))
 
+    @rule(
+        name=names,
+        id=st.sampled_from(IDS),
+        delay_s=st.sampled_from([0, 0, 0, 2]),
+        both=st.sampled_from([False, False, True]),
+        sync=st.booleans(),
+    )
+    def push_once(self, name, id, delay_s, both, sync, size=9):
+        """Push with an id, which some of the queues may have had."""
+        found = [self._queue(name) for name in (BOTH if both and name in BOTH else (name,))]
+        if any(queue is None for queue, _ in found):
+            return
+        queues = [queue for queue, _ in found]
+        lacking = [twin for _, twin in found if not twin.has_had(id, self.now)]
+        number = self._number(b"x" * size)
+        for twin in lacking:
+            twin.order[number], twin.attempts[number] = next(self.places), 0
+        stored = []
+
+        def push():
+            stored.extend(Fanout(queues).push(record(b"x" * size), number, 0, delay_s * 1000, id))
+
+        if not self._tried(push):
+            return
+        assert [self.twins[queue.name] for queue in stored] == lacking
+        for twin in lacking:
+            twin.ids[id] = self.now
+        if not delay_s:
+            self._both_have(lacking, number)
+        elif len(lacking) == 1:
+            self._is_delayed(lacking[0], number, delay_s)
+        else:
+            self._both_are_delayed(lacking, number, delay_s)
+        for queue in queues:
+            self._wait_if_crowded(queue)
+        if sync:
+            self._sync()
+
+    def _both_are_delayed(self, twins, number, delay_s):
+        for twin in twins:
+            self._is_delayed(twin, number, delay_s)
+        for one, other in itertools.permutations(twins, 2):
+            self._implies(one, other)
+
     @rule(name=names, exptime=st.sampled_from([0, 0, 3]), delay_s=st.integers(1, 9), sync=st.booleans())
     def push_delayed(self, name, exptime, delay_s, sync):
         queue, twin = self._queue(name)
         if queue is None:
             return
         number = self._number(b"later", exptime)
+        twin.attempts[number] = 0
         if self._tried(queue.push_delayed, record(b"later"), number, exptime, delay_s * 1000):
             self._is_delayed(twin, number, delay_s)
             if sync:
                 self._sync()
 
     def _is_delayed(self, twin, number, delay_s):
-        twin.delayed[number] = self.due[number] = self.now + delay_s * 1000
-        self.due_place[number] = twin.order[number] = next(self.places)
-        twin.attempts[number] = 0
+        twin.delayed[number] = due = self.now + delay_s * 1000
+        self.dues[twin, number][due] = twin.order[number] = next(self.places)
         twin.changed()
 
     @rule(name=names, count=st.integers(2, 12), size=st.sampled_from([3, 200]))
@@ -463,6 +526,7 @@ class QueueMachine(RuleBasedStateMachine):
                 for each in twins:
                     each.unsynced.add(number)
             if delay_s:
+                twin.attempts[number] = 0
                 self._is_delayed(twin, number, delay_s)
             else:
                 self._both_have(twins, number)
@@ -508,6 +572,40 @@ class QueueMachine(RuleBasedStateMachine):
             self.readers.append((queue.open_blob(item), number))
         twin.changed()
 
+    @rule(name=names)
+    def browse(self, name):
+        """Page through a queue, which stays as it is, and ask how long its head has waited."""
+        queue, twin = self._queue(name)
+        if queue is None:
+            return
+        waiting, next_unread = list(queue.window), queue.journal.next_unread
+        found, id = [], 1
+        try:
+            while (item := self._look(queue, id)) is not None:
+                assert item.id >= id
+                self._is_item(item, item.flags, twin)
+                found.append(item.flags)
+                id = item.id + 1
+        except JournalError:
+            assert self._is_troubled
+            return
+        numbers = [number for number in twin.waiting if not self._expired(number, twin)]
+        assert found == sorted(numbers, key=twin.order.get)
+        assert (list(queue.window), queue.journal.next_unread) == (waiting, next_unread)
+        with self._readable(queue.journal):
+            head = next(iter(waiting or self._unread(queue.journal)), None)
+            assert queue.head_age_ms == (0 if head is None else self.now - head.enqueued_ms)
+
+    @staticmethod
+    def _look(queue, id):
+        while True:
+            try:
+                return queue.peek_from(id)
+            except NotReadyError as error:
+                if error.next_id <= id:
+                    raise
+                id = error.next_id
+
     @staticmethod
     def _pop(queue):
         """Fetch an item as a plain `get` does."""
@@ -538,36 +636,82 @@ class QueueMachine(RuleBasedStateMachine):
         for hold in holds[written:]:
             self._end_hold(self.holds.index(hold), "close")
 
-    @precondition(lambda self: self.holds)
-    @rule(which=st.integers(0, 9), how=st.sampled_from(["close", "abort"]))
-    def end_hold(self, which, how):
-        self._end_hold(which % len(self.holds), how)
+    @rule(name=names, count=st.integers(1, 3), delay_s=st.sampled_from([0, 1, 3]))
+    def retry(self, name, count, delay_s):
+        """Reserve some items, then put them back with a pause."""
+        before = len(self.holds)
+        for _ in range(count):
+            self.fetch(name=name, how="reserve", read=False)
+        for hold in self.holds[before:]:
+            self._end_hold(self.holds.index(hold), "defer", delay_s)
 
-    def _end_hold(self, index, how):
+    @precondition(lambda self: self.holds)
+    @rule(
+        which=st.integers(0, 9),
+        how=st.sampled_from(["close", "abort", "defer", "defer"]),
+        delay_s=st.sampled_from([0, 1, 3]),
+    )
+    def end_hold(self, which, how, delay_s):
+        self._end_hold(which % len(self.holds), how, delay_s)
+
+    def _end_hold(self, index, how, delay_s=1):
         hold, twin = self.holds[index]
         is_held = twin.reserved.get(hold.number) is hold
-        if how == "abort" and is_held and hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS:
-            if not self._move(hold, twin):
-                return
-        elif how == "abort":
-            if is_held and self._is_troubled:
-                twin.attempts.pop(hold.number, None)
-            hold.queue.abort(hold.item)
-            if is_held:
-                twin.waiting.insert(0, hold.number)
-                if hold.number in twin.attempts:
-                    twin.attempts[hold.number] += 1
-        elif not self._tried(hold.queue.close, hold.item):
-            return
-        del self.holds[index]
-        if is_held:
-            twin.reserved.pop(hold.number, None)
-            twin.changed()
-            if how == "abort" and hold.number not in twin.waiting:
+        if how != "close" and is_held and self._is_to_move(hold):
+            if self._move(hold, twin, how):
+                self._forget_hold(index)
                 number = None if hold.number in twin.unsynced else hold.number
                 self._implies(twin, self.twins[DEAD], number)
+        elif how == "defer":
+            self._defer(index, delay_s, is_held=is_held)
+        elif how == "abort":
+            self._abort(index, is_held=is_held)
+        elif self._tried(hold.queue.close, hold.item):
+            self._forget_hold(index)
 
-    def _move(self, hold, twin):
+    def _forget_hold(self, index):
+        """Note that an item is reserved no more, if it still was."""
+        hold, twin = self.holds.pop(index)
+        if twin.reserved.get(hold.number) is hold:
+            del twin.reserved[hold.number]
+            twin.changed()
+
+    def _abort(self, index, *, is_held):
+        hold, twin = self.holds[index]
+        if is_held and self._is_troubled:
+            twin.attempts.pop(hold.number, None)
+        hold.queue.abort(hold.item)
+        if is_held:
+            twin.waiting.insert(0, hold.number)
+            self._count_attempt(twin, hold.number)
+        self._forget_hold(index)
+
+    def _defer(self, index, delay_s, *, is_held):
+        hold, twin = self.holds[index]
+        try:
+            hold.queue.defer(hold.item, delay_s * 1000)
+        except JournalError:
+            assert self._is_troubled or self.broker.space.refusal is not None
+            return
+        if not is_held:
+            self._forget_hold(index)
+            return
+        del self.holds[index], twin.reserved[hold.number]
+        self._count_attempt(twin, hold.number)
+        self._is_delayed(twin, hold.number, delay_s)
+        self._reconcile(hold.queue.name)
+
+    @staticmethod
+    def _count_attempt(twin, number):
+        """Count an attempt, if it is certain how many there were."""
+        if number in twin.attempts:
+            twin.attempts[number] += 1
+
+    @staticmethod
+    def _is_to_move(hold):
+        return hold.queue.name != DEAD and hold.item.attempts + 1 >= MAX_ATTEMPTS
+
+    def _move(self, hold, twin, how):
         """Move an item with too many attempts; return whether it was moved, which is not tried in trouble."""
         number, dead = hold.number, self.twins[DEAD]
         if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
@@ -580,7 +724,10 @@ class QueueMachine(RuleBasedStateMachine):
         dead.moved.add(number)
         if hold.item.blob:
             dead.unsynced.add(number)
-        hold.queue.abort(hold.item)
+        if how == "abort":
+            hold.queue.abort(hold.item)
+        else:
+            hold.queue.defer(hold.item, 1000)
         assert not any(item.flags == number for item in hold.queue.window)
         dead.has(number, dead.order[number])
         return True
@@ -604,6 +751,7 @@ class QueueMachine(RuleBasedStateMachine):
         if queue is not None and self._tried(queue.flush):
             twin.waiting.clear()
             twin.delayed.clear()
+            twin.ids.clear()
             twin.changed()
 
     @rule(name=names)
@@ -613,6 +761,7 @@ class QueueMachine(RuleBasedStateMachine):
             twin.waiting.clear()
             twin.reserved.clear()
             twin.delayed.clear()
+            twin.ids.clear()
             twin.exists = False
             twin.generation += 1
             twin.changed()
@@ -713,7 +862,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert not twin.held
             return
         for key, stored in journal.database.open().iterator():
-            assert key[:1] in b"aikxcd"
+            assert key[:1] in b"aikxcdn"
+            assert len(key) < 25 or key >= journal.dedup_ids.first_key
             if len(key) == 9:
                 ids[key[:1]].add(key[1:])
             if key[:1] in b"id" and not is_state_key(key):
@@ -724,7 +874,7 @@ class QueueMachine(RuleBasedStateMachine):
                     files.add(journal.blobs.path_of(item.blob))
                     if item.flags in live or item.flags in delayed:  # others were flushed
                         self._reads_whole(journal, item)
-        assert live == {number for number in twin.held if number > 0}
+        assert live == {*twin.waiting, *twin.reserved}
         assert ids[b"a"] <= ids[b"i"]
         assert set((journal.path / "blobs").glob("*")) == files
 
@@ -762,7 +912,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         name=names,
-        what=st.sampled_from(["push", "push_both", "flush", "delete", "tick", "abort"]),
+        what=st.sampled_from(["push", "push_once", "push_both", "flush", "delete", "tick", "abort", "defer"]),
         calls=st.integers(1, 6),
     )
     def kill_amid(self, name, what, calls):
@@ -790,7 +940,7 @@ class QueueMachine(RuleBasedStateMachine):
             found = [self.twins[each].held or frozenset() for each in parts]
             if what == "push_both":
                 assert len({number in held for held in found}) == 1
-            elif what == "abort":
+            elif len(parts) > 1:
                 (number,) = frozenset.difference(*parts[name])
                 assert any(number in held for held in found)
 
@@ -804,6 +954,16 @@ class QueueMachine(RuleBasedStateMachine):
     def _parts_of_push(self, name):
         held = self._held(name)
         return {name: [held, held | {len(self.items) + 1}]}
+
+    def _do_push_once(self, name):
+        self.push_once(name=name, id=IDS[0], delay_s=0, both=False, sync=False, size=300)
+
+    def _parts_of_push_once(self, name):
+        """The item and its id are there, or neither is."""
+        if self.twins[name].has_had(IDS[0], self.now):
+            return {}
+        held = self._held(name)
+        return {name: [held, held | {len(self.items) + 1, (IDS[0], self.now)}]}
 
     def _do_push_both(self, _):
         self.push_both(size=300, sync=False)
@@ -834,6 +994,24 @@ class QueueMachine(RuleBasedStateMachine):
             self.twins[name].attempts.pop(number, None)
             self._end_hold(index, "abort")
 
+    def _do_defer(self, name):
+        index, _ = self._abortable(name)
+        if index is not None:
+            self._end_hold(index, "defer")
+
+    def _parts_of_defer(self, name):
+        index, number = self._abortable(name)
+        if index is None:
+            return {}
+        hold, _ = self.holds[index]
+        if self._is_to_move(hold):
+            return self._parts_of_abort(name)
+        held = self._held(name)
+        self.dues[self.twins[name], number][self.now + 1000] = next(self.places)
+        # for it may have been done or not
+        self.twins[name].attempts.pop(number, None)
+        return {name: [held, held - {number} | {-number}]}
+
     def _parts_of_abort(self, name):
         index, number = self._abortable(name)
         if index is None or name == DEAD:
@@ -858,6 +1036,7 @@ class QueueMachine(RuleBasedStateMachine):
         shifts = {twin: twin.promised for twin in twins.values() if not twin.unsure}
         for name, twin in twins.items():
             twin.attempts.clear()
+            twin.is_order_exact = False
             twin.may_miss |= twin.unsynced
             may_hold[name] = twin.may_hold(power_cut=True)
             twin.history, twin.promised = list(may_hold[name]), 0
@@ -870,7 +1049,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.system.lose_power(chance, in_order=in_order)
         self._restart(may_hold, calls, is_torn=is_torn)
         domains = {
-            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may)}
+            twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may, self.now)}
             for name, twin in twins.items()
             if twin in shifts and not twin.unsure
         }

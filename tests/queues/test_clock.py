@@ -90,6 +90,17 @@ class TestRelativeTime:
         passes(data, 1)
         assert data.read(b"work") == LARGE
 
+    def test_of_the_pause_of_an_item_that_was_put_back(self, data, step, goes_on):
+        data.push(b"work", b"1")
+        work = data.broker.queue(b"work")
+        work.defer(work.reserve(), 1000)
+        data.set_clock(step)
+        goes_on(data)
+        passes(data, 999)
+        assert data.read(b"work") is None
+        passes(data, 1)
+        assert data.read(b"work") == b"1"
+
     def test_of_an_expiry(self, data, step, goes_on):
         data.push(b"work", b"1", b"2", exptime=10)
         data.push(b"work", b"3", exptime=30 * 24 * 3600)

@@ -184,7 +184,7 @@ class TestNotMade:
         data.read_all(b"orders")
         waiter = Waiter(Cursor.pop, lambda *_: None)
         cursor(data).wait(waiter)
-        assert list(orders.waiting_cursors) == [waiter.queue]
+        assert list(orders.waiting_cursors) == list(waiter.sources)
         waiter.cancel()
         assert orders.cursors == orders.waiting_cursors == {}
 
@@ -221,6 +221,35 @@ class TestReserved:
         assert cursor(data).pop().data == b"4"
         list(holds.release())
         assert read_all(data) == [b"1", b"2", b"3"]
+
+    def test_bears_how_often_it_has_come_back_here(self, data):
+        data.set(b"orders", b"0")
+        data.set(b"orders", b"1")
+        first = cursor(data).reserve()
+        assert first.token == first.id
+        data.broker.queues[b"orders"].abort(data.broker.queues[b"orders"].reserve())
+        cursor(data).abort(first)
+        again = cursor(data).reserve()
+        assert (again.id, again.attempts) == (first.id, 2)
+        assert data.broker.queues[b"orders"].peek().attempts == 1
+        cursor(data).give_back(again)
+        assert cursor(data).peek().attempts == 2
+        assert cursor(data).pop().attempts == 2
+        assert cursor(data)._attempts == {}
+        assert cursor(data).pop().attempts == 0
+
+    def test_is_counted_no_longer_once_it_is_read_or_gone(self, data):
+        for n in range(3):
+            data.set(b"orders", b"%d" % n)
+        items = [cursor(data).reserve() for _ in range(3)]
+        for item in items:
+            cursor(data).abort(item)
+        cursor(data).close(cursor(data).reserve())
+        assert [data.read(b"orders"), data.read(b"orders")] == [b"0", b"1"]
+        assert cursor(data).peek().attempts == 1
+        assert list(cursor(data)._attempts) == [items[2].id]
+        data.broker.delete(BILLING)
+        assert cursor(data).peek().attempts == 0
 
     def test_is_skipped_when_it_comes_back_and_was_removed(self, data):
         data.set(b"orders", b"0")

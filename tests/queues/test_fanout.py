@@ -265,6 +265,9 @@ SETS = [
     lambda data: data.set(b"orders", b"item"),
     lambda data: data.set(b"orders", b"item", delay_ms=500),
     lambda data: data.upload(b"orders", LARGE),
+    lambda data: data.set_once(b"orders", b"item", b"id"),
+    lambda data: data.set_once(b"orders", b"item", b"id", delay_ms=500),
+    lambda data: data.upload(b"orders", LARGE, id=b"id"),
 ]
 
 
@@ -465,6 +468,8 @@ class TestAlias:
         assert sorted(changed) == [b"all", b"new", b"one"]
         data.set(b"new", b"2")
         data.set(b"one-only", b"into the void")
+        assert data.upload(b"one-only", bytes(CHUNK_BYTES + 1)) == [None]
+        assert b"one-only" not in data.broker.queues
         assert data.read_all(b"one") == [b"1"]
         assert data.read_all(b"two") == [b"1", b"2"]
         assert data.reconfigure(aliases) == []

@@ -15,6 +15,7 @@ import darner.repair.check
 from darner import _records
 from darner.errors import RepairError
 from darner.journal.layout import STATE_NAME, stored_state
+from darner.journal.snapshot import VERSION
 from darner.queues import names
 from darner.repair.check import check
 from darner.repair.rebuild import Rebuild
@@ -83,7 +84,7 @@ def with_a_newer_state(path):
 
 def with_a_newer_state_file(path):
     record = _records.decode_chunk((path / "work" / STATE_NAME).read_bytes())
-    newer = bytes([record[0] + 1]) + record[1:] + b"more than this one knows"
+    newer = bytes([VERSION + 1]) + record[1:] + b"more than this one knows"
     (path / "work" / STATE_NAME).write_bytes(_records.encode_chunk(newer))
 
 

@@ -20,10 +20,12 @@ from darner._records import Change, Item, State
 from darner.errors import JournalError, RepairError
 from darner.journal.layout import (
     CURSOR_PREFIX,
+    DEDUP_KEY,
     DELAYED_KEY,
     EXPIRING_KEY,
     KEPT_KEY,
     STATE_NAME,
+    dedup_key,
     state_key,
     stored_state,
 )
@@ -89,6 +91,7 @@ def template(tmp_path_factory) -> Path:
     data.push(b"work", b"one", b"two", b"three", exptime=5000)
     data.upload(b"work", bytes(LARGE_BYTES))
     data.set(b"work", b"later", delay_ms=50)
+    data.set_once(b"work", b"once", b"mine")
     data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).pop()
     queue = data.broker.queue(b"work")
     queue.close([queue.reserve(), queue.reserve()][1])
@@ -107,6 +110,7 @@ def use(path):
         lambda: data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).peek(),
         lambda: data.read_all(b"work"),
         lambda: data.push(b"work", b"new"),
+        lambda: data.set_once(b"work", b"once", b"mine"),
         lambda: data.broker.routes.source(b"work/cursor=mine", takes=True, waits=True).pop(),
         lambda: data.broker.queue(b"work").flush(),
     ):
@@ -164,7 +168,10 @@ def delayed_records(draw):
 ids = st.builds(_records.encode_ids, st.lists(edges, max_size=6)) | st.builds(
     _records.encode_chunk, st.binary(max_size=9)
 )
-lists = st.tuples(st.sampled_from([KEPT_KEY, DELAYED_KEY, CURSOR_PREFIX + b"mine", CURSOR_PREFIX]), ids)
+set_ids = st.builds(dedup_key, edges, st.sampled_from([bytes(16), b"", bytes(99)]))
+lists = st.tuples(
+    st.sampled_from([KEPT_KEY, DELAYED_KEY, DEDUP_KEY, CURSOR_PREFIX + b"mine", CURSOR_PREFIX]) | set_ids, ids
+)
 markers = st.tuples(
     edges.map(_records.marker_key) | st.sampled_from([b"u", b"u" + bytes(20), b"u" + b"\xff" * 20]),
     st.just(b""),
@@ -225,7 +232,17 @@ class TestChanges:
     payloads = st.binary(max_size=40) | st.lists(edges, max_size=5).map(
         lambda numbers: b"".join(number.to_bytes(8, "big") for number in numbers)
     )
-    changes = st.lists(st.tuples(st.sampled_from([*map(int, Change), 99]), payloads), min_size=1, max_size=5)
+    onces = st.builds(
+        lambda *parts: (int(Change.ONCE), b"".join(parts)),
+        edges.map(lambda number: number.to_bytes(8, "big")),
+        edges.map(lambda number: number.to_bytes(8, "big")),
+        st.just(bytes(16)),
+        st.sampled_from([b"", *(bytes([kind]) for kind in map(int, Change))]),
+        payloads | inline.map(lambda item: item.id.to_bytes(8, "big") + _records.encode_item(item)),
+    )
+    changes = st.lists(
+        st.tuples(st.sampled_from([*map(int, Change), 99]), payloads) | onces, min_size=1, max_size=5
+    )
 
     @settings(deadline=None, derandomize=True, max_examples=EXAMPLES)
     @given(changes)

@@ -446,6 +446,30 @@ class TestDamage:
         assert numbers(path) == ([1, 3], (2, 12))
         assert not list((path / "work" / "blobs").iterdir())
 
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_an_item_that_is_deferred_in_the_log_is_damaged_where_it_was_and_is_saved(self, path, joined):
+        data = Data(path)
+        data.push(b"work", *map(body, range(1, 4)))
+        data.write_out()
+        work = data.broker.queue(b"work")
+        work.defer(work.reserve(), 100)
+        if joined:
+            data.now += 100
+            data.tick()
+        data.end()
+        with opened_db(path / "work", compression=None) as opened:
+            record = opened.get(_records.item_key(1))
+            opened.put(_records.item_key(1), record[:-1] + b"x")
+        # the log has its bytes
+        assert problems(path)["work"] == []
+        (path / "work" / "CURRENT").unlink()
+        assert repair(path, b"work").items == 2 + joined
+        assert problems(path)["work"] == []
+        data = Data(path)
+        data.now += 100
+        assert data.read_all(b"work") == [body(2), body(3), body(1)]
+        data.close()
+
     def test_a_delayed_item_that_the_log_has_join_is_damaged(self, path):
         data = Data(path)
         data.set(b"work", b"000001" + bytes(300), delay_ms=50)

@@ -145,6 +145,11 @@ class Data:
         for data in datas:
             self.broker.queue(name).push(record(data), 7, exptime)
 
+    def set_once(self, name, data, id, delay_ms=0):
+        """Set an item with an id as the command `set` does; return the names of the queues that stored it."""
+        fanout = Fanout(self.targets(name))
+        return [queue.name for queue in fanout.push(record(data), 0, 0, delay_ms, id)]
+
     def set(self, name, data, delay_ms=0):
         """Set an item as the command `set` does."""
         sink = self.broker.routes.sink(name)
@@ -160,9 +165,9 @@ class Data:
         sink = self.broker.routes.sink(name)
         return sink.queues if isinstance(sink, Fanout) else (sink,)
 
-    def upload(self, name, content, *, sync=False):
+    def upload(self, name, content, *, sync=False, id=None):
         """Set a large item as the command `set` does; return the errors that the upload was told."""
-        upload = self.broker.routes.upload(name, len(content))
+        upload = self.broker.routes.upload(name, len(content), id)
         self.write(upload, content)
         return self.finish(upload, sync=sync)
 

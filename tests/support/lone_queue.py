@@ -1,6 +1,6 @@
 """A queue without a broker: its clock is a number, and its threads run when a test says so."""
 
-from doubles import Offload, let_go, record
+from doubles import Offload, begin_upload, let_go, record
 
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
@@ -99,7 +99,7 @@ class LoneQueue:
 
     def upload(self, *chunks, exptime=0, delay_ms=0):
         """Set a large item in these chunks; return the errors that the upload was told."""
-        upload = self.queue.upload(sum(map(len, chunks)))
+        upload = begin_upload(self.queue, sum(map(len, chunks)))
         told = []
         for chunk in chunks:
             upload.write(chunk)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from brokers import Data
-from doubles import reserve
+from doubles import Loop, Transport, reserve
 
 from darner.config.settings import QueueSettings
 from darner.environment.budget import LEAST_MS, TURN_MS, Budget
@@ -15,7 +15,10 @@ from darner.queues.cursor import Cursor
 from darner.queues.expiry import EXPIRED_AT_ONCE
 from darner.queues.limits import DISCARDED_AT_ONCE
 from darner.queues.reservations import RETURNED_AT_ONCE
+from darner.wire.clients import Clients
 from darner.wire.commands.reporting import config_dump, stats_dump
+from darner.wire.commands.table import COMMANDS
+from darner.wire.connection import Connection
 from darner.wire.holds import Holds
 
 
@@ -215,6 +218,67 @@ class TestUpkeep:
         data.broker.storage.log.on_long(journals)
         assert sum(journal.writing for journal in journals) == 6
         data.settle()
+
+
+class TestWaitOnMany:
+    """A client lines up at many queues in slices."""
+
+    NAMES = tuple(b"q%d" % n for n in range(12))
+
+    @pytest.fixture
+    def loop(self, slow):
+        return Loop(lambda: slow.now)
+
+    @pytest.fixture
+    def client(self, slow, loop):
+        clients = Clients(loop, slow.broker, COMMANDS, dialect="memcached", keepalive=60)
+        return Transport(loop, Connection(clients))
+
+    def ask(self, slow, loop, client):
+        """Send the get, and run until the client waits at some of the queues."""
+        client._protocol.data_received(b"get %s\r\n" % b" ".join(name + b"/t=500" for name in self.NAMES))
+        while not slow.broker.visible:
+            loop.run()
+        assert len(slow.broker.visible) < len(self.NAMES) - 4
+
+    def rest(self, loop):
+        while loop.run():
+            pass
+
+    def test_gets_into_every_line(self, slow, loop, client):
+        self.ask(slow, loop, client)
+        self.rest(loop)
+        assert [queue.waiting_clients for queue in slow.broker.visible.values()] == [1] * len(self.NAMES)
+        slow.set(self.NAMES[-1], b"x")
+        self.rest(loop)
+        assert client.sent == b"VALUE q11/t=500 0 1\r\nx\r\nEND\r\n"
+        assert list(slow.broker.visible) == [self.NAMES[-1]]
+
+    def test_ends_with_an_item_that_comes_meanwhile(self, slow, loop, client):
+        self.ask(slow, loop, client)
+        slow.set(self.NAMES[0], b"x")
+        self.rest(loop)
+        assert client.sent == b"VALUE q0/t=500 0 1\r\nx\r\nEND\r\n"
+        assert [queue.waiting_clients for queue in slow.broker.visible.values()] == [0]
+
+    def test_finds_an_item_that_came_meanwhile_where_it_does_not_stand_yet(self, slow, loop, client):
+        self.ask(slow, loop, client)
+        slow.set(self.NAMES[-1], b"x")
+        self.rest(loop)
+        assert client.sent == b"VALUE q11/t=500 0 1\r\nx\r\nEND\r\n"
+
+    @pytest.mark.parametrize("how", ["lost", "time", "half closed"])
+    def test_leaves_every_line_if_it_ends_meanwhile(self, slow, loop, client, how):
+        self.ask(slow, loop, client)
+        if how == "lost":
+            client.close()
+        elif how == "time":
+            loop.next_timer(slow.now + 1000).work()
+        else:
+            client._protocol.eof_received()
+        self.rest(loop)
+        assert client.sent == (b"" if how == "lost" else b"END\r\n")
+        assert slow.broker.visible == {}
 
 
 class TestLimits:

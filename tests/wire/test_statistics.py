@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from brokers import Data
 from running import configured, running
 
 from darner._records import CHUNK_BYTES
@@ -116,6 +117,60 @@ class TestHeadAge:
         durable.tick(4)
         assert head_age(durable) == 200
 
+    def test_of_a_queue_at_rest_is_told_without_opening_it(self, durable):
+        names = [b"work%d" % n for n in range(5)]
+        for name in names:
+            for _ in range(3):
+                durable.set(name, b"x")
+                durable.now += 100
+            durable.broker.queue(name).pop()
+        for _ in range(2):  # at the second start nobody has opened it, so the answer is to last
+            durable.restart()
+            durable.now += 7
+            queues = [durable.broker.queue(name) for name in names]
+            assert [queue.head_age_ms % 100 for queue in queues] == [durable.now % 100] * 5
+            assert queues[0].head_age_ms > queues[1].head_age_ms
+            assert not any(queue.journal.database.is_open for queue in queues)
+        first = queues[0].head_age_ms
+        queues[0].pop()
+        assert queues[0].head_age_ms == first - 100
+
+    @pytest.mark.parametrize("end", ["kill", "restart"])
+    def test_of_queues_whose_leveldbs_were_closed_for_others_is_told_without_opening_them(
+        self, tmp_path, end
+    ):
+        data = Data(tmp_path / "many", max_open=2)
+        names = [b"queue%d" % n for n in range(6)]
+        for name in names:
+            data.set(name, b"x")
+            data.now += 100
+        data.write_out_once()
+        getattr(data, end)()
+        opened = [name for name in names if data.broker.queue(name).journal.database.is_open]
+        for place, name in enumerate(names):
+            assert data.broker.queue(name).head_age_ms == 100 * (6 - place)
+        assert opened == [name for name in names if data.broker.queue(name).journal.database.is_open]
+        data.close()
+
+    def test_is_of_the_next_when_the_first_on_the_disk_was_damaged(self, durable):
+        durable.upload(b"work", b"x" * 2 * CHUNK_BYTES)
+        durable.now += 300
+        durable.set(b"work", b"x")
+        durable.restart()
+        assert head_age(durable) == 300
+        (file,) = durable.path.glob("work/blobs/*")
+        file.unlink()
+        # a cursor meets it, ahead of the queue's own readers
+        assert self.read_through_cursor(durable).data == b"x"
+        assert head_age(durable) == 0
+        durable.now += 40
+        durable.restart()
+        assert head_age(durable) == 40
+
+    def read_through_cursor(self, data):
+        cursor = data.broker.routes.source(b"work/cursor=billing", takes=True, waits=True)
+        return cursor.pop()
+
     def test_keeps_nothing_of_a_queue_in_memory(self, durable):
         durable.set(b"work", b"x")
         durable.restart()
@@ -174,6 +229,27 @@ class TestCursorLag:
         for left in range(10, -1, -1):
             cursor.pop()
             assert self.lags(durable) == {b"billing": left}
+
+    def test_leaves_out_what_has_expired_ahead_of_the_queue_s_readers(self, durable, monkeypatch):
+        monkeypatch.setattr("darner.queues.item_window.WINDOW_BYTES", 1)
+        monkeypatch.setattr("darner.queues.item_window.READ_ITEMS", 1)
+        durable.set(b"work", b"first")
+        for _ in range(5):
+            durable.push(b"work", b"x", exptime=1)
+        cursor = self.cursor(durable)
+        cursor.pop()
+        cursor.pop()
+        assert self.lags(durable) == {b"billing": 4}
+        durable.now += 1500
+        durable.tick(8)
+        queue = durable.broker.queue(b"work")
+        assert queue.items == len(queue.window) == 1
+        assert self.lags(durable) == {b"billing": 0}
+        durable.set(b"work", b"last")
+        for _ in range(2):
+            assert self.lags(durable) == {b"billing": 1}
+            queue.pop()
+        assert self.lags(durable) == {b"billing": 0}
 
     def test_is_told_of_a_cursor_that_nobody_has_used_since_the_start(self, durable):
         for n in range(5):

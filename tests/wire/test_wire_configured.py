@@ -102,6 +102,18 @@ class TestQueues:
         assert "queue_brief_items" not in wire.stats()
 
 
+@pytest.mark.parametrize(
+    "request_", [b"get volatile", b"get volatile nobody", b"get volatile/t=5 nobody/t=5"]
+)
+@pytest.mark.parametrize("size", [CHUNK_BYTES + 1, 4 * CHUNK_BYTES + 1])
+def test_what_is_behind_a_large_item_in_memory_is_served_at_once(server, wire, request_, size):
+    wire.set(b"volatile", bytes(size))
+    wire.send(request_ + b"\r\nversion\r\n")
+    assert wire.line().startswith(b"VALUE ")
+    assert wire.exactly(size + 7) == bytes(size) + b"\r\nEND\r\n"
+    assert wire.line().startswith(b"VERSION ")
+
+
 class TestStatus:
     def test_gives_clients_time_before_it_bites(self, server, wire):
         assert wire.ask(b"status readonly\r\n") == b"END\r\n"

@@ -250,6 +250,50 @@ class TestOptions:
         assert client.get(queue + b"/peek") == data
         assert client.take_all(queue) == [data]
 
+    def test_peek_from_an_id_pages_through_the_queue_and_leaves_it(self, client, queue):
+        large = b"ab" * CHUNK_BYTES
+        datas = [b"a", b"b", large, b"c"]
+        fill(client, queue, *datas)
+        looks = client.stats()["cmd_peek"]
+        found, id = [], 1
+        while (page := client.gets(queue + b"/peek/from=%d" % id)) is not None:
+            found.append(page[1])
+            id = page[0] + 1
+        assert found == datas
+        assert int(client.stats()["cmd_peek"]) - int(looks) == len(datas) + 1
+        assert client.take_all(queue) == datas
+
+    def test_peek_from_an_id_leaves_out_what_others_hold(self, client, other, queue):
+        fill(client, queue, b"a", b"b", b"c")
+        assert other.get(queue + b"/open") == b"a"
+        assert client.get(queue + b"/peek/from=1") == b"b"
+        other.ask(b"get %s/abort\r\n" % queue)
+        assert client.get(queue + b"/peek/from=1") == b"a"
+
+    def test_peek_from_an_id_through_a_cursor_finds_what_it_has_still_to_read(self, client, queue):
+        fill(client, queue, b"a", b"b", b"c")
+        assert client.get(queue + b"/cursor=x") == b"a"
+        assert client.get(queue + b"/cursor=x/peek/from=1") == b"b"
+        assert client.get(queue + b"/cursor=x/peek/from=1") == b"b"
+
+    def test_peek_from_an_id_goes_with_several_queues_and_meta_commands(self, client, queue):
+        fill(client, queue, b"a", b"b")
+        fill(client, queue + b"2", b"c")
+        keys = (queue + b"/peek/from=2", queue + b"3/peek/from=1", queue + b"2/peek/from=1")
+        found = client.values(b"gets %s" % b" ".join(keys))
+        assert [(key, id, data) for key, _, id, data in found] == [(keys[0], 2, b"b"), (keys[2], 1, b"c")]
+        client.send(b"mg %s c v\r\n" % keys[0])
+        assert (client.line(), client.line()) == (b"VA 1 c2\r\n", b"b\r\n")
+        client.send(b"mg %s v\r\n" % keys[1])
+        assert client.line() == b"EN\r\n"
+
+    def test_peek_from_an_id_gets_past_any_number_of_expired_items(self, client, queue):
+        name = queue + b"-long"
+        fill(client, name, b"first")
+        client.send(b"".join(b"set %s 0 -1 1 noreply\r\nx\r\n" % name for _ in range(3000)))
+        fill(client, name, b"last")
+        assert client.get(name + b"/peek/from=2") == b"last"
+
     def test_peek_is_let_while_an_item_is_held(self, client, queue):
         fill(client, queue, b"a", b"b")
         client.get(queue + b"/open")

@@ -210,9 +210,10 @@ class TestMeta:
         assert client.ask(b"mg %s v\r\n" % queue) == CLOSE_FIRST
         assert client.ask(b"mg %s/abort\r\n" % queue) == b"EN\r\n"
         assert client.ask(b"mg %s/open h\r\n" % queue) == b"HD h1\r\n"
-        assert client.ask(b"md %s C2\r\n" % queue) == b"NF\r\n"
-        assert client.ask(b"md %s C1\r\n" % queue) == b"HD\r\n"
+        token = (1 << 48) + 1
         assert client.ask(b"md %s C1\r\n" % queue) == b"NF\r\n"
+        assert client.ask(b"md %s C%d\r\n" % (queue, token)) == b"HD\r\n"
+        assert client.ask(b"md %s C%d\r\n" % (queue, token)) == b"NF\r\n"
         client.close()
         assert other.get(queue) is None
 

@@ -20,7 +20,7 @@ def large_header(request: Request, queue: Source, item: Item, key: bytes) -> byt
     """Return the line that stands before the bytes of a large item, which has this key in the reply."""
     if request.meta is not None:
         return meta_line(request, queue, item)
-    return _proto.value_header(key, item.flags, item.size, item.id if request.with_cas else 0)
+    return _proto.value_header(key, item.flags, item.size, item.token if request.with_cas else 0)
 
 
 class Delivery:

@@ -6,19 +6,21 @@ lent the steps that they share with it.
 """
 
 import functools
+from collections.abc import Callable
 
 from darner._proto import Request, value
 from darner._records import CHUNK_BYTES, Item
-from darner.errors import JournalError, StatusError, UnavailableError
+from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
 from darner.queues.waiters import Source
+from darner.wire.commands.any_get import get_any
 from darner.wire.commands.large_get import FetchDelivery
 from darner.wire.commands.many_gets import get_many
 from darner.wire.commands.meta_replies import close_item, meta_line, send_line
-from darner.wire.commands.slicing import retry_or_refuse
+from darner.wire.commands.slicing import retry, retry_or_refuse
 from darner.wire.commands.steps import Steps
 from darner.wire.commands.waiting_get import wait
 from darner.wire.connection import Connection
-from darner.wire.replies import CLOSE_FIRST, END, server_error
+from darner.wire.replies import CLOSE_FIRST, END, NOT_HELD, server_error
 
 # An item in memory that has more bytes is not copied as a whole to be sent.
 LARGE_BYTES = CHUNK_BYTES
@@ -27,7 +29,10 @@ LARGE_BYTES = CHUNK_BYTES
 def get(connection: Connection, request: Request) -> None:
     """`get <queue>[/option]*` and `gets`, of one queue or several."""
     if request.rest is not None:
-        get_many(connection, request, STEPS)
+        if request.waits_on_any:
+            get_any(connection, request, STEPS)
+        else:
+            get_many(connection, request, STEPS)
         return
     if connection.holds.held and _holds_too_many(connection, request):
         connection.sender.replies.append(CLOSE_FIRST)
@@ -46,12 +51,18 @@ def get(connection: Connection, request: Request) -> None:
 
 
 def _get_otherwise(connection: Connection, request: Request, queue: Source | None) -> None:
-    """Fetch with options, or from a queue that is not among the sources yet; or close one item by its id."""
+    """Fetch with options, or from a queue that is not among the sources yet; or close one item by `md`."""
     if request.meta is not None and request.meta.token is not None:
         close_item(connection, request, request.meta.token)
         return
+    if request.token and not connection.holds.has_item(request.queue, request.token):
+        connection.sender.replies.append(NOT_HELD)
+        return
     try:
         queue = prepare(connection, request, queue)
+    except NotReadyError as error:
+        retry(connection, error, functools.partial(_get_otherwise, connection, request, queue))
+        return
     except UnavailableError as error:
         connection.sender.replies.append(server_error(error))
         return
@@ -69,7 +80,7 @@ def _holds_too_many(connection: Connection, request: Request) -> bool:
     if request.close or request.abort or request.peek or request.queue not in connection.holds.held:
         return False
     most = connection.broker.settings(request.queue).max_open_reads if request.open else 1
-    return connection.holds.count(request.queue, most) >= most
+    return connection.holds.has_as_many(request.queue, most)
 
 
 def prepare(connection: Connection, request: Request, queue: Source | None) -> Source | None:
@@ -80,7 +91,7 @@ def prepare(connection: Connection, request: Request, queue: Source | None) -> S
         if queue is None:
             return None
         connection.expect_long_work()  # it may be new
-    _release(connection, request)
+    release(connection, request)
     if request.open:
         queue.counts.transactions += 1
     return queue
@@ -95,28 +106,50 @@ def _find_source(connection: Connection, request: Request) -> Source | None:
         waits = request.fetches and request.timeout_ms > 0
         queue = connection.broker.routes.source(request.queue, takes=takes, waits=waits)
     except StatusError:
-        _release(connection, request)
+        release(connection, request)
         if request.fetches:
             raise
         return None
     if queue is None:
-        _release(connection, request)
+        release(connection, request)
     return queue
 
 
-def _release(connection: Connection, request: Request) -> None:
+def release(connection: Connection, request: Request) -> None:
     """Close or abort what is held, as the options say."""
     if request.close:
-        connection.holds.close(request.queue)
+        connection.holds.close_item(request.queue, request.token)
+    elif request.has_delay:
+        _defer(connection, request)
     elif request.abort:
-        connection.holds.abort(request.queue)
+        connection.holds.abort(request.queue, request.token)
+
+
+def _defer(connection: Connection, request: Request) -> None:
+    """Abort what is held with a delay. JournalError if nothing is taken in now: then it is still held, for
+    at the head it would be fetched at once, by a client that asked for a pause."""
+    connection.expect_long_work()  # the bytes may have to be read
+    journal = connection.holds.defer(request.queue, request.token, request.delay_ms)
+    if journal is not None and journal.is_backlogged:
+        connection.sender.wait_for(journal)
 
 
 def fetch(request: Request, queue: Source) -> Item | None:
     """Return the item that the options ask for; None if there is none. JournalError if it cannot be had."""
     if request.open:
         return queue.reserve()
+    if request.from_id:
+        return _look(request, queue)
     return queue.peek() if request.peek else queue.take()
+
+
+def _look(request: Request, queue: Source) -> Item | None:
+    """Return the item that a `peek/from` asks for; NotReadyError if the look goes on in another turn."""
+    try:
+        return queue.peek_from(request.from_id)
+    except NotReadyError as error:
+        request.from_id = error.next_id or request.from_id
+        raise
 
 
 def fetch_or_wait(connection: Connection, request: Request, queue: Source, deadline: float) -> None:
@@ -148,8 +181,12 @@ def answer(
     *,
     one_of_many: bool = False,
     deadline: float = 0,
+    again: Callable[[], None] | None = None,
 ) -> None:
-    """Count a fetch, and reply with the item and `END`, or `END` alone; no `END` behind one of many."""
+    """Count a fetch, and reply with the item and `END`, or `END` alone; no `END` behind one of many.
+
+    If the item turns out to be damaged, call `again`; without it fetch another one of the queue, or wait for
+    one until `deadline`."""
     counters = connection.counters
     if request.peek:
         counters.cmd_peek += 1
@@ -168,7 +205,8 @@ def answer(
     if request.meta is not None and not request.meta.wants_value:
         send_line(connection, request, queue, item)
     elif item.record is None or item.size > LARGE_BYTES:
-        FetchDelivery(connection, request, queue, item, deadline, STEPS, is_one_of_many=one_of_many).start()
+        again = again or functools.partial(fetch_or_wait, connection, request, queue, deadline)
+        FetchDelivery(connection, request, queue, item, again, STEPS, is_one_of_many=one_of_many).start()
         return
     else:
         send_item(connection, request, item, one_of_many=one_of_many, queue=queue)
@@ -200,4 +238,4 @@ def key(connection: Connection, request: Request) -> bytes:
     return request.queue.partition(b"/")[0] if connection.bare_keys else request.key
 
 
-STEPS = Steps(prepare, fetch, fetch_or_wait, answer, key)
+STEPS = Steps(prepare, release, fetch, fetch_or_wait, answer, key)

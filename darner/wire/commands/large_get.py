@@ -1,5 +1,7 @@
 """A `get` whose item is large."""
 
+from collections.abc import Callable
+
 from darner._proto import Request
 from darner._records import Item
 from darner.errors import JournalError
@@ -13,7 +15,7 @@ from darner.wire.replies import server_error
 class FetchDelivery(Delivery):
     """A large item that a `get` sends. If it is not to be had, the next one is fetched."""
 
-    __slots__ = ("_deadline", "_steps", "is_one_of_many")
+    __slots__ = ("_again", "_steps", "is_one_of_many")
 
     def __init__(
         self,
@@ -21,13 +23,14 @@ class FetchDelivery(Delivery):
         request: Request,
         queue: Source,
         item: Item,
-        deadline: float,
+        again: Callable[[], None],
         steps: Steps,
         *,
         is_one_of_many: bool,
     ) -> None:
+        """`again` fetches another item in place of this one, unless it is one of many."""
         super().__init__(connection, request, queue, item)
-        self._deadline = deadline
+        self._again = again
         self._steps = steps
         self.is_one_of_many = is_one_of_many
 
@@ -59,5 +62,5 @@ class FetchDelivery(Delivery):
             if error is not None:
                 replies.append(server_error(error))
             else:
-                self._steps.fetch_or_wait(connection, request, self.queue, self._deadline)
+                self._again()
         replies += rest

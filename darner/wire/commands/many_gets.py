@@ -1,6 +1,7 @@
 """A `get` of several queues, whose items come in one reply."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 from darner._proto import Request
@@ -9,7 +10,7 @@ from darner.queues.waiters import Source
 from darner.wire.commands.slicing import retry
 from darner.wire.commands.steps import Steps
 from darner.wire.connection import Connection
-from darner.wire.replies import CLOSE_FIRST, END, server_error
+from darner.wire.replies import CLOSE_FIRST, END, NOT_HELD, server_error
 
 
 def get_many(connection: Connection, first: Request, steps: Steps) -> None:
@@ -18,22 +19,24 @@ def get_many(connection: Connection, first: Request, steps: Steps) -> None:
     data behind it; the log has it."""
     requests = [first, *(first.rest or ())]
     connection.expect_long_work()
-    held: dict[bytes, int] = {}
-    for request in requests:
-        count = held.get(request.queue)
-        if count is None:
-            count = connection.holds.count(request.queue)
-        if count and _must_close_first(connection, request, count):
-            _refuse(connection, CLOSE_FIRST, is_run=first.is_run)
-            return
-        ends = (request.close or request.abort) and count > 0
-        held[request.queue] = count - ends + request.open
+    refusal = refusal_of(connection, requests, are_all_fetched=True)
+    if refusal is not None:
+        _refuse(connection, refusal, is_run=first.is_run)
+        return
     if any(request.fetches for request in requests):
         try:
             connection.broker.status.check_gets()
         except StatusError as error:
             _refuse(connection, server_error(error), is_run=first.is_run)
             return
+    try:
+        # at once: when its turn comes, an item may have been taken back
+        for request in requests:
+            if request.close and request.token:
+                steps.release(connection, request)
+    except JournalError as error:
+        _refuse(connection, server_error(error), is_run=first.is_run)
+        return
     ManyGets(connection, iter(requests), steps, is_run=first.is_run).advance()
 
 
@@ -42,11 +45,38 @@ def get_end(connection: Connection, _: Request) -> None:
     connection.sender.replies.append(END)
 
 
-def _must_close_first(connection: Connection, request: Request, held: int) -> bool:
-    """Return whether `held` items of its queue stand in the way of a `get`."""
-    if request.close or request.abort or request.peek:
-        return False
-    return not request.open or held >= connection.broker.settings(request.queue).max_open_reads
+def refusal_of(connection: Connection, requests: list[Request], *, are_all_fetched: bool) -> bytes | None:
+    """Return the error of a `get` of several queues that asks to end what the client does not hold, or holds
+    too much; None if it can be served. `are_all_fetched` is whether each of `requests` may give an item.
+
+    Each is asked as it will be when those before it are served, so that no part of a wrong one is."""
+    holds = connection.holds
+    # by queue, how many items will be held more than now; and the tokens of those that will not be
+    more: dict[bytes, int] = {}
+    ended: dict[bytes, set[int]] = {request.queue: set() for request in requests if request.token}
+    for request in requests:
+        name = request.queue
+        change = more.get(name, 0)
+        if request.token:
+            if request.token in ended[name] or not holds.has_item(name, request.token):
+                return NOT_HELD
+            ended[name].add(request.token)
+            change -= 1
+        elif request.close or request.abort:
+            if holds.has_as_many(name, 1 - change):
+                change -= 1
+                if name in ended:
+                    oldest = (token for token in holds.tokens(name) if token not in ended[name])
+                    ended[name].add(next(oldest, 0))
+        elif not request.peek and holds.has_as_many(name, _most_held(connection, request) - change):
+            return CLOSE_FIRST
+        more[name] = change + (request.open and are_all_fetched)
+    return None
+
+
+def _most_held(connection: Connection, request: Request) -> int:
+    """Return how many items of its queue stand in the way of a `get`."""
+    return connection.broker.settings(request.queue).max_open_reads if request.open else 1
 
 
 def _refuse(connection: Connection, refusal: bytes, *, is_run: bool) -> None:
@@ -77,6 +107,10 @@ class ManyGets:
         for request in self._requests:
             try:
                 queue = prepare(connection, request, sources.get(request.queue))
+            except NotReadyError as error:
+                self._requests = itertools.chain([request], self._requests)
+                retry(connection, error, self.advance)
+                return
             except UnavailableError:
                 continue
             if not self._fetch(request, queue):

@@ -1,4 +1,4 @@
-"""The replies to meta commands about one item: its line, and the close of a reserved one by its id."""
+"""The replies to meta commands about one item: its line, and the close of a reserved one by its token."""
 
 from typing import cast
 
@@ -20,7 +20,7 @@ def meta_line(request: Request, queue: Source, item: Item) -> bytes:
     left_s = owner.times.age_ms(now, item.expires_ms) // 1000 if item.expires_ms else -1
     age_s = owner.times.age_ms(item.enqueued_ms, now) // 1000
     meta = cast("Meta", request.meta)
-    return meta.found(item.size, item.flags, item.id, item.attempts, left_s, age_s)
+    return meta.found(item.size, item.flags, item.token, item.attempts, left_s, age_s)
 
 
 def send_line(connection: Connection, request: Request, queue: Source, item: Item) -> None:
@@ -35,10 +35,10 @@ def send_line(connection: Connection, request: Request, queue: Source, item: Ite
     connection.sender.replies.append(meta_line(request, queue, item))
 
 
-def close_item(connection: Connection, request: Request, id: int) -> None:
-    """Remove one of the reserved items for good."""
+def close_item(connection: Connection, request: Request, token: int) -> None:
+    """Remove the reserved item with that token for good."""
     try:
-        closed = connection.holds.close_item(request.queue, id)
+        closed = connection.holds.close_item(request.queue, token)
     except JournalError as error:
         connection.sender.replies.append(server_error(error))
         return

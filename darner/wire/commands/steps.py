@@ -24,6 +24,7 @@ class Answer(Protocol):
         *,
         one_of_many: bool = False,
         deadline: float = 0,
+        again: Callable[[], None] | None = None,
     ) -> None:
         """Count a fetch, and reply with the item and `END`, or `END` alone; no `END` behind one of many."""
 
@@ -32,6 +33,7 @@ class Steps(NamedTuple):
     """The functions of fetching.py that do the steps; they are described there."""
 
     prepare: Callable[[Connection, Request, Source | None], Source | None]
+    release: Callable[[Connection, Request], None]
     fetch: Callable[[Request, Source], Item | None]
     fetch_or_wait: Callable[[Connection, Request, Source, float], None]
     answer: Answer

@@ -2,7 +2,7 @@
 
 from darner._proto import Request
 from darner.errors import DarnerError
-from darner.queues.upload import Upload
+from darner.queues.upload import RepeatedUpload, Upload
 from darner.wire.commands.storing import reply_stored
 from darner.wire.connection import Connection
 from darner.wire.replies import not_stored
@@ -17,9 +17,9 @@ class IncomingItem:
         self._connection = connection
         self._request = request
         # or the error that the client is told at the end
-        self._upload: Upload | DarnerError
+        self._upload: Upload | RepeatedUpload | DarnerError
         try:
-            self._upload = connection.broker.routes.upload(request.queue, request.size)
+            self._upload = connection.broker.routes.upload(request.queue, request.size, request.dedup_id)
         except DarnerError as error:
             self._upload = error
 
@@ -45,7 +45,7 @@ class IncomingItem:
 
         def done(error: DarnerError | None) -> None:
             if error is None:
-                reply_stored(connection, begin, upload.queues)
+                reply_stored(connection, begin, upload.queues, upload.stored)
             else:
                 connection.reply(begin, not_stored(error), is_error=True)
             connection.unblock()
@@ -57,7 +57,7 @@ class IncomingItem:
 
     def abandon(self) -> None:
         """Delete what has come: the client has disconnected."""
-        if isinstance(self._upload, Upload):
+        if not isinstance(self._upload, DarnerError):
             self._upload.abandon()
 
 

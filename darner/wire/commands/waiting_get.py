@@ -14,7 +14,7 @@ from darner.wire.replies import server_error
 def wait(connection: Connection, request: Request, queue: Source, deadline: float, steps: Steps) -> None:
     """Wait for an item until the time `deadline` of the loop, and reply."""
 
-    def end(queue: Source, item: Item | None) -> None:
+    def end(queue: Source | None, item: Item | None) -> None:
         steps.answer(connection, request, queue, item, deadline=deadline)
         connection.end_wait()
 
@@ -30,4 +30,4 @@ def wait(connection: Connection, request: Request, queue: Source, deadline: floa
 
 def _time_out(waiter: Waiter) -> None:
     waiter.cancel()
-    waiter.deliver(waiter.queue, None)
+    waiter.deliver(None, None)

@@ -1,0 +1,199 @@
+"""One connection of the async client: requests go out and replies come in, on the event loop.
+
+Whatever goes wrong while a request is under way, a cancellation included, closes the connection: a reply that comes
+late must never be taken for the next one's. The server notices the end before it delivers another item.
+"""
+
+import asyncio
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Sequence
+
+from darner.client import protocol
+from darner.client.errors import (
+    ClientError,
+    ConnectionFailedError,
+    ConnectionLostError,
+    RequestTimeoutError,
+)
+from darner.client.protocol import Replies, Reply
+from darner.client.url import Address
+
+# For so long after a request a connection is taken to be alive: a server that has ended since is not back yet.
+_FRESH_S = 0.01
+
+
+class AsyncConnection(asyncio.Protocol):
+    """A connection to one server, logged in. One task at a time may use it. Deadlines are times of the event loop."""
+
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        self.address = address
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._replies = Replies()
+        # replies that came and were not read yet, and how many are still to be read
+        self._arrived: deque[Reply] = deque()
+        self._outstanding = 0
+        # the task that waits: for a reply, or until the peer takes more of what is sent
+        self._waiting: asyncio.Future[None] | None = None
+        self._is_writable = True
+        self._asked_at = loop.time()
+        # why this connection is of no more use
+        self._error: ClientError | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection is open, and nothing is under way on it."""
+        return self._error is None and not self._outstanding and not self._arrived
+
+    def is_usable(self) -> bool:
+        """Return whether an idle connection was not closed by the server meanwhile, as far as that is known."""
+        if self._loop.time() - self._asked_at < _FRESH_S or not self.is_idle:
+            return self.is_idle
+        # Between requests nothing can come but the end, which the event loop may not have read yet.
+        comes = select.poll()
+        comes.register(self.fileno(), select.POLLIN)
+        return not comes.poll(0)
+
+    async def ask(self, request: bytes | Sequence[bytes], deadline: float) -> Reply:
+        """Send a request, which is large if it comes in parts, and return its reply.
+
+        Raises ConnectionFailedError if nothing was sent; ConnectionLostError, RequestTimeoutError or ProtocolError
+        if what became of it is unknown. In all these cases the connection is closed.
+        """
+        await self.send((request,) if isinstance(request, bytes) else request, 1, deadline)
+        return await self.read(deadline)
+
+    async def send(self, parts: Sequence[bytes], count: int, deadline: float) -> None:
+        """Send so many requests, in any parts; `read` gives the reply to each. Errors as for `ask`.
+
+        Waits while the peer does not take what is sent, so that little of it is in memory twice.
+        """
+        transport = self._transport
+        if self._error is not None or transport is None or transport.is_closing():
+            self.close()
+            raise ConnectionFailedError(f"{self.address} has ended the connection: nothing was sent")
+        self._asked_at = self._loop.time()
+        self._outstanding += count
+        for part in parts:
+            transport.write(part)
+            while not self._is_writable:
+                await self._wait(deadline)
+
+    async def read(self, deadline: float) -> Reply:
+        """Return the next reply; errors as for `ask`."""
+        while not self._arrived:
+            await self._wait(deadline)
+        self._outstanding -= 1
+        return self._arrived.popleft()
+
+    async def _wait(self, deadline: float) -> None:
+        """Wait until something has changed; if nothing does in time, or the task is cancelled, close the connection."""
+        if self._error is not None:
+            raise self._error
+        self._waiting = self._loop.create_future()
+        timer = self._loop.call_at(deadline, self._time_out)
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+    def close(self) -> None:
+        """Close the connection at once: what is reserved on it goes back. May be called again."""
+        self._fail(ConnectionLostError(f"the connection to {self.address} was closed"))
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1 if it is closed."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return sock.fileno() if sock is not None else -1
+
+    def _time_out(self) -> None:
+        self._fail(RequestTimeoutError(f"{self.address} has not replied in time"))
+
+    def _fail(self, error: ClientError) -> None:
+        """Close the connection, and let the task that waits know why."""
+        if self._error is None:
+            self._error = error
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if not self.address.path:
+            # a peer that is gone is noticed while a `get` waits
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Read replies out of what came."""
+        try:
+            self._replies.feed(data)
+            while (reply := self._replies.next()) is not None:
+                self._arrived.append(reply)
+        except ClientError as error:
+            self._fail(error)
+        if self._arrived:
+            self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that the connection has ended, here or there."""
+        self._fail(
+            ConnectionLostError(f"{self.address}: {error or 'has ended the connection before its reply'}")
+        )
+
+    def pause_writing(self) -> None:
+        """Take note that the peer does not take what is sent."""
+        self._is_writable = False
+
+    def resume_writing(self) -> None:
+        """Take note that the peer takes more."""
+        self._is_writable = True
+        self._wake()
+
+
+async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> AsyncConnection:
+    """Return a connection, logged in, that was made before the time `deadline`; with a TLS context, over TLS.
+
+    Raises ConnectionFailedError if there is no server, LoginError if it does not take user and password.
+    """
+    loop = asyncio.get_running_loop()
+    connection = AsyncConnection(address, loop)
+    try:
+        async with asyncio.timeout_at(deadline):
+            if address.path:
+                await loop.create_unix_connection(lambda: connection, address.path)
+            else:
+                await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
+    except OSError as error:
+        reason = "no connection in time" if isinstance(error, TimeoutError) else error
+        raise ConnectionFailedError(f"{address}: {reason}") from error
+    if address.user:
+        await _log_in(connection, deadline)
+    return connection
+
+
+async def _log_in(connection: AsyncConnection, deadline: float) -> None:
+    address = connection.address
+    request = protocol.login_request(address.user, address.password)
+    try:
+        protocol.check(await connection.ask(request, deadline), protocol.STORED)
+    except ConnectionLostError as error:
+        # nothing of the caller's was sent
+        raise ConnectionFailedError(f"no login: {error}") from error
+    except ClientError:
+        connection.close()
+        raise
