@@ -1,10 +1,11 @@
 """One connection of the async client: requests go out and replies come in, on the event loop.
 
-Whatever goes wrong while a request is under way, a cancellation included, closes the connection: a reply that comes
-late must never be taken for the next one's. The server notices the end before it delivers another item.
+Whatever goes wrong while a request is under way, a cancellation included, closes the connection: a reply that
+comes late must never be taken for the next one's, and what is reserved on it goes back.
 """
 
 import asyncio
+import os
 import select
 import socket
 import ssl
@@ -21,12 +22,9 @@ from darner.client.errors import (
 from darner.client.protocol import Replies, Reply
 from darner.client.url import Address
 
-# For so long after a request a connection is taken to be alive: a server that has ended since is not back yet.
-_FRESH_S = 0.01
-
 
 class AsyncConnection(asyncio.Protocol):
-    """A connection to one server, logged in. One task at a time may use it. Deadlines are times of the event loop."""
+    """A connection to one server. One task at a time may use it. Deadlines are times of the event loop."""
 
     def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
@@ -36,49 +34,58 @@ class AsyncConnection(asyncio.Protocol):
         # replies that came and were not read yet, and how many are still to be read
         self._arrived: deque[Reply] = deque()
         self._outstanding = 0
-        # the task that waits: for a reply, or until the peer takes more of what is sent
-        self._waiting: asyncio.Future[None] | None = None
+        # what the task waits for: that more comes, or that the peer takes more of what is sent
+        self._change: asyncio.Future[None] | None = None
         self._is_writable = True
-        self._asked_at = loop.time()
         # why this connection is of no more use
         self._error: ClientError | None = None
 
     @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended, as far as the event loop knows."""
+        return self._error is None and self._transport is not None and not self._transport.is_closing()
+
+    @property
     def is_idle(self) -> bool:
         """Whether the connection is open, and nothing is under way on it."""
-        return self._error is None and not self._outstanding and not self._arrived
+        return self.is_open and not (self._outstanding or self._arrived)
 
     def is_usable(self) -> bool:
-        """Return whether an idle connection was not closed by the server meanwhile, as far as that is known."""
-        if self._loop.time() - self._asked_at < _FRESH_S or not self.is_idle:
-            return self.is_idle
+        """Return whether an idle connection was not closed by the server meanwhile, as far as is known."""
+        if not self.is_idle:
+            return False
         # Between requests nothing can come but the end, which the event loop may not have read yet.
         comes = select.poll()
         comes.register(self.fileno(), select.POLLIN)
         return not comes.poll(0)
 
-    async def ask(self, request: bytes | Sequence[bytes], deadline: float) -> Reply:
+    async def ask(self, request: bytes | Sequence[bytes], timeout: float) -> Reply:
         """Send a request, which is large if it comes in parts, and return its reply.
 
-        Raises ConnectionFailedError if nothing was sent; ConnectionLostError, RequestTimeoutError or ProtocolError
-        if what became of it is unknown. In all these cases the connection is closed.
+        Raises ConnectionLostError, RequestTimeoutError or ProtocolError if what became of it is unknown; then
+        the connection is closed, and after a cancellation, too. `timeout` is in seconds.
         """
+        deadline = self._loop.time() + timeout
         await self.send((request,) if isinstance(request, bytes) else request, 1, deadline)
         return await self.read(deadline)
+
+    async def ask_many(self, requests: Sequence[bytes], timeout: float) -> list[Reply]:
+        """Send requests in one go, and return their replies; errors and timeout as for `ask`."""
+        deadline = self._loop.time() + timeout
+        await self.send([b"".join(requests)], len(requests), deadline)
+        return [await self.read(deadline) for _ in requests]
 
     async def send(self, parts: Sequence[bytes], count: int, deadline: float) -> None:
         """Send so many requests, in any parts; `read` gives the reply to each. Errors as for `ask`.
 
         Waits while the peer does not take what is sent, so that little of it is in memory twice.
         """
-        transport = self._transport
-        if self._error is not None or transport is None or transport.is_closing():
-            self.close()
-            raise ConnectionFailedError(f"{self.address} has ended the connection: nothing was sent")
-        self._asked_at = self._loop.time()
         self._outstanding += count
         for part in parts:
-            transport.write(part)
+            if self._transport is None or not self.is_open:
+                self.close()
+                raise self._lost()
+            self._transport.write(part)
             while not self._is_writable:
                 await self._wait(deadline)
 
@@ -89,20 +96,11 @@ class AsyncConnection(asyncio.Protocol):
         self._outstanding -= 1
         return self._arrived.popleft()
 
-    async def _wait(self, deadline: float) -> None:
-        """Wait until something has changed; if nothing does in time, or the task is cancelled, close the connection."""
-        if self._error is not None:
-            raise self._error
-        self._waiting = self._loop.create_future()
-        timer = self._loop.call_at(deadline, self._time_out)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        finally:
-            timer.cancel()
-            self._waiting = None
+    async def read_if_short(self, deadline: float) -> Reply | None:
+        """Wait until a reply begins; return it if it has come as a whole, else None; errors as for `ask`."""
+        while not self._arrived and self._replies.is_between:
+            await self._wait(deadline)
+        return await self.read(deadline) if self._arrived else None
 
     def close(self) -> None:
         """Close the connection at once: what is reserved on it goes back. May be called again."""
@@ -112,6 +110,37 @@ class AsyncConnection(asyncio.Protocol):
         """Return the descriptor of the socket; -1 if it is closed."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         return sock.fileno() if sock is not None else -1
+
+    def leave_to_parent(self) -> None:
+        """Let go of the socket in a child after a fork; the parent's copy, and its event loop, go on.
+
+        The child shares the parent's epoll: to close the transport would take the socket out of that. So its
+        descriptor is made one of nothing.
+        """
+        self._error = ConnectionLostError("the connection is the parent's, as this process was forked")
+        if self.fileno() >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, self.fileno(), inheritable=False)
+            os.close(nothing)
+
+    async def _wait(self, deadline: float) -> None:
+        """Wait until something has changed. If nothing does in time, or on a cancellation, close."""
+        if self._error is not None:
+            raise self._lost()
+        self._change = self._loop.create_future()
+        timer = self._loop.call_at(deadline, self._time_out)
+        try:
+            await self._change
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+            self._change = None
+
+    def _lost(self) -> ClientError:
+        assert self._error is not None
+        return self._error
 
     def _time_out(self) -> None:
         self._fail(RequestTimeoutError(f"{self.address} has not replied in time"))
@@ -125,8 +154,8 @@ class AsyncConnection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
     # What the event loop calls
 
@@ -146,14 +175,12 @@ class AsyncConnection(asyncio.Protocol):
                 self._arrived.append(reply)
         except ClientError as error:
             self._fail(error)
-        if self._arrived:
-            self._wake()
+        self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection has ended, here or there."""
-        self._fail(
-            ConnectionLostError(f"{self.address}: {error or 'has ended the connection before its reply'}")
-        )
+        reason = f": {error}" if error is not None else " has ended the connection before its reply"
+        self._fail(ConnectionLostError(f"{self.address}{reason}"))
 
     def pause_writing(self) -> None:
         """Take note that the peer does not take what is sent."""
@@ -166,7 +193,7 @@ class AsyncConnection(asyncio.Protocol):
 
 
 async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> AsyncConnection:
-    """Return a connection, logged in, that was made before the time `deadline`; with a TLS context, over TLS.
+    """Return a connection, logged in, that was made before `deadline`; with a TLS context, over TLS.
 
     Raises ConnectionFailedError if there is no server, LoginError if it does not take user and password.
     """
@@ -182,15 +209,17 @@ async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None)
         reason = "no connection in time" if isinstance(error, TimeoutError) else error
         raise ConnectionFailedError(f"{address}: {reason}") from error
     if address.user:
-        await _log_in(connection, deadline)
+        await _log_in(connection, deadline - loop.time())
+    if not connection.is_open:
+        raise ConnectionFailedError(f"{address} has ended the connection at once")
     return connection
 
 
-async def _log_in(connection: AsyncConnection, deadline: float) -> None:
+async def _log_in(connection: AsyncConnection, timeout: float) -> None:
     address = connection.address
     request = protocol.login_request(address.user, address.password)
     try:
-        protocol.check(await connection.ask(request, deadline), protocol.STORED)
+        protocol.check(await connection.ask(request, timeout), protocol.STORED)
     except ConnectionLostError as error:
         # nothing of the caller's was sent
         raise ConnectionFailedError(f"no login: {error}") from error

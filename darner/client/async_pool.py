@@ -1,24 +1,21 @@
 """The connections of the async client to one server, shared by tasks: each is used by one task at a time.
 
-The one that was used last is taken first, so that few are in use and those are warm. Tasks that wait for one get it in
-the order in which they came. What holds a reserved item is not given back before the item has ended. After a fork
-the child drops its copies of all of them, for what they hold goes back only when the last copy is closed.
+The one that was used last is taken first, so that few are in use and those are warm. Tasks that wait for one
+get it in the order in which they came. What holds a reserved item is not given back before the item has
+ended. After a fork the child lets go of its copies of all of them, for two processes on one connection would
+take each other's replies.
 """
 
 import asyncio
 import os
 import ssl
 import weakref
-from collections import deque
 from collections.abc import Sequence
 
 from darner.client.async_connection import AsyncConnection, connect
-from darner.client.errors import BadRequestError, ConnectionFailedError, NoFreeConnectionError
+from darner.client.errors import BadRequestError, NoFreeConnectionError
 from darner.client.protocol import Reply
 from darner.client.url import Address
-
-# A connection; None for a place to open one in, which is counted already.
-_Turn = AsyncConnection | None
 
 
 class AsyncPool:
@@ -32,131 +29,133 @@ class AsyncPool:
         self._connect_timeout = connect_timeout
         self._tls = tls
         self._is_closed = False
+        self._begin()
+        _pools.add(self)
+
+    def _begin(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # one for each connection that may be taken; tasks wait in line for them
+        self._places = asyncio.Semaphore(self._size)
         # the connection used last is the last
         self._idle: list[AsyncConnection] = []
-        # how many are open or being opened
-        self._count = 0
-        # The tasks that wait, in the order in which they came. While there is one, nothing is idle and no place is
-        # free: what comes back is handed to it at once.
-        self._line: deque[asyncio.Future[_Turn]] = deque()
+        self._open: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
 
-    async def ask(self, request: bytes | Sequence[bytes], deadline: float) -> Reply:
-        """Send a request on any connection, and return its reply; errors as for `AsyncConnection.ask` and `take`."""
-        while True:
-            connection = await self.take(deadline)
-            try:
-                return await connection.ask(request, deadline)
-            except ConnectionFailedError:
-                # nothing was sent: the server had closed it a moment ago, and the next one may be sound
-                continue
-            finally:
-                self.give(connection)
+    async def ask(self, request: bytes | Sequence[bytes], timeout: float) -> Reply:
+        """Send a request on any connection, and return its reply within `timeout` seconds.
+
+        Errors are those of `take`, of `AsyncConnection.ask`, and LoginError.
+        """
+        reply, connection = await self.ask_and_keep(request, timeout)
+        self.give(connection)
+        return reply
+
+    async def ask_and_keep(
+        self, request: bytes | Sequence[bytes], timeout: float, wait: float = 0
+    ) -> tuple[Reply, AsyncConnection]:
+        """Do as `ask`, and return the connection, too; `wait` is how long the server may take besides."""
+        deadline = self.deadline(timeout)
+        connection = await self.take(deadline)
+        try:
+            return await connection.ask(request, self.left(deadline) + wait), connection
+        except BaseException:
+            self.discard(connection)
+            raise
+
+    async def ask_many(self, requests: Sequence[bytes], timeout: float) -> list[Reply]:
+        """Send requests in one go on any connection; errors as for `ask`."""
+        deadline = self.deadline(timeout)
+        connection = await self.take(deadline)
+        try:
+            return await connection.ask_many(requests, self.left(deadline))
+        finally:
+            self.give(connection)
 
     async def take(self, deadline: float) -> AsyncConnection:
-        """Return a connection that nobody else uses; `give` it back, or `discard` it.
+        """Return a connection that nobody else uses: `give` or `discard` it.
 
-        One that the server has closed meanwhile is noticed, and another is taken. Raises ConnectionFailedError if the
-        server cannot be reached within `connect_timeout` or until `deadline`, NoFreeConnectionError if no connection
-        is free until then.
+        One that the server has closed meanwhile is noticed, and another is opened. ConnectionFailedError if
+        the server cannot be reached within `connect_timeout` or until `deadline`, NoFreeConnectionError if
+        all are in use until then.
         """
-        while True:
+        self._check_loop()
+        await self._take_place(deadline)
+        try:
             if self._is_closed:
-                raise _closed()
-            if self._idle:
-                connection: _Turn = self._idle.pop()
-            elif self._count < self._size:
-                self._count += 1
-                connection = None
-            else:
-                connection = await self._stand_in_line(deadline)
-            if connection is None:
-                return await self._open(deadline)
-            if connection.is_usable():
-                return connection
-            self.discard(connection)
+                raise BadRequestError("this client is closed")
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.is_usable():
+                    return connection
+                connection.close()
+            connect_by = min(deadline, self.deadline(self._connect_timeout))
+            connection = await connect(self.address, connect_by, self._tls)
+        except BaseException:
+            self._places.release()
+            raise
+        self._open.add(connection)
+        return connection
 
     def give(self, connection: AsyncConnection) -> None:
-        """Take back a connection on which nothing is reserved; one that failed, or still owes a reply, is closed."""
+        """Take back a connection on which nothing is reserved; one that is not idle is closed."""
         if connection.is_idle and not self._is_closed:
-            self._pass_on(connection)
+            self._idle.append(connection)
         else:
-            self.discard(connection)
+            connection.close()
+        self._places.release()
 
     def discard(self, connection: AsyncConnection) -> None:
         """Close a connection instead of giving it back."""
         connection.close()
-        self._pass_on(None)
+        self._places.release()
 
     def close(self) -> None:
         """Close all connections that are not in use, and those in use when they are given back."""
         self._is_closed = True
         while self._idle:
-            self.discard(self._idle.pop())
-        for turn in self._line:
-            if not turn.done():
-                turn.set_exception(_closed())
+            self._idle.pop().close()
+        # the first task in line learns of it, and lets the next one know
+        self._places.release()
 
-    async def _open(self, deadline: float) -> AsyncConnection:
-        """Open a connection in a place that is counted already."""
-        connect_by = min(deadline, asyncio.get_running_loop().time() + self._connect_timeout)
+    def forget(self) -> None:
+        """Let go of the child's copies of its parent's connections, and of the parent's event loop."""
+        for connection in list(self._open):
+            connection.leave_to_parent()
+        self._begin()
+
+    async def _take_place(self, deadline: float) -> None:
+        if not self._places.locked():
+            await self._places.acquire()
+            return
         try:
-            connection = await connect(self.address, connect_by, self._tls)
-        except BaseException:
-            self._pass_on(None)
-            raise
-        _opened.add(connection)
-        return connection
+            async with asyncio.timeout_at(deadline):
+                await self._places.acquire()
+        except TimeoutError:
+            raise NoFreeConnectionError(
+                f"all {self._size} connections to {self.address} are in use: raise pool_size"
+            ) from None
 
-    async def _stand_in_line(self, deadline: float) -> _Turn:
+    def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[_Turn] = loop.create_future()
-        self._line.append(turn)
-        timer = loop.call_at(deadline, self._send_away, turn)
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            # it may have been its turn already: then it is the next one's
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._pass_on(turn.result())
-            raise
-        finally:
-            timer.cancel()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise BadRequestError("this client was used on another event loop: make one for each")
 
-    def _send_away(self, turn: asyncio.Future[_Turn]) -> None:
-        if not turn.done():
-            turn.set_exception(
-                NoFreeConnectionError(
-                    f"all {self._size} connections to {self.address} are in use: end reservations, or raise pool_size"
-                )
-            )
+    def deadline(self, seconds: float) -> float:
+        """Return the time of the event loop in so many seconds."""
+        return asyncio.get_running_loop().time() + seconds
 
-    def _pass_on(self, connection: _Turn) -> None:
-        """Let the task that waits longest have this; if none waits, keep it."""
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(connection)
-                return
-        if connection is None:
-            self._count -= 1
-        else:
-            self._idle.append(connection)
+    def left(self, deadline: float) -> float:
+        """Return the seconds until a time of the event loop."""
+        return deadline - asyncio.get_running_loop().time()
 
 
-def _closed() -> BadRequestError:
-    return BadRequestError("this client is closed")
+_pools: weakref.WeakSet[AsyncPool] = weakref.WeakSet()
 
 
-_opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
+def _forget_all() -> None:
+    for pool in list(_pools):
+        pool.forget()
 
 
-def _drop_copies() -> None:
-    """Let go of the parent's connections. Descriptors stay in use, since transports may still close them."""
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for connection in list(_opened):
-        if connection.fileno() >= 0:
-            os.dup2(nothing, connection.fileno(), inheritable=False)
-    os.close(nothing)
-
-
-os.register_at_fork(after_in_child=_drop_copies)
+os.register_at_fork(after_in_child=_forget_all)
