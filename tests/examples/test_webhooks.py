@@ -119,7 +119,7 @@ def test_a_webhook_that_cannot_be_delivered_ends_among_the_failed(configured_exa
     app = App(configured_examples)
     receiver.status = 500
     app.post(receiver, "body", "order-17")
-    with working(configured_examples, "--first-pause", "0.1"):
+    with working(configured_examples, "--first-pause", "100ms"):
         until(lambda: app.ask("GET")[1]["failed"], 60)
     assert len(receiver.got) == 5
     hook = {"id": "order-17", "url": receiver.url, "body": "body"}
