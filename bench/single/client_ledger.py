@@ -8,7 +8,8 @@ again one of the servers or workers is killed by SIGKILL and started anew. In th
 the queues, and the ledger must add up:
 
 - Each item whose put was acknowledged was handled, unchanged, and the queues are empty.
-- An item put with an `id` was stored once: all its deliveries are of one server and one number.
+- An item put with an `id` was stored once. All its deliveries are of one server, and of one number but for
+  failures: an item that is put back with a pause gets a new one, and its attempts go on.
 - An item put without was stored once more, at most, for each reply to it that was lost.
 - An item was delivered again only because its worker failed, was killed, or lost its server: each kill
   excuses as many as the workers may hold.
@@ -29,6 +30,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -337,26 +339,45 @@ class Run:
             self._count_duplicates(address)
 
 
+def stored(deliveries: list[Delivery]) -> int:
+    """Return how many times an item was stored, by all its deliveries on one server.
+
+    Those of one number are of one copy. So are those of the next one if the copy was put back with a pause,
+    which gives it a new number: it has failed, and has been delivered more often.
+    """
+    copies: defaultdict[int, list[Delivery]] = defaultdict(list)
+    for delivery in deliveries:
+        copies[delivery.id].append(delivery)
+    count = 1
+    for before, after in pairwise(sorted(copies)):
+        failed = [d.attempts for d in copies[before] if d.outcome == ledger_worker.FAILED]
+        count += not failed or min(d.attempts for d in copies[after]) <= max(failed)
+    return count
+
+
 def account(
     ledger: Ledger, deliveries: list[Delivery], kills: Counter[str]
 ) -> tuple[dict[str, int], list[str]]:
     """Return what there is to count, and what does not add up."""
     handled = {delivery.name for delivery in deliveries if delivery.outcome == ledger_worker.DONE}
-    copies: defaultdict[str, set[tuple[str, str, int]]] = defaultdict(set)
+    by_item: defaultdict[tuple[str, str, str], list[Delivery]] = defaultdict(list)
     given: Counter[tuple[str, str, int]] = Counter()
     for delivery in deliveries:
-        copies[delivery.name].add(delivery.copy)
+        by_item[delivery.queue, delivery.name, delivery.server].append(delivery)
         given[delivery.copy] += 1
+    copies: Counter[tuple[str, str]] = Counter()
+    for (queue, name, _), found in by_item.items():
+        copies[queue, name] += stored(found)
     failed = Counter(delivery.copy for delivery in deliveries if delivery.outcome == ledger_worker.FAILED)
     again = sum((given - failed).values()) - len(given - failed)
-    extra = {name: len(found) - 1 for name, found in copies.items() if len(found) > 1}
-    twice = [name for name, found in copies.items() if len(found) > 1 and next(iter(found))[0] == WITH_ID]
-    unexcused = [name for name in extra if extra[name] > ledger.lost_replies[name]]
+    twice = [name for (queue, name), count in copies.items() if queue == WITH_ID and count > 1]
+    extra = {name: count - 1 for (queue, name), count in copies.items() if queue == WITHOUT}
+    unexcused = [name for name, count in extra.items() if count > ledger.lost_replies[name]]
     excused = OPEN_READS * len((WITH_ID, WITHOUT)) * (kills["worker"] + kills["server"] * len(WORKERS))
     violations = []
     if lost := ledger.acknowledged - handled:
         violations.append(f"{len(lost)} acknowledged items are lost: {sorted(lost)[:5]}")
-    if strange := copies.keys() - ledger.acknowledged:
+    if strange := {name for _, name in copies} - ledger.acknowledged:
         violations.append(f"{len(strange)} items came that nobody has put: {sorted(strange)[:5]}")
     if twice:
         violations.append(f"{len(twice)} items were put with an id and stored twice: {twice[:5]}")
@@ -364,6 +385,7 @@ def account(
         violations.append(
             f"{len(unexcused)} items were stored more often than replies were lost: {unexcused[:5]}"
         )
+    violations += [str(delivery) for delivery in deliveries if delivery.name in (twice + unexcused)[:5]]
     if again > excused:
         violations.append(f"{again} items were delivered again, {excused} at most by {kills.total()} kills")
     figures = {
@@ -374,7 +396,7 @@ def account(
         "items put again: the reply was lost": ledger.lost_replies.total(),
         "items put again: no connection": ledger.refused.total(),
         "stored twice, with an id": len(twice),
-        "stored twice, without": sum(extra.values()) - len(twice),
+        "stored twice, without": sum(extra.values()),
         "deliveries": len(deliveries),
         "delivered again after a failure": failed.total(),
         "delivered again after a kill": again,

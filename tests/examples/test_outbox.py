@@ -41,7 +41,7 @@ def test_each_order_is_shipped(shop):
     ship.wait_for("shipped 3 apples")
     shop.order("1 plum")
     ship.wait_for("shipped 1 plum")
-    assert (shop.count("orders"), shop.count("outbox"), shop.count("shipped")) == (2, 0, 2)
+    until(lambda: (shop.count("orders"), shop.count("outbox"), shop.count("shipped")) == (2, 0, 2))
 
 
 def test_a_relay_killed_between_put_and_delete_stores_nothing_twice(shop):
