@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from darner.client import async_fetching, async_storing, codecs, protocol, stats, url
+from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_reserving import AsyncHold, AsyncReservation, AsyncReserving, AsyncReservingMany
 from darner.client.async_servers import AsyncServers
@@ -71,7 +72,10 @@ class AsyncClient:
         id: str | bytes | None = None,
         sync: bool = False,
     ) -> None:
-        """Put a value on a queue, as `Client.put`. Asked again if the connection is lost: only with an `id`."""
+        """Put a value on a queue, as `Client.put`.
+
+        Asked again if the connection is lost: only with an `id`.
+        """
         request = put_request(self._codec, queue, value, delay=delay, expire=expire, id=id, sync=sync)
         if id is None:
             reply = await self._servers.ask_one(request)
@@ -103,7 +107,7 @@ class AsyncClient:
         if any(outcomes):
             raise PutManyError(outcomes)
 
-    async def get(self, queue: Queues, timeout: float = 0) -> Any:
+    async def get(self, queue: Queues, timeout: float = 0) -> Any:  # noqa: ASYNC109  # as of Client
         """Take the next item off a queue, or off the first of several that has one, as `Client.get`.
 
         Returns its value; None if there is none for `timeout` seconds. At most once: the item is lost if this
@@ -191,13 +195,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _reserve(self, queue: Queues, count: int, timeout: float) -> list[AsyncReservation]:
+    async def _reserve(self, queue: Queues, count: int, wait: float) -> list[AsyncReservation]:
         keys = protocol.source_keys(queue)
-        first = await async_fetching.fetch(self._servers, keys, OPEN, timeout)
+        first = await async_fetching.fetch(self._servers, keys, OPEN, wait)
         if first is None:
             return []
         try:
-            values = await async_fetching.fetch_more(first, keys, count, self._servers.timeout)
+            values = await async_fetching.fetch_more(self._servers, first, keys, count)
             hold = AsyncHold(first.pool, first.connection, self._servers.timeout)
             return [
                 AsyncReservation(value, protocol.queue_of(value, keys), hold, self._codec) for value in values
@@ -214,6 +218,6 @@ class AsyncClient:
 
     async def _ask_all(self, request: bytes, *expected: bytes) -> list[Reply]:
         async def ask(pool: AsyncPool) -> Reply:
-            return protocol.check(await pool.ask(request, self._servers.timeout), *expected)
+            return protocol.check(await pool.ask(request, time_in(self._servers.timeout)), *expected)
 
         return await self._servers.ask_all(ask)

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from darner.client import protocol
 from darner.client.errors import (
@@ -47,8 +48,8 @@ class AsyncConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is open, and nothing is under way on it."""
-        return self.is_open and not (self._outstanding or self._arrived)
+        """Whether the connection is open, will stay so, and nothing is under way on it."""
+        return self.is_open and not (self._outstanding or self._arrived or self._replies.is_over)
 
     def is_usable(self) -> bool:
         """Return whether an idle connection was not closed by the server meanwhile, as far as is known."""
@@ -59,19 +60,17 @@ class AsyncConnection(asyncio.Protocol):
         comes.register(self.fileno(), select.POLLIN)
         return not comes.poll(0)
 
-    async def ask(self, request: bytes | Sequence[bytes], timeout: float) -> Reply:
+    async def ask(self, request: bytes | Sequence[bytes], deadline: float) -> Reply:
         """Send a request, which is large if it comes in parts, and return its reply.
 
         Raises ConnectionLostError, RequestTimeoutError or ProtocolError if what became of it is unknown; then
-        the connection is closed, and after a cancellation, too. `timeout` is in seconds.
+        the connection is closed, and after a cancellation, too.
         """
-        deadline = self._loop.time() + timeout
         await self.send((request,) if isinstance(request, bytes) else request, 1, deadline)
         return await self.read(deadline)
 
-    async def ask_many(self, requests: Sequence[bytes], timeout: float) -> list[Reply]:
-        """Send requests in one go, and return their replies; errors and timeout as for `ask`."""
-        deadline = self._loop.time() + timeout
+    async def ask_many(self, requests: Sequence[bytes], deadline: float) -> list[Reply]:
+        """Send requests in one go, and return their replies; errors as for `ask`."""
         await self.send([b"".join(requests)], len(requests), deadline)
         return [await self.read(deadline) for _ in requests]
 
@@ -161,8 +160,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # those of uvloop only look like one
         if not self.address.path:
             # a peer that is gone is noticed while a `get` waits
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -192,6 +190,11 @@ class AsyncConnection(asyncio.Protocol):
         self._wake()
 
 
+def time_in(seconds: float) -> float:
+    """Return the time of the event loop in so many seconds."""
+    return asyncio.get_running_loop().time() + seconds
+
+
 async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> AsyncConnection:
     """Return a connection, logged in, that was made before `deadline`; with a TLS context, over TLS.
 
@@ -209,17 +212,17 @@ async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None)
         reason = "no connection in time" if isinstance(error, TimeoutError) else error
         raise ConnectionFailedError(f"{address}: {reason}") from error
     if address.user:
-        await _log_in(connection, deadline - loop.time())
+        await _log_in(connection, deadline)
     if not connection.is_open:
         raise ConnectionFailedError(f"{address} has ended the connection at once")
     return connection
 
 
-async def _log_in(connection: AsyncConnection, timeout: float) -> None:
+async def _log_in(connection: AsyncConnection, deadline: float) -> None:
     address = connection.address
     request = protocol.login_request(address.user, address.password)
     try:
-        protocol.check(await connection.ask(request, timeout), protocol.STORED)
+        protocol.check(await connection.ask(request, deadline), protocol.STORED)
     except ConnectionLostError as error:
         # nothing of the caller's was sent
         raise ConnectionFailedError(f"no login: {error}") from error

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from darner.client import protocol
-from darner.client.async_connection import AsyncConnection
+from darner.client.async_connection import AsyncConnection, time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
 from darner.client.async_waiting import wait_at
@@ -30,7 +30,7 @@ async def fetch(
     Of a fleet, and of lost connections, the same holds as for `fetching.fetch`.
     """
     if servers.only is not None:
-        return await _fetch_from(servers.only, keys, options, servers.timeout, wait)
+        return await _fetch_from(servers.only, keys, options, time_in(servers.timeout), wait)
     until = time.monotonic() + wait
     while True:
         found, asked = await _ask_each(servers, keys, options)
@@ -41,11 +41,11 @@ async def fetch(
 
 
 async def _fetch_from(
-    pool: AsyncPool, keys: Sequence[bytes], options: bytes, timeout: float, wait: float = 0
+    pool: AsyncPool, keys: Sequence[bytes], options: bytes, deadline: float, wait: float = 0
 ) -> AsyncFetched | None:
     """Fetch an item from one server; None if there is none."""
     request = protocol.get_line(keys, options, protocol.milliseconds(wait))
-    reply, connection = await pool.ask_and_keep(request, timeout, wait)
+    reply, connection = await pool.ask_and_keep(request, deadline, wait)
     if reply.values:
         return AsyncFetched(reply.values[0], pool, connection)
     pool.give(connection)
@@ -58,11 +58,11 @@ async def _ask_each(
 ) -> tuple[AsyncFetched | None, list[AsyncPool]]:
     """Fetch from the first server that has an item; also returns the servers that have none."""
     asked: list[AsyncPool] = []
-    deadline = time.monotonic() + servers.timeout
+    deadline = time_in(servers.timeout)
     tour = servers.tour(is_harmless=options == OPEN)
     for pool in tour:
         with tour:
-            found = await _fetch_from(pool, keys, options, deadline - time.monotonic())
+            found = await _fetch_from(pool, keys, options, deadline)
             if found is not None:
                 return found, asked
             asked.append(pool)
@@ -70,14 +70,16 @@ async def _ask_each(
     return None, asked
 
 
-async def fetch_more(first: AsyncFetched, keys: Sequence[bytes], count: int, timeout: float) -> list[Value]:
+async def fetch_more(
+    servers: AsyncServers, first: AsyncFetched, keys: Sequence[bytes], count: int
+) -> list[Value]:
     """Reserve up to `count` items, the first among them, on its connection, as More says.
 
     If the connection is lost, all of them go back, and ConnectionLostError is raised.
     """
     more = More(keys, first.value, count)
     while requests := more.requests():
-        more.took(await first.connection.ask_many(requests, timeout))
+        more.took(await first.connection.ask_many(requests, time_in(servers.timeout)))
     return more.values
 
 

@@ -12,7 +12,7 @@ import ssl
 import weakref
 from collections.abc import Sequence
 
-from darner.client.async_connection import AsyncConnection, connect
+from darner.client.async_connection import AsyncConnection, connect, time_in
 from darner.client.errors import BadRequestError, NoFreeConnectionError
 from darner.client.protocol import Reply
 from darner.client.url import Address
@@ -40,33 +40,31 @@ class AsyncPool:
         self._idle: list[AsyncConnection] = []
         self._open: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
 
-    async def ask(self, request: bytes | Sequence[bytes], timeout: float) -> Reply:
-        """Send a request on any connection, and return its reply within `timeout` seconds.
+    async def ask(self, request: bytes | Sequence[bytes], deadline: float) -> Reply:
+        """Send a request on any connection, and return its reply.
 
         Errors are those of `take`, of `AsyncConnection.ask`, and LoginError.
         """
-        reply, connection = await self.ask_and_keep(request, timeout)
+        reply, connection = await self.ask_and_keep(request, deadline)
         self.give(connection)
         return reply
 
     async def ask_and_keep(
-        self, request: bytes | Sequence[bytes], timeout: float, wait: float = 0
+        self, request: bytes | Sequence[bytes], deadline: float, wait: float = 0
     ) -> tuple[Reply, AsyncConnection]:
         """Do as `ask`, and return the connection, too; `wait` is how long the server may take besides."""
-        deadline = self.deadline(timeout)
         connection = await self.take(deadline)
         try:
-            return await connection.ask(request, self.left(deadline) + wait), connection
+            return await connection.ask(request, deadline + wait), connection
         except BaseException:
             self.discard(connection)
             raise
 
-    async def ask_many(self, requests: Sequence[bytes], timeout: float) -> list[Reply]:
+    async def ask_many(self, requests: Sequence[bytes], deadline: float) -> list[Reply]:
         """Send requests in one go on any connection; errors as for `ask`."""
-        deadline = self.deadline(timeout)
         connection = await self.take(deadline)
         try:
-            return await connection.ask_many(requests, self.left(deadline))
+            return await connection.ask_many(requests, deadline)
         finally:
             self.give(connection)
 
@@ -87,7 +85,7 @@ class AsyncPool:
                 if connection.is_usable():
                     return connection
                 connection.close()
-            connect_by = min(deadline, self.deadline(self._connect_timeout))
+            connect_by = min(deadline, time_in(self._connect_timeout))
             connection = await connect(self.address, connect_by, self._tls)
         except BaseException:
             self._places.release()
@@ -140,14 +138,6 @@ class AsyncPool:
             self._loop = loop
         elif self._loop is not loop:
             raise BadRequestError("this client was used on another event loop: make one for each")
-
-    def deadline(self, seconds: float) -> float:
-        """Return the time of the event loop in so many seconds."""
-        return asyncio.get_running_loop().time() + seconds
-
-    def left(self, deadline: float) -> float:
-        """Return the seconds until a time of the event loop."""
-        return deadline - asyncio.get_running_loop().time()
 
 
 _pools: weakref.WeakSet[AsyncPool] = weakref.WeakSet()

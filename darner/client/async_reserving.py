@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
-from darner.client.async_connection import AsyncConnection
+from darner.client.async_connection import AsyncConnection, time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.codecs import Codec
 from darner.client.errors import ClientError, ConnectionLostError
@@ -40,7 +40,7 @@ class AsyncHold(Held):
         try:
             async with self._lock:
                 for part in in_parts(requests):
-                    outcomes += outcomes_of(await self._connection.ask_many(part, self._timeout))
+                    outcomes += outcomes_of(await self._connection.ask_many(part, time_in(self._timeout)))
         except ConnectionLostError as error:
             outcomes += [error] * (len(requests) - len(outcomes))
         finally:
@@ -81,7 +81,7 @@ class AsyncReservation(Reserved):
 
 
 class AsyncReservingMany:
-    """The context of `AsyncClient.reserve_many`: fetches when it is entered, ends the items when it is left."""
+    """The context of `AsyncClient.reserve_many`: fetches when it is entered, ends items when it is left."""
 
     __slots__ = ("_fetch", "_items")
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.errors import ClientError
 from darner.client.protocol import Reply
@@ -40,11 +40,11 @@ class AsyncServers(Roster[AsyncPool]):
 
     async def ask_one(self, request: Request) -> Reply:
         """Ask the next server that can be reached: another one only while nothing was sent."""
-        deadline = time.monotonic() + self.timeout
+        deadline = time_in(self.timeout)
         tour = self.tour()
         for pool in tour:
             with tour:
-                return await pool.ask(request, deadline - time.monotonic())
+                return await pool.ask(request, deadline)
         raise tour.error
 
     async def again(self, ask: Callable[[float], Awaitable[Answer]]) -> Answer:
@@ -58,11 +58,11 @@ class AsyncServers(Roster[AsyncPool]):
 
     async def ask_again(self, pool: AsyncPool, request: Request) -> Reply:
         """Make a request on this server that does no harm if it is made twice: see `again`."""
-        return await self.again(lambda left: pool.ask(request, left))
+        return await self.again(lambda left: pool.ask(request, time_in(left)))
 
     async def ask_many_again(self, pool: AsyncPool, requests: Sequence[bytes]) -> list[Reply]:
         """Make requests in one go that do no harm if they are made twice: see `again`."""
-        return await self.again(lambda left: pool.ask_many(requests, left))
+        return await self.again(lambda left: pool.ask_many(requests, time_in(left)))
 
     async def ask_all(self, ask: Callable[[AsyncPool], Awaitable[Reply]]) -> list[Reply]:
         """Ask every server; if some fail, the others are asked all the same; raises the first error."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
 from darner.client.errors import ConnectionLostError
@@ -14,7 +15,7 @@ async def put_anywhere(servers: AsyncServers, requests: Sequence[Request]) -> Ou
     tour = servers.tour()
     for pool in tour:
         with tour:
-            return await _put_on(pool, requests, servers.timeout)
+            return await _put_on(servers, pool, requests)
     return [tour.error] * len(requests)
 
 
@@ -29,17 +30,17 @@ async def put_at_home(servers: AsyncServers, requests: Sequence[Request], ids: S
 
 async def _put_again(servers: AsyncServers, home: AtHome[AsyncPool]) -> None:
     async def put(_left: float) -> None:
-        home.took(await _put_on(home.pool, home.left(), servers.timeout))
+        home.took(await _put_on(servers, home.pool, home.left()))
 
     await servers.again(put)
 
 
-async def _put_on(pool: AsyncPool, requests: Sequence[Request], timeout: float) -> Outcomes:
+async def _put_on(servers: AsyncServers, pool: AsyncPool, requests: Sequence[Request]) -> Outcomes:
     """Store on one server; return for each request None, or what became of it.
 
-    `timeout` is for each window. ConnectionFailedError if the server cannot be reached.
+    The timeout is for each window. ConnectionFailedError if the server cannot be reached.
     """
-    deadline = pool.deadline(timeout)
+    deadline = time_in(servers.timeout)
     connection = await pool.take(deadline)
     run = Run(requests)
     try:
@@ -48,7 +49,7 @@ async def _put_on(pool: AsyncPool, requests: Sequence[Request], timeout: float) 
             if window is None:
                 run.took(await connection.read(deadline))
             else:
-                deadline = pool.deadline(timeout)
+                deadline = time_in(servers.timeout)
                 await connection.send(window[1], window[0], deadline)
     except ConnectionLostError as error:
         run.lost(error)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from darner.client import protocol
+from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
 from darner.client.errors import ConnectionFailedError, ConnectionLostError, NoFreeConnectionError
@@ -22,7 +23,8 @@ async def wait_at(
     try:
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if any([task.result() for task in done]):
+            found = [task.result() for task in done]
+            if any(found):
                 return
     finally:
         # A peek cannot be called off: to cancel one closes its connection.
@@ -33,7 +35,7 @@ async def wait_at(
 
 async def _has_item(servers: AsyncServers, pool: AsyncPool, request: bytes, wait: float) -> bool:
     """Return whether a server has an item in time; False, too, if it cannot be asked."""
-    deadline = pool.deadline(servers.timeout)
+    deadline = time_in(servers.timeout)
     try:
         connection = await pool.take(deadline)
         try:

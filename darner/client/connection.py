@@ -138,6 +138,8 @@ class Connection:
 
     def is_usable(self) -> bool:
         """Return whether the server has not closed the connection meanwhile, as far as that is known."""
+        if self._replies.is_over:
+            return False
         if time.monotonic() - self._asked_at < _FRESH_S:
             return True
         # Between requests nothing can come but the end.

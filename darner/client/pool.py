@@ -72,6 +72,8 @@ class Pool:
             except ConnectionFailedError:
                 # nothing was sent: the server closed it a moment ago, and the next connection may be sound
                 self.discard(connection)
+                if deadline is not None:
+                    raise
             except BaseException:
                 self.discard(connection)
                 raise

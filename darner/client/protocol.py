@@ -44,6 +44,7 @@ END = b"END"
 STORED = b"STORED"
 NOT_STORED = b"NOT_STORED"
 DELETED = b"DELETED"
+_NO_LOGIN = b"CLIENT_ERROR authentication failure"
 STATUSES = ("up", "readonly", "quiescent")
 STATUS_REPLIES = (b"UP", b"READONLY", b"QUIESCENT")
 
@@ -147,9 +148,9 @@ def close_line(key: bytes, token: int) -> bytes:
     return b"get %b/close=%d\r\n" % (key, token)
 
 
-def abort_line(key: bytes, token: int, delay: float = 0) -> bytes:
-    """Return the request that puts a reserved item back, out of sight for `delay` seconds if there is one."""
-    if delay:
+def abort_line(key: bytes, token: int, delay: float | None = None) -> bytes:
+    """Return the request that puts a reserved item back at the head, or at the end in `delay` seconds."""
+    if delay is not None:
         return b"get %b/abort=%d/delay=%d\r\n" % (key, token, milliseconds(delay))
     return b"get %b/abort=%d\r\n" % (key, token)
 
@@ -214,7 +215,7 @@ class Replies:
     ProtocolError the connection is of no more use.
     """
 
-    __slots__ = ("_at", "_data", "_filled", "_large", "_room", "_stats", "_values", "_wanted")
+    __slots__ = ("_at", "_data", "_filled", "_large", "_room", "_stats", "_values", "_wanted", "is_over")
 
     def __init__(self) -> None:
         self._data = b""
@@ -229,6 +230,8 @@ class Replies:
         self._room = bytearray()
         self._filled = 0
         self._wanted = 0
+        # whether the server ends the connection behind the last reply
+        self.is_over = False
 
     @property
     def is_between(self) -> bool:
@@ -285,6 +288,7 @@ class Replies:
 
     def _reply(self, line: bytes) -> Reply:
         if not (self._values or self._stats):
+            self.is_over = line == _NO_LOGIN
             return Reply(line)
         if line != END and not line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR")):
             raise ProtocolError(f"behind an item came {line[:60]!r}")
@@ -356,7 +360,7 @@ def error_of(line: bytes) -> ClientError | None:
         return ItemTooLargeError(text) if rest == b"object too large for cache" else ServerFailedError(text)
     if word != b"CLIENT_ERROR":
         return None
-    if rest.startswith(b"authentication failure"):
+    if line == _NO_LOGIN:
         return LoginError("user or password is wrong, or missing: darner://user:password@host")
     if rest.startswith(b"no such reserved item"):
         return ReservationLostError("this reservation is no longer held: the item went back to its queue")

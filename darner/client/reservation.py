@@ -37,8 +37,8 @@ class Reserved(Item):
         self._end()
         return protocol.close_line(self._key, self.token)
 
-    def aborting(self, delay: float = 0) -> bytes:
-        """Return the request that puts the item back, out of sight for `delay` seconds; errors as there."""
+    def aborting(self, delay: float | None = None) -> bytes:
+        """Return the request that puts the item back: see `protocol.abort_line`; errors as for `closing`."""
         request = protocol.abort_line(self._key, self.token, delay)  # first: the delay may be wrong
         self._end()
         return request
