@@ -106,6 +106,7 @@ _defaults = {each.name: each.default for each in fields(Settings)}
     "--grace",
     type=_Seconds(),
     default=_defaults["grace"],
+    show_default=f"{_defaults['grace']:g}s",
     metavar="TIME",
     help="How long the end waits for what is in progress; the rest goes back.",
 )
@@ -113,6 +114,7 @@ _defaults = {each.name: each.default for each in fields(Settings)}
     "--first-pause",
     type=_Seconds(),
     default=_defaults["first_pause"],
+    show_default=f"{_defaults['first_pause']:g}s",
     metavar="TIME",
     help="Pause before an item that failed comes again; it doubles each time.",
 )
@@ -120,6 +122,7 @@ _defaults = {each.name: each.default for each in fields(Settings)}
     "--longest-pause",
     type=_Seconds(),
     default=_defaults["longest_pause"],
+    show_default=f"{_defaults['longest_pause']:g}s",
     metavar="TIME",
     help="The longest such pause.",
 )

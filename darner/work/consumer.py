@@ -50,6 +50,7 @@ class Consumer:
         places = {asyncio.create_task(self._work(runner)) for runner in self._runners}
         await asyncio.wait({stopped, *places}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
+        log.info("nothing more is taken", in_progress=len(self._in_progress))
         ended, unfinished = await asyncio.wait(places, timeout=self._settings.grace)
         for item in self._in_progress:
             log.warning("not finished in time: it goes back", **_fields(item))

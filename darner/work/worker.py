@@ -57,7 +57,7 @@ class Worker(Settings):
         finally:
             if metrics is not None:
                 metrics.close()
-        log.info("the worker has ended", all_finished=all_finished)
+        log.info("the worker has ended", finished="all" if all_finished else "not all")
         return all_finished
 
     def stop(self) -> None:
