@@ -30,7 +30,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -342,16 +341,22 @@ class Run:
 def stored(deliveries: list[Delivery]) -> int:
     """Return how many times an item was stored, by all its deliveries on one server.
 
-    Those of one number are of one copy. So are those of the next one if the copy was put back with a pause,
-    which gives it a new number: it has failed, and has been delivered more often.
+    Those of one number are of one copy. A copy that is put back with a pause gets a new number: so one that
+    failed goes on as a later number that was delivered before.
     """
-    copies: defaultdict[int, list[Delivery]] = defaultdict(list)
+    numbers: defaultdict[int, list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
-        copies[delivery.id].append(delivery)
-    count = 1
-    for before, after in pairwise(sorted(copies)):
-        failed = [d.attempts for d in copies[before] if d.outcome == ledger_worker.FAILED]
-        count += not failed or min(d.attempts for d in copies[after]) <= max(failed)
+        numbers[delivery.id].append(delivery)
+    count = 0
+    put_back: list[int] = []  # the attempts of each copy that failed and is not found again yet
+    for _, found in sorted(numbers.items()):
+        first = min(delivery.attempts for delivery in found)
+        before = [attempts for attempts in put_back if attempts < first]
+        if before:
+            put_back.remove(max(before))
+        else:
+            count += 1
+        put_back += [delivery.attempts for delivery in found if delivery.outcome == ledger_worker.FAILED][-1:]
     return count
 
 
@@ -374,8 +379,9 @@ def account(
     extra = {name: count - 1 for (queue, name), count in copies.items() if queue == WITHOUT}
     unexcused = [name for name, count in extra.items() if count > ledger.lost_replies[name]]
     excused = OPEN_READS * len((WITH_ID, WITHOUT)) * (kills["worker"] + kills["server"] * len(WORKERS))
+    lost = ledger.acknowledged - handled
     violations = []
-    if lost := ledger.acknowledged - handled:
+    if lost:
         violations.append(f"{len(lost)} acknowledged items are lost: {sorted(lost)[:5]}")
     if strange := {name for _, name in copies} - ledger.acknowledged:
         violations.append(f"{len(strange)} items came that nobody has put: {sorted(strange)[:5]}")
@@ -393,6 +399,7 @@ def account(
         "kills of a worker": kills["worker"],
         "puts": ledger.puts,
         "items acknowledged": len(ledger.acknowledged),
+        "lost of those": len(lost),
         "items put again: the reply was lost": ledger.lost_replies.total(),
         "items put again: no connection": ledger.refused.total(),
         "stored twice, with an id": len(twice),
