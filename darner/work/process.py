@@ -37,9 +37,8 @@ async def work(
         threads = [JobThread(function) for _ in range(settings.concurrency)]
         runners = list(threads)
     consumer = Consumer(settings, runners, Fleet(_sources(settings, advises=advises)), observer)
-    loop = asyncio.get_running_loop()
     try:
-        with stop.told_to(lambda: loop.call_soon_threadsafe(consumer.stop)):
+        with stop.told_to(consumer.stop):
             return await consumer.run()
     finally:
         for thread in threads:

@@ -1,8 +1,10 @@
 """How a worker is told to end: by `Worker.stop`, and by signals."""
 
+import asyncio
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -30,15 +32,37 @@ class Stop:
 
     @contextlib.contextmanager
     def told_to(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call `end` when the wish is there, at once if it is there already, perhaps more than once, and from
-        any thread."""
-        self._end = end
+        """Call `end` on the running event loop when the wish is there, at once if it is there already, perhaps
+        more than once."""
+        loop = asyncio.get_running_loop()
+        self._end = lambda: loop.call_soon_threadsafe(end)
         if self._is_set:
             end()
         try:
-            yield
+            with _woken_by_signals(loop):
+                yield
         finally:
             self._end = None
+
+
+@contextlib.contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Wake the loop of the main thread for each signal: Python calls a handler in that thread alone, and the
+    system may have delivered the signal to another one while this one waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(ours)
 
 
 @contextlib.contextmanager

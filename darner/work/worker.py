@@ -70,8 +70,7 @@ class Worker(Settings):
         supervisor = Supervisor(
             Settings(**{each.name: getattr(self, each.name) for each in fields(self)}), observer
         )
-        loop = asyncio.get_running_loop()
-        with self._stop.told_to(lambda: loop.call_soon_threadsafe(supervisor.stop)):
+        with self._stop.told_to(supervisor.stop):
             return await supervisor.run()
 
 

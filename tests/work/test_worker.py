@@ -156,6 +156,14 @@ def test_a_second_signal_ends_the_worker_at_once(wire, worker):
     assert wire.get(b"work/t=5000") == b"x"
 
 
+def test_a_signal_is_heeded_also_if_the_system_delivers_it_to_the_thread_of_a_job(tmp_path, wire, worker):
+    put(wire, b"x")
+    it = worker("get_signal")
+    it.wait_for_log("nothing more is taken")
+    (tmp_path / "go").touch()
+    assert it.ended() == 0
+
+
 def test_an_idle_worker_ends_at_once(server, worker):
     it = worker("echo")
     until(lambda: server.waiters(b"work") == 1)
