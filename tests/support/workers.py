@@ -91,9 +91,11 @@ def die(item):
 
 
 def get_signal(item):
-    """Have the system deliver SIGTERM to this thread, and wait for the file `go`."""
-    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    """Once there is the file `go`, have the system deliver SIGTERM to this thread, and wait for the next file."""
     hold(item)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    while not Path("signalled").exists():
+        time.sleep(0.01)
 
 
 number = 7

@@ -158,9 +158,11 @@ def test_a_second_signal_ends_the_worker_at_once(wire, worker):
 
 def test_a_signal_is_heeded_also_if_the_system_delivers_it_to_the_thread_of_a_job(tmp_path, wire, worker):
     put(wire, b"x")
-    it = worker("get_signal")
-    it.wait_for_log("nothing more is taken")
+    it = worker("get_signal", "--concurrency=1")  # so that nothing else wakes the main thread
+    assert it.said(1) == ["began x 0"]
     (tmp_path / "go").touch()
+    it.wait_for_log("nothing more is taken")
+    (tmp_path / "signalled").touch()
     assert it.ended() == 0
 
 
