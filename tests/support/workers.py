@@ -91,7 +91,7 @@ def die(item):
 
 
 def get_signal(item):
-    """Once there is the file `go`, have the system deliver SIGTERM to this thread, and wait for the next file."""
+    """Once there is `go`, have the system deliver SIGTERM to this thread; end once there is `signalled`."""
     hold(item)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
     while not Path("signalled").exists():
