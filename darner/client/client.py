@@ -256,7 +256,9 @@ class Client:
         if first is None:
             return []
         try:
-            values = fetching.fetch_more(first, keys, count, self._servers.timeout)
+            values = [first.value]
+            if count > 1:
+                values = fetching.fetch_more(first, keys, count, self._servers.timeout)
             hold = Hold(first.pool, first.connection, self._servers.timeout)
             return [Reservation(value, protocol.queue_of(value, keys), hold, self._codec) for value in values]
         except BaseException:

@@ -8,6 +8,7 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
@@ -25,6 +26,8 @@ from darner.client.url import Address
 Received = TypeVar("Received", bytes, int)
 
 _RECEIVE_BYTES = 1 << 16
+# The reply to one request is short, as a rule, and a larger buffer would make it dearer.
+_RECEIVE_FIRST_BYTES = 1 << 12
 _SEND_BYTES = 1 << 18
 # For so long after a request a connection is taken to be alive: a server that has ended since is not back
 # yet.
@@ -39,6 +42,7 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_asked_at",
+        "_is_tls",
         "_receive",
         "_replies",
         "_send",
@@ -55,7 +59,11 @@ class Connection:
         self.address = address
         self._replies = Replies()
         self._asked_at = time.monotonic()
+        self._is_tls = tls is not None
         self._socket = _connect(address, deadline, tls)
+        if not self._is_tls:
+            # The system bounds each call: see _limit.
+            self._socket.settimeout(None)
         # bound once: they are called for each request
         self._send, self._receive = self._socket.send, self._socket.recv
         self._timeout = -1.0
@@ -86,11 +94,10 @@ class Connection:
             if timeout != self._timeout:
                 self._limit(timeout)
             if isinstance(request, bytes):
-                self._send_whole(request)
+                self._send_whole(request, now + timeout)
             else:
                 self._send_parts(request, now + timeout)
-            replies.feed(self._received(self._receive(_RECEIVE_BYTES)))
-            reply = replies.next()
+            reply = replies.take(self._received(self._receive(_RECEIVE_FIRST_BYTES)))
             return reply if reply is not None else self._read(now + timeout)
         except BaseException as error:
             self._fail(error)
@@ -100,6 +107,8 @@ class Connection:
 
         The replies must fit into the buffers on the way, for none is read before all requests are sent.
         """
+        if len(requests) == 1:
+            return [self.ask(requests[0], timeout)]
         deadline = time.monotonic() + timeout
         self.send([b"".join(requests)], deadline)
         return [self.read(deadline) for _ in requests]
@@ -129,7 +138,7 @@ class Connection:
         try:
             self._limit(0)
             # TLS may have come that has nothing for us
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, BlockingIOError):
                 replies.feed(self._received(self._receive(_RECEIVE_BYTES)))
             reply = replies.next()
             return reply, reply is not None or not replies.is_between
@@ -155,14 +164,14 @@ class Connection:
         """Return the descriptor, for a selector."""
         return self._socket.fileno()
 
-    def _send_whole(self, request: bytes) -> None:
+    def _send_whole(self, request: bytes, deadline: float) -> None:
         try:
             count = self._send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             # the system refused the first byte
             raise ConnectionFailedError(f"{self.address} has ended the connection") from error
         if count < len(request):
-            self._socket.sendall(memoryview(request)[count:])
+            self._send_parts([request[count:]], deadline)
 
     def _send_parts(self, parts: Sequence[bytes], deadline: float) -> None:
         for part in parts:
@@ -197,7 +206,14 @@ class Connection:
     def _limit(self, seconds: float) -> None:
         """Let each further call of the socket take so long at most."""
         self._timeout = max(seconds, _SHORTEST_S)
-        self._socket.settimeout(self._timeout)
+        if self._is_tls:
+            self._socket.settimeout(self._timeout)
+            return
+        # With the timeout of Python's socket there would be a `poll` before each call.
+        whole, part = divmod(self._timeout, 1)
+        timeval = struct.pack("ll", int(whole), int(part * 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Close the connection, and raise the error: one of the socket in the client's words."""

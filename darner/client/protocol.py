@@ -38,7 +38,8 @@ _ID_BITS = 48
 
 _NAME = re.compile(rb"[^\x00-\x20/\x7f]{1,250}")
 _CURSOR = b"/cursor="
-_VALUE = re.compile(rb"VALUE ([^ ]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
+_VALUE = re.compile(rb"VALUE ([^ \r\n]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
+_VALUE_LINE = re.compile(_VALUE.pattern + rb"\r\n")
 
 CRLF = b"\r\n"
 END = b"END"
@@ -69,9 +70,11 @@ def source_key(queue: str | bytes) -> bytes:
     return queue_key(name) + _CURSOR + _name(cursor, "the name of a cursor")
 
 
-def source_keys(queues: str | bytes | Sequence[str | bytes]) -> list[bytes]:
+def source_keys(queues: str | bytes | Sequence[str | bytes]) -> Sequence[bytes]:
     """Return the bytes of each queue to read from, the most urgent first; BadRequestError if one is bad."""
-    keys = [source_key(queue) for queue in ([queues] if isinstance(queues, str | bytes) else queues)]
+    if isinstance(queues, str | bytes):
+        return [source_key(queues)]
+    keys = [source_key(queue) for queue in queues]
     if not keys or len(set(keys)) < len(keys):
         raise BadRequestError("name one queue or several, each once")
     return keys
@@ -207,6 +210,8 @@ class Reply(NamedTuple):
 
 # What most requests are answered with, as a whole.
 _SHORT = {b"STORED\r\n": Reply(STORED), b"END\r\n": Reply(END)}
+_LONGER_THAN_SHORT = 9
+_END_OF_VALUE = b"\r\nEND\r\n"
 
 
 class Replies:
@@ -246,6 +251,19 @@ class Replies:
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
 
+    def take(self, data: bytes) -> Reply | None:
+        """Do as `feed`, then `next`: quickly, if a reply comes as a whole, as most do."""
+        if (
+            self._at == len(self._data)
+            and self._large is None
+            and not self._values
+            and not self._stats
+            and (reply := _whole(data)) is not None
+        ):
+            return reply
+        self.feed(data)
+        return self.next()
+
     def room(self) -> memoryview | None:
         """Return where to receive the next bytes, if a large value is under way; tell `received` how many
         came.
@@ -263,9 +281,6 @@ class Replies:
 
     def next(self) -> Reply | None:
         """Return the next reply, or None until more bytes have come; ProtocolError if it is none."""
-        if self._at == 0 and self._data in _SHORT and not (self._values or self._stats or self._large):
-            self._at = len(self._data)
-            return _SHORT[self._data]
         while True:
             if self._large is not None:
                 if self._filled < self._wanted:
@@ -347,6 +362,21 @@ class Replies:
         if len(words) != 3 or self._values:
             raise ProtocolError(f"this is no figure: {line[:60]!r}")
         self._stats.append((words[1].decode(errors="replace"), words[2].decode(errors="replace")))
+
+
+def _whole(data: bytes) -> Reply | None:
+    """Return the reply that these bytes are, if it is one of the usual ones, no more and no less."""
+    if len(data) < _LONGER_THAN_SHORT:
+        return _SHORT.get(data)
+    found = _VALUE_LINE.match(data)
+    if found is None:
+        return None
+    key, flags, size, token = found.groups()
+    begin = found.end()
+    end = begin + int(size)
+    if data[end:] != _END_OF_VALUE:
+        return None
+    return Reply(END, (Value(key, int(flags), data[begin:end], int(token or 0)),))
 
 
 def error_of(line: bytes) -> ClientError | None:
