@@ -110,6 +110,18 @@ def put_line(
     return b"set %b%b %d %d %d\r\n" % (queue, options, flags, _exptime(expire), size)
 
 
+@lru_cache(maxsize=4096)
+def plain_put(queue: str | bytes) -> bytes:
+    """Return what a `set` without flags and options begins with, up to the size; BadRequestError as above."""
+    return b"set %b 0 0 " % queue_key(queue)
+
+
+@lru_cache(maxsize=4096)
+def plain_get(queue: str) -> bytes:
+    """Return the request that takes the next item of one queue if there is one; BadRequestError as above."""
+    return get_line([source_key(queue)])
+
+
 def item_id(id: str | bytes) -> bytes:
     """Return the bytes of the id of a put; BadRequestError if it cannot be one."""
     return _name(id, "an id")
@@ -208,9 +220,8 @@ class Reply(NamedTuple):
     stats: Sequence[tuple[str, str]] = ()
 
 
-# What most requests are answered with, as a whole.
+# What most requests are answered with that is no item.
 _SHORT = {b"STORED\r\n": Reply(STORED), b"END\r\n": Reply(END)}
-_LONGER_THAN_SHORT = 9
 _END_OF_VALUE = b"\r\nEND\r\n"
 
 
@@ -252,17 +263,25 @@ class Replies:
         self._at = 0
 
     def take(self, data: bytes) -> Reply | None:
-        """Do as `feed`, then `next`: quickly, if a reply comes as a whole, as most do."""
-        if (
-            self._at == len(self._data)
-            and self._large is None
-            and not self._values
-            and not self._stats
-            and (reply := _whole(data)) is not None
-        ):
+        """Do as `feed`, then `next`: quickly if what came is a short reply as a whole, as most are."""
+        reply = _SHORT.get(data)
+        if reply is not None and self.is_between:
             return reply
         self.feed(data)
         return self.next()
+
+    def several(self, most: int) -> list[Reply]:
+        """Do as `next` until it gives None, `most` times at most: quickly if all are the same short reply."""
+        if not (self._large or self._values or self._stats):
+            for short, reply in _SHORT.items():
+                count = min((len(self._data) - self._at) // len(short), most)
+                if count and self._data.startswith(short * count, self._at):
+                    self._at += len(short) * count
+                    return [reply] * count
+        replies: list[Reply] = []
+        while len(replies) < most and (next_one := self.next()) is not None:
+            replies.append(next_one)
+        return replies
 
     def room(self) -> memoryview | None:
         """Return where to receive the next bytes, if a large value is under way; tell `received` how many
@@ -281,6 +300,8 @@ class Replies:
 
     def next(self) -> Reply | None:
         """Return the next reply, or None until more bytes have come; ProtocolError if it is none."""
+        if self._large is None and (reply := self._one_item()) is not None:
+            return reply
         while True:
             if self._large is not None:
                 if self._filled < self._wanted:
@@ -301,6 +322,19 @@ class Replies:
                 self._add_stat(line)
             else:
                 return self._reply(line)
+
+    def _one_item(self) -> Reply | None:
+        """Return the next reply if that is an item and its END, and all of it has come."""
+        found = _VALUE_LINE.match(self._data, self._at)
+        if found is None or self._values or self._stats:
+            return None
+        key, flags, size, token = found.groups(b"0")
+        begin = found.end()
+        end = begin + int(size)
+        if not self._data.startswith(_END_OF_VALUE, end):
+            return None
+        self._at = end + len(_END_OF_VALUE)
+        return Reply(END, (Value(key, int(flags), self._data[begin:end], int(token)),))
 
     def _reply(self, line: bytes) -> Reply:
         if not (self._values or self._stats):
@@ -362,21 +396,6 @@ class Replies:
         if len(words) != 3 or self._values:
             raise ProtocolError(f"this is no figure: {line[:60]!r}")
         self._stats.append((words[1].decode(errors="replace"), words[2].decode(errors="replace")))
-
-
-def _whole(data: bytes) -> Reply | None:
-    """Return the reply that these bytes are, if it is one of the usual ones, no more and no less."""
-    if len(data) < _LONGER_THAN_SHORT:
-        return _SHORT.get(data)
-    found = _VALUE_LINE.match(data)
-    if found is None:
-        return None
-    key, flags, size, token = found.groups()
-    begin = found.end()
-    end = begin + int(size)
-    if data[end:] != _END_OF_VALUE:
-        return None
-    return Reply(END, (Value(key, int(flags), data[begin:end], int(token or 0)),))
 
 
 def error_of(line: bytes) -> ClientError | None:
