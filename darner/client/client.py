@@ -149,9 +149,10 @@ class Client:
             value = fetching.take(self._servers.only, protocol.plain_get(queue), self._servers.timeout)
         else:
             found = fetching.fetch(self._servers, protocol.source_keys(queue), b"", timeout)
+            value = None
             if found is not None:
                 found.pool.give(found.connection)
-            value = found and found.value
+                value = found.value
         return None if value is None else codecs.decode(self._codec, value.data, value.flags)
 
     def peek(self, queue: Queues) -> Item | None:

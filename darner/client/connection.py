@@ -97,7 +97,7 @@ class Connection:
             self._asked_at = now
             if timeout != self._timeout:
                 self._limit(timeout)
-            if type(request) is bytes:
+            if isinstance(request, bytes):
                 self._send_whole(request, now + timeout)
             else:
                 self._send_parts(request, now + timeout)

@@ -32,8 +32,7 @@ class Stop:
 
     @contextlib.contextmanager
     def told_to(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call `end` on the running event loop when the wish is there, perhaps more than once; at once if it is
-        there already."""
+        """Call `end` on the running event loop when the wish is there, or at once; perhaps more than once."""
         loop = asyncio.get_running_loop()
         self._end = lambda: loop.call_soon_threadsafe(end)
         if self._is_set:
