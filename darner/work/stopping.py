@@ -32,14 +32,13 @@ class Stop:
 
     @contextlib.contextmanager
     def told_to(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call `end` on the running event loop when the wish is there: at once if it is there already, and
-        perhaps more than once."""
+        """Call `end` on the running event loop when the wish is there, or at once; perhaps more than once."""
         loop = asyncio.get_running_loop()
         self._end = lambda: loop.call_soon_threadsafe(end)
         if self._is_set:
             end()
         try:
-            if True:
+            with _woken_by_signals(loop):
                 yield
         finally:
             self._end = None
