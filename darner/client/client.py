@@ -104,7 +104,8 @@ class Client:
             reply = self._servers.ask_one(request)
         else:
             reply = self._servers.ask_again(self._servers.home(protocol.item_id(id)), request)
-        protocol.check(reply, STORED)
+        if reply.line != STORED:
+            raise protocol.error_in(reply)
 
     def put_many(
         self,
@@ -144,11 +145,14 @@ class Client:
         asked again if the connection is lost, for an item may be lost with it. CodecError has the bytes of an
         item that the codec cannot decode.
         """
-        found = fetching.fetch(self._servers, protocol.source_keys(queue), b"", timeout)
-        if found is None:
-            return None
-        found.pool.give(found.connection)
-        return codecs.decode(self._codec, found.value.data, found.value.flags)
+        if type(queue) is str and not timeout and self._servers.only is not None:
+            value = fetching.take(self._servers.only, protocol.plain_get(queue), self._servers.timeout)
+        else:
+            found = fetching.fetch(self._servers, protocol.source_keys(queue), b"", timeout)
+            if found is not None:
+                found.pool.give(found.connection)
+            value = found and found.value
+        return None if value is None else codecs.decode(self._codec, value.data, value.flags)
 
     def peek(self, queue: Queues) -> Item | None:
         """Return the item at the head of a queue, or of the first of several that has one, and leave it
@@ -256,7 +260,9 @@ class Client:
         if first is None:
             return []
         try:
-            values = fetching.fetch_more(first, keys, count, self._servers.timeout)
+            values = [first.value]
+            if count > 1:
+                values = fetching.fetch_more(first, keys, count, self._servers.timeout)
             hold = Hold(first.pool, first.connection, self._servers.timeout)
             return [Reservation(value, protocol.queue_of(value, keys), hold, self._codec) for value in values]
         except BaseException:

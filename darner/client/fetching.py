@@ -53,6 +53,15 @@ def fetch_from(
     return None
 
 
+def take(pool: Pool, request: bytes, timeout: float) -> Value | None:
+    """Take an item from one server by this `get`; None if there is none."""
+    reply = pool.ask(request, timeout)
+    if reply.values:
+        return reply.values[0]
+    protocol.check(reply, protocol.END)
+    return None
+
+
 def _ask_each(servers: Servers, keys: Sequence[bytes], options: bytes) -> tuple[Fetched | None, list[Pool]]:
     """Fetch from the first server that has an item; also returns the servers that have none."""
     asked: list[Pool] = []

@@ -29,6 +29,7 @@ class Pool:
         self, address: Address, size: int, connect_timeout: float, tls: ssl.SSLContext | None
     ) -> None:
         self.address = address
+        self.name = str(address)
         self._size = size
         self._connect_timeout = connect_timeout
         self._tls = tls
@@ -61,8 +62,9 @@ class Pool:
         """Do as `ask`, and return the connection, too; `wait` is how long the server may take besides."""
         deadline = None
         while True:
-            connection = self._take_idle()
-            if connection is None:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
                 if deadline is None:
                     deadline = time.monotonic() + timeout
                 connection = self.take(deadline)
@@ -70,7 +72,7 @@ class Pool:
             try:
                 return connection.ask(request, timeout + wait), connection
             except ConnectionFailedError:
-                # nothing was sent: the server closed it a moment ago, and the next connection may be sound
+                # nothing was sent: the server has closed it, and the next connection may be sound
                 self.discard(connection)
                 if deadline is not None:
                     raise

@@ -38,7 +38,8 @@ _ID_BITS = 48
 
 _NAME = re.compile(rb"[^\x00-\x20/\x7f]{1,250}")
 _CURSOR = b"/cursor="
-_VALUE = re.compile(rb"VALUE ([^ ]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
+_VALUE = re.compile(rb"VALUE ([^ \r\n]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
+_VALUE_LINE = re.compile(_VALUE.pattern + rb"\r\n")
 
 CRLF = b"\r\n"
 END = b"END"
@@ -69,9 +70,11 @@ def source_key(queue: str | bytes) -> bytes:
     return queue_key(name) + _CURSOR + _name(cursor, "the name of a cursor")
 
 
-def source_keys(queues: str | bytes | Sequence[str | bytes]) -> list[bytes]:
+def source_keys(queues: str | bytes | Sequence[str | bytes]) -> Sequence[bytes]:
     """Return the bytes of each queue to read from, the most urgent first; BadRequestError if one is bad."""
-    keys = [source_key(queue) for queue in ([queues] if isinstance(queues, str | bytes) else queues)]
+    if isinstance(queues, str | bytes):
+        return [source_key(queues)]
+    keys = [source_key(queue) for queue in queues]
     if not keys or len(set(keys)) < len(keys):
         raise BadRequestError("name one queue or several, each once")
     return keys
@@ -105,6 +108,18 @@ def put_line(
     if id is not None:
         options += b"/id=" + item_id(id)
     return b"set %b%b %d %d %d\r\n" % (queue, options, flags, _exptime(expire), size)
+
+
+@lru_cache(maxsize=4096)
+def plain_put(queue: str | bytes) -> bytes:
+    """Return what a `set` without flags and options begins with, up to the size; BadRequestError as above."""
+    return b"set %b 0 0 " % queue_key(queue)
+
+
+@lru_cache(maxsize=4096)
+def plain_get(queue: str) -> bytes:
+    """Return the request that takes the next item of one queue if there is one; BadRequestError as above."""
+    return get_line([source_key(queue)])
 
 
 def item_id(id: str | bytes) -> bytes:
@@ -205,8 +220,9 @@ class Reply(NamedTuple):
     stats: Sequence[tuple[str, str]] = ()
 
 
-# What most requests are answered with, as a whole.
+# What most requests are answered with that is no item.
 _SHORT = {b"STORED\r\n": Reply(STORED), b"END\r\n": Reply(END)}
+_END_OF_VALUE = b"\r\nEND\r\n"
 
 
 class Replies:
@@ -246,6 +262,27 @@ class Replies:
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
 
+    def take(self, data: bytes) -> Reply | None:
+        """Do as `feed`, then `next`: quickly if what came is a short reply as a whole, as most are."""
+        reply = _SHORT.get(data)
+        if reply is not None and self.is_between:
+            return reply
+        self.feed(data)
+        return self.next()
+
+    def several(self, most: int) -> list[Reply]:
+        """Do as `next` until it gives None, `most` times at most: quickly if all are the same short reply."""
+        if not (self._large or self._values or self._stats):
+            for short, reply in _SHORT.items():
+                count = min((len(self._data) - self._at) // len(short), most)
+                if count and self._data.startswith(short * count, self._at):
+                    self._at += len(short) * count
+                    return [reply] * count
+        replies: list[Reply] = []
+        while len(replies) < most and (next_one := self.next()) is not None:
+            replies.append(next_one)
+        return replies
+
     def room(self) -> memoryview | None:
         """Return where to receive the next bytes, if a large value is under way; tell `received` how many
         came.
@@ -263,9 +300,8 @@ class Replies:
 
     def next(self) -> Reply | None:
         """Return the next reply, or None until more bytes have come; ProtocolError if it is none."""
-        if self._at == 0 and self._data in _SHORT and not (self._values or self._stats or self._large):
-            self._at = len(self._data)
-            return _SHORT[self._data]
+        if self._large is None and (reply := self._one_item()) is not None:
+            return reply
         while True:
             if self._large is not None:
                 if self._filled < self._wanted:
@@ -286,6 +322,19 @@ class Replies:
                 self._add_stat(line)
             else:
                 return self._reply(line)
+
+    def _one_item(self) -> Reply | None:
+        """Return the next reply if that is an item and its END, and all of it has come."""
+        found = _VALUE_LINE.match(self._data, self._at)
+        if found is None or self._values or self._stats:
+            return None
+        key, flags, size, token = found.groups(b"0")
+        begin = found.end()
+        end = begin + int(size)
+        if not self._data.startswith(_END_OF_VALUE, end):
+            return None
+        self._at = end + len(_END_OF_VALUE)
+        return Reply(END, (Value(key, int(flags), self._data[begin:end], int(token)),))
 
     def _reply(self, line: bytes) -> Reply:
         if not (self._values or self._stats):

@@ -33,6 +33,14 @@ def put_request(
     sync: bool,
 ) -> Request:
     """Return the request that stores a value; BadRequestError or CodecError if it makes no sense."""
+    if (
+        type(value) is bytes
+        and codec is None
+        and not (delay or expire or sync or id is not None)
+        and len(value) < LARGE_BYTES
+    ):
+        # most are such
+        return b"%b%d\r\n%b\r\n" % (protocol.plain_put(queue), len(value), value)
     data, flags = codecs.encode(codec, value)
     line = protocol.put_line(
         protocol.queue_key(queue), len(data), flags, delay=delay, expire=expire, id=id, sync=sync
@@ -75,7 +83,7 @@ class Run:
 
     def window(self) -> tuple[int, list[bytes]] | None:
         """Return how many sets to send now, and their parts; None if a reply is to be read first."""
-        if self._sent == len(self._requests) or self._is_failed or self._unread > SETS:
+        if self._sent == len(self._requests) or self._is_failed or self.unread > SETS:
             return None
         # the next window is on its way before all replies to the last one are read
         count, parts = window_of_sets(self._requests, self._sent)
@@ -85,21 +93,22 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing is to be sent or read any more."""
-        return not self._unread and (self._is_failed or self._sent == len(self._requests))
+        return not self.unread and (self._is_failed or self._sent == len(self._requests))
 
     @property
-    def _unread(self) -> int:
+    def unread(self) -> int:
+        """How many replies are to come to what was sent."""
         return self._sent - len(self._outcomes)
 
-    def took(self, reply: Reply) -> None:
-        """Take note of the next reply."""
-        outcome = None if reply.line == STORED else protocol.error_in(reply)
-        self._outcomes.append(outcome)
-        self._is_failed = self._is_failed or outcome is not None
+    def took(self, *replies: Reply) -> None:
+        """Take note of the next replies."""
+        outcomes = [None if reply.line == STORED else protocol.error_in(reply) for reply in replies]
+        self._outcomes += outcomes
+        self._is_failed = self._is_failed or any(outcomes)
 
     def lost(self, error: ClientError) -> None:
         """Take note that no more replies come."""
-        self._outcomes += [error] * self._unread
+        self._outcomes += [error] * self.unread
         self._is_failed = True
 
     def outcomes(self) -> Outcomes:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from darner.client.codecs import Codec
 from darner.client.connection import Connection
-from darner.client.errors import ClientError, ConnectionLostError
+from darner.client.errors import ClientError, ConnectionFailedError, ConnectionLostError
 from darner.client.pool import Pool
 from darner.client.protocol import Value
 from darner.client.reservation import (
@@ -41,8 +41,10 @@ class Hold(Held):
             try:
                 for part in in_parts(requests):
                     outcomes += outcomes_of(self._connection.ask_many(part, self._timeout))
-            except ConnectionLostError as error:
-                outcomes += [error] * (len(requests) - len(outcomes))
+            except (ConnectionFailedError, ConnectionLostError) as error:
+                # if nothing was sent, too, the item went back as the connection ended
+                lost = error if isinstance(error, ConnectionLostError) else ConnectionLostError(str(error))
+                outcomes += [lost] * (len(requests) - len(outcomes))
             finally:
                 # What has no outcome, as Ctrl-C came, has gone back: the connection is closed.
                 if self.ended(len(requests), outcomes):
@@ -66,7 +68,7 @@ class Reservation(Reserved):
     __slots__ = ("hold",)
 
     def __init__(self, value: Value, queue: bytes, hold: Hold, codec: Codec | None) -> None:
-        super().__init__(value, queue, str(hold.pool.address), codec)
+        super().__init__(value, queue, hold.pool.name, codec)
         self.hold = hold
         hold.count += 1
 

@@ -44,7 +44,7 @@ def put_on(pool: Pool, requests: Sequence[Request], timeout: float) -> Outcomes:
         while not run.is_over:
             window = run.window()
             if window is None:
-                run.took(connection.read(deadline))
+                run.took(*connection.read(run.unread, deadline))
             else:
                 deadline = time.monotonic() + timeout
                 connection.send(window[1], deadline)

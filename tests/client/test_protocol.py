@@ -71,6 +71,23 @@ class TestReplies:
         assert same(found, expected)
         assert replies.is_between
 
+    @given(st.lists(REPLIES, max_size=6))
+    def test_are_the_same_if_each_comes_as_a_whole(self, expected):
+        replies = Replies()
+        assert same([replies.take(wire(reply)) for reply in expected], expected)
+        assert replies.is_between
+
+    @given(st.lists(st.one_of(REPLIES, st.just(Reply(b"STORED"))), min_size=1, max_size=4), st.data())
+    def test_are_the_same_if_taken_in_pieces(self, expected, data):
+        stream = b"".join(map(wire, expected))
+        replies, found = Replies(), []
+        while stream:
+            count = data.draw(st.integers(1, len(stream)))
+            first = replies.take(stream[:count])
+            stream = stream[count:]
+            found += [first, *drain(replies)] if first is not None else []
+        assert same(found, expected)
+
     @given(st.lists(REPLIES, max_size=4))
     def test_are_the_same_if_large_values_are_received_into_their_room(self, expected):
         stream = b"".join(map(wire, expected))
