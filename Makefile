@@ -20,7 +20,7 @@ test: $(COMPILED) $(TOOLS)
 # system, 200 kills, and what else is marked so.
 test-long: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest -m long
-	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/crash/test_ledger.py
+	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/crash/test_ledger.py tests/crash/test_client_ledger.py
 	DARNER_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/model/test_command_model.py
 
 # The suite under every CPython from 3.11 on that this machine has.
@@ -70,7 +70,7 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 # skipped where it is missing, and so are those of Node's memcached. The extras add to the darner that is
 # installed already what bench/ and metrics need.
 $(TOOLS): $(COMPILED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients 'darner[bench,metrics]'
+	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples 'darner[bench,metrics]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node memcached@2.2.2 || \
 	    echo "Node's memcached is not to be had: its tests will be skipped"

@@ -22,13 +22,19 @@ POLL_S = 0.001
 
 
 class OwnServer:
-    """The console script in one life after another; `directory` has its log and, by default, its data."""
+    """The console script in one life after another; `directory` has its log and, by default, its data.
 
-    def __init__(self, directory: Path, configuration: str = "", data: Path | None = None) -> None:
+    With port 0 each life has another port.
+    """
+
+    def __init__(
+        self, directory: Path, configuration: str = "", data: Path | None = None, port: int = 0
+    ) -> None:
         self.data = data or directory / "data"
+        directory.mkdir(parents=True, exist_ok=True)
         self._log, config = directory / "log", directory / "darner.toml"
         config.write_text(configuration)
-        self._command = [DARNER, "--config", str(config), "--data", str(self.data), "--port", "0"]
+        self._command = [DARNER, "--config", str(config), "--data", str(self.data), "--port", str(port)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:

@@ -26,6 +26,19 @@ class _Main(click.Group):
                 formatter.write_dl(rest)
         self.format_commands(ctx, formatter)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), "work"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command."""
+        if cmd_name == "work":
+            # not at the top: a server has no use for the worker and the client
+            from darner.work.command import work  # noqa: PLC0415
+
+            return work
+        return super().get_command(ctx, cmd_name)
+
 
 GROUPS = {
     "Where": ("data", "host", "port", "socket"),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import click
 
-from darner.cli.log import set_up_log
 from darner.errors import DarnerError
+from darner.log.lines import set_up_log
 from darner.printable import printable
 
 

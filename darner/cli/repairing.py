@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from darner.cli.log import set_up_log
 from darner.cli.outcome import ErrorCount, exit_on_error, say
 from darner.errors import RepairError
+from darner.log.lines import set_up_log
 from darner.printable import shown
 from darner.repair.check import check as check_queues
 from darner.repair.repair import Repaired, repair_all

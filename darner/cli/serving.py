@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import structlog
 
-from darner.cli.log import choose_log_format, dropped_lines, set_up_log
 from darner.cli.outcome import ErrorCount, say
 from darner.config.config_file import load
 from darner.config.settings import Settings
+from darner.log.lines import choose_log_format, dropped_lines, set_up_log
 from darner.server import log_writer
 from darner.server.preflight import check_start
 from darner.server.server import serve

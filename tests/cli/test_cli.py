@@ -17,7 +17,7 @@ from darner._records import CHUNK_BYTES
 
 def test_the_log_says_in_one_line_where_an_internal_error_comes_from():
     program = """
-from darner.cli.log import set_up_log
+from darner.log.lines import set_up_log
 import structlog
 set_up_log()
 try:

@@ -11,8 +11,8 @@ import time
 import pytest
 from running import DARNER, run_darner
 
-from darner.cli import console
 from darner.cli.main import main
+from darner.log import console
 
 STARTED = re.compile(
     r"^\w{3} \d\d \d\d:\d\d:\d\d \[info   \] darner is up {17}version=\S+ pid=\d+$", re.MULTILINE
@@ -20,7 +20,7 @@ STARTED = re.compile(
 ESCAPE = "\x1b["
 FOREIGN = """
 import logging
-from darner.cli.log import set_up_log
+from darner.log.lines import set_up_log
 set_up_log()
 logging.getLogger("asyncio").error("a\\x1bb\\nc", exc_info=ValueError("\\x9b"))
 """

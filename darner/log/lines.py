@@ -1,4 +1,4 @@
-"""The log: how events become lines on standard error."""
+"""How events become lines on standard error: darner's own, and what other packages log."""
 
 import logging
 import os
@@ -7,12 +7,19 @@ from typing import Any
 
 import structlog
 
-from darner.cli import console
+from darner.log import console
 from darner.printable import printable
-from darner.server.stdio import STDERR
+
+STDERR = 2
 
 _STAMP = structlog.processors.TimeStamper(fmt="iso")
 _LOGFMT = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+
+
+class _Line(str):
+    """A finished line of the log."""
+
+    __slots__ = ()
 
 
 class _Renderer:
@@ -29,8 +36,8 @@ class _Renderer:
         else:
             self._render = _LOGFMT
 
-    def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> Any:
-        return self._render(logger, method, event)
+    def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> _Line:
+        return _Line(self._render(logger, method, event))
 
 
 _RENDER = _Renderer()
@@ -56,12 +63,12 @@ def _make_printable(
 
 
 class _Formatter(logging.Formatter):
-    """A formatter that gives what other packages log (asyncio, for one) the form of darner's own events,
-    which come as finished lines."""
+    """A formatter that gives what other packages log by themselves (asyncio, for one) the form of structlog's
+    events, which come as finished lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        if record.name.partition(".")[0] in ("darner", "__main__"):
+        if isinstance(record.msg, _Line):
             return text
         event = {"level": record.levelname.lower(), "event": text, "logger": record.name}
         if record.exc_info:
