@@ -20,7 +20,7 @@ def figure(output: str, name: str) -> int:
     return int(re.search(rf"(\d+) {name}\n", output)[1])
 
 
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_nothing_is_lost_and_with_an_id_nothing_is_stored_twice(servers):
     done = subprocess.run(
         [sys.executable, PROOF, "--kills", str(KILLS), "--servers", str(servers), "--seed", "4"],
