@@ -55,6 +55,7 @@ class AsyncClient:
         """All as for `Client`. Need not be called on an event loop."""
         self._codec = codecs.find(codec)
         self._servers = AsyncServers(
+            AsyncPool,
             url.parse_all(servers),
             timeout=timeout,
             connect_timeout=connect_timeout,

@@ -1,7 +1,6 @@
 """The servers of the async client: which of them is asked, and whether it is asked again."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -12,7 +11,6 @@ from darner.client.errors import ClientError
 from darner.client.protocol import Reply
 from darner.client.repetition import Repetition
 from darner.client.roster import Roster
-from darner.client.url import Address
 from darner.client.windows import Request
 
 Answer = TypeVar("Answer")
@@ -20,24 +18,6 @@ Answer = TypeVar("Answer")
 
 class AsyncServers(Roster[AsyncPool]):
     """One server or a fleet; arguments and `timeout` as for Roster."""
-
-    def __init__(
-        self,
-        addresses: Sequence[Address],
-        *,
-        timeout: float,
-        connect_timeout: float,
-        pool_size: int,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        super().__init__(
-            AsyncPool,
-            addresses,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            pool_size=pool_size,
-            tls=tls,
-        )
 
     async def ask_one(self, request: Request) -> Reply:
         """Ask the next server that can be reached; another one only if it was not sent, or is refused."""

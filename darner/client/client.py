@@ -11,6 +11,7 @@ from darner.client.codecs import Codec
 from darner.client.errors import BadRequestError, PutManyError
 from darner.client.gets import OPEN, PEEK, Pages
 from darner.client.item import Item
+from darner.client.pool import Pool
 from darner.client.protocol import DELETED, END, STORED, Reply
 from darner.client.puts import put_request, put_requests
 from darner.client.reserving import Hold, Reservation, Reserving, ReservingMany
@@ -70,6 +71,7 @@ class Client:
         """
         self._codec = codecs.find(codec)
         self._servers = Servers(
+            Pool,
             url.parse_all(servers),
             timeout=timeout,
             connect_timeout=connect_timeout,

@@ -1,6 +1,5 @@
 """The servers of the sync client: which of them is asked, and whether it is asked again."""
 
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,7 +10,6 @@ from darner.client.pool import Pool
 from darner.client.protocol import Reply
 from darner.client.repetition import Repetition
 from darner.client.roster import Roster
-from darner.client.url import Address
 from darner.client.windows import Request
 
 Answer = TypeVar("Answer")
@@ -19,19 +17,6 @@ Answer = TypeVar("Answer")
 
 class Servers(Roster[Pool]):
     """One server or a fleet; arguments and `timeout` as for Roster."""
-
-    def __init__(
-        self,
-        addresses: Sequence[Address],
-        *,
-        timeout: float,
-        connect_timeout: float,
-        pool_size: int,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        super().__init__(
-            Pool, addresses, timeout=timeout, connect_timeout=connect_timeout, pool_size=pool_size, tls=tls
-        )
 
     def ask_one(self, request: Request) -> Reply:
         """Ask the next server that can be reached; another one only if it was not sent, or is refused."""

@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ Exit status:
 _defaults = {each.name: each.default for each in fields(Settings)}
 
 
+def _time_option(name: str, help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option for a setting that is a time."""
+    default = _defaults[name.removeprefix("--").replace("-", "_")]
+    return click.option(
+        name, type=_Seconds(), default=default, show_default=f"{default:g}s", metavar="TIME", help=help
+    )
+
+
 @click.command(
     epilog=EPILOG,
     short_help="Have a function do what items ask for.",
@@ -102,30 +111,9 @@ _defaults = {each.name: each.default for each in fields(Settings)}
     help="How many items are worked on at a time.",
 )
 @click.option("--codec", type=click.Choice(["json", "pickle"]), help="What makes values of bytes.")
-@click.option(
-    "--grace",
-    type=_Seconds(),
-    default=_defaults["grace"],
-    show_default=f"{_defaults['grace']:g}s",
-    metavar="TIME",
-    help="How long the end waits for what is in progress; the rest goes back.",
-)
-@click.option(
-    "--first-pause",
-    type=_Seconds(),
-    default=_defaults["first_pause"],
-    show_default=f"{_defaults['first_pause']:g}s",
-    metavar="TIME",
-    help="Pause before an item that failed comes again; it doubles each time.",
-)
-@click.option(
-    "--longest-pause",
-    type=_Seconds(),
-    default=_defaults["longest_pause"],
-    show_default=f"{_defaults['longest_pause']:g}s",
-    metavar="TIME",
-    help="The longest such pause.",
-)
+@_time_option("--grace", "How long the end waits for what is in progress; the rest goes back.")
+@_time_option("--first-pause", "Pause before an item that failed comes again; it doubles each time.")
+@_time_option("--longest-pause", "The longest such pause.")
 @click.option(
     "--max-jobs",
     type=click.IntRange(1),
