@@ -93,10 +93,10 @@ A setting is looked for on the command line, then in the configuration file; doc
 @click.option("--check-config", is_flag=True, help="Say whether the configuration file is right, and exit.")
 @click.option(
     "--log-format",
-    type=click.Choice(["auto", "logfmt", "console"]),
+    type=click.Choice(["auto", "logfmt", "console", "json"]),
     metavar="FORMAT",
-    help="Columns for people (console), key=value for programs (logfmt), or what fits where it goes (auto)."
-    "  [default: auto]",
+    help="Columns for people (console), key=value (logfmt) or JSON (json) for programs; auto: console at a"
+    " terminal, else logfmt.  [default: auto]",
 )
 @click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
 @click.version_option(__version__, "-v", "--version", message="%(version)s")

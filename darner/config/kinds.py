@@ -180,7 +180,9 @@ Commands = Annotated[
     ),
 ]
 Dialect = Annotated[Literal["memcached", "kestrel"], _word("memcached", "kestrel")]
-LogFormat = Annotated[Literal["auto", "logfmt", "console"], _word("auto", "logfmt", "console")]
+LogFormat = Annotated[
+    Literal["auto", "logfmt", "console", "json"], _word("auto", "logfmt", "console", "json")
+]
 QueueStats = Annotated[Literal["always", "asked"], _word("always", "asked")]
 
 

@@ -13,7 +13,14 @@ from darner.printable import printable
 STDERR = 2
 
 _STAMP = structlog.processors.TimeStamper(fmt="iso")
-_LOGFMT = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+_FIRST = ("timestamp", "level", "event")
+_LOGFMT = structlog.processors.LogfmtRenderer(key_order=_FIRST)
+_JSON = structlog.processors.JSONRenderer()
+
+
+def _render_json(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+    """Return an event as one JSON object, its keys in the order of the other forms."""
+    return str(_JSON(logger, method, {key: event[key] for key in (*_FIRST, *event) if key in event}))
 
 
 class _Line(str):
@@ -23,8 +30,8 @@ class _Line(str):
 
 
 class _Renderer:
-    """The last processor: it makes the line of an event, as `key=value` for programs or in columns for
-    people."""
+    """The last processor: it makes the line of an event, as `key=value` or JSON for programs, or in columns
+    for people."""
 
     def __init__(self) -> None:
         self._render: structlog.typing.Processor = _LOGFMT
@@ -34,7 +41,7 @@ class _Renderer:
         if form == "console" or (form == "auto" and is_terminal):
             self._render = console.renderer(colors=is_terminal and console.wants_colors(os.environ))
         else:
-            self._render = _LOGFMT
+            self._render = _render_json if form == "json" else _LOGFMT
 
     def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> _Line:
         return _Line(self._render(logger, method, event))
@@ -103,8 +110,8 @@ def set_up_log() -> None:
 
 
 def choose_log_format(form: str) -> None:
-    """Write lines in this form from now on: `logfmt`, `console` (columns), or `auto`, which is columns at a
-    terminal."""
+    """Write lines in this form from now on: `logfmt`, `json` (an object a line), `console` (columns), or
+    `auto`, which is columns at a terminal, else logfmt."""
     _RENDER.choose(form)
 
 

@@ -128,9 +128,10 @@ def _time_option(name: str, help: str) -> Callable[[Callable[..., None]], Callab
 )
 @click.option(
     "--log-format",
-    type=click.Choice(["auto", "logfmt", "console"]),
+    type=click.Choice(["auto", "logfmt", "console", "json"]),
     default="auto",
-    help="Columns for people (console), key=value for programs (logfmt), or what fits where it goes (auto).",
+    help="Columns for people (console), key=value (logfmt) or JSON (json) for programs; auto: console at a"
+    " terminal, else logfmt.",
 )
 @click.option("--debug", is_flag=True, help="Log each item that is done.")
 def work(function: str, *, log_format: str, debug: bool, **settings: Any) -> None:

@@ -1,6 +1,7 @@
 """The format of the log: for people at a terminal, for programs elsewhere; and the text of `--help`."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -20,8 +21,9 @@ STARTED = re.compile(
 ESCAPE = "\x1b["
 FOREIGN = """
 import logging
-from darner.log.lines import set_up_log
+from darner.log.lines import choose_log_format, set_up_log
 set_up_log()
+choose_log_format("{form}")
 logging.getLogger("asyncio").error("a\\x1bb\\nc", exc_info=ValueError("\\x9b"))
 """
 
@@ -81,7 +83,11 @@ class TestLogFormat:
 
     def test_has_what_other_libraries_log_written_as_the_rest(self):
         said = subprocess.run(
-            [sys.executable, "-c", FOREIGN], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", FOREIGN.format(form="auto")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         ).stderr
         (line,) = said.splitlines()
         assert re.match(r"timestamp=\S+Z level=error event=a\\x1bb\\nc logger=asyncio ", line)
@@ -105,7 +111,35 @@ class TestLogFormat:
         assert STARTED.search(said)
         assert ESCAPE not in said
 
-    @pytest.mark.parametrize("form", ["json", "", "LOGFMT"])
+    def test_json_is_an_object_a_line_with_what_logfmt_has(self, tmp_path):
+        done = subprocess.Popen(
+            [DARNER, "-d", str(tmp_path / "data"), "-p", "0", "--log-format", "json"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        lines = [done.stderr.readline() for _ in range(3)]
+        done.terminate()
+        lines += done.communicate(timeout=20)[1].splitlines()
+        events = [json.loads(line) for line in lines]
+        assert [event["event"] for event in events] == [
+            "darner is up", "listening", "data", "closing", "closed",
+        ]  # fmt: skip
+        assert {tuple(event)[:3] for event in events} == {("timestamp", "level", "event")}
+        assert isinstance(events[1]["port"], int)
+
+    def test_json_of_other_libraries_is_one_line_with_nothing_raw(self):
+        said = subprocess.run(
+            [sys.executable, "-c", FOREIGN.format(form="json")],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stderr  # fmt: skip
+        (line,) = said.splitlines()
+        event = json.loads(line)
+        assert event["event"] == "a\\x1bb\\nc"
+        assert (event["level"], event["logger"]) == ("error", "asyncio")
+        assert event["exception"].startswith("ValueError: ")
+        assert "\x9b" not in event["exception"]
+
+    @pytest.mark.parametrize("form", ["yaml", "", "LOGFMT"])
     def test_of_another_kind_is_refused(self, tmp_path, form):
         done = run_darner("-d", tmp_path, "--log-format", form)
         assert done.returncode == 2
