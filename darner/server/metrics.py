@@ -1,16 +1,17 @@
-"""The figures of `stats` for Prometheus, over HTTP.
+"""The figures of `stats` for Prometheus, over HTTP, and the probes beside them.
 
 prometheus_client, the extra `metrics`, answers each scrape in a thread. The figures belong to the event loop:
 they are read there, some queues at a time, and made into text in the thread, which pauses every so often. So
-a scrape holds up no client for long, however many queues there are.
+a scrape holds up no client for long, however many queues there are. One is made at a time.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, cast
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
@@ -21,7 +22,9 @@ from prometheus_client.samples import Sample
 from darner._version import __version__
 from darner.printable import shown
 from darner.queues.cursor import cursor_lags
-from darner.server.metrics_http import HttpServer
+from darner.server.metrics_http import ANSWER_S, HttpServer
+from darner.server.pages import Answer, Pages
+from darner.server.probes import Probes
 from darner.server.tcp import bind, unusable
 from darner.wire.clients import Clients
 from darner.wire.figures import CURSOR_LAG, QUEUE_FIGURES, SERVER_FIGURES, Figure
@@ -42,7 +45,7 @@ QUEUE_METRICS = tuple(figure for figure in QUEUE_FIGURES if figure.metric)
 
 
 class Metrics:
-    """The port on which Prometheus reads the figures of one server."""
+    """The port on which Prometheus reads the figures of one server, and others ask how it is."""
 
     def __init__(self, clients: Clients, host: str, port: int) -> None:
         """Listen and serve; port 0 lets the system choose. Raises StartError if it cannot listen there."""
@@ -55,7 +58,16 @@ class Metrics:
             self._http = HttpServer(host, port)
         except OSError as error:
             raise unusable(host, port, error, "metrics_host", "metrics_port") from error
-        self._http.set_app(make_wsgi_app(registry))
+        self.probes = Probes(clients)
+        self._http.set_app(
+            Pages(
+                {
+                    "/metrics": _Scrapes(make_wsgi_app(registry)).page,
+                    "/healthz": self.probes.healthz,
+                    "/readyz": self.probes.readyz,
+                }
+            )
+        )
         self._thread = Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
         self.port = self._http.server_port
@@ -68,6 +80,59 @@ class Metrics:
         self._http.server_close()
 
 
+class _Scrapes:
+    """The page /metrics. One scrape is made at a time, and then none for as long as it took; those who have
+    asked meanwhile in the same way share the next one. So however many ask, half of the time is free."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+        # held by who makes a scrape
+        self._lock = Lock()
+        # how many were begun, and from when on the next may be
+        self._begun = 0
+        self._from = 0.0
+        # what was asked for last, which scrape that was, and the answer
+        self._last: tuple[tuple[object, ...], int, Answer] | None = None
+
+    def page(self, environ: WSGIEnvironment) -> Answer:
+        """Return the figures as they are at a moment after this was called. Raises TimeoutError."""
+        asked_for = tuple(map(environ.get, ("HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING")))
+        begun = self._begun
+        if not self._lock.acquire(timeout=ANSWER_S):
+            raise TimeoutError
+        try:
+            if self._last is None or self._last[0] != asked_for or self._last[1] <= begun:
+                self._last = self._scrape(environ, asked_for)
+            return self._last[2]
+        finally:
+            self._lock.release()
+
+    def _scrape(
+        self, environ: WSGIEnvironment, asked_for: tuple[object, ...]
+    ) -> tuple[tuple[object, ...], int, Answer]:
+        time.sleep(max(0.0, self._from - time.monotonic()))
+        self._begun += 1
+        begun_at = time.monotonic()
+        heads: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> object:
+            heads.append((status, headers))
+            return None
+
+        try:
+            body = b"".join(
+                self._app(
+                    {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""},
+                    cast("StartResponse", start_response),
+                )
+            )
+        finally:
+            now = time.monotonic()
+            self._from = now + (now - begun_at)
+        ((status, headers),) = heads
+        return asked_for, self._begun, Answer(status, body, tuple(headers))
+
+
 class _Collector:
     """The source of metrics that prometheus_client asks, in one of its threads."""
 
@@ -76,7 +141,11 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, with their values at this moment."""
-        server, queues, lags = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop).result()
+        reading = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop)
+        try:
+            server, queues, lags = reading.result(ANSWER_S)
+        finally:
+            reading.cancel()
         yield InfoMetricFamily("darner", "The server.", {"version": __version__, "pid": str(os.getpid())})
         for figure, value in zip(SERVER_METRICS, server, strict=True):
             yield _metric(figure, [({}, value)])

@@ -125,6 +125,7 @@ class Server:
         """Serve until a signal or a client says stop. Raises StartError or ConfigError if the server cannot
         start."""
         await self._start()
+        self._tell_probes(None)
         self._log_start()
         systemd.notify("READY=1")
         tasks = [
@@ -133,6 +134,7 @@ class Server:
         ]
         await self._stop.wait()
         systemd.notify("STOPPING=1")
+        self._tell_probes("the server is closing")
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -172,6 +174,10 @@ class Server:
             lambda name: self._loop.call_soon_threadsafe(self._stop_by_signal, name),
             lambda: self._loop.call_soon_threadsafe(self._reload.by_signal),
         )
+
+    def _tell_probes(self, refusal: str | None) -> None:
+        if self._metrics is not None:
+            self._metrics.probes.refusal = refusal
 
     def _log_start(self) -> None:
         settings = self._settings
