@@ -11,6 +11,9 @@ def main() -> None:
     from darner.server import stdio  # noqa: PLC0415
 
     stdio.open_all()
+    from darner.log import bare_structlog  # noqa: PLC0415
+
+    bare_structlog.load()
     from darner.cli.main import main as run  # noqa: PLC0415
 
     run()

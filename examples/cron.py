@@ -67,7 +67,7 @@ def work(client: Client, crontab: Crontab) -> None:
 
 @click.command
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--server", envvar="DARNER_SERVER", default="darner://127.0.0.1:22133", show_default=True)
+@click.option("--server", envvar="DARNER_URL", default="darner://127.0.0.1:22133", show_default=True)
 def main(file: Path, server: str) -> None:
     """Run the jobs of a crontab."""
     crontab: Crontab = tomllib.loads(file.read_text())

@@ -58,7 +58,7 @@ READERS: dict[str, tuple[str, Callable[[str], None]]] = {
 
 
 @click.group()
-@click.option("--server", envvar="DARNER_SERVER", default="darner://127.0.0.1:22133", show_default=True)
+@click.option("--server", envvar="DARNER_URL", default="darner://127.0.0.1:22133", show_default=True)
 @click.pass_context
 def main(context: click.Context, server: str) -> None:
     """Put orders, or read them."""

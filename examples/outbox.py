@@ -47,9 +47,7 @@ def main(context: click.Context, database: Path) -> None:
     context.obj.executescript(TABLES)
 
 
-SERVER = click.option(
-    "--server", envvar="DARNER_SERVER", default="darner://127.0.0.1:22133", show_default=True
-)
+SERVER = click.option("--server", envvar="DARNER_URL", default="darner://127.0.0.1:22133", show_default=True)
 
 
 @main.command

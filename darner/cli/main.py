@@ -1,22 +1,42 @@
 """The command line: the options of the server, and the commands."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from darner import __version__
-from darner.cli import repairing, serving, users
+from darner.cli import serving
 from darner.cli.outcome import exit_on_error
 from darner.config.config_file import load
 from darner.server import signals
 
+# Where each command is, under the headings of the help. They are loaded when they are asked for: a server has
+# no use for what they import.
+COMMANDS = {
+    "Commands that look at servers": {
+        "ping": "darner.cli.asking:ping",
+        "stats": "darner.cli.asking:stats",
+    },
+    "Programs that go on": {
+        "serve": "darner.cli.main:serve",
+        "work": "darner.work.command:work",
+    },
+    "Commands for files": {
+        "check": "darner.cli.repairing:check",
+        "passwd": "darner.cli.users:passwd",
+        "repair": "darner.cli.repairing:repair",
+    },
+}
+_PLACES = {name: place for group in COMMANDS.values() for name, place in group.items()}
 
-class _Main(click.Group):
-    """The group of all commands, whose help has the options of the server in sections."""
+
+class _Serving(click.Command):
+    """A command whose help has the options of the server in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections of options, and the commands."""
+        """Write the sections of options."""
         records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         for title, names in GROUPS.items():
             with formatter.section(title):
@@ -24,20 +44,28 @@ class _Main(click.Group):
         if rest := [record for record in records.values() if record]:
             with formatter.section("Other options"):
                 formatter.write_dl(rest)
-        self.format_commands(ctx, formatter)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+
+class _Main(_Serving, click.Group):
+    """The group of all commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections of options, and those of commands."""
+        super().format_options(ctx, formatter)
+        for title, names in COMMANDS.items():
+            commands = [(name, command) for name in names if (command := self.get_command(ctx, name))]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in commands])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names of all commands."""
-        return sorted([*super().list_commands(ctx), "work"])
+        return sorted(_PLACES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command."""
-        if cmd_name == "work":
-            # not at the top: a server has no use for the worker and the client
-            from darner.work.command import work  # noqa: PLC0415
-
-            return work
-        return super().get_command(ctx, cmd_name)
+        module, _, name = _PLACES.get(cmd_name, "").partition(":")
+        command: click.Command | None = getattr(importlib.import_module(module), name) if module else None
+        return command
 
 
 GROUPS = {
@@ -64,16 +92,20 @@ Exit status:
   0   ended by a signal or by the command shutdown; for other commands: nothing is wrong
   1   could not start, or was ended at once; something is wrong, and was said
   2   the command line is wrong
+  other commands have more: darner COMMAND --help
 
 A setting is looked for on the command line, then in the configuration file; docs/darner.toml has them all.
 """
+
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(
     cls=_Main,
     invoke_without_command=True,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=SETTINGS,
 )
 @click.option(
     "-d", "--data", metavar="DIR", help="Directory of the queues, made if missing.  [default: data]"
@@ -101,38 +133,27 @@ A setting is looked for on the command line, then in the configuration file; doc
 @click.option("--debug", is_flag=True, default=None, help="Log debug messages.")
 @click.version_option(__version__, "-v", "--version", message="%(version)s")
 @click.pass_context
-def main(
-    context: click.Context,
-    data: str | None,
-    host: tuple[str, ...],
-    port: int | None,
-    socket: str | None,
-    config_path: Path | None,
-    *,
-    check_config: bool,
-    debug: bool | None,
-    log_format: str | None,
-) -> None:
+def main(context: click.Context, /, **options: Any) -> None:
     """Serve durable message queues to memcache clients.
 
     Without a command the server runs until a signal ends it. A client's set puts an item on a queue,
     get takes the next one off.
     """
-    if context.invoked_subcommand is not None or check_config:
+    if context.invoked_subcommand == "serve":
+        context.default_map = {"serve": options}
+    elif context.invoked_subcommand is not None:
         signals.unblock()
-    if context.invoked_subcommand is not None:
-        return
+    else:
+        _serve(**options)
+
+
+def _serve(*, config_path: Path | None, check_config: bool, **options: Any) -> None:
+    """Serve until a signal ends it, or check the configuration."""
+    if check_config:
+        signals.unblock()
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
-    options = {
-        "data": data,
-        "host": host or None,
-        "port": port,
-        "socket": socket,
-        "debug": debug,
-        "log_format": log_format,
-    }
-    overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    overrides = {key: value for key, value in options.items() if value not in (None, ())}
     with exit_on_error():
         if check_config:
             serving.check_config(config_path, load(config_path, overrides))
@@ -140,5 +161,11 @@ def main(
             serving.run_server(config_path, overrides)
 
 
-for _command in (users.passwd, repairing.check, repairing.repair):
-    main.add_command(_command)
+serve = _Serving(
+    "serve",
+    callback=_serve,
+    params=[param for param in main.params if param.name != "version"],
+    help="Serve until a signal ends it, as darner does without a command.",
+    epilog=EPILOG,
+    context_settings=SETTINGS,
+)

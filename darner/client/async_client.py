@@ -168,6 +168,12 @@ class AsyncClient:
         replies = await self._figures(protocol.STATS)
         return stats.merged_servers([stats.server_stats(reply.stats) for reply in replies])
 
+    async def version(self) -> str:
+        """Return the version of the server; of a fleet, the lowest. Asked again as `stats`."""
+        servers = self._servers
+        replies = await servers.ask_all(lambda pool: servers.ask_again(pool, protocol.VERSION))
+        return min(map(protocol.version_of, replies))
+
     async def flush(self, queue: Queue) -> None:
         """Discard what waits in a queue, on all servers. Not asked again: what came since could go, too."""
         await self._ask_all(protocol.flush_line(protocol.source_key(queue)), END)

@@ -196,6 +196,7 @@ def status_line(status: str | None) -> bytes:
     return b"status %b\r\n" % status.encode()
 
 
+VERSION = b"version\r\n"
 STATS = b"stats\r\n"
 QUEUE_STATS = b"stats queues\r\n"
 
@@ -437,6 +438,14 @@ def check(reply: Reply, *expected: bytes) -> Reply:
     if reply.line in expected:
         return reply
     raise error_in(reply)
+
+
+def version_of(reply: Reply) -> str:
+    """Return the version in a reply to `version`; else raise the error that it stands for."""
+    word, _, version = reply.line.decode(errors="replace").partition(" ")
+    if word != "VERSION":
+        raise error_in(reply)
+    return version
 
 
 def least_status(replies: Sequence[Reply]) -> str:

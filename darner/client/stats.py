@@ -37,8 +37,13 @@ class QueueStats:
     transactions: int = 0
     canceled_transactions: int = 0
     total_flushes: int = 0
+    # what it may have; 0 is no limit
+    max_items: int = 0
+    max_bytes: int = 0
     # seconds of the Unix epoch
     create_time: float = 0
+    # why the queue is out of service, and then it has no other figures; else empty
+    out_of_service: str = ""
     # of each cursor, the items that it has still to read
     cursor_lags: dict[str, int] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
@@ -49,6 +54,8 @@ class ServerStats:
     """The figures of a server, or of a fleet, added up. Others are in `extra`, as text."""
 
     version: str = ""
+    # what clients may do: up, readonly or quiescent
+    status: str = ""
     pid: int = 0
     # seconds; the server's clock, of the Unix epoch
     uptime: int = 0
@@ -56,6 +63,8 @@ class ServerStats:
     curr_items: int = 0
     total_items: int = 0
     bytes: int = 0
+    # those bytes and what the disk has left for items
+    limit_maxbytes: int = 0
     curr_connections: int = 0
     total_connections: int = 0
     rejected_connections: int = 0
@@ -78,7 +87,8 @@ class ServerStats:
 _QUEUE_FIGURES = {each.name for each in fields(QueueStats)} - {"name", "cursor_lags", "extra"}
 _SERVER_FIGURES = {each.name for each in fields(ServerStats)} - {"extra"}
 _CURSOR_LAG = re.compile(r"cursor_(.+)_lag")
-_FIRST_FIGURE = "_items"
+# Either is the first figure of a queue.
+_FIRST_FIGURES = ("_items", "_out_of_service")
 
 
 def server_stats(lines: Iterable[tuple[str, str]]) -> ServerStats:
@@ -87,7 +97,7 @@ def server_stats(lines: Iterable[tuple[str, str]]) -> ServerStats:
     extra = {}
     for name, text in lines:
         if name in _SERVER_FIGURES:
-            known[name] = text if name == "version" else _number(text)
+            known[name] = text if name in ("version", "status") else _number(text)
         elif not (name.startswith("queue_") and name.count("_") > 1):
             extra[name] = text
     return ServerStats(**known, extra=extra)
@@ -103,14 +113,15 @@ def queue_stats(lines: Iterable[tuple[str, str]]) -> dict[str, QueueStats]:
             continue
         figure = key.removeprefix(prefix) if prefix and key.startswith(prefix) else ""
         # A name may have underscores. So a queue begins where a line is no figure of the queue before it, or
-        # one that this queue has already; its first figure is always `items`.
+        # one that this queue has already; its first figure is `items`, or why it is out of service.
         if not _is_figure(figure) or figure in figures:
-            if prefix and not key.endswith(_FIRST_FIGURE):
+            first = next((each for each in _FIRST_FIGURES if key.endswith(each)), "")
+            if prefix and not first:
                 figures[figure] = text  # a figure that this client does not know
                 continue
             _add(found, prefix, figures)
-            prefix, figures = key.removesuffix(_FIRST_FIGURE.removeprefix("_")), {}
-            figure = _FIRST_FIGURE.removeprefix("_")
+            figure = (first or _FIRST_FIGURES[0]).removeprefix("_")
+            prefix, figures = key.removesuffix(figure), {}
         figures[figure] = text
     _add(found, prefix, figures)
     return found
@@ -128,7 +139,9 @@ def _add(found: dict[str, QueueStats], prefix: str, figures: dict[str, str]) -> 
     known: dict[str, Any] = {}
     lags, extra = {}, {}
     for figure, text in figures.items():
-        if figure in _QUEUE_FIGURES:
+        if figure == "out_of_service":
+            known[figure] = unquote(text, errors="replace")
+        elif figure in _QUEUE_FIGURES:
             known[figure] = _number(text) / 1000 if figure in _IN_MILLISECONDS else _number(text)
         elif lag := _CURSOR_LAG.fullmatch(figure):
             lags[unquote(lag[1], errors="surrogateescape")] = _number(text)
@@ -142,10 +155,12 @@ def _number(text: str) -> int:
 
 
 def merged_servers(parts: Sequence[ServerStats]) -> ServerStats:
-    """Return the figures of a fleet. `version` is the lowest."""
+    """Return the figures of a fleet. `version` is the lowest, `status` that of the first which is not up."""
     if len(parts) == 1:
         return parts[0]
-    return ServerStats(**_merged(parts), version=min(part.version for part in parts))
+    version = min(part.version for part in parts)
+    status = next((part.status for part in parts if part.status != "up"), "up")
+    return ServerStats(**_merged(parts), version=version, status=status)
 
 
 def merged_queues(parts: Sequence[dict[str, QueueStats]]) -> dict[str, QueueStats]:
@@ -159,7 +174,8 @@ def merged_queues(parts: Sequence[dict[str, QueueStats]]) -> dict[str, QueueStat
         for stats in same:
             for cursor, lag in stats.cursor_lags.items():
                 lags[cursor] = lags.get(cursor, 0) + lag
-        merged[name] = QueueStats(name=name, **_merged(same), cursor_lags=lags)
+        reason = next((stats.out_of_service for stats in same if stats.out_of_service), "")
+        merged[name] = QueueStats(name=name, **_merged(same), cursor_lags=lags, out_of_service=reason)
     return merged
 
 

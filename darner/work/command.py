@@ -91,10 +91,10 @@ def _time_option(name: str, help: str) -> Callable[[Callable[..., None]], Callab
     "servers",
     multiple=True,
     metavar="URL",
-    envvar="DARNER_SERVER",
+    envvar="DARNER_URL",
     default=["darner://127.0.0.1:22133"],
     help="Server, as darner://user:password@host:port, darners:// for TLS, or darner+unix:///path. May be"
-    " given several times. Else from DARNER_SERVER, which `ps` does not show.",
+    " given several times. Else from DARNER_URL, which `ps` does not show.",
 )
 @click.option(
     "--pool",

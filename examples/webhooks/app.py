@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from darner.client import AsyncClient, ClientError
 
-SERVER = os.environ.get("DARNER_SERVER", "darner://127.0.0.1:22133")
+SERVER = os.environ.get("DARNER_URL", "darner://127.0.0.1:22133")
 FAILED_SHOWN = 100
 
 

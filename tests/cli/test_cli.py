@@ -65,6 +65,35 @@ def config(tmp_path):
     return write
 
 
+class TestServe:
+    def test_is_darner_without_a_command(self, tmp_path):
+        with running(tmp_path / "data", command=(DARNER, "serve")) as server:
+            assert server.connect().set(b"work", b"x") == b"STORED\r\n"
+            assert server.stop() == 0
+
+    def test_takes_options_in_front_of_it_too(self, tmp_path):
+        done = run_darner("--config", tmp_path / "none.toml", "serve", "--check-config")
+        assert (done.returncode, "none.toml" in done.stderr) == (1, True)
+
+    def test_loads_nothing_of_other_commands(self):
+        script = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules))
+from darner.__main__ import main
+main()
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        loaded = set(done.stdout.split())
+        assert "darner.cli.serving" in loaded
+        assert not loaded & {"rich", "aiohttp", "jinja2", "darner.client", "darner.tools", "darner.repair"}
+
+
 class TestOptions:
     @pytest.mark.parametrize("option", ["-v", "--version"])
     def test_version(self, option):

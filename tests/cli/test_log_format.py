@@ -181,7 +181,7 @@ class TestHelp:
         said = self.help()
         at = [
             said.index(title)
-            for title in ("Where:", "Configuration:", "Log, on", "Other options:", "Commands:")
+            for title in ("Where:", "Configuration:", "Log, on", "Other options:", "Commands that")
         ]
         assert at == sorted(at)
         where = said[at[0] : at[1]]

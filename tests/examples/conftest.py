@@ -22,7 +22,7 @@ class Examples:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"DARNER_SERVER": f"darner://127.0.0.1:{self.server.port}"}
+        return {"DARNER_URL": f"darner://127.0.0.1:{self.server.port}"}
 
     def start(self, script: str, *words: object, **environment: str) -> Program:
         """Start a script of examples/, to be ended with the test."""

@@ -1,0 +1,99 @@
+"""Commands that speak to servers: which servers, and what an error tells whoever ran them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+from running import DARNER, run_darner
+
+from darner.cli import connecting
+from darner.cli.asking import ping, stats
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def address(standing) -> str:
+    return f"127.0.0.1:{standing.port}"
+
+
+def run(command, *words: str, **environment: str):
+    return CliRunner().invoke(command, words, env={"DARNER_URL": None} | environment, prog_name="darner")
+
+
+class TestPing:
+    def test_says_which_darner_answers_and_how_fast(self, address):
+        done = run_darner("ping", "-s", address)
+        assert re.fullmatch(rf"{address}: darner \S+, \d+\.\d ms\n", done.stdout)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_takes_the_server_from_the_environment(self, address):
+        assert run(ping, DARNER_URL=f"darner://{address}").exit_code == 0
+
+    def test_takes_several_from_the_environment(self, address, nobody):
+        done = run(ping, DARNER_URL=f"{nobody} {address}")
+        assert done.exit_code == connecting.UNREACHABLE
+        assert done.stdout.startswith(address)
+        assert re.fullmatch(rf"darner: {nobody}: .*refused\n", done.stderr)
+
+    def test_is_quiet_if_told_so(self, address):
+        assert run(ping, "-q", "-s", address).output == ""
+
+
+class TestErrors:
+    def test_a_url_that_is_none_is_a_wrong_command_line(self):
+        done = run(ping, "-s", "http://x")
+        assert done.exit_code == 2
+        assert "is not the address of a server" in done.stderr
+
+    def test_the_password_of_a_url_is_not_said(self):
+        assert "hunter2" not in run(ping, "-s", "http://joe:hunter2@x").output
+
+    def test_an_output_that_nobody_reads_ends_it_without_a_word(self, address):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [DARNER, "stats", "-s", address]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (connecting.FAILED, b"")
+
+    def test_ctrl_c_ends_it_without_a_word(self, monkeypatch):
+        def interrupted(_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("darner.client.client.Client.version", interrupted)
+        done = run(ping, "-s", "x")
+        assert (done.exit_code, done.output) == (connecting.INTERRUPTED, "")
+
+
+class TestNames:
+    @pytest.mark.parametrize(("text", "name"), [("caf%C3%A9", "café"), ("café", "café"), ("100%", "100%")])
+    def test_are_taken_as_every_output_has_them(self, text, name):
+        assert connecting.QUEUE.convert(text, None, None) == name
+
+    @pytest.mark.parametrize("text", ["a b", "", "x/y", "a%0Ab", "x" * 251])
+    def test_that_no_queue_may_have_are_refused(self, text):
+        with pytest.raises(Exception, match="is not the name of a queue"):
+            connecting.QUEUE.convert(text, None, None)
+
+
+class TestStats:
+    def test_are_a_line_each(self, address):
+        lines = run(stats, "-s", address).stdout.splitlines()
+        assert "curr_connections          1" in lines
+
+    def test_are_json_for_programs(self, address):
+        found = json.loads(run(stats, "--json", "-s", address).stdout)
+        assert found["server"] == address
+        assert found["stats"]["pid"] > 0
+        assert found["stats"]["pointer_size"] == "64"
