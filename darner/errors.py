@@ -25,6 +25,10 @@ class RepairError(DarnerError):
     """A queue cannot be checked or repaired: the text says why, and nothing has changed."""
 
 
+class BackupError(DarnerError):
+    """No backup was made: the text says why, and nothing is left of it."""
+
+
 class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 

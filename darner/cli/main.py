@@ -24,6 +24,7 @@ COMMANDS = {
         "work": "darner.work.command:work",
     },
     "Commands for files": {
+        "backup": "darner.cli.backing_up:backup",
         "check": "darner.cli.repairing:check",
         "passwd": "darner.cli.users:passwd",
         "repair": "darner.cli.repairing:repair",

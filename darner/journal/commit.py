@@ -352,7 +352,8 @@ class Committer:
             return False
 
     def _do_due(self, journal: Journal, ticks: int, *, may_write: bool) -> bool:
-        self._upkeep.delete_blobs(journal)
+        if not self._log.hold.is_held:
+            self._upkeep.delete_blobs(journal)
         if journal.writing:
             return False
         self._upkeep.compact(journal)
@@ -438,6 +439,7 @@ class Committer:
     def close(self) -> None:
         """Write what is staged, on this thread, in as many journals as that takes not too long for; the log
         has the changes of the others. Nothing may be being written."""
+        self._log.hold.end()
         if any(journal.records.batch.needs_synced_log for journal in self._active):
             with contextlib.suppress(OSError):
                 self._log.sync_now()

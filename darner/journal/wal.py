@@ -7,7 +7,8 @@ is met there, and not by a change. Where the file system needs more room even so
 short, the segment is given up for the next one, and no changes are taken until LevelDB has what it held.
 
 A segment is deleted, or used again, once no journal needs it. It is used again only when the disk has it that
-its old name is gone, and under a new marker: no bytes from before are read as changes of it.
+its old name is gone, and under a new marker: no bytes from before are read as changes of it. While a backup
+is made, its file stays, though no start would read it.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from darner.environment.offload import Offload
 from darner.errors import JournalError
 from darner.journal import leveldb, segment_file
 from darner.journal.files import sync_directory
+from darner.journal.hold import Hold
 from darner.journal.segment_file import HEAD_BYTES, SEGMENT_OVERHEAD_BYTES, SegmentFile, new_marker
 from darner.journal.segment_pool import SegmentPool
 from darner.journal.segments_needed import NeededSegments
@@ -52,6 +54,9 @@ class Log:
         self.on_full: Callable[[OSError], bool] = lambda _: False
         # whether free space is short: then the log is kept as short as can be
         self.space_is_short = False
+        self.hold = Hold(directory)
+        # the files of segments that nobody needs but a backup
+        self._held: list[Path] = []
         # called when the group that is being logged has ended
         self.after_group: list[Callable[[], None]] = []
         # oldest first; the last is being written
@@ -76,6 +81,7 @@ class Log:
 
     def recover(self) -> tuple[dict[bytes, list[Life]], list[str]]:
         """Read what an earlier process has logged; see `FoundLog.read`."""
+        self.hold.end()
         found = self._found.read()
         self._next = self._found.next_number
         return found
@@ -225,7 +231,7 @@ class Log:
 
     def _recycle(self) -> None:
         """Have the segments deleted, or used again, that nobody needs."""
-        if self._has_begun and not self._found.pins:
+        if self._has_begun and not self._found.pins and not self.hold.is_held:
             self._delete_found()
         for file in self._files[:-1]:
             # another one may have gone with the one before it
@@ -251,7 +257,11 @@ class Log:
             # The disk may still say that it is needed. The next sync leaves it out, and syncs that name.
             self._syncs.discard([file])
             self._syncs.sync_names()
-            self._pool.recycle(file, removed, is_reusable=file not in self._suspects)
+            if self.hold.is_held:
+                self._held.append(file.path)
+                self._offload(file.close, removed)
+            else:
+                self._pool.recycle(file, removed, is_reusable=file not in self._suspects)
 
         def removed(error: Exception | None) -> None:
             file.is_leaving = False
@@ -266,6 +276,12 @@ class Log:
         self._suspects = [other for other in self._suspects if other is not file]
         for other in self._files:
             other.pins.pop(file, None)
+
+    def _let_go(self) -> None:
+        """Delete what was held for a backup, in a thread."""
+        held, self._held = self._held, []
+        self._offload(lambda: _delete(held), lambda _: None)
+        self._recycle()
 
     # Room
 
@@ -283,6 +299,10 @@ class Log:
 
     def tick(self) -> None:
         """Look after the segments and the room there is; to be called a few times a second."""
+        was_held = self.hold.is_held
+        self.hold.look()
+        if not self.hold.is_held and (was_held or self._held):
+            self._let_go()
         last = self._files[-1] if self._files else None
         if last is not None and not last.is_intact and last not in self._suspects:
             if not last.path.exists():
@@ -354,6 +374,7 @@ class Log:
     def close(self) -> None:
         """Close all segments, and delete those that no journal needs."""
         self.segment.end()
+        _delete(self._held)
         with contextlib.suppress(OSError):  # then the next start reads them, and finds nothing new
             self._needed.remove([file.number for file in self._files if not file.pins])
             for file in [file for file in self._files if not file.pins]:
@@ -365,6 +386,12 @@ class Log:
         if not self._files and self._found.is_empty:
             with contextlib.suppress(OSError):  # then it says that nothing is needed
                 self._needed.delete()
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # the next start does it
+            path.unlink()
 
 
 class ClosedLog(Log):

@@ -145,6 +145,8 @@ class FoundLog:
         """Return the segments up to the one that breaks off, those behind it, and what is lost there ("" if
         nothing)."""
         named = self._needed.read()
+        if named is not None:
+            self._delete_unneeded(*named)
         found = self._read_all(is_known=named is not None)
         self.next_number = max(
             [self.next_number, *(max(one.number, int(one.path.name)) + 1 for one in found)]
@@ -156,9 +158,6 @@ class FoundLog:
             numbers = {one.number for one in found}
         else:
             numbers, later = named
-            for one in [one for one in found if one.number < later and one.number not in numbers]:
-                one.path.unlink()  # it was deleted, but the disk had not got that
-                found.remove(one)
         self._needed.reset(numbers, later)
         missing = _missing(found, numbers, later)
         found = [one for one in found if not _was_given_up(one, found)]
@@ -167,6 +166,13 @@ class FoundLog:
         end = next((at for at, is_whole in enumerate(whole) if not is_whole), reach - 1)
         segments, behind = found[: end + 1], found[end + 1 :]
         return segments, behind, self._loss(segments, behind, missing)
+
+    def _delete_unneeded(self, numbers: set[int], later: int) -> None:
+        """Delete segments that are not needed, unread: they were deleted, and the disk had not got that; or
+        they were held for a backup, and there may be many."""
+        for path in self._directory.iterdir():
+            if path.name.isdecimal() and int(path.name) < later and int(path.name) not in numbers:
+                path.unlink()
 
     def _read_all(self, *, is_known: bool) -> list[FoundSegment]:
         """Read all segments, in their order, and delete those that were never begun."""

@@ -130,6 +130,8 @@ class Deletion:
 
     def _delete_slice(self) -> None:
         """Delete the files of those queues that the log has on the disk as deleted."""
+        if self._storage.log.hold.is_held:
+            self._round.clear()
         while self._round:
             name = self._round.popleft()
             if name not in self._retired:

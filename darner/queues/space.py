@@ -66,6 +66,7 @@ class Space:
 
     def release(self) -> bool:
         """Let go of the reserve, for the disk is full; returns whether that made space."""
+        self._end_hold()
         made = self._storage.reserve.release()
         if made:
             self.look()
@@ -107,7 +108,19 @@ class Space:
         figures = {"free_bytes": free_bytes, "min_free_bytes": self._min_free_bytes}
         if reserve.size:
             figures["needed_bytes"] = needed + margin + reserve.missing_bytes
+        if free_bytes < max(needed + margin, self._min_free_bytes) + reserve.size:
+            self._end_hold()
         self._set_refusal(self._find_refusal(free_bytes, needed + margin), figures)
+
+    def _end_hold(self) -> None:
+        """Delete what is kept for a backup under way: it would soon have sets refused."""
+        hold = self._storage.log.hold
+        if hold.is_held:
+            hold.end()
+            log.warning(
+                "a backup under way is given up: there is too little space to keep what it needs",
+                action="make room, and begin the backup again",
+            )
 
     def _find_refusal(self, free_bytes: int, needed_bytes: int) -> JournalError | None:
         """Return why sets are to be refused while so much is free and so much is needed, or None."""

@@ -1,6 +1,7 @@
 """Whether the queues of a data directory are whole, and whatever else a server would report of it.
 
-Nothing is changed: queues and log are looked at in copies, in the system's temporary directory.
+Nothing is changed: queues and log are looked at in copies, in the system's temporary directory or
+another one.
 """
 
 import contextlib
@@ -63,15 +64,18 @@ class Report:
         return bool(self.problems) and self.is_queue and self.refusal is None
 
 
-def check(data: Path, name: bytes | None = None) -> Iterator[Report]:
+def check(data: Path, name: bytes | None = None, scratch_parent: Path | None = None) -> Iterator[Report]:
     """Check each queue, or the one of this name, the log, and what else a server would report.
 
-    What a server would only warn of is logged. Raises RepairError if there is nothing to check, or a server
-    has the data directory.
+    Copies are made in a new directory in `scratch_parent`, which is removed again. What a server would only
+    warn of is logged. Raises RepairError if there is nothing to check, or a server has the data directory.
     """
     if name is not None:
         check_name(name)
-    with locked(data, make=False), tempfile.TemporaryDirectory(prefix="darner-check-") as scratch:
+    with (
+        locked(data, make=False),
+        tempfile.TemporaryDirectory(prefix="darner-check-", dir=scratch_parent) as scratch,
+    ):
         refused = ""
         try:
             check_usable(data)

@@ -1,0 +1,89 @@
+"""The command `backup`."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from darner.cli.outcome import exit_on_error, say
+from darner.log.lines import set_up_log
+from darner.repair import backup as backups
+
+# Between two looks whether the server has answered.
+PAUSE_S = 0.05
+
+
+@click.command(short_help="Copy a data directory while a server has it.")
+@click.argument("data")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--keep-damaged", is_flag=True, help="Keep the copy even if a queue in it is damaged.")
+def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
+    """Copy the data directory DATA to DIR, which must not exist or be empty; a server may go on to use DATA.
+
+    DIR is as a server that was killed at one moment of the backup would have left DATA: it has all that was
+    answered before the backup began, and nothing that was removed by then. It is on the disk and was checked
+    as by darner check before it gets its name. A server starts on it: darner --data DIR. To restore, put it
+    in the place of DATA. Run it as the server's user, or as root.
+
+    \b
+    Examples:
+      darner backup /var/lib/darner /backup/darner-$(date +%F)
+      darner --data /backup/darner-2026-11-24 --port 22134
+    """
+    if "://" in data:
+        raise click.UsageError(
+            f"{data} is a server: backup copies a data directory, on the machine of its server. "
+            "darner export takes the items of a queue over the wire"
+        )
+    set_up_log()
+    with exit_on_error(), _ended_by_signals(), _shown() as progress:
+        made = backups.back_up(
+            Path(data), directory, lambda: time.sleep(PAUSE_S), progress, keep_damaged=keep_damaged
+        )
+    figures = f"queues={made.queues} items={made.items} bytes={made.bytes}"
+    for report in made.problems:
+        say(f"{report.where}: {'; '.join(report.problems)}", err=True)
+    if not made.problems:
+        say(f"{directory}: ok, {figures}")
+        return
+    what = f"it is in {directory}" if keep_damaged else "it was deleted; --keep-damaged keeps it"
+    say(f"darner: the copy is not whole, {figures}; {what}", err=True)
+    sys.exit(1)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have signals end the body as an exception does, so that it leaves nothing."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    yield
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[backups.Progress]:
+    """Show how far it is, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    # only here is it needed, and it takes a while to load
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
+        tasks = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total)
+
+        yield progress
