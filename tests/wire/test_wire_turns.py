@@ -4,9 +4,9 @@ import contextlib
 import re
 import socket
 import threading
-from pathlib import Path
 
 import pytest
+from bystander import Bystander
 from running import configured, running, until
 
 MIB = 1 << 20
@@ -14,39 +14,6 @@ QUEUES = 4000
 # How long the server may be busy with other clients while one waits for a reply, in CPU time, which does not
 # grow when the machine is busy.
 LONGEST_NS = 30_000_000
-
-
-def busy_ns(server) -> int:
-    """Return the CPU time of the thread that serves."""
-    pid = server.process.pid
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
-
-
-class Bystander(threading.Thread):
-    """A client with small requests, and the longest CPU time of the server during one of them."""
-
-    def __init__(self, server) -> None:
-        super().__init__()
-        self.longest_ns = self.count = 0
-        self._server = server
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        with contextlib.closing(self._server.connect()) as wire:
-            while not self._ended.is_set():
-                begun = busy_ns(self._server)
-                wire.ask(b"version\r\n")
-                self.longest_ns = max(self.longest_ns, busy_ns(self._server) - begun)
-                self.count += 1
-
-    def __enter__(self):
-        self.start()
-        until(lambda: self.count > 10)
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self.join()
 
 
 def ask(wire, request: bytes, count: int, end: bytes) -> None:
