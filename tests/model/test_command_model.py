@@ -31,6 +31,9 @@ from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
 
+# a machine may be ten times as slow as another
+pytestmark = pytest.mark.timeout(600)
+
 START_MS = 1_700_000_000_000
 # the time of commands after a tick
 COMMANDS_AT_MS = 200

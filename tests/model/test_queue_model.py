@@ -42,6 +42,9 @@ from darner.queues.broker import Broker
 from darner.queues.fanout import Fanout
 from darner.queues.queue import Queue
 
+# a machine may be ten times as slow as another
+pytestmark = pytest.mark.timeout(600)
+
 DEAD = b"dead"
 NAMES = (b"work", b"play", DEAD)
 MAX_ATTEMPTS = 2
