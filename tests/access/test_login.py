@@ -137,6 +137,7 @@ class TestLogin:
         assert "user=alice" in server.log
         assert "hunter2" not in server.log
 
+    @pytest.mark.alone
     def test_stalls_nobody_while_many_are_checked(self, standing, client):
         client.ask(login())
         hasty = [standing.connect() for _ in range(40)]
@@ -229,6 +230,7 @@ class TestFlood:
             assert server.stop() == 0
         assert "Traceback" not in server.log
 
+    @pytest.mark.alone
     def test_that_fails_again_and_again_is_told_later(self, tmp_path, users):
         with configured(tmp_path, f'auth_file = "{users}"\n') as server:
             wires = [server.connect() for _ in range(40)]

@@ -8,16 +8,22 @@ import sys
 from pathlib import Path
 
 
+def socket_of(data: Path) -> Path:
+    """Return the Unix socket at which the server with this data listens for bystanders."""
+    return data.with_name("socket")
+
+
 class Bystander:
     """A bystander in a process of its own, which no other thread of this one keeps waiting.
 
+    The server listens at a Unix socket for it: replies by TCP wait until the kernel has time for them.
     `longest_ns` is the most CPU time that the thread which serves spent during one request. CPU time does not
     grow when the machine is busy with something else.
     """
 
     def __init__(self, server) -> None:
         self.longest_ns = 0
-        self._words = [sys.executable, __file__, str(server.port), str(server.process.pid)]
+        self._words = [sys.executable, __file__, str(socket_of(server.data)), str(server.process.pid)]
 
     def __enter__(self):
         self._process = subprocess.Popen(self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -29,7 +35,7 @@ class Bystander:
         self.longest_ns = int(longest)
 
 
-def main(port: int, pid: int) -> None:
+def main(path: str, pid: str) -> None:
     """Ask until standard input has something to say, which is its end; then print the longest."""
     # as it is about the server, this client must not be kept waiting for a core; only root may ask for that
     with contextlib.suppress(PermissionError):
@@ -37,7 +43,8 @@ def main(port: int, pid: int) -> None:
     longest = 0
     clock = Path(f"/proc/{pid}/task/{pid}/schedstat")
     os.set_blocking(0, False)
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
         for asked in range(sys.maxsize):
             begun = int(clock.read_text().split()[0])
             connection.sendall(b"version\r\n")
@@ -52,4 +59,4 @@ def main(port: int, pid: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DARNER = str(Path(sys.executable).with_name("darner"))
-START_S = 10.0
+# How long is waited for what must come: no machine is so slow.
+WAIT_S = 60.0
 # The token of an item is its id, and this for each time that it has come back.
 ATTEMPT = 1 << 48
 
@@ -48,7 +49,7 @@ def allocated_bytes(path: Path) -> int:
     return allocated
 
 
-def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
+def until(happened: Callable[[], object], seconds: float = WAIT_S) -> None:
     """Wait until `happened()`; AssertionError if it does not within this time."""
     deadline = time.monotonic() + seconds
     while not happened():
@@ -61,7 +62,7 @@ class Wire:
     """A connection on which a test sends and reads bytes."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
         self._buffer = b""
 
     def send(self, data: bytes) -> None:
@@ -184,10 +185,10 @@ class Server:
             stderr=subprocess.PIPE,
             bufsize=0,
         )
-        started = self.wait_for_log("event=data", START_S)
+        started = self.wait_for_log("event=data")
         self.port = int(re.search(r"event=listening host=\S+ port=(\d+)", started)[1])
 
-    def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
+    def wait_for_log(self, text: str, seconds: float = WAIT_S) -> str:
         """Read the log until a line contains `text`; return the lines read."""
         deadline = time.monotonic() + seconds
         log_comes = select.poll()
@@ -245,7 +246,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the server by a signal, read the rest of its log, and return its exit code."""
         self.process.send_signal(number)
-        self.log += self.process.communicate(timeout=20)[1].decode()
+        self.log += self.process.communicate(timeout=WAIT_S)[1].decode()
         return self.process.returncode
 
     def restart(self) -> None:

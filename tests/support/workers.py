@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from running import until
+from running import WAIT_S, until
 
 # Each job says a line on standard output.
 JOBS = '''
@@ -125,7 +125,7 @@ class Worker:
         """Wait until the log has this text."""
         until(lambda: text in self.log)
 
-    def said(self, count: int, seconds: float = 10.0) -> list[str]:
+    def said(self, count: int, seconds: float = WAIT_S) -> list[str]:
         """Return the next so many lines that jobs have said; wait for them."""
         deadline = time.monotonic() + seconds
         comes = select.poll()
@@ -147,7 +147,7 @@ class Worker:
 
     def ended(self) -> int:
         """Wait until it has ended; return its exit status."""
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=WAIT_S)
 
     def stop(self) -> int:
         """End it by SIGTERM; return its exit status."""

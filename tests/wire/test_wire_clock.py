@@ -76,6 +76,7 @@ def set_clock(server, clock, ahead_s, *, said):
 
 
 class TestClock:
+    @pytest.mark.alone
     def test_set_back_an_hour_makes_nothing_late(self, server, clock, wire):
         begun = time.monotonic()
         wire.ask(b"set late/delay=2000 0 0 1\r\nx\r\n")

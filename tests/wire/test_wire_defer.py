@@ -138,7 +138,7 @@ def test_an_item_whose_bytes_are_found_damaged_then_is_put_aside(server, wire, r
 
 def test_items_that_go_back_faster_than_they_are_written_hold_their_client_up(tmp_path):
     """They are staged in memory until they are written: the client waits as one that sets does."""
-    count, size, most_bytes = 1200, 60_000, 40 << 20
+    count, size, most_bytes = 2000, 60_000, 64 << 20
     with configured(tmp_path, f"[queues.work]\nmax_open_reads = {count}\n") as server:
         wire = server.connect()
         for number in range(count):

@@ -154,6 +154,7 @@ class TestDelete:
         assert client.ask(b"version\r\n").startswith(b"VERSION ")
         assert (other.get(queue) == bytes(size)) is stored
 
+    @pytest.mark.alone
     def test_of_a_large_queue_takes_no_time(self, server, wire):
         data = os.urandom(1000)
         for _ in range(100):
@@ -207,6 +208,7 @@ class TestFlush:
         other.set(queue, b"x")
         assert client.line().startswith(b"VALUE ")
 
+    @pytest.mark.alone
     def test_time_does_not_grow_with_the_queue(self, server, wire):
         data = os.urandom(1000)
         for _ in range(100):

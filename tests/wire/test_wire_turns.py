@@ -4,10 +4,11 @@ import contextlib
 import re
 import socket
 import threading
+from pathlib import Path
 
 import pytest
-from bystander import Bystander
-from running import configured, running, until
+from bystander import Bystander, socket_of
+from running import Server, configured, running, until
 
 MIB = 1 << 20
 QUEUES = 4000
@@ -25,10 +26,22 @@ def ask(wire, request: bytes, count: int, end: bytes) -> None:
     sender.join()
 
 
+def watched(directory: Path) -> contextlib.AbstractContextManager[Server]:
+    """Start a server that has a socket for bystanders."""
+    data = directory / "data"
+    return running(data, "--socket", str(socket_of(data)))
+
+
+@pytest.fixture
+def server(tmp_path):
+    with watched(tmp_path) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def many_queues(tmp_path_factory):
     """A server with many queues."""
-    with running(tmp_path_factory.mktemp("many_queues") / "data") as server:
+    with watched(tmp_path_factory.mktemp("many_queues")) as server:
         wire = server.connect()
         ask(wire, b"".join(b"set q%d 0 0 1\r\nx\r\n" % n for n in range(QUEUES)), QUEUES, b"STORED\r\n")
         wire.close()
@@ -50,12 +63,14 @@ def many_queues(tmp_path_factory):
     ],
     ids=lambda value: value[:12].decode(errors="replace").strip() if isinstance(value, bytes) else None,
 )
+@pytest.mark.alone
 def test_what_concerns_many_queues_is_done_while_others_are_served(many_queues, request_, count, end):
     with contextlib.closing(many_queues.connect()) as wire, Bystander(many_queues) as bystander:
         ask(wire, request_, count, end)
     assert bystander.longest_ns < LONGEST_NS
 
 
+@pytest.mark.alone
 def test_many_items_that_have_expired_are_got_past_while_others_are_served(server):
     count = 30_000
     with contextlib.closing(server.connect()) as wire:
@@ -69,6 +84,7 @@ def test_many_items_that_have_expired_are_got_past_while_others_are_served(serve
     assert bystander.longest_ns < LONGEST_NS
 
 
+@pytest.mark.alone
 def test_many_reserved_items_come_back_in_their_order_while_others_are_served(server):
     count = 30_000
     wire, holder = server.connect(), server.connect()
@@ -85,6 +101,7 @@ def test_many_reserved_items_come_back_in_their_order_while_others_are_served(se
     assert wire.get(b"q") == b"00001"
 
 
+@pytest.mark.alone
 def test_many_reserved_items_are_confirmed_while_others_are_served(server):
     count = 150_000
     with contextlib.closing(server.connect()) as wire:

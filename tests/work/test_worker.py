@@ -135,6 +135,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_it_has_and_takes_nothing_mor
 
 
 @pytest.mark.parametrize(("pool", "form"), FORMS)
+@pytest.mark.alone
 def test_what_is_not_finished_within_the_grace_goes_back(wire, worker, pool, form):
     put(wire, b"x")
     it = worker(f"hold{form}", f"--pool={pool}", "--grace=200ms")
@@ -166,6 +167,7 @@ def test_a_signal_is_heeded_also_if_the_system_delivers_it_to_the_thread_of_a_jo
     assert it.ended() == 0
 
 
+@pytest.mark.alone
 def test_an_idle_worker_ends_at_once(server, worker):
     it = worker("echo")
     until(lambda: server.waiters(b"work") == 1)
@@ -183,6 +185,7 @@ def test_a_worker_may_end_after_so_many_items(wire, worker):
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.alone
 def test_the_items_of_a_worker_that_is_killed_go_to_the_next_one_at_once(server, wire, worker, pool):
     put(wire, b"a", b"b", b"c")
     first = worker("hold", f"--pool={pool}", "--concurrency=3", name="first")
