@@ -21,6 +21,7 @@ COMMANDS = {
     },
     "Programs that go on": {
         "serve": "darner.cli.main:serve",
+        "web": "darner.cli.showing:web",
         "work": "darner.work.command:work",
     },
     "Commands for files": {
