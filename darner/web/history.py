@@ -1,10 +1,8 @@
 """The last minutes of a queue, as sparklines show them: a ring of points for each of its figures.
 
-A point is the figure at the end of ten seconds, so the rings of all queues keep in step, and a time in which
-nobody asked is a gap.
+A point is the figure at the end of ten seconds. Times in which nobody asked are gaps.
 """
 
-import math
 from array import array
 from collections.abc import Container, Sequence
 
@@ -15,7 +13,8 @@ SERIES = ("items", "rate_in", "rate_out", "head_age", "waiters", "reserved")
 # For so many queues histories are kept, of all servers together: about 2 KiB each.
 MAX_QUEUES = 10_000
 
-_GAP = math.nan
+# What a point is where there is none: figures are 0 or more.
+GAP = -1.0
 
 
 class History:
@@ -24,7 +23,7 @@ class History:
     __slots__ = ("_last", "_rings")
 
     def __init__(self) -> None:
-        self._rings = array("f", [_GAP]) * (POINTS * len(SERIES))
+        self._rings = array("f", [GAP]) * (POINTS * len(SERIES))
         # the number of the step that has the latest point
         self._last = -1
 
@@ -33,23 +32,25 @@ class History:
         step = int(now // STEP_S)
         if self._last >= 0:
             for missed in range(max(self._last + 1, step - POINTS + 1), step):
-                self._put(missed, [_GAP] * len(SERIES))
+                self._put(missed, [GAP] * len(SERIES))
         self._put(step, figures)
         self._last = step
 
     def series(self, name: str, now: float, group: int = 1) -> list[float]:
-        """Return the points of a figure, oldest first, NaN in a gap: the greatest of each `group` of them.
+        """Return the points of a figure, oldest first, GAP where there is none: the greatest of each `group`
+        of them, which divides POINTS.
 
         Groups begin at fixed times, so that points which are not the newest stay what they are.
         """
         start = SERIES.index(name) * POINTS
+        ring = self._rings[start : start + POINTS]
         end = int(now // STEP_S) // group * group + group
-        found = []
-        for first in range(end - POINTS, end, group):
-            points = [self._rings[start + step % POINTS] for step in range(first, first + group)
-                      if self._last - POINTS < step <= self._last]  # fmt: skip
-            found.append(max((point for point in points if point == point), default=_GAP))
-        return found
+        oldest = end % POINTS
+        points = [*ring[oldest:], *ring[:oldest]]
+        # what has not come yet has points of the lap before
+        missing = min(end - 1 - self._last, POINTS)
+        points[POINTS - missing :] = [GAP] * missing
+        return points if group == 1 else list(map(max, *(points[at::group] for at in range(group))))
 
     def _put(self, step: int, figures: Sequence[float]) -> None:
         for number, figure in enumerate(figures):

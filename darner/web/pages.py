@@ -27,7 +27,8 @@ ITEMS_PER_PAGE = 20
 # How much of an item the list of a queue shows.
 PREVIEW_CHARACTERS = 300
 MOST_TROUBLES = 8
-ACTS = {"put": "put on", "flush": "flushed", "delete": "deleted"}
+# What can be done, and what is said then.
+ACTS = {"put": "An item was put on {}.", "flush": "{} was flushed.", "delete": "{} was deleted."}
 CHARTS = (
     ("items", ("items",), ("",)),
     ("in and out a second", ("rate_in", "rate_out"), ("i", "o")),
@@ -108,7 +109,7 @@ class Pages:
         shown = {
             "live": live is not None,
             "sample": sample,
-            "said": {act: f"{queue} was {act}" for act in ACTS}.get(request.query.get("done", "")),
+            "said": ACTS.get(request.query.get("done", ""), "").format(printable(queue)),
             "allows": self._allows_changes,
         } | self._figures(overview, queue)
         if live is None:
@@ -144,7 +145,7 @@ class Pages:
         act = self._act(request)
         if act != "put" and fields.get("sure", "").strip() != printable(queue):
             return self._act_form(request, fields, "That is not the name of the queue: nothing was done.")
-        audit = log.bind(act=act, queue=queue_id(queue), server=watch.asking.name, user=request[USER] or None,
+        audit = log.bind(act=act, queue=queue_id(queue), server=watch.asking.name, user=request[USER] or "-",
                          peer=request.remote)  # fmt: skip
         client = watch.asking.client
         try:
@@ -170,7 +171,7 @@ class Pages:
         answer = self._page(
             "act.html", act=self._act(request), server=watch.asking.name, queue=queue,
             items=figures.plural(view.stats.items if view is not None else 0, "item"),
-            token=self._guard.token(request), error=error, fields=fields or {},
+            token=self._guard.token(request), error=error, fields={"text": "", "to": "", "most": ""} | dict(fields or {}),
         )  # fmt: skip
         if error:
             answer.set_status(409)

@@ -8,23 +8,24 @@ HEIGHT = 20
 def paths(*lines: Sequence[float]) -> list[str]:
     """Return the path of each line, all in one scale from 0 up: a unit wide a point, HEIGHT high.
 
-    A NaN is a gap. What lies on a level is one stroke, so a quiet queue's path is short.
+    A point below 0 is a gap. What lies on a level is one stroke, so a quiet queue's path is short.
     """
-    top = max((point for line in lines for point in line if point == point), default=0) or 1
-    return [_path(line, top) for line in lines]
-
-
-def _path(line: Sequence[float], top: float) -> str:
+    top = max((max(line) for line in lines), default=0)
     # none is at the very edge, where half of the stroke would be cut off
-    heights = [round(HEIGHT - 1 - (HEIGHT - 2) * point / top) if point == point else None for point in line]
+    scale = (HEIGHT - 2) / top if top > 0 else 0
+    return [_path([HEIGHT - 1 - int(scale * point) if point >= 0 else -1 for point in line]) for line in lines]
+
+
+def _path(heights: Sequence[int]) -> str:
+    """Return the path through these heights; -1 is a gap."""
     path = []
-    before = None
-    for at, height in enumerate(heights):
-        after = heights[at + 1] if at + 1 < len(heights) else None
-        if height is not None and before is None:
-            # a lone point is a stroke of its own
-            path.append(f"M{at} {height}{'' if after is not None else 'h1'}")
-        elif height is not None and not before == height == after:
-            path.append(f"L{at} {height}")
-        before = height
+    before, height = -1, heights[0]
+    for at, after in enumerate([*heights[1:], -1]):
+        if height >= 0:
+            if before < 0:
+                # a lone point is a stroke of its own
+                path.append(f"M{at} {height}" if after >= 0 else f"M{at} {height}h1")
+            elif before != height or height != after:
+                path.append(f"L{at} {height}")
+        before, height = height, after
     return "".join(path)

@@ -18,8 +18,9 @@ from darner.web.history import STEP_S, Histories
 PAUSE_S = 2.0
 # Somebody looks if a page was asked for within so many seconds.
 LOOKING_S = 15.0
-# A poll is at most one part in so many of the time: for a server with very many queues pauses grow.
-SHARE = 20
+# A pause is at least so many times as long as the poll before it, up to STEP_S: where there are very many
+# queues, or the network is slow, polls are fewer.
+SHARE = 10
 
 # of all servers: a number for each poll
 _numbers = itertools.count(1)
@@ -49,7 +50,7 @@ class Watch:
             began = time.monotonic()
             await self.poll()
             took = time.monotonic() - began
-            await asyncio.sleep(max(PAUSE_S - took, took * SHARE if not self.overview.error else 0, 0.5))
+            await asyncio.sleep(max(PAUSE_S, min(took * SHARE, STEP_S)))
             self._is_looked_at.clear()
             if time.monotonic() > self._looked_at + LOOKING_S:
                 with contextlib.suppress(TimeoutError):

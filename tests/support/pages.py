@@ -1,0 +1,80 @@
+"""A real page: `darner web` in a process of its own, asked over HTTP."""
+
+import contextlib
+import html
+import http.client
+import os
+import re
+import select
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from running import DARNER
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+class Page:
+    """The process, and requests to it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log = ""
+        found = re.search(r"url=http://127\.0\.0\.1:(\d+)/", self.wait_for_log("the page is up"))
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def wait_for_log(self, text: str) -> str:
+        """Read the log until a line contains `text`; return that line."""
+        comes = select.poll()
+        comes.register(self.process.stderr, select.POLLIN)
+        while comes.poll(10_000) and (line := self.process.stderr.readline()):
+            self.log += line
+            if text in line:
+                return line
+        raise AssertionError(f"no {text!r} in the log:\n{self.log}")
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self._ask("GET", path, None, headers)
+
+    def post(self, path: str, fields: Mapping[str, str], **headers: str) -> Answer:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} | headers
+        return self._ask("POST", path, urlencode(fields), headers)
+
+    def token(self, path: str, **headers: str) -> str:
+        """Return what a form must bring back."""
+        return html.unescape(re.search(r'name="token" value="(\w+)"', self.get(path, **headers).text)[1])
+
+    def _ask(self, method: str, path: str, body: str | None, headers: Mapping[str, str]) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            headers = {name.replace("_", "-"): text for name, text in headers.items()}
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read().decode())
+
+
+@contextlib.contextmanager
+def showing(*options: str, **environment: str) -> Iterator[Page]:
+    """Start a page at any port; it must end well."""
+    process = subprocess.Popen(
+        [DARNER, "web", "--listen", "127.0.0.1:0", *options],
+        stderr=subprocess.PIPE, text=True, bufsize=1, env=os.environ | environment,
+    )  # fmt: skip
+    try:
+        page = Page(process)
+        yield page
+        process.terminate()
+        page.log += process.communicate(timeout=10)[1]
+        assert "Traceback" not in page.log
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
