@@ -70,9 +70,9 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 
 # pylibmc has no wheels for every machine, and building it wants libmemcached's headers: its tests are
 # skipped where it is missing, and so are those of Node's memcached. The extras add to the darner that is
-# installed already what bench/ and metrics need.
+# installed already what bench/, metrics and the page need.
 $(TOOLS): $(COMPILED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples 'darner[bench,metrics]'
+	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples 'darner[bench,metrics,web]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node memcached@2.2.2 || \
 	    echo "Node's memcached is not to be had: its tests will be skipped"

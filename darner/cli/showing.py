@@ -22,8 +22,8 @@ Examples:
   darner web --allow-changes                        with put, move, flush and delete
   darner web --listen 10.0.0.9:443 --login logins --tls-cert page.pem
 
-A login is user:password, a line each, in the file of --login or in DARNER_WEB_LOGIN; a password has at least 12
-characters. Without one only this machine can look, and everybody on it.
+A login is user:password, a line each, in the file of --login or in DARNER_WEB_LOGIN; a password has at
+least 12 characters. Without one only this machine can look, and everybody on it.
 
 \b
 Exit status:
@@ -40,12 +40,26 @@ Exit status:
 @click.option("--listen", default=f"127.0.0.1:{PORT}", show_default=True, metavar="HOST:PORT",
               help="Where browsers find the page; port 0 is any.")  # fmt: skip
 @click.option("--allow-changes", is_flag=True, help="Let whoever sees the page put, move, flush and delete.")
-@click.option("--login", type=click.Path(path_type=Path), metavar="FILE", help="Who may look: user:password, a line each.")
+@click.option(
+    "--login",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Who may look: user:password, a line each.",
+)
 @click.option("--name", "names", multiple=True, metavar="HOST",
-              help="A name by which browsers call the page, besides localhost: behind a proxy, say.")  # fmt: skip
-@click.option("--tls-cert", type=click.Path(exists=True), metavar="FILE", help="Certificate of the page: then it is https.")
-@click.option("--tls-key", type=click.Path(exists=True), metavar="FILE", help="Its key, if it is not in the same file.")
-@click.option("--tls-ca", type=click.Path(exists=True), metavar="FILE", help="Whose certificates of servers to trust.")
+              help="A name by which browsers call the page, say behind a proxy.")  # fmt: skip
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True),
+    metavar="FILE",
+    help="Certificate of the page: then it is https.",
+)
+@click.option(
+    "--tls-key", type=click.Path(exists=True), metavar="FILE", help="Its key, if it is not in the same file."
+)
+@click.option(
+    "--tls-ca", type=click.Path(exists=True), metavar="FILE", help="Whose certificates of servers to trust."
+)
 @click.option("--log-format", type=click.Choice(["auto", "logfmt", "console", "json"]), default="auto",
               metavar="FORMAT", help="Form of the lines on standard error.")  # fmt: skip
 def web(
@@ -62,7 +76,8 @@ def web(
 ) -> None:
     """Show servers and their queues in a browser: what is wrong, what waits, what each queue is like.
 
-    URL is darner://user:password@host:port, darners:// for TLS, or darner+unix:///path; else DARNER_URL has them.
+    URL is darner://user:password@host:port, darners:// for TLS, or darner+unix:///path. Else DARNER_URL has
+    them.
     """
     for needed in ("aiohttp", "jinja2"):
         try:

@@ -55,7 +55,9 @@ class Asking:
         )
         self._pool = self._servers.pools[0]
         # for what changes something
-        self.client = AsyncClient(url, timeout=TIMEOUT_S, connect_timeout=CONNECT_S, pool_size=CONNECTIONS, tls=tls)
+        self.client = AsyncClient(
+            url, timeout=TIMEOUT_S, connect_timeout=CONNECT_S, pool_size=CONNECTIONS, tls=tls
+        )
 
     async def settings(self, queue: bytes) -> list[tuple[str, str]]:
         """Return the settings in force of a queue."""

@@ -1,5 +1,7 @@
-"""The bytes of an item as a person reads them: text, JSON or hexadecimal digits. Nothing in them has any effect
-but being seen; the templates escape what HTML would obey."""
+"""The bytes of an item as a person reads them: text, JSON or hexadecimal digits.
+
+Nothing in them has any effect but being seen; the templates escape what HTML would obey.
+"""
 
 import json
 from collections.abc import Iterator

@@ -18,9 +18,9 @@ def plural(number: int, noun: str) -> str:
 
 
 def rate(number: float | None) -> str:
-    """Return items a second; a dash where they are not known."""
+    """Return items a second; a question mark where they are not known."""
     if number is None:
-        return "–"
+        return "?"
     return f"{number:.1f}" if 0 < number < 10 else f"{number:,.0f}"
 
 

@@ -1,7 +1,8 @@
 """Who may look at the page, and what a browser may do with it.
 
-Every request comes through here: the name by which the page was called, the login, and where a form was filled
-in. Every answer leaves with headers under which a browser runs, shows and frames nothing but the page's own.
+Every request comes through here: the name by which the page was called, the login, and where a form was
+filled in. Every answer leaves with headers under which a browser runs, shows and frames nothing but the
+page's own.
 """
 
 import asyncio
@@ -47,8 +48,9 @@ class Guard:
     """What lets requests in."""
 
     def __init__(self, logins: Mapping[str, str], names: Collection[str]) -> None:
-        """`logins` has the password of each user; without any, nobody is asked. `names` are the hosts by which
-        the page may be called, against other sites whose name is made to lead here; if empty, by any."""
+        """`logins` has the password of each user; without any, nobody is asked. `names` are the hosts by
+        which the page may be called, against other sites whose name is made to lead here; if empty, by any.
+        """
         self._logins = {user: _digest(user, password) for user, password in logins.items()}
         self._names = names
         self._guesses = Guesses()
@@ -83,7 +85,9 @@ class Guard:
         async with asyncio.timeout(FORM_S):
             fields = {name: str(text) for name, text in (await request.post()).items()}
         if not hmac.compare_digest(fields.get("token", "").encode(), self.token(request).encode()):
-            raise web.HTTPForbidden(text="This form is from before a restart, or from elsewhere: go back and reload.\n")
+            raise web.HTTPForbidden(
+                text="This form is from before a restart, or from elsewhere: go back and reload.\n"
+            )
         return fields
 
     def _check_host(self, request: web.Request) -> None:
@@ -106,7 +110,8 @@ class Guard:
             user, password = _credentials(given)
             digest = _digest(user, password)
             # all are compared, so the time tells nothing
-            if any([hmac.compare_digest(digest, right) for right in self._logins.values()]):
+            matches = [hmac.compare_digest(digest, right) for right in self._logins.values()]
+            if any(matches):
                 return user
             self._guesses.note_wrong(address, now)
             log.warning("wrong password for the page", user=user[:64], peer=address)

@@ -12,8 +12,8 @@ _MINUTE_S = 60.0
 class Guesses:
     """The wrong passwords of the last minute, by the address that they came from.
 
-    If too many addresses have guessed, all others are to wait, too: so guesses are bounded, wherever they come
-    from. Times are in seconds of a clock that never goes back.
+    If too many addresses have guessed, all others are to wait, too: so guesses are bounded, wherever they
+    come from. Times are in seconds of a clock that never goes back.
     """
 
     def __init__(self) -> None:

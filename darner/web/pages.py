@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,8 @@ class Pages:
         answer = self._page(
             "act.html", act=self._act(request), server=watch.asking.name, queue=queue,
             items=figures.plural(view.stats.items if view is not None else 0, "item"),
-            token=self._guard.token(request), error=error, fields={"text": "", "to": "", "most": ""} | dict(fields or {}),
+            token=self._guard.token(request), error=error,
+            fields={"text": "", "to": "", "most": ""} | dict(fields or {}),
         )  # fmt: skip
         if error:
             answer.set_status(409)
@@ -250,7 +251,8 @@ class Pages:
         start, form = _number(request, "at"), _form(request)
         key = queue.encode(errors="surrogateescape")
         contents: dict[str, Any] = {
-            "at": start, "form": form, "forms": body.FORMS, "items": [], "settings": [], "error": "", "next": 0,
+            "at": start, "form": form, "forms": body.FORMS,
+            "items": [], "settings": [], "error": "", "next": 0,
         }  # fmt: skip
         try:
             items, contents["settings"] = await asyncio.gather(

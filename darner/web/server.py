@@ -63,9 +63,7 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
     sockets = await _listen(*settings.listen)
     is_local = all(ipaddress.ip_address(each.getsockname()[0]).is_loopback for each in sockets)
     if not is_local and not settings.logins:
-        raise ConfigError(
-            f"{settings.listen[0]} is not the loopback device, and others could look at your items: give --login FILE"
-        )
+        raise ConfigError(f"{settings.listen[0]}: others could look at your items, so give --login FILE")
     if settings.logins and not is_local and settings.own_tls is None:
         log.warning("passwords can be read on the way: give --tls-cert and --tls-key, or put TLS in front")
     names = {*settings.names, *(LOCAL_NAMES if is_local else ())} if is_local or settings.names else set()
@@ -86,8 +84,7 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
     connections.server = runner.server
     loop = asyncio.get_running_loop()
     listeners = [
-        await loop.create_server(connections.connected, sock=each, ssl=settings.own_tls)
-        for each in sockets
+        await loop.create_server(connections.connected, sock=each, ssl=settings.own_tls) for each in sockets
     ]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(watch.run()) for watch in watches]
@@ -122,9 +119,9 @@ class _Connections:
     """The connections of browsers: they are not too many, and none is silent for ever."""
 
     def __init__(self) -> None:
-        self.server: web.Server[web.Request] | None = None
+        self.server: web.Server | None = None
         # those from which no request has come yet
-        self._silent: set[RequestHandler[web.Request]] = set()
+        self._silent: set[RequestHandler] = set()
 
     def connected(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
@@ -142,7 +139,7 @@ class _Connections:
         self._silent.discard(request.protocol)
         return await handler(request)
 
-    def _close_silent(self, handler: "RequestHandler[web.Request]") -> None:
+    def _close_silent(self, handler: RequestHandler) -> None:
         if handler in self._silent:
             self._silent.discard(handler)
             handler.force_close()

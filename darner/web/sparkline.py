@@ -13,7 +13,9 @@ def paths(*lines: Sequence[float]) -> list[str]:
     top = max((max(line) for line in lines), default=0)
     # none is at the very edge, where half of the stroke would be cut off
     scale = (HEIGHT - 2) / top if top > 0 else 0
-    return [_path([HEIGHT - 1 - int(scale * point) if point >= 0 else -1 for point in line]) for line in lines]
+    return [
+        _path([HEIGHT - 1 - int(scale * point) if point >= 0 else -1 for point in line]) for line in lines
+    ]
 
 
 def _path(heights: Sequence[int]) -> str:

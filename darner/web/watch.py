@@ -68,7 +68,9 @@ class Watch:
                 asked = protocol.check(await self.asking.ask(protocol.QUEUE_STATS), protocol.END)
                 queues = stats.queue_stats(asked.stats)
         except ClientError as error:
-            self.overview = Overview(self.overview.server, str(error), self.overview.stats, self.overview.queues)
+            self.overview = Overview(
+                self.overview.server, str(error), self.overview.stats, self.overview.queues
+            )
         else:
             now = Sample(time.monotonic(), stats.server_stats(figures), queues)
             self.overview = Overview.of(self.overview.server, now, self._before)

@@ -10,7 +10,9 @@ from running import running, until
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Debian's chromium and chromium-driver are missing")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="Debian's chromium and chromium-driver are missing"
+)
 
 EVIL = b"<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
 QUEUES = 1000
