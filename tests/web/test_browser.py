@@ -10,6 +10,7 @@ from running import running, until
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("aiohttp", reason="the page needs aiohttp: pip install darner[web]")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="Debian's chromium and chromium-driver are missing"
 )
