@@ -37,6 +37,7 @@ def parse(text: str) -> Address:
     try:
         parts = urlsplit(text if "://" in text else f"darner://{text}")
         port = PORT if parts.port is None else parts.port
+        (parts.hostname or "").encode("idna")  # as the look-up of the host will do
     except ValueError:
         raise _bad(text) from None
     user, password = unquote(parts.username or ""), unquote(parts.password or "")

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from darner.client.url import parse_all
 from darner.errors import ConfigError, StartError
 from darner.web.asking import Asking
 from darner.web.guard import LOCAL_NAMES, Guard, Handler
@@ -60,6 +61,7 @@ async def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(settings: Settings) -> AsyncIterator[None]:
+    parse_all(settings.servers)  # each is named once
     sockets = await _listen(*settings.listen)
     is_local = all(ipaddress.ip_address(each.getsockname()[0]).is_loopback for each in sockets)
     if not is_local and not settings.logins:
@@ -107,9 +109,9 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
 
 async def _listen(host: str, port: int) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
         return [socket.create_server(address[:2], family=family) for family, address in addresses]
     except OSError as error:
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
