@@ -29,7 +29,8 @@ def test_says_where_a_server_listens_and_how_to_get_in(text, address):
 @pytest.mark.parametrize(
     "text",
     ["", "http://a", "darner://", "a:x", "a:99999", "a:0", "darner://a/path", "darner://a?x=1", "darner://me@a",
-     "darner://a%20b:secret@a", "darner://a:secret%0A@a", "darner+unix://host/path", "darner+unix://", "a..b"],
+     "darner://a%20b:secret@a", "darner://a:secret%0A@a", "darner+unix://host/path",
+     "darner+unix://", "a..b"],
 )  # fmt: skip
 def test_that_says_neither_is_refused_with_advice_and_without_its_password(text):
     with pytest.raises(BadRequestError) as raised:
