@@ -46,9 +46,8 @@ def test_a_queue_shows_its_items_by_page_its_settings_cursors_and_children(page,
         client.set(queue, b"item number %d" % number, flags=7)
     client.get(queue + b"/cursor=billing")
     path = f"/queue?{asked(standing, queue)}"
-    shows(
-        page, path, "cursor billing", "24 behind", child, "dedup_window", "item number 0<"
-    )
+    child = f"{queue.decode()}+child"
+    shows(page, path, "cursor billing", "24 behind", child, "dedup_window", "item number 0<")
     first = page.get(path).text
     assert "item number 20" not in first
     link = first.partition('id="next" href="')[2].partition('"')[0].replace("&amp;", "&")
