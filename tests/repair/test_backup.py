@@ -262,13 +262,16 @@ class TestHold:
         assert nothing_is_left(life)
 
     def test_is_of_one_backup_at_a_time(self, life):
-        def meanwhile(what, *_):
-            if what != "copied":
-                return
-            with pytest.raises(BackupError, match=f"another backup of {life.data.path} is being made"):
-                back_up(life.data.path, life.data.path.parent / "other", life.data.tick)
+        refusals = []
+
+        def meanwhile(*_):
+            if (life.data.path / ".log" / "backup").exists():
+                with pytest.raises(BackupError) as refusal:
+                    back_up(life.data.path, life.data.path.parent / "other", life.data.tick)
+                refusals.append(str(refusal.value))
 
         back_up(life.data.path, life.data.path.parent / "copy", life.data.tick, meanwhile)
+        assert set(refusals) == {f"another backup of {life.data.path} is being made"}
 
     def test_is_missed_of_a_server_that_does_not_answer(self, life):
         with pytest.raises(BackupError, match="does not answer"):
