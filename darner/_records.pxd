@@ -34,6 +34,22 @@ cdef inline uint64_t token_of(Item item) noexcept:
     return (<uint64_t>item.attempts << 48) + item.id
 
 
+cdef enum:
+    # How many bounds a histogram has; the last count is of what took longer than all of them.
+    _BOUNDS = 18
+
+
+cpdef uint64_t monotonic_ns() noexcept
+
+
+cdef class Histogram:
+    cdef:
+        uint64_t _counts[_BOUNDS + 1]
+        readonly uint64_t total_ns
+
+    cpdef void observe(self, uint64_t ns) noexcept
+
+
 cdef class State:
     cdef:
         public uint64_t life

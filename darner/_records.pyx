@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""What is stored, compiled: items, keys and records to bytes and back, the frames of the log, and the system calls
-that memory maps need.
+"""What is stored, compiled: items, keys and records to bytes and back, the frames of the log, the system calls
+that memory maps need, the clocks, and how long things take by them.
 
 No queue, no file and no socket in here. `darner.journal` says what the records mean.
 """
@@ -12,16 +12,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EFAULT, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 import os
 
 from darner.errors import NewerFormatError
 
 __all__ = [
-    "CHUNK_BYTES", "Change", "ITEM_BYTES", "Item", "RECORD_HEAD_BYTES", "Scanned", "Segment", "SegmentFormatError", "State", "blob_of", "bus_errors",
+    "CHUNK_BYTES", "Change", "HISTOGRAM_BOUNDS_S", "Histogram", "ITEM_BYTES", "Item", "RECORD_HEAD_BYTES", "Scanned", "Segment", "SegmentFormatError", "State", "blob_of", "bus_errors",
     "check_chunk", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk", "encode_ids", "encode_item",
-    "encode_state", "guard_memory", "item_key", "marker_key", "new_item", "now_ms", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
+    "encode_state", "guard_memory", "item_key", "marker_key", "monotonic_ns", "new_item", "now_ms", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
 ]
 
 cdef enum:
@@ -653,6 +653,41 @@ cpdef int64_t since_boot_ms() except -1:
     if clock_gettime(CLOCK_BOOTTIME, &now) != 0:
         PyErr_SetFromErrno(OSError)
     return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1_000_000
+
+
+cpdef uint64_t monotonic_ns() noexcept:
+    """Return nanoseconds of a clock that is never set, to tell how long something takes."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+# From a reply that is at hand to a disk that hangs.
+HISTOGRAM_BOUNDS_S = (
+    0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)
+cdef uint64_t[_BOUNDS] BOUNDS_NS = [
+    25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000,
+    100_000_000, 250_000_000, 500_000_000, 1_000_000_000, 2_500_000_000, 5_000_000_000, 10_000_000_000,
+]
+
+
+cdef class Histogram:
+    """How often something took how long. In C, for replies are counted in one."""
+
+    cpdef void observe(self, uint64_t ns) noexcept:
+        """Count one that took so many nanoseconds."""
+        cdef int at = 0
+        while at < _BOUNDS and ns > BOUNDS_NS[at]:
+            at += 1
+        self._counts[at] += 1
+        self.total_ns += ns
+
+    @property
+    def counts(self):
+        """How many took at most as long as each of `HISTOGRAM_BOUNDS_S` and longer than the one before; then how many
+        took longer than the last."""
+        return [self._counts[at] for at in range(_BOUNDS + 1)]
 
 
 cdef extern from *:

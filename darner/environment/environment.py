@@ -15,7 +15,7 @@ class Environment:
 
     __slots__ = (
         "boot", "budget", "call_later", "clock", "defer", "free_bytes", "monotonic", "offload",
-        "reserve_bytes",
+        "reserve_bytes", "stopwatch_ns",
     )  # fmt: skip
 
     def __init__(
@@ -30,6 +30,7 @@ class Environment:
         free_bytes: Callable[[], int] = lambda: 0,
         reserve_bytes: Callable[[], int] = lambda: 0,
         budget: Budget | None = None,
+        stopwatch_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         # the wall clock, in ms of the Unix epoch
         self.clock = clock
@@ -46,5 +47,7 @@ class Environment:
         # when the disk is full; OSError if the system does not tell
         self.free_bytes = free_bytes
         self.reserve_bytes = reserve_bytes
+        # tells how long something takes, in ns
+        self.stopwatch_ns = stopwatch_ns
         # the time that one piece of work may take before others have their turn
         self.budget = budget or Budget(monotonic or clock)

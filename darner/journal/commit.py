@@ -13,6 +13,7 @@ from typing import Any
 
 from darner._records import trim_memory
 from darner.environment.environment import Environment
+from darner.environment.offload import Timed
 from darner.errors import InternalError, JournalError
 from darner.journal import resting, writing
 from darner.journal.batch import STAGED_BYTES
@@ -60,7 +61,7 @@ class Committer:
         "_retrying", "_round", "_sealed", "_sealed_bytes", "_syncing", "_ticks", "_told", "_unmended",
         "_unneeded", "_untrimmed", "_upkeep", "_writes_left", "links", "offload", "on_damage", "on_failure",
         "on_fault", "on_quarantine", "on_recovery", "on_resume", "on_staged", "space_is_scarce",
-        "space_is_short", "write_buffer_bytes",
+        "space_is_short", "write_buffer_bytes", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -84,8 +85,10 @@ class Committer:
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(MIN_BUFFER_BYTES, reserve.size // 8))
         self.offload = environment.offload
         self._defer = environment.defer
+        # has batches written
+        self.writes = Timed(environment.defer, environment.stopwatch_ns)
         self._open = OpenDatabases(lambda journal: self.isolate(journal, lambda: _close(journal)), max_open)
-        self._upkeep = JournalUpkeep(self, self._defer)
+        self._upkeep = JournalUpkeep(self, self._defer, environment.stopwatch_ns)
         # the active journals, and for how many ticks they have been so; the one last written comes last
         self._active: dict[Journal, int] = {}
         # those that are being written, and at which tick that was begun
@@ -194,7 +197,7 @@ class Committer:
         if journal.records.sealed.needs_synced_log:
             self._log.sync(AfterSync(lambda: self._write_bound(journal, done)), 0)
         else:
-            self._defer(lambda: writing.write(journal), done)
+            self.writes(lambda: writing.write(journal), done)
         if self._sealed_bytes >= STAGED_BYTES:
             self._sealed_bytes = 0
             self.on_staged()
@@ -213,7 +216,7 @@ class Committer:
                 self.forget_links(links)
             done(error)
 
-        self._defer(work, written)
+        self.writes(work, written)
 
     def _settle(self, journal: Journal, error: Exception | None) -> None:
         """Take note of what came of a write."""
@@ -423,6 +426,16 @@ class Committer:
             if journal.records.sealed is not None:
                 total += journal.records.sealed.staged_bytes
         return total
+
+    @property
+    def compactions(self) -> Timed:
+        """What has compactions done."""
+        return self._upkeep.compactions
+
+    @property
+    def failing_journals(self) -> int:
+        """How many journals could not be written when that was last tried, and take nothing in."""
+        return sum(journal.failing is not None for journal in self._active)
 
     def make_room(self) -> bool:
         """Release the reserve, for the disk is full; return whether there is more room now. From any

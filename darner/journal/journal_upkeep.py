@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from darner.environment.offload import Offload
+from darner.environment.offload import Offload, Timed
 from darner.errors import JournalError
 from darner.journal import resting, writing
 from darner.journal.journal import Journal
@@ -34,9 +34,10 @@ class Host(Protocol):
 class JournalUpkeep:
     """Does the upkeep of all journals."""
 
-    def __init__(self, host: Host, defer: Offload) -> None:
+    def __init__(self, host: Host, defer: Offload, stopwatch_ns: Callable[[], int]) -> None:
         self._host = host
         self._defer = defer
+        self.compactions = Timed(defer, stopwatch_ns)
         # how many are going on
         self._compactions = 0
         # journals of which it was told that a file cannot be deleted
@@ -66,7 +67,7 @@ class JournalUpkeep:
             else:
                 self._host.isolate(journal, journal.compaction.fail)
 
-        self._defer(lambda: writing.compact(journal, span), done)
+        self.compactions(lambda: writing.compact(journal, span), done)
 
     def delete_blobs(self, journal: Journal) -> None:
         """Delete the files of large items that are gone."""

@@ -40,8 +40,9 @@ class Log:
     `segment`: the one that is written. `entered`: how many journals have a number in it.
     """
 
-    def __init__(self, directory: Path, offload: Offload) -> None:
-        """Use `directory`, which is created if it is missing. Raises OSError."""
+    def __init__(self, directory: Path, offload: Offload, offload_sync: Offload | None = None) -> None:
+        """Use `directory`, which is created if it is missing; `offload_sync` is for the syncs alone. Raises
+        OSError."""
         directory.mkdir(mode=0o700, exist_ok=True)
         sync_directory(directory.parent)
         self._directory = directory
@@ -66,7 +67,7 @@ class Log:
         self._found = FoundLog(directory, self._needed)
         # the number of the next segment
         self._next = 1
-        self._syncs = SharedSync(self, directory, offload)
+        self._syncs = SharedSync(self, directory, offload_sync or offload)
         self._has_begun = False
         # segments of which a sync has failed, or that somebody has cut short
         self._suspects: list[SegmentFile] = []
@@ -329,6 +330,11 @@ class Log:
             for file in self._files[-1:]:
                 file.release_pages()
             self._pool.shrink()
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of the disk the segments take that are still needed."""
+        return len(self._files) * segment_file.SEGMENT_BYTES
 
     # Syncs
 

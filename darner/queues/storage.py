@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from darner.environment.environment import Environment
+from darner.environment.offload import Timed
 from darner.journal.commit import Committer
 from darner.journal.disk_reserve import RESERVE_NAME, Reserve
 from darner.journal.wal import Log
@@ -17,5 +18,6 @@ class Storage:
         """Make the directory of the log if it is missing; nothing is read. Raises OSError."""
         self.directories = Directories(data)
         self.reserve = Reserve(data / RESERVE_NAME, environment.reserve_bytes())
-        self.log = Log(data / LOG_NAME, environment.offload)
+        self.syncs = Timed(environment.offload, environment.stopwatch_ns)
+        self.log = Log(data / LOG_NAME, environment.offload, self.syncs)
         self.committer = Committer(self.log, environment, max_open, self.reserve)

@@ -6,19 +6,23 @@ a scrape holds up no client for long, however many queues there are. One is made
 """
 
 import asyncio
+import itertools
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from threading import Lock, Thread
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
+from darner._records import HISTOGRAM_BOUNDS_S, Histogram
 from darner._version import __version__
 from darner.printable import shown
 from darner.queues.cursor import cursor_lags
@@ -27,7 +31,15 @@ from darner.server.pages import Answer, Pages
 from darner.server.probes import Probes
 from darner.server.tcp import bind, unusable
 from darner.wire.clients import Clients
-from darner.wire.figures import CURSOR_LAG, QUEUE_FIGURES, SERVER_FIGURES, Figure
+from darner.wire.figures import (
+    CURSOR_LAG,
+    DURATIONS,
+    LIMIT_FIGURES,
+    QUEUE_FIGURES,
+    SERVER_FIGURES,
+    STATE_FIGURES,
+    Figure,
+)
 
 log = structlog.get_logger()
 
@@ -40,8 +52,17 @@ TURN_S = 0.002
 # How long a pause is, in seconds: enough for the event loop to wake up and take the interpreter's lock.
 PAUSE_S = 0.0005
 
-SERVER_METRICS = tuple(figure for figure in SERVER_FIGURES if figure.metric)
+# How many of the queues that are out of service are named.
+NAMED = 100
+
+SERVER_METRICS = tuple(figure for figure in (*SERVER_FIGURES, *STATE_FIGURES) if figure.metric)
 QUEUE_METRICS = tuple(figure for figure in QUEUE_FIGURES if figure.metric)
+OUT_OF_SERVICE: Figure[int] = Figure(
+    "",
+    lambda is_so: is_so,
+    "darner_queue_out_of_service",
+    "1 for a queue that is out of service; 100 are named.",
+)
 
 
 class Metrics:
@@ -50,7 +71,8 @@ class Metrics:
     def __init__(self, clients: Clients, host: str, port: int) -> None:
         """Listen and serve; port 0 lets the system choose. Raises StartError if it cannot listen there."""
         registry = CollectorRegistry()
-        registry.register(_Collector(clients))
+        collector = _Collector(clients)
+        registry.register(collector)
         ProcessCollector(registry=registry)
         for sock in bind([host], port, "metrics_host", "metrics_port"):
             sock.close()
@@ -71,10 +93,14 @@ class Metrics:
         self._thread = Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
         self.port = self._http.server_port
+        clients.reply_times = Histogram()
+        self._logged = collector.logged
+        logging.getLogger().addHandler(self._logged)
         log.info("serving metrics", host=host, port=self.port)
 
     def close(self) -> None:
         """Stop serving. Takes up to half a second."""
+        logging.getLogger().removeHandler(self._logged)
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -138,31 +164,40 @@ class _Collector:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
+        self.logged = _Logged()
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, with their values at this moment."""
         reading = asyncio.run_coroutine_threadsafe(self._read(), self._clients.loop)
         try:
-            server, queues, lags = reading.result(ANSWER_S)
+            found = reading.result(ANSWER_S)
         finally:
             reading.cancel()
         yield InfoMetricFamily("darner", "The server.", {"version": __version__, "pid": str(os.getpid())})
-        for figure, value in zip(SERVER_METRICS, server, strict=True):
+        for figure, value in zip(SERVER_METRICS, found.server, strict=True):
             yield _metric(figure, [({}, value)])
+        yield self.logged.metric()
+        for (name, text, _), durations in zip(DURATIONS, found.durations, strict=True):
+            yield _histogram(name, text, *durations)
+        out_of_service = [({"queue": name}, 1) for name in found.out_of_service]
+        yield _metric(OUT_OF_SERVICE, out_of_service)
         for at, of_queue in enumerate(QUEUE_METRICS):
-            yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in queues))
-        yield _metric(CURSOR_LAG, lags)
+            yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in found.queues))
+        for (name, text, _), limits in zip(LIMIT_FIGURES, found.limits, strict=True):
+            yield _metric(Figure("", id, name, text), limits)
+        yield _metric(CURSOR_LAG, found.lags)
 
-    async def _read(
-        self,
-    ) -> tuple[list[int | str], list[tuple[str, tuple[int | str, ...]]], list[tuple[dict[str, str], int]]]:
+    async def _read(self) -> "_Readings":
         """Read, on the event loop, the values of the server, of each queue, and the lag of each cursor."""
         clients = self._clients
         server = []
         for figure in SERVER_METRICS:
             server.append(figure.read(clients))
             await asyncio.sleep(0)  # some are sums over all queues
+        durations = [(times.counts, times.total_ns) for times in (read(clients) for _, _, read in DURATIONS)]
+        out_of_service = [shown(name) for name in itertools.islice(clients.broker.out_of_service, NAMED)]
         queues = []
+        limits: list[list[tuple[dict[str, str], int]]] = [[] for _ in LIMIT_FIGURES]
         lags = []
         left = 0
         until = 0.0
@@ -174,9 +209,56 @@ class _Collector:
             left -= 1
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
             queues.append((shown(name), values))
+            for (_, _, limit_of), found in zip(LIMIT_FIGURES, limits, strict=True):
+                if (limit := limit_of(queue)) is not None:
+                    found.append(({"queue": shown(name)}, limit))
             for label, lag in cursor_lags(queue):
                 lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
-        return server, queues, lags
+        return _Readings(server, durations, out_of_service, queues, limits, lags)
+
+
+class _Readings(NamedTuple):
+    """What a scrape has read on the event loop."""
+
+    # of SERVER_METRICS
+    server: list[int | str]
+    # of DURATIONS: counts and ns in all
+    durations: list[tuple[list[int], int]]
+    # names of queues
+    out_of_service: list[str]
+    # by name, of QUEUE_METRICS
+    queues: list[tuple[str, tuple[int | str, ...]]]
+    # of LIMIT_FIGURES, where there is one
+    limits: list[list[tuple[dict[str, str], int]]]
+    lags: list[tuple[dict[str, str], int]]
+
+
+class _Logged(logging.Handler):
+    """A handler that counts what is logged, by level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._counts = {"warning": 0, "error": 0}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one; logging sees to it that there is one at a time."""
+        self._counts["error" if record.levelno >= logging.ERROR else "warning"] += 1
+
+    def metric(self) -> Metric:
+        """Return the counts so far."""
+        metric = CounterMetricFamily(
+            "darner_logged_events", "Warnings and errors that the server has logged.", labels=["level"]
+        )
+        for level, count in self._counts.items():
+            metric.add_metric([level], count)
+        return metric
+
+
+def _histogram(name: str, text: str, counts: list[int], total_ns: int) -> Metric:
+    """Return how often something took how long; `counts` is that of a `Histogram`."""
+    bounds = [*map(floatToGoString, HISTOGRAM_BOUNDS_S), "+Inf"]
+    buckets = zip(bounds, itertools.accumulate(counts), strict=True)
+    return HistogramMetricFamily(name, text, list(buckets), total_ns / 1e9)
 
 
 def _metric(figure: Figure[Any], readings: Iterable[tuple[dict[str, str], int | str]]) -> Metric:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from darner._records import guard_memory, now_ms, share_heap, since_boot_ms
+from darner._records import guard_memory, monotonic_ns, now_ms, share_heap, since_boot_ms
 from darner._version import __version__
 from darner.access import descriptors, exposure, guard
 from darner.access.admission import Admission
@@ -45,6 +45,7 @@ log = structlog.get_logger()
 DRAIN_S = 5.0
 # How often, in seconds, the queues' upkeep gets a slice of time.
 TICK_S = 0.25
+TICK_NS = int(TICK_S * 1e9)
 # How often, in seconds, idle connections are looked for.
 SWEEP_S = 1.0
 # Where Linux has a number for its start.
@@ -116,6 +117,7 @@ class Server:
             free_bytes=lambda: shutil.disk_usage(self._data).free,
             reserve_bytes=lambda: size_for(shutil.disk_usage(self._data).total),
             budget=Budget(lambda: time.monotonic() * 1000),
+            stopwatch_ns=monotonic_ns,
         )
 
     def _call_later(self, delay_ms: int, work: Callable[[], None]) -> None:
@@ -202,7 +204,9 @@ class Server:
 
     async def _upkeep(self) -> None:
         while True:
+            begun_ns = monotonic_ns()
             await asyncio.sleep(TICK_S)
+            self._clients.loop_lags.observe(max(0, monotonic_ns() - begun_ns - TICK_NS))
             self._broker.tick()
 
     async def _sweep(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from darner._proto import Request, Verb
+from darner._records import Histogram
 from darner.errors import JournalError, StatusError
 from darner.queues.broker import Broker
 from darner.wire.counters import Counters
@@ -111,6 +112,9 @@ class Clients:
         # not allowed.
         self.reload: Callable[[], Iterator[None]] = lambda: iter(())
         self.shutdown: Callable[[], None] | None = None
+        # how long replies took, if anybody asks for that, and how late the event loop was
+        self.reply_times: Histogram | None = None
+        self.loop_lags = Histogram()
         # what `stats settings` replies
         self.describe_settings: Callable[[], Iterable[tuple[str, object]]] = lambda: ()
         # whether `stats` has the figures of each queue

@@ -3,7 +3,10 @@
 
 cimport cython
 
+from libc.stdint cimport uint64_t
+
 from darner._proto cimport Parser, Request
+from darner._records cimport Histogram, monotonic_ns
 from darner.wire.counters cimport Counters
 from darner.wire.holds cimport Holds
 from darner.wire.sending cimport Sender
@@ -45,6 +48,8 @@ cdef class Connection:
         bint _is_draining
         bint _lingers
         object _wait
+        Histogram _reply_times
+        uint64_t _begun_ns
 
     @cython.locals(blocked=int)
     cpdef data_received(self, bytes data)
@@ -52,6 +57,6 @@ cdef class Connection:
     cdef _serve(self)
     cdef bint _turn_is_over(self) except -1
     cpdef expect_long_work(self)
-    @cython.locals(blocked=int, sender=Sender)
+    @cython.locals(blocked=int, sender=Sender, times=Histogram)
     cdef _send_replies(self)
     cpdef _schedule_wake(self)

@@ -13,6 +13,7 @@ from typing import cast
 import structlog
 
 from darner._proto import Parser, Request, Verb
+from darner._records import monotonic_ns
 from darner.errors import StatusError
 from darner.queues.waiters import Waiter
 from darner.wire import peer
@@ -46,10 +47,11 @@ class Connection:
     """The protocol of one client's connection; an `asyncio.Protocol`, but for its base: it is compiled."""
 
     __slots__ = (
-        "_blocked", "_commands", "_continuation", "_eof_is_unread", "_has_unparsed", "_is_draining",
-        "_is_reading", "_lingers", "_parser", "_replies_are_unread", "_requests_until_check",
-        "_sends_no_more", "_transport", "_turn_is_timed", "_wait", "_wake_is_due", "_window", "bare_keys",
-        "broker", "budget", "clients", "counters", "guard", "holds", "idle_sweeps", "incoming", "sender",
+        "_begun_ns", "_blocked", "_commands", "_continuation", "_eof_is_unread", "_has_unparsed",
+        "_is_draining", "_is_reading", "_lingers", "_parser", "_replies_are_unread", "_reply_times",
+        "_requests_until_check", "_sends_no_more", "_transport", "_turn_is_timed", "_wait", "_wake_is_due",
+        "_window", "bare_keys", "broker", "budget", "clients", "counters", "guard", "holds", "idle_sweeps",
+        "incoming", "sender",
     )  # fmt: skip
 
     def __init__(self, clients: Clients) -> None:
@@ -60,6 +62,10 @@ class Connection:
         self.bare_keys = clients.bare_keys
         # the functions that serve the verbs, which are numbers from 0 on
         self._commands = clients.commands
+        # how long replies took, if that is counted; and since when, in ns, those to what has come last are
+        # due, or 0
+        self._reply_times = clients.reply_times
+        self._begun_ns = 0
         # sends the replies
         self.sender = Sender(clients.counters, self._schedule_wake)
         # what this client has reserved
@@ -122,6 +128,8 @@ class Connection:
                 self._is_reading = False
                 self._transport.pause_reading()
         else:
+            if self._reply_times is not None:
+                self._begun_ns = monotonic_ns()
             self._serve()
 
     def eof_received(self) -> bool:
@@ -257,9 +265,15 @@ class Connection:
             return
         if sender.replies and not sender.is_paused:
             sender.send()
+            times = self._reply_times
+            if times is not None and self._begun_ns:
+                # once for all that has arrived: a clock read for each would be felt
+                times.observe(monotonic_ns() - self._begun_ns)
             if sender.is_disconnected:
                 self._blocked |= FINISHED
                 return
+        # what comes later waits for an item or for the client, which is no fault of ours
+        self._begun_ns = 0
         blocked = self._blocked
         if blocked & FINISHED:
             if not sender.replies:

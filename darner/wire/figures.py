@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from darner._records import ITEM_BYTES
+from darner._records import ITEM_BYTES, Histogram
 from darner._version import __version__
 from darner.printable import shown
 from darner.queues.cursor import cursor_lags
@@ -264,6 +264,95 @@ QUEUE_FIGURES: tuple[Figure[Queue], ...] = (
     Figure(
         "delayed_items", lambda queue: queue.delayed_items,
         "darner_queue_delayed_items", "Items that are out of sight until they are due.",
+    ),
+)  # fmt: skip
+
+# What `stats` does not have: its names are Kestrel's and memcached's.
+STATE_FIGURES: tuple[Figure[Clients], ...] = (
+    Figure(
+        "", lambda clients: len(clients.broker.queues),
+        "darner_queues", "Queues that are served.",
+    ),
+    Figure(
+        "", lambda clients: clients.max_connections,
+        "darner_connections_limit", "How many clients may be connected.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.status.level,
+        "darner_status", "The status that was asked for: 0 up, 1 readonly, 2 quiescent.",
+    ),
+    Figure(
+        "", lambda clients: int(clients.broker.space.refusal is not None),
+        "darner_disk_full", "1 while sets are refused, since too little of the disk is free.",
+    ),
+    Figure(
+        "", lambda clients: int(clients.broker.storage.log.segment.refusal is not None),
+        "darner_log_refusing", "1 while the write-ahead log takes nothing in.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.space.bytes_for_items,
+        "darner_disk_free_bytes", "Bytes that are free for items: without min_free_space.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.log.bytes,
+        "darner_log_bytes", "Bytes on the disk of the write-ahead log, as far as it is needed.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.committer.staged_bytes,
+        "darner_staged_bytes", "Bytes in memory and in the log that LevelDB has still to get.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.committer.failing_journals,
+        "darner_queues_failing", "Queues whose LevelDB could not be written: they take nothing in.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.committer.writes.failures,
+        "darner_commit_failures_total", "Commits to LevelDB that failed, those tried again too.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.syncs.failures,
+        "darner_log_sync_failures_total", "Syncs of the write-ahead log that failed.",
+    ),
+    Figure(
+        "", lambda clients: clients.broker.storage.committer.compactions.failures,
+        "darner_compaction_failures_total", "Compactions that failed.",
+    ),
+)  # fmt: skip
+
+# Of those queues that have such a limit.
+LIMIT_FIGURES: tuple[tuple[str, str, Callable[[Queue], int | None]], ...] = (
+    (
+        "darner_queue_max_items", "How many items the queue takes, if that is limited.",
+        lambda queue: queue.settings.max_items,
+    ),
+    (
+        "darner_queue_max_bytes", "How many bytes of items the queue takes, if that is limited.",
+        lambda queue: queue.settings.max_bytes,
+    ),
+)  # fmt: skip
+
+# How long what takes how long.
+DURATIONS: tuple[tuple[str, str, Callable[[Clients], Histogram]], ...] = (
+    (
+        "darner_reply_seconds",
+        "From the reading of requests to the sending of replies, once for all that came together.",
+        lambda clients: clients.reply_times or Histogram(),
+    ),
+    (
+        "darner_loop_lag_seconds", "How late the event loop came to what was due, four times a second.",
+        lambda clients: clients.loop_lags,
+    ),
+    (
+        "darner_log_sync_seconds", "Syncs of the write-ahead log, which /sync waits for.",
+        lambda clients: clients.broker.storage.syncs.durations,
+    ),
+    (
+        "darner_commit_seconds", "Commits of one queue's changes to its LevelDB, synced; no client waits.",
+        lambda clients: clients.broker.storage.committer.writes.durations,
+    ),
+    (
+        "darner_compaction_seconds", "Compactions of one queue's LevelDB; no client waits.",
+        lambda clients: clients.broker.storage.committer.compactions.durations,
     ),
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from darner._version import __version__
 from darner.access.descriptors import METRICS_CONNECTIONS
 from darner.environment.environment import Environment
 from darner.queues.broker import Broker
+from darner.queues.queue import DEFAULTS
 from darner.queues.totals import Totals
 from darner.server import metrics, metrics_http
 from darner.wire.clients import Clients
@@ -225,7 +226,9 @@ class TestDisturbance:
             broker = Broker(tmp_path / "data", Environment(lambda: 1, lambda work, done: None))
             broker.open()
             broker.totals = Totals({})
-            broker.queues |= {b"queue-%d" % n: Mock(journal=Mock(cursors={})) for n in range(queues)}
+            broker.queues |= {
+                b"queue-%d" % n: Mock(journal=Mock(cursors={}), settings=DEFAULTS) for n in range(queues)
+            }
             count()
             served = metrics.Metrics(
                 Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60), "127.0.0.1", 0
