@@ -56,6 +56,7 @@ SERVER_FIGURES: tuple[Figure[Clients], ...] = (
         "darner_time_seconds", "The server's clock, since the Unix epoch.",
     ),
     Figure("version", lambda _: __version__),
+    Figure("status", lambda clients: clients.broker.status.name),
     Figure(
         "curr_items", lambda clients: clients.broker.totals.waiting()[1],
         "darner_items", "Items that wait in all queues; reserved ones do not.",
@@ -264,6 +265,14 @@ QUEUE_FIGURES: tuple[Figure[Queue], ...] = (
     Figure(
         "delayed_items", lambda queue: queue.delayed_items,
         "darner_queue_delayed_items", "Items that are out of sight until they are due.",
+    ),
+    Figure(
+        "max_items", lambda queue: queue.settings.max_items or 0,
+        "darner_queue_max_items", "How many items may wait; 0 is no limit.",
+    ),
+    Figure(
+        "max_bytes", lambda queue: queue.settings.max_bytes or 0,
+        "darner_queue_max_bytes", "How many bytes may wait; 0 is no limit.",
     ),
 )  # fmt: skip
 

@@ -548,6 +548,8 @@ class Queue(Source):
             "total_flushes": self.flushes,
             "create_time": self.created,
             "delayed_items": len(self.delayed),
+            "max_items": self.settings["max_items"] or 0,
+            "max_bytes": self.settings["max_bytes"] or 0,
         } | {
             f"cursor_{label.decode()}_lag": ANY if self.has_gaps else cursor.lag()
             for label, cursor in sorted(self.cursors.items())
@@ -1221,7 +1223,7 @@ class Model:
         self.reply(client, b"OK\r\n", noreply=noreply)
 
     def stats(self, client):
-        figures = dict.fromkeys(("pid", "uptime", "time", "version"), ANY)
+        figures = dict.fromkeys(("pid", "uptime", "time", "version", "status"), ANY)
         figures |= {
             "curr_items": sum(len(queue.waiting) for queue in self.queues.values()),
             "total_items": self.past_items + sum(queue.total for queue in self.queues.values()),

@@ -33,7 +33,7 @@ from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
 
 # Figures that change with each request, are no numbers or take long.
 PASSING = {"uptime", "time", "conn_yields"}
-NO_METRICS = {"pid", "version", "logsize"}
+NO_METRICS = {"pid", "version", "status", "logsize"}
 
 
 def fetch(port: int, accept: str = "text/plain", host: str = "127.0.0.1") -> str:

@@ -4,12 +4,14 @@ import contextlib
 import re
 import shutil
 import subprocess
+from urllib.parse import unquote
 
 import pytest
 from brokers import Data
 from running import configured, running
 
 from darner._records import CHUNK_BYTES
+from darner.client import Client
 from darner.config.settings import QueueSettings
 from darner.queues.cursor import cursor_lags
 from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES
@@ -269,7 +271,7 @@ class TestStats:
         for name, value in stats.items():
             if name.startswith("rusage_"):
                 assert RUSAGE.fullmatch(value)
-            elif name != "version":
+            elif name not in ("version", "status"):
                 assert value.isdigit(), name
 
     def test_count_what_was_turned_away_deleted_and_flushed(self, tmp_path):
@@ -307,7 +309,7 @@ class TestStats:
             "2",
         ]
 
-    def test_queues_out_of_service_are_counted(self, tmp_path):
+    def test_queues_out_of_service_are_counted_and_named_with_the_reason(self, tmp_path):
         with running(tmp_path / "data") as server:
             wire = server.connect()
             wire.set(b"broken", b"x")
@@ -319,7 +321,15 @@ class TestStats:
                     path.write_bytes(b"?")
             server.log = ""
             server.start()
-            assert server.connect().stats()["queues_out_of_service"] == "1"
+            stats = server.connect().stats()
+            assert stats["queues_out_of_service"] == "1"
+            assert stats["queue_whole_items"] == "1"
+            assert [name for name in stats if name.startswith("queue_broken")] == [
+                "queue_broken_out_of_service"
+            ]
+            reason = unquote(stats["queue_broken_out_of_service"])
+            assert re.search("Corruption: .*darner repair saves", reason)
+            assert Client(f"127.0.0.1:{server.port}").queues()["broken"].out_of_service == reason
 
     def test_limit_is_what_there_is_and_what_the_disk_has_free(self, wire, tmp_path):
         wire.set(b"work", b"x" * 10_000)

@@ -413,6 +413,7 @@ class TestStats:
             "items": 2, "bytes": 7, "total_items": 5, "expired_items": 1, "mem_items": 2, "mem_bytes": 7,
             "discarded": 0, "duplicates": 0, "damaged_items": 0, "waiters": 0, "open_transactions": 1,
             "transactions": 2, "canceled_transactions": 1, "total_flushes": 0, "delayed_items": 0,
+            "max_items": 0, "max_bytes": 0,
         }  # fmt: skip
 
     def test_age_is_how_long_the_last_fetched_item_had_waited(self, server, wire):

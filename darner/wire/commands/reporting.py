@@ -1,5 +1,6 @@
 """The commands that report and change nothing: figures of the server and its queues, settings, version."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ from darner.wire.replies import END, RESET
 
 # How many names `dump_stats` gives between two looks at the time, and at how much the client has to read.
 CHILDREN_PER_PIECE = 256
+# How much `stats` says of why a queue is out of service.
+REASON_BYTES = 500
 
 
 def version(connection: Connection, request: Request) -> None:
@@ -45,10 +48,14 @@ def _figures(connection: Connection, args: Sequence[bytes]) -> Iterator[bytes]:
         yield _stat_lines(clients.describe_settings())
     if args == [b"queues"] or (not args and clients.lists_queues):
         broker = connection.broker
-        for name in sorted(broker.visible):
+        for name in sorted({*broker.visible, *broker.out_of_service}):
             queue = broker.find_visible(name)
             if queue is not None:  # not deleted meanwhile
                 yield _stat_lines(read_queue(queue), f"queue_{shown(name)}_")
+            error = broker.out_of_service.get(name)
+            if error is not None:  # a figure is one word
+                reason = shown(os.fsencode(str(error))[:REASON_BYTES])
+                yield _stat_lines((("out_of_service", reason),), f"queue_{shown(name)}_")
     yield END
 
 
