@@ -181,7 +181,7 @@ def lives_through_backups(path, seed, monkeypatch, backups=3):
     assert content_of(path / "data") == last
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_backup_is_what_a_kill_at_its_moment_leaves_whatever_happens_meanwhile(
     quick, seed, monkeypatch, small
 ):
