@@ -318,6 +318,7 @@ class Log:
             if last in self._suspects:
                 with contextlib.suppress(JournalError):  # at the next tick, then
                     self.roll()
+            self._recycle()  # one that nobody needs is still here if its removal failed
             self.on_long([pin for file in self._suspects for pin in file.pins])
         elif self._pool.ready is not None:
             self.segment.refusal = None

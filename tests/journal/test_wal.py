@@ -951,6 +951,25 @@ class TestMemory:
         process = Process(directory)
         assert (process.found(), process.damage) == ([b"b"], [])
 
+    def test_that_was_lost_is_no_reason_to_refuse_once_its_segment_goes_though_it_did_not_go_at_first(
+        self, directory, monkeypatch
+    ):
+        log = Process(directory).log
+        writer = Writer(log).write(b"a")
+        self.cut_short(log)
+        writer.write(b"b")
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                segments_needed.NeededSegments, "remove", Mock(side_effect=OSError(errno.ENOSPC, ""))
+            )
+            log.unpin(writer, 2)
+            log.tick()
+            assert log.segment.refusal is not None
+        log.tick()
+        log.tick()
+        assert log.segment.refusal is None
+        assert [path.name for path in segments(directory)] == ["2"]
+
     def test_that_is_missed_before_anything_is_written_to_it_is_not_trusted(self, directory):
         log = Process(directory).log
         writer = Writer(log).write(b"a")
