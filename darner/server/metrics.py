@@ -52,6 +52,8 @@ TURN_S = 0.002
 # How long a pause is, in seconds: enough for the event loop to wake up and take the interpreter's lock.
 PAUSE_S = 0.0005
 
+# How many times as long as a scrape no other one is made.
+PAUSES = 3
 # How many of the queues that are out of service are named.
 NAMED = 100
 
@@ -107,8 +109,9 @@ class Metrics:
 
 
 class _Scrapes:
-    """The page /metrics. One scrape is made at a time, and then none for as long as it took; those who have
-    asked meanwhile in the same way share the next one. So however many ask, half of the time is free."""
+    """The page /metrics. One scrape is made at a time, and then none for PAUSES times as long as it took;
+    those who have asked meanwhile in the same way share the next one. So however many ask, most of the time
+    is free."""
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
@@ -154,7 +157,7 @@ class _Scrapes:
             )
         finally:
             now = time.monotonic()
-            self._from = now + (now - begun_at)
+            self._from = now + PAUSES * (now - begun_at)
         ((status, headers),) = heads
         return asked_for, self._begun, Answer(status, body, tuple(headers))
 

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -221,7 +222,7 @@ class TestScrapes:
         assert scrapes.page({}).body == b"2"
         assert scrapes.page({"HTTP_ACCEPT": "x"}).body == b"3"
 
-    def test_leave_half_of_the_time_free(self, monkeypatch):
+    def test_leave_three_quarters_of_the_time_free(self, monkeypatch):
         pauses = []
         clock = [100.0]
         monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pauses.append))
@@ -235,7 +236,7 @@ class TestScrapes:
         scrapes.page({})
         clock[0] += 1
         scrapes.page({})
-        assert pauses == [0, 2]
+        assert pauses == [0, 8]
 
 
 class TestCrowd:
@@ -277,6 +278,27 @@ class TestCrowd:
         assert crowd("10.0.0.1", 1) == [False]
         monkeypatch.setattr(metrics_http, "PATIENCE_S", -1)
         assert crowd("10.0.0.1", 1) == [True]
+
+    def test_of_every_kind_costs_queues_nothing_and_keeps_probes_of_others_going(self, server, port):
+        half = b"GET /metrics HTTP/1.1\r\nX: "
+        said = (b"", b"G", half, half + b"x" * 60_000, b"GET /metrics HTTP/1.1\r\n\r\n")
+        with contextlib.ExitStack() as stack:
+            wire = stack.enter_context(contextlib.closing(server.connect()))
+            longest = 0.0
+            for number in range(40):
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                with contextlib.suppress(ConnectionError):  # it may have to make room for others
+                    sock.sendall(said[number % len(said)])  # and reads nothing
+                begun = time.monotonic()
+                assert wire.set(b"crowded", b"x") == b"STORED\r\n"
+                longest = max(longest, time.monotonic() - begun)
+            assert longest < 1
+            probe = stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), timeout=20, source_address=("127.0.0.9", 0))
+            )
+            probe.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert probe.recv(15) == b"HTTP/1.0 200 OK"
+            assert wire.ask(b"delete crowded\r\n") == b"DELETED\r\n"
 
     def test_that_keeps_on_connecting_is_accepted_at_a_pace(self, monkeypatch):
         pauses = []
