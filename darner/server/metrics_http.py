@@ -25,6 +25,8 @@ ANSWER_S = 60.0
 PATIENCE_S = 10.0
 # After how many seconds a connection that could not be accepted, for want of a descriptor, is tried again.
 RETRY_S = 0.2
+# How long, in seconds, a connection waits for the threads of others, which were cut, to end.
+THREADS_S = 0.5
 # How many connections are accepted a second, and how many at once after a quiet time: each takes some 0.3 ms
 # of the processor that serves the queues.
 ACCEPTED_PER_S = 100
@@ -102,13 +104,11 @@ class HttpServer(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection; if there are too many, in the place of one that has had its time."""
         host = str(client_address[0]) if client_address else ""
+        self._wait_for_threads()
         with self._lock:
             if len(self._open) >= METRICS_CONNECTIONS:
                 self._make_room(host)
-            has_room = (
-                len(self._open) < METRICS_CONNECTIONS
-                and len(self._open) + len(self._cut_off) < 2 * METRICS_CONNECTIONS
-            )
+            has_room = len(self._open) < METRICS_CONNECTIONS and self._has_threads
             if has_room:
                 now = time.monotonic()
                 self._open[request] = _Connection(host, now, now + REQUEST_S)
@@ -116,6 +116,17 @@ class HttpServer(ThreadingMixIn, WSGIServer):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
+
+    @property
+    def _has_threads(self) -> bool:
+        """Whether there may be one more thread: those of cut connections take a moment to end."""
+        return len(self._open) + len(self._cut_off) < 2 * METRICS_CONNECTIONS
+
+    def _wait_for_threads(self) -> None:
+        """Wait until there may be one more thread, but not for long."""
+        until = time.monotonic() + THREADS_S
+        while not self._has_threads and time.monotonic() < until:
+            time.sleep(THREADS_S / 100)
 
     def _make_room(self, host: str) -> None:
         """Cut the oldest connection that has not asked yet; or, of a host that has more than `host` would
