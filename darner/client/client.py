@@ -79,6 +79,11 @@ class Client:
             tls=tls,
         )
 
+    @property
+    def servers(self) -> Servers:
+        """The servers, for tools that ask them what no method of a client does."""
+        return self._servers
+
     def put(
         self,
         queue: Queue,

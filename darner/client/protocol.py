@@ -40,6 +40,8 @@ _NAME = re.compile(rb"[^\x00-\x20/\x7f]{1,250}")
 _CURSOR = b"/cursor="
 _VALUE = re.compile(rb"VALUE ([^ \r\n]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
 _VALUE_LINE = re.compile(_VALUE.pattern + rb"\r\n")
+_META_VALUE = re.compile(rb"VA (\d{1,18})(?: [a-zA-Z][^ \r\n]*)*")
+_FIGURE = re.compile(rb" ([a-z])(-?\d{1,20})(?![^ ])")
 
 CRLF = b"\r\n"
 END = b"END"
@@ -159,6 +161,16 @@ def browse_line(key: bytes, start: int) -> bytes:
     return b"gets %b/peek/from=%d\r\n" % (key, start)
 
 
+def look_line(key: bytes, start: int, flags: bytes) -> bytes:
+    """Return an `mg` that looks at the first item whose id is at least `start`; `flags` say what to tell."""
+    return b"mg %b/peek/from=%d %b\r\n" % (key, start, flags)
+
+
+def reserve_line(key: bytes, flags: bytes) -> bytes:
+    """Return an `mg` that reserves the next item of a queue; `flags` say what to tell of it."""
+    return b"mg %b/open %b\r\n" % (key, flags)
+
+
 def close_line(key: bytes, token: int) -> bytes:
     """Return the request that removes a reserved item."""
     return b"get %b/close=%d\r\n" % (key, token)
@@ -196,6 +208,11 @@ def status_line(status: str | None) -> bytes:
     return b"status %b\r\n" % status.encode()
 
 
+def config_line(queue: bytes) -> bytes:
+    """Return the request for the settings in force of a queue."""
+    return b"dump_config %b\r\n" % queue
+
+
 VERSION = b"version\r\n"
 STATS = b"stats\r\n"
 QUEUE_STATS = b"stats queues\r\n"
@@ -214,7 +231,10 @@ class Value(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A whole reply: its last line without the line end, and what came before an END."""
+    """A whole reply: its last line without the line end, and what came before an END.
+
+    Of an `mg` that asks for data, the line is the one before them.
+    """
 
     line: bytes
     values: Sequence[Value] = ()
@@ -233,7 +253,9 @@ class Replies:
     ProtocolError the connection is of no more use.
     """
 
-    __slots__ = ("_at", "_data", "_filled", "_large", "_room", "_stats", "_values", "_wanted", "is_over")
+    __slots__ = (
+        "_at", "_data", "_filled", "_large", "_meta", "_room", "_stats", "_values", "_wanted", "is_over",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._data = b""
@@ -242,6 +264,8 @@ class Replies:
         # of the reply under way
         self._values: list[Value] = []
         self._stats: list[tuple[str, str]] = []
+        # the line of an `mg` whose data follow
+        self._meta = b""
         # the value under way, if it did not come as a whole: its head, the buffer that it comes into, how
         # much of that is filled, and how many bytes it takes with its line end
         self._large: Value | None = None
@@ -308,6 +332,8 @@ class Replies:
                 if self._filled < self._wanted:
                     return None
                 self._end_large()
+            if self._meta:
+                return self._meta_reply()
             end = self._data.find(b"\n", self._at)
             if end < 0:
                 if len(self._data) - self._at > MAX_REPLY_LINE_BYTES:
@@ -321,6 +347,8 @@ class Replies:
                 self._begin_value(line)
             elif line.startswith(b"STAT "):
                 self._add_stat(line)
+            elif line.startswith(b"VA "):
+                self._begin_meta(line)
             else:
                 return self._reply(line)
 
@@ -352,15 +380,31 @@ class Replies:
         if found is None or self._stats:
             raise ProtocolError(f"this is the head of no item: {line[:60]!r}")
         key, flags, size, token = found.groups()
-        begin, end = self._at, self._at + int(size)
+        self._begin_data(Value(key, int(flags), b"", int(token or 0)), int(size))
+
+    def _begin_meta(self, line: bytes) -> None:
+        found = _META_VALUE.fullmatch(line)
+        if found is None or self._values or self._stats:
+            raise ProtocolError(f"this is the head of no item: {line[:60]!r}")
+        told = figures(line)
+        self._meta = line
+        self._begin_data(Value(b"", told.get("f", 0), b"", told.get("c", 0)), int(found[1]))
+
+    def _meta_reply(self) -> Reply:
+        reply = Reply(self._meta, self._values)
+        self._meta, self._values = b"", []
+        return reply
+
+    def _begin_data(self, value: Value, size: int) -> None:
+        begin, end = self._at, self._at + size
         if end + 2 <= len(self._data):
             if self._data[end : end + 2] != CRLF:
                 raise ProtocolError("an item does not end where its head says")
-            self._values.append(Value(key, int(flags), self._data[begin:end], int(token or 0)))
+            self._values.append(value._replace(data=self._data[begin:end]))
             self._at = end + 2
             return
-        self._large = Value(key, int(flags), b"", int(token or 0))
-        self._wanted = int(size) + 2
+        self._large = value
+        self._wanted = size + 2
         self._filled = 0
         self._room = bytearray()
         begun, self._data, self._at = self._data[begin:], b"", 0
@@ -446,6 +490,11 @@ def version_of(reply: Reply) -> str:
     if word != "VERSION":
         raise error_in(reply)
     return version
+
+
+def figures(line: bytes) -> dict[str, int]:
+    """Return the numbers that the line of a reply to `mg` tells, each by its flag."""
+    return {flag.decode(): int(number) for flag, number in _FIGURE.findall(line)}
 
 
 def least_status(replies: Sequence[Reply]) -> str:

@@ -34,11 +34,18 @@ REPLIES = st.one_of(
     st.lists(VALUES, max_size=3).map(lambda values: Reply(b"END", values)),
     VALUES.map(lambda value: Reply(b"SERVER_ERROR it broke", [value])),
     STATS.map(lambda stats: Reply(b"END", (), stats)),
+    VALUES.map(
+        lambda value: Reply(
+            b"VA %d f%d c%d t-1" % (len(value.data), value.flags, value.token), [value._replace(key=b"")]
+        )
+    ),
 )
 
 
 def wire(reply: Reply) -> bytes:
     """Return a reply as a server sends it."""
+    if reply.line.startswith(b"VA "):
+        return b"%b\r\n%b\r\n" % (reply.line, reply.values[0].data)
     values = [
         b"VALUE %b %d %d %d\r\n%b\r\n" % (value.key, value.flags, len(value.data), value.token, value.data)
         for value in reply.values
@@ -271,3 +278,22 @@ class TestQueueOf:
     def test_a_key_that_was_not_asked_is_a_protocol_error(self):
         with pytest.raises(ProtocolError):
             protocol.queue_of(Value(b"other", 0, b"", 1), [b"a", b"b"])
+
+
+def test_the_figures_of_an_mg_are_told_by_their_flags():
+    assert protocol.figures(b"HD c281474976710657 t-1 s5 h0") == {
+        "c": 281474976710657,
+        "t": -1,
+        "s": 5,
+        "h": 0,
+    }
+    assert protocol.figures(b"VA 5 f0 kwork Ot1 t20") == {"f": 0, "t": 20}
+    assert protocol.figures(b"EN") == {}
+
+
+@pytest.mark.parametrize("line", [b"VA -1 f0", b"VA 5x c1", b"VA 1 f0  c1", b"VA 99999999999999999999"])
+def test_the_head_of_no_meta_item_is_an_error(line):
+    replies = Replies()
+    replies.feed(line + b"\r\nhello\r\n")
+    with pytest.raises(ProtocolError):
+        replies.next()
