@@ -29,6 +29,10 @@ class BackupError(DarnerError):
     """No backup was made: the text says why, and nothing is left of it."""
 
 
+class ToolError(DarnerError):
+    """A tool cannot go on: the text says why, and what to do."""
+
+
 class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 

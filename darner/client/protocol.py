@@ -334,15 +334,9 @@ class Replies:
                 self._end_large()
             if self._meta:
                 return self._meta_reply()
-            end = self._data.find(b"\n", self._at)
-            if end < 0:
-                if len(self._data) - self._at > MAX_REPLY_LINE_BYTES:
-                    raise ProtocolError(f"a line goes on for ever: {self._data[self._at :][:60]!r}")
+            line = self._line()
+            if line is None:
                 return None
-            line = self._data[self._at : end - 1]
-            if self._data[end - 1 : end] != b"\r" or end == self._at:
-                raise ProtocolError(f"a reply ends without CRLF: {line[:60]!r}")
-            self._at = end + 1
             if line.startswith(b"VALUE "):
                 self._begin_value(line)
             elif line.startswith(b"STAT "):
@@ -351,6 +345,19 @@ class Replies:
                 self._begin_meta(line)
             else:
                 return self._reply(line)
+
+    def _line(self) -> bytes | None:
+        """Return the next line without its end; None until all of it has come."""
+        end = self._data.find(b"\n", self._at)
+        if end < 0:
+            if len(self._data) - self._at > MAX_REPLY_LINE_BYTES:
+                raise ProtocolError(f"a line goes on for ever: {self._data[self._at :][:60]!r}")
+            return None
+        line = self._data[self._at : end - 1]
+        if self._data[end - 1 : end] != b"\r" or end == self._at:
+            raise ProtocolError(f"a reply ends without CRLF: {line[:60]!r}")
+        self._at = end + 1
+        return line
 
     def _one_item(self) -> Reply | None:
         """Return the next reply if that is an item and its END, and all of it has come."""
