@@ -23,7 +23,7 @@ from darner.client.servers import Servers
 from darner.errors import ToolError
 from darner.printable import shown
 from darner.tools.holding import WINDOW, Held, Holder
-from darner.tools.looking import Look, Waiting, last_id, looks, window_of
+from darner.tools.looking import Look, Waiting, as_lost, last_id, looks, window_of
 from darner.tools.queue_settings import settings_in_force
 
 # About what the items of one window may have.
@@ -140,12 +140,8 @@ class Emptying:
             except (ConnectionLostError, ConnectionFailedError) as error:
                 holder.drop()
                 self._keeper.lost(error)
-                if isinstance(error, ConnectionFailedError) and not self.done.items:
-                    raise
-                # one that has worked before is away for a while
-                lost = error if isinstance(error, ConnectionLostError) else ConnectionLostError(str(error))
                 repetition = repetition or Repetition(self.servers.timeout)
-                time.sleep(repetition.pause_after(lost))
+                time.sleep(repetition.pause_after(as_lost(error, has_worked=self.done.items > 0)))
             else:
                 return not page
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -20,7 +20,7 @@ from darner.client.errors import BadRequestError, ClientError
 from darner.client.servers import Servers
 from darner.errors import ToolError
 from darner.printable import shown
-from darner.tools.emptying import AHEAD, WINDOW_BYTES, Emptied, Emptying
+from darner.tools.emptying import Emptied, Emptying
 from darner.tools.export_format import (
     End,
     FormatError,
@@ -32,7 +32,10 @@ from darner.tools.export_format import (
     encode_item,
 )
 from darner.tools.holding import WINDOW
-from darner.tools.looking import Waiting, fetch_looked_at, looks, window_of
+from darner.tools.looking import Reading, Waiting
+
+# After so many items it is asked whether to stop.
+_ITEMS_BETWEEN = 64
 
 
 class _Ids:
@@ -212,22 +215,17 @@ class Export:
         return is_over
 
     def _copy(self, on_progress: Callable[[], None], is_stopped: Callable[[], bool]) -> bool:
-        for items in self._windows(self.file.last_id + 1):
-            if is_stopped():
-                return False
-            self.file.add(items)
-            self.done.items += len(items)
-            self.done.bytes += sum(len(item.data) for item in items)
-            on_progress()
+        done = self.done
+        reading = Reading(self._servers, self._pool, self._key, self.file.last_id + 1, self._last)
+        for item in reading.items():
+            self.file.add([item])
+            done.items += 1
+            done.bytes += len(item.data)
+            if not done.items % _ITEMS_BETWEEN:
+                on_progress()
+                if is_stopped():
+                    return False
         return True
-
-    def _windows(self, start: int) -> Iterator[list[Waiting]]:
-        while page := looks(self._servers, self._pool, self._key, start, self._last, AHEAD):
-            start = page[-1].id + 1
-            while page:
-                count = window_of(page, WINDOW, WINDOW_BYTES)
-                yield fetch_looked_at(self._servers, self._pool, self._key, page[:count])
-                page = page[count:]
 
     def keep(self, items: Sequence[Waiting]) -> list[ClientError | None]:
         """Write items, and have the disk have them."""

@@ -4,13 +4,20 @@ What waits is found by the ids: a later item has a greater one. So a tool that h
 began knows what was there then, whatever comes and goes meanwhile.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from darner.client import protocol
-from darner.client.errors import ProtocolError
+from darner.client.errors import (
+    ClientError,
+    ConnectionFailedError,
+    ConnectionLostError,
+    ProtocolError,
+)
 from darner.client.pool import Pool
 from darner.client.protocol import Reply
+from darner.client.repetition import Repetition
 from darner.client.servers import Servers
 
 # What an `mg` is to tell of an item: its data, flags, token, and the seconds until it expires.
@@ -119,14 +126,63 @@ def _in_order(found: Iterable[Look | None], start: int, last: int) -> list[Look]
     return page
 
 
-def fetch_looked_at(servers: Servers, pool: Pool, key: bytes, wanted: Sequence[Look]) -> list[Waiting]:
-    """Return those of the items looked at that still wait, whole. Asked again if the connection is lost.
+def as_lost(error: ClientError, *, has_worked: bool) -> ClientError:
+    """Return the error for Repetition: a server that has worked before, and cannot be reached, is away for a
+    while."""
+    return (
+        ConnectionLostError(str(error)) if has_worked and isinstance(error, ConnectionFailedError) else error
+    )
 
-    They must fit into memory, and their requests into the buffers on the way: see `in_windows`.
+
+class Reading:
+    """Reads the items that wait in a queue of one server from the id `start` to the id `last`, and leaves
+    them there. Each is given as it comes: memory is bounded by the largest, whatever the number that is asked
+    for at once.
     """
-    replies = servers.ask_many_again(pool, [protocol.look_line(key, look.id, WHOLE) for look in wanted])
-    items = [waiting(reply) for reply in replies]
-    return [item for item, look in zip(items, wanted, strict=True) if item is not None and item.id == look.id]
+
+    def __init__(self, servers: Servers, pool: Pool, key: bytes, start: int, last: int) -> None:
+        self._servers = servers
+        self._pool = pool
+        self._key = key
+        self._start = start
+        self._last = last
+        # ids are guessed as next to each other, as for `looks`
+        self._guessed = 1
+        self._is_over = start > last
+        self._has_worked = False
+
+    def items(self) -> Iterator[Waiting]:
+        """Give the items. Asked again if the connection is lost, for as long as the client's `timeout`."""
+        repetition: Repetition | None = None
+        while not self._is_over:
+            try:
+                yield from self._page()
+                repetition = None
+            except (ConnectionLostError, ConnectionFailedError) as error:
+                repetition = repetition or Repetition(self._servers.timeout)
+                time.sleep(repetition.pause_after(as_lost(error, has_worked=self._has_worked)))
+
+    def _page(self) -> Iterator[Waiting]:
+        timeout = self._servers.timeout
+        asked = min(self._guessed, _AT_ONCE, self._last - self._start + 1)
+        requests = [protocol.look_line(self._key, self._start + more, WHOLE) for more in range(asked)]
+        connection = self._pool.take(time.monotonic() + timeout)
+        found = 0
+        try:
+            connection.send([b"".join(requests)], time.monotonic() + timeout)
+            for _ in requests:
+                item = waiting(connection.read(1, time.monotonic() + timeout)[0])
+                self._is_over = item is None or item.id >= self._last
+                if item is not None and self._start <= item.id <= self._last:
+                    self._start = item.id + 1
+                    found += 1
+                    self._has_worked = True
+                    yield item
+        except BaseException:
+            self._pool.discard(connection)
+            raise
+        self._pool.give(connection)
+        self._guessed = min(self._guessed * 2, _AT_ONCE) if 2 * found > asked else max(self._guessed // 2, 1)
 
 
 def window_of(found: Sequence[Look], most: int, most_bytes: int) -> int:

@@ -1,0 +1,223 @@
+"""Items that are moved, exported with --remove and imported while the tool or the server is killed: none is
+lost, and none is there twice.
+
+The tool is killed at each of its steps: before and after each time that it sends something or has the disk
+sync something.
+"""
+
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+from running import DARNER, running, until
+
+from darner.client import Client
+from darner.client.connection import Connection
+from darner.tools.exporting import Export
+from darner.tools.importing import Import, Source
+from darner.tools.moving import Move
+
+ITEMS = 9
+numbers = itertools.count(1)
+
+
+def never():
+    return False
+
+
+def nothing(*_):
+    pass
+
+
+def killed_at(step, work) -> bool:
+    """Do work in a process that is killed at a step; return False if it ended before that."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    try:
+        _kill_at(step)
+        work()
+        os._exit(0)
+    except BaseException as error:  # nothing of pytest may run in the child
+        print(repr(error), flush=True)
+        os._exit(1)
+
+
+def _kill_at(step):
+    steps = itertools.count(1)
+
+    def counted(function):
+        def call(*args, **options):
+            before, after = next(steps), next(steps)
+            if before == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*args, **options)
+            if after == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    Connection.ask = counted(Connection.ask)
+    Connection.send = counted(Connection.send)
+    os.fsync = counted(os.fsync)
+
+
+def put_items(client, queue, count=ITEMS):
+    items = [b"%d of %s" % (number, queue.encode()) for number in range(count)]
+    client.put_many(queue, items)
+    return items
+
+
+def take_all(client, queue):
+    return list(iter(lambda: client.get(queue), None))
+
+
+def until_returned(client, queue):
+    """Wait until the server has noticed that the connections of a dead process are gone."""
+    until(lambda: not client.queues()[queue].open_transactions)
+
+
+@pytest.fixture
+def client(standing):
+    with Client(f"127.0.0.1:{standing.port}") as client:
+        yield client
+
+
+@pytest.fixture
+def url(standing):
+    return f"127.0.0.1:{standing.port}"
+
+
+def steps_of(work) -> int:
+    """Return how many steps there are."""
+    return next(step for step in itertools.count(1) if not killed_at(step, work))
+
+
+def test_a_move_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_moved_once(client, url):
+    for step in itertools.count(1):
+        source, target = f"killed-{step}", f"killed-to-{step}"
+        items = put_items(client, source)
+
+        def work(source=source, target=target):
+            with Client(url) as client:
+                Move(client, source, target).emptying.run(nothing, never)
+
+        was_killed = killed_at(step, work)
+        until_returned(client, source)
+        if was_killed:
+            work()
+        assert sorted(take_all(client, target)) == sorted(items), step
+        assert client.get(source) is None
+        if not was_killed:
+            break
+    assert step > 20
+
+
+def test_an_export_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_in_it_once(
+    client, url, tmp_path
+):
+    for step in itertools.count(1):
+        queue, path = f"exported-{step}", str(tmp_path / f"{step}.export")
+        items = put_items(client, queue)
+
+        def work(queue=queue, path=path):
+            with Client(url) as client:
+                Export(client, queue, path, removes=True).run(nothing, never)
+
+        was_killed = killed_at(step, work)
+        until_returned(client, queue)
+        if was_killed:
+            done = killed_at(-1, work)  # it may have been killed when all was done
+            assert not done
+        with Source(path) as source:
+            assert source.check(nothing).items == ITEMS
+            found = [source.next()[1].data for _ in items]
+        assert sorted(found) == sorted(items), step
+        assert client.get(queue) is None
+        if not was_killed:
+            break
+    assert step > 20
+
+
+def test_an_import_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_put_once(
+    client, url, tmp_path
+):
+    items = put_items(client, "to-import")
+    path = str(tmp_path / "items.export")
+    Export(client, "to-import", path, removes=True).run(nothing, never)
+    for step in itertools.count(1):
+        queue = f"imported-{step}"
+
+        def work(queue=queue):
+            with Client(url) as client, Source(path) as source:
+                source.check(nothing)
+                Import(client, source, queue, path, again=False, may_double=False).run(nothing, never)
+
+        was_killed = killed_at(step, work)
+        if was_killed:
+            killed_at(-1, work)
+        assert take_all(client, queue) == items, step
+        if not was_killed:
+            break
+    assert step > 5
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def kills(tmp_path, rounds, count, seed):
+    """Move items, export and import them by the commands, and kill the server or the tool at random moments;
+    whatever fails is done again. In the end each item must be there once."""
+    chance = random.Random(seed)
+    port = free_port()
+    environment = os.environ | {"DARNER_URL": f"127.0.0.1:{port}"}
+    with running(tmp_path / "data", "--port", str(port)) as server:
+        with Client(f"127.0.0.1:{port}") as client:
+            items = put_items(client, "there", count)
+        export = str(tmp_path / "all.export")
+        for number in range(rounds):
+            path = f"{export}-{number}"
+            for words in (
+                ("move", "there", "back"),
+                ("export", "back", path, "--remove"),
+                ("import", path, "there"),
+            ):
+                is_first = True
+                while True:
+                    tool = subprocess.Popen([DARNER, *words], env=environment, stderr=subprocess.PIPE)
+                    if is_first:
+                        time.sleep(chance.uniform(0.2, 1.0))
+                        if chance.random() < 0.5:
+                            tool.kill()
+                        else:
+                            server.restart()
+                    is_first = False
+                    errors = tool.communicate(timeout=60)[1].decode()
+                    assert "Traceback" not in errors
+                    if tool.returncode == 0 or "is there, and whole" in errors or "already" in errors:
+                        break
+                with Client(f"127.0.0.1:{port}") as client:
+                    until(lambda: not any(each.open_transactions for each in client.queues().values()))
+        with Client(f"127.0.0.1:{port}") as client:
+            assert sorted(take_all(client, "there")) == sorted(items)
+            assert client.get("back") is None
+
+
+def test_commands_that_are_killed_with_their_server_lose_and_double_nothing(tmp_path):
+    kills(tmp_path, rounds=1, count=2_000, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_commands_that_are_killed_with_their_server_again_and_again_lose_and_double_nothing(tmp_path):
+    kills(tmp_path, rounds=30, count=20_000, seed=2)
