@@ -19,6 +19,13 @@ COMMANDS = {
         "ping": "darner.cli.asking:ping",
         "stats": "darner.cli.asking:stats",
     },
+    "Commands that carry items": {
+        "export": "darner.cli.exporting:export",
+        "get": "darner.cli.items:get",
+        "import": "darner.cli.exporting:import_",
+        "move": "darner.cli.moving:move",
+        "put": "darner.cli.items:put",
+    },
     "Programs that go on": {
         "serve": "darner.cli.main:serve",
         "web": "darner.cli.showing:web",
