@@ -1,8 +1,8 @@
 """Items that are moved, exported with --remove and imported while the tool or the server is killed: none is
 lost, and none is there twice.
 
-The tool is killed at each of its steps: before and after each time that it sends something or has the disk
-sync something.
+The tool is killed at its steps: before and after each time that it sends something or has the disk sync
+something. The long profile goes through all of them, the short one through some.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from darner.tools.importing import Import, Source
 from darner.tools.moving import Move
 
 ITEMS = 9
-numbers = itertools.count(1)
+each_step = pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.long)])
 
 
 def never():
@@ -95,14 +95,10 @@ def url(standing):
     return f"127.0.0.1:{standing.port}"
 
 
-def steps_of(work) -> int:
-    """Return how many steps there are."""
-    return next(step for step in itertools.count(1) if not killed_at(step, work))
-
-
-def test_a_move_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_moved_once(client, url):
-    for step in itertools.count(1):
-        source, target = f"killed-{step}", f"killed-to-{step}"
+@each_step
+def test_a_move_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_moved_once(client, url, stride):
+    for step in itertools.count(1, stride):
+        source, target = f"killed-{stride}-{step}", f"killed-to-{stride}-{step}"
         items = put_items(client, source)
 
         def work(source=source, target=target):
@@ -120,11 +116,12 @@ def test_a_move_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_move
     assert step > 20
 
 
+@each_step
 def test_an_export_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_in_it_once(
-    client, url, tmp_path
+    client, url, tmp_path, stride
 ):
-    for step in itertools.count(1):
-        queue, path = f"exported-{step}", str(tmp_path / f"{step}.export")
+    for step in itertools.count(1, stride):
+        queue, path = f"exported-{stride}-{step}", str(tmp_path / f"{step}.export")
         items = put_items(client, queue)
 
         def work(queue=queue, path=path):
@@ -146,14 +143,15 @@ def test_an_export_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_i
     assert step > 20
 
 
+@each_step
 def test_an_import_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_put_once(
-    client, url, tmp_path
+    client, url, tmp_path, stride
 ):
-    items = put_items(client, "to-import")
+    items = put_items(client, f"to-import-{stride}")
     path = str(tmp_path / "items.export")
-    Export(client, "to-import", path, removes=True).run(nothing, never)
-    for step in itertools.count(1):
-        queue = f"imported-{step}"
+    Export(client, f"to-import-{stride}", path, removes=True).run(nothing, never)
+    for step in itertools.count(1, stride):
+        queue = f"imported-{stride}-{step}"
 
         def work(queue=queue):
             with Client(url) as client, Source(path) as source:
