@@ -22,7 +22,7 @@ from darner.client.protocol import Reply
 from darner.tools.looking import WHOLE, Waiting, waiting
 
 # How many connections a tool takes from others at most, and how many items it holds at once.
-_CONNECTIONS = 16
+_CONNECTIONS = 32
 WINDOW = 128
 _HOLDS_TOO_MANY = b"CLIENT_ERROR close current item first"
 

@@ -117,6 +117,8 @@ class Move:
                 item.flags,
                 item.left_s if item.left_s >= 0 else None,
                 move_id(self._source, self.emptying.created_ms, item),
+                # or a power cut could leave the removal from the source, and not this
+                sync=True,
             )
             for item in items
         ]
