@@ -21,8 +21,8 @@ from darner.client.pool import Pool
 from darner.client.protocol import Reply
 from darner.tools.looking import WHOLE, Waiting, waiting
 
-# How many connections a tool takes from others at most, and how many items it holds at once.
-_CONNECTIONS = 32
+# How many connections a tool takes at most, which must be fewer than a pool has, and how many items it holds.
+_CONNECTIONS = 16
 WINDOW = 128
 _HOLDS_TOO_MANY = b"CLIENT_ERROR close current item first"
 
