@@ -34,7 +34,6 @@ from darner.wire.clients import Clients
 from darner.wire.figures import (
     CURSOR_LAG,
     DURATIONS,
-    LIMIT_FIGURES,
     QUEUE_FIGURES,
     SERVER_FIGURES,
     STATE_FIGURES,
@@ -186,8 +185,6 @@ class _Collector:
         yield _metric(OUT_OF_SERVICE, out_of_service)
         for at, of_queue in enumerate(QUEUE_METRICS):
             yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in found.queues))
-        for (name, text, _), limits in zip(LIMIT_FIGURES, found.limits, strict=True):
-            yield _metric(Figure("", id, name, text), limits)
         yield _metric(CURSOR_LAG, found.lags)
 
     async def _read(self) -> "_Readings":
@@ -200,7 +197,6 @@ class _Collector:
         durations = [(times.counts, times.total_ns) for times in (read(clients) for _, _, read in DURATIONS)]
         out_of_service = [shown(name) for name in itertools.islice(clients.broker.out_of_service, NAMED)]
         queues = []
-        limits: list[list[tuple[dict[str, str], int]]] = [[] for _ in LIMIT_FIGURES]
         lags = []
         left = 0
         until = 0.0
@@ -212,12 +208,9 @@ class _Collector:
             left -= 1
             values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
             queues.append((shown(name), values))
-            for (_, _, limit_of), found in zip(LIMIT_FIGURES, limits, strict=True):
-                if (limit := limit_of(queue)) is not None:
-                    found.append(({"queue": shown(name)}, limit))
             for label, lag in cursor_lags(queue):
                 lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
-        return _Readings(server, durations, out_of_service, queues, limits, lags)
+        return _Readings(server, durations, out_of_service, queues, lags)
 
 
 class _Readings(NamedTuple):
@@ -231,8 +224,6 @@ class _Readings(NamedTuple):
     out_of_service: list[str]
     # by name, of QUEUE_METRICS
     queues: list[tuple[str, tuple[int | str, ...]]]
-    # of LIMIT_FIGURES, where there is one
-    limits: list[list[tuple[dict[str, str], int]]]
     lags: list[tuple[dict[str, str], int]]
 
 

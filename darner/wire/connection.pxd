@@ -12,6 +12,7 @@ from darner.wire.holds cimport Holds
 from darner.wire.sending cimport Sender
 
 
+cdef unsigned int READS_PER_TIME
 cdef int REQUESTS_PER_TURN, REQUESTS_PER_CHECK, LAST_PLAIN_VERB
 cdef Py_ssize_t UNPARSED_BYTES
 cdef int WAITING, UPLOADING, YIELDING, FINISHED
@@ -50,6 +51,7 @@ cdef class Connection:
         object _wait
         Histogram _reply_times
         uint64_t _begun_ns
+        unsigned int _reads
 
     @cython.locals(blocked=int)
     cpdef data_received(self, bytes data)

@@ -328,23 +328,11 @@ STATE_FIGURES: tuple[Figure[Clients], ...] = (
     ),
 )  # fmt: skip
 
-# Of those queues that have such a limit.
-LIMIT_FIGURES: tuple[tuple[str, str, Callable[[Queue], int | None]], ...] = (
-    (
-        "darner_queue_max_items", "How many items the queue takes, if that is limited.",
-        lambda queue: queue.settings.max_items,
-    ),
-    (
-        "darner_queue_max_bytes", "How many bytes of items the queue takes, if that is limited.",
-        lambda queue: queue.settings.max_bytes,
-    ),
-)  # fmt: skip
-
 # How long what takes how long.
 DURATIONS: tuple[tuple[str, str, Callable[[Clients], Histogram]], ...] = (
     (
         "darner_reply_seconds",
-        "From the reading of requests to the sending of replies, once for all that came together.",
+        "From the reading of requests to the sending of their replies; one in 8 reads of each client.",
         lambda clients: clients.reply_times or Histogram(),
     ),
     (

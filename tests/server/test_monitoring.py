@@ -33,15 +33,14 @@ def promtool(*words: object, said: str | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def scrape(tmp_path_factory) -> str:
-    """The metrics of a server that has a queue with limits and a cursor, and has synced."""
-    limited = 'metrics_port = 0\n[queues."limited"]\nmax_items = 2\nmax_bytes = 100\n'
+    """The metrics of a server that has a queue with a cursor, and has synced."""
     directory = tmp_path_factory.mktemp("monitoring")
     (directory / "data" / "broken").mkdir(parents=True)
     (directory / "data" / "broken" / "CURRENT").write_text("x")
-    with configured(directory, limited) as server:
+    with configured(directory, "metrics_port = 0\n") as server:
         wire = server.connect()
-        assert wire.ask(b"set limited/sync 0 0 1\r\nx\r\n") == b"STORED\r\n"
-        assert wire.get(b"limited/cursor=reader") == b"x"
+        assert wire.ask(b"set synced/sync 0 0 1\r\nx\r\n") == b"STORED\r\n"
+        assert wire.get(b"synced/cursor=reader") == b"x"
         port = metrics_port(server)
         until(lambda: "darner_commit_seconds_count 0.0" not in ask(port, "/metrics")[1])
         wire.close()
@@ -76,12 +75,6 @@ class TestScrape:
             assert counts == sorted(counts)
         # a sync is a part of the reply that waits for it
         assert series["darner_reply_seconds_sum"] > series["darner_log_sync_seconds_sum"]
-
-    def test_has_limits_of_those_queues_alone_that_have_some(self, series):
-        assert {key for key in series if "_max_" in key and "queue" in key} == {
-            "darner_queue_max_items,queue=limited", "darner_queue_max_bytes,queue=limited",
-        }  # fmt: skip
-        assert series["darner_queue_max_items,queue=limited"] == 2
 
     def test_names_what_is_out_of_service_and_counts_what_was_logged(self, series):
         assert series["darner_queue_out_of_service,queue=broken"] == 1
@@ -210,6 +203,7 @@ CASES = {
             ("darner_queue_items" + W, "5x9"),
             ("darner_queue_max_items" + W, "9x9"),
             ("darner_queue_item_bytes" + W, "9x9"),
+            ("darner_queue_max_bytes" + W, "0x9"),
         ],
         5,
         {"queue": "work"},
