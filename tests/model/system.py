@@ -311,8 +311,8 @@ class System:
         for name, of_entry in sorted(entries.items(), key=lambda entry: entry[0] == TRASH_NAME):
             found = where.get(of_entry)
             if found is None:
-                # A rename moved it, and its new place is built already; or it was removed, and nobody reads what
-                # comes back to the trash.
+                # A rename moved it, and its new place is built already; or it was removed, and nobody reads
+                # what comes back to the trash.
                 assert TRASH_NAME in target.parts, f"{name} may come back, and its content is lost"
             elif found.is_dir():
                 self._rebuild(of_entry, target / name, where, chance)
