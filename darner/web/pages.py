@@ -110,7 +110,7 @@ class Pages:
             "live": live is not None,
             "sample": sample,
             "said": ACTS.get(request.query.get("done", ""), "").format(printable(queue)),
-            "allows": self._allows_changes,
+            "acts": tuple(ACTS) if self._allows_changes else (),
         } | self._figures(overview, queue)
         if live is None:
             shown |= await self._contents(request, watch, queue)
@@ -172,7 +172,7 @@ class Pages:
             "act.html", act=self._act(request), server=watch.asking.name, queue=queue,
             items=figures.plural(view.stats.items if view is not None else 0, "item"),
             token=self._guard.token(request), error=error,
-            fields={"text": "", "to": "", "most": ""} | dict(fields or {}),
+            text=(fields or {}).get("text", ""),
         )  # fmt: skip
         if error:
             answer.set_status(409)

@@ -54,7 +54,8 @@ class Watch:
             self._is_looked_at.clear()
             if time.monotonic() > self._looked_at + LOOKING_S:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(STEP_S - PAUSE_S, 0)):
+                    # one poll in each step of the histories
+                    async with asyncio.timeout(STEP_S - time.monotonic() % STEP_S):
                         await self._is_looked_at.wait()
 
     async def poll(self) -> None:
