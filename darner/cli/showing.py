@@ -19,7 +19,7 @@ EPILOG = """\b
 Examples:
   darner web                                        the server on this machine, at http://127.0.0.1:22180/
   darner web darner://10.0.0.5 darner://10.0.0.6    two servers on one page
-  darner web --allow-changes                        with put, flush and delete
+  darner web --allow-changes                        with put, move, flush and delete
   darner web --listen 10.0.0.9:443 --login logins --tls-cert page.pem
 
 A login is user:password, a line each, in the file of --login or in DARNER_WEB_LOGIN; a password has at
@@ -39,7 +39,7 @@ Exit status:
 @click.argument("servers", nargs=-1, metavar="[URL]...", envvar="DARNER_URL")
 @click.option("--listen", default=f"127.0.0.1:{PORT}", show_default=True, metavar="HOST:PORT",
               help="Where browsers find the page; port 0 is any.")  # fmt: skip
-@click.option("--allow-changes", is_flag=True, help="Let whoever sees the page put, flush and delete.")
+@click.option("--allow-changes", is_flag=True, help="Let whoever sees the page put, move, flush and delete.")
 @click.option(
     "--login",
     type=click.Path(path_type=Path),

@@ -1,17 +1,21 @@
 """What the page asks of one server, over the wire like any client."""
 
-import re
+import asyncio
 import ssl
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from darner.client import protocol
 from darner.client.async_client import AsyncClient
-from darner.client.async_connection import time_in
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
-from darner.client.errors import ProtocolError
+from darner.client.client import Client
 from darner.client.protocol import END, Reply
 from darner.client.url import parse
+from darner.tools.emptying import Emptied
+from darner.tools.moving import Move
+from darner.tools.queue_settings import settings_in_force
 
 TIMEOUT_S = 5.0
 CONNECT_S = 3.0
@@ -21,7 +25,11 @@ CONNECTIONS = 4
 PREVIEW_BYTES = 1 << 14
 WHOLE_BYTES = 1 << 18
 
-_FIGURES = re.compile(rb"HD s(\d+) f(\d+) t(-?\d+) c(\d+) l(\d+)")
+# How long a move may take, while its browser waits: the rest is for another one.
+MOVE_S = 20.0
+
+# Size, flags, seconds until it expires, token and age of an item.
+_FIGURES = b"s f t c l"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,39 +51,35 @@ class Asking:
 
     def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
         """`url` is as for a client; BadRequestError if it is none."""
-        self.address = parse(url)
-        self.name = str(self.address)
+        address = parse(url)
+        self.name = str(address)
+        tls = tls if address.is_tls else None
         self._servers = AsyncServers(
             AsyncPool,
-            (self.address,),
+            (address,),
             timeout=TIMEOUT_S,
             connect_timeout=CONNECT_S,
             pool_size=CONNECTIONS,
-            tls=tls if self.address.is_tls else None,
+            tls=tls,
         )
         self._pool = self._servers.pools[0]
         # for what changes something
         self.client = AsyncClient(
             url, timeout=TIMEOUT_S, connect_timeout=CONNECT_S, pool_size=CONNECTIONS, tls=tls
         )
+        # for the tools, in threads
+        self._blocking = Client(url, timeout=TIMEOUT_S, connect_timeout=CONNECT_S, tls=tls)
+        self._move_lock = asyncio.Lock()
 
-    async def settings(self, queue: bytes) -> list[tuple[str, str]]:
-        """Return the settings in force of a queue."""
-        connection = await self._pool.take(time_in(TIMEOUT_S))
-        try:
-            deadline = time_in(TIMEOUT_S)
-            await connection.send((b"dump_config %b\r\n" % queue,), 1, deadline)
-            found = []
-            while (line := (await connection.read(deadline)).line) != END:
-                if error := protocol.error_of(line):
-                    raise error
-                name, is_setting, value = line.decode(errors="replace").strip().partition("=")
-                if is_setting and not name.startswith("queue '"):
-                    found.append((name, value))
-            return found
-        finally:
-            # its count of replies knows none of several lines
-            self._pool.discard(connection)
+    async def settings(self, queue: bytes) -> Mapping[str, str]:
+        """Return the settings in force of a queue; none if this user may not ask for them."""
+        pool = self._blocking.servers.pools[0]
+        return await asyncio.to_thread(settings_in_force, pool, queue, TIMEOUT_S) or {}
+
+    async def move(self, source: str, target: str, most: int) -> Emptied:
+        """Move so many items at most, for MOVE_S seconds at most. Errors are those of Move."""
+        async with self._move_lock:
+            return await asyncio.to_thread(self._move, source, target, most)
 
     async def items(self, queue: bytes, start: int, count: int) -> list[Waiting]:
         """Return the items that wait from the id `start` on, as many at most, small ones with their bytes."""
@@ -83,7 +87,7 @@ class Asking:
         is_over = False
         while len(found) < count and not is_over:
             # ids are guessed, as those next to each other; each round finds one at least
-            lines = [_look(queue, start + more) for more in range(count - len(found))]
+            lines = [protocol.look_line(queue, start + more, _FIGURES) for more in range(count - len(found))]
             for reply in await self._servers.ask_many_again(self._pool, lines):
                 waiting = _waiting(reply)
                 is_over = waiting is None
@@ -98,12 +102,18 @@ class Asking:
 
     async def item(self, queue: bytes, id: int) -> Waiting | None:
         """Return the item with this id, with its bytes unless they are too many; None if it waits no more."""
-        waiting = _waiting(await self._servers.ask_again(self._pool, _look(queue, id)))
+        waiting = _waiting(await self._servers.ask_again(self._pool, protocol.look_line(queue, id, _FIGURES)))
         if waiting is None or waiting.id != id:
             return None
         if waiting.size <= WHOLE_BYTES:
             waiting.data = _data((await self._ask_many([protocol.browse_line(queue, id)]))[0], id)
         return waiting
+
+    def _move(self, source: str, target: str, most: int) -> Emptied:
+        until = time.monotonic() + MOVE_S
+        emptying = Move(self._blocking, source, target, most).emptying
+        emptying.run(lambda: None, lambda: time.monotonic() > until)
+        return emptying.done
 
     async def ask(self, request: bytes) -> Reply:
         """Ask for what does no harm if it is asked for twice."""
@@ -113,23 +123,19 @@ class Asking:
         """Close all connections."""
         self._servers.close()
         await self.client.close()
+        self._blocking.close()
 
     async def _ask_many(self, lines: list[bytes]) -> list[Reply]:
         return await self._servers.ask_many_again(self._pool, lines) if lines else []
 
 
-def _look(queue: bytes, start: int) -> bytes:
-    """Return the request for all but the data of the first item whose id is at least `start`."""
-    return b"mg %b/peek/from=%d s f t c l\r\n" % (queue, start)
-
-
 def _waiting(reply: Reply) -> Waiting | None:
     if reply.line == b"EN":
         return None
-    figures = _FIGURES.fullmatch(reply.line)
-    if figures is None:
-        raise protocol.error_of(reply.line) or ProtocolError(f"this is no item: {reply.line[:60]!r}")
-    size, flags, left, token, age = map(int, figures.groups())
+    figures = protocol.figures(reply.line)
+    if not (reply.line.startswith(b"HD ") and len(figures) == len(_FIGURES.split())):
+        raise protocol.error_in(reply)
+    size, flags, left, token, age = (figures[name] for name in _FIGURES.decode().split())
     return Waiting(
         id=protocol.item_number(token),
         attempts=protocol.attempts(token),

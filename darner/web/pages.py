@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from darner.client.errors import BadRequestError, ClientError
+from darner.errors import DarnerError
 from darner.printable import printable
 from darner.tools.overview import Overview, duration
 from darner.web import body, figures, listing, sparkline
@@ -28,7 +29,13 @@ ITEMS_PER_PAGE = 20
 PREVIEW_CHARACTERS = 300
 MOST_TROUBLES = 8
 # What can be done, and what is said then.
-ACTS = {"put": "An item was put on {}.", "flush": "{} was flushed.", "delete": "{} was deleted."}
+ACTS = {
+    "put": "An item was put on {}.",
+    "move": "Items were moved from {}: {}.",
+    "flush": "{} was flushed.",
+    "delete": "{} was deleted.",
+}
+MOST_MOVED = 100_000
 CHARTS = (
     ("items", ("items",), ("",)),
     ("in and out a second", ("rate_in", "rate_out"), ("i", "o")),
@@ -109,7 +116,9 @@ class Pages:
         shown = {
             "live": live is not None,
             "sample": sample,
-            "said": ACTS.get(request.query.get("done", ""), "").format(printable(queue)),
+            "said": ACTS.get(request.query.get("done", ""), "").format(
+                printable(queue), _number(request, "items")
+            ),
             "acts": tuple(ACTS) if self._allows_changes else (),
         } | self._figures(overview, queue)
         if live is None:
@@ -143,25 +152,40 @@ class Pages:
         fields = await self._guard.form(request)
         watch, queue = self._asked(request)
         act = self._act(request)
-        if act != "put" and fields.get("sure", "").strip() != printable(queue):
+        if act in ("flush", "delete") and fields.get("sure", "").strip() != printable(queue):
             return self._act_form(request, fields, "That is not the name of the queue: nothing was done.")
         audit = log.bind(act=act, queue=queue_id(queue), server=watch.asking.name, user=request[USER] or "-",
                          peer=request.remote)  # fmt: skip
-        client = watch.asking.client
+        client, items = watch.asking.client, 0
         try:
-            if act == "put":
+            if act == "move":
+                items = await self._move(watch, queue, fields, audit)
+            elif act == "put":
                 text = fields.get("text", "").replace("\r\n", "\n")
                 await client.put(queue, text.encode(errors="surrogateescape"))
             elif act == "flush":
                 await client.flush(queue)
             else:
                 await client.delete(queue)
-        except ClientError as error:
+        except DarnerError as error:
             audit.warning("change by the page failed", error=str(error))
             return self._act_form(request, fields, str(error))
         audit.info("change by the page")
         await watch.poll()
-        raise web.HTTPSeeOther(link("/queue", server=watch.asking.name, queue=queue_id(queue), done=act))
+        raise web.HTTPSeeOther(
+            link("/queue", server=watch.asking.name, queue=queue_id(queue), done=act, items=items)
+        )
+
+    async def _move(self, watch: Watch, queue: str, fields: Mapping[str, str], audit: Any) -> int:
+        """Move as many items as a form asks for; return how many were."""
+        most = fields.get("most", "")
+        if not (most.isascii() and most.isdigit() and 0 < int(most[:9]) <= MOST_MOVED):
+            raise BadRequestError(f"how many is a number from 1 to {MOST_MOVED}")
+        target = queue_named(fields.get("to", "").strip())
+        audit.info("move by the page begins", to=queue_id(target), most=int(most))
+        done = await watch.asking.move(queue, target, int(most))
+        audit.info("move by the page ends", to=queue_id(target), items=done.items, unsettled=done.unsettled)
+        return done.items
 
     def _act_form(
         self, request: web.Request, fields: Mapping[str, str] | None = None, error: str = ""
@@ -172,7 +196,7 @@ class Pages:
             "act.html", act=self._act(request), server=watch.asking.name, queue=queue,
             items=figures.plural(view.stats.items if view is not None else 0, "item"),
             token=self._guard.token(request), error=error,
-            text=(fields or {}).get("text", ""),
+            fields={"text": "", "to": "", "most": MOST_MOVED} | dict(fields or {}), most_moved=MOST_MOVED,
         )  # fmt: skip
         if error:
             answer.set_status(409)
@@ -252,15 +276,16 @@ class Pages:
         key = queue.encode(errors="surrogateescape")
         contents: dict[str, Any] = {
             "at": start, "form": form, "forms": body.FORMS,
-            "items": [], "settings": [], "error": "", "next": 0,
+            "items": [], "settings": {}, "error": "", "next": 0,
         }  # fmt: skip
         try:
-            items, contents["settings"] = await asyncio.gather(
+            items, settings = await asyncio.gather(
                 watch.asking.items(key, start, ITEMS_PER_PAGE + 1), watch.asking.settings(key)
             )
         except ClientError as error:
             contents["error"] = str(error)
             return contents
+        contents["settings"] = settings
         if len(items) > ITEMS_PER_PAGE:
             contents["next"] = items.pop().id
         contents["items"] = [_item(waiting, _preview(waiting, form)) for waiting in items]

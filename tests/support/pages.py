@@ -23,22 +23,27 @@ class Answer(NamedTuple):
 class Page:
     """The process, and requests to it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.log = ""
+        # how much of the log was returned
+        self._seen = 0
         found = re.search(r"url=http://127\.0\.0\.1:(\d+)/", self.wait_for_log("the page is up"))
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
     def wait_for_log(self, text: str) -> str:
-        """Read the log until a line contains `text`; return that line."""
+        """Read the log until a line that was not returned before contains `text`; return that line."""
         comes = select.poll()
         comes.register(self.process.stderr, select.POLLIN)
-        while comes.poll(10_000) and (line := self.process.stderr.readline()):
-            self.log += line
-            if text in line:
-                return line
-        raise AssertionError(f"no {text!r} in the log:\n{self.log}")
+        while True:
+            if found := re.compile(rf".*{re.escape(text)}.*\n").search(self.log, self._seen):
+                self._seen = found.end()
+                return found[0]
+            data = self.process.stderr.read(65536) if comes.poll(10_000) else b""
+            if not data:
+                raise AssertionError(f"no {text!r} in the log:\n{self.log}")
+            self.log += data.decode()
 
     def get(self, path: str, **headers: str) -> Answer:
         return self._ask("GET", path, None, headers)
@@ -65,13 +70,13 @@ def showing(*options: str, **environment: str) -> Iterator[Page]:
     """Start a page at any port; it must end well."""
     process = subprocess.Popen(
         [DARNER, "web", "--listen", "127.0.0.1:0", *options],
-        stderr=subprocess.PIPE, text=True, bufsize=1, env=os.environ | environment,
+        stderr=subprocess.PIPE, bufsize=0, env=os.environ | environment,
     )  # fmt: skip
     try:
         page = Page(process)
         yield page
         process.terminate()
-        page.log += process.communicate(timeout=10)[1]
+        page.log += process.communicate(timeout=10)[1].decode()
         assert "Traceback" not in page.log
         assert process.returncode == 0
     finally:

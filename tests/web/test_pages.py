@@ -93,6 +93,21 @@ def test_a_change_needs_the_form_and_leaves_a_line_in_the_log(page, standing, cl
     assert f"queue_{queue.decode()}_items" not in client.stats()
 
 
+def test_dead_letters_are_moved_back(page, standing, client, queue):
+    for number in range(3):
+        client.set(queue + b"dead", b"letter %d" % number, flags=number)
+    act = asked(standing, queue + b"dead")
+    fields = {"token": page.token(f"/act/move?{act}"), "to": queue.decode(), "most": "2"}
+    for wrong in ({"to": f"{queue.decode()}dead"}, {"to": "a b"}, {"most": "0"}, {"most": "x"}):
+        assert page.post(f"/act/move?{act}", fields | wrong).status == 409
+    done = page.post(f"/act/move?{act}", fields)
+    assert done.status == 303
+    assert "were moved" in page.get(done.headers["Location"]).text
+    assert "items=2" in page.wait_for_log("move by the page ends")
+    assert client.take_all(queue) == [b"letter 0", b"letter 1"]
+    assert client.take_all(queue + b"dead") == [b"letter 2"]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
