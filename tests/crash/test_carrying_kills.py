@@ -218,4 +218,4 @@ def test_commands_that_are_killed_with_their_server_lose_and_double_nothing(tmp_
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_commands_that_are_killed_with_their_server_again_and_again_lose_and_double_nothing(tmp_path):
-    kills(tmp_path, rounds=30, count=20_000, seed=2)
+    kills(tmp_path, rounds=10, count=5_000, seed=2)
