@@ -62,6 +62,7 @@ class System:
 
     def __init__(self, patch, data, page_bytes):
         self.calls_left = 0  # until the process is killed; 0 for never
+        self._logged = {}  # when it was killed: the segments, by path
         # how many more calls find space, None for all; and how many do once the reserve is released
         self.room = None
         self.room_in_reserve = 0
@@ -99,6 +100,7 @@ class System:
             if self.calls_left:
                 self.calls_left -= 1
                 if not self.calls_left:
+                    self._logged = {path: path.read_bytes() for path in self._segments()}
                     raise Killed
             is_roomy = name in self.ROOMY or (name == "open" and self._creates(*args))
             if name == "unlink" and "dir_fd" not in options:
@@ -162,8 +164,14 @@ class System:
         self._calls["close"](descriptor)
 
     def end_process(self):
-        """Close the segments and locks that the process has open."""
+        """Close the segments and locks that the process has open; of what it logged on its way out, as no
+        killed process does, the disk has nothing."""
         self.calls_left = 0
+        for path, content in self._logged.items():
+            descriptor = self._calls["open"](path, os.O_WRONLY)
+            self._calls["pwrite"](descriptor, content, 0)
+            self._calls["close"](descriptor)
+        self._logged = {}
         while self._descriptors:
             self._calls["close"](self._descriptors.pop())
 
