@@ -63,9 +63,10 @@ class TestMetadata:
         importers = [path.name for path in ROOT.glob("darner/**/*.py") if "import plyvel" in path.read_text()]
         assert importers == ["leveldb.py"]
 
-    def test_types_come_along(self):
+    def test_types_and_the_page_come_along(self):
         assert (ROOT / "darner" / "py.typed").exists()
-        assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == ["py.typed", "*.pyi"]
+        expected = ["py.typed", "*.pyi", "web/templates/*.html", "web/static/*"]
+        assert PROJECT["tool"]["setuptools"]["package-data"]["darner"] == expected
 
     @pytest.mark.parametrize("module", [_proto, _records])
     def test_the_stub_names_what_the_extension_has(self, module):
