@@ -16,8 +16,16 @@ from darner.server import signals
 # no use for what they import.
 COMMANDS = {
     "Commands that look at servers": {
+        "peek": "darner.cli.peeking:peek",
         "ping": "darner.cli.asking:ping",
+        "queues": "darner.cli.listing:queues",
         "stats": "darner.cli.asking:stats",
+        "top": "darner.cli.top:top",
+    },
+    "Commands that steer": {
+        "delete": "darner.cli.steering:delete",
+        "flush": "darner.cli.steering:flush",
+        "status": "darner.cli.steering:status",
     },
     "Commands that carry items": {
         "export": "darner.cli.exporting:export",
@@ -31,9 +39,10 @@ COMMANDS = {
         "web": "darner.cli.showing:web",
         "work": "darner.work.command:work",
     },
-    "Commands for files": {
+    "Commands for this machine": {
         "backup": "darner.cli.backing_up:backup",
         "check": "darner.cli.repairing:check",
+        "completion": "darner.cli.completion:completion",
         "passwd": "darner.cli.users:passwd",
         "repair": "darner.cli.repairing:repair",
     },

@@ -231,6 +231,17 @@ class Client:
         replies = self._figures(protocol.STATS)
         return stats.merged_servers([stats.server_stats(reply.stats) for reply in replies])
 
+    def figures(self) -> tuple[ServerStats, dict[str, QueueStats]]:
+        """Return what `stats` and `queues` do, at one request where the server lists its queues in `stats`.
+
+        Asked again as `stats`.
+        """
+        found = [stats.both(reply.stats) for reply in self._figures(protocol.STATS)]
+        servers, queues = zip(*found, strict=True)
+        if all(queues):
+            return stats.merged_servers(servers), stats.merged_queues(queues)
+        return stats.merged_servers(servers), self.queues()
+
     def version(self) -> str:
         """Return the version of the server; of a fleet, the lowest. Asked again as `stats`."""
         servers = self._servers

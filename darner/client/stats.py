@@ -127,6 +127,12 @@ def queue_stats(lines: Iterable[tuple[str, str]]) -> dict[str, QueueStats]:
     return found
 
 
+def both(lines: Sequence[tuple[str, str]]) -> tuple[ServerStats, dict[str, QueueStats]]:
+    """Return the figures of a server and of its queues from the reply to `stats`, which may list no queue."""
+    # `queue_creates` and the like are figures of the server
+    return server_stats(lines), queue_stats(line for line in lines if line[0].count("_") > 1)
+
+
 def _is_figure(figure: str) -> bool:
     return figure in _QUEUE_FIGURES or _CURSOR_LAG.fullmatch(figure) is not None
 

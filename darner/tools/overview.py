@@ -116,7 +116,7 @@ class Overview:
         stats = self.stats
         named = sum(bool(view.stats.out_of_service) for view in self.queues.values())
         if named < stats.queues_out_of_service:  # an older server does not name them
-            text = f"{stats.queues_out_of_service} queues are out of service: its log says which and why"
+            text = f"queues out of service: {stats.queues_out_of_service}; its log says which and why"
             yield Trouble(Kind.OUT_OF_SERVICE, 0, self.server, "", text)
         if stats.limit_maxbytes and (space := stats.limit_maxbytes - stats.bytes) < LITTLE_SPACE_BYTES:
             text = f"the disk has {space >> 20} MiB left for items" if space > 0 else "the disk is full"
@@ -152,14 +152,14 @@ def _troubles(view: QueueView) -> Iterator[tuple[Kind, float, str]]:
     if full := _fullness(stats):
         yield Kind.FULL, 0, full
     if stats.damaged_items:
-        yield Kind.DAMAGED, -stats.damaged_items, f"{stats.damaged_items} items were lost to damage"
+        yield Kind.DAMAGED, -stats.damaged_items, f"items lost to damage: {stats.damaged_items}"
     if not stats.items or stats.head_age < LATE_S:
         return
-    waited = f"{stats.items} items wait, the first for {duration(stats.head_age)}"
+    waited = f"{stats.items} waiting, the first for {duration(stats.head_age)}"
     if view.rate_out is None or view.rate_out > 0:
         yield Kind.LATE, -stats.head_age, waited
     elif stats.open_transactions:
-        text = f"{waited}; {stats.open_transactions} are reserved, and none is done"
+        text = f"{waited}; {stats.open_transactions} reserved, and none is done"
         yield Kind.STALLED, -stats.head_age, text
     elif not stats.cursor_lags:  # what is read through cursors alone is not taken
         yield Kind.UNREAD, -stats.head_age, f"{waited}; nobody takes them"

@@ -4,18 +4,19 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from darner.client import protocol
 from darner.client.async_client import AsyncClient
 from darner.client.async_pool import AsyncPool
 from darner.client.async_servers import AsyncServers
 from darner.client.client import Client
-from darner.client.protocol import END, Reply
+from darner.client.protocol import Reply
 from darner.client.url import parse
+from darner.tools import waiting_items
 from darner.tools.emptying import Emptied
 from darner.tools.moving import Move
 from darner.tools.queue_settings import settings_in_force
+from darner.tools.waiting_items import Waiting
 
 TIMEOUT_S = 5.0
 CONNECT_S = 3.0
@@ -27,23 +28,6 @@ WHOLE_BYTES = 1 << 18
 
 # How long a move may take, while its browser waits: the rest is for another one.
 MOVE_S = 20.0
-
-# Size, flags, seconds until it expires, token and age of an item.
-_FIGURES = b"s f t c l"
-
-
-@dataclass(slots=True, kw_only=True)
-class Waiting:
-    """An item that waits in a queue. Times are in seconds; `expires` is None if it never does."""
-
-    id: int
-    attempts: int
-    size: int
-    flags: int
-    age: int
-    expires: int | None
-    # None if it is larger than was asked for, or is gone meanwhile
-    data: bytes | None = None
 
 
 class Asking:
@@ -87,9 +71,9 @@ class Asking:
         is_over = False
         while len(found) < count and not is_over:
             # ids are guessed, as those next to each other; each round finds one at least
-            lines = [protocol.look_line(queue, start + more, _FIGURES) for more in range(count - len(found))]
+            lines = [waiting_items.look_line(queue, start + more) for more in range(count - len(found))]
             for reply in await self._servers.ask_many_again(self._pool, lines):
-                waiting = _waiting(reply)
+                waiting = waiting_items.waiting_in(reply)
                 is_over = waiting is None
                 if waiting is not None and waiting.id >= start:
                     found.append(waiting)
@@ -97,16 +81,20 @@ class Asking:
         small = [waiting for waiting in found if waiting.size <= PREVIEW_BYTES]
         lines = [protocol.browse_line(queue, waiting.id) for waiting in small]
         for waiting, reply in zip(small, await self._ask_many(lines), strict=True):
-            waiting.data = _data(reply, waiting.id)
+            waiting.data = waiting_items.data_in(reply, waiting.id)
         return found
 
     async def item(self, queue: bytes, id: int) -> Waiting | None:
         """Return the item with this id, with its bytes unless they are too many; None if it waits no more."""
-        waiting = _waiting(await self._servers.ask_again(self._pool, protocol.look_line(queue, id, _FIGURES)))
+        waiting = waiting_items.waiting_in(
+            await self._servers.ask_again(self._pool, waiting_items.look_line(queue, id))
+        )
         if waiting is None or waiting.id != id:
             return None
         if waiting.size <= WHOLE_BYTES:
-            waiting.data = _data((await self._ask_many([protocol.browse_line(queue, id)]))[0], id)
+            waiting.data = waiting_items.data_in(
+                (await self._ask_many([protocol.browse_line(queue, id)]))[0], id
+            )
         return waiting
 
     def _move(self, source: str, target: str, most: int) -> Emptied:
@@ -127,25 +115,3 @@ class Asking:
 
     async def _ask_many(self, lines: list[bytes]) -> list[Reply]:
         return await self._servers.ask_many_again(self._pool, lines) if lines else []
-
-
-def _waiting(reply: Reply) -> Waiting | None:
-    if reply.line == b"EN":
-        return None
-    figures = protocol.figures(reply.line)
-    if not (reply.line.startswith(b"HD ") and len(figures) == len(_FIGURES.split())):
-        raise protocol.error_in(reply)
-    size, flags, left, token, age = (figures[name] for name in _FIGURES.decode().split())
-    return Waiting(
-        id=protocol.item_number(token),
-        attempts=protocol.attempts(token),
-        size=size,
-        flags=flags,
-        age=age,
-        expires=None if left < 0 else left,
-    )
-
-
-def _data(reply: Reply, id: int) -> bytes | None:
-    protocol.check(reply, END)
-    return next((value.data for value in reply.values if protocol.item_number(value.token) == id), None)

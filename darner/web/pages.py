@@ -14,8 +14,9 @@ from darner.client.errors import BadRequestError, ClientError
 from darner.errors import DarnerError
 from darner.printable import printable
 from darner.tools.overview import Overview, duration
+from darner.tools.waiting_items import Waiting
 from darner.web import body, figures, listing, sparkline
-from darner.web.asking import PREVIEW_BYTES, WHOLE_BYTES, Waiting
+from darner.web.asking import PREVIEW_BYTES, WHOLE_BYTES
 from darner.web.guard import USER, Guard
 from darner.web.history import POINTS, Histories
 from darner.web.links import link, queue_id, queue_named

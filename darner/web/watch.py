@@ -62,9 +62,7 @@ class Watch:
         """Ask the server, and keep what it says."""
         try:
             reply = protocol.check(await self.asking.ask(protocol.STATS), protocol.END)
-            figures = reply.stats
-            # `queue_creates` and the like are figures of the server
-            queues = stats.queue_stats(line for line in figures if line[0].count("_") > 1)
+            server, queues = stats.both(reply.stats)
             if not queues:  # with queue_stats = "asked" they are not in it
                 asked = protocol.check(await self.asking.ask(protocol.QUEUE_STATS), protocol.END)
                 queues = stats.queue_stats(asked.stats)
@@ -73,7 +71,7 @@ class Watch:
                 self.overview.server, str(error), self.overview.stats, self.overview.queues
             )
         else:
-            now = Sample(time.monotonic(), stats.server_stats(figures), queues)
+            now = Sample(time.monotonic(), server, queues)
             self.overview = Overview.of(self.overview.server, now, self._before)
             self._before = now
             self._remember(now.time_s)
