@@ -58,7 +58,7 @@ fuzz: $(TOOLS)
 
 clean:
 	rm -rf .fuzz .venv* build wheels/dist *.egg-info
-	find darner -name '*.so' -o -name '*.c' -o -name '*.html' | xargs rm -f
+	find darner -name templates -prune -o \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -print | xargs rm -f
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
