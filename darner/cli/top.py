@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,6 +19,10 @@ from darner.cli.listing import exit_if_failed, look, say_failures, sort_option, 
 from darner.client.client import Client
 from darner.tools import listing
 from darner.tools.watching import Watch
+
+# A pause is at least so many times as long as the answer before it took: where there are very many queues,
+# polls are fewer.
+SHARE = 10
 
 _KEY = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|[\x00-\xff]")
 _NAMES = {
@@ -110,10 +115,12 @@ def _watching(watches: Sequence[Watch], interval: float) -> Iterator[int]:
 
     def watch_one(watch: Watch) -> None:
         while not has_ended.is_set():
+            begun = time.monotonic()
             watch.look()
+            took = time.monotonic() - begun
             with contextlib.suppress(OSError):
                 os.write(change, b".")
-            has_ended.wait(interval)
+            has_ended.wait(interval if watch.failure else max(interval, took * SHARE))
 
     for watch in watches:
         # a server that hangs holds nobody up at the end

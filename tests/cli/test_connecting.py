@@ -7,8 +7,10 @@ import socket
 import subprocess
 
 import pytest
+import trustme
 from click.testing import CliRunner
-from running import DARNER, run_darner
+from logins import HASH
+from running import DARNER, configured, run_darner
 
 from darner.cli import connecting
 from darner.cli.asking import ping, stats
@@ -74,6 +76,42 @@ class TestErrors:
         monkeypatch.setattr("darner.client.client.Client.version", interrupted)
         done = run(ping, "-s", "x")
         assert (done.exit_code, done.output) == (connecting.INTERRUPTED, "")
+
+
+class TestAccess:
+    @pytest.fixture(scope="class")
+    def guarded(self, tmp_path_factory):
+        """A server that wants a certificate and a login."""
+        directory = tmp_path_factory.mktemp("guarded")
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(directory / "ca.pem")
+        for name in ("localhost", "client"):
+            it = authority.issue_cert(name)
+            it.private_key_and_cert_chain_pem.write_to_path(directory / f"{name}.pem")
+        users = f'[joe]\npassword = "{HASH}"\nread = ["*"]\n'
+        (directory / "users.toml").write_text(users)
+        files = {"tls_cert": "localhost", "tls_key": "localhost", "tls_ca": "ca"}
+        settings = [f'{key} = "{directory}/{name}.pem"' for key, name in files.items()]
+        with configured(directory, "\n".join([*settings, f'auth_file = "{directory}/users.toml"'])) as server:
+            yield directory, f"localhost:{server.port}"
+
+    def test_is_by_certificates_and_a_login(self, guarded):
+        directory, address = guarded
+        trust = ("--tls-ca", str(directory / "ca.pem"), "--tls-cert", str(directory / "client.pem"))
+        assert run(ping, "-s", f"darners://joe:pass%20word@{address}", *trust).exit_code == 0
+
+    def test_that_is_wrong_is_said(self, guarded):
+        directory, address = guarded
+        trust = ("--tls-ca", str(directory / "ca.pem"), "--tls-cert", str(directory / "client.pem"))
+        done = run(ping, "-s", f"darners://joe:wrong@{address}", *trust)
+        assert (done.exit_code, "user or password is wrong" in done.stderr) == (connecting.FAILED, True)
+        done = run(ping, "-s", f"darners://joe:pass%20word@{address}")
+        assert (done.exit_code, done.stderr.count("\n")) == (connecting.UNREACHABLE, 1)
+        assert "certificate verify failed" in done.stderr
+
+    def test_a_file_that_is_no_certificate_is_a_wrong_command_line(self, tmp_path):
+        (tmp_path / "ca.pem").write_text("?")
+        assert run(ping, "--tls-ca", str(tmp_path / "ca.pem")).exit_code == 2
 
 
 class TestNames:
