@@ -117,16 +117,17 @@ class BlobDirectory:
         with contextlib.suppress(FileNotFoundError):
             sync_directory(self._path)
 
-    def delete_unknown(self, next_blob: int, known: Collection[int] | None) -> None:
+    def delete_unknown(self, next_blob: int, known: Collection[int] | None, *, is_recovered: bool) -> None:
         """Delete the files of blobs that were begun in changes lost with the machine: those from `next_blob`
         on, and all but the `known` ones unless that is None. For good, for a later start may give out their
-        numbers again."""
+        numbers again. `is_recovered`: an earlier start may have deleted some, and died before that was on
+        the disk."""
         with contextlib.suppress(OSError):  # then the next start does it
-            is_any = False
+            to_sync = is_recovered
             for file in self._path.iterdir():
                 blob = int(file.name) if file.name.isdecimal() else 0
                 if blob >= next_blob or (known is not None and blob not in known):
-                    is_any = True
+                    to_sync = True
                     file.unlink()
-            if is_any:
+            if to_sync:
                 sync_directory(self._path)

@@ -167,7 +167,8 @@ class Recovery:
         if not database.exists:
             known = {blob for blob, _ in journal.blobs.obsolete}
             known.update(item.blob for item in journal.records.batch.items)
-        journal.blobs.delete_unknown(journal.state.next_blob, known)
+        is_recovered = bool(lives) or known is not None
+        journal.blobs.delete_unknown(journal.state.next_blob, known, is_recovered=is_recovered)
         journal.next_unread = journal.state.floor
         if database.is_open:
             resting.note_first(journal)

@@ -709,6 +709,14 @@ class TestBlobs:
         it.kill()
         assert it.files == set()
 
+    def test_are_deleted_for_good_though_the_start_that_deleted_them_died_at_once(self, it, monkeypatch):
+        """The next start finds none to delete, while the disk may still have them."""
+        it.put_large()
+        synced = []
+        monkeypatch.setattr("darner.journal.blob_directory.sync_directory", synced.append)
+        it.kill()
+        assert synced == [it.path / "blobs"]
+
     @pytest.mark.parametrize("cut", [0, 5])
     def test_that_are_not_whole_though_the_log_has_their_items_are_lost_alone(self, it, cut):
         """The machine was lost, and somebody had synced the log, but nobody this item."""
