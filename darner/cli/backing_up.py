@@ -9,20 +9,25 @@ from pathlib import Path
 
 import click
 
+from darner.cli.connecting import connect, saying_errors
 from darner.cli.outcome import exit_on_error, say
+from darner.errors import ToolError
 from darner.log.lines import set_up_log
 from darner.repair import backup as backups
+from darner.tools.server_settings import data_directory
 
 # Between two looks whether the server has answered.
 PAUSE_S = 0.05
 
 
 @click.command(short_help="Copy a data directory while a server has it.")
-@click.argument("data")
+@click.argument("data", metavar="DATA|URL")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--keep-damaged", is_flag=True, help="Keep the copy even if a queue in it is damaged.")
 def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     """Copy the data directory DATA to DIR, which must not exist or be empty; a server may go on to use DATA.
+
+    URL is that of a server on this machine, which says where its DATA is.
 
     DIR is as a server that was killed at one moment of the backup would have left DATA: it has all that was
     answered before the backup began, and nothing that was removed by then. It is on the disk and was checked
@@ -32,17 +37,14 @@ def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     \b
     Examples:
       darner backup /var/lib/darner /backup/darner-$(date +%F)
+      darner backup darner://127.0.0.1:22133 /backup/darner
       darner --data /backup/darner-2026-11-24 --port 22134
     """
-    if "://" in data:
-        raise click.UsageError(
-            f"{data} is a server: backup copies a data directory, on the machine of its server. "
-            "darner export takes the items of a queue over the wire"
-        )
+    path = _data_of(data) if "://" in data else Path(data)
     set_up_log()
     with exit_on_error(), _ended_by_signals(), _shown() as progress:
         made = backups.back_up(
-            Path(data), directory, lambda: time.sleep(PAUSE_S), progress, keep_damaged=keep_damaged
+            path, directory, lambda: time.sleep(PAUSE_S), progress, keep_damaged=keep_damaged
         )
     figures = f"queues={made.queues} items={made.items} bytes={made.bytes}"
     for report in made.problems:
@@ -53,6 +55,18 @@ def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     what = f"it is in {directory}" if keep_damaged else "it was deleted; --keep-damaged keeps it"
     say(f"darner: the copy is not whole, {figures}; {what}", err=True)
     sys.exit(1)
+
+
+def _data_of(server: str) -> Path:
+    """Return where a server has its data. Exits unless that is on this machine."""
+    with saying_errors(), connect((server,), None) as client:
+        path = data_directory(client)
+        # the wire shows neither what is reserved or delayed nor one moment of all queues
+        if path is None:
+            raise ToolError("that server is too old to say where its data is: name the directory")
+        if not path.is_dir():
+            raise ToolError(f"{path}, where that server has its data, is not on this machine: run this there")
+        return path
 
 
 @contextlib.contextmanager

@@ -216,6 +216,7 @@ def config_line(queue: bytes) -> bytes:
 VERSION = b"version\r\n"
 STATS = b"stats\r\n"
 QUEUE_STATS = b"stats queues\r\n"
+SETTINGS_STATS = b"stats settings\r\n"
 
 
 # Replies

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from darner.config.settings import Settings
 from darner.printable import shown
@@ -44,4 +45,5 @@ def stats_settings(
         ("dialect", settings.dialect),
         ("queue_stats", settings.queue_stats),
         ("keepalive", settings.keepalive),
+        ("data", shown(os.fsencode(Path(settings.data).absolute()))),
     )

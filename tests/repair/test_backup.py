@@ -310,10 +310,26 @@ class TestPlace:
         assert not (data.path / ".log" / "backup").exists()
         data.close()
 
-    def test_of_a_url_is_refused(self, tmp_path):
-        done = run_darner("backup", "darner://host", tmp_path / "copy")
-        assert done.returncode == 2
-        assert "darner export" in done.stderr
+    def test_of_a_server_is_that_of_its_directory(self, server, wire, quick):
+        wire.set(b"work", b"one")
+        done = run_darner("backup", f"darner://127.0.0.1:{server.port}", quick / "copy")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "ok, queues=1 items=1 bytes=3" in done.stdout
+        assert content_of(quick / "copy") == {b"work": [b"one"]}
+
+    def test_of_a_server_on_another_machine_is_refused(self, server, quick):
+        away = server.data.rename(server.data.with_name("away"))  # so that it is not to be seen here
+        done = run_darner("backup", f"darner://127.0.0.1:{server.port}", quick / "copy")
+        away.rename(server.data)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            f"darner: {server.data}, where that server has its data, is not on this machine: run this there\n"
+        )
+
+    def test_of_a_server_that_is_down_is_refused(self, tmp_path):
+        done = run_darner("backup", "darner://127.0.0.1:1", tmp_path / "copy")
+        assert done.returncode == 3
+        assert not (tmp_path / "copy").exists()
 
 
 def test_a_data_directory_without_a_server_is_copied_as_it_is(quick):
