@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from darner.cli.connecting import SETTINGS, each_server_options, epilog, for_each
+from darner.cli.connecting import SETTINGS, each_server_options, epilog, for_each, json_option
 from darner.cli.outcome import say
 from darner.client.client import Client
 
@@ -23,8 +23,9 @@ from darner.client.client import Client
 """),
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@json_option
 @each_server_options
-def ping(clients: Mapping[str, Client], *, quiet: bool) -> None:
+def ping(clients: Mapping[str, Client], *, quiet: bool, as_json: bool) -> None:
     """Ask each server for its version, which takes it no time: for health checks.
 
     It needs no permission but a login where the server asks for one.
@@ -33,8 +34,11 @@ def ping(clients: Mapping[str, Client], *, quiet: bool) -> None:
     def ask(address: str, client: Client) -> None:
         begun = time.perf_counter()
         version = client.version()
-        if not quiet:
-            say(f"{address}: darner {version}, {(time.perf_counter() - begun) * 1000:.1f} ms")
+        seconds = time.perf_counter() - begun
+        if as_json:
+            say(json.dumps({"server": address, "version": version, "seconds": seconds}))
+        elif not quiet:
+            say(f"{address}: darner {version}, {seconds * 1000:.1f} ms")
 
     for_each(clients, ask)
 
@@ -48,7 +52,7 @@ def ping(clients: Mapping[str, Client], *, quiet: bool) -> None:
   darner stats -s db1:22133 -s db2:22133      each of them
 """),
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each server.")
+@json_option
 @each_server_options
 def stats(clients: Mapping[str, Client], *, as_json: bool) -> None:
     """Show the figures of each server. `darner queues` has those of the queues.

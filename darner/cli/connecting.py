@@ -64,6 +64,8 @@ class QueueName(click.ParamType[str]):
 
 QUEUE = QueueName()
 
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each server.")
+
 
 def server_options(command: Command) -> Command:
     """Add the options that name servers; the command gets a Client of all of them as `client`.

@@ -13,6 +13,7 @@ from darner.cli.connecting import (
     each_server_options,
     epilog,
     for_each,
+    json_option,
 )
 from darner.cli.outcome import say
 from darner.cli.progress import progress, stopping
@@ -36,7 +37,7 @@ from darner.tools.moving import Move, check_names
 @click.argument("target", type=QUEUE)
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="How many, at most.")
 @click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each server.")
+@json_option
 @each_server_options
 def move(
     clients: Mapping[str, Client],

@@ -1,11 +1,12 @@
 """The commands that change a server or whole queues: `status`, `flush` and `delete`."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import click
 
-from darner.cli.connecting import NOTHING, QUEUE, SETTINGS, each_server_options, epilog, for_each
+from darner.cli.connecting import NOTHING, QUEUE, SETTINGS, each_server_options, epilog, for_each, json_option
 from darner.cli.outcome import say
 from darner.client.client import Client
 from darner.client.errors import NotPermittedError
@@ -32,8 +33,9 @@ def check_terminal() -> None:
 """),
 )
 @click.argument("wanted", required=False, type=click.Choice(STATUSES), metavar="[up|readonly|quiescent]")
+@json_option
 @each_server_options
-def status(clients: Mapping[str, Client], *, wanted: str | None) -> None:
+def status(clients: Mapping[str, Client], *, wanted: str | None, as_json: bool) -> None:
     """Say the status of each server, or set it. It is kept over restarts.
 
     \b
@@ -46,7 +48,10 @@ def status(clients: Mapping[str, Client], *, wanted: str | None) -> None:
 
     def ask(address: str, client: Client) -> None:
         found = client.status(wanted)
-        say(f"{address}: {found}" if len(clients) > 1 else found)
+        if as_json:
+            say(json.dumps({"server": address, "status": found}))
+        else:
+            say(f"{address}: {found}" if len(clients) > 1 else found)
 
     for_each(clients, ask)
 

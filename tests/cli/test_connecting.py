@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from logins import HASH
 from running import DARNER, configured, run_darner
 
+from darner import __version__
 from darner.cli import connecting
 from darner.cli.asking import ping, stats
 
@@ -47,6 +48,11 @@ class TestPing:
         assert done.exit_code == connecting.UNREACHABLE
         assert done.stdout.startswith(address)
         assert re.fullmatch(rf"darner: {nobody}: .*refused\n", done.stderr)
+
+    def test_may_be_json(self, address):
+        said = json.loads(run(ping, "--json", "-s", address).stdout)
+        assert (said["server"], said["version"]) == (address, __version__)
+        assert 0 < said["seconds"] < 60
 
     def test_is_quiet_if_told_so(self, address):
         assert run(ping, "-q", "-s", address).output == ""

@@ -198,6 +198,7 @@ class TestFlushAndDelete:
 class TestStatus:
     def test_is_said_and_set(self, run):
         assert run(status).stdout == "up\n"
+        assert json.loads(run(status, "--json").stdout)["status"] == "up"
         try:
             assert run(status, "readonly").stdout == "readonly\n"
             assert run(flush, "--yes", "x").exit_code == connecting.NOTHING
