@@ -277,6 +277,7 @@ class TestHalfARequest:
         until(lambda: server.stat("curr_connections") == 2)
 
     def test_of_many_clients_is_no_hindrance(self, standing, client, queue):
+        before = standing.stat("curr_connections")
         halves = [standing.connect() for _ in range(200)]
         for half in halves:
             half.send(b"set %s 0 0 %d\r\nabc" % (queue, CHUNK_BYTES * 2))
@@ -284,7 +285,7 @@ class TestHalfARequest:
         assert client.get(queue) == b"x"
         for half in halves:
             half.close()
-        until(lambda: standing.stat("curr_connections") == 2)
+        until(lambda: standing.stat("curr_connections") <= before)
 
 
 class TestErrorThatCloses:
@@ -337,6 +338,7 @@ class TestErrorThatCloses:
 
 class TestStorm:
     def test_of_random_bytes_hurts_nobody(self, standing, client, queue):
+        before = standing.stat("curr_connections")
         dice = random.Random(7)
         client.set(queue, b"x")
         for _ in range(200):
@@ -346,9 +348,10 @@ class TestStorm:
                 noise.send(b"\r\n")
             noise.close() if dice.random() < 0.5 else noise.reset()
         assert client.get(queue) == b"x"
-        until(lambda: standing.stat("curr_connections") == 2)
+        until(lambda: standing.stat("curr_connections") <= before)
 
     def test_of_broken_requests_hurts_nobody(self, standing, client, queue):
+        before = standing.stat("curr_connections")
         dice = random.Random(8)
         words = [
             b"get",
@@ -386,7 +389,7 @@ class TestStorm:
             with contextlib.suppress(ConnectionError):
                 noise.send(b" ".join(dice.choices(words, k=dice.randrange(1, 40))) + b"\r\n")
             noise.reset() if dice.random() < 0.3 else noise.close()
-        until(lambda: standing.stat("curr_connections") == 2)
+        until(lambda: standing.stat("curr_connections") <= before)
         assert standing.stat(f"queue_{queue.decode()}_open_transactions") == 0
         assert standing.stat(f"queue_{queue.decode()}_waiters") == 0
         client.ask(b"flush %s\r\n" % queue)
@@ -394,10 +397,11 @@ class TestStorm:
         assert client.get(queue) == b"x"
 
     def test_of_connections_that_go_at_once_leaves_none(self, standing):
+        before = standing.stat("curr_connections")
         for n in range(500):
             wire = standing.connect()
             wire.reset() if n % 2 else wire.close()
-        until(lambda: standing.stat("curr_connections") == 1)
+        until(lambda: standing.stat("curr_connections") <= before)
 
 
 class TestDeadPeer:

@@ -219,6 +219,7 @@ class TestBlock:
     @pytest.mark.parametrize("size", [3, CHUNK_BYTES * 3])
     def test_that_never_comes_whole_stores_nothing(self, standing, queue, size):
         name = queue.decode()
+        before = standing.stat("curr_connections")
         for go in ("close", "reset", "half_close"):
             gone = standing.connect()
             gone.send(b"set %s 0 0 1\r\nx\r\n" % queue)
@@ -227,7 +228,7 @@ class TestBlock:
             getattr(gone, go)()
             if go == "half_close":
                 assert gone.closed()
-        until(lambda: standing.stat("curr_connections") == 1)
+        until(lambda: standing.stat("curr_connections") <= before)
         assert standing.stat(f"queue_{name}_items") == 3
 
     @pytest.mark.parametrize(

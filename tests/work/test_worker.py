@@ -92,7 +92,7 @@ def test_an_item_that_fails_comes_after_longer_and_longer_pauses_and_ends_in_the
     assert it.said(3) == ["tried 0", "tried 1", "tried 2"]
     assert wire.get(b"dead/t=5000") == b"bad"
     pauses = list(map(float, re.findall(r"retry_in_s=(\S+)", it.log)))
-    assert [0.05 < pauses[0] <= 0.1, 0.1 < pauses[1] <= 0.2, 0.2 < pauses[2] <= 0.4] == [True] * 3
+    assert [0.05 <= pauses[0] <= 0.1, 0.1 <= pauses[1] <= 0.2, 0.2 <= pauses[2] <= 0.4] == [True] * 3
     assert "ValueError: that is nothing" in it.log
     assert 'event="the job failed" queue=work id=1 attempts=0' in it.log
     assert it.stop() == 0
