@@ -717,7 +717,8 @@ class QueueMachine(RuleBasedStateMachine):
     def _move(self, hold, twin, how):
         """Move an item with too many attempts; return whether it was moved, which is not tried in trouble."""
         number, dead = hold.number, self.twins[DEAD]
-        if self._is_troubled or dead.unsure or (dead.held and number in dead.held):
+        # of an item that was set on both, one is enough there: they have the same number
+        if self._is_troubled or dead.unsure or (dead.held and {number, -number} & dead.held):
             return False
         if not dead.exists:
             dead.exists = True
