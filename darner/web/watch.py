@@ -8,11 +8,15 @@ import contextlib
 import itertools
 import time
 
+import structlog
+
 from darner.client import protocol, stats
 from darner.client.errors import ClientError
 from darner.tools.overview import Overview, QueueView, Sample
 from darner.web.asking import Asking
 from darner.web.history import STEP_S, Histories
+
+log = structlog.get_logger()
 
 # Between two polls in seconds, while somebody looks. Else a poll is made for each point of the histories.
 PAUSE_S = 2.0
@@ -48,7 +52,11 @@ class Watch:
         """Poll until cancelled."""
         while True:
             began = time.monotonic()
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception:
+                # the other servers, and what this one said before, are shown all the same
+                log.exception("a poll failed by a fault of the page", server=self.asking.name)
             took = time.monotonic() - began
             await asyncio.sleep(max(PAUSE_S, min(took * SHARE, STEP_S)))
             self._is_looked_at.clear()
