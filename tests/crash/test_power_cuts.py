@@ -152,14 +152,17 @@ def assert_says_nothing_false(log: str) -> None:
 
 def try_power_cuts(kind: str, cuts: int, tmp_path: Path) -> None:
     with mounted("xfs", HOST_MIB, tmp_path) as host, mounted(kind, IMAGE_MIB, host) as disk:
-        image, copy, at = host / f"{kind}.img", host / "copy.img", tmp_path / "copy"
+        image, at = host / f"{kind}.img", tmp_path / "copy"
         at.mkdir()
         config = tmp_path / "darner.toml"
         config.write_text(CONFIG)
         with running(disk / "data", "--config", str(config)) as server, Load(server) as load:
             time.sleep(2)  # so that segments are reused
-            for _ in range(cuts):
+            for cut in range(cuts):
                 time.sleep(0.3 + random.random())
+                # a file of its own: a loop device that still has the one before, and what it kept of it, is
+                # not used again
+                copy = host / f"copy-{cut}.img"
                 synced = dict(load.synced)
                 run("cp", "--reflink=always", image, copy)
                 fetched = load.fetched + 1  # one fetch may be in progress
@@ -168,10 +171,15 @@ def try_power_cuts(kind: str, cuts: int, tmp_path: Path) -> None:
                     said = run_darner("check", at / "data").stdout
                     assert "damage" not in said.replace("log damaged", ""), said
                     with running(at / "data", "--config", str(config)) as found:
-                        assert_is_as_promised(found, synced, fetched)
+                        try:
+                            assert_is_as_promised(found, synced, fetched)
+                        except AssertionError:
+                            print(said, found.log, sep="\n")
+                            raise
                         assert found.stop() == 0
                         assert_says_nothing_false(found.log)
                     assert run_darner("check", at / "data").returncode == 0
+                copy.unlink()
 
 
 @pytest.mark.parametrize("kind", KINDS)
