@@ -1,6 +1,7 @@
 """The watch over a server, without one."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
@@ -26,8 +27,10 @@ class Faulty:
         raise ZeroDivisionError
 
 
-def test_goes_on_after_a_fault_in_a_poll_and_logs_it(monkeypatch, capfd):
+def test_goes_on_after_a_fault_in_a_poll_and_logs_it(monkeypatch):
     monkeypatch.setattr(watch, "PAUSE_S", 0)
+    log = Mock()
+    monkeypatch.setattr(watch, "log", log)
 
     async def run() -> None:
         asking = Faulty()
@@ -38,6 +41,4 @@ def test_goes_on_after_a_fault_in_a_poll_and_logs_it(monkeypatch, capfd):
         task.cancel()
 
     asyncio.run(run())
-    said = "".join(capfd.readouterr())
-    assert "a poll failed by a fault of the page" in said
-    assert "ZeroDivisionError" in said
+    log.exception.assert_called_with("a poll failed by a fault of the page", server=Faulty.name)
