@@ -212,8 +212,11 @@ class Server:
             return int(wire.stats().get(name, 0))
 
     def waiters(self, queue: bytes) -> int:
-        """Return the number of clients that wait at a queue."""
-        return self.stat(f"queue_{queue.decode()}_waiters")
+        """Return the number of clients that wait at a queue, asked for by itself: `stats` lists them all."""
+        with contextlib.closing(self.connect()) as wire:
+            wire.send(b"dump_stats %s\r\n" % queue)
+            lines = iter(wire.line, b"END\r\n")
+            return sum(int(line.partition(b"=")[2]) for line in lines if line.startswith(b"  waiters="))
 
     @property
     def descriptors(self) -> int:
