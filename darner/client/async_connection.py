@@ -195,13 +195,14 @@ def time_in(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> AsyncConnection:
-    """Return a connection, logged in, that was made before `deadline`; with a TLS context, over TLS.
+async def dial(
+    address: Address, connection: asyncio.BaseProtocol, deadline: float, tls: ssl.SSLContext | None
+) -> None:
+    """Connect this end to a server before `deadline`; with a TLS context, over TLS.
 
-    Raises ConnectionFailedError if there is no server, LoginError if it does not take user and password.
+    Raises ConnectionFailedError if there is no server.
     """
     loop = asyncio.get_running_loop()
-    connection = AsyncConnection(address, loop)
     try:
         async with asyncio.timeout_at(deadline):
             if address.path:
@@ -211,6 +212,15 @@ async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None)
     except OSError as error:
         reason = "no connection in time" if isinstance(error, TimeoutError) else error
         raise ConnectionFailedError(f"{address}: {reason}") from error
+
+
+async def connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> AsyncConnection:
+    """Return a connection, logged in, that was made before `deadline`; with a TLS context, over TLS.
+
+    Raises ConnectionFailedError if there is no server, LoginError if it does not take user and password.
+    """
+    connection = AsyncConnection(address, asyncio.get_running_loop())
+    await dial(address, connection, deadline, tls)
     if address.user:
         await _log_in(connection, deadline)
     if not connection.is_open:

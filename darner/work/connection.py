@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Sequence
 from typing import cast
 
 from darner.client import protocol
+from darner.client.async_connection import dial, time_in
 from darner.client.codecs import Codec
 from darner.client.errors import (
     ClientError,
-    ConnectionFailedError,
     ConnectionLostError,
     ProtocolError,
     RequestTimeoutError,
@@ -201,22 +201,10 @@ async def connect(
 ) -> Connection:
     """Connect and log in. Raises ConnectionFailedError if nobody is there, LoginError if it is the wrong
     user."""
-    loop = asyncio.get_running_loop()
     connection = Connection(address, keys, codec)
     if address.is_tls and tls is None:
         tls = ssl.create_default_context()
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            if address.path:
-                await loop.create_unix_connection(lambda: connection, address.path)
-            else:
-                await loop.create_connection(
-                    lambda: connection, address.host, address.port, ssl=tls if address.is_tls else None
-                )
-    except TimeoutError:
-        raise ConnectionFailedError(f"{address} did not let us in within {CONNECT_S:g} s") from None
-    except OSError as error:
-        raise ConnectionFailedError(f"cannot connect to {address}: {error.strerror or error}") from error
+    await dial(address, connection, time_in(CONNECT_S), tls if address.is_tls else None)
     try:
         await connection.log_in()
     except BaseException:
