@@ -24,7 +24,7 @@ Queues = str | bytes | Sequence[str | bytes]
 
 
 class AsyncClient:
-    """A client of one darner server, or of a fleet of them, for asyncio.
+    """A client of one darner server, or of a fleet of them, for asyncio::
 
         async with AsyncClient("darner://127.0.0.1:22133") as client:
             await client.put("work", b"hello")

@@ -23,7 +23,7 @@ Queues = str | bytes | Sequence[str | bytes]
 
 
 class Client:
-    """A client of one darner server, or of a fleet of them.
+    """A client of one darner server, or of a fleet of them::
 
         client = Client("darner://127.0.0.1:22133")
         client.put("work", b"hello")
@@ -96,12 +96,11 @@ class Client:
     ) -> None:
         """Put a value on a queue. When this returns, it survives the death of the server.
 
-        delay: it is out of sight for so many seconds, then joins the end.
-        expire: it is dropped if nobody has fetched it within so many seconds; 0 is never.
-        id: 1 to 250 bytes without space, control character or `/`. If a value with this id was put on the
-        queue within
-            the server's `dedup_window`, nothing is stored: it is there already.
-        sync: it survives the death of the machine, too, for it is on the disk when this returns.
+        - `delay`: it is out of sight for so many seconds, then joins the end.
+        - `expire`: it is dropped if nobody has fetched it within so many seconds; 0 is never.
+        - `id`: 1 to 250 bytes without space, control character or `/`. If a value with this id was put on the
+          queue within the server's `dedup_window`, nothing is stored: it is there already.
+        - `sync`: it survives the death of the machine, too, for it is on the disk when this returns.
 
         Asked again if the connection is lost: only with an `id`. Without, after a ConnectionLostError the
         value may be stored or not. QueueFullError and ItemTooLargeError if the server refuses it.
@@ -184,8 +183,8 @@ class Client:
     def browse(self, queue: Queue, start: int = 1, page: int = 100) -> Iterator[Item]:
         """Give the items that wait in a queue, in order, and leave them there.
 
-        start: the least id. To go on later, start after the id of the last item.
-        page: how many items are asked for at once, at most.
+        - `start`: the least id. To go on later, start after the id of the last item.
+        - `page`: how many items are asked for at once, at most.
 
         Of a fleet, those of one server after the other: `Item.server` says which. Asked again if the
         connection is lost.

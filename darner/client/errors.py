@@ -1,23 +1,21 @@
 """The errors of the clients, by what the caller can do about them.
 
-| error | what it means, and what to do |
-| --- | --- |
-| `ConnectionFailedError` | no server could be reached: nothing was sent, so try again later |
-| `NoFreeConnectionError` | as that: all connections of the pool are in use, as reservations hold them |
-| `ConnectionLostError` | the connection ended before the reply: the server may or may not have done it |
-| `RequestTimeoutError` | as that: no reply came in time, and the connection was closed |
-| `ProtocolError` | as that: what came is no reply of darner's, and the connection was closed |
-| `BadRequestError` | the caller's mistake: nothing was done |
-| `NotPermittedError`, `LoginError` | as that: the user may not do it; user or password is wrong |
-| `ServerFailedError` | the server could not do it, say for want of disk space: nothing was stored |
-| `RefusedError` | as that: it does no such thing for now, as its status or a full disk forbids it |
-| `QueueFullError` | the queue has all it may have: the item was not stored |
-| `ItemTooLargeError` | the queue takes no item so large: it was not stored |
-| `ReservationLostError` | the reserved item is no longer this client's, and another reader may have it |
-| `CodecError` | the codec cannot encode or decode the value |
-| `PutManyError` | not all of `put_many` was stored: `outcomes` says what became of each value |
+- `ConnectionFailedError`: no server could be reached: nothing was sent, so try again later
+- `NoFreeConnectionError`: the same; all connections of the pool are in use, as reservations hold them
+- `ConnectionLostError`: the connection ended before the reply: the server may or may not have done it
+- `RequestTimeoutError`: the same; no reply came in time, and the connection was closed
+- `ProtocolError`: the same; what came is no reply of darner's, and the connection was closed
+- `BadRequestError`: the caller's mistake: nothing was done
+- `NotPermittedError`, `LoginError`: the user may not do it; user or password is wrong
+- `ServerFailedError`: the server could not do it, say for want of disk space: nothing was stored
+- `RefusedError`: the same; it does no such thing for now, as its status or a full disk forbids it
+- `QueueFullError`: the queue has all it may have: the item was not stored
+- `ItemTooLargeError`: the queue takes no item so large: it was not stored
+- `ReservationLostError`: the reserved item is no longer this client's, and another reader may have it
+- `CodecError`: the codec cannot encode or decode the value
+- `PutManyError`: not all of `put_many` was stored: `outcomes` says what became of each value
 
-All are `ClientError`s, which are `DarnerError`s.
+Each is a `ClientError`, and that is a `DarnerError`.
 """
 
 from collections.abc import Sequence
