@@ -62,7 +62,7 @@ class Connection:
         # never: what has just been opened is taken to be alive
         self._asked_at = math.inf
         self._is_tls = tls is not None
-        self._socket = _connect(address, deadline, tls)
+        self._socket = connected_socket(address, deadline, tls)
         if not self._is_tls:
             # The system bounds each call: see _limit.
             self._socket.settimeout(None)
@@ -232,7 +232,7 @@ class Connection:
         raise error
 
 
-def _connect(address: Address, deadline: float, tls: ssl.SSLContext | None) -> socket.socket:
+def connected_socket(address: Address, deadline: float, tls: ssl.SSLContext | None) -> socket.socket:
     """Return a socket that is connected before `deadline`; ConnectionFailedError if none can be."""
     failed: OSError | None = None
     try:

@@ -1,0 +1,81 @@
+"""Queues as they are declared: made on the server, with the settings that their arguments ask for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kombu.log import get_logger
+
+from darner.client import protocol
+from darner.kombu import names, settings
+from darner.kombu.server import Server
+
+logger = get_logger(__name__)
+
+# The highest priority that a message may have.
+MOST_URGENT = 9
+
+
+class Declared:
+    """The queues that one connection has declared, and what it knows of them."""
+
+    def __init__(self, server: Server, *, configures: bool) -> None:
+        self._server = server
+        # whether the server lets us set anything
+        self._configures = configures
+        self._settings: dict[str, dict[str, str]] = {}
+        self._max_priority: dict[str, int] = {}
+        self._temporary: set[str] = set()
+
+    def __contains__(self, queue: str) -> bool:
+        return queue in self._settings
+
+    def declare(self, queue: str, arguments: Mapping[str, Any], *, is_temporary: bool) -> None:
+        """Make a queue. One that is temporary ends by itself some time after its last reader. Raises as `Server.ask`."""
+        self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
+        self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
+        self._configure(names.by_priority(queue, self._max_priority[queue]), self._settings[queue])
+        if self._configures and (is_temporary or "max_queue_age" in self._settings[queue]):
+            self._temporary.add(queue)
+
+    def declare_fanout(self, exchange: str, queue: str) -> None:
+        """Have a fanout exchange give its messages to a queue, from now on. Raises as `Server.ask`."""
+        child = names.fanout_child(exchange, queue)
+        self._configure([names.fanout(exchange)], {"fanout_only": "true"})
+        self._configure([child], self._settings.get(queue, {}))
+        if not self._server.stats([child])[0]:
+            # a fetch makes it
+            reply = self._server.ask([protocol.get_line([child], b"/open")])[0]
+            for value in reply.values:
+                self._server.ask([protocol.abort_line(child, value.token)])
+
+    def forget(self, queue: str) -> None:
+        """Forget a queue that was deleted."""
+        for known in (self._settings, self._max_priority):
+            known.pop(queue, None)  # type: ignore[attr-defined]
+        self._temporary.discard(queue)
+
+    def ends_by_itself(self, queue: str) -> bool:
+        """Return whether a queue may end without being deleted."""
+        return queue in self._temporary
+
+    def part(self, queue: str, priority: int) -> bytes:
+        """Return the name of the queue for messages of a priority; they are all one if it has no priorities."""
+        return names.priority_queue(queue, max(0, min(priority, self._max_priority.get(queue, 0))))
+
+    def parts(self, queue: str) -> list[bytes]:
+        """Return the names of a queue's parts as declared here, the most urgent first."""
+        return names.by_priority(queue, self._max_priority.get(queue, 0))
+
+    def _configure(self, queues: Sequence[bytes], values: Mapping[str, str]) -> None:
+        if not (self._configures and values):
+            return
+        # each by itself: what the operator has decided otherwise leaves the others in force
+        requests = [settings.configure_line(queue, {name: values[name]}) for queue in queues for name in values]
+        for request, reply in zip(requests, self._server.ask(requests), strict=True):
+            if (error := protocol.error_of(reply.line)) is None:
+                continue
+            if reply.line == b"ERROR" or "not permitted" in str(error):
+                logger.warning("queues have the settings of the server's operator alone: %s", error)
+                self._configures = False
+                return
+            logger.info("%s: %s", request.decode(errors="replace").strip(), error)
