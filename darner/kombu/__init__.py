@@ -1,7 +1,8 @@
 """Darner as the broker of kombu, and so of Celery: `darner.kombu:Transport`.
 
-What kombu asks of a transport lives here, and how messages, exchanges and priorities become darner's queues; docs/celery.md
-tells users of it. Nothing of the server and nothing of Celery is imported. Stands on `darner.client` and on kombu.
+What kombu asks of a transport lives here, and how messages, exchanges and priorities become darner's queues;
+docs/celery.md tells users of it. Nothing of the server and nothing of Celery is imported. Stands on
+`darner.client` and on kombu.
 """
 
 try:

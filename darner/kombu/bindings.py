@@ -1,8 +1,8 @@
 """What is bound to exchanges, as all processes see it.
 
-The table of an exchange is a queue that nobody empties. An item says that a queue was bound, or unbound; read in order
-they give what is bound now. So a binding is kept once it is stored, and whoever has read the table reads only what came
-behind the last item that he knows.
+The table of an exchange is a queue that nobody empties. An item says that a queue was bound, or unbound; read
+in order they give what is bound now. So a binding is kept once it is stored, and whoever has read the table
+reads only what came behind the last item that he knows.
 """
 
 from dataclasses import dataclass, field
@@ -90,7 +90,11 @@ class Bindings:
 
     def _page(self, key: bytes, start: int, count: int) -> dict[int, bytes]:
         requests = [protocol.browse_line(key, max(start, 1) + number) for number in range(count)]
-        values = [value for reply in self._server.ask(requests) for value in protocol.check(reply, protocol.END).values]
+        values = [
+            value
+            for reply in self._server.ask(requests)
+            for value in protocol.check(reply, protocol.END).values
+        ]
         return {protocol.item_number(value.token): value.data for value in values}
 
     def _apply(self, table: _Table, id: int, data: bytes) -> None:

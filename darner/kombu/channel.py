@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
-from kombu.message import Message
+from kombu.message import Message as BaseMessage
 from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.uuid import uuid
@@ -27,13 +27,14 @@ _FINISH_S = 2.0
 class _Consumer(NamedTuple):
     queue: str
     no_ack: bool
-    callback: Callable[[Message], Any]
+    callback: Callable[[BaseMessage], Any]
 
 
 class Channel(virtual.Channel):
     """A channel. Its messages are acknowledged over the connections that they came over."""
 
-    Message = Message
+    Message = BaseMessage
+    closed: bool
     supports_fanout = True
     from_transport_options = ("deadletter_queue",)
 
@@ -49,7 +50,12 @@ class Channel(virtual.Channel):
     # Consuming
 
     def basic_consume(
-        self, queue: str, no_ack: bool, callback: Callable[[Message], Any], consumer_tag: str, **kwargs: Any
+        self,
+        queue: str,
+        no_ack: bool,
+        callback: Callable[[BaseMessage], Any],
+        consumer_tag: str,
+        **kwargs: Any,
     ) -> None:
         """Have `callback` called with each message of a queue."""
         self._by_tag[consumer_tag] = _Consumer(queue, no_ack, callback)
@@ -71,13 +77,15 @@ class Channel(virtual.Channel):
             self.reader.pump(prefetch)
 
     def receive(self, link: Link) -> int:
-        """Hand the messages that have come over a link to their consumers; return how many. Raises a connection error."""
+        """Hand the messages that have come over a link to their consumers; return how many. Raises a
+        connection error."""
         return self._deliver_all(self.reader.receive(link))
 
     def _deliver_all(self, deliveries: Iterable[Delivery]) -> int:
         count = 0
-        for count, delivery in enumerate(deliveries, 1):
+        for delivery in deliveries:
             self._deliver(delivery)
+            count += 1
         return count
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -88,7 +96,7 @@ class Channel(virtual.Channel):
         else:
             consumer.callback(self._received(delivery, no_ack=consumer.no_ack))
 
-    def _received(self, delivery: Delivery, *, no_ack: bool) -> Message:
+    def _received(self, delivery: Delivery, *, no_ack: bool) -> BaseMessage:
         tag = 0
         if no_ack:
             self.reader.close_item(delivery)
@@ -104,18 +112,21 @@ class Channel(virtual.Channel):
 
     def _keys(self, queue: str) -> list[bytes]:
         """Return the names of all that a queue consists of, the most urgent first."""
-        fanouts = [exchange for exchange, _, _ in self.state.queue_bindings(queue) if self._is_fanout(exchange)]
+        fanouts = [
+            exchange for exchange, _, _ in self.state.queue_bindings(queue) if self._is_fanout(exchange)
+        ]
         parts: list[bytes] = self.connection.declared.parts(queue)
         return parts + [names.fanout_child(exchange, queue) for exchange in dict.fromkeys(fanouts)]
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Message | None:
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> BaseMessage | None:
         """Return the next message of a queue, or None if there is none. Raises a connection error."""
         found, others = self.reader.get(self._keys(queue), self.connection.options.reply_timeout)
         self._deliver_all(others)
         return None if found is None else self._received(found, no_ack=no_ack)
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Acknowledge a message, without waiting for the reply. Raises a connection error if it went back meanwhile."""
+        """Acknowledge a message, without waiting for the reply. Raises a connection error if it went back
+        meanwhile."""
         self.qos.ack(delivery_tag, multiple=multiple)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
@@ -150,8 +161,8 @@ class Channel(virtual.Channel):
         timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Publish a message; return once the server has it for sure. Raises a connection error if it may not have it, and
-        a channel error if it refused it."""
+        """Publish a message; return once the server has it for sure. Raises a connection error if it may not
+        have it, and a channel error if it refused it."""
         message["properties"]["delivery_info"].update(exchange=exchange, routing_key=routing_key)
         options = self.connection.options
         data = messages.encode(message)
@@ -202,7 +213,12 @@ class Channel(virtual.Channel):
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def queue_bind(
-        self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **kwargs: Any
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Have an exchange give messages to a queue."""
         super().queue_bind(queue, exchange or "amq.direct", routing_key or "", arguments, **kwargs)
@@ -214,10 +230,17 @@ class Channel(virtual.Channel):
         if self._is_fanout(exchange):
             declared.declare_fanout(exchange, queue)
         else:
-            self.connection.bindings.add(exchange, Binding(queue, routing_key, declared.ends_by_itself(queue)))
+            self.connection.bindings.add(
+                exchange, Binding(queue, routing_key, declared.ends_by_itself(queue))
+            )
 
     def queue_unbind(
-        self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **kwargs: Any
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Have an exchange give no more messages to a queue."""
         exchange = exchange or "amq.direct"
@@ -232,7 +255,8 @@ class Channel(virtual.Channel):
             self.connection.bindings.remove(exchange, Binding(queue, routing_key, is_temporary))
 
     def get_table(self, exchange: str) -> list[Any]:
-        """Return what is bound to an exchange, as its type looks it up: routing key, pattern and queue of each."""
+        """Return what is bound to an exchange, as its type looks it up: routing key, pattern and queue of
+        each."""
         prepare = self.typeof(exchange).prepare_bind
         return [
             prepare(binding.queue, exchange, binding.routing_key, None)
@@ -245,8 +269,11 @@ class Channel(virtual.Channel):
         self._ask_each(protocol.flush_line, [part for part, _ in found], protocol.END)
         return _items(figures for _, figures in found)
 
-    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
-        """Delete a queue, with its messages and bindings; not if it is used, or not empty, and that matters."""
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
+    ) -> None:
+        """Delete a queue, with its messages and bindings; not if it is used, or not empty, and that
+        matters."""
         found = self._figures(queue)
         if (if_empty and _items(figures for _, figures in found)) or (
             if_unused and any(figures["waiters"] or figures["open_transactions"] for _, figures in found)
@@ -284,8 +311,12 @@ class Channel(virtual.Channel):
         figures = self.connection.server.stats(parts)
         return [(part, found) for part, found in zip(parts, figures, strict=True) if found]
 
-    def _ask_each(self, request: Callable[[bytes], bytes], queues: list[bytes], expected: bytes) -> list[Reply]:
-        replies: list[Reply] = self.connection.server.ask([request(queue) for queue in queues]) if queues else []
+    def _ask_each(
+        self, request: Callable[[bytes], bytes], queues: list[bytes], expected: bytes
+    ) -> list[Reply]:
+        replies: list[Reply] = (
+            self.connection.server.ask([request(queue) for queue in queues]) if queues else []
+        )
         return [protocol.check(reply, expected) for reply in replies]
 
 

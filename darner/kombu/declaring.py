@@ -30,7 +30,8 @@ class Declared:
         return queue in self._settings
 
     def declare(self, queue: str, arguments: Mapping[str, Any], *, is_temporary: bool) -> None:
-        """Make a queue. One that is temporary ends by itself some time after its last reader. Raises as `Server.ask`."""
+        """Make a queue. One that is temporary ends by itself some time after its last reader. Raises as
+        `Server.ask`."""
         self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
         self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
         self._configure(names.by_priority(queue, self._max_priority[queue]), self._settings[queue])
@@ -50,8 +51,8 @@ class Declared:
 
     def forget(self, queue: str) -> None:
         """Forget a queue that was deleted."""
-        for known in (self._settings, self._max_priority):
-            known.pop(queue, None)  # type: ignore[attr-defined]
+        self._settings.pop(queue, None)
+        self._max_priority.pop(queue, None)
         self._temporary.discard(queue)
 
     def ends_by_itself(self, queue: str) -> bool:
@@ -59,7 +60,8 @@ class Declared:
         return queue in self._temporary
 
     def part(self, queue: str, priority: int) -> bytes:
-        """Return the name of the queue for messages of a priority; they are all one if it has no priorities."""
+        """Return the name of the queue for messages of a priority; they are all one if it has no
+        priorities."""
         return names.priority_queue(queue, max(0, min(priority, self._max_priority.get(queue, 0))))
 
     def parts(self, queue: str) -> list[bytes]:
@@ -70,7 +72,9 @@ class Declared:
         if not (self._configures and values):
             return
         # each by itself: what the operator has decided otherwise leaves the others in force
-        requests = [settings.configure_line(queue, {name: values[name]}) for queue in queues for name in values]
+        requests = [
+            settings.configure_line(queue, {name: values[name]}) for queue in queues for name in values
+        ]
         for request, reply in zip(requests, self._server.ask(requests), strict=True):
             if (error := protocol.error_of(reply.line)) is None:
                 continue

@@ -1,5 +1,5 @@
-"""Sockets that a child process must not share: what a dead parent had reserved goes back only once all copies of
-its socket are closed."""
+"""Sockets that a child process must not share: what a dead parent had reserved goes back only once all copies
+of its socket are closed."""
 
 import os
 import weakref

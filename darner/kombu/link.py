@@ -31,7 +31,8 @@ class Delivery:
 
 
 class Ask:
-    """A request for a message. `wait_ms`: how long it may take for one to come; `takes`: or is it to be looked at."""
+    """A request for a message. `wait_ms`: how long it may take for one to come; `takes`: or is it to be
+    looked at."""
 
     __slots__ = ("takes", "wait_ms")
 

@@ -20,7 +20,8 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes, channel: Any, tag: int, attempts: int) -> Message:
-    """Return the message in an item. One that is none of kombu's becomes a message with these bytes as its body."""
+    """Return the message in an item. One that is none of kombu's becomes a message with these bytes as its
+    body."""
     line, _, body = data.partition(b"\n")
     try:
         head = loads(line)
@@ -51,7 +52,8 @@ def expiry_s(message: Mapping[str, Any]) -> float:
 
 
 def delay_s(message: Mapping[str, Any], least_s: float | None) -> float:
-    """Return how long a task with an ETA may wait in the server: until then, or 0 if that is not `least_s` ahead."""
+    """Return how long a task with an ETA may wait in the server: until then, or 0 if that is not `least_s`
+    ahead."""
     eta = message["headers"].get("eta")
     if least_s is None or not isinstance(eta, str):
         return 0

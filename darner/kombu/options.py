@@ -35,7 +35,9 @@ class Options:
         if not _is_time(options.reply_timeout):
             raise BadRequestError("broker_transport_options: reply_timeout is a number of seconds above 0")
         if options.eta_as_delay is not None and not _is_time(options.eta_as_delay):
-            raise BadRequestError("broker_transport_options: eta_as_delay is a number of seconds above 0, or None")
+            raise BadRequestError(
+                "broker_transport_options: eta_as_delay is a number of seconds above 0, or None"
+            )
         return options
 
 
@@ -49,18 +51,16 @@ def address_of(client: Any) -> Address:
     if "://" in hostname:
         # kombu hands over the whole URL, or of darner+unix:// what is behind the plus
         return parse(f"darner+{hostname}" if hostname.startswith("unix://") else hostname)
-    login: dict[str, str] = {}
-    if client.userid:
-        login = {"user": client.userid, "password": client.password or ""}
+    user, password = client.userid or "", client.password or ""
     if client.transport_cls == "darner+unix":
-        return Address(path="/" + client.virtual_host.lstrip("/"), **login)
+        return Address(path="/" + client.virtual_host.lstrip("/"), user=user, password=password)
     is_tls = client.transport_cls == "darners" or bool(client.ssl)
-    return Address(hostname or "localhost", client.port or PORT, is_tls=is_tls, **login)
+    return Address(hostname or "localhost", client.port or PORT, is_tls=is_tls, user=user, password=password)
 
 
 def tls_of(client: Any, address: Address) -> ssl.SSLContext | None:
-    """Return the context for a server that is reached over TLS: the system's authorities, or what `broker_use_ssl`
-    says with `ca_certs`, `certfile` and `keyfile`."""
+    """Return the context for a server that is reached over TLS: the system's authorities, or what
+    `broker_use_ssl` says with `ca_certs`, `certfile` and `keyfile`."""
     if not address.is_tls:
         return None
     files: Mapping[str, Any] = client.ssl if isinstance(client.ssl, Mapping) else {}

@@ -1,14 +1,18 @@
 """Waits for the links of all channels of a connection, in kombu's hub or without one."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kombu.utils.eventio import ERR, READ, poll
 
 from darner.kombu.link import Link
 
-if TYPE_CHECKING:
-    from darner.kombu.channel import Channel
+
+class Receiver(Protocol):
+    """The channel of a link."""
+
+    def receive(self, link: Link) -> int:
+        """Hand on the messages that have come over the link; return how many."""
 
 
 class Poller:
@@ -16,17 +20,18 @@ class Poller:
 
     def __init__(self) -> None:
         self._poll = poll()
-        self._links: dict[int, tuple[Channel, Link]] = {}
+        self._links: dict[int, tuple[Receiver, Link]] = {}
         self._hub: Any = None
 
-    def add(self, channel: "Channel", link: Link) -> None:
+    def add(self, channel: Receiver, link: Link) -> None:
         """Poll a link from now on."""
         self._links[link.fileno()] = channel, link
         self._poll.register(link.fileno(), READ | ERR)
         self._add_to_hub(channel, link)
 
     def remove(self, link: Link) -> None:
-        """Poll a link no more; its socket is still open, unless this is the child of the process that opened it."""
+        """Poll a link no more; its socket is still open, unless this is the child of the process that opened
+        it."""
         fd = link.fileno()
         if fd < 0 or self._links.pop(fd, None) is None:
             return
@@ -57,6 +62,6 @@ class Poller:
         channel, link = self._links[fd]
         return channel.receive(link)
 
-    def _add_to_hub(self, channel: "Channel", link: Link) -> None:
+    def _add_to_hub(self, channel: Receiver, link: Link) -> None:
         if self._hub is not None:
             self._hub.add_reader(link.fileno(), channel.receive, link)

@@ -16,13 +16,15 @@ class QoS:
         self._tags = itertools.count(1)
 
     def hold(self, delivery: Delivery) -> int:
-        """Keep a message until it is acknowledged; return its tag, which no other message of the channel has."""
+        """Keep a message until it is acknowledged; return its tag, which no other message of the channel
+        has."""
         tag = next(self._tags)
         self._held[tag] = delivery
         return tag
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
-        """Remove a message, or with `multiple` all up to it. Raises ConnectionLostError if it went back meanwhile."""
+        """Remove a message, or with `multiple` all up to it. Raises ConnectionLostError if it went back
+        meanwhile."""
         for each in [each for each in list(self._held) if each <= tag] if multiple else [tag]:
             if (delivery := self._held.pop(each, None)) is not None:
                 self._reader.close_item(delivery)

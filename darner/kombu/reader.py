@@ -1,12 +1,14 @@
-"""Where a channel's messages come from: its links to the server, and which of them is asked for the next message.
+"""Where a channel's messages come from: its links to the server, and which of them is asked for the next
+message.
 
-Replies come back in order, so a `get` that waits holds back the acks behind it on its connection. Hence the law of
-this room, as of `darner.work`: **a link waits only while it holds nothing.** While one holds something it is asked
-for more without a wait, up to the prefetch. So a busy channel has one link that holds, and another that waits once
-there is nothing more to get over the first. The last link that there may be does not take what it waited for: it only
-looks, and one that holds messages already takes it.
+Replies come back in order, so a `get` that waits holds back the acks behind it on its connection. Hence the
+law of this room, as of `darner.work`: **a link waits only while it holds nothing.** While one holds something
+it is asked for more without a wait, up to the prefetch. So a busy channel has one link that holds, and
+another that waits once there is nothing more to get over the first. The last link that there may be does not
+take what it waited for: it only looks, and one that holds messages already takes it.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -14,7 +16,7 @@ from time import monotonic
 from kombu.log import get_logger
 
 from darner.client import protocol
-from darner.client.errors import ConnectionLostError, RequestTimeoutError
+from darner.client.errors import ConnectionLostError
 from darner.client.protocol import Reply
 from darner.kombu.link import Ask, Delivery, Link, finish
 
@@ -28,6 +30,8 @@ _MOST_AT_ONCE = 100
 _MOST_LINKS = 64
 # The pause before a server is asked again that refuses to give messages.
 _REST_S = 1.0
+# For so long messages that are put back wait for others, so that they get back into their order.
+_GATHER_S = 0.005
 # What the server says to a connection that holds as many items of a queue as it may.
 _HOLDS_ENOUGH = "close current item first"
 
@@ -35,7 +39,9 @@ _HOLDS_ENOUGH = "close current item first"
 class Reader:
     """The links of one channel. Threads may share it."""
 
-    def __init__(self, connect: Callable[[], Link], on_open: Callable[[Link], None], on_close: Callable[[Link], None]) -> None:
+    def __init__(
+        self, connect: Callable[[], Link], on_open: Callable[[Link], None], on_close: Callable[[Link], None]
+    ) -> None:
         """`on_open` and `on_close` are told of each link that comes and goes."""
         self._connect = connect
         self._on_open = on_open
@@ -51,6 +57,8 @@ class Reader:
         self._is_dry = True
         self._burst = 1
         self._rests_until = 0.0
+        # messages on their way back
+        self._returned: list[Delivery] = []
 
     @property
     def is_asking(self) -> bool:
@@ -63,7 +71,8 @@ class Reader:
         return sum(len(link.held) for link in self._links)
 
     def read_from(self, sources: Sequence[Sequence[bytes]]) -> None:
-        """Read from these from now on. They have their turns; of the queues of one, the first that has a message gives it."""
+        """Read from these from now on. They have their turns; of the queues of one, the first that has a
+        message gives it."""
         with self._lock:
             self._sources = sources
             self._is_dry, self._burst = True, 1
@@ -74,6 +83,7 @@ class Reader:
     def pump(self, prefetch: int) -> None:
         """Ask for what the prefetch leaves room for. Raises ConnectionLostError or ConnectionFailedError."""
         with self._lock:
+            self._return_all()
             self._check()
             room = prefetch - sum(link.load for link in self._links)
             if room <= 0 or not self._sources or monotonic() < self._rests_until:
@@ -96,16 +106,17 @@ class Reader:
             return [found for what, reply in replies if (found := self._taken(link, what, reply)) is not None]
 
     def get(self, queues: Sequence[bytes], timeout: float) -> tuple[Delivery | None, list[Delivery]]:
-        """Reserve a message if there is one, and wait for the reply: from the first of these queues that has one.
+        """Reserve a message if there is one, and wait for the reply: from the first of these queues that has
+        one.
 
-        Return it, and messages that were asked for before and came meanwhile. Raises ConnectionLostError; RequestTimeoutError
-        if there is no reply.
+        Return it, and messages that were asked for before and came meanwhile. Raises ConnectionLostError.
         """
         with self._lock:
+            self._return_all()
             self._check()
             link = self._with_room() or self._opened()
             ask = Ask()
-            link.ask(_get_line(queues), ask)
+            link.ask(_get_line(queues, ask), ask)
             got: Delivery | None = None
             others: list[Delivery] = []
             deadline = monotonic() + timeout
@@ -127,14 +138,34 @@ class Reader:
             delivery.link.end(delivery, protocol.close_line(delivery.key, delivery.token))
 
     def put_back(self, delivery: Delivery) -> None:
-        """Put a message back: it is the next one. Raises as `close_item`."""
+        """Put a message back: it is the next one. Raises as `close_item`.
+
+        The server takes the last one that is put back for the next one. So those that are put back together
+        go in the opposite order, a moment later.
+        """
         with self._lock:
-            delivery.link.end(delivery, protocol.abort_line(delivery.key, delivery.token))
-            self._is_dry = False
+            if delivery.link.is_closed:
+                raise ConnectionLostError("the message went back when its connection was lost")
+            if not self._returned:
+                timer = threading.Timer(_GATHER_S, self._return_all)
+                timer.daemon = True
+                timer.start()
+            self._returned.append(delivery)
+
+    def _return_all(self) -> None:
+        with self._lock:
+            returned, self._returned = self._returned, []
+            for delivery in sorted(returned, key=lambda each: protocol.item_number(each.token), reverse=True):
+                # if its connection was lost, it is back already
+                with contextlib.suppress(ConnectionLostError):
+                    delivery.link.end(delivery, protocol.abort_line(delivery.key, delivery.token))
+                self._is_dry = False
 
     def close(self, seconds: float) -> None:
-        """Close all links, once the server has done what it was asked for, or after so long: what they hold goes back."""
+        """Close all links, once the server has done what it was asked for, or after so long: what they hold
+        goes back."""
         with self._lock:
+            self._return_all()
             self._sources = ()
             links, self._links = self._links, []
             for link in links:

@@ -3,7 +3,7 @@
 import contextlib
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from darner.client import protocol
@@ -33,8 +33,8 @@ class Server:
             self._connected()
 
     def ask(self, requests: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
-        """Send requests in one go, and return their replies. Raises ConnectionFailedError if nothing was sent;
-        ConnectionLostError if it is not known what became of them. The timeout is in seconds."""
+        """Send requests in one go, and return their replies. Raises ConnectionFailedError if nothing was
+        sent; ConnectionLostError if it is not known what became of them. The timeout is in seconds."""
         with self._lock, self._losing():
             return self._connected().ask_many(requests, timeout or self.reply_timeout)
 
@@ -74,7 +74,7 @@ class Server:
             self._connection = None
 
     @contextlib.contextmanager
-    def _losing(self):  # type: ignore[no-untyped-def]
+    def _losing(self) -> Iterator[None]:
         """Give the connection up if it fails."""
         try:
             yield

@@ -10,11 +10,11 @@ from darner.client.errors import (
     BadRequestError,
     ConnectionFailedError,
     ConnectionLostError,
+    ItemTooLargeError,
     LoginError,
     QueueFullError,
     ServerFailedError,
 )
-from darner.client.errors import ItemTooLargeError
 from darner.client.url import PORT
 from darner.kombu.bindings import Bindings
 from darner.kombu.channel import Channel
@@ -90,15 +90,17 @@ class Transport(virtual.Transport):
         return Link(server.address, server.tls, server.connect_timeout, server.reply_timeout)
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """Hand messages to their consumers: all that are here, once there is one. Raises TimeoutError if none comes within
-        so many seconds, or a connection error."""
+        """Hand messages to their consumers: all that are here, once there is one. Raises TimeoutError if none
+        comes within so many seconds, or a connection error."""
         deadline = None if timeout is None else monotonic() + timeout
         count = 0
         while True:
             self._pump()
             if count and not any(channel.reader.is_asking for channel in self.channels):
                 return
-            left = _LONGEST_WAIT_S if deadline is None else min(_LONGEST_WAIT_S, max(deadline - monotonic(), 0))
+            left = (
+                _LONGEST_WAIT_S if deadline is None else min(_LONGEST_WAIT_S, max(deadline - monotonic(), 0))
+            )
             if count:
                 # the replies that are still to come are not waited for by anybody else
                 left = self.options.reply_timeout
