@@ -61,7 +61,9 @@ class Server:
             self._drop()
 
     def _connected(self) -> Connection:
-        if self._connection is not None and not self._connection.is_usable():
+        connection = self._connection
+        # in a child process it was closed
+        if connection is not None and (connection.fileno() < 0 or not connection.is_usable()):
             self._drop()
         if self._connection is None:
             self._connection = Connection(self.address, monotonic() + self.connect_timeout, self.tls)
