@@ -7,7 +7,7 @@ import kombu
 import pytest
 from running import configured
 
-import darner.kombu
+import darner.kombu  # noqa: F401, for its aliases
 
 numbers = itertools.count(1)
 SETTINGS = """

@@ -9,7 +9,7 @@ import kombu
 import pytest
 from kombu.asynchronous.hub import Hub
 from messaging import drained, publish
-from running import until
+from running import running, until
 
 from darner.client.errors import ConnectionLostError, QueueFullError
 
@@ -106,8 +106,6 @@ class TestPrefetch:
         assert payloads(drained(connection, queue, prefetch_count=4)) == list(range(300))
 
     def test_it_works_with_a_server_that_lets_a_connection_hold_one_message(self, tmp_path, queue):
-        from running import running
-
         with running(tmp_path / "data") as server:
             url = f"darner://127.0.0.1:{server.port}"
             with kombu.Connection(url, transport_options={"configure": False}) as connection:
@@ -236,8 +234,6 @@ class TestForks:
 
 class TestRestarts:
     def test_a_consumer_is_told_that_the_server_has_gone(self, tmp_path, queue):
-        from running import running
-
         with running(tmp_path / "data") as server:
             connection = kombu.Connection(f"darner://127.0.0.1:{server.port}")
             with connection.Consumer([queue], callbacks=[print]):
