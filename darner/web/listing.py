@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from darner.printable import printable
 from darner.tools.overview import Overview, QueueView
 from darner.web import figures, sparkline
-from darner.web.history import POINTS, Histories
+from darner.web.history import POINTS, Histories, History
 from darner.web.links import link, queue_id
 
-# So many points make one of a sparkline in the table.
-GROUP = 3
-WIDTH = POINTS // GROUP
+# So many points of a history make one of a sparkline in the table: of a wide one, of a narrow one.
+WIDE = 3
+NARROW = 5
 # A longer table is of no use to a person, and slow in a browser.
 MAX_ROWS = 1000
 
@@ -23,41 +23,45 @@ class Column:
 
     name: str
     title: str
-    key: Callable[[QueueView], Any] = lambda _: 0
+    key: Callable[[QueueView], Any]
     text: Callable[[Any], str] = str
     style: str = ""
-    # series of the history, for a column of sparklines
+    # series of the history, for the sparklines beside the figure
     lines: tuple[str, ...] = ()
     classes: tuple[str, ...] = ("",)
+    group: int = NARROW
     # whether the largest come first
     goes_down: bool = True
 
 
 COLUMNS = (
     Column("name", "queue", lambda view: view.name.lower(), goes_down=False),
-    Column("items", "items", lambda view: view.stats.items, figures.count),
-    Column("", "", style="s", lines=("items",)),
+    Column("items", "items", lambda view: view.stats.items, figures.count, "wide", ("items",), group=WIDE),
     Column("in", "in/s", lambda view: view.rate_in or 0, figures.rate),
-    Column("out", "out/s", lambda view: view.rate_out or 0, figures.rate),
-    Column("", "", style="s l", lines=("rate_in", "rate_out"), classes=("i", "o")),
-    Column("age", "head waits", lambda view: view.stats.head_age, figures.age),
-    Column("waiters", "waiters", lambda view: view.stats.waiters, figures.count),
-    Column("reserved", "reserved", lambda view: view.reserved, figures.count),
-    Column("delayed", "delayed", lambda view: view.stats.delayed_items, figures.count, style="l"),
-    Column("lag", "cursor lag", lambda view: view.lag, figures.count, style="l"),
+    Column(
+        "out", "out/s", lambda view: view.rate_out or 0, figures.rate, "wide",
+        ("rate_in", "rate_out"), ("i", "o"), WIDE,
+    ),
+    Column("age", "head waits", lambda view: view.stats.head_age, figures.age, "narrow", ("head_age",)),
+    Column("waiters", "waiters", lambda view: view.stats.waiters, figures.count, "narrow", ("waiters",)),
+    Column("reserved", "reserved", lambda view: view.reserved, figures.count, "narrow", ("reserved",)),
+    Column("delayed", "delayed", lambda view: view.stats.delayed_items, figures.count, "last"),
+    Column("lag", "cursor lag", lambda view: view.lag, figures.count, "last"),
     Column("bytes", "bytes", lambda view: view.stats.bytes, figures.size),
-)
-_BY_NAME = {column.name: column for column in COLUMNS if column.name}
+)  # fmt: skip
+_BY_NAME = {column.name: column for column in COLUMNS}
 
 
 class Cell(NamedTuple):
-    """A cell of a row: a text, or the paths of a sparkline."""
+    """A cell of a row: its text, and the paths of its sparklines."""
 
     label: str
     style: str
     text: str
-    paths: Sequence[str] = ()
-    classes: Sequence[str] = ()
+    paths: Sequence[str]
+    classes: Sequence[str]
+    # of the sparklines, in points
+    width: int
 
 
 class Row(NamedTuple):
@@ -105,19 +109,19 @@ def listing(
 def _row(server: str, view: QueueView, histories: Histories, now: float, *, names_server: bool) -> Row:
     history = histories.find(server, view.name)
     id = queue_id(view.name)
-    cells = []
-    for column in COLUMNS[1:]:
-        if column.lines:
-            series = [history.series(name, now, GROUP) for name in column.lines] if history else []
-            cells.append(Cell("", column.style, "", sparkline.paths(*series), column.classes))
-        else:
-            figure = column.key(view)
-            style = f"{column.style} zero" if not figure else column.style
-            cells.append(Cell(column.title, style, column.text(figure)))
     return Row(
         f"{server} {id}",
         link("/queue", server=server, queue=id),
         printable(view.name),
         server if names_server else "",
-        cells,
+        [_cell(column, view, history, now) for column in COLUMNS[1:]],
     )
+
+
+def _cell(column: Column, view: QueueView, history: History | None, now: float) -> Cell:
+    series = [history.series(name, now, column.group) for name in column.lines] if history else []
+    # where nothing happened there is no line: most of the queues of a long table are quiet
+    paths = sparkline.paths(*series) if any(max(each) > 0 for each in series) else ()
+    figure = column.key(view)
+    style = column.style if figure else f"{column.style} zero".lstrip()
+    return Cell(column.title, style, column.text(figure), paths, column.classes, POINTS // column.group)

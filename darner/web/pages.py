@@ -60,6 +60,8 @@ class Pages:
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
+            # an upgrade puts new templates under a page that runs
+            auto_reload=False,
             trim_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
@@ -97,7 +99,6 @@ class Pages:
             servers=overviews,
             troubles=sorted(each for overview in overviews for each in overview.troubles()),
             columns=listing.COLUMNS,
-            width=listing.WIDTH,
             rows=found.rows,
             more=found.more,
             sort=by.name,

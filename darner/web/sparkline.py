@@ -19,15 +19,18 @@ def paths(*lines: Sequence[float]) -> list[str]:
 
 
 def _path(heights: Sequence[int]) -> str:
-    """Return the path through these heights; -1 is a gap."""
+    """Return the path through these heights; -1 is a gap. Steps are relative, which is shortest."""
     path = []
     before, height = -1, heights[0]
+    drawn_at, drawn = 0, 0
     for at, after in enumerate([*heights[1:], -1]):
         if height >= 0:
             if before < 0:
                 # a lone point is a stroke of its own
-                path.append(f"M{at} {height}" if after >= 0 else f"M{at} {height}h1")
+                path.append(f"M{at} {height}l" if after >= 0 else f"M{at} {height}h1")
+                drawn_at, drawn = at, height
             elif before != height or height != after:
-                path.append(f"L{at} {height}")
+                path.append(f"{at - drawn_at} {height - drawn} ")
+                drawn_at, drawn = at, height
         before, height = height, after
-    return "".join(path)
+    return "".join(path).replace(" -", "-").replace(" M", "M").rstrip()

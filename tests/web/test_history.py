@@ -59,9 +59,10 @@ def test_queues_that_are_gone_are_forgotten_and_there_is_a_bound(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "path"),
     [
-        ([0, 0, 0, 0], "M0 19L3 19"),
-        ([1, 1, 2, 2, 2], "M0 10L1 10L2 1L4 1"),
-        ([GAP, 4, GAP, 4, 4], "M1 1h1M3 1L4 1"),
+        ([0, 0, 0, 0], "M0 19l3 0"),
+        ([1, 1, 2, 2, 2], "M0 10l1 0 1-9 2 0"),
+        ([GAP, 4, GAP, 4, 4], "M1 1h1M3 1l1 0"),
+        ([0, 2, GAP, 1, 2, GAP], "M0 19l1-18M3 10l1-9"),
         ([GAP, GAP], ""),
     ],
 )
@@ -70,4 +71,4 @@ def test_a_line_has_a_stroke_for_each_change_and_none_in_a_gap(line, path):
 
 
 def test_lines_share_a_scale():
-    assert sparkline.paths([10, 10], [5, 5]) == ["M0 1L1 1", "M0 10L1 10"]
+    assert sparkline.paths([10, 10], [5, 5]) == ["M0 1l1 0", "M0 10l1 0"]

@@ -1,6 +1,8 @@
 """The page over HTTP: what it shows, what it refuses, and what it changes."""
 
 import base64
+import contextlib
+import re
 import socket
 from urllib.parse import quote
 
@@ -31,6 +33,26 @@ def test_queues_are_listed_sorted_and_filtered(page, client, queue):
     assert text.index(f"{name}part1<") < text.index(f"{name}part2<") < text.index(f"{name}part0<")
     assert "<path" in text
     assert f"{name}part0<" not in page.get(f"/?q={name}part1").text
+
+
+def test_each_figure_has_its_line_and_none_where_nothing_happened(page, standing, client, queue):
+    client.set(queue, b"one")
+    client.get(queue + b"/open")
+    with contextlib.closing(standing.connect()) as reader:
+        reader.send(b"get %b.empty/t=60000\r\n" % queue)
+        address = f"/?q={queue.decode()}"
+        shows(
+            page, address, 'data-l="reserved" class="narrow">1<svg', 'data-l="waiters" class="narrow">1<svg'
+        )
+        client.set(queue, b"two")
+        # the rate of a queue is known from its second poll on
+        shows(page, address, '<path class="i"', '<path class="o"')
+        text = page.get(address).text
+    assert 'data-l="items" class="wide">1<svg' in text
+    assert re.search(r'data-l="head waits" class="narrow">\w[^<]*<svg', text)
+    # each queue has reserved items or waiters, and not both
+    assert text.count('data-l="reserved" class="narrow zero">0</td>') == 1
+    assert text.count('data-l="waiters" class="narrow zero">0</td>') == 1
 
 
 def test_an_answer_that_has_nothing_new_is_empty(page):
