@@ -66,12 +66,12 @@ def move(
             return
         job = Move(client, source, target, left)
         done = job.emptying.done
+        for warning in job.warnings:
+            say(f"darner: warning: {warning}", err=True)
         if dry_run:
             done.items, done.bytes = job.emptying.count()
             _tell(done, f"{address}: " if len(clients) > 1 else "", "would move", as_json=as_json)
             return
-        for warning in job.warnings:
-            say(f"darner: warning: {warning}", err=True)
         with progress(f"{source} to {target}", done.expected) as tell, stopping() as is_stopped:
             try:
                 job.emptying.run(lambda: tell(done.items), is_stopped)

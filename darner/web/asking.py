@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from darner.client import protocol
 from darner.client.async_client import AsyncClient
@@ -12,6 +13,7 @@ from darner.client.async_servers import AsyncServers
 from darner.client.client import Client
 from darner.client.protocol import Reply
 from darner.client.url import parse
+from darner.errors import DarnerError, ToolError
 from darner.tools import waiting_items
 from darner.tools.emptying import Emptied
 from darner.tools.moving import Move
@@ -28,6 +30,14 @@ WHOLE_BYTES = 1 << 18
 
 # How long a move may take, while its browser waits: the rest is for another one.
 MOVE_S = 20.0
+
+
+class DryRun(NamedTuple):
+    """What a move would do now: how many items and bytes of data would go, and what might go wrong."""
+
+    items: int
+    bytes: int
+    warnings: Sequence[str]
 
 
 class Asking:
@@ -60,8 +70,14 @@ class Asking:
         pool = self._blocking.servers.pools[0]
         return await asyncio.to_thread(settings_in_force, pool, queue, TIMEOUT_S) or {}
 
+    async def dry_run(self, source: str, target: str, most: int) -> DryRun:
+        """Return what a move of so many items at most would do now. Errors are those of Move."""
+        async with self._move_lock:
+            return await asyncio.to_thread(self._dry_run, source, target, most)
+
     async def move(self, source: str, target: str, most: int) -> Emptied:
-        """Move so many items at most, for MOVE_S seconds at most. Errors are those of Move."""
+        """Move so many items at most, for MOVE_S seconds at most. Errors are those of Move; ToolError tells
+        how many were moved before."""
         async with self._move_lock:
             return await asyncio.to_thread(self._move, source, target, most)
 
@@ -97,11 +113,22 @@ class Asking:
             )
         return waiting
 
+    def _dry_run(self, source: str, target: str, most: int) -> DryRun:
+        move = Move(self._blocking, source, target, most)
+        return DryRun(*move.emptying.count(), move.warnings)
+
     def _move(self, source: str, target: str, most: int) -> Emptied:
         until = time.monotonic() + MOVE_S
         emptying = Move(self._blocking, source, target, most).emptying
-        emptying.run(lambda: None, lambda: time.monotonic() > until)
-        return emptying.done
+        done = emptying.done
+        try:
+            emptying.run(lambda: None, lambda: time.monotonic() > until)
+        except DarnerError as error:
+            text = f"{error}. Moved before that: {done.items}"
+            if done.unsettled:
+                text += f"; perhaps in both queues: {done.unsettled}, until the same move is done once more"
+            raise ToolError(text) from error
+        return done
 
     async def ask(self, request: bytes) -> Reply:
         """Ask for what does no harm if it is asked for twice."""

@@ -82,8 +82,13 @@ class Guard:
             raise web.HTTPForbidden(text="This form is not of this page.\n")
         if request.content_type != "application/x-www-form-urlencoded":
             raise web.HTTPUnsupportedMediaType(text="This is no form.\n")
-        async with asyncio.timeout(FORM_S):
-            fields = {name: str(text) for name, text in (await request.post()).items()}
+        try:
+            async with asyncio.timeout(FORM_S):
+                fields = {name: str(text) for name, text in (await request.post()).items()}
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="The form did not come to its end.\n") from None
+        except (LookupError, ValueError):  # of the charset that it names, and that it is not in
+            raise web.HTTPBadRequest(text="This form cannot be read.\n") from None
         if not hmac.compare_digest(fields.get("token", "").encode(), self.token(request).encode()):
             raise web.HTTPForbidden(
                 text="This form is from before a restart, or from elsewhere: go back and reload.\n"

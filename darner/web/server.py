@@ -15,10 +15,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from darner.client.url import parse_all
 from darner.errors import ConfigError, StartError
+from darner.web.acts import ACTS, Acts
 from darner.web.asking import Asking
 from darner.web.guard import LOCAL_NAMES, Guard, Handler
 from darner.web.history import Histories
 from darner.web.pages import Pages
+from darner.web.site import Site
 from darner.web.watch import Watch
 
 log = structlog.get_logger()
@@ -68,19 +70,20 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
         raise ConfigError(f"{settings.listen[0]}: others could look at your items, so give --login FILE")
     if settings.logins and not is_local and settings.own_tls is None:
         log.warning("passwords can be read on the way: give --tls-cert and --tls-key, or put TLS in front")
-    names = {*settings.names, *(LOCAL_NAMES if is_local else ())} if is_local or settings.names else set()
+    names = set(map(str.lower, settings.names))
+    if is_local:
+        names |= LOCAL_NAMES
     histories = Histories()
     watches = [Watch(Asking(url, settings.tls), histories) for url in settings.servers]
     guard = Guard(settings.logins, names)
-    pages = Pages(
-        {watch.asking.name: watch for watch in watches}, histories, guard,
-        allows_changes=settings.allows_changes,
-    )  # fmt: skip
+    site = Site({watch.asking.name: watch for watch in watches})
+    pages = Pages(site, histories, tuple(ACTS) if settings.allows_changes else ())
     connections = _Connections()
     application = web.Application(
         middlewares=[connections.note_request, guard.check], client_max_size=MAX_FORM_BYTES
     )
     application.add_routes(pages.routes())
+    application.add_routes(Acts(site, guard, allows_changes=settings.allows_changes).routes())
     runner = web.AppRunner(application, access_log=None, keepalive_timeout=KEEP_S)
     await runner.setup()
     connections.server = runner.server

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from running import DARNER, run_darner, until
+from running import DARNER, configured, run_darner, until
 
 
 @pytest.fixture
@@ -79,6 +79,16 @@ def test_dead_letters_go_back_to_their_queue(darner, client):
     found = json.loads(darner("move", "orders.failed", "orders", "--json").stdout)
     assert (found["items"], found["unsettled"], found["doubled"]) == (3, 0, [])
     assert client.take_all(b"orders") == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_dry_run_warns_of_what_may_go_wrong(tmp_path):
+    with configured(tmp_path, "[queues.target]\ndurable = false\n") as server:
+        client = server.connect()
+        client.set(b"source", b"data")
+        done = run_darner("move", "source", "target", "--dry-run", DARNER_URL=f"127.0.0.1:{server.port}")
+        client.close()
+    assert done.stdout == "would move 1 items, 4 bytes\n"
+    assert "warning: target is in memory only" in done.stderr
 
 
 def test_a_queue_goes_through_a_file_and_through_a_pipe(darner, client, environment, tmp_path):

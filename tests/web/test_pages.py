@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 from pages import showing
-from running import run_darner, until
+from running import configured, run_darner, until
 
 PASSWORD = "correct horse battery"
 
@@ -115,19 +115,45 @@ def test_a_change_needs_the_form_and_leaves_a_line_in_the_log(page, standing, cl
     assert f"queue_{queue.decode()}_items" not in client.stats()
 
 
-def test_dead_letters_are_moved_back(page, standing, client, queue):
+def test_dead_letters_are_moved_back_once_the_dry_run_is_confirmed(page, standing, client, queue):
     for number in range(3):
         client.set(queue + b"dead", b"letter %d" % number, flags=number)
     act = asked(standing, queue + b"dead")
     fields = {"token": page.token(f"/act/move?{act}"), "to": queue.decode(), "most": "2"}
-    for wrong in ({"to": f"{queue.decode()}dead"}, {"to": "a b"}, {"most": "0"}, {"most": "x"}):
+    for wrong in (
+        {"to": f"{queue.decode()}dead"}, {"to": "a b"}, {"most": "0"}, {"most": "x"},
+        {"most": "0000000001000001"}, {"most": "9" * 5000},
+    ):  # fmt: skip
         assert page.post(f"/act/move?{act}", fields | wrong).status == 409
-    done = page.post(f"/act/move?{act}", fields)
+    shown = page.post(f"/act/move?{act}", fields)
+    assert shown.status == 200
+    assert "<b>2 items</b> (16 B) would move now" in shown.text
+    assert f"<dd>{queue.decode()}dead</dd>" in shown.text
+    assert f"<dd>{queue.decode()}</dd>" in shown.text
+    assert not client.values(b"get " + queue + b"/peek")
+    done = page.post(f"/act/move?{act}", fields | {"confirmed": "yes"})
     assert done.status == 303
-    assert "were moved" in page.get(done.headers["Location"]).text
+    assert f"2 items went from {queue.decode()}dead" in page.get(done.headers["Location"]).text
     assert "items=2" in page.wait_for_log("move by the page ends")
     assert client.take_all(queue) == [b"letter 0", b"letter 1"]
     assert client.take_all(queue + b"dead") == [b"letter 2"]
+    assert page.post(f"/act/move?{act}", fields).status == 409
+
+
+def test_a_dry_run_warns_of_what_may_go_wrong(tmp_path):
+    settings = "[queues.target]\ndedup_window = 0\ndurable = false\n"
+    with (
+        configured(tmp_path, settings) as server,
+        showing(f"127.0.0.1:{server.port}", "--allow-changes") as page,
+    ):
+        client = server.connect()
+        client.set(b"source", b"data")
+        act = f"/act/move?{asked(server, b'source')}"
+        shown = page.post(act, {"token": page.token(act), "to": "target", "most": "9"}).text
+        assert "does not remember what was set (dedup_window = 0)" in shown
+        assert "is in memory only (durable = false)" in shown
+        assert client.get(b"source") == b"data"
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -138,13 +164,14 @@ def test_dead_letters_are_moved_back(page, standing, client, queue):
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
         {"Content_Type": "text/plain"},
+        {"Content_Type": "application/x-www-form-urlencoded; charset=nonsense"},
     ],
 )
 def test_a_form_from_elsewhere_changes_nothing(page, standing, client, queue, headers):
     client.set(queue, b"one")
     act = asked(standing, queue)
     fields = {"token": page.token(f"/act/flush?{act}"), "sure": queue.decode()}
-    assert page.post(f"/act/flush?{act}", fields, **headers).status in (403, 415)
+    assert page.post(f"/act/flush?{act}", fields, **headers).status in (400, 403, 415)
     assert client.get(queue) == b"one"
 
 
@@ -193,6 +220,13 @@ def test_a_page_that_only_shows_changes_nothing_and_asks_for_its_login(standing,
         assert statuses[-1] == 429
         assert PASSWORD not in page.log
     assert client.get(queue) == b"one"
+
+
+def test_a_page_is_called_by_its_names_in_either_case(standing):
+    with showing(f"127.0.0.1:{standing.port}", "--name", "Queues.Example.org") as page:
+        assert page.get("/", Host="queues.example.org").status == 200
+        assert page.get("/", Host="QUEUES.example.org:443").status == 200
+        assert page.get("/", Host="example.org").status == 403
 
 
 def test_silence_and_many_connections_keep_nobody_out(page):

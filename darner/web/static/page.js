@@ -107,7 +107,7 @@ function follow(id) {
 
 const keys = {
   "/": () => filter && filter.focus(), j: () => step(1), k: () => step(-1), s: () => filter && sort(1),
-  r: () => filter && sort(0), u: () => follow("up"), n: () => follow("next"), "?": () => follow("keys"),
+  r: () => filter && sort(0), u: () => follow("up"), n: () => follow("next"),
 };
 
 document.addEventListener("keydown", (event) => {
