@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ MAX_FORM_BYTES = 1 << 20
 # So many browsers may be connected, and a connection has so many seconds for the first request.
 CONNECTIONS = 128
 REQUEST_S = 10.0
+# So often it is looked for those that have not asked.
+SWEEP_S = 1.0
 # One that has asked is kept for so many seconds.
 KEEP_S = 30.0
 
@@ -92,7 +95,9 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
         await loop.create_server(connections.connected, sock=each, ssl=settings.own_tls) for each in sockets
     ]
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(watch.run()) for watch in watches]
+        tasks = [
+            group.create_task(each) for each in (connections.close_silent(), *(w.run() for w in watches))
+        ]
         for each in sockets:
             host, port = each.getsockname()[:2]
             scheme = "http" if settings.own_tls is None else "https"
@@ -125,8 +130,8 @@ class _Connections:
 
     def __init__(self) -> None:
         self.server: web.Server | None = None
-        # those from which no request has come yet
-        self._silent: set[RequestHandler] = set()
+        # those from which no request has come yet, and when they came
+        self._silent: dict[RequestHandler, float] = {}
 
     def connected(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
@@ -134,20 +139,24 @@ class _Connections:
         if len(self.server.connections) >= CONNECTIONS:
             return _Refused()
         handler = self.server()
-        self._silent.add(handler)
-        asyncio.get_running_loop().call_later(REQUEST_S, self._close_silent, handler)
+        self._silent[handler] = time.monotonic()
         return handler
 
     @web.middleware
     async def note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Take note that the head of a request has come, and go on."""
-        self._silent.discard(request.protocol)
+        self._silent.pop(request.protocol, None)
         return await handler(request)
 
-    def _close_silent(self, handler: RequestHandler) -> None:
-        if handler in self._silent:
-            self._silent.discard(handler)
-            handler.force_close()
+    async def close_silent(self) -> None:
+        """Close those that are silent for too long, and forget those that are gone, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for handler, since in list(self._silent.items()):
+                if now > since + (REQUEST_S if handler.transport is not None else SWEEP_S):
+                    del self._silent[handler]
+                    handler.force_close()
 
 
 class _Refused(asyncio.Protocol):

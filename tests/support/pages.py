@@ -7,11 +7,11 @@ import os
 import re
 import select
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from running import DARNER
+from running import DARNER, WAIT_S
 
 
 class Answer(NamedTuple):
@@ -40,7 +40,7 @@ class Page:
             if found := re.compile(rf".*{re.escape(text)}.*\n").search(self.log, self._seen):
                 self._seen = found.end()
                 return found[0]
-            data = self.process.stderr.read(65536) if comes.poll(10_000) else b""
+            data = self.process.stderr.read(65536) if comes.poll(WAIT_S * 1000) else b""
             if not data:
                 raise AssertionError(f"no {text!r} in the log:\n{self.log}")
             self.log += data.decode()
@@ -57,7 +57,7 @@ class Page:
         return html.unescape(re.search(r'name="token" value="(\w+)"', self.get(path, **headers).text)[1])
 
     def _ask(self, method: str, path: str, body: str | None, headers: Mapping[str, str]) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         with contextlib.closing(connection):
             headers = {name.replace("_", "-"): text for name, text in headers.items()}
             connection.request(method, path, body, headers)
@@ -66,10 +66,10 @@ class Page:
 
 
 @contextlib.contextmanager
-def showing(*options: str, **environment: str) -> Iterator[Page]:
-    """Start a page at any port; it must end well."""
+def showing(*options: str, command: Sequence[str] = (DARNER,), **environment: str) -> Iterator[Page]:
+    """Start a page at any port; it must end well. `command` stands in for the console script."""
     process = subprocess.Popen(
-        [DARNER, "web", "--listen", "127.0.0.1:0", *options],
+        [*command, "web", "--listen", "127.0.0.1:0", *options],
         stderr=subprocess.PIPE, bufsize=0, env=os.environ | environment,
     )  # fmt: skip
     try:

@@ -2,13 +2,15 @@
 
 import base64
 import contextlib
+import http.client
 import re
 import socket
+import sys
 from urllib.parse import quote
 
 import pytest
 from pages import showing
-from running import configured, run_darner, until
+from running import WAIT_S, configured, run_darner, until
 
 PASSWORD = "correct horse battery"
 
@@ -234,6 +236,18 @@ def test_silence_and_many_connections_keep_nobody_out(page):
     assert page.get("/").status == 200
     for each in silent:
         each.close()
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(standing):
+    hasty = "from darner.cli.main import main; from darner.web import server; server.REQUEST_S = 0; main()"
+    with showing(f"127.0.0.1:{standing.port}", command=(sys.executable, "-c", hasty)) as page:
+        asking = http.client.HTTPConnection("127.0.0.1", page.port, timeout=WAIT_S)
+        for _ in range(2):
+            asking.request("GET", "/")
+            assert asking.getresponse().read()
+            with socket.create_connection(("127.0.0.1", page.port), timeout=WAIT_S) as silent:
+                assert silent.recv(1) == b""
+        asking.close()
 
 
 def test_others_may_not_look_without_a_login(tmp_path):
