@@ -112,11 +112,13 @@ class Channel(virtual.Channel):
 
     def _keys(self, queue: str) -> list[bytes]:
         """Return the names of all that a queue consists of, the most urgent first."""
-        fanouts = [
-            exchange for exchange, _, _ in self.state.queue_bindings(queue) if self._is_fanout(exchange)
-        ]
-        parts: list[bytes] = self.connection.declared.parts(queue)
-        return parts + [names.fanout_child(exchange, queue) for exchange in dict.fromkeys(fanouts)]
+        keys = dict.fromkeys(self.connection.declared.parts(queue))
+        for exchange, _, _ in self.state.queue_bindings(queue):
+            if self._is_fanout(exchange):
+                keys[names.fanout_child(exchange, queue)] = None
+            elif self.connection.declared.ends_by_itself(queue):
+                keys[names.inbox_child(queue)] = None
+        return list(keys)
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> BaseMessage | None:
         """Return the next message of a queue, or None if there is none. Raises a connection error."""
@@ -182,12 +184,25 @@ class Channel(virtual.Channel):
                 protocol.check(reply, protocol.STORED)
 
     def _targets(self, exchange: str, routing_key: str, priority: int) -> list[bytes]:
-        if exchange and self._is_fanout(exchange):
+        part = self.connection.declared.part
+        if not exchange:
+            return [part(routing_key, priority)]
+        if self._is_fanout(exchange):
             return [names.fanout(exchange)]
-        queues = self._lookup(exchange, routing_key)
-        return [self.connection.declared.part(queue, priority) for queue in queues if queue]
+        bound = self.connection.bindings.of(exchange)
+        temporary = {binding.queue for binding in bound if binding.is_temporary}
+        queues = self.typeof(exchange).lookup(self._table(exchange, bound), exchange, routing_key, None)
+        if not queues and self.deadletter_queue:
+            queues = [self.deadletter_queue]
+        return [names.inbox(queue) if queue in temporary else part(queue, priority) for queue in queues]
 
-    # Queues
+    # Exchanges and queues
+
+    def exchange_declare(self, exchange: str | None = None, type: str = "direct", **kwargs: Any) -> None:
+        """Make an exchange. Raises ChannelError if it is passive and there is none, or another one."""
+        super().exchange_declare(exchange, type, **kwargs)
+        if type == "fanout" and exchange and not kwargs.get("passive"):
+            self.connection.declared.declare_exchange(exchange)
 
     def queue_declare(
         self,
@@ -229,10 +244,11 @@ class Channel(virtual.Channel):
         declared = self.connection.declared
         if self._is_fanout(exchange):
             declared.declare_fanout(exchange, queue)
-        else:
-            self.connection.bindings.add(
-                exchange, Binding(queue, routing_key, declared.ends_by_itself(queue))
-            )
+            return
+        is_temporary = declared.ends_by_itself(queue)
+        if is_temporary:
+            declared.declare_inbox(queue)
+        self.connection.bindings.add(exchange, Binding(queue, routing_key, is_temporary))
 
     def queue_unbind(
         self,
@@ -257,11 +273,11 @@ class Channel(virtual.Channel):
     def get_table(self, exchange: str) -> list[Any]:
         """Return what is bound to an exchange, as its type looks it up: routing key, pattern and queue of
         each."""
+        return self._table(exchange, self.connection.bindings.of(exchange))
+
+    def _table(self, exchange: str, bound: Iterable[Binding]) -> list[Any]:
         prepare = self.typeof(exchange).prepare_bind
-        return [
-            prepare(binding.queue, exchange, binding.routing_key, None)
-            for binding in self.connection.bindings.of(exchange)
-        ]
+        return [prepare(binding.queue, exchange, binding.routing_key, None) for binding in bound]
 
     def queue_purge(self, queue: str, **kwargs: Any) -> int:
         """Remove all messages that wait in a queue; return how many."""
@@ -281,7 +297,10 @@ class Channel(virtual.Channel):
             return
         for exchange, routing_key, _ in list(self.state.queue_bindings(queue)):
             self._unbind(queue, exchange, routing_key)
-        self._ask_each(protocol.delete_line, [part for part, _ in found], protocol.DELETED)
+        parts = [part for part, _ in found]
+        if names.inbox_child(queue) in parts:
+            parts.append(names.inbox(queue))
+        self._ask_each(protocol.delete_line, parts, protocol.DELETED)
         self.state.queue_bindings_delete(queue)
         self.connection.declared.forget(queue)
 

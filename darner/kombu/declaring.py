@@ -35,13 +35,26 @@ class Declared:
         self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
         self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
         self._configure(names.by_priority(queue, self._max_priority[queue]), self._settings[queue])
-        if self._configures and (is_temporary or "max_queue_age" in self._settings[queue]):
+        if self._configures and is_temporary:
             self._temporary.add(queue)
+
+    def declare_exchange(self, exchange: str) -> None:
+        """Make a fanout exchange. It keeps nothing for nobody. Raises as `Server.ask`."""
+        self._configure([names.fanout(exchange)], {"fanout_only": "true"})
 
     def declare_fanout(self, exchange: str, queue: str) -> None:
         """Have a fanout exchange give its messages to a queue, from now on. Raises as `Server.ask`."""
-        child = names.fanout_child(exchange, queue)
-        self._configure([names.fanout(exchange)], {"fanout_only": "true"})
+        self.declare_exchange(exchange)
+        self._declare_child(names.fanout_child(exchange, queue), queue)
+
+    def declare_inbox(self, queue: str) -> None:
+        """Have direct and topic exchanges be able to give messages to a queue that ends by itself. Raises as
+        `Server.ask`."""
+        age = {"max_queue_age": self._settings[queue]["max_queue_age"]}
+        self._configure([names.inbox(queue)], {"fanout_only": "true"} | age)
+        self._declare_child(names.inbox_child(queue), queue)
+
+    def _declare_child(self, child: bytes, queue: str) -> None:
         self._configure([child], self._settings.get(queue, {}))
         if not self._server.stats([child])[0]:
             # a fetch makes it
@@ -56,7 +69,7 @@ class Declared:
         self._temporary.discard(queue)
 
     def ends_by_itself(self, queue: str) -> bool:
-        """Return whether a queue may end without being deleted."""
+        """Return whether a queue was declared as temporary, and is on the server."""
         return queue in self._temporary
 
     def part(self, queue: str, priority: int) -> bytes:

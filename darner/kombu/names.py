@@ -5,6 +5,8 @@
 | `q` | the queue `q`: its messages of priority 0, and all messages if it has no priorities |
 | `q#7` | its messages of priority 7 |
 | `x#bindings` | the table of what is bound to the exchange `x`, direct or topic |
+| `q#in`, `q#in+q` | what direct and topic exchanges gave to a queue that ends by itself: it is not made again
+by a message |
 | `x#fanout`, `x#fanout+q` | the fanout exchange `x`, and what it gave to its queue `q` |
 
 A character of kombu's name that a queue's may not have, or that means something here, is percent-encoded.
@@ -38,6 +40,16 @@ def by_priority(queue: str, max_priority: int) -> list[bytes]:
 def bindings(exchange: str) -> bytes:
     """Return the name of the table of an exchange."""
     return encoded(exchange) + b"#bindings"
+
+
+def inbox(queue: str) -> bytes:
+    """Return the name by which exchanges give messages to a queue that may have ended."""
+    return encoded(queue) + b"#in"
+
+
+def inbox_child(queue: str) -> bytes:
+    """Return the name of what they gave it."""
+    return b"%b+%b" % (inbox(queue), encoded(queue))
 
 
 def fanout(exchange: str) -> bytes:

@@ -7,6 +7,8 @@ from typing import Any
 MOST_HELD = 65_535
 # How long a queue that is deleted with its last consumer outlives it, if it does not say.
 _TEMPORARY_MS = 60_000
+# How long messages wait in such a queue, if it does not say.
+_TEMPORARY_MESSAGE_MS = 86_400_000
 
 
 def of_queue(arguments: Mapping[str, Any], *, is_temporary: bool) -> dict[str, str]:
@@ -16,9 +18,10 @@ def of_queue(arguments: Mapping[str, Any], *, is_temporary: bool) -> dict[str, s
     ttl = arguments.get("x-message-ttl")
     if expires is not None:
         settings["max_queue_age"] = f"{expires}ms"
-    if is_temporary and "x-expires" in arguments:
-        # a queue ends once it is empty: what nobody fetches must not keep it
-        ttl = expires if ttl is None else min(ttl, expires)
+    if is_temporary:
+        # a queue ends once it loses what nobody fetches
+        most = arguments.get("x-expires") or _TEMPORARY_MESSAGE_MS
+        ttl = most if ttl is None else min(ttl, most)
     if ttl is not None:
         settings["max_age"] = f"{ttl}ms"
     for argument, setting in (("x-max-length", "max_items"), ("x-max-length-bytes", "max_bytes")):
