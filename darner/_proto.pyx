@@ -77,6 +77,7 @@ cpdef enum Verb:
     # memcached's meta commands `mn` and `me`; the others are a GET, a SET or a DELETE with flags in `meta`.
     MN
     ME
+    CONFIGURE
 
 
 cdef enum:
@@ -540,7 +541,7 @@ cdef dict COLD = {
     b"version": (VERSION, 0, 0), b"verbosity": (VERBOSITY, 1, 1), b"quit": (QUIT, 0, 0),
     b"dump_stats": (DUMP_STATS, 0, _MAX_WORDS), b"dump_config": (DUMP_CONFIG, 0, _MAX_WORDS), b"status": (STATUS, 0, 1),
     b"reload": (RELOAD, 0, 0), b"shutdown": (SHUTDOWN, 0, 0), b"monitor": (MONITOR, 0, 3), b"confirm": (CONFIRM, 0, 2),
-    b"mn": (MN, 0, 0), b"me": (ME, 0, 2),
+    b"mn": (MN, 0, 0), b"me": (ME, 0, 2), b"configure": (CONFIGURE, 2, _MAX_WORDS),
 }
 
 

@@ -522,6 +522,7 @@ cpdef enum Change:
     DEFER = 17      # the first two of a DELAY, the id of a live item, then the record: that item is a delayed one now
     ONCE = 18       # the id of a set is remembered: generation, when it came, the hash of the id; then the kind, in a
                     # byte, and the payload of the PUT or DELAY that is made with it
+    CONFIGURE = 19  # the settings that were made at run time, all of them; none if they are forgotten
 
 
 cdef enum:

@@ -85,7 +85,7 @@ class Guard:
         if verb in (Verb.MONITOR, Verb.CONFIRM):
             # without a name, the command itself says what is missing
             return None if not request.args or self._may_read(request.args[0]) else READ
-        if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED):
+        if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED, Verb.CONFIGURE):
             return None if not request.args or matches_queue_of(self._manages, request.args[0]) else MANAGE
         if verb in OPEN_TO_ALL or (verb == Verb.STATS and request.args != [b"reset"]):
             return None

@@ -90,12 +90,26 @@ def _settings(found: dict[str, Any], overrides: dict[str, Any]) -> Settings:
     return settings
 
 
+def queue_values(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a table of settings of a queue, by field. Raises WrongValueError."""
+    return _values(table, _OF_QUEUE, ())
+
+
+def queue_field(key: str) -> str:
+    """Return the field of a setting of a queue. Raises WrongValueError if there is no such setting."""
+    if key not in _OF_QUEUE:
+        raise WrongValueError((key,), _unknown(key, "", _OF_QUEUE))
+    return _OF_QUEUE[key][0]
+
+
 def _values(table: Any, known: dict[str, tuple[str, Kind]], path: tuple[str, ...]) -> dict[str, Any]:
     """Return the values that a table sets, by field."""
     values = {}
     for key, value in _table(table, path).items():
         if key not in known:
-            raise WrongValueError((*path, key), _unknown(key, value, known if path else [*known, *_TABLES]))
+            raise WrongValueError(
+                (*path, key), _unknown(key, value, known if known is _OF_QUEUE else [*known, *_TABLES])
+            )
         field, kind = known[key]
         values[field] = _read(value, kind, (*path, key))
     return values

@@ -1,6 +1,7 @@
 """Settings that contradict each other, though each of them by itself is valid."""
 
 import ipaddress
+from collections.abc import Container
 from typing import Any
 
 from darner.config.kinds import NAME, NAME_RULE
@@ -16,9 +17,9 @@ def check(settings: Settings, defaults: dict[str, Any], queues: dict[str, dict[s
     _check_tls(settings)
     _check_ports(settings)
     _check_aliases(settings)
-    _check_moves(settings, ("queue_defaults",), defaults)
+    _check_moves(settings.aliases, ("queue_defaults",), defaults)
     for name, table in queues.items():
-        _check_queue(settings, name, table)
+        check_queue(settings.aliases, name, table)
 
 
 def _check_tls(settings: Settings) -> None:
@@ -71,27 +72,28 @@ def _check_aliases(settings: Settings) -> None:
 
 
 def _check_name(path: tuple[str, str]) -> None:
-    if not NAME.fullmatch(path[1].encode()):
+    if not NAME.fullmatch(path[1].encode(errors="surrogateescape")):
         raise WrongValueError(path, f"is no name of a queue: that has {NAME_RULE}")
 
 
-def _check_queue(settings: Settings, name: str, table: dict[str, Any]) -> None:
+def check_queue(aliases: Container[bytes], name: str, table: dict[str, Any]) -> None:
+    """Raise WrongValueError if what is set for the queue `name` contradicts itself, or one of the aliases."""
     path = ("queues", name)
     _check_name(path)
-    if name.encode() in settings.aliases:
+    if name.encode(errors="surrogateescape") in aliases:
         raise WrongValueError(path, "is an alias; set something for the queues it names")
     parent, plus, _ = name.partition("+")
     if parent and plus and table.get("fanout_only"):
         raise WrongValueError(
             (*path, "fanout_only"), "is true, and must be false: a child stores what is set on it"
         )
-    _check_moves(settings, path, table)
+    _check_moves(aliases, path, table)
 
 
-def _check_moves(settings: Settings, path: tuple[str, ...], table: dict[str, Any]) -> None:
+def _check_moves(aliases: Container[bytes], path: tuple[str, ...], table: dict[str, Any]) -> None:
     for field in MOVES:
         name = table.get(field)
         if name is not None and path == ("queues", name):
             raise WrongValueError((*path, field), "names the queue itself; name another")
-        if name is not None and name.encode() in settings.aliases:
+        if name is not None and name.encode() in aliases:
             raise WrongValueError((*path, field), f"is {quoted(name)}, which is an alias; name a queue")

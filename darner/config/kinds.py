@@ -28,7 +28,7 @@ TIMES_S = {"s": 1, "m": 60, "h": 3600}
 COMMANDS = (
     "get", "gets", "set", "monitor", "confirm", "delete", "flush", "flush_all", "flush_expired",
     "flush_all_expired", "stats", "dump_stats", "dump_config", "status", "reload", "shutdown", "verbosity",
-    "version", "quit",
+    "version", "quit", "configure",
 )  # fmt: skip
 
 

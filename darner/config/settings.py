@@ -4,6 +4,7 @@ docs/darner.toml tells operators what each setting is for; kinds.py has what may
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -73,6 +74,11 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     dedup_window_ms: TimeMs = 300_000
 
 
+# What was set for queues at run time: by name, the values by field.
+Configured = Mapping[bytes, dict[str, Any]]
+NOTHING_CONFIGURED: Configured = {}
+
+
 class Pattern(msgspec.Struct, frozen=True):
     """A table of settings for every queue whose name matches; each `*` stands for any run of bytes."""
 
@@ -132,18 +138,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     # `[aliases]`: the queues that each alias stands for
     aliases: dict[bytes, tuple[bytes, ...]] = {}
 
-    def queue(self, name: bytes) -> QueueSettings:
+    def queue(self, name: bytes, configured: Configured = NOTHING_CONFIGURED) -> QueueSettings:
         """Return the settings of the queue of this name.
 
-        The defaults come first, then each pattern that matches, then the queue's own table; the later one
-        counts. A child, such as `parent+child`, inherits the settings of its parent but for `fanout_only`;
-        tables that match the child and not the parent come behind those. A queue that would inherit to move
-        items to itself does not move them.
+        The defaults come first, then each pattern that matches, then what was configured for the queue at run
+        time, then its own table; the later one counts. A child, such as `parent+child`, inherits the settings
+        of its parent but for `fanout_only`; tables that match the child and not the parent come behind those.
+        A queue that would inherit to move items to itself does not move them.
         """
-        tables = self._tables(name)
+        tables = self._tables(name, configured)
         parent, plus, _ = name.partition(b"+")
         if plus and parent:
-            inherited = self._tables(parent)
+            inherited = self._tables(parent, configured)
             tables = inherited + [table for table in tables if not any(table is other for other in inherited)]
         values: dict[str, Any] = {}
         for table in tables:
@@ -162,10 +168,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
         where = f"listens on {' '.join(self.host)} port {self.port}, data in {self.data}"
         return f"{where}, tables for queues: {tables}, aliases: {len(self.aliases)}"
 
-    def _tables(self, name: bytes) -> list[dict[str, Any]]:
+    def _tables(self, name: bytes, configured: Configured) -> list[dict[str, Any]]:
         text = name.decode(errors="surrogateescape")
         tables = [pattern.values for pattern in self.patterns if pattern.regex.match(text)]
-        return [*tables, self.queues[name]] if name in self.queues else tables
+        return tables + [own[name] for own in (configured, self.queues) if name in own]
 
 
 # The settings that a running server takes over when it reloads: as in Kestrel, those of queues.

@@ -11,6 +11,7 @@ class WrongValueError(Exception):
     def __init__(self, path: tuple[str, ...], why: str) -> None:
         super().__init__(f"{dotted(path)} {why}")
         self.path = path
+        self.why = why
 
 
 def dotted(path: tuple[str, ...]) -> str:

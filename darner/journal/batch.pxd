@@ -21,6 +21,7 @@ cdef class Batch:
         dict dedup_ids
         bint dedup_changed
         set cursors
+        bint settings_changed
         bint needs_synced_log
         Py_ssize_t room_bytes
         State state

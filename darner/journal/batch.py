@@ -45,6 +45,7 @@ class Batch:
         "removed_unread",
         "room_bytes",
         "segment",
+        "settings_changed",
         "state",
         "trimmed_bytes",
         "trimmed_ids",
@@ -72,6 +73,8 @@ class Batch:
         self.dedup_changed = False
         # labels of the cursors that moved
         self.cursors: set[bytes] = set()
+        # whether the settings that were made at run time are to be written
+        self.settings_changed = False
         # whether other journals have a part of these changes: then the log is synced before this is written
         self.needs_synced_log = False
         # how many bytes the staged items may still take in memory

@@ -26,6 +26,7 @@ cdef class Journal:
         object first
         bint expiring
         dict cursors
+        bytes settings
         object delayed
         object dedup_ids
         object blobs

@@ -21,6 +21,7 @@ Records in LevelDB, by key:
     d<due><id>   a delayed item: as an item, but not among those counted in the state
     c            how many delayed items there are, and where their records begin
     r<cursor>    the place of a cursor: the id it reads next, and the ids before that it has still to read
+    s            the settings that were made at run time, if there are any
     n<generation><hash>   when a set with this id came
     n            the generations of these ids
 
@@ -103,7 +104,8 @@ class Journal:
         "_entered", "_has_paused", "_number", "_segment", "blobs", "compaction", "cursors",
         "damage", "damaged_items", "damaged_kept", "database", "dedup_ids", "delayed", "dirty", "expiring",
         "failing", "fault", "first", "generation", "held_back", "is_backlogged", "live", "log", "lost_items",
-        "name", "next_unread", "offload", "path", "records", "state", "trimming", "writer", "writing",
+        "name", "next_unread", "offload", "path", "records", "settings", "state", "trimming", "writer",
+        "writing",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +131,8 @@ class Journal:
         self.expiring = found.expiring
         # the places of the cursors, by label
         self.cursors: dict[bytes, list[int]] = dict(found.cursors)
+        # what was set for the queue at run time; what it says is nothing to a journal
+        self.settings = found.settings
         self.delayed = Delayed(found)
         self.dedup_ids = DedupIds(found)
         self.blobs = BlobDirectory(self.path, found.blobs)
@@ -491,6 +495,8 @@ class Journal:
         self.apply_flush({})
         for label in list(self.cursors):
             self.apply_cursor(label, [])
+        if self.settings:
+            self.apply_settings(b"")
         self.note_expiring(expiring=False)
         self.state.deleted = True
         self.generation += 1
@@ -618,6 +624,22 @@ class Journal:
             self.cursors.pop(label, None)
         if self.log is not None:
             self.records.batch.cursors.add(label)
+            if not self.dirty:
+                self.mark_dirty()
+
+    # Settings
+
+    def keep_settings(self, settings: bytes) -> None:
+        """Keep what is set for the queue at run time, in place of what was; b"" is nothing."""
+        self.check()
+        self._log(Change.CONFIGURE, settings)
+        self.apply_settings(settings)
+
+    def apply_settings(self, settings: bytes) -> None:
+        """Stage what is set for the queue at run time."""
+        self.settings = settings
+        if self.log is not None:
+            self.records.batch.settings_changed = True
             if not self.dirty:
                 self.mark_dirty()
 

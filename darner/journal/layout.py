@@ -16,6 +16,7 @@ DELAYED_KEY = b"c"
 DEDUP_KEY = b"n"
 CURSOR_PREFIX = b"r"
 CURSORS_END = b"s"
+SETTINGS_KEY = b"s"
 
 # The highest count of attempts that is kept: an item that came back more often has this one.
 MAX_ATTEMPTS = 0xFFFF
@@ -41,7 +42,7 @@ LOST_FOUND = "lost+found"
 
 def is_known_key(key: bytes) -> bool:
     """Return whether a journal has records with such a key."""
-    if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY, DEDUP_KEY):
+    if key in (KEPT_KEY, EXPIRING_KEY, DELAYED_KEY, DEDUP_KEY, SETTINGS_KEY):
         return True
     sizes = {b"i": (9, 10), ATTEMPTS_PREFIX: (9,), b"u": (9,), b"d": (17,), DEDUP_KEY: (25,)}
     return key.startswith(CURSOR_PREFIX) or len(key) in sizes.get(key[:1], ())
@@ -66,6 +67,12 @@ def decode_place(record: bytes) -> list[int]:
     if not place:
         raise ValueError("the place of a cursor is empty")
     return place
+
+
+def decode_settings(record: bytes | None) -> bytes:
+    """Return what was set for the queue at run time, b"" if there is no record. Raises ValueError if it is
+    damaged."""
+    return b"" if record is None else _records.decode_chunk(record)
 
 
 def decode_counts(record: bytes) -> list[int]:

@@ -28,9 +28,11 @@ from darner.journal.layout import (
     EXPIRING_KEY,
     KEPT_KEY,
     MAX_ATTEMPTS,
+    SETTINGS_KEY,
     decode_counts,
     decode_generations,
     decode_place,
+    decode_settings,
     is_known_key,
 )
 from darner.journal.leveldb import failure
@@ -132,6 +134,7 @@ def _load(database: Database) -> Snapshot | None:
         found.expiring = db.get(EXPIRING_KEY) is not None
         for key, place in db.iterator(start=CURSOR_PREFIX, stop=CURSORS_END):
             found.cursors[key[1:]] = decode_place(place)
+        found.settings = decode_settings(db.get(SETTINGS_KEY))
         if generations := db.get(DEDUP_KEY):
             found.dedup = decode_generations(generations)
         if delayed := db.get(DELAYED_KEY):
@@ -364,6 +367,8 @@ class Recovery:
                 self._onces[item.blob] = once
         elif kind == Change.CURSOR:
             journal.apply_cursor(payload[1 : 1 + payload[0]], numbers)
+        elif kind == Change.CONFIGURE:
+            journal.apply_settings(payload)
         else:
             raise NewerFormatError(f"the log has a change of kind {kind}, which this darner does not know")
 

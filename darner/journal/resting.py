@@ -42,6 +42,7 @@ def snapshot(journal: Journal) -> Snapshot:
         first.id if is_known else 0,
         first.enqueued_ms if is_known else 0,
         journal.dedup_ids.numbers,
+        journal.settings,
     )
 
 

@@ -19,8 +19,9 @@ from darner.journal.files import read_small
 from darner.journal.layout import MARK_NAME, check_generations
 
 # What the record begins with; and what a state by itself begins with, which is all that darner 1.0.0 left.
-VERSION = 3
-# That of a snapshot without ids of sets, which earlier versions read.
+VERSION = 4
+# Those of snapshots without settings, and without ids of sets either, which earlier versions read.
+DEDUP_VERSION = 3
 PLAIN_VERSION = 2
 STATE_VERSION = 1
 _MARK = struct.Struct(">QQ")
@@ -37,7 +38,7 @@ class Snapshot:
     `cursors`: their places. `first_id`, `first_ms`: the first item from the floor on, and when it was set; 0
     if that is not known. Of delayed items: how many there are and their bytes, the id below which they were
     flushed, from which stamps on there may be records, and when the first ones are due. `dedup`: the
-    generations of the ids of sets, empty if there were none."""
+    generations of the ids of sets, empty if there were none. `settings`: those that were made at run time."""
 
     state: State
     kept: list[int] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Snapshot:
     first_id: int = 0
     first_ms: int = 0
     dedup: list[int] = field(default_factory=list)
+    settings: bytes = b""
 
     def encode(self) -> bytes:
         """Return the record."""
@@ -65,10 +67,15 @@ class Snapshot:
             self.first_id,
             self.first_ms,
         ]
-        parts = [bytes([VERSION if self.dedup else PLAIN_VERSION]), _records.encode_state(self.state)]
+        version = DEDUP_VERSION if self.dedup else PLAIN_VERSION
+        if self.settings:
+            version = VERSION
+        parts = [bytes([version]), _records.encode_state(self.state)]
         parts += [_packed(ids) for ids in (numbers, self.kept, self.blobs, self.due_from, self.next_due)]
-        if self.dedup:
+        if version != PLAIN_VERSION:
             parts.append(_packed(self.dedup))
+        if version == VERSION:
+            parts += [struct.pack(">I", len(self.settings)), self.settings]
         for label, place in self.cursors.items():
             parts += [bytes([len(label)]), label, _packed(place)]
         return _records.encode_chunk(b"".join(parts))
@@ -97,8 +104,12 @@ class _Reader:
         self._at += size
         return data
 
+    def take_size(self) -> int:
+        (size,) = struct.unpack(">I", self.take(4))
+        return int(size)
+
     def take_ids(self) -> list[int]:
-        (count,) = struct.unpack(">I", self.take(4))
+        count = self.take_size()
         ids = list(struct.unpack(f">{count}Q", self.take(8 * count)))
         if any(id >= LARGEST for id in ids):
             raise ValueError("snapshot has a number that none has")
@@ -115,7 +126,7 @@ def decode(record: bytes) -> Snapshot:
         # flushed: there may still be records of them.
         state = _records.decode_state(record)
         return Snapshot(state, live_from=state.next_blob)
-    if version not in (PLAIN_VERSION, VERSION):
+    if version not in (PLAIN_VERSION, DEDUP_VERSION, VERSION):
         raise NewerFormatError(f"snapshot has version {version}, this darner knows {VERSION}")
     state = _records.decode_state(reader.take(len(_records.encode_state(State(0, 0)))))
     numbers = reader.take_ids()
@@ -131,8 +142,11 @@ def decode(record: bytes) -> Snapshot:
     if len(numbers) > _NUMBERS:
         found.first_id, found.first_ms = numbers[_NUMBERS:]
     found.kept, found.blobs, found.due_from, found.next_due = (reader.take_ids() for _ in range(4))
+    if version != PLAIN_VERSION:
+        numbers = reader.take_ids()
+        found.dedup = numbers and check_generations(numbers)
     if version == VERSION:
-        found.dedup = check_generations(reader.take_ids())
+        found.settings = reader.take(reader.take_size())
     while not reader.is_at_end:
         label = reader.take(reader.take(1)[0])
         found.cursors[label] = reader.take_ids()

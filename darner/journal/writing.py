@@ -10,7 +10,7 @@ from darner.journal.batch import ATTEMPTS_BYTES, Batch
 from darner.journal.dedup_ids import STORED_BYTES
 from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
-from darner.journal.layout import CURSOR_PREFIX, DELAYED_KEY, EXPIRING_KEY, KEPT_KEY
+from darner.journal.layout import CURSOR_PREFIX, DELAYED_KEY, EXPIRING_KEY, KEPT_KEY, SETTINGS_KEY
 from darner.journal.leveldb import failure
 from darner.journal.wal import ClosedLog
 
@@ -31,6 +31,9 @@ def seal(journal: Journal, *, tidy: bool = False) -> None:
     for label in batch.cursors:
         place = journal.cursors.get(label)
         batch.ops.append((CURSOR_PREFIX + label, None if place is None else _records.encode_ids(place)))
+    if batch.settings_changed:
+        settings = journal.settings
+        batch.ops.append((SETTINGS_KEY, _records.encode_chunk(settings) if settings else None))
     if batch.delayed_changed:
         batch.ops.append((DELAYED_KEY, _records.encode_ids(journal.delayed.counts)))
     if journal.live.is_kept_unstaged:
@@ -178,6 +181,7 @@ def _stage_all_but_items(journal: Journal) -> None:
     """Have all records but those of items written again, for they may have been damaged, too."""
     batch, live = journal.records.batch, journal.live
     batch.cursors.update(journal.cursors)
+    batch.settings_changed |= bool(journal.settings)
     batch.delayed_changed |= journal.delayed.items > 0
     batch.dedup_changed |= bool(journal.dedup_ids.numbers)
     live.is_kept_unstaged |= bool(live.kept) or live.has_kept_record

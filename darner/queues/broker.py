@@ -5,7 +5,7 @@ event loop and no clock is in here: see `Environment`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -21,10 +21,11 @@ from darner.journal.resting import resting_state
 from darner.printable import shown
 from darner.queues import data_directory, events
 from darner.queues.clock_runs import Runs
+from darner.queues.configuring import Configuring
 from darner.queues.cursor import MARK, Cursors
 from darner.queues.data_directory import LOG_NAME
 from darner.queues.deletion import Deletion
-from darner.queues.factory import QueueFactory
+from darner.queues.factory import QueueFactory, SettingsSource
 from darner.queues.fanout import parent_of
 from darner.queues.opening import Opening
 from darner.queues.out_of_service import OutOfService
@@ -55,18 +56,18 @@ class Broker:
         self,
         data: Path,
         environment: Environment,
-        settings_for: Callable[[bytes], QueueSettings] = lambda _: DEFAULTS,
+        settings_source: SettingsSource = lambda *_: DEFAULTS,
         aliases: Mapping[bytes, tuple[bytes, ...]] | None = None,
         grace_ms: int = 0,
         min_free_bytes: int = 0,
         max_open: int = MAX_OPEN,
     ) -> None:
-        """`settings_for` gives what is set for the queue of a name, `aliases` the queues behind each name
+        """`settings_source` gives what is set for the queue of a name, `aliases` the queues behind each name
         that is one. A stricter status waits for `grace_ms`. Sets are refused while less than `min_free_bytes`
         is free on the disk. Of the queues' LevelDBs, at most `max_open` are open at once."""
         self._data = data
         self.environment = environment
-        self._settings_for = settings_for
+        self._settings_source = settings_source
         self._aliases = aliases or {}
         self._min_free_bytes = min_free_bytes
         self._max_open = max_open
@@ -94,6 +95,8 @@ class Broker:
             self._make_parts(self.storage, times)
             self.deletion.empty_trash()
             self.opening.open_all()
+            for _ in self.configuring.steps():
+                pass
             self._runs.follow()
         except OSError as error:
             self._lock.close()
@@ -106,7 +109,7 @@ class Broker:
 
     def _make_parts(self, storage: Storage, times: Timeline) -> None:
         environment = self.environment
-        self._factory = QueueFactory(storage, environment.clock, times, self._settings_for)
+        self._factory = QueueFactory(storage, environment.clock, times, self._settings_source)
         self._placeholders = Placeholders(self._factory, self.cursors)
         self.space = Space(environment, storage, self._min_free_bytes)
         self.deletion = Deletion(environment, storage, self.space)
@@ -115,6 +118,7 @@ class Broker:
         )
         self.routes = Routes(self.registry, self._placeholders, self.cursors, self.status, self.space, times)
         self.sinks, self.sources = self.routes.sinks, self.routes.sources
+        self.configuring = Configuring(environment, self._factory, self.registry, self.routes)
         self.transfers = Transfers(self.routes, self.space)
         self.sweeping = Sweeping(environment, storage, self.space, self.registry, self.transfers, times)
         self.opening = Opening(
@@ -130,6 +134,7 @@ class Broker:
             self.opening,
             self.deletion,
             self.sweeping,
+            self.configuring,
         )
         self.space.on_change = self.routes.reset
         self.registry.on_add = self._added
@@ -259,7 +264,7 @@ class Broker:
 
     def reconfigure(
         self,
-        settings_for: Callable[[bytes], QueueSettings],
+        settings_source: SettingsSource,
         aliases: Mapping[bytes, tuple[bytes, ...]],
         changed: list[bytes],
     ) -> Iterator[None]:
@@ -268,7 +273,7 @@ class Broker:
         when it is made anew."""
         old = self.routes.aliases
         changed += [name for name in {**old, **aliases} if old.get(name) != aliases.get(name)]
-        self._factory.settings_for = settings_for
+        self._factory.settings_source = settings_source
         self.routes.set_aliases(aliases)
         for name, queue in list(self.queues.items()):
             # by the latest settings, which may be others by now
@@ -294,11 +299,15 @@ class Broker:
         if queue.needs_upkeep:
             self.sweeping.add(queue)
         self.routes.add(queue)
+        if queue.journal.settings:
+            self.configuring.renew(queue.name)
 
     def _removed(self, name: bytes, queue: Queue | None) -> None:
         if queue is not None:
             self.sweeping.remove(queue)
         self.routes.remove(name)
+        if name not in self.out_of_service:
+            self.configuring.forget(name)
 
     def _resume(self, journal: Journal) -> None:
         """Sweep the queue of `journal`, which can be read on, so that waiting clients are served."""

@@ -33,6 +33,11 @@ def log_in_service(name: bytes) -> None:
     log.warning("queue back in service", queue=shown(name))
 
 
+def log_unknown_setting(name: bytes, reason: str) -> None:
+    """Log that a setting made at run time does not hold, for this darner does not know it."""
+    log.error("a setting made at run time is left out", queue=shown(name), reason=reason)
+
+
 def log_in_memory(name: bytes) -> None:
     """Log that a queue that is on disk is to be in memory by its settings."""
     log.warning(

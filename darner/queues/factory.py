@@ -1,28 +1,41 @@
 """The factory of queues and of their journals."""
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from darner.config.settings import QueueSettings
+from darner.config import words
+from darner.config.settings import Configured, QueueSettings
 from darner.environment.timeline import Clock, Timeline
 from darner.journal.journal import Journal
 from darner.journal.recovery import open_journal
 from darner.journal.wal import Log
 from darner.journal.wal_recovery import Life
+from darner.queues import events
 from darner.queues.queue import Queue
 from darner.queues.storage import Storage
+
+# Gives what is set for the queue of a name, with what was set for queues at run time.
+SettingsSource = Callable[[bytes, Configured], QueueSettings]
 
 
 class QueueFactory:
     """Makes the queues of a data directory and their journals."""
 
     def __init__(
-        self, storage: Storage, clock: Clock, times: Timeline, settings_for: Callable[[bytes], QueueSettings]
+        self, storage: Storage, clock: Clock, times: Timeline, settings_source: SettingsSource
     ) -> None:
-        """`clock` is the wall clock, `settings_for` gives what is set for the queue of a name."""
+        """`clock` is the wall clock."""
         self._storage = storage
         self._clock = clock
         self._times = times
-        self.settings_for = settings_for
+        self.settings_source = settings_source
+        # what was set for queues at run time, as their journals have it
+        self.configured: dict[bytes, dict[str, Any]] = {}
+
+    def settings_for(self, name: bytes) -> QueueSettings:
+        """Return what is set for the queue `name`, whether it exists or not."""
+        return self.settings_source(name, self.configured)
 
     def journal(self, name: bytes, lives: Sequence[Life] = ()) -> Journal:
         """Open the journal of a queue on disk. `lives` is what the log of an earlier process has of the
@@ -39,4 +52,7 @@ class QueueFactory:
 
     def queue(self, name: bytes, journal: Journal) -> Queue:
         """Make a queue upon its journal."""
+        if journal.settings:
+            on_wrong = functools.partial(events.log_unknown_setting, name)
+            self.configured[name] = words.decode(journal.settings, on_wrong)
         return Queue(name, journal, self._times.now, self.settings_for(name), self._times)

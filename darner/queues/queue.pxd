@@ -41,6 +41,7 @@ cdef class Queue:
         object waiters
         dict cursors
         dict waiting_cursors
+        int64_t taken_ms
         bint has_more_upkeep
         object on_upkeep_due
         object on_move
@@ -52,7 +53,6 @@ cdef class Queue:
         int _returns
         int64_t _max_age_ms
         int _max_attempts
-        int64_t _taken_ms
         int64_t _taken_enqueued_ms
 
     @cython.locals(now=int64_t)

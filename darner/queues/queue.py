@@ -79,7 +79,6 @@ class Queue:
         "_max_attempts",
         "_returns",
         "_taken_enqueued_ms",
-        "_taken_ms",
         "clock",
         "counts",
         "cursors",
@@ -98,6 +97,7 @@ class Queue:
         "reserved",
         "settings",
         "syncs",
+        "taken_ms",
         "times",
         "waiters",
         "waiting_cursors",
@@ -142,7 +142,7 @@ class Queue:
         # how many times `begin_return` was called, and `end_return` not yet
         self._returns = 0
         # when an item was fetched last, and when that one was set; stamps
-        self._taken_ms = self._taken_enqueued_ms = 0
+        self.taken_ms = self._taken_enqueued_ms = 0
         # whether `sweep` has more to do at once
         self.has_more_upkeep = False
         # called when there is something for `sweep` to do, now or later
@@ -196,7 +196,7 @@ class Queue:
     @property
     def age_ms(self) -> int:
         """How long the item fetched last had waited; 0 if the queue is empty."""
-        return self.times.age_ms(self._taken_enqueued_ms, self._taken_ms) if self.items else 0
+        return self.times.age_ms(self._taken_enqueued_ms, self.taken_ms) if self.items else 0
 
     @property
     def head_age_ms(self) -> int:
@@ -332,7 +332,7 @@ class Queue:
 
     def _take(self, item: Item) -> None:
         self.window.pop()
-        self._taken_ms = self.clock()
+        self.taken_ms = self.clock()
         self._taken_enqueued_ms = item.enqueued_ms
 
     def pop(self) -> Item | None:

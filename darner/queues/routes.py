@@ -57,7 +57,7 @@ class Routes:
         Raises JournalError if one of them cannot be had or the disk is too full, StatusError if sets are
         refused.
         """
-        self._check_sets()
+        self.check_sets()
         fanout = self._fanouts.get(name)
         if fanout is not None:
             return fanout
@@ -71,7 +71,7 @@ class Routes:
     def upload(self, name: bytes, size: int, dedup_id: bytes | None = None) -> Upload | RepeatedUpload:
         """Begin to set an item of `size` bytes that comes in chunks. Raises what `sink` raises, and what
         `Queue.check` of one of its queues raises."""
-        self._check_sets()
+        self.check_sets()
         targets = self.targets(name)
         lacking = takers(targets, dedup_id)
         if targets and not lacking:
@@ -81,7 +81,7 @@ class Routes:
         stores = sorted(lacking, key=lambda queue: not queue.is_durable) or [self._registry.queue(first)]
         for target in lacking:
             target.check(size)
-        return Upload(stores[0], lambda: self.targets(name), self._check_sets, dedup_id)
+        return Upload(stores[0], lambda: self.targets(name), self.check_sets, dedup_id)
 
     def targets(self, name: bytes) -> list[Queue]:
         """Return all queues that a set to `name` goes to, made if they do not exist. Raises JournalError."""
@@ -98,7 +98,8 @@ class Routes:
         """Return the names of the queues that a set to `name` goes to besides the queue of that name."""
         return self.aliases.get(name) or self._registry.children(name)
 
-    def _check_sets(self) -> None:
+    def check_sets(self) -> None:
+        """Raise JournalError or StatusError if sets are refused."""
         self._space.look_if_low()
         self._status.check_sets()
         self._space.check()

@@ -9,6 +9,7 @@ from darner.environment.environment import Environment
 from darner.errors import JournalError
 from darner.journal.disk_reserve import is_full
 from darner.queues.clock_runs import Runs
+from darner.queues.configuring import Configuring
 from darner.queues.deletion import Deletion
 from darner.queues.opening import Opening
 from darner.queues.routes import Routes
@@ -33,6 +34,7 @@ class Upkeep:
         opening: Opening,
         deletion: Deletion,
         sweeping: Sweeping,
+        configuring: Configuring,
     ) -> None:
         self._environment = environment
         self._storage = storage
@@ -42,6 +44,7 @@ class Upkeep:
         self._opening = opening
         self._deletion = deletion
         self._sweeping = sweeping
+        self._configuring = configuring
         committer = storage.committer
         self._writes = Slices(
             environment, lambda: self._take_step("writes", committer.go_on), lambda: committer.has_more
@@ -62,6 +65,7 @@ class Upkeep:
             "writes": lambda: self._writes.run(self._storage.committer.tick),
             "queues out of service": self._opening.retry,
             "deleted queues": self._deletion.tick,
+            "settings": self._configuring.tick,
             "sweep": self._sweeping.tick,
         }.items():
             self._take_step(what, step)

@@ -15,10 +15,12 @@ from darner.journal.layout import (
     DEDUP_KEY,
     DELAYED_KEY,
     KEPT_KEY,
+    SETTINGS_KEY,
     decode_attempts,
     decode_counts,
     decode_generations,
     decode_place,
+    decode_settings,
     decode_stamp,
     is_known_key,
     stored_state,
@@ -166,11 +168,8 @@ class Scan:
             return self._take_delayed(key, record)
         if kind == ATTEMPTS_PREFIX and len(key) == 9:
             return self._take_attempts(int.from_bytes(key[1:], "big"), record)
-        if kind == CURSOR_PREFIX:
-            try:
-                decode_place(record)
-            except ValueError as error:
-                raise ValueError(f"cursor {shown(key[1:])}: {error}") from None
+        if kind == CURSOR_PREFIX or key == SETTINGS_KEY:
+            _check_small(key, record)
             return True
         if kind == DEDUP_KEY and len(key) == 25:
             if self.generations is None or int.from_bytes(key[1:9], "big") < self.generations[1]:
@@ -234,6 +233,18 @@ class Scan:
             self.claimed.add(item.blob)
             self.next_blob = max(self.next_blob, item.blob + 1)
         self.has_expiring |= item.expires_ms > 0
+
+
+def _check_small(key: bytes, record: bytes) -> None:
+    """Raise ValueError if the place of a cursor is damaged, or what was set for the queue at run time."""
+    try:
+        if key == SETTINGS_KEY:
+            decode_settings(record)
+        else:
+            decode_place(record)
+    except ValueError as error:
+        what = "what was set at run time" if key == SETTINGS_KEY else f"cursor {shown(key[1:])}"
+        raise ValueError(f"{what}: {error}") from None
 
 
 def _read_blob(path: Path, item: Item) -> None:

@@ -31,6 +31,11 @@ def server_error(error: DarnerError) -> bytes:
     return f"SERVER_ERROR {printable(' '.join(str(error).split()))}\r\n".encode()
 
 
+def client_error(error: DarnerError) -> bytes:
+    """Return the reply to a request that is the client's mistake."""
+    return f"CLIENT_ERROR {printable(str(error))}\r\n".encode()
+
+
 def not_stored(error: DarnerError) -> bytes:
     """Return the reply to a `set` that failed."""
     if isinstance(error, ItemTooLargeError):

@@ -118,8 +118,8 @@ class Server(Data):
         self.dialect = dialect
         super().__init__(path, now=START_MS + COMMANDS_AT_MS, boot=1, grace_ms=grace_ms)
 
-    def settings_for(self, name):
-        return self.config.queue(name)
+    def settings_for(self, name, configured):
+        return self.config.queue(name, configured)
 
     def open(self):
         self.config = parse(self.toml, {}, "darner.toml")

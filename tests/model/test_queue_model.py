@@ -132,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.system.calls_left = 0
 
     @staticmethod
-    def _settings_for(name):
+    def _settings_for(name, configured):
         if name == DEAD:
             return QueueSettings(dedup_window_ms=WINDOW_MS)
         return QueueSettings(

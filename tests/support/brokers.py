@@ -3,7 +3,7 @@
 from doubles import Offload, let_go, record
 
 from darner._records import CHUNK_BYTES
-from darner.config.settings import QueueSettings
+from darner.config.settings import NOTHING_CONFIGURED, QueueSettings
 from darner.environment.environment import Environment
 from darner.queues import (
     broker,
@@ -55,7 +55,7 @@ class Data:
         self.settings = {}
         self.open()
 
-    def settings_for(self, name):
+    def settings_for(self, name, configured=NOTHING_CONFIGURED):
         return self.settings.get(name) or self.settings.get(parent_of(name)) or QueueSettings()
 
     def open(self):

@@ -348,7 +348,7 @@ class TestReload:
     NAMES = tuple(b"queue%d" % n for n in range(5))
 
     def reload(self, data, max_items):
-        return data.broker.reconfigure(lambda _: QueueSettings(max_items=max_items), {}, [])
+        return data.broker.reconfigure(lambda *_: QueueSettings(max_items=max_items), {}, [])
 
     def limits(self, data):
         return [data.broker.queue(name).settings.max_items for name in self.NAMES]

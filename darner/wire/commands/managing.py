@@ -1,4 +1,4 @@
-"""The commands that change whole queues or the server: delete, flush, status, reload, verbosity, shutdown."""
+"""The commands that change whole queues or the server: delete, flush, configure, status, reload and so on."""
 
 import logging
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from darner.wire.replies import (
     NO_SHUTDOWN,
     OK,
     RELOADED,
+    client_error,
     server_error,
 )
 
@@ -158,6 +159,30 @@ def _flush_expired(
         connection.reply(request, server_error(failures[0]), is_error=True)
     else:
         connection.reply(request, b"%d\r\n" % total)
+
+
+def configure(connection: Connection, request: Request) -> None:
+    """`configure <queue> [<setting>=<value>]...`: change what is set for a queue at run time."""
+    args = request.args
+    if not args:
+        connection.reply(request, BAD_FORMAT, is_error=True)
+    elif not _proto.valid_name(args[0]):
+        connection.reply(request, BAD_NAME, is_error=True)
+    else:
+        run_in_slices(connection, _configure(connection, request))
+
+
+def _configure(connection: Connection, request: Request) -> Iterator[bool]:
+    name, *arguments = request.args
+    try:
+        for _ in connection.broker.configuring.configure(name, arguments):
+            yield False
+    except ConfigError as error:
+        connection.reply(request, client_error(error), is_error=True)
+    except UnavailableError as error:
+        connection.reply(request, server_error(error), is_error=True)
+    else:
+        connection.reply(request, OK)
 
 
 def status(connection: Connection, request: Request) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from darner._proto import Request
 from darner._version import __version__
 from darner.config.settings import QueueSettings
+from darner.config.words import words
 from darner.printable import shown
 from darner.queues.broker import Broker
 from darner.wire.commands.slicing import reply_in_pieces
@@ -113,16 +114,4 @@ def _block(name: bytes, lines: Iterable[tuple[str, object]]) -> bytes:
 
 
 def _setting_lines(settings: QueueSettings) -> Iterator[tuple[str, str]]:
-    """Give the settings of a queue as they may stand in the configuration."""
-    for field, setting in msgspec.structs.asdict(settings).items():
-        key = field.removesuffix("_ms")
-        if key == "sync" and not setting:
-            yield key, "never" if setting is None else "always"
-        elif setting is None:
-            yield key, "none"
-        elif isinstance(setting, bool):
-            yield key, str(setting).lower()
-        elif isinstance(setting, str):
-            yield key, shown(setting.encode())
-        else:
-            yield key, f"{setting}ms" if key != field else str(setting)
+    return ((key, shown(word.encode())) for key, word in words(msgspec.structs.asdict(settings)))

@@ -4,6 +4,7 @@ from darner._proto import Verb
 from darner.wire.clients import Command
 from darner.wire.commands.fetching import get
 from darner.wire.commands.managing import (
+    configure,
     delete,
     flush,
     flush_all,
@@ -52,6 +53,7 @@ _BY_VERB: dict[int, Command] = {
     Verb.CONFIRM: confirm,
     Verb.MN: mn,
     Verb.ME: me,
+    Verb.CONFIGURE: configure,
 }
 
 # In the order of the verbs, which are the numbers from 0 on.
