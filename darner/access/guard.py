@@ -6,6 +6,7 @@ from darner._proto import Request, Verb
 from darner.access.auth_file import User
 from darner.access.patterns import compile_patterns, matches, matches_queue_of, parent_of
 from darner.config.kinds import COMMANDS
+from darner.config.settings import MOVES
 
 
 def _refusal(what: str) -> bytes:
@@ -27,6 +28,9 @@ OPEN_TO_ALL = frozenset(
     )
 )  # fmt: skip
 
+
+# What the arguments of `configure` begin with that name a queue for items to be moved to.
+_MOVES = tuple(f"{field}=".encode() for field in MOVES)
 
 # The verbs of each command that `deny` may name.
 VERBS = {word: frozenset((Verb[word.upper()],)) for word in COMMANDS}
@@ -85,11 +89,25 @@ class Guard:
         if verb in (Verb.MONITOR, Verb.CONFIRM):
             # without a name, the command itself says what is missing
             return None if not request.args or self._may_read(request.args[0]) else READ
-        if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED, Verb.CONFIGURE):
+        if verb in (Verb.DELETE, Verb.FLUSH, Verb.FLUSH_EXPIRED):
             return None if not request.args or matches_queue_of(self._manages, request.args[0]) else MANAGE
+        if verb == Verb.CONFIGURE:
+            return self._not_configurable(*request.args) if request.args else None
         if verb in OPEN_TO_ALL or (verb == Verb.STATS and request.args != [b"reset"]):
             return None
         return None if verb == Verb.STATUS and not request.args and user.read else ADMIN
+
+    def _not_configurable(self, queue: bytes, *arguments: bytes) -> bytes | None:
+        """Return the error for a user who may not change these settings of a queue.
+
+        A queue that items are moved to is written to. Naming a child makes it store the parent's items.
+        """
+        parent = parent_of(queue)
+        knows_parent = any(matches(known, parent) for known in (self._manages, self._reads, self._writes))
+        if not matches(self._manages, queue) or (parent and not knows_parent):
+            return MANAGE
+        moves = [argument.partition(b"=") for argument in arguments if argument.startswith(_MOVES)]
+        return None if all(self._may_write(to) for *_, to in moves if to not in (b"", b"none")) else WRITE
 
     def _may_read(self, name: bytes) -> bool:
         """Return whether the user may get from a queue, a cursor or a child.

@@ -23,6 +23,7 @@ COMMANDS = {
         "top": "darner.cli.top:top",
     },
     "Commands that steer": {
+        "configure": "darner.cli.steering:configure",
         "delete": "darner.cli.steering:delete",
         "flush": "darner.cli.steering:flush",
         "status": "darner.cli.steering:status",

@@ -1,4 +1,4 @@
-"""The commands that change a server or whole queues: `status`, `flush` and `delete`."""
+"""The commands that change a server or whole queues: `status`, `configure`, `flush` and `delete`."""
 
 import json
 import sys
@@ -54,6 +54,28 @@ def status(clients: Mapping[str, Client], *, wanted: str | None, as_json: bool) 
             say(f"{address}: {found}" if len(clients) > 1 else found)
 
     for_each(clients, ask)
+
+
+@click.command(
+    short_help="Change settings of a queue at run time.",
+    context_settings=SETTINGS,
+    epilog=epilog("""
+  darner configure reply.1 max_queue_age=1m max_open_reads=100
+  darner configure reply.1 max_open_reads=    forget what was configured
+"""),
+)
+@click.argument("queue", type=QUEUE)
+@click.argument("settings", nargs=-1, metavar="[SETTING=VALUE]...")
+@each_server_options
+def configure(clients: Mapping[str, Client], *, queue: str, settings: Sequence[str]) -> None:
+    """Change settings of a queue, made if it is not there. They are kept until the queue is deleted.
+
+    Values are those of the configuration file, which takes precedence.
+    """
+    words = dict(word.partition("=")[::2] for word in settings)
+    if len(words) < len(settings) or not all("=" in word for word in settings):
+        raise click.UsageError("give each setting once, as SETTING=VALUE, or SETTING= to forget it")
+    for_each(clients, lambda _, client: client.configure(queue, **words))
 
 
 @click.command(

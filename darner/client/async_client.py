@@ -15,7 +15,7 @@ from darner.client.codecs import Codec
 from darner.client.errors import BadRequestError, PutManyError
 from darner.client.gets import OPEN, PEEK, Pages
 from darner.client.item import Item
-from darner.client.protocol import DELETED, END, STORED, Reply
+from darner.client.protocol import DELETED, END, OK, STORED, Reply, Setting
 from darner.client.puts import put_request, put_requests
 from darner.client.stats import QueueStats, ServerStats
 
@@ -192,6 +192,15 @@ class AsyncClient:
     async def delete(self, queue: Queue) -> None:
         """Drop a queue, or `<queue>/cursor=<name>`, on all servers. Not asked again, as `flush`."""
         await self._ask_all(protocol.delete_line(protocol.source_key(queue)), DELETED)
+
+    async def configure(self, queue: Queue, **settings: Setting) -> None:
+        """Change settings of a queue at run time, on all servers, as `Client.configure`."""
+        request = protocol.configure_line(protocol.queue_key(queue), settings)
+
+        async def ask(pool: AsyncPool) -> Reply:
+            return protocol.check(await self._servers.ask_again(pool, request), OK)
+
+        await self._servers.ask_all(ask)
 
     async def status(self, status: str | None = None) -> str:
         """Set or ask for the status of all servers, and return it, as `Client.status`."""

@@ -12,7 +12,7 @@ from darner.client.errors import BadRequestError, PutManyError
 from darner.client.gets import OPEN, PEEK, Pages
 from darner.client.item import Item
 from darner.client.pool import Pool
-from darner.client.protocol import DELETED, END, STORED, Reply
+from darner.client.protocol import DELETED, END, OK, STORED, Reply, Setting
 from darner.client.puts import put_request, put_requests
 from darner.client.reserving import Hold, Reservation, Reserving, ReservingMany
 from darner.client.servers import Servers
@@ -254,6 +254,21 @@ class Client:
     def delete(self, queue: Queue) -> None:
         """Drop a queue, or `<queue>/cursor=<name>`, on all servers. Not asked again, as `flush`."""
         self._ask_all(protocol.delete_line(protocol.source_key(queue)), DELETED)
+
+    def configure(self, queue: Queue, **settings: Setting) -> None:
+        """Change settings of a queue at run time, on all servers; the queue is made if it is not there.
+
+            client.configure("reply.1", max_queue_age="1m", max_open_reads=100)
+
+        Values are those of the configuration file: a time is text such as `"1m"`, or a number of
+        milliseconds. None forgets a setting. What is set here is kept until the queue is deleted.
+
+        BadRequestError if a value is wrong, or the configuration file has another: then nothing has changed.
+        Asked again if the connection is lost.
+        """
+        request = protocol.configure_line(protocol.queue_key(queue), settings)
+        servers = self._servers
+        servers.ask_all(lambda pool: protocol.check(servers.ask_again(pool, request), OK))
 
     def status(self, status: str | None = None) -> str:
         """Set the status of all servers: "up", "readonly" or "quiescent"; or ask for it. Returns what it is

@@ -7,7 +7,7 @@ async client. Times are in milliseconds here, as on the wire.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ _MAX_RELATIVE_EXPTIME = 2_592_000
 _ID_BITS = 48
 
 _NAME = re.compile(rb"[^\x00-\x20/\x7f]{1,250}")
+_WORD = re.compile(rb"[^\x00-\x20\x7f]+")
 _CURSOR = b"/cursor="
 _VALUE = re.compile(rb"VALUE ([^ \r\n]+) (\d{1,10}) (\d{1,18})(?: (\d{1,20}))?")
 _VALUE_LINE = re.compile(_VALUE.pattern + rb"\r\n")
@@ -44,6 +45,10 @@ _META_VALUE = re.compile(rb"VA (\d{1,18})(?: [a-zA-Z][^ \r\n]*)*")
 _FIGURE = re.compile(rb" ([a-z])(-?\d{1,20})(?![^ ])")
 
 CRLF = b"\r\n"
+# A setting of a queue, as the configuration file has it; None is none.
+Setting = str | int | None
+
+OK = b"OK"
 END = b"END"
 STORED = b"STORED"
 NOT_STORED = b"NOT_STORED"
@@ -197,6 +202,24 @@ def flush_line(queue: bytes) -> bytes:
 def delete_line(queue: bytes) -> bytes:
     """Return the request that drops a queue."""
     return b"delete %b\r\n" % queue
+
+
+def configure_line(queue: bytes, settings: Mapping[str, Setting]) -> bytes:
+    """Return the request that changes what is set for a queue; BadRequestError if it cannot be put in words.
+
+    None forgets a setting.
+    """
+    words = [b"%b=%b" % (key.encode(), _setting(value)) for key, value in settings.items()]
+    if not all(map(_WORD.fullmatch, words)):
+        raise BadRequestError(f"{settings!r} are no settings: these are words without space")
+    return b" ".join((b"configure", queue, *words)) + CRLF
+
+
+def _setting(value: Setting) -> bytes:
+    if value is None:
+        return b""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.encode(errors="surrogateescape")
 
 
 def status_line(status: str | None) -> bytes:

@@ -602,10 +602,12 @@ class Queue:
         """Move or drop all items that have expired, in slices; gives how many there were in each."""
         return self.expiry.flush(self)
 
-    def is_outdated(self, now: int) -> bool:
+    def is_outdated(self, now: int, *, has_children: bool = False) -> bool:
         """Return whether the queue has been idle for `max_queue_age`, as far as was seen when this was
         called; so it is to be called a few times a second."""
-        return self._idle_time is not None and self._idle_time.has_passed(self, now)
+        return self._idle_time is not None and self._idle_time.has_passed(
+            self, now, has_children=has_children
+        )
 
     # All items at once
 

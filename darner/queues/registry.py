@@ -97,6 +97,10 @@ class Registry:
         if parent := parent_of(name):
             self._children.setdefault(parent, set()).add(name)
 
+    def has_children(self, name: bytes) -> bool:
+        """Return whether the queue `name` has children."""
+        return name in self._children
+
     def children(self, name: bytes) -> Sequence[bytes]:
         """Return the names of the children of the queue `name`."""
         return sorted(self._children.get(name, ()))

@@ -76,7 +76,8 @@ class Sweeping:
 
     def _sweep(self, queue: Queue) -> None:
         try:
-            if queue.is_outdated(self._times.now()):
+            has_children = self._registry.has_children(queue.name)
+            if queue.is_outdated(self._times.now(), has_children=has_children):
                 self.on_outdated(queue)
                 return
             accepts = queue.journal.failing is None and self._storage.log.segment.refusal is None

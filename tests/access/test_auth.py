@@ -75,6 +75,7 @@ class TestPermission:
             (b"set work 0 0 %d\r\n%s\r\n" % (CHUNK_BYTES * 2 + 1, bytes(CHUNK_BYTES * 2 + 1)), "write"),
             (b"delete work\r\n", "manage"),
             (b"flush work\r\n", "manage"),
+            (b"configure work max_items=1 dead_letter_queue=none\r\n", "manage"),
         ],
     )
     def test_is_needed_for_what_a_request_does_and_no_other_will_do(self, data, key):
@@ -89,6 +90,19 @@ class TestPermission:
         assert refusal(b"get a b\r\n", read=("a", "b")) is None
         assert refusal(b"get a b\r\n", read=("a",)) == READ
         assert refusal(b"get b a\r\n", read=("a",)) == READ
+
+    def test_to_configure_takes_that_to_write_where_items_are_to_be_moved(self):
+        for setting in (b"dead_letter_queue", b"expire_to_queue"):
+            data = b"configure work max_items=1 %s=mail\r\n" % setting
+            assert refusal(data, manage=("*",)) == WRITE
+            assert refusal(data, manage=("*",), write=("work",)) == WRITE
+            assert refusal(data, manage=("*",), write=("mail",)) is None
+
+    def test_to_configure_a_child_takes_one_for_its_parent(self):
+        data = b"configure mail+work\r\n"
+        assert refusal(data, manage=("mail+*",)) == MANAGE
+        for key in ("read", "write", "manage"):
+            assert refusal(data, **{"manage": ("mail+*",), key: ("mail+*", "mail")}) is None
 
     @pytest.mark.parametrize("data", [b"flush_all\r\n", b"stats reset\r\n", b"verbosity 1\r\n"])
     def test_for_the_whole_server_takes_an_admin(self, data):
@@ -184,7 +198,8 @@ class TestDeny:
     REQUESTS = {  # noqa: RUF012
         "get": b"get a\r\n", "gets": b"gets a\r\n", "set": b"set a 0 0 1\r\nx\r\n",
         "delete": b"delete a\r\n", "flush": b"flush a\r\n", "flush_all": b"flush_all\r\n",
-        "monitor": b"monitor a 1\r\n", "stats": b"stats\r\n", "version": b"version\r\n",
+        "configure": b"configure a\r\n", "monitor": b"monitor a 1\r\n", "stats": b"stats\r\n",
+        "version": b"version\r\n",
     }  # fmt: skip
 
     @pytest.mark.parametrize(("word", "data"), REQUESTS.items())

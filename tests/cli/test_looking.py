@@ -12,7 +12,7 @@ from darner.cli import connecting
 from darner.cli.listing import queues
 from darner.cli.main import main
 from darner.cli.peeking import peek
-from darner.cli.steering import delete, flush, status
+from darner.cli.steering import configure, delete, flush, status
 from darner.cli.top import top
 
 
@@ -146,6 +146,23 @@ class TestPeek:
         assert done.stderr.endswith("nothing waits\n")
 
 
+class TestConfigure:
+    def test_changes_settings_and_says_what_is_wrong(self, run, client, queue, name):
+        done = run(configure, name, "max_items=1", "max_age=5m")
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+        client.set(queue, b"1")
+        assert client.set(queue, b"2") == b"NOT_STORED\r\n"
+        assert run(configure, name, "max_items=").exit_code == 0
+        assert client.set(queue, b"2") == b"STORED\r\n"
+        done = run(configure, name, "max_items=x")
+        assert done.exit_code == connecting.FAILED
+        assert 'max_items is "x", and must be a whole number from 1' in done.stderr
+
+    @pytest.mark.parametrize("words", [["max_items"], ["max_items=1", "max_items=2"]])
+    def test_takes_each_setting_once_with_a_value(self, run, name, words):
+        assert run(configure, name, *words).exit_code == 2
+
+
 class TestFlushAndDelete:
     def test_flush_discards_what_waits(self, run, client, queue, name):
         client.set(queue, b"x")
@@ -211,7 +228,9 @@ class TestStatus:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("name", ["delete", "flush", "peek", "ping", "queues", "stats", "status", "top"])
+    @pytest.mark.parametrize(
+        "name", ["configure", "delete", "flush", "peek", "ping", "queues", "stats", "status", "top"]
+    )
     def test_teaches_by_examples_and_has_the_exit_statuses(self, name):
         said = CliRunner().invoke(main, [name, "--help"], prog_name="darner").stdout
         assert f"Examples:\n    darner {name}" in said

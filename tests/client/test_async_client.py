@@ -167,6 +167,12 @@ class TestManaging:
             assert (await client.queues())["work"].items == 0
             await client.delete("work")
             assert await client.queues() == {}
+            await client.configure("work", max_items=1)
+            await client.put("work", b"x")
+            with pytest.raises(QueueFullError):
+                await client.put("work", b"y")
+            with pytest.raises(BadRequestError, match="durable cannot"):
+                await client.configure("work", durable=False)
             assert await client.status() == "up"
             assert await client.status("readonly") == "readonly"
             assert await client.status() == "readonly"

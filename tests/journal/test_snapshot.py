@@ -26,6 +26,7 @@ def full():
         due_from=[1, 1 << 60],
         next_due=[5],
         dedup=[1, 2, 3, 1 << 60, 1 << 61],
+        settings=b"max_items=5 max_age=300ms",
     )
 
 
@@ -33,7 +34,9 @@ def fields(found):
     return {**vars(found), "state": _records.encode_state(found.state)}
 
 
-@pytest.mark.parametrize("found", [full(), Snapshot(State(1, 2))])
+@pytest.mark.parametrize(
+    "found", [full(), Snapshot(State(1, 2)), Snapshot(State(1, 2), settings=b"a=b", cursors={b"c": [1]})]
+)
 def test_comes_back_from_its_record(found):
     assert fields(decode(found.encode())) == fields(found)
 
@@ -44,8 +47,9 @@ def test_as_darner_1_0_0_left_it_says_that_there_was_nothing_but_what_was_flushe
     assert fields(found) == fields(Snapshot(state, live_from=state.next_blob))
 
 
-def test_without_ids_of_sets_is_what_earlier_versions_read():
+def test_without_settings_or_ids_of_sets_is_what_earlier_versions_read():
     assert _records.decode_chunk(Snapshot(State(1, 2)).encode())[0] == 2
+    assert _records.decode_chunk(Snapshot(State(1, 2), dedup=full().dedup).encode())[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -61,8 +65,8 @@ def test_that_is_damaged_or_of_another_version_is_refused():
     for at in range(len(record)):
         with pytest.raises(ValueError, match=r"checksum|cut short|version"):
             decode(record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :])
-    with pytest.raises(ValueError, match="version 4"):
-        decode(_records.encode_chunk(b"\x04" + record[5:]))
+    with pytest.raises(ValueError, match="version 5"):
+        decode(_records.encode_chunk(b"\x05" + record[5:]))
 
 
 def test_that_ends_too_soon_is_refused_whatever_its_checksum_says():

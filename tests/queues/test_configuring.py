@@ -151,7 +151,9 @@ class TestPrecedence:
 
     def test_of_the_file_s_own_table_is_the_highest_and_said(self, data):
         data.reload(self.FILE)
-        assert data.refusal(b"work", b"max_items=4") == "max_items is 3 by the configuration file, which decides"
+        assert (
+            data.refusal(b"work", b"max_items=4") == "max_items is 3 by the configuration file, which decides"
+        )
         data.configure(b"work", b"max_items=3")
         assert data.broker.queues[b"work"].settings.max_items == 3
 
@@ -204,6 +206,21 @@ class TestKept:
             audit = queues[b"orders+audit"].settings
             assert (audit.max_age_ms, audit.max_open_reads, audit.fanout_only) == (300_000, 9, False)
             assert queues[b"gone"].settings.max_items is None
+
+    def test_takes_a_bounded_size_however_often_it_is_changed(self, data):
+        name = b"n" * 250
+        words = b"max_items=%d max_bytes=%d max_item_size=%d discard_old_when_full=false max_age=100d"
+        words %= (2**62, 2**62, 2**62)
+        words += b" expire_to_queue=%s dead_letter_queue=%s max_expire_sweep=%d" % (name, name, 2**62)
+        words += b" fanout_only=false max_queue_age=36525d sync=36525d open_timeout=36525d max_open_reads=%d"
+        words += b" max_attempts=65535 dedup_window="
+        for number in range(1000):
+            data.configure(b"work", words % (number + 1) + b"%d" % number)
+        queue = data.broker.queues[b"work"]
+        assert len(queue.journal.settings) < 2048
+        assert len(queue.journal.records.batch.ops) == 0
+        data.restart()
+        assert data.setting(b"work", "dedup_window_ms") == 999
 
     def test_over_a_flush(self, data):
         data.configure(b"work", b"max_items=5")
@@ -283,5 +300,3 @@ def test_many_children_take_over_in_slices(data, monkeypatch):
     assert len(data.broker.configuring._stale) == 8
     data.run_timers()
     assert {queue.settings.max_items for queue in data.broker.queues.values()} == {5}
-
-

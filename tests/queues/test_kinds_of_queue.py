@@ -192,6 +192,105 @@ class TestMaxQueueAge:
         self.sweep(data, self.AGE_MS)
         assert data.read_all(b"work") == [b"1"]
 
+    @pytest.fixture
+    def forgotten(self, data):
+        """A child that holds two items at most, and whose parent is set to, at each call."""
+        data.settings[b"work+dead"] = QueueSettings(
+            max_queue_age_ms=self.AGE_MS, max_items=2, discard_old_when_full=True, max_age_ms=self.AGE_MS * 10
+        )
+        data.broker.queue(b"work+dead")
+
+        def sweep(ms=0, items=1):
+            for _ in range(items):
+                data.set(b"work", b"x")
+            self.sweep(data, ms)
+            return b"work+dead" in data.broker.queues
+
+        return sweep
+
+    def test_ends_a_child_that_nobody_reads_and_that_loses_items(self, data, forgotten):
+        assert forgotten(items=2)
+        assert forgotten(self.AGE_MS * 5)
+        assert forgotten(self.AGE_MS - 1)
+        assert not forgotten(1)
+        assert data.targets(b"work")[0].name == b"work"
+        assert data.broker.totals.queue_expires == 1
+
+    def test_ends_a_child_whose_items_expire_unread(self, data, forgotten):
+        data.settings[b"work+dead"] = QueueSettings(max_queue_age_ms=self.AGE_MS, max_age_ms=self.AGE_MS // 2)
+        data.reconfigure()
+        assert forgotten()
+        assert forgotten(self.AGE_MS // 2)  # they expire after this look
+        assert forgotten(1)
+        assert forgotten(self.AGE_MS - 1)
+        assert not forgotten(1)
+
+    def test_does_not_end_a_child_that_keeps_all_its_items(self, data, forgotten):
+        assert forgotten(items=2)
+        for _ in range(3):
+            assert forgotten(self.AGE_MS, items=0)
+        assert forgotten(items=1)
+        data.broker.reset_stats()
+        assert forgotten(self.AGE_MS - 1, items=0)
+        assert not forgotten(1, items=0)
+
+    def test_does_not_end_a_child_that_is_read(self, data, forgotten):
+        assert forgotten(items=3)
+        assert forgotten(self.AGE_MS - 1)
+        item = data.broker.queues[b"work+dead"].reserve()
+        assert forgotten(1)
+        assert forgotten(self.AGE_MS, items=3)
+        data.broker.queues[b"work+dead"].close(item)
+        assert forgotten(1, items=3)
+        assert forgotten(self.AGE_MS - 1, items=3)
+        data.read(b"work+dead")
+        assert forgotten(1, items=3)
+        assert forgotten(1, items=3)
+        assert forgotten(self.AGE_MS - 1, items=3)
+        data.read_all(b"work+dead")
+        waiter = Waiter(Queue.pop, lambda *_: None)
+        data.broker.queues[b"work+dead"].wait(waiter)
+        assert forgotten(1, items=0)
+        waiter.cancel()
+        assert forgotten(1, items=3)
+        assert forgotten(self.AGE_MS - 1, items=3)
+        assert not forgotten(1, items=3)
+
+    def test_does_not_end_a_child_with_a_cursor_or_whose_items_move_when_they_expire(self, data, forgotten):
+        data.broker.routes.source(b"work+dead/cursor=c", takes=True, waits=False)
+        data.set(b"work", b"x")
+        data.broker.routes.source(b"work+dead/cursor=c", takes=True, waits=False).take()
+        assert forgotten(items=3)
+        assert forgotten(self.AGE_MS)
+        data.broker.delete(b"work+dead/cursor=c")
+        data.settings[b"work+dead"] = QueueSettings(
+            max_queue_age_ms=self.AGE_MS, max_age_ms=self.AGE_MS, expire_to_queue="late"
+        )
+        data.reconfigure()
+        assert forgotten()
+        assert forgotten(self.AGE_MS)
+        assert forgotten(self.AGE_MS)
+
+    def test_does_not_end_a_parent_as_long_as_it_has_a_child(self, data):
+        data.settings[b"work"] = QueueSettings(max_queue_age_ms=self.AGE_MS, fanout_only=True)
+        data.settings[b"work+child"] = QueueSettings()
+        data.set(b"work+child", b"x")
+        data.set(b"work", b"x")
+        for _ in range(3):
+            assert self.sweep(data, self.AGE_MS)
+        data.broker.delete(b"work+child")
+        assert self.sweep(data)
+        assert self.sweep(data, self.AGE_MS - 1)
+        assert not self.sweep(data, 1)
+
+    def test_does_not_end_a_plain_queue_that_loses_items(self, data):
+        data.settings[b"work"] = QueueSettings(
+            max_queue_age_ms=self.AGE_MS, max_items=1, discard_old_when_full=True
+        )
+        for _ in range(3):
+            data.set(b"work", b"x")
+            assert self.sweep(data, self.AGE_MS)
+
     def test_does_not_end_a_queue_somebody_waits_on(self, data):
         waiter = Waiter(Queue.pop, lambda *_: None)
         data.broker.queue(b"work").wait(waiter)

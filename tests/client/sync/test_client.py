@@ -385,6 +385,22 @@ class TestAdministration:
         client.delete(queue)
         assert queue not in client.queues()
 
+    def test_configure_changes_settings_and_raises_what_is_wrong(self, client, queue):
+        client.configure(queue, max_items=1, discard_old_when_full=True, max_age="5m", sync="never")
+        client.put_many(queue, [b"a", b"b"])
+        assert drain(client, queue) == [b"b"]
+        client.configure(queue, discard_old_when_full=None)
+        client.put(queue, b"a")
+        with pytest.raises(QueueFullError):
+            client.put(queue, b"b")
+        with pytest.raises(BadRequestError, match="max_items is 0"):
+            client.configure(queue, max_items=0)
+        for wrong in ({"max_age": "5 m"}, {"a b": 1}, {"max_age": "1\r\nflush_all"}):
+            with pytest.raises(BadRequestError, match="no settings"):
+                client.configure(queue, **wrong)
+        client.configure(queue + "+child")
+        assert queue + "+child" in client.queues()
+
     def test_status_is_asked_and_set(self, client):
         assert client.status() == "up"
         try:
