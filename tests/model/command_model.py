@@ -55,6 +55,17 @@ DEFAULTS = {
 TIMES = ("max_age", "max_queue_age", "open_timeout", "dedup_window")
 
 
+def word(key, value):
+    """Return the value of a setting as `dump_config` shows it."""
+    if key == "sync" and not value:
+        return {None: "never", 0: "always"}[value]
+    if value is None:
+        return "none"
+    return (
+        str(value).lower() if isinstance(value, bool) else f"{value}ms" if key in (*TIMES, "sync") else value
+    )
+
+
 def cas(order, attempts):
     """Return the token for the cas token of an item, of which only the server knows the id."""
     return b"\x00cas:%d:%d\x00" % (order, attempts)
@@ -72,12 +83,14 @@ class Config:
     queues: dict = field(default_factory=dict)
     aliases: dict = field(default_factory=dict)
 
-    def settings(self, name):
+    def settings(self, name, configured):
+        """Return what is set for a queue, with what was configured at run time."""
         parent, plus, _ = name.partition(b"+")
         found = DEFAULTS | self.defaults
         if plus:
-            found |= self.queues.get(parent, {}) | {"fanout_only": False}
-        found |= self.queues.get(name, {})
+            found |= configured.get(parent, {}) | self.queues.get(parent, {})
+        found |= configured.get(name, {}) | self.queues.get(name, {})
+        found["fanout_only"] &= not plus
         for key in ("expire_to_queue", "dead_letter_queue"):
             if found[key] == name.decode():
                 found[key] = None
@@ -260,7 +273,7 @@ class Queue(Source):
         super().__init__()
         self.model = model
         self.name = name
-        self.settings = model.config.settings(name)
+        self.settings = model.settings_of(name)
         self.durable = self.settings["durable"]
         self.created = model.now + model.ahead
         self.waiting = []
@@ -280,9 +293,16 @@ class Queue(Source):
     def begin(self):
         """Reset the state that lasts until the server ends."""
         self.taken = 0, 0
-        self.idle_since = None
+        self.forget_use()
         self.seen = self.arrived = 0
         self.reset()
+
+    def forget_use(self):
+        # since when it is empty and unused; since when it loses items unread
+        self.idle_since = self.losing_since = None
+        # how many it had lost when it was read last; when an item was fetched then
+        self.lost_before = None
+        self.taken_before = 0
 
     def reset(self):
         self.total = self.expired = self.discarded = self.duplicates = 0
@@ -314,10 +334,10 @@ class Queue(Source):
         self.ids = {id: date(time) for id, time in self.ids.items()}
 
     def configure(self):
-        self.settings = self.model.config.settings(self.name)
+        self.settings = self.model.settings_of(self.name)
         for hold in self.reserved:
             hold.since = self.held_since() and (hold.since or self.model.now)
-        self.idle_since = None
+        self.forget_use()
 
     def bytes_of(self, items):
         return sum(len(item.data) for item in items)
@@ -517,13 +537,25 @@ class Queue(Source):
 
     def is_outdated(self):
         now, most = self.model.now, self.settings["max_queue_age"]
-        is_used = self.waiting or self.reserved or self.delayed or self.waiting_clients
-        if is_used or self.name in self.model.config.aliases:
+        is_alias = self.name in self.model.config.aliases
+        is_used = self.waiting_clients or self.model.children_of(self.name)
+        if is_used or is_alias or self.waiting or self.reserved or self.delayed:
             self.idle_since = None
-            return False
-        if self.idle_since is None or self.seen != self.arrived:
+        elif self.idle_since is None or self.seen != self.arrived:
             self.idle_since, self.seen = now, self.arrived
-        return most is not None and self.idle_since + most <= now
+        if most is None:
+            self.losing_since, self.lost_before = None, None
+            return False
+        lost = self.discarded + (self.expired if self.settings["expire_to_queue"] is None else 0)
+        has_cursor = any(cursor.is_made for cursor in self.cursors.values())
+        is_read = self.taken[0] != self.taken_before or self.reserved or has_cursor
+        if is_used or is_read or self.lost_before is None:
+            self.losing_since, self.lost_before, self.taken_before = None, lost, self.taken[0]
+        self.lost_before = min(self.lost_before, lost)
+        if b"+" in self.name and lost > self.lost_before and self.losing_since is None:
+            self.losing_since = now
+        since = self.idle_since, self.losing_since
+        return not is_alias and any(each + most <= now for each in since if each is not None)
 
     def figures(self):
         return {
@@ -737,6 +769,8 @@ class Model:
         self.dialect = dialect
         self.grace = grace
         self.queues = {}
+        # by the name of a queue, what was set for it at run time
+        self.configured = {}
         self.awaited = {}  # by name without a queue, the waiters: in a queue that no item is added to
         self.level = self.in_force = UP
         self.level_due = 0
@@ -797,6 +831,7 @@ class Model:
     def tick(self):
         if self.now >= self.level_due:
             self.enforce(self.level)
+        self.renew()
         for name in sorted(self.queues):
             if name in self.queues:
                 self.queues[name].tick()
@@ -875,6 +910,8 @@ class Model:
                     queue.reboot()
             else:
                 del self.queues[name]
+                self.configured.pop(name, None)
+        self.renew()
         self.begin()
 
     # Queues
@@ -912,11 +949,23 @@ class Model:
         return None if name in self.config.aliases else self.queues.get(name)
 
     def settings(self, name):
-        return self.queues[name].settings if name in self.queues else self.config.settings(name)
+        return self.queues[name].settings if name in self.queues else self.settings_of(name)
+
+    def settings_of(self, name):
+        return self.config.settings(name, self.configured)
+
+    def renew(self):
+        """Have queues take over their settings."""
+        for queue in self.queues.values():
+            if queue.settings != self.settings_of(queue.name):
+                queue.configure()
 
     def children(self, name):
         if name in self.config.aliases:
             return self.config.aliases[name]
+        return self.children_of(name)
+
+    def children_of(self, name):
         return sorted(other for other in self.queues if other.startswith(name + b"+"))
 
     def targets(self, name):
@@ -946,6 +995,7 @@ class Model:
         if queue is None:
             return
         del self.queues[name]
+        self.configured.pop(name, None)
         self.queue_deletes += 1
         self.past_items += queue.total
         queue.reserved.clear()
@@ -1281,18 +1331,29 @@ class Model:
             settings = dict(self.settings(name))
             if name in self.queues:
                 settings["durable"] = self.queues[name].durable
-            for key, value in settings.items():
-                if key == "sync":
-                    words = {None: "never", 0: "always"}
-                    settings[key] = words.get(value, f"{value}ms")
-                elif value is None:
-                    settings[key] = "none"
-                elif isinstance(value, bool):
-                    settings[key] = str(value).lower()
-                elif key in TIMES:
-                    settings[key] = f"{value}ms"
-            self.dump(client, name, settings)
+            self.dump(client, name, {key: word(key, value) for key, value in settings.items()})
         client.out += END
+
+    def configure(self, client, name, changes, noreply):
+        """Change what is set for a queue; None forgets a setting."""
+        reply = self.configured_reply(name, changes)
+        self.reply(client, reply, noreply=noreply, is_error=reply != b"OK\r\n")
+
+    def configured_reply(self, name, changes):
+        if refusal := self.refusal(READONLY):
+            return refusal
+        if name in self.config.aliases:
+            return b"CLIENT_ERROR %s is an alias; set something for the queues it names\r\n" % name
+        own = self.config.queues.get(name, {})
+        for key, value in changes.items():
+            if value is not None and own.get(key, value) != value:
+                text = f"{key} is {word(key, own[key])} by the configuration file, which decides"
+                return f"CLIENT_ERROR {text}\r\n".encode()
+        self.queue(name)
+        values = self.configured.get(name, {}) | changes
+        self.configured[name] = {key: value for key, value in values.items() if value is not None}
+        self.renew()
+        return b"OK\r\n"
 
     def dump(self, client, name, figures):
         lines = b"".join(b"  %s=%s\r\n" % line for line in self.lines(figures))
@@ -1323,7 +1384,5 @@ class Model:
             client.out += b"SERVER_ERROR %s\r\n" % error
             return
         self.config = config
-        for queue in self.queues.values():
-            if queue.settings != config.settings(queue.name):
-                queue.configure()
+        self.renew()
         client.out += b"Reloaded config.\r\n"

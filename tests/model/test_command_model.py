@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 from brokers import Data, log_to
-from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model
+from command_model import ANY, LARGE_BYTES, READONLY, STATUSES, TICK_MS, Config, Key, Model, word
 from doubles import Loop, Silence, Transport
 from hypothesis import note
 from hypothesis import strategies as st
@@ -208,6 +208,20 @@ def settings_of(name):
             # without these a child has its parent's
             (always if b"+" in name else some)[key] = moves
     return st.fixed_dictionaries(always, optional=some)
+
+
+def run_time_settings(name):
+    """Return the strategy for what is configured at run time for a queue; None is forgotten."""
+    some = {
+        "max_items": st.sampled_from([None, 1, 2]),
+        "discard_old_when_full": st.sampled_from([None, True, True]),
+        "max_age": st.sampled_from([None, 500, 2000]),
+        "max_queue_age": st.sampled_from([None, 500, 500]),
+        "max_open_reads": st.sampled_from([None, 1, 3]),
+    }
+    if b"+" not in name:
+        some["fanout_only"] = st.sampled_from([None, True, True, False])
+    return st.fixed_dictionaries({}, optional=some)
 
 
 def without_heir(table, name):
@@ -443,6 +457,15 @@ class CommandMachine(RuleBasedStateMachine):
         name, noreply = data.draw(self.names), data.draw(sometimes)
         return b"flush %s%s\r\n" % (name, no(noreply)), "flush", (name, noreply)
 
+    def a_configure(self, data):
+        name, noreply = data.draw(self.names), data.draw(sometimes)
+        changes = data.draw(run_time_settings(name))
+        words = b"".join(
+            b" %s=%s" % (key.encode(), b"" if value is None else str(word(key, value)).encode())
+            for key, value in changes.items()
+        )
+        return b"configure %s%s%s\r\n" % (name, words, no(noreply)), "configure", (name, changes, noreply)
+
     def a_flush_of_all(self, data):
         seconds, noreply = data.draw(st.sampled_from([None, 0, 1, 2])), data.draw(sometimes)
         number = b"" if seconds is None else b" %d" % seconds
@@ -483,7 +506,7 @@ class CommandMachine(RuleBasedStateMachine):
     DELAYS = st.sampled_from([0, 0, 0, 1, 500, 1000])
     COMMON = (a_set, a_set, a_get, a_get, a_get_of_any)
     RARE = (
-        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_flush_of_all,
+        a_get_of_many, a_monitor, a_confirm, a_delete, a_flush, a_configure, a_flush_of_all,
         a_flush_of_expired, a_question, a_wrong_one,
     )  # fmt: skip
 
