@@ -9,13 +9,11 @@ import itertools
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
-from contextlib import closing
 
 import pytest
-from running import DARNER, running, until
+from running import DARNER, free_port, running, until
 
 from darner.client import Client
 from darner.client.connection import Connection
@@ -165,12 +163,6 @@ def test_an_import_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_p
         if not was_killed:
             break
     assert step > 5
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def kills(tmp_path, rounds, count, seed):

@@ -1,14 +1,12 @@
 """The examples run as processes, against a server of their own."""
 
 import contextlib
-import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from programs import Program, program, ran
-from running import Server, configured, running
+from running import Server, configured, free_port, running
 
 EXAMPLES = "examples"
 
@@ -32,15 +30,6 @@ class Examples:
     def run(self, script: str, *words: object) -> str:
         """Run a script of examples/ to its end."""
         return ran(f"{EXAMPLES}/{script}", *words, **self.environment)
-
-
-def free_port() -> int:
-    """Return a free port below those that clients are given: while the server is down nobody takes it."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture

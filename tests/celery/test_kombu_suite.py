@@ -1,0 +1,31 @@
+"""kombu's own tests of a transport pass against darner; Redis goes through them beside it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from published_suites import failed, published, run_suite
+from redis_servers import redis_server
+from running import free_port
+
+MIXINS = Path(__file__).with_name("kombu_mixins.py")
+
+
+def run_mixins(url, order, scratch):
+    """Run kombu's tests against the broker at `url`, whose priorities have this order."""
+    suite = published("kombu")
+    mixins = shutil.copy(MIXINS, scratch / "test_mixins.py")  # elsewhere, pytest would load our conftest.py
+    return run_suite(suite, scratch, mixins, seconds=100, BROKER_URL=url, PRIORITY_ORDER=order)
+
+
+def test_every_test_that_kombu_has_for_transports_passes(server, tmp_path):
+    outcomes = run_mixins(f"darner://127.0.0.1:{server.port}", "asc", tmp_path)
+    assert failed(outcomes) == {}
+    assert len(outcomes) > 40
+
+
+def test_redis_passes_most_of_them(tmp_path):
+    pytest.importorskip("redis")
+    with redis_server(free_port()) as redis:
+        outcomes = run_mixins(redis.url(), "desc", tmp_path)
+    assert {name.partition("::")[2].partition("::")[0] for name in failed(outcomes)} == {}
