@@ -3,7 +3,7 @@
 Each bench is bounded in requests and in time, so that none goes on for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +54,15 @@ def numbers(within: click.IntRange) -> Callable[[str], list[int]]:
     return numbers
 
 
+def words(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return the type of an option with several of these words, such as `a,b`."""
+
+    def words(text: str) -> list[str]:
+        return [click.Choice(known)(word) for word in text.split(",")]
+
+    return words
+
+
 def connections(default: int | str) -> Callable[[Command], Command]:
     """Return the option for the number of connections; several numbers where the default is a text."""
     return option("-c --connections", default, _one_or_several(default, CONNECTIONS))
@@ -84,8 +93,11 @@ def seed(of: str) -> Callable[[Command], Command]:
     return click.option("--seed", default=None, type=int, help=f"{of}  [default: random]")
 
 
+json_file: Callable[[Any], Any] = click.option(
+    "--json", "json_file", type=_FILE, help="File for all figures."
+)
 files: Callable[[Any], Any] = together(
-    click.option("--json", "json_file", type=_FILE, help="File for all figures."),
+    json_file,
     click.option("--plot", "plot_file", type=_FILE, help="PNG file."),
 )
 data_in: Callable[[Any], Any] = click.option(
