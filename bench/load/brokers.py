@@ -72,20 +72,15 @@ class Darner:
     def multiply(self, count: int) -> None:
         """Put the one message that waits so many times more."""
         with Client(self._address) as client:
-            (queue,) = [name for name in self._queues(client) if client.queues()[name].items]
-            item = client.peek(queue)
+            item = client.peek(QUEUE)
             assert item is not None
             for at in range(0, count, BATCH):
-                client.put_many(queue, [item.value] * min(BATCH, count - at))
+                client.put_many(QUEUE, [item.value] * min(BATCH, count - at))
 
     def waiting(self) -> int:
         """Return how many messages wait in the queue of Celery."""
         with Client(self._address) as client:
-            return sum(client.queues()[name].items for name in self._queues(client))
-
-    def _queues(self, client: Client) -> list[str]:
-        """Return the queues of the priorities of Celery's queue."""
-        return [name for name in client.queues() if name.partition("#")[0] == QUEUE]
+            return client.queues()[QUEUE].items
 
 
 class Redis:

@@ -70,6 +70,8 @@ def run_suite(
     """Run tests of `directory` in a pytest of their own; `scratch` gets its files."""
     settings, report = scratch / "pytest.ini", scratch / "report.xml"
     settings.write_text("[pytest]\npython_classes = test_* Test*\n")
+    # each process gets the schemes of darner's URLs, those too that the tests start
+    (scratch / "sitecustomize.py").write_text("import darner.kombu\n")
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment["PYTHONPATH"] = f"{scratch}:{directory}"
     done = subprocess.run(

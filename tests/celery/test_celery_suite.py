@@ -1,0 +1,75 @@
+"""Celery's own integration tests, with darner as the broker and with Redis: darner passes what Redis passes.
+
+The backend of results is Redis for both, since most of these tests want one.
+"""
+
+import contextlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from published_suites import PASSED, failed, published, run_suite
+from redis_servers import redis_server
+from running import free_port, running
+
+PAGE = Path(__file__).parents[2] / "docs" / "celery.md"
+# Those that use a broker and no service besides: others test result backends, logs and memory.
+MODULES = ("test_inspect", "test_worker", "test_tasks", "test_group_chains", "test_beat", "test_canvas")
+# Celery's own CI sets this: some tests look at the log.
+LOG_LEVEL = {"WORKER_LOGLEVEL": "INFO", "C_FORCE_ROOT": "1"}
+
+
+@pytest.fixture(scope="module")
+def suite() -> Path:
+    pytest.importorskip("redis")
+    pytest.importorskip("pydantic")
+    return published("celery")
+
+
+def run_with(broker, suite, scratch, modules, seconds):
+    """Run modules of Celery's tests with a broker, and a Redis for results."""
+    scratch.mkdir()
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(redis_server(free_port()))
+        url = redis.url()
+        if broker == "darner":
+            url = f"darner://127.0.0.1:{stack.enter_context(running(scratch / 'data')).port}"
+        return run_suite(
+            suite, scratch, "-p", "celery.contrib.pytest", "-k", "not django",
+            *(suite / "t" / "integration" / f"{module}.py" for module in modules), seconds=seconds,
+            TEST_BROKER=url, TEST_BACKEND=redis.url(1), REDIS_PORT=str(redis.port), **LOG_LEVEL,
+        )  # fmt: skip
+
+
+def run_both(suite, tmp_path, modules, seconds):
+    """Run modules with both brokers at once; return what became of each test with darner, and with Redis."""
+    with ThreadPoolExecutor(2) as threads:
+        runs = [
+            threads.submit(run_with, broker, suite, tmp_path / broker, modules, seconds)
+            for broker in ("darner", "redis")
+        ]
+        return [run.result() for run in runs]
+
+
+def assert_as_good(darner, redis):
+    """Fail if darner does not pass a test that Redis passes, or the page names not one that fails on both."""
+    passed = {name for name, one in redis.items() if one.word == PASSED}
+    assert {name: said for name, said in failed(darner).items() if name in passed} == {}
+    on_the_page = set(re.findall(r"^\| `(test_[^`]+)` \|", PAGE.read_text(), re.MULTILINE))
+    assert {name.rpartition("::")[2].partition("[")[0] for name in failed(darner)} <= on_the_page
+
+
+@pytest.mark.timeout(400)
+def test_darner_passes_what_redis_passes_of_the_tests_of_remote_control(suite, tmp_path):
+    darner, redis = run_both(suite, tmp_path, MODULES[:1], 380)
+    assert_as_good(darner, redis)
+    assert sum(one.word == PASSED for one in darner.values()) > 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_darner_passes_what_redis_passes_of_all_tests(suite, tmp_path):
+    darner, redis = run_both(suite, tmp_path, MODULES, 3500)
+    assert_as_good(darner, redis)
+    assert sum(one.word == PASSED for one in darner.values()) > 200
