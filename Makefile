@@ -72,7 +72,8 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 # skipped where it is missing, and so are those of Node's memcached. The extras add to the darner that is
 # installed already what bench/, metrics and the page need.
 $(TOOLS): $(COMPILED) pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples 'darner[bench,celery,metrics,web]'
+	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples --group celery-suite \
+	    'darner[bench,celery,metrics,web]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node memcached@2.2.2 || \
 	    echo "Node's memcached is not to be had: its tests will be skipped"
