@@ -13,7 +13,7 @@ from published_suites import PASSED, failed, published, run_suite
 from redis_servers import redis_server
 from running import free_port, running
 
-PAGE = Path(__file__).parents[2] / "docs" / "celery.md"
+PAGE = Path(__file__).parents[2] / "docs" / "celery-redis.md"
 # Those that use a broker and no service besides: others test result backends, logs and memory.
 MODULES = ("test_inspect", "test_worker", "test_tasks", "test_group_chains", "test_beat", "test_canvas")
 # Celery's own CI sets this: some tests look at the log.
