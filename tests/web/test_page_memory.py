@@ -1,12 +1,13 @@
 """The memory of the page, over a day of polling."""
 
+import http.client
 import re
 import sys
 from pathlib import Path
 
 import pytest
 from pages import showing
-from running import running
+from running import WAIT_S, running
 
 pytest.importorskip("aiohttp", reason="the page needs aiohttp: pip install darner[web]")
 
@@ -32,9 +33,9 @@ def resident_kb(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
-def sample_in(text: str) -> int:
-    """Return the number of the poll that a page shows."""
-    return int(re.search(r'data-sample="(\d+)"', text)[1])
+def ask(browser: http.client.HTTPConnection, path: str) -> str:
+    browser.request("GET", path)
+    return browser.getresponse().read().decode()
 
 
 @pytest.mark.parametrize(
@@ -51,15 +52,21 @@ def test_is_flat_once_the_lines_are_full(tmp_path, polls, most_kb):
         showing(f"127.0.0.1:{server.port}", command=(sys.executable, "-c", HASTY)) as page,
     ):
         client = server.connect()
-        seen, kb = 0, {}
+        browser = http.client.HTTPConnection("127.0.0.1", page.port, timeout=WAIT_S)
+        at = f"/queue?server=127.0.0.1%3A{server.port}&live=0&queue="
+        seen, looks, kb = 0, 0, {}
         while seen < polls:
-            queue = b"queue%d" % (seen % QUEUES)
-            client.set(queue, b"data" * (seen % 7))
-            client.get(b"queue%d" % (seen * 7 % QUEUES))
-            if text := page.get(f"/?live={seen}").text:
-                seen = sample_in(text)
-            page.get(f"/queue?server=127.0.0.1%3A{server.port}&queue={queue.decode()}&live=0")
-            kb[seen] = resident_kb(page.process.pid)
+            queue = f"queue{looks % QUEUES}"
+            client.set(queue.encode(), b"data" * (looks % 7))
+            client.get(b"queue%d" % (looks * 7 % QUEUES))
+            if looks % 10 == 0:
+                ask(browser, at + queue)
+                page.get("/")  # a browser that comes and goes
+            if text := ask(browser, f"/?live={seen}"):
+                seen = int(re.search(r'data-sample="(\d+)"', text)[1])
+                kb[seen] = resident_kb(page.process.pid)
+            looks += 1
+        browser.close()
         client.close()
         # by then 15 minutes of steps have passed
         full = next(at for at in kb if at >= polls // 3)
