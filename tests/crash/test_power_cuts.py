@@ -46,6 +46,8 @@ class Load:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._over = threading.Event()
+        self._goes_on = threading.Event()
+        self._goes_on.set()
         # by queue, the last number acknowledged with a sync; and the last number fetched
         self.synced = dict.fromkeys(("rare", "large", "failed"), 0)
         self.fetched = 0
@@ -62,8 +64,16 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._goes_on.set()
         for thread in self._threads:
             thread.join()
+
+    @contextlib.contextmanager
+    def resting(self):
+        """Set nothing meanwhile: however slow the machine is, the disk must not fill up."""
+        self._goes_on.clear()
+        yield
+        self._goes_on.set()
 
     def _run(self, work) -> None:
         try:
@@ -73,6 +83,7 @@ class Load:
                 while not self._over.is_set():
                     number += 1
                     work(wire, number)
+                    self._goes_on.wait()
         except BaseException as error:  # raised by the test
             self.errors.append(error)
 
@@ -167,7 +178,7 @@ def try_power_cuts(kind: str, cuts: int, tmp_path: Path) -> None:
                 run("cp", "--reflink=always", image, copy)
                 fetched = load.fetched + 1  # one fetch may be in progress
                 assert not load.errors
-                with mounted_image(copy, at, *KINDS[kind]):
+                with load.resting(), mounted_image(copy, at, *KINDS[kind]):
                     said = run_darner("check", at / "data").stdout
                     assert "damage" not in said.replace("log damaged", ""), said
                     with running(at / "data", "--config", str(config)) as found:
