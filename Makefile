@@ -7,7 +7,7 @@ TOOLS := $(VENV)/.tools
 TYPES := $(shell find darner -name '*.pxd')
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
-.PHONY: run test test-long test-all lint wheel wheels annotate fuzz clean
+.PHONY: run test test-long test-all lint docs wheel wheels annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
@@ -37,6 +37,11 @@ lint: $(COMPILED) $(TOOLS)
 	$(BIN)/mypy
 	$(BIN)/mypy --strict bench
 	$(BIN)/lint-imports
+
+# The docs site, in build/docs.
+docs: $(COMPILED) $(TOOLS)
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env docs build/docs
 
 # A wheel for PYTHON, built and proved; and one for every CPython from 3.11 on that this machine has.
 wheel:

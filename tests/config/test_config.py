@@ -19,7 +19,7 @@ from darner.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "docs" / "darner.toml").read_text()
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "configuration.md").read_text()
 OF_QUEUE = {field.encode_name for field in msgspec.structs.fields(QueueSettings)}
 TABLES = {"queue_defaults", "queues", "aliases"}
 OF_SERVER = {field.encode_name for field in msgspec.structs.fields(Settings)} - TABLES - {"patterns"}
@@ -342,16 +342,16 @@ class TestExample:
 
 
 class TestReadme:
-    FILE = re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1]
+    FILE = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
 
     def test_lists_every_setting_and_no_other(self):
-        assert set(re.search(r"^\| the server \| `(.+)` \|$", README, re.MULTILINE)[1].split()) == OF_SERVER
-        assert set(re.search(r"^\| a queue \| `(.+)` \|$", README, re.MULTILINE)[1].split()) == OF_QUEUE
+        assert set(re.search(r"^\| the server \| `(.+)` \|$", PAGE, re.MULTILINE)[1].split()) == OF_SERVER
+        assert set(re.search(r"^\| a queue \| `(.+)` \|$", PAGE, re.MULTILINE)[1].split()) == OF_QUEUE
 
     def test_shows_an_error_as_it_is(self):
         assert settings(self.FILE).queue(b"session.1").max_age_ms == 30 * 60_000
         wrong = self.FILE.replace('sync = "always"', 'max_items = "many"')
-        assert f"darner: {error(wrong)}\n" in README
+        assert f"darner: {error(wrong)}\n" in PAGE
 
 
 def check(path: Path, *options: str) -> subprocess.CompletedProcess:
