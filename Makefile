@@ -78,7 +78,7 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 # installed already what bench/, metrics and the page need.
 $(TOOLS): $(COMPILED) pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples --group celery-suite \
-	    'darner[bench,celery,metrics,web]'
+	    'darner[bench,celery,dramatiq,metrics,taskiq,web]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node memcached@2.2.2 || \
 	    echo "Node's memcached is not to be had: its tests will be skipped"

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from darner.client.errors import ClientError, ServerFailedError
 from darner.client.item import Item
 from darner.work.backoff import pause_s
+from darner.work.confirming import confirm
 from darner.work.connection import Delivery
 from darner.work.fleet import Fleet
 from darner.work.jobs import Outcome, Retry
@@ -19,8 +19,6 @@ from darner.work.settings import Settings
 
 log = structlog.get_logger()
 
-# The pause before the server is told again of a job that has ended, if it could not take note of it.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 # How long an async job has for clearing up when it is cancelled.
 CANCELLED_S = 1.0
 
@@ -114,22 +112,9 @@ class Consumer:
         outcome: str,
         seconds: float,
     ) -> None:
-        """Wait for the server's reply to an answer; give the answer again if the server could not take it."""
-        failures = 0
-        while True:
-            try:
-                await reply
-            except ServerFailedError as error:
-                log.warning("the server could not take the answer", **_fields(item), error=str(error))
-                await asyncio.sleep(pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, random.random))
-                failures += 1
-                reply = send()
-                continue
-            except ClientError as error:
-                # it was held too long, or the connection was lost, or somebody deleted the queue
-                log.warning("the item went back: it will be done again", **_fields(item), error=str(error))
-                outcome = "lost"
-            break
+        """Wait for the server's reply to an answer."""
+        if not await confirm(reply, send, log.bind(**_fields(item))):
+            outcome = "lost"
         self._observer.note_end(item.queue, outcome, seconds)
 
 

@@ -12,13 +12,14 @@ import random
 from collections.abc import Awaitable, Callable
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from darner.client.errors import BadRequestError, ClientError
 from darner.work.backoff import pause_s
 from darner.work.connection import Connection, Delivery
 from darner.work.errors import WorkerError
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 # How long one wait is. A server that does not answer soon after is taken for dead.
 WAIT_MS = 20_000
@@ -31,10 +32,17 @@ HOLDS_ENOUGH = "close current item first"
 class Source:
     """One server."""
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[Connection]], most_held: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[Connection]],
+        most_held: int,
+        log: FilteringBoundLogger = log,
+    ) -> None:
         """Begin without a connection. `name` is the server's in the log; `most_held` how many items a
         connection may hold, unless the server says less."""
         self._name = name
+        self._log = log
         self._connect = connect
         self._most_held = most_held
         self._connections: list[Connection] = []
@@ -74,7 +82,7 @@ class Source:
             return None
         if self._failures:
             self._failures = 0
-            log.info("the server serves again", server=self._name)
+            self._log.info("the server serves again", server=self._name)
         return found
 
     def close(self) -> None:
@@ -93,7 +101,7 @@ class Source:
     def _note_limit(self, load: int) -> None:
         """Take note that a connection which held so many items, at most, may not hold another."""
         if load < self._most_held:
-            log.info(
+            self._log.info(
                 "max_open_reads is less than the concurrency: more connections are used",
                 server=self._name,
                 max_open_reads=load,
@@ -110,5 +118,7 @@ class Source:
         pause = pause_s(self._failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, random.random)
         self._rests_until = asyncio.get_running_loop().time() + pause
         if not self._failures:
-            log.warning("the server does not serve: it is asked again", server=self._name, error=str(error))
+            self._log.warning(
+                "the server does not serve: it is asked again", server=self._name, error=str(error)
+            )
         self._failures += 1
