@@ -105,13 +105,12 @@ number = 7
 class Worker:
     """A worker, running."""
 
-    def __init__(self, directory: Path, name: str, *words: str) -> None:
-        (directory / "jobs.py").write_text(JOBS)
+    def __init__(self, directory: Path, name: str, *command: str) -> None:
         self._log = directory / f"{name}.log"
         self._said = b""
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "darner.work", *words],
+                command,
                 cwd=directory,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -168,7 +167,9 @@ class Worker:
 @contextlib.contextmanager
 def working(directory: Path, function: str, *options: object, name: str = "worker") -> Iterator[Worker]:
     """Start a worker that runs `function` of the jobs above, and kill it at the end if it still runs."""
-    worker = Worker(directory, name, f"jobs:{function}", *map(str, options))
+    (directory / "jobs.py").write_text(JOBS)
+    words = (f"jobs:{function}", *map(str, options))
+    worker = Worker(directory, name, sys.executable, "-m", "darner.work", *words)
     try:
         yield worker
     finally:
