@@ -113,7 +113,7 @@ class TestMetadata:
 # A fork for each module: what all of them need from elsewhere is loaded once.
 IMPORTS = """
 import importlib, os, sys
-import asyncio, click, msgspec, structlog, tomlkit, uvloop
+import asyncio, click, dramatiq, msgspec, structlog, taskiq, tomlkit, uvloop
 
 for name in sys.argv[1:]:
     child = os.fork()
