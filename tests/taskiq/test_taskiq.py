@@ -158,10 +158,11 @@ def test_workers_go_on_by_themselves_when_the_server_was_killed_and_nothing_is_l
         with pytest.raises(SendTaskError):
             project.kick("echo", "refused")
         server.start()
-        assert it.said(1) == ["began held"]  # at least once: the first time has not ended yet
+        # at least once: the first time has not ended yet
+        assert sorted(it.said(2)) == ["began held", "delayed"]
         it.wait_for_log("the server serves again")
         (tmp_path / "go").touch()
-        assert it.said(3) == ["ended held", "ended held", "delayed"]
+        assert it.said(2) == ["ended held", "ended held"]
         it.wait_for_log("the item went back")
         until(lambda: is_empty(server))
 
