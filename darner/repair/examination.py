@@ -76,7 +76,8 @@ def examine(
         if journal.lost_items:
             lost = counted(journal.lost_items, "large item")
             problems.append(f"{lost} {are(journal.lost_items)} in the log without a whole file")
-        if not (path / "CURRENT").exists():
+        # of a queue that was deleted before its LevelDB had anything, a start deletes that
+        if not (path / "CURRENT").exists() or (journal.state.deleted and not journal.database.exists):
             return problems, 0, 0
         with contextlib.closing(open_leveldb(path)) as db:
             scan = Scan(db, path / BLOBS_NAME)

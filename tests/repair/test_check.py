@@ -227,6 +227,19 @@ class TestDataDirectory:
         assert line in server.log
 
 
+class TestDeletedQueue:
+    def test_whose_leveldb_had_nothing_yet_is_no_fault(self, tmp_path):
+        data = Data(tmp_path / "data")
+        data.push(b"work", b"one")
+        data.broker.delete(b"work")
+        data.end()
+        with opened_db(data.path / "work", create_if_missing=True):
+            pass
+        assert [(report.where, report.problems) for report in check(data.path)] == [("work", [])]
+        assert said_at_start(data.path) == []
+        assert not (data.path / "work").exists()
+
+
 class TestLeftovers:
     def test_are_warned_of_in_the_form_of_the_log(self, path):
         for name in (".damaged-work-1", ".repair-work", ".trash/1"):
