@@ -15,8 +15,10 @@ def main() -> None:
 
     bare_structlog.load()
     from darner.cli.main import main as run  # noqa: PLC0415
+    from darner.cli.outcome import exit_on_error  # noqa: PLC0415
 
-    run()
+    with exit_on_error():
+        run()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ class ToolError(DarnerError):
     """A tool cannot go on: the text says why, and what to do."""
 
 
+class NoQueueError(ToolError):
+    """The server has no such queue."""
+
+
 class UnavailableError(DarnerError):
     """The server cannot do now what a client asked for, through no fault of the client."""
 

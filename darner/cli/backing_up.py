@@ -1,6 +1,7 @@
 """The command `backup`."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from darner.cli.connecting import connect, saying_errors
-from darner.cli.outcome import exit_on_error, say
+from darner.cli.outcome import say
 from darner.errors import ToolError
 from darner.log.lines import set_up_log
 from darner.repair import backup as backups
@@ -21,13 +22,14 @@ PAUSE_S = 0.05
 
 
 @click.command(short_help="Copy a data directory while a server has it.")
-@click.argument("data", metavar="DATA|URL")
+@click.argument("data", type=click.Path(), metavar="DATA|URL")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--keep-damaged", is_flag=True, help="Keep the copy even if a queue in it is damaged.")
 def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     """Copy the data directory DATA to DIR, which must not exist or be empty; a server may go on to use DATA.
 
-    URL is that of a server on this machine, which says where its DATA is.
+    URL is that of a server on this machine, which says where its DATA is. For another machine's, run this
+    there: ssh HOST darner backup DATA DIR.
 
     DIR is as a server that was killed at one moment of the backup would have left DATA: it has all that was
     answered before the backup began, and nothing that was removed by then. It is on the disk and was checked
@@ -42,7 +44,7 @@ def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     """
     path = _data_of(data) if "://" in data else Path(data)
     set_up_log()
-    with exit_on_error(), _ended_by_signals(), _shown() as progress:
+    with _ended_by_signals(), _shown() as progress:
         made = backups.back_up(
             path, directory, lambda: time.sleep(PAUSE_S), progress, keep_damaged=keep_damaged
         )
@@ -64,9 +66,23 @@ def _data_of(server: str) -> Path:
         # the wire shows neither what is reserved or delayed nor one moment of all queues
         if path is None:
             raise ToolError("that server is too old to say where its data is: name the directory")
-        if not path.is_dir():
-            raise ToolError(f"{path}, where that server has its data, is not on this machine: run this there")
+        if not _has_open(client.stats().pid, path):
+            raise ToolError(
+                f"that server has its data in {path}, on another machine or out of sight (of a container, or"
+                f" of another user): run `darner backup {path} DIR` where it runs, as over ssh"
+            )
         return path
+
+
+def _has_open(process: int, path: Path) -> bool:
+    """Return whether a process has a directory open, for another machine's may have the same name."""
+    with contextlib.suppress(OSError):
+        directory = path.stat()
+        for each in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it is closed meanwhile
+                if os.path.samestat(directory, each.stat()):
+                    return True
+    return False
 
 
 @contextlib.contextmanager

@@ -22,4 +22,6 @@ def completion(context: click.Context, /, shell: str) -> None:
     """Print a script that has SHELL complete the commands of darner and their options."""
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "darner", "_DARNER_COMPLETE").source())
+    script = kind(context.find_root().command, {}, "darner", "_DARNER_COMPLETE").source()
+    # fish: the text of an option may have commas, too
+    click.echo(script.replace('string split ","', 'string split --max 1 ","'))

@@ -3,6 +3,7 @@ an error tells whoever ran it."""
 
 import contextlib
 import functools
+import math
 import os
 import ssl
 import sys
@@ -12,19 +13,16 @@ from urllib.parse import unquote_to_bytes
 
 import click
 
-from darner.cli.outcome import say
+from darner.cli.outcome import INTERRUPTED, exit_on_error, say
 from darner.client import protocol, url
 from darner.client.client import Client
 from darner.client.errors import BadRequestError, ConnectionFailedError
-from darner.errors import DarnerError
+from darner.errors import NoQueueError
+from darner.work.server_option import server_option
 
-DEFAULT_SERVER = "darner://127.0.0.1:22133"
-
-# Exit statuses, besides 0 and those of click: 2 is a wrong command line.
-FAILED = 1
+# Exit statuses of these commands, besides those that all have.
 UNREACHABLE = 3
 NOTHING = 4
-INTERRUPTED = 130
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -63,6 +61,23 @@ class QueueName(click.ParamType[str]):
 
 
 QUEUE = QueueName()
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds."""
+
+    name = "number of seconds"
+
+    def __init__(self, most: float, *, least: float = 0) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):  # no range leaves that out
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each server.")
 
@@ -128,46 +143,19 @@ def for_each(clients: Mapping[str, Client], ask: Callable[[str, Client], None]) 
 
 @contextlib.contextmanager
 def saying_errors() -> Iterator[None]:
-    """Say an error of the body in one line on standard error, and exit with the status that stands for it.
-
-    Ctrl-C exits with 130, and a standard output that nobody reads any more with 1; nothing is said then.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except ConnectionFailedError as error:
-        say(f"darner: {error}", err=True)
-        sys.exit(UNREACHABLE)
-    except DarnerError as error:
-        say(f"darner: {error}", err=True)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # or Python would try to write the rest at its end, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
-    except OSError as error:
-        where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
-        say(f"darner: {error.strerror or error}{where}", err=True)
-        sys.exit(FAILED)
+    """Do as `exit_on_error`; to reach no server, or no such queue there, has a status of its own."""
+    with exit_on_error():
+        try:
+            yield
+        except (ConnectionFailedError, NoQueueError) as error:
+            say(f"darner: {error}", err=True)
+            sys.exit(NOTHING if isinstance(error, NoQueueError) else UNREACHABLE)
 
 
 def _options(run: Command) -> Command:
     """Add the options; `run` gets `servers` and `tls`."""
 
-    @click.option(
-        "-s",
-        "--server",
-        "servers",
-        multiple=True,
-        metavar="URL",
-        envvar="DARNER_URL",
-        default=[DEFAULT_SERVER],
-        help="Server, as host:port, darner://user:password@host:port, darners:// for TLS, or"
-        " darner+unix:///path. May be given several times. Else from DARNER_URL, which `ps` does not show."
-        f"  [default: {DEFAULT_SERVER}]",
-    )
+    @server_option
     @click.option(
         "--tls-ca", metavar="FILE", type=click.Path(exists=True), help="Whose certificates to trust."
     )

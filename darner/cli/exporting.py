@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from darner.cli.connecting import INTERRUPTED, QUEUE, SETTINGS, epilog, server_options
-from darner.cli.outcome import say
+from darner.cli.connecting import QUEUE, SETTINGS, epilog, server_options
+from darner.cli.outcome import INTERRUPTED, say
 from darner.cli.progress import progress, stopping
 from darner.client.client import Client
 from darner.client.errors import BadRequestError
@@ -42,18 +42,18 @@ def export(client: Client, queue: str, file: str, *, remove: bool, as_json: bool
         job = Export(client, queue, file, removes=remove)
     except BadRequestError as error:
         raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise _naming(file, error) from None
     if job.file.found:
         say(f"darner: {file} has {job.file.found} items: going on", err=True)
     done = job.done
     with progress(f"export {queue}", done.expected) as tell, stopping() as is_stopped:
         try:
             is_over = job.run(lambda: tell(done.items), is_stopped)
-        except (DarnerError, OSError):
-            say(
-                f"darner: the file has {job.file.items} items, and the same command goes on with it:",
-                err=True,
-            )
-            raise
+        except (DarnerError, OSError) as error:
+            if file != "-":
+                say(f"darner: {file} is not whole yet, and the same command goes on with it:", err=True)
+            raise _naming(file, error) from None
     figures = {"items": job.file.items, "bytes": job.file.bytes, "is_whole": is_over}
     if remove:
         figures["removed"] = done.items
@@ -123,14 +123,21 @@ def import_(
         with progress("import", source.size or None, in_bytes=True) as tell, stopping() as is_stopped:
             try:
                 is_over = job.run(tell, is_stopped)
-            except (DarnerError, OSError):
+            except (DarnerError, OSError) as error:
                 unsure = f", and {job.done.unsure} more perhaps" if job.done.unsure else ""
                 say(f"darner: {job.done.items} items are imported{unsure}; then:", err=True)
-                raise
+                raise _naming(file, error) from None
     _tell("imported", job.done, as_json=as_json)
     if not is_over:
         say("darner: interrupted: the same command goes on", err=True)
         sys.exit(INTERRUPTED)
+
+
+def _naming(file: str, error: Exception) -> Exception:
+    """Return an error, with the name of the file if it is one of the disk and has none."""
+    if isinstance(error, OSError) and error.filename is None and file != "-":
+        error.filename = file
+    return error
 
 
 def _check(source: Source) -> Imported:

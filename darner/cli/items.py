@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from darner.cli.connecting import NOTHING, QUEUE, SETTINGS, epilog, server_options
+from darner.cli.connecting import NOTHING, QUEUE, SETTINGS, Seconds, epilog, server_options
 from darner.cli.outcome import say
 from darner.cli.progress import progress
+from darner.client import protocol
 from darner.client.client import Client
 from darner.client.item import Item
 from darner.printable import printable
@@ -22,7 +23,7 @@ from darner.tools.taking import take
 _READ_BYTES = 1 << 17
 # How many items are reserved at once.
 _RESERVED = 100
-_SECONDS = click.FloatRange(min=0)
+_WAIT = Seconds(protocol.MAX_WAIT_MS // 1000)
 
 
 @click.command(
@@ -40,9 +41,13 @@ _SECONDS = click.FloatRange(min=0)
 @click.argument("value", required=False)
 @click.option("-0", "--null", is_flag=True, help="Items of standard input end with a NUL, not a line end.")
 @click.option("--whole", is_flag=True, help="All of standard input is one item.")
-@click.option("--delay", type=_SECONDS, default=0, metavar="S", help="Out of sight for so many seconds.")
+@click.option("--delay", type=_WAIT, default=0, metavar="S", help="Out of sight for so many seconds.")
 @click.option(
-    "--expire", type=_SECONDS, default=0, metavar="S", help="Dropped if nobody takes it within S s."
+    "--expire",
+    type=Seconds(protocol.MAX_EXPIRE_S),
+    default=0,
+    metavar="S",
+    help="Dropped if nobody takes it within S s.",
 )
 @click.option(
     "--id", metavar="ID", help="Store nothing that was put with this id within dedup_window; of several items"
@@ -103,7 +108,7 @@ def _items(splitter: Splitter) -> Iterator[list[bytes]]:
 @click.argument("queue", type=QUEUE)
 @click.option("-n", "--count", type=click.IntRange(min=1), default=1, metavar="N", help="How many, at most.")
 @click.option("--all", "all_", is_flag=True, help="Until the queue is empty.")
-@click.option("--timeout", type=_SECONDS, default=0, metavar="S", help="Wait so many seconds for each item.")
+@click.option("--timeout", type=_WAIT, default=0, metavar="S", help="Wait so many seconds for each item.")
 @click.option("-0", "--null", is_flag=True, help="Write a NUL behind each item, not a line end.")
 @click.option(
     "--open", "opens", is_flag=True, help="Remove an item only after it was written: a broken pipe or a kill"

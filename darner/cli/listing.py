@@ -3,14 +3,22 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import click
 
 from darner.cli import tables
-from darner.cli.connecting import FAILED, NOTHING, SETTINGS, UNREACHABLE, each_server_options, epilog
-from darner.cli.outcome import say
+from darner.cli.connecting import (
+    NOTHING,
+    SETTINGS,
+    UNREACHABLE,
+    Command,
+    Seconds,
+    each_server_options,
+    epilog,
+)
+from darner.cli.outcome import FAILED, say
 from darner.client.client import Client
 from darner.client.errors import ConnectionFailedError
 from darner.tools import listing
@@ -20,12 +28,26 @@ from darner.tools.watching import Watch
 # So many things that are wrong are said, the worst ones.
 MOST_TROUBLES = 10
 
-sort_option = click.option(
-    "--sort",
-    type=click.Choice(listing.SORTS),
-    metavar="COLUMN",
-    help=f"Column to sort by: {', '.join(listing.SORTS)}; figures from the greatest on.",
-)
+
+def queues_options(seconds: Seconds, interval: float, help: str) -> Callable[[Command], Command]:
+    """Return what adds the options of a command that shows queues; `interval` is the default of the one that
+    `help` describes."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            each_server_options,
+            click.option("--interval", type=seconds, default=interval, show_default=True, metavar="SECONDS",
+                         help=help),
+            click.option(
+                "--sort", type=click.Choice(listing.SORTS), metavar="COLUMN",
+                help=f"Column to sort by: {', '.join(listing.SORTS)}; figures from the greatest on.",
+            ),
+            click.argument("pattern", default="*"),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command(
@@ -42,18 +64,8 @@ sort_option = click.option(
         nothing="no queue of a name that matches PATTERN",
     ),
 )
-@click.argument("pattern", default="*")
-@sort_option
-@click.option(
-    "--interval",
-    type=click.FloatRange(0, 3600),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to count for the rates; with 0 there are none.",
-)
+@queues_options(Seconds(3600), 1.0, "How long to count for the rates; with 0 there are none.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each queue.")
-@each_server_options
 def queues(
     clients: Mapping[str, Client], *, pattern: str, sort: str | None, interval: float, as_json: bool
 ) -> None:

@@ -68,6 +68,11 @@ class _Serving(click.Command):
 class _Main(_Serving, click.Group):
     """The group of all commands."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for; errors and Ctrl-C end it as `exit_on_error` says."""
+        with exit_on_error():
+            return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections of options, and those of commands."""
         super().format_options(ctx, formatter)
@@ -127,7 +132,11 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
     context_settings=SETTINGS,
 )
 @click.option(
-    "-d", "--data", metavar="DIR", help="Directory of the queues, made if missing.  [default: data]"
+    "-d",
+    "--data",
+    type=click.Path(),
+    metavar="DIR",
+    help="Directory of the queues, made if missing.  [default: data]",
 )
 @click.option(
     "--host",
@@ -136,7 +145,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
     help="Address to listen on; * is every one. May be given several times.  [default: 127.0.0.1]",
 )
 @click.option("-p", "--port", type=int, metavar="PORT", help="Port to listen on.  [default: 22133]")
-@click.option("--socket", metavar="PATH", help="Unix socket to listen on as well.")
+@click.option("--socket", type=click.Path(), metavar="PATH", help="Unix socket to listen on as well.")
 @click.option(
     "-c", "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE",
     help="Configuration file (TOML); options given here take precedence.",
@@ -173,11 +182,10 @@ def _serve(*, config_path: Path | None, check_config: bool, **options: Any) -> N
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
     overrides = {key: value for key, value in options.items() if value not in (None, ())}
-    with exit_on_error():
-        if check_config:
-            serving.check_config(config_path, load(config_path, overrides))
-        else:
-            serving.run_server(config_path, overrides)
+    if check_config:
+        serving.check_config(config_path, load(config_path, overrides))
+    else:
+        serving.run_server(config_path, overrides)
 
 
 serve = _Serving(

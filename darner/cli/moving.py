@@ -6,16 +6,8 @@ from collections.abc import Mapping
 
 import click
 
-from darner.cli.connecting import (
-    INTERRUPTED,
-    QUEUE,
-    SETTINGS,
-    each_server_options,
-    epilog,
-    for_each,
-    json_option,
-)
-from darner.cli.outcome import say
+from darner.cli.connecting import QUEUE, SETTINGS, each_server_options, epilog, for_each, json_option
+from darner.cli.outcome import INTERRUPTED, say
 from darner.cli.progress import progress, stopping
 from darner.client.client import Client
 from darner.client.errors import BadRequestError

@@ -12,6 +12,10 @@ from darner.errors import DarnerError
 from darner.log.lines import set_up_log
 from darner.printable import printable
 
+# Exit statuses, besides 0 and those of click: 2 is a wrong command line.
+FAILED = 1
+INTERRUPTED = 130
+
 
 def say(text: str, *, err: bool = False) -> None:
     """Write a line to standard output, or to standard error with `err`."""
@@ -20,16 +24,29 @@ def say(text: str, *, err: bool = False) -> None:
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Say an error of the body in one line on standard error, and exit with status 1."""
+    """Say an error of the body in one line on standard error, and exit with status 1.
+
+    Ctrl-C exits with 130, and a standard output that nobody reads any more with 1; nothing is said then.
+    """
     try:
         yield
+        sys.stdout.flush()
     except DarnerError as error:
         say(f"darner: {error}", err=True)
-        sys.exit(1)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except click.Abort:  # Ctrl-C or Ctrl-D at a question, whose line has no end yet
+        say("", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # or Python would try to write the rest at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except OSError as error:
         where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
         say(f"darner: {error.strerror or error}{where}", err=True)
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 class ErrorCount(logging.Handler):

@@ -87,7 +87,7 @@ def peek(
             say(_head(item) + (f" server={address}" if len(clients) > 1 else ""))
             for line in _lines(item, as_hex=as_hex, is_whole=is_whole):
                 say(line)
-        if is_first and not as_json:
+        if is_first:
             say(f"darner: {address}: nothing waits", err=True)
             sys.exit(NOTHING)
 

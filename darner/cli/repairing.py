@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from darner.cli.outcome import ErrorCount, exit_on_error, say
+from darner.cli.outcome import ErrorCount, say
 from darner.errors import RepairError
 from darner.log.lines import set_up_log
 from darner.printable import shown
@@ -33,12 +33,11 @@ def check(data: Path, queue: str | None) -> None:
     """
     logged = ErrorCount()
     failed = can_be_repaired = False
-    with exit_on_error():
-        for report in check_queues(data, None if queue is None else os.fsencode(queue)):
-            failed |= bool(report.problems)
-            can_be_repaired |= report.is_repairable
-            text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
-            say(f"{report.where}: {text}")
+    for report in check_queues(data, None if queue is None else os.fsencode(queue)):
+        failed |= bool(report.problems)
+        can_be_repaired |= report.is_repairable
+        text = "; ".join(report.problems) or f"ok, items={report.items} bytes={report.bytes}"
+        say(f"{report.where}: {text}")
     if can_be_repaired:
         say("darner: darner repair DATA QUEUE saves what is left of a queue, --all of each", err=True)
     if failed or logged.count:
@@ -64,17 +63,16 @@ def repair(data: Path, queue: str | None, *, all_: bool) -> None:
         raise click.UsageError("give the name of a queue, or --all")
     set_up_log()
     failed = False
-    with exit_on_error():
-        if queue is not None:
-            name = os.fsencode(queue)
-            _say_repaired(name, repair_queue(data, name))
-            return
-        for name, outcome in repair_all(data):
-            if isinstance(outcome, RepairError):
-                failed = True
-                say(f"{shown(name)}: {outcome}", err=True)
-            else:
-                _say_repaired(name, outcome)
+    if queue is not None:
+        name = os.fsencode(queue)
+        _say_repaired(name, repair_queue(data, name))
+        return
+    for name, outcome in repair_all(data):
+        if isinstance(outcome, RepairError):
+            failed = True
+            say(f"{shown(name)}: {outcome}", err=True)
+        else:
+            _say_repaired(name, outcome)
     if failed:
         sys.exit(1)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from darner.cli.connecting import DEFAULT_SERVER, SETTINGS
-from darner.cli.outcome import exit_on_error, say
+from darner.cli.connecting import SETTINGS
+from darner.cli.outcome import say
 from darner.errors import StartError
 from darner.log.lines import choose_log_format, set_up_log
+from darner.work.server_option import DEFAULT_SERVER
 
 PORT = 22180
 
@@ -93,20 +94,19 @@ def web(
         raise click.UsageError(f"--listen {listen}: HOST:PORT")
     set_up_log()
     choose_log_format(log_format)
-    with exit_on_error():
-        try:
-            settings = Settings(
-                servers=servers or (DEFAULT_SERVER,),
-                listen=(host.strip("[]"), int(port)),
-                logins=read_logins(login, os.environ.get("DARNER_WEB_LOGIN", "")),
-                names=names,
-                allows_changes=allow_changes,
-                tls=ssl.create_default_context(cafile=tls_ca) if tls_ca else None,
-                own_tls=_own_tls(tls_cert, tls_key),
-            )
-        except ssl.SSLError as error:
-            raise StartError(f"{tls_cert or tls_ca}: {error}") from None
-        asyncio.run(serve(settings))
+    try:
+        settings = Settings(
+            servers=servers or (DEFAULT_SERVER,),
+            listen=(host.strip("[]"), int(port)),
+            logins=read_logins(login, os.environ.get("DARNER_WEB_LOGIN", "")),
+            names=names,
+            allows_changes=allow_changes,
+            tls=ssl.create_default_context(cafile=tls_ca) if tls_ca else None,
+            own_tls=_own_tls(tls_cert, tls_key),
+        )
+    except ssl.SSLError as error:
+        raise StartError(f"{tls_cert or tls_ca}: {error}") from None
+    asyncio.run(serve(settings))
 
 
 def _own_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -6,14 +6,40 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
-from darner.cli.connecting import NOTHING, QUEUE, SETTINGS, each_server_options, epilog, for_each, json_option
-from darner.cli.outcome import say
+from darner.cli.connecting import (
+    NOTHING,
+    QUEUE,
+    SETTINGS,
+    Command,
+    each_server_options,
+    epilog,
+    for_each,
+    json_option,
+)
+from darner.cli.outcome import FAILED, say
 from darner.client.client import Client
 from darner.client.errors import NotPermittedError
 from darner.client.protocol import STATUSES
 from darner.tools.listing import label
 
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+def _queues_command(short_help: str, examples: str) -> Callable[[Command], click.Command]:
+    """Return what makes a command of a function that changes whole queues."""
+
+    def decorate(command: Command) -> click.Command:
+        for option in (
+            each_server_options,
+            click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+            click.argument("queues", nargs=-1, required=True, type=QUEUE, metavar="QUEUE..."),
+        ):
+            command = option(command)
+        return click.command(
+            short_help=short_help,
+            context_settings=SETTINGS,
+            epilog=epilog(examples, nothing="a server has no such queue"),
+        )(command)
+
+    return decorate
 
 
 def check_terminal() -> None:
@@ -78,20 +104,13 @@ def configure(clients: Mapping[str, Client], *, queue: str, settings: Sequence[s
     for_each(clients, lambda _, client: client.configure(queue, **words))
 
 
-@click.command(
-    short_help="Discard what waits in queues.",
-    context_settings=SETTINGS,
-    epilog=epilog(
-        """
+@_queues_command(
+    "Discard what waits in queues.",
+    """
   darner flush work
   darner flush --yes mail mail.errors
 """,
-        nothing="a server has no such queue",
-    ),
 )
-@click.argument("queues", nargs=-1, required=True, type=QUEUE, metavar="QUEUE...")
-@yes_option
-@each_server_options
 def flush(clients: Mapping[str, Client], *, queues: Sequence[str], yes: bool) -> None:
     """Discard all items that wait in the queues, for good. The queues live on; what is reserved is left.
 
@@ -100,20 +119,13 @@ def flush(clients: Mapping[str, Client], *, queues: Sequence[str], yes: bool) ->
     _for_queues(clients, queues, "discard", "flushed", Client.flush, yes=yes)
 
 
-@click.command(
-    short_help="Drop queues.",
-    context_settings=SETTINGS,
-    epilog=epilog(
-        """
+@_queues_command(
+    "Drop queues.",
+    """
   darner delete work
   darner delete --yes 'orders/cursor=billing'
 """,
-        nothing="a server has no such queue",
-    ),
 )
-@click.argument("queues", nargs=-1, required=True, type=QUEUE, metavar="QUEUE...")
-@yes_option
-@each_server_options
 def delete(clients: Mapping[str, Client], *, queues: Sequence[str], yes: bool) -> None:
     """Drop the queues with all their items and files, for good; of QUEUE/cursor=NAME, the cursor's place.
 
@@ -139,7 +151,9 @@ def _for_queues(
         items = _items(client, queues)
         if items and not yes:
             what = ", ".join(f"{label(name)} ({count} items)" for name, count in items.items())
-            click.confirm(f"{address}: {verb} {what}?", abort=True, err=True)
+            if not click.confirm(f"{address}: {verb} {what}?", err=True):
+                say(f"darner: {address}: nothing is {done}", err=True)
+                sys.exit(FAILED)
         for name in items:
             do(client, name)
             say(f"{address}: {done} {label(name)}")

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
-from darner.cli.connecting import SETTINGS, each_server_options, epilog
-from darner.cli.listing import exit_if_failed, look, say_failures, sort_option, write_table
+from darner.cli.connecting import SETTINGS, Seconds, epilog
+from darner.cli.listing import exit_if_failed, look, queues_options, say_failures, write_table
 from darner.client.client import Client
 from darner.tools import listing
 from darner.tools.watching import Watch
@@ -51,18 +51,8 @@ Keys:
   q, Ctrl-C                                  end
 """),
 )
-@click.argument("pattern", default="*")
-@sort_option
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.1, 3600),
-    default=2.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How often servers are asked.",
-)
+@queues_options(Seconds(3600, least=0.1), 2.0, "How often servers are asked.")
 @click.option("--once", is_flag=True, help="Write one table, with the rates of an interval, and end.")
-@each_server_options
 def top(
     clients: Mapping[str, Client], *, pattern: str, sort: str | None, interval: float, once: bool
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from darner.access import auth_file
-from darner.cli.outcome import exit_on_error, say
+from darner.cli.outcome import say
 
 
 @click.command(short_help="Set the password of a user.")
@@ -22,12 +22,11 @@ def passwd(file: Path, user: str) -> None:
     Example:
       darner passwd users.toml alice
     """
-    with exit_on_error():
-        auth_file.check_name(user)
-        if sys.stdin.isatty():
-            password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
-        else:
-            password = sys.stdin.buffer.readline().rstrip(b"\r\n")
-        is_new = auth_file.set_password(file, user, password)
+    auth_file.check_name(user)
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
+    else:
+        password = sys.stdin.buffer.readline().rstrip(b"\r\n")
+    is_new = auth_file.set_password(file, user, password)
     if is_new:
         say(f"{user} is new, and may read, write and manage every queue: change that in {file}")

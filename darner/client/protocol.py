@@ -26,6 +26,7 @@ from darner.client.errors import (
 
 # The server's longest wait, 24 days.
 MAX_WAIT_MS = 0x7FFFFFFF
+MAX_EXPIRE_S = (1 << 40) - 1
 # The longest line of a reply: two names of 250 bytes, percent-encoded, in a line of `stats`.
 MAX_REPLY_LINE_BYTES = 4096
 # A value of more bytes is not copied to be sent, and is received into a buffer of its own.
@@ -143,7 +144,7 @@ def _name(name: str | bytes, what: str) -> bytes:
 
 def _exptime(expire: float) -> int:
     """Return memcached's exptime of so many seconds from now; a part of a second counts as one."""
-    if not 0 <= expire < 1 << 40:
+    if not 0 <= expire <= MAX_EXPIRE_S:
         raise BadRequestError(f"{expire!r} is not a time: a number of seconds, 0 or more")
     seconds = int(-(-expire // 1))
     return seconds if seconds <= _MAX_RELATIVE_EXPTIME else seconds + int(time.time())

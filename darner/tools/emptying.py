@@ -20,7 +20,7 @@ from darner.client.errors import (
 from darner.client.pool import Pool
 from darner.client.repetition import Repetition
 from darner.client.servers import Servers
-from darner.errors import ToolError
+from darner.errors import NoQueueError, ToolError
 from darner.printable import shown
 from darner.tools.holding import WINDOW, Held, Holder
 from darner.tools.looking import Look, Waiting, as_lost, last_id, looks, window_of
@@ -72,7 +72,7 @@ class Emptying:
     """Takes what waits in a queue of one server when this is made; `run` does it."""
 
     def __init__(self, servers: Servers, pool: Pool, key: bytes, keeper: Keeper, most: int | None) -> None:
-        """`most` is how many items to take; None is all that wait now. ToolError if there is no such queue;
+        """`most` is how many items to take; None is all that wait now. NoQueueError;
         other errors are those of requests."""
         self.servers = servers
         self.pool = pool
@@ -83,7 +83,7 @@ class Emptying:
         reply = protocol.check(servers.ask_again(pool, protocol.QUEUE_STATS), protocol.END)
         figures = stats.queue_stats(reply.stats).get(key.decode(errors="surrogateescape"))
         if figures is None:
-            raise ToolError(f"{pool.address} has no queue {shown(key)}")
+            raise NoQueueError(f"{pool.address} has no queue {shown(key)}")
         # when the queue was made: ids begin anew in one that was deleted
         self.created_ms = round(figures.create_time * 1000)
         self.done.expected = figures.items if most is None else min(figures.items, most)

@@ -14,6 +14,7 @@ import click
 from darner.errors import DarnerError
 from darner.log.lines import choose_log_format, set_up_log
 from darner.printable import printable
+from darner.work.server_option import server_option
 from darner.work.settings import POOLS, Settings
 from darner.work.worker import Worker
 
@@ -85,17 +86,7 @@ def _time_option(name: str, help: str) -> Callable[[Callable[..., None]], Callab
     metavar="NAME",
     help="Queue to take items from. May be given several times: an earlier one goes first while it has any.",
 )
-@click.option(
-    "-s",
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    envvar="DARNER_URL",
-    default=["darner://127.0.0.1:22133"],
-    help="Server, as darner://user:password@host:port, darners:// for TLS, or darner+unix:///path. May be"
-    " given several times. Else from DARNER_URL, which `ps` does not show.",
-)
+@server_option
 @click.option(
     "--pool",
     type=click.Choice(POOLS),

@@ -114,6 +114,34 @@ def test_a_queue_goes_through_a_file_and_through_a_pipe(darner, client, environm
     assert flags == [0, 1, 2, 3, 4]
 
 
+def test_an_export_without_room_says_where_and_goes_on_when_there_is(darner, tmp_path, environment):
+    darner("put", "large", input="".join(f"{number}\n" for number in range(3000)))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 64; exec {DARNER} export large file"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "darner: file is not whole yet, and the same command goes on with it:",
+        "darner: File too large: file",
+    ]
+    done = darner("export", "large", "file", directory=tmp_path)
+    assert "going on" in done.stderr
+    assert done.stdout.startswith("file has 3000 items")
+    assert darner("export", "large", "/dev/full", status=1).stderr == (
+        "darner: No space left on device: /dev/full\n"
+    )
+
+
+def test_an_export_whose_reader_has_gone_promises_nothing(darner, environment):
+    darner("put", "unread.export", input="x\n" * 20_000)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {DARNER} export unread.export - | true"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_items_are_put_as_they_come_and_an_interrupted_put_ends_quietly(client, environment):
     put = subprocess.Popen(
         [DARNER, "put", "interrupted"], env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE
@@ -135,7 +163,8 @@ def test_items_are_put_as_they_come_and_an_interrupted_put_ends_quietly(client, 
         (("move", "same", "same"), 2, "onto itself"),
         (("put", "a/b", "x"), 2, "without space"),
         (("put", "a", "x", "--whole"), 2, "give no VALUE"),
-        (("export", "none", "none.export"), 1, "has no queue none"),
+        (("export", "none", "none.export"), 4, "has no queue none"),
+        (("move", "none", "some"), 4, "has no queue none"),
         (("import", "/etc/hostname"), 1, "is no export of darner"),
         (("import", "/nowhere/at/all"), 1, "No such file"),
         (("move", "-s", "127.0.0.1:1", "a", "b"), 3, "refused"),

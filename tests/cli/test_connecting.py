@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 
 import pytest
 import trustme
@@ -15,6 +16,8 @@ from running import DARNER, configured, run_darner
 from darner import __version__
 from darner.cli import connecting
 from darner.cli.asking import ping, stats
+from darner.cli.main import main
+from darner.cli.outcome import FAILED, INTERRUPTED
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ class TestErrors:
         command = [DARNER, "stats", "-s", address]
         done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
         os.close(writing)
-        assert (done.returncode, done.stderr) == (connecting.FAILED, b"")
+        assert (done.returncode, done.stderr) == (FAILED, b"")
 
     def test_ctrl_c_ends_it_without_a_word(self, monkeypatch):
         def interrupted(_):
@@ -82,6 +85,45 @@ class TestErrors:
         monkeypatch.setattr("darner.client.client.Client.version", interrupted)
         done = run(ping, "-s", "x")
         assert (done.exit_code, done.output) == (connecting.INTERRUPTED, "")
+
+    @pytest.mark.parametrize("words", [["--help"], ["completion", "zsh"], ["ping"]])
+    def test_an_output_that_has_no_room_is_said(self, address, words):
+        with open("/dev/full", "wb") as full:  # noqa: PTH123
+            done = subprocess.run(
+                [DARNER, *words], env=os.environ | {"DARNER_URL": address}, stdout=full,
+                stderr=subprocess.PIPE, timeout=60, check=False,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (FAILED, b"darner: No space left on device\n")
+
+    def test_ctrl_c_while_a_command_is_still_loaded_ends_it_without_a_word(self, address):
+        # as it comes before `main` has let signals through, Python's own start apart
+        program = (
+            "import os, signal\nfrom darner.server import signals\nunblock = signals.unblock\n"
+            "signals.unblock = lambda: (os.kill(os.getpid(), signal.SIGINT), unblock())\n"
+            "from darner.__main__ import main\nmain()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, "ping", "-s", address],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("queues", "--interval", "nan"),
+            ("top", "--once", "--interval", "inf"),
+            ("get", "work", "--timeout", "inf"),
+            ("put", "work", "x", "--expire", "1e13"),
+            # the server's longest: it would be cut short without a word
+            ("put", "work", "x", "--delay", "2147484"),
+        ],
+    )
+    def test_a_time_that_is_none_is_a_wrong_command_line(self, address, words):
+        done = run(main, *words, DARNER_URL=address)
+        assert (done.exit_code, "Invalid value for '--" in done.stderr) == (2, True)
 
 
 class TestAccess:
@@ -110,7 +152,7 @@ class TestAccess:
         directory, address = guarded
         trust = ("--tls-ca", str(directory / "ca.pem"), "--tls-cert", str(directory / "client.pem"))
         done = run(ping, "-s", f"darners://joe:wrong@{address}", *trust)
-        assert (done.exit_code, "user or password is wrong" in done.stderr) == (connecting.FAILED, True)
+        assert (done.exit_code, "user or password is wrong" in done.stderr) == (FAILED, True)
         done = run(ping, "-s", f"darners://joe:pass%20word@{address}")
         assert (done.exit_code, done.stderr.count("\n")) == (connecting.UNREACHABLE, 1)
         assert "certificate verify failed" in done.stderr

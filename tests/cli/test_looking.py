@@ -1,12 +1,14 @@
 """The commands that look at queues and items, and those that change whole queues."""
 
 import base64
+import contextlib
 import json
 import re
 
 import pytest
 from click.testing import CliRunner
-from running import run_darner
+from running import DARNER, run_darner
+from terminals import Terminal
 
 from darner.cli import connecting
 from darner.cli.listing import queues
@@ -141,9 +143,10 @@ class TestPeek:
         assert len(run(peek, name, "--all").stdout.splitlines()[1]) == (1 << 20) + 1
 
     def test_nothing_is_an_exit_status(self, run, name):
-        done = run(peek, name)
-        assert (done.exit_code, done.stdout) == (connecting.NOTHING, "")
-        assert done.stderr.endswith("nothing waits\n")
+        for words in ((name,), (name, "--json")):
+            done = run(peek, *words)
+            assert (done.exit_code, done.stdout) == (connecting.NOTHING, "")
+            assert done.stderr.endswith("nothing waits\n")
 
 
 class TestConfigure:
@@ -194,8 +197,7 @@ class TestFlushAndDelete:
 
         def confirm(question, **_):
             asked.append(question)
-            if answer == "n":
-                raise SystemExit(1)
+            return answer == "y"
 
         monkeypatch.setattr("darner.cli.steering.check_terminal", lambda: None)
         monkeypatch.setattr("click.confirm", confirm)
@@ -203,6 +205,17 @@ class TestFlushAndDelete:
         assert run(flush, name).exit_code == status
         assert asked[0].endswith(f"discard {name} (1 items)?")
         assert client.get(queue) == left
+
+    def test_ctrl_c_at_the_question_changes_nothing(self, standing, client, queue, name):
+        client.set(queue, b"x")
+        with contextlib.closing(
+            Terminal(DARNER, "delete", name, "-s", f"127.0.0.1:{standing.port}")
+        ) as terminal:
+            terminal.see("delete .* \\[y/N\\]: ")
+            terminal.press("\x03")
+            assert terminal.end() == 130
+            assert "Traceback" not in terminal.text
+        assert client.get(queue) == b"x"
 
     def test_a_name_that_is_wrong_is_said(self, run, client, queue, name):
         client.set(queue, b"x")
@@ -236,14 +249,3 @@ class TestHelp:
         assert f"Examples:\n    darner {name}" in said
         assert "Exit status:\n    0   done" in said
         assert max(map(len, said.splitlines())) <= 100
-
-    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_a_shell_completes_commands(self, shell):
-        said = CliRunner().invoke(main, ["completion", shell], prog_name="darner").stdout
-        assert "_DARNER_COMPLETE" in said
-        done = run_darner(
-            _DARNER_COMPLETE=f"{shell}_complete",
-            COMP_WORDS="darner pe",
-            COMP_CWORD="1" if shell != "fish" else "pe",
-        )
-        assert "peek" in done.stdout

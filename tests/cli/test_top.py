@@ -1,20 +1,14 @@
 """`darner top` at a terminal."""
 
 import contextlib
-import fcntl
-import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
 import termios
-import time
 
 import pytest
 from rich.console import Console
 from running import DARNER
+from terminals import Terminal
 
 from darner.cli.screen import Screen
 from darner.client.stats import QueueStats, ServerStats
@@ -23,58 +17,14 @@ from darner.tools.overview import Overview, QueueView
 UP, DOWN, RIGHT = "\x1b[A", "\x1b[B", "\x1b[C"
 
 
-class Terminal:
-    """`darner top` at a pseudo-terminal of 80 columns and 24 lines."""
-
-    def __init__(self, *words: str) -> None:
-        self._own, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.before = termios.tcgetattr(self.theirs)
-        self.process = subprocess.Popen(
-            [DARNER, "top", "--interval", "0.2", *words],
-            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, env=os.environ | {"TERM": "xterm"},
-            # else Ctrl-C sends no signal
-            preexec_fn=lambda: os.login_tty(0),  # noqa: PLW1509
-        )  # fmt: skip
-        self.text = ""
-
-    def press(self, keys: str) -> None:
-        os.write(self._own, keys.encode())
-
-    def see(self, pattern: str) -> None:
-        """Read what is shown until it has this; what was shown before is forgotten."""
-        deadline = time.monotonic() + 30
-        self.text = ""
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline, self.text[-3000:]
-            if select.select([self._own], [], [], 0.5)[0]:
-                self.text += os.read(self._own, 65536).decode()
-
-    def end(self) -> int:
-        """Read until the process ends; return its exit status."""
-        while self.process.poll() is None:
-            if select.select([self._own], [], [], 0.1)[0]:
-                self.text += os.read(self._own, 65536).decode()
-        while select.select([self._own], [], [], 0)[0]:
-            self.text += os.read(self._own, 65536).decode()
-        return self.process.returncode
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._own)
-        os.close(self.theirs)
-
-
 @pytest.fixture
 def top(standing):
     with contextlib.ExitStack() as stack:
 
         def begin(*words: str) -> Terminal:
-            return stack.enter_context(
-                contextlib.closing(Terminal("-s", f"127.0.0.1:{standing.port}", *words))
-            )
+            server = f"127.0.0.1:{standing.port}"
+            command = (DARNER, "top", "--interval", "0.2", "-s", server, *words)
+            return stack.enter_context(contextlib.closing(Terminal(*command)))
 
         yield begin
 

@@ -319,12 +319,17 @@ class TestPlace:
 
     def test_of_a_server_on_another_machine_is_refused(self, server, quick):
         away = server.data.rename(server.data.with_name("away"))  # so that it is not to be seen here
-        done = run_darner("backup", f"darner://127.0.0.1:{server.port}", quick / "copy")
+        for _ in range(2):
+            done = run_darner("backup", f"darner://127.0.0.1:{server.port}", quick / "copy")
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.count("\n") == 1
+            assert f"darner: that server has its data in {server.data}, on another machine" in done.stderr
+            assert f"run `darner backup {server.data} DIR` where it runs, as over ssh\n" in done.stderr
+            # the next time there is one of that name here, of another server
+            Data(server.data).end()
+        assert not (quick / "copy").exists()
+        shutil.rmtree(server.data)
         away.rename(server.data)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
-            f"darner: {server.data}, where that server has its data, is not on this machine: run this there\n"
-        )
 
     def test_of_a_server_that_is_down_is_refused(self, tmp_path):
         done = run_darner("backup", "darner://127.0.0.1:1", tmp_path / "copy")
