@@ -69,6 +69,6 @@ def stats(clients: Mapping[str, Client], *, as_json: bool) -> None:
         if len(clients) > 1:
             say(f"{address}:")
         for name, figure in figures.items():
-            say(f"{name:<26}{figure}")
+            say(f"{name:<25} {figure}")
 
     for_each(clients, ask)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from darner.cli.connecting import connect, saying_errors
+from darner.cli.connecting import connect, saying_errors, tls_options
 from darner.cli.outcome import say
 from darner.errors import ToolError
 from darner.log.lines import set_up_log
@@ -25,7 +26,8 @@ PAUSE_S = 0.05
 @click.argument("data", type=click.Path(), metavar="DATA|URL")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--keep-damaged", is_flag=True, help="Keep the copy even if a queue in it is damaged.")
-def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
+@tls_options
+def backup(data: str, directory: Path, *, keep_damaged: bool, tls: ssl.SSLContext | None) -> None:
     """Copy the data directory DATA to DIR, which must not exist or be empty; a server may go on to use DATA.
 
     URL is that of a server on this machine, which says where its DATA is. For another machine's, run this
@@ -42,7 +44,7 @@ def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
       darner backup darner://127.0.0.1:22133 /backup/darner
       darner --data /backup/darner-2026-11-24 --port 22134
     """
-    path = _data_of(data) if "://" in data else Path(data)
+    path = _data_of(data, tls) if "://" in data else Path(data)
     set_up_log()
     with _ended_by_signals(), _shown() as progress:
         made = backups.back_up(
@@ -59,9 +61,9 @@ def backup(data: str, directory: Path, *, keep_damaged: bool) -> None:
     sys.exit(1)
 
 
-def _data_of(server: str) -> Path:
+def _data_of(server: str, tls: ssl.SSLContext | None) -> Path:
     """Return where a server has its data. Exits unless that is on this machine."""
-    with saying_errors(), connect((server,), None) as client:
+    with saying_errors(), connect((server,), tls) as client:
         path = data_directory(client)
         # the wire shows neither what is reserved or delayed nor one moment of all queues
         if path is None:

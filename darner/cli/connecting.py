@@ -88,7 +88,8 @@ def server_options(command: Command) -> Command:
     Errors end it as `saying_errors` says.
     """
 
-    @_options
+    @server_option
+    @tls_options
     @functools.wraps(command)
     def run(*args: Any, servers: tuple[str, ...], tls: ssl.SSLContext | None, **options: Any) -> None:
         with saying_errors(), connect(servers, tls) as client:
@@ -103,7 +104,8 @@ def each_server_options(command: Command) -> Command:
     Errors end it as `saying_errors` says.
     """
 
-    @_options
+    @server_option
+    @tls_options
     @functools.wraps(command)
     def run(*args: Any, servers: tuple[str, ...], tls: ssl.SSLContext | None, **options: Any) -> None:
         with saying_errors(), contextlib.ExitStack() as stack:
@@ -152,10 +154,9 @@ def saying_errors() -> Iterator[None]:
             sys.exit(NOTHING if isinstance(error, NoQueueError) else UNREACHABLE)
 
 
-def _options(run: Command) -> Command:
-    """Add the options; `run` gets `servers` and `tls`."""
+def tls_options(run: Command) -> Command:
+    """Add the options of TLS; `run` gets `tls`, which is what `connect` takes."""
 
-    @server_option
     @click.option(
         "--tls-ca", metavar="FILE", type=click.Path(exists=True), help="Whose certificates to trust."
     )

@@ -148,6 +148,13 @@ class TestAccess:
         trust = ("--tls-ca", str(directory / "ca.pem"), "--tls-cert", str(directory / "client.pem"))
         assert run(ping, "-s", f"darners://joe:pass%20word@{address}", *trust).exit_code == 0
 
+    def test_of_a_backup_is_the_same(self, guarded, tmp_path):
+        directory, address = guarded
+        trust = ("--tls-ca", directory / "ca.pem", "--tls-cert", directory / "client.pem")
+        done = run_darner("backup", f"darners://joe:pass%20word@{address}", tmp_path / "copy", *trust)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{tmp_path}/copy: ok, ")
+
     def test_that_is_wrong_is_said(self, guarded):
         directory, address = guarded
         trust = ("--tls-ca", str(directory / "ca.pem"), "--tls-cert", str(directory / "client.pem"))
@@ -177,6 +184,7 @@ class TestStats:
     def test_are_a_line_each(self, address):
         lines = run(stats, "-s", address).stdout.splitlines()
         assert "curr_connections          1" in lines
+        assert all(len(line.split()) == 2 for line in lines)
 
     def test_are_json_for_programs(self, address):
         found = json.loads(run(stats, "--json", "-s", address).stdout)
