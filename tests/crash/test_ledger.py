@@ -66,7 +66,7 @@ def produce(wire: Wire, ledger: Ledger, queue: bytes, who: bytes, depth: int) ->
     option = b"" if depth > 1 else b"/sync"
     count = 0
     while True:
-        names = [b"%s %06d" % (who, count + i) for i in range(depth)]
+        names = [b"%s %09d" % (who, count + i) for i in range(depth)]
         count += depth
         items = [body(name) for name in names]
         answered = 0
