@@ -13,6 +13,7 @@ from terminals import Terminal
 from darner.cli import connecting
 from darner.cli.listing import queues
 from darner.cli.main import main
+from darner.cli.outcome import FAILED
 from darner.cli.peeking import peek
 from darner.cli.steering import configure, delete, flush, status
 from darner.cli.top import top
@@ -158,7 +159,7 @@ class TestConfigure:
         assert run(configure, name, "max_items=").exit_code == 0
         assert client.set(queue, b"2") == b"STORED\r\n"
         done = run(configure, name, "max_items=x")
-        assert done.exit_code == connecting.FAILED
+        assert done.exit_code == FAILED
         assert 'max_items is "x", and must be a whole number from 1' in done.stderr
 
     @pytest.mark.parametrize("words", [["max_items"], ["max_items=1", "max_items=2"]])
