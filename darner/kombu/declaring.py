@@ -22,6 +22,7 @@ class Declared:
         self._server = server
         # whether the server lets us set anything
         self._configures = configures
+        self._has_warned = False
         self._settings: dict[str, dict[str, str]] = {}
         self._max_priority: dict[str, int] = {}
         self._temporary: set[str] = set()
@@ -35,7 +36,7 @@ class Declared:
         self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
         self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
         self._configure(names.by_priority(queue, self._max_priority[queue]), self._settings[queue])
-        if self._configures and is_temporary:
+        if is_temporary and self._configure([names.inbox(queue)], _inbox_settings(self._settings[queue])):
             self._temporary.add(queue)
 
     def declare_exchange(self, exchange: str) -> None:
@@ -50,8 +51,7 @@ class Declared:
     def declare_inbox(self, queue: str) -> None:
         """Have direct and topic exchanges be able to give messages to a queue that ends by itself. Raises as
         `Server.ask`."""
-        age = {"max_queue_age": self._settings[queue]["max_queue_age"]}
-        self._configure([names.inbox(queue)], {"fanout_only": "true"} | age)
+        self._configure([names.inbox(queue)], _inbox_settings(self._settings[queue]))
         self._declare_child(names.inbox_child(queue), queue)
 
     def _declare_child(self, child: bytes, queue: str) -> None:
@@ -81,18 +81,23 @@ class Declared:
         """Return the names of a queue's parts as declared here, the most urgent first."""
         return names.by_priority(queue, self._max_priority.get(queue, 0))
 
-    def _configure(self, queues: Sequence[bytes], values: Mapping[str, str]) -> None:
-        if not (self._configures and values):
-            return
+    def _configure(self, queues: Sequence[bytes], values: Mapping[str, str]) -> bool:
+        """Set what the server lets us set; return whether that was all."""
+        if not self._configures:
+            return False
         # each by itself: what the operator has decided otherwise leaves the others in force
         requests = [
             settings.configure_line(queue, {name: values[name]}) for queue in queues for name in values
         ]
-        for request, reply in zip(requests, self._server.ask(requests), strict=True):
-            if (error := protocol.error_of(reply.line)) is None:
-                continue
-            if reply.line == b"ERROR" or "not permitted" in str(error):
-                logger.warning("queues have the settings of the server's operator alone: %s", error)
-                self._configures = False
-                return
-            logger.info("%s: %s", request.decode(errors="replace").strip(), error)
+        replies = self._server.ask(requests) if requests else []
+        errors = [error for reply in replies if (error := protocol.error_of(reply.line)) is not None]
+        if any(reply.line == b"ERROR" for reply in replies):
+            self._configures = False
+        if errors and not self._has_warned:
+            self._has_warned = True
+            logger.warning("queues keep the settings of the server's operator: %s", errors[0])
+        return not errors
+
+
+def _inbox_settings(of_queue: Mapping[str, str]) -> dict[str, str]:
+    return {"fanout_only": "true", "max_queue_age": of_queue["max_queue_age"]}

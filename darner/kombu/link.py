@@ -86,6 +86,7 @@ class Link:
 
     def ask(self, request: bytes, ask: Ask, times: int = 1) -> None:
         """Ask for a message, `times` times in one go. Raises ConnectionLostError."""
+        self.check()
         self.is_waiting = ask.wait_ms > 0
         if ask.takes:
             self.asked += times
@@ -93,6 +94,7 @@ class Link:
 
     def end(self, delivery: Delivery, request: bytes) -> None:
         """Close a reservation, or put its item back. Raises ConnectionLostError: then it went back."""
+        self.check()
         self.held.discard(delivery)
         self._send(request, [delivery])
 
@@ -101,8 +103,7 @@ class Link:
 
         Raises ConnectionLostError if the connection has ended.
         """
-        if self.is_closed:
-            raise self._lost("is closed")
+        self.check()
         try:
             if timeout:
                 self._socket.settimeout(timeout)
@@ -119,7 +120,10 @@ class Link:
         return self._parsed()
 
     def check(self) -> None:
-        """Send what could not be sent, and raise ConnectionLostError if a reply is long overdue."""
+        """Send what could not be sent. Raises ConnectionLostError if the connection has ended, or a reply is
+        long overdue."""
+        if self.is_closed:
+            raise self._lost("the connection was lost, and what it held went back")
         if self._unsent:
             self._flush()
         if self._expected and monotonic() > self._deadline:
@@ -141,8 +145,6 @@ class Link:
         protocol.check(reply, protocol.STORED)
 
     def _send(self, request: bytes, expected: list[Any]) -> None:
-        if self.is_closed:
-            raise self._lost("is closed")
         wait_ms = expected[0].wait_ms if isinstance(expected[0], Ask) else 0
         self._deadline = monotonic() + self._reply_timeout + wait_ms / 1000
         self._expected += expected

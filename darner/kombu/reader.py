@@ -144,8 +144,7 @@ class Reader:
         go in the opposite order, a moment later.
         """
         with self._lock:
-            if delivery.link.is_closed:
-                raise ConnectionLostError("the message went back when its connection was lost")
+            delivery.link.check()
             if not self._returned:
                 timer = threading.Timer(_GATHER_S, self._return_all)
                 timer.daemon = True
@@ -179,9 +178,6 @@ class Reader:
             except ConnectionLostError:
                 self._drop(link)
                 raise
-            if link.is_closed:
-                self._drop(link)
-                raise ConnectionLostError("the connection was lost, and what it held went back")
 
     def _wait(self, prefetch: int) -> None:
         """Wait for a message over a link that holds nothing."""

@@ -8,10 +8,13 @@ from time import monotonic
 
 from darner.client import protocol
 from darner.client.connection import Connection
-from darner.client.errors import ClientError, ConnectionLostError, RequestTimeoutError
+from darner.client.errors import ClientError, ConnectionLostError, NotPermittedError, RequestTimeoutError
 from darner.client.protocol import Reply
+from darner.client.stats import queue_stats
 from darner.client.url import Address
 from darner.kombu.forks import close_in_child
+
+_FIGURES = (b"items", b"waiters", b"open_transactions")
 
 
 class Server:
@@ -39,21 +42,43 @@ class Server:
             return self._connected().ask_many(requests, timeout or self.reply_timeout)
 
     def stats(self, queues: Sequence[bytes]) -> list[dict[str, int]]:
-        """Return the figures of each of these queues; none of one that is not there. Raises as `ask`."""
+        """Return `items`, `waiters` and `open_transactions` of each of these queues; nothing of one that is
+        not there. Raises as `ask`."""
         found: list[dict[str, int]] = []
+        try:
+            for line in self._lines(b"dump_stats %b\r\n" % b" ".join(queues)):
+                name, _, figure = line.strip().partition(b"=")
+                if line.startswith(b"queue "):
+                    found.append({})
+                elif name in _FIGURES:
+                    found[-1][name.decode()] = int(figure)
+        except NotPermittedError:
+            return self._listed_stats(queues)
+        return found
+
+    def _listed_stats(self, queues: Sequence[bytes]) -> list[dict[str, int]]:
+        """Do the same for a user who may list all queues alone, for he is no admin."""
+        listed = queue_stats(self.ask([protocol.QUEUE_STATS])[0].stats)
+        names = [queue.decode(errors="surrogateescape") for queue in queues]
+        return [
+            {figure.decode(): getattr(listed[name], figure.decode()) for figure in _FIGURES}
+            if name in listed
+            else {}
+            for name in names
+        ]
+
+    def _lines(self, request: bytes) -> list[bytes]:
+        """Return the lines of a reply that goes up to END."""
+        lines = []
         with self._lock, self._losing():
-            connection = self._connected()
             deadline = monotonic() + self.reply_timeout
-            connection.send([b"dump_stats %b\r\n" % b" ".join(queues)], deadline)
+            connection = self._connected()
+            connection.send([request], deadline)
             while (line := connection.read(1, deadline)[0].line) != protocol.END:
                 if (error := protocol.error_of(line)) is not None:
                     raise error
-                if line.startswith(b"queue "):
-                    found.append({})
-                name, _, figure = line.strip().partition(b"=")
-                if figure.isdigit():
-                    found[-1][name.decode()] = int(figure)
-        return found
+                lines.append(line)
+        return lines
 
     def close(self) -> None:
         """Close the connection; the next request makes another one."""
