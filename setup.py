@@ -1,6 +1,9 @@
 """The compiled modules, which setuptools has Cython translate; everything else is in pyproject.toml."""
 
+import ast
+import io
 import sys
+import tokenize
 from pathlib import Path
 
 from Cython.Compiler import Options
@@ -47,8 +50,38 @@ SOURCES = {name: f"darner/{name}.pyx" for name in ("_proto", "_records")} | {
 }
 
 
+# Floors whose docstrings and comments the wheel does without: 5 % of it, and no user calls what is there.
+BARE_FLOORS = ("darner/journal/", "darner/queues/")
+
+
+def bare(source: str) -> str:
+    """Return Python without its docstrings and comments; each line keeps its number, for tracebacks."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            if ast.get_docstring(node, clean=False) is not None and first.end_lineno is not None:
+                lines[first.lineno - 1] = " " * first.col_offset + '""'
+                lines[first.lineno : first.end_lineno] = [""] * (first.end_lineno - first.lineno)
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    return "\n".join(lines) + "\n"
+
+
 class BuildWithoutSources(build_py):
     """Leaves out of the wheel the Python that is compiled: 5 % of it, and nothing would load it."""
+
+    def build_module(
+        self, module: str | list[str], module_file: str, package: str | list[str]
+    ) -> tuple[str, bool]:
+        """Copy a module into the wheel."""
+        copied: tuple[str, bool] = super().build_module(module, module_file, package)
+        if str(module_file).startswith(BARE_FLOORS):
+            path = Path(copied[0])
+            path.write_text(bare(path.read_text()))
+        return copied
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """Return package, name and file of each module that is not compiled."""
