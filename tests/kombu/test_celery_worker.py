@@ -141,11 +141,13 @@ def test_the_tasks_of_a_killed_worker_come_back_at_once_though_its_children_run_
 
 def test_a_worker_goes_on_by_itself_when_the_server_was_killed(tmp_path):
     path = tmp_path / "s"
-    with configured(tmp_path, "", "--socket", str(path)) as server:
-        with contextlib.closing(Project(tmp_path, f"unix://{path}")) as project:
-            project.work("-P", "solo")
-            project.send(*range(5), seconds=0.1)
-            until(lambda: len(project.words("notes")) > 2)
-            server.restart()
-            project.send(5)
-            until(lambda: set(project.words("notes")) == set("012345"))
+    with (
+        configured(tmp_path, "", "--socket", str(path)) as server,
+        contextlib.closing(Project(tmp_path, f"unix://{path}")) as project,
+    ):
+        project.work("-P", "solo")
+        project.send(*range(5), seconds=0.1)
+        until(lambda: len(project.words("notes")) > 2)
+        server.restart()
+        project.send(5)
+        until(lambda: set(project.words("notes")) == set("012345"))
