@@ -6,6 +6,7 @@ from brokers import Data
 from darner.config.config_file import parse
 from darner.errors import ConfigError, JournalError, StatusError
 from darner.journal.database import Database
+from darner.queues import opening
 from darner.queues.status import READONLY
 
 
@@ -206,6 +207,16 @@ class TestKept:
             audit = queues[b"orders+audit"].settings
             assert (audit.max_age_ms, audit.max_open_reads, audit.fanout_only) == (300_000, 9, False)
             assert queues[b"gone"].settings.max_items is None
+
+    def test_for_a_child_that_is_opened_before_its_parent(self, data, monkeypatch):
+        data.configure(b"orders", b"max_open_reads=9")
+        data.configure(b"orders+audit")
+        data.write_out()
+        found = opening.queue_directories
+        monkeypatch.setattr(opening, "queue_directories", lambda *args: sorted(found(*args), reverse=True))
+        data.restart()
+        assert next(iter(data.broker.queues)) == b"orders+audit"
+        assert data.broker.queues[b"orders+audit"].settings.max_open_reads == 9
 
     def test_takes_a_bounded_size_however_often_it_is_changed(self, data):
         name = b"n" * 250
