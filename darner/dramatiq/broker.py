@@ -15,8 +15,8 @@ from darner.client.errors import ClientError
 from darner.client.priorities import level, levels
 from darner.dramatiq.consumer import DarnerConsumer, DarnerMessage, connection_error
 
-# Each message that a worker has may hold a connection, and how many these are the worker bounds.
-POOL_SIZE = 10_000
+# The worker bounds how many messages it has. Each may hold a connection, or one connection all of them.
+MOST_HELD = 10_000
 
 
 class DarnerBroker(Broker):
@@ -39,16 +39,20 @@ class DarnerBroker(Broker):
         middleware: list[Middleware] | None = None,
         max_priority: int = 0,
         sync: bool = False,
+        configure: bool = True,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`servers`, `timeout` in seconds and `tls` are as for the client. With `sync` a message is on the
-        disk when it has been sent. BadRequestError if an argument makes no sense."""
+        disk when it has been sent. With `configure` a worker sets `max_open_reads` of its queues, so that
+        messages which it prefetches together share a connection. BadRequestError if an argument makes no
+        sense."""
         super().__init__(middleware)
         self.queues = set()
-        self._client = Client(servers, timeout=timeout, tls=tls, pool_size=POOL_SIZE)
+        self._client = Client(servers, timeout=timeout, tls=tls, pool_size=MOST_HELD)
         self._max_priority = max_priority
         self._sync = sync
+        self._configures = configure
         # what workers of this process have, by its message_id
         self._in_hand: weakref.WeakValueDictionary[str, DarnerMessage] = weakref.WeakValueDictionary()
 
@@ -60,6 +64,8 @@ class DarnerBroker(Broker):
         """Return a consumer of a queue; `timeout` in ms. Raises QueueNotFound if it was not declared."""
         self._check(queue_name)
         queues = levels(queue_name, self._max_priority)
+        if self._configures:
+            self._configure(queues)
         return DarnerConsumer(self._client, queues, xq_name(queue_name), prefetch, timeout, self._in_hand)
 
     def declare_queue(self, queue_name: str) -> None:
@@ -126,6 +132,13 @@ class DarnerBroker(Broker):
     def _check(self, queue_name: str) -> None:
         if queue_name not in self.queues:
             raise QueueNotFound(queue_name)
+
+    def _configure(self, queues: Iterable[str]) -> None:
+        try:
+            for queue in queues:
+                self._client.configure(queue, max_open_reads=MOST_HELD)
+        except ClientError as error:
+            self.logger.info("max_open_reads stays as it is: %s", error)
 
     def _unfinished(self, queue_name: str) -> int:
         stats = self._client.queues()

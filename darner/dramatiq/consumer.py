@@ -90,13 +90,16 @@ class DarnerConsumer(Consumer):
         self._bury(reservation, f"{message.message_id}-{reservation.id}")
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Put messages back at the head of their queue."""
-        self._put_back([cast("DarnerMessage", each).reservation for each in messages])
+        """Put messages back at the head of their queue, and behind them what was not handed out."""
+        # each goes to the head, so the first is put back last
+        handed_out = [cast("DarnerMessage", each).reservation for each in messages]
+        for reservation in reversed([*handed_out, *self._ready]):
+            self._end(reservation, reservation.abort)
+        self._ready.clear()
 
     def close(self) -> None:
         """Put back what was not handed out."""
-        self._put_back(self._ready)
-        self._ready.clear()
+        self.requeue(())
 
     def _fetch(self) -> None:
         """Reserve as many messages as are there and may be; wait for the first, if there is room for it."""
@@ -121,11 +124,6 @@ class DarnerConsumer(Consumer):
             self._end(reservation, lambda: reservation.retry(PAUSE_S))
         else:
             self._end(reservation, reservation.close)
-
-    def _put_back(self, reservations: Iterable[Reservation]) -> None:
-        # each goes to the head, so the first is put back last
-        for reservation in reversed(list(reservations)):
-            self._end(reservation, reservation.abort)
 
     def _end(self, reservation: Reservation, end: Callable[[], None]) -> None:
         try:

@@ -11,6 +11,7 @@ import structlog
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage
 
 from darner.client import AsyncClient, protocol, url
+from darner.client.errors import ClientError
 from darner.client.priorities import level, levels
 from darner.work.confirming import confirm
 from darner.work.connection import Delivery, connect
@@ -42,11 +43,13 @@ class DarnerBroker(AsyncBroker):
         queue: str = "taskiq",
         max_priority: int = 9,
         sync: bool = False,
+        configure: bool = True,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`servers`, `timeout` in seconds and `tls` are as for the client. With `sync` a task is on the disk
-        when it has been sent. BadRequestError if an argument makes no sense."""
+        when it has been sent. With `configure` a worker sets `max_open_reads` of the queues, so that its
+        tasks share connections. BadRequestError if an argument makes no sense."""
         super().__init__()
         servers = [servers] if isinstance(servers, str) else list(servers)
         self._addresses = url.parse_all(servers)
@@ -54,6 +57,7 @@ class DarnerBroker(AsyncBroker):
         self._max_priority = max_priority
         self._keys = protocol.source_keys(levels(queue, max_priority))
         self._sync = sync
+        self._configures = configure
         self._tls = tls
         self._client = AsyncClient(servers, timeout=timeout, tls=tls)
         self._fleets: list[Fleet] = []
@@ -72,6 +76,8 @@ class DarnerBroker(AsyncBroker):
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Give tasks as they come. One that is not acknowledged goes back when the broker shuts down, or its
         process ends. Raises WorkerError if a server refuses."""
+        if self._configures:
+            await self._configure()
         fleet = Fleet(
             [
                 Source(
@@ -89,6 +95,13 @@ class DarnerBroker(AsyncBroker):
                 yield AckableMessage(data=delivery.item.data, ack=functools.partial(_acknowledge, delivery))
         finally:
             fleet.stop()
+
+    async def _configure(self) -> None:
+        try:
+            for queue in levels(self._queue, self._max_priority):
+                await self._client.configure(queue, max_open_reads=MOST_HELD)
+        except ClientError as error:
+            log.info("max_open_reads stays as it is", error=str(error))
 
     async def shutdown(self) -> None:
         """Close all connections: what was not acknowledged goes back."""

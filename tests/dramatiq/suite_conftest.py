@@ -59,6 +59,15 @@ class Queues(set):
         return Queue(self._client, name)
 
 
+class DeadLetters(Queues):
+    """The dead letters of each queue, as the stub shows them."""
+
+    def __getitem__(self, name):
+        letters = types.SimpleNamespace()
+        letters.append = lambda text: self._client.put(xq_name(name), text.encode())
+        return letters
+
+
 class SuiteBroker(DarnerBroker):
     """Our broker, with what the tests ask the stub."""
 
@@ -69,13 +78,19 @@ class SuiteBroker(DarnerBroker):
         self.queues = Queues(self.spy)
         # why messages of this process failed, by queue
         self.failures = {}
+        self.dead_letters_by_queue = DeadLetters(self.spy)
 
     def consume(self, queue_name, prefetch=1, timeout=100):
         consumer = super().consume(queue_name, prefetch, timeout)
         nack = consumer.nack
 
         def noted(message):
-            self.failures.setdefault(queue_name, []).append(message._exception)
+            if (error := message._exception) is not None:
+                # without its traceback, which would keep it alive
+                copy = type(error).__new__(type(error), *error.args)
+                copy.__dict__.update(error.__dict__)
+                error = copy
+            self.failures.setdefault(queue_name, []).append(error)
             nack(message)
 
         consumer.nack = noted
@@ -92,11 +107,8 @@ class SuiteBroker(DarnerBroker):
 
     @property
     def dead_letters(self):
-        return [
-            dramatiq.Message.decode(item.data)
-            for name in self.queues
-            for item in self.spy.browse(xq_name(name))
-        ]
+        found = [item.data for name in self.queues for item in self.spy.browse(xq_name(name))]
+        return [dramatiq.Message.decode(data) if data.startswith(b"{") else data for data in found]
 
 
 @pytest.fixture

@@ -243,6 +243,21 @@ class TestConsumer:
             assert server.stat("queue_default.XQ_items") == 1
             broker.close()
 
+    @pytest.mark.parametrize(("settings", "connections"), [("", 1), ("deny = ['configure']\n", 5)])
+    def test_holds_what_it_prefetches_on_one_connection_unless_the_server_denies_it(
+        self, tmp_path, settings, connections
+    ):
+        with configured(tmp_path, settings) as server:
+            broker = DarnerBroker(f"127.0.0.1:{server.port}")
+            broker.declare_queue("default")
+            for number in range(5):
+                broker.enqueue(message(number))
+            consumer = broker.consume("default", prefetch=5, timeout=10)
+            held = [next(consumer) for _ in range(5)]
+            assert server.stat("curr_connections") == connections + 1
+            assert [each.args for each in held] == [(number,) for number in range(5)]
+            broker.close()
+
 
 class TestBroker:
     def test_flushes_what_waits_is_delayed_or_has_died(self, broker, server):

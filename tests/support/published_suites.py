@@ -1,4 +1,4 @@
-"""The integration tests that kombu and Celery publish, taken from their source packages.
+"""The tests that kombu, Celery and Dramatiq publish, taken from their source packages.
 
 They are run by a pytest of their own. Nothing of them is in this repository; a cache directory has them,
 by package and version.
@@ -33,8 +33,9 @@ class Outcome(NamedTuple):
 Outcomes = dict[str, Outcome]
 
 
-def published(package: str) -> Path:
-    """Return a directory with `t/` of the installed version's source package; skip the test without it."""
+def published(package: str, folder: str = "t") -> Path:
+    """Return a directory with this folder of the installed version's source package; skip the test without
+    it."""
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -42,11 +43,11 @@ def published(package: str) -> Path:
     directory = CACHE / f"{package}-{version}"
     if not directory.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        _fetch(package, version, directory)
+        _fetch(package, version, folder, directory)
     return directory
 
 
-def _fetch(package: str, version: str, directory: Path) -> None:
+def _fetch(package: str, version: str, folder: str, directory: Path) -> None:
     """Have pip download the source package, and keep its tests."""
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -59,7 +60,7 @@ def _fetch(package: str, version: str, directory: Path) -> None:
             pytest.skip(f"the source package of {package} {version} is not to be had: {''.join(reason)}")
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as packed:
-            tests = [one for one in packed if one.name.split("/")[1:2] == ["t"]]
+            tests = [one for one in packed if one.name.split("/")[1:2] == [folder]]
             packed.extractall(scratch, tests, filter="data")
         with contextlib.suppress(OSError):  # another process may have been quicker
             (Path(scratch) / f"{package}-{version}").rename(directory)

@@ -193,13 +193,13 @@ def test_a_task_that_is_never_acknowledged_goes_back_when_its_worker_ends(server
     until(lambda: server.stat("queue_taskiq_items") == 1)
 
 
-def test_tasks_at_a_time_share_a_connection_where_it_may_hold_several(tmp_path):
-    text = "[queue_defaults]\nmax_open_reads = 100\n"
-    with configured(tmp_path, text) as server, contextlib.ExitStack() as stack:
+@pytest.mark.parametrize(("settings", "least", "most"), [("", 1, 4), ("deny = ['configure']\n", 30, 33)])
+def test_tasks_at_a_time_share_a_connection_unless_the_server_denies_it(tmp_path, settings, least, most):
+    with configured(tmp_path, settings) as server, contextlib.ExitStack() as stack:
         project = Project(tmp_path, f"darner://127.0.0.1:{server.port}", stack)
         project.kick("hold", *range(30))
         project.worker().said(30)
-        assert server.stat("curr_connections") <= 4
+        assert least <= server.stat("curr_connections") <= most
 
 
 def test_a_fleet_is_served_and_one_of_its_servers_may_be_down(tmp_path):
