@@ -216,6 +216,14 @@ class TestConsumer:
             assert client.get("default.XQ") == b"{"
         broker.join("default", timeout=1000)
 
+    def test_makes_a_message_a_dead_letter_again_that_was_moved_back(self, broker, server):
+        broker.enqueue(message())
+        consumer = broker.consume("default", timeout=1000)
+        with Client(f"127.0.0.1:{server.port}") as client:
+            for _ in range(2):
+                consumer.nack(next(consumer))
+                client.put("default", client.get("default.XQ"))
+
     def test_gives_a_message_back_whose_retry_cannot_be_enqueued(self, broker, server):
         broker.enqueue(message())
         consumer = broker.consume("default", timeout=3000)

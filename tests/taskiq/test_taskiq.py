@@ -222,6 +222,34 @@ def test_a_fleet_is_served_and_one_of_its_servers_may_be_down(tmp_path):
         assert sorted(it.said(2)) == ["a", "b"]
 
 
+def test_a_task_that_comes_as_its_worker_ends_is_given_to_it_or_goes_back(server):
+    url = f"darner://127.0.0.1:{server.port}"
+
+    async def end(client, steps):
+        """Cancel the wait for a task so many steps of the loop after one has come."""
+        broker = DarnerBroker(url, max_priority=0)
+        listening = broker.listen()
+        waiting = asyncio.create_task(anext(listening))
+        await asyncio.to_thread(until, lambda: server.waiters(b"taskiq"))
+        client.put("taskiq", b"x")
+        until(lambda: server.stat("queue_taskiq_open_transactions"))  # the loop has not read it yet
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            assert await asyncio.to_thread(client.get, "taskiq", 5) == b"x"
+            await broker.shutdown()
+            return "back"
+        await broker.shutdown()
+        assert await asyncio.to_thread(client.get, "taskiq", 5) == b"x"
+        return "given"
+
+    with Client(url) as client:
+        assert {asyncio.run(end(client, steps)) for steps in range(8)} == {"back", "given"}
+
+
 def test_the_import_says_what_is_missing():
     code = "import sys\nsys.modules['taskiq'] = None\nimport darner.taskiq"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
