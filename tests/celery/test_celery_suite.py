@@ -32,13 +32,13 @@ def run_with(broker, suite, scratch, modules, seconds):
     scratch.mkdir()
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(redis_server(free_port()))
-        url = redis.url()
+        url = redis.url(1)
         if broker == "darner":
             url = f"darner://127.0.0.1:{stack.enter_context(running(scratch / 'data')).port}"
         return run_suite(
-            suite, scratch, "-p", "celery.contrib.pytest", "-k", "not django",
+            suite, scratch, "-p", "celery.contrib.pytest", "--timeout", "300", "-k", "not django",
             *(suite / "t" / "integration" / f"{module}.py" for module in modules), seconds=seconds,
-            TEST_BROKER=url, TEST_BACKEND=redis.url(1), REDIS_PORT=str(redis.port), **LOG_LEVEL,
+            TEST_BROKER=url, TEST_BACKEND=redis.url(), REDIS_PORT=str(redis.port), **LOG_LEVEL,
         )  # fmt: skip
 
 
