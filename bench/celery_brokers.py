@@ -115,13 +115,13 @@ def report(figures: Figures, names: list[str]) -> None:
     """Print the medians of all brokers, and the ratios of the first to each of the others."""
     first, *others = names
     heads = [*names, *(f"{first}:{other}" for other in others)]
-    click.echo(f"{'':<34}" + "".join(f"{head:>18}" for head in heads))
+    click.echo(f"{'':<34}" + "".join(f"{head:>22}" for head in heads))
     for title, found in figures.items():
         values = [f"{median(found[name]):,.1f}" for name in names]
         for other in others:
             ratios = [ours / theirs for ours, theirs in zip(found[first], found[other], strict=True)]
             values.append(f"{median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})")
-        click.echo(f"{title:<34}" + "".join(f"{value:>18}" for value in values))
+        click.echo(f"{title:<34}" + "".join(f"{value:>22}" for value in values))
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
