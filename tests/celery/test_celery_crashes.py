@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 import pytest
+from peers import proxy
 from running import free_port, running, until
 
 from darner.client import Client
@@ -124,6 +125,24 @@ class TestABrokerThatIsKilled:
         start_worker(jobs)
         until_all_began(jobs, range(200))
         assert Counter(jobs.numbers()) == Counter(range(200))
+
+
+@pytest.mark.long
+def test_a_worker_whose_connections_go_silent_connects_again_by_itself(tmp_path, broker):
+    options = {"broker_transport_options": {"reply_timeout": 2}}
+    with proxy(broker.port) as between, workers.project(tmp_path, url(between), **options) as jobs:
+        start_worker(jobs)
+        jobs.send(0)
+        until_all_began(jobs, [0])
+        between.mute()
+        jobs.send(1)  # the server gives it to a connection that it takes to be alive
+        connections = between.connections
+        until(lambda: between.connections > connections)
+        jobs.send(2)
+        until_all_began(jobs, [2])
+        between.close()  # as the server's own keepalive would find
+        until_all_began(jobs, [1])
+        assert jobs.numbers() == [0, 2, 1]
 
 
 class TestATaskThatOutlivesTimers:

@@ -13,12 +13,19 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.to_lose = 0
         self.connections = 0
+        self._muted = 0
+        self._is_over = threading.Event()
         self._server = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def mute(self) -> None:
+        """Pass nothing more between those that are connected now, and close nothing, as a firewall may."""
+        self._muted = self.connections
+
     def close(self) -> None:
+        self._is_over.set()
         # only this ends an `accept` under way
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -29,12 +36,15 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
-                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+                threading.Thread(target=self._pass, args=(client, self.connections), daemon=True).start()
 
-    def _pass(self, client: socket.socket) -> None:
+    def _pass(self, client: socket.socket, number: int) -> None:
         with client, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
             while True:
                 for ready in select.select([client, server], [], [])[0]:
+                    if number <= self._muted:
+                        self._is_over.wait()
+                        return
                     data = ready.recv(1 << 16)
                     if not data:
                         return
