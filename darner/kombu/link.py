@@ -13,6 +13,7 @@ from darner.client.protocol import Reply
 from darner.client.url import Address
 from darner.kombu.forks import close_in_child
 
+_KEEP_ALIVE = b"version\r\n"
 _RECEIVE_BYTES = 1 << 18
 # What a socket says that has nothing to give, or has no room.
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -55,7 +56,8 @@ class Link:
         self.is_closed = False
         self._address = address
         self._reply_timeout = reply_timeout
-        self._expected: deque[Ask | Delivery] = deque()
+        # None for a reply that says only that the server is there
+        self._expected: deque[Ask | Delivery | None] = deque()
         self._replies = protocol.Replies()
         self._unsent = b""
         # when the server is taken for dead, if no reply comes
@@ -120,14 +122,18 @@ class Link:
         return self._parsed()
 
     def check(self) -> None:
-        """Send what could not be sent. Raises ConnectionLostError if the connection has ended, or a reply is
+        """Send what could not be sent, and a word if messages are held and nothing was sent for long: to the
+        server the link is not idle. Raises ConnectionLostError if the connection has ended, or a reply is
         long overdue."""
         if self.is_closed:
             raise self._lost("the connection was lost, and what it held went back")
         if self._unsent:
             self._flush()
-        if self._expected and monotonic() > self._deadline:
-            raise self._lose(f"no reply within {self._reply_timeout:g} s")
+        if monotonic() > self._deadline:
+            if self._expected:
+                raise self._lose(f"no reply within {self._reply_timeout:g} s")
+            if self.held:
+                self._send(_KEEP_ALIVE, [None])
 
     def close(self) -> None:
         """Close the connection: what it holds goes back."""
@@ -184,6 +190,8 @@ class Link:
                 if not self._expected:
                     raise protocol.error_of(reply.line) or ProtocolError("a reply came that nobody asked for")
                 what = self._expected.popleft()
+                if what is None:
+                    continue
                 if isinstance(what, Ask):
                     self.is_waiting = False
                     self.asked -= what.takes

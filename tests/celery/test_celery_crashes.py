@@ -146,13 +146,18 @@ def test_a_worker_whose_connections_go_silent_connects_again_by_itself(tmp_path,
 
 
 class TestATaskThatOutlivesTimers:
-    def test_runs_once_though_a_reply_may_take_a_second(self, tmp_path, broker):
+    def test_runs_once_though_replies_are_due_sooner_and_the_server_closes_idle_connections(self, tmp_path):
+        config = tmp_path / "darner.toml"
+        config.write_text('idle_timeout = "4s"\n')
         options = {"task_acks_late": True, "broker_transport_options": {"reply_timeout": 1}}
-        with workers.project(tmp_path, url(broker), **options) as jobs:
+        with (
+            running(tmp_path / "data", "--config", str(config)) as server,
+            workers.project(tmp_path, url(server), **options) as jobs,
+        ):
             start_worker(jobs, "first")
             start_worker(jobs, "second")
-            jobs.send(0, 4.0)
-            jobs.send(1, 4.0)
+            jobs.send(0, 9.0)
+            jobs.send(1, 9.0)
             until(lambda: len(jobs.numbers("ended")) == 2, 60)
             jobs.send(2)
             until_all_began(jobs, [2])
