@@ -1,5 +1,7 @@
 """A channel of kombu: queues, exchanges and messages, and who is told of them."""
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.uuid import uuid
 
 from darner.client import protocol
+from darner.client.errors import ConnectionLostError
 from darner.client.protocol import Reply
 from darner.kombu import messages, names
 from darner.kombu.bindings import Binding
@@ -82,10 +85,16 @@ class Channel(virtual.Channel):
         return self._deliver_all(self.reader.receive(link))
 
     def _deliver_all(self, deliveries: Iterable[Delivery]) -> int:
-        count = 0
-        for delivery in deliveries:
-            self._deliver(delivery)
-            count += 1
+        left = deque(deliveries)
+        count = len(left)
+        try:
+            while left:
+                self._deliver(left.popleft())
+        finally:
+            # a callback has failed: the others are nobody's
+            for delivery in left:
+                with contextlib.suppress(ConnectionLostError):
+                    self.reader.put_back(delivery)
         return count
 
     def _deliver(self, delivery: Delivery) -> None:

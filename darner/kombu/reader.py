@@ -109,28 +109,35 @@ class Reader:
         """Reserve a message if there is one, and wait for the reply: from the first of these queues that has
         one.
 
-        Return it, and messages that were asked for before and came meanwhile. Raises ConnectionLostError.
+        Return it, and messages that were asked for before and came meanwhile. Raises ConnectionLostError, or
+        what the server refuses it with.
         """
+        others: list[Delivery] = []
         with self._lock:
             self._return_all()
             self._check()
-            link = self._with_room() or self._opened()
-            ask = Ask()
-            link.ask(_get_line(queues, ask), ask)
-            got: Delivery | None = None
-            others: list[Delivery] = []
-            deadline = monotonic() + timeout
-            while link.asked:
-                if monotonic() > deadline:
-                    self._drop(link)
-                    raise ConnectionLostError("no reply in time")
-                for what, reply in link.receive(timeout):
-                    found = self._taken(link, what, reply)
-                    if what is ask:
-                        got = found
-                    elif found is not None:
-                        others.append(found)
-            return got, others
+            while True:
+                link = self._with_room() or self._opened()
+                ask = Ask()
+                link.ask(_get_line(queues, ask), ask)
+                reply = self._reply_to(link, ask, others, monotonic() + timeout)
+                error = protocol.error_of(reply.line)
+                if error is None:
+                    return self._taken(link, ask, reply), others
+                if _HOLDS_ENOUGH not in str(error):
+                    raise error
+                self._note(error, link)
+
+    def _reply_to(self, link: Link, ask: Ask, others: list[Delivery], deadline: float) -> Reply:
+        """Return the reply to one request; add to `others` what comes before it."""
+        while monotonic() < deadline:
+            for what, reply in link.receive(max(deadline - monotonic(), 0.001)):
+                if what is ask:
+                    return reply
+                if (found := self._taken(link, what, reply)) is not None:
+                    others.append(found)
+        self._drop(link)
+        raise ConnectionLostError("no reply in time")
 
     def close_item(self, delivery: Delivery) -> None:
         """Remove a message: it is done. Raises ConnectionLostError if it went back with its connection."""

@@ -1,5 +1,6 @@
 """Messages and queues: what is published is received, acknowledged or put back."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,9 +10,9 @@ import kombu
 import pytest
 from kombu.asynchronous.hub import Hub
 from messaging import drained, publish
-from running import running, until
+from running import configured, running, until
 
-from darner.client.errors import ConnectionLostError, QueueFullError
+from darner.client.errors import ConnectionLostError, NotPermittedError
 
 
 def payloads(messages):
@@ -77,21 +78,40 @@ class TestDelivery:
         until(lambda: connection.default_channel._size(queue.name) < 2, seconds=5)
         assert payloads(drained(connection, queue)) == ["new"]
 
-    def test_a_full_queue_refuses_a_message_and_says_so(self, broker, connection, queue):
-        queue.queue_arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        if not configures(broker):
-            pytest.skip("the server has no `configure`")
-        publish(connection, queue, 1)
-        with pytest.raises(QueueFullError):
-            publish(connection, queue, 2)
+
+class TestCallbacks:
+    def test_one_that_raises_costs_no_other_message(self, connection, queue):
+        publish(connection, queue, *range(20))
+        found = []
+
+        def fail_once(body, message):
+            found.append(body)
+            message.ack()
+            if body == 3:
+                raise OSError("once")
+
+        with connection.Consumer([queue], callbacks=[fail_once]):
+            while len(found) < 20:
+                with contextlib.suppress(OSError):
+                    connection.drain_events(timeout=5)
+        assert sorted(found) == list(range(20))
 
 
-def configures(broker):
-    wire = broker.connect()
-    try:
-        return wire.ask(b"configure probe max_items=1\r\n") == b"OK\r\n"
-    finally:
-        wire.close()
+class TestGet:
+    def test_several_messages_are_held_though_a_connection_may_hold_one(self, tmp_path, queue):
+        with running(tmp_path / "data") as server:
+            url = f"darner://127.0.0.1:{server.port}"
+            with kombu.Connection(url, transport_options={"configure": False}) as connection:
+                publish(connection, queue, 1, 2, 3)
+                get = queue(connection.default_channel).get
+                assert payloads([get(), get(), get()]) == [1, 2, 3]
+                assert get() is None
+
+    def test_one_that_is_refused_says_so(self, tmp_path, queue):
+        with configured(tmp_path, 'deny = ["get", "gets"]\n') as server:
+            connection = kombu.Connection(f"darner://127.0.0.1:{server.port}")
+            with connection, pytest.raises(NotPermittedError):
+                queue(connection.default_channel).get()
 
 
 class TestPrefetch:
