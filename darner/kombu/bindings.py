@@ -76,7 +76,8 @@ class Bindings:
             if not found:
                 self.remove(exchange, binding)
                 # a message may have come meanwhile, and made it again without a reader
-                self._server.ask([protocol.delete_line(names.inbox(binding.queue))])
+                inboxes = [names.inbox(binding.queue, priority) for priority in range(10)]
+                self._server.ask([protocol.delete_line(inbox) for inbox in inboxes])
 
     def _append(self, exchange: str, binding: Binding, *, is_bound: bool) -> None:
         data = dumps([*binding, is_bound]).encode()

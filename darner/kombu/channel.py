@@ -121,13 +121,16 @@ class Channel(virtual.Channel):
 
     def _keys(self, queue: str) -> list[bytes]:
         """Return the names of all that a queue consists of, the most urgent first."""
-        keys = dict.fromkeys(self.connection.declared.parts(queue))
-        for exchange, _, _ in self.state.queue_bindings(queue):
-            if self._is_fanout(exchange):
-                keys[names.fanout_child(exchange, queue)] = None
-            elif self.connection.declared.ends_by_itself(queue):
-                keys[names.inbox_child(queue)] = None
-        return list(keys)
+        declared = self.connection.declared
+        exchanges = dict.fromkeys(exchange for exchange, _, _ in self.state.queue_bindings(queue))
+        fanouts = [exchange for exchange in exchanges if self._is_fanout(exchange)]
+        has_inbox = declared.ends_by_itself(queue) and len(fanouts) < len(exchanges)
+        keys = []
+        for priority in declared.priorities(queue):
+            keys.append(names.priority_queue(queue, priority))
+            if has_inbox:
+                keys.append(names.inbox_child(queue, priority))
+        return keys + [names.fanout_child(exchange, queue) for exchange in fanouts]
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> BaseMessage | None:
         """Return the next message of a queue, or None if there is none. Raises a connection error."""
@@ -193,9 +196,9 @@ class Channel(virtual.Channel):
                 protocol.check(reply, protocol.STORED)
 
     def _targets(self, exchange: str, routing_key: str, priority: int) -> list[bytes]:
-        part = self.connection.declared.part
+        priority_in = self.connection.declared.priority
         if not exchange:
-            return [part(routing_key, priority)]
+            return [names.priority_queue(routing_key, priority_in(routing_key, priority))]
         if self._is_fanout(exchange):
             return [names.fanout(exchange)]
         bound = self.connection.bindings.of(exchange)
@@ -203,7 +206,10 @@ class Channel(virtual.Channel):
         queues = self.typeof(exchange).lookup(self._table(exchange, bound), exchange, routing_key, None)
         if not queues and self.deadletter_queue:
             queues = [self.deadletter_queue]
-        return [names.inbox(queue) if queue in temporary else part(queue, priority) for queue in queues]
+        return [
+            (names.inbox if queue in temporary else names.priority_queue)(queue, priority_in(queue, priority))
+            for queue in queues
+        ]
 
     # Exchanges and queues
 
@@ -307,8 +313,8 @@ class Channel(virtual.Channel):
         for exchange, routing_key, _ in list(self.state.queue_bindings(queue)):
             self._unbind(queue, exchange, routing_key)
         parts = [part for part, _ in found]
-        if names.inbox_child(queue) in parts:
-            parts.append(names.inbox(queue))
+        if self.connection.declared.ends_by_itself(queue):
+            parts += [names.inbox(queue, priority) for priority in self.connection.declared.priorities(queue)]
         self._ask_each(protocol.delete_line, parts, protocol.DELETED)
         self.state.queue_bindings_delete(queue)
         self.connection.declared.forget(queue)
@@ -335,7 +341,8 @@ class Channel(virtual.Channel):
 
     def _figures(self, queue: str) -> list[tuple[bytes, dict[str, int]]]:
         """Return the parts of a queue that are there, and the figures of each."""
-        parts = list(dict.fromkeys([*names.by_priority(queue, MOST_URGENT), *self._keys(queue)]))
+        of_each = [names.priority_queue(queue, priority) for priority in range(MOST_URGENT, -1, -1)]
+        parts = list(dict.fromkeys([*of_each, *self._keys(queue)]))
         figures = self.connection.server.stats(parts)
         return [(part, found) for part, found in zip(parts, figures, strict=True) if found]
 

@@ -35,7 +35,8 @@ class Declared:
         `Server.ask`."""
         self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
         self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
-        self._configure(names.by_priority(queue, self._max_priority[queue]), self._settings[queue])
+        parts = [names.priority_queue(queue, priority) for priority in self.priorities(queue)]
+        self._configure(parts, self._settings[queue])
         if is_temporary and self._configure([names.inbox(queue)], _inbox_settings(self._settings[queue])):
             self._temporary.add(queue)
 
@@ -49,10 +50,11 @@ class Declared:
         self._declare_child(names.fanout_child(exchange, queue), queue)
 
     def declare_inbox(self, queue: str) -> None:
-        """Have direct and topic exchanges be able to give messages to a queue that ends by itself. Raises as
+        """Have direct and topic exchanges be able to give messages to a temporary queue. Raises as
         `Server.ask`."""
-        self._configure([names.inbox(queue)], _inbox_settings(self._settings[queue]))
-        self._declare_child(names.inbox_child(queue), queue)
+        for priority in self.priorities(queue):
+            self._configure([names.inbox(queue, priority)], _inbox_settings(self._settings[queue]))
+            self._declare_child(names.inbox_child(queue, priority), queue)
 
     def _declare_child(self, child: bytes, queue: str) -> None:
         self._configure([child], self._settings.get(queue, {}))
@@ -72,14 +74,13 @@ class Declared:
         """Return whether a queue was declared as temporary, and is on the server."""
         return queue in self._temporary
 
-    def part(self, queue: str, priority: int) -> bytes:
-        """Return the name of the queue for messages of a priority; they are all one if it has no
-        priorities."""
-        return names.priority_queue(queue, max(0, min(priority, self._max_priority.get(queue, 0))))
+    def priority(self, queue: str, priority: int) -> int:
+        """Return the priority that a message has in a queue: all have 0 if it has no priorities."""
+        return max(0, min(priority, self._max_priority.get(queue, 0)))
 
-    def parts(self, queue: str) -> list[bytes]:
-        """Return the names of a queue's parts as declared here, the most urgent first."""
-        return names.by_priority(queue, self._max_priority.get(queue, 0))
+    def priorities(self, queue: str) -> range:
+        """Return the priorities of a queue as declared here, the most urgent first."""
+        return range(self._max_priority.get(queue, 0), -1, -1)
 
     def _configure(self, queues: Sequence[bytes], values: Mapping[str, str]) -> bool:
         """Set what the server lets us set; return whether that was all."""

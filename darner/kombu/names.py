@@ -5,8 +5,8 @@
 | `q` | the queue `q`: its messages of priority 0, and all messages if it has no priorities |
 | `q#7` | its messages of priority 7 |
 | `x#bindings` | the table of what is bound to the exchange `x`, direct or topic |
-| `q#in`, `q#in+q` | what direct and topic exchanges gave to a queue that ends by itself: it is not made again
-by a message |
+| `q#in`, `q#in+q`, `q#7#in` | what direct and topic exchanges gave to a queue that ends by itself: it is not
+made again by a message |
 | `x#fanout`, `x#fanout+q` | the fanout exchange `x`, and what it gave to its queue `q` |
 
 A character of kombu's name that a queue's may not have, or that means something here, is percent-encoded.
@@ -32,24 +32,19 @@ def priority_queue(queue: str, priority: int) -> bytes:
     return encoded(queue) + b"#%d" % priority if priority else encoded(queue)
 
 
-def by_priority(queue: str, max_priority: int) -> list[bytes]:
-    """Return the names of a queue's parts, the most urgent first."""
-    return [priority_queue(queue, priority) for priority in range(max_priority, -1, -1)]
-
-
 def bindings(exchange: str) -> bytes:
     """Return the name of the table of an exchange."""
     return encoded(exchange) + b"#bindings"
 
 
-def inbox(queue: str) -> bytes:
+def inbox(queue: str, priority: int = 0) -> bytes:
     """Return the name by which exchanges give messages to a queue that may have ended."""
-    return encoded(queue) + b"#in"
+    return priority_queue(queue, priority) + b"#in"
 
 
-def inbox_child(queue: str) -> bytes:
+def inbox_child(queue: str, priority: int = 0) -> bytes:
     """Return the name of what they gave it."""
-    return b"%b+%b" % (inbox(queue), encoded(queue))
+    return b"%b+%b" % (inbox(queue, priority), encoded(queue))
 
 
 def fanout(exchange: str) -> bytes:

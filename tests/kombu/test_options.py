@@ -78,6 +78,15 @@ class TestTemporaryQueues:
         until(ended, seconds=20)
         assert not broker.stat(f"queue_{name}#fanout_items")
 
+    def test_one_may_have_priorities(self, connect, name):
+        ours, theirs = connect(), connect()
+        exchange = kombu.Exchange(name)
+        queue = kombu.Queue(name, exchange, routing_key="k", auto_delete=True, max_priority=9)
+        producer = theirs.Producer(exchange=exchange, routing_key="k", serializer="json")
+        for priority in (3, 9, 6, 0):
+            producer.publish(priority, priority=priority, declare=[queue])
+        assert payloads(drained(ours, queue)) == [9, 6, 3, 0]
+
     def test_a_consumer_that_is_there_keeps_it(self, connect, name):
         ours, theirs = connect(), connect()
         exchange = kombu.Exchange(name)
