@@ -1,4 +1,4 @@
-"""docs/celery-redis.md: a project moves by the commands that stand there, and each result backend works."""
+"""docs/celery.md and docs/celery-redis.md: what stands there runs."""
 
 import contextlib
 import os
@@ -16,7 +16,9 @@ from running import free_port, running, until
 celery = pytest.importorskip("celery")
 workers = pytest.importorskip("load.celery_workers")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "celery-redis.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", (DOCS / "celery.md").read_text(), re.MULTILINE | re.DOTALL)
+PAGE = (DOCS / "celery-redis.md").read_text()
 MOVE = PAGE.split("\n## Move a project in five minutes\n")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", MOVE, re.MULTILINE | re.DOTALL)
 OLD, NEW = (text for language, text in BLOCKS if language == "python")
@@ -64,6 +66,19 @@ def test_a_project_moves_by_the_commands_of_the_page(tmp_path):
                 assert "\n5\n" in output
                 assert "OK" in output
                 assert "celery" in output
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(1, len(SNIPPETS) + 1))
+def test_a_snippet_of_the_page_of_the_transport_runs(snippet, standing, tmp_path):
+    # what the page has besides is about an app that is there
+    script = f"from celery import Celery\napp = Celery()\n{snippet}"
+    script = script.replace("darner://localhost", f"darner://localhost:{standing.port}")
+    connects = "\napp.connection().connect()\n" if "broker_url" in snippet else ""
+    done = subprocess.run(
+        [sys.executable, "-c", script + connects], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("backend", ["rpc://", "file://{directory}", "db+sqlite:///{directory}/results.db"])
