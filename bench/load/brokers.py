@@ -14,6 +14,7 @@ import click
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from darner.client import Client
+from load.servers import free_port
 from single.own_server import OwnServer
 
 REDIS = shutil.which("redis-server")
@@ -29,6 +30,7 @@ class Broker(Protocol):
     """A broker with the same port in each of its lives."""
 
     name: str
+    port: int
     url: str
 
     def start(self) -> None:
@@ -53,6 +55,7 @@ class Darner:
     name = "darner"
 
     def __init__(self, directory: Path, port: int, configuration: str = "") -> None:
+        self.port = port
         self._address = f"127.0.0.1:{port}"
         self.url = f"darner://{self._address}"
         self._server = OwnServer(directory, configuration, port=port)
@@ -88,7 +91,7 @@ class Redis:
 
     def __init__(self, directory: Path, port: int, *, appends: bool) -> None:
         self.name = "redis-aof" if appends else "redis"
-        self._port = port
+        self.port = port
         self.url = f"redis://127.0.0.1:{port}/0"
         assert REDIS
         self._command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
@@ -105,7 +108,7 @@ class Redis:
             time.sleep(0.01)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1) as probe:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
             probe.sendall(b"PING\r\n")
             return probe.recv(100) == b"+PONG\r\n"
         return False
@@ -123,7 +126,7 @@ class Redis:
         """Put the one message that waits so many times more."""
         from redis import Redis as Client  # noqa: PLC0415  # installed where there is a Redis to measure
 
-        with Client(port=self._port) as client:
+        with Client(port=self.port) as client:
             message = client.lindex(QUEUE, 0)
             assert message is not None
             for at in range(0, count, BATCH):
@@ -133,15 +136,8 @@ class Redis:
         """Return how many messages wait in the queue of Celery."""
         from redis import Redis as Client  # noqa: PLC0415
 
-        with Client(port=self._port) as client:
+        with Client(port=self.port) as client:
             return int(client.llen(QUEUE))
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def available(names: Sequence[str]) -> list[str]:

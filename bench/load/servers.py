@@ -6,6 +6,7 @@ Benches are for servers on this machine: any address but a loopback one is refus
 import contextlib
 import ipaddress
 import os
+import random
 import re
 import socket
 import struct
@@ -133,6 +134,15 @@ def named_server(text: str) -> Server:
     if pid and not psutil.pid_exists(int(pid)):
         raise click.BadParameter(f"there is no process {pid}")
     return Server(name, loopback(host.strip("[]")), int(port), int(pid) if pid else None)
+
+
+def free_port() -> int:
+    """Return a free port below those that clients are given: while its server is down nobody takes it."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def close_with_reset(connection: socket.socket) -> None:

@@ -19,7 +19,6 @@ With `--servers 2` the client has a fleet.
 
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from darner.client import (
 )
 from load import options
 from load.options import option
+from load.servers import free_port
 from single import ledger_worker
 from single.own_server import OwnServer
 
@@ -65,15 +65,6 @@ BACKLOG = 2_000
 # The time between kills.
 PAUSE_S = (0.05, 0.5)
 DRAIN_S = 120.0
-
-
-def free_port() -> int:
-    """Return a free port below those that clients are given: while the server is down nobody takes it."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class ViolationError(Exception):

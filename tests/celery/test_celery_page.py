@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from redis_servers import redis_server
+from redis_servers import redis_port
 from running import free_port, running, until
 
 celery = pytest.importorskip("celery")
@@ -52,11 +52,10 @@ def listens(port):
 
 
 def test_a_project_moves_by_the_commands_of_the_page(tmp_path):
-    pytest.importorskip("redis")
     port = free_port()
     start = INSTALL.partition("\n")[2].replace("darner", f"darner --port {port}")
-    with redis_server(free_port()) as redis:
-        ports = {"22133": str(port), "6379": str(redis.port)}
+    with redis_port() as redis:
+        ports = {"22133": str(port), "6379": str(redis)}
         assert "6379/0" in OLD
         tasks = re.sub("22133|6379", lambda found: ports[found[0]], NEW)
         (tmp_path / "tasks.py").write_text(tasks)

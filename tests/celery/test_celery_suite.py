@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from published_suites import PASSED, failed, published, run_suite
-from redis_servers import redis_server
-from running import free_port, running
+from redis_servers import redis_port
+from running import running
 
 PAGE = Path(__file__).parents[2] / "docs" / "celery-redis.md"
 # Those that use a broker and no service besides: others test result backends, logs and memory.
@@ -22,7 +22,6 @@ LOG_LEVEL = {"WORKER_LOGLEVEL": "INFO", "C_FORCE_ROOT": "1"}
 
 @pytest.fixture(scope="module")
 def suite() -> Path:
-    pytest.importorskip("redis")
     pytest.importorskip("pydantic")
     return published("celery")
 
@@ -31,14 +30,14 @@ def run_with(broker, suite, scratch, modules, seconds):
     """Run modules of Celery's tests with a broker, and a Redis for results."""
     scratch.mkdir()
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(redis_server(free_port()))
-        url = redis.url(1)
+        port = stack.enter_context(redis_port())
+        url = f"redis://127.0.0.1:{port}/1"
         if broker == "darner":
             url = f"darner://127.0.0.1:{stack.enter_context(running(scratch / 'data')).port}"
         return run_suite(
             suite, scratch, "-p", "celery.contrib.pytest", "--timeout", "300", "-k", "not django",
             *(suite / "t" / "integration" / f"{module}.py" for module in modules), seconds=seconds,
-            TEST_BROKER=url, TEST_BACKEND=redis.url(), REDIS_PORT=str(redis.port), **LOG_LEVEL,
+            TEST_BROKER=url, TEST_BACKEND=f"redis://127.0.0.1:{port}/0", REDIS_PORT=str(port), **LOG_LEVEL,
         )  # fmt: skip
 
 
