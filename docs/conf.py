@@ -13,5 +13,5 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 default_role = "code"
-# a link to a page beside docs/ is none on the site; tests/test_pages.py checks that each leads somewhere
+# a link to a page beside docs/ is none on the site; tests/test_links.py checks that each leads somewhere
 suppress_warnings = ["myst.xref_missing"]
