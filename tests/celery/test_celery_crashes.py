@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 from peers import proxy
-from running import free_port, running, until
+from running import running, until
 
 from darner.client import Client
+from load.servers import free_port
 
 celery = pytest.importorskip("celery")
 workers = pytest.importorskip("load.celery_workers")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from redis_servers import redis_port
-from running import free_port, running, until
+from running import running, until
+
+from load.servers import free_port
 
 celery = pytest.importorskip("celery")
 workers = pytest.importorskip("load.celery_workers")

@@ -13,13 +13,14 @@ import subprocess
 import time
 
 import pytest
-from running import DARNER, free_port, running, until
+from running import DARNER, running, until
 
 from darner.client import Client
 from darner.client.connection import Connection
 from darner.tools.exporting import Export
 from darner.tools.importing import Import, Source
 from darner.tools.moving import Move
+from load.servers import free_port
 
 ITEMS = 9
 each_step = pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.long)])

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from programs import Program, program, ran
-from running import Server, configured, free_port, running
+from running import Server, configured, running
+
+from load.servers import free_port
 
 EXAMPLES = "examples"
 

@@ -4,9 +4,11 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from running import Server, until
 from workers import Worker
 
 
@@ -39,3 +41,15 @@ def library_working(directory: Path, program: str, *words: str, name: str = "wor
         yield worker
     finally:
         worker.close()
+
+
+def assert_next_worker_takes_over(server: Server, queue: bytes, project) -> None:
+    """Kill the worker of a project that has begun a, b and c: another one begins them within a second."""
+    first = project.worker(name="first")
+    assert sorted(first.said(3)) == ["began a", "began b", "began c"]
+    second = project.worker(name="second")
+    until(lambda: server.waiters(queue) == 2)
+    began = time.monotonic()
+    first.kill()
+    assert sorted(second.said(3)) == ["began a", "began b", "began c"]
+    assert time.monotonic() - began < 1

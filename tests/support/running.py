@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import re
 import select
 import signal
@@ -48,15 +47,6 @@ def allocated_bytes(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # the server may delete files meanwhile
             allocated += file.stat().st_blocks * 512
     return allocated
-
-
-def free_port() -> int:
-    """Return a free port below those that clients are given: while its server is down nobody takes it."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def until(happened: Callable[[], object], seconds: float = WAIT_S) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from library_workers import library_working
+from library_workers import assert_next_worker_takes_over, library_working
 from running import configured, running, until
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
@@ -132,14 +132,7 @@ def test_a_task_that_fails_is_removed_and_one_that_is_to_be_retried_is_sent_agai
 
 def test_the_tasks_of_a_worker_that_is_killed_run_on_the_next_one_within_a_second(server, project):
     project.kick("hold", "a", "b", "c")
-    first = project.worker(name="first")
-    assert sorted(first.said(3)) == ["began a", "began b", "began c"]
-    second = project.worker(name="second")
-    until(lambda: server.waiters(b"taskiq") == 2)
-    began = time.monotonic()
-    first.kill()
-    assert sorted(second.said(3)) == ["began a", "began b", "began c"]
-    assert time.monotonic() - began < 1
+    assert_next_worker_takes_over(server, b"taskiq", project)
 
 
 def test_workers_go_on_by_themselves_when_the_server_was_killed_and_nothing_is_lost(tmp_path):
