@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import shutil
+import signal
 import time
 
 import pytest
@@ -102,7 +103,10 @@ def make_backups(server, directory, number):
         done = run_darner("backup", server.data, directory / str(each))
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
+        # it rests meanwhile, or on a slow machine each copy would be larger than the one before
+        server.process.send_signal(signal.SIGSTOP)
         check_copy(directory / str(each), before, clients)
+        server.process.send_signal(signal.SIGCONT)
         shutil.rmtree(directory / str(each))
     server.kill()
     clients.end()
