@@ -50,6 +50,19 @@ class Channel(virtual.Channel):
         )
         self._qos = QoS(self.reader)
 
+    @property
+    def state(self) -> Any:
+        """What kombu remembers of exchanges and bindings. Raises as `_live`."""
+        return self._live.state
+
+    @property
+    def _live(self) -> Any:
+        """The connection. Raises ConnectionLostError if the channel is closed: kombu publishes over one that
+        it has closed, when a declaration before had to connect again, and tries again upon such an error."""
+        if self.connection is None:
+            raise ConnectionLostError("the channel is closed")
+        return self.connection
+
     # Consuming
 
     def basic_consume(
@@ -121,7 +134,7 @@ class Channel(virtual.Channel):
 
     def _keys(self, queue: str) -> list[bytes]:
         """Return the names of all that a queue consists of, the most urgent first."""
-        declared = self.connection.declared
+        declared = self._live.declared
         exchanges = dict.fromkeys(exchange for exchange, _, _ in self.state.queue_bindings(queue))
         fanouts = [exchange for exchange in exchanges if self._is_fanout(exchange)]
         has_inbox = declared.ends_by_itself(queue) and len(fanouts) < len(exchanges)
@@ -134,7 +147,7 @@ class Channel(virtual.Channel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> BaseMessage | None:
         """Return the next message of a queue, or None if there is none. Raises a connection error."""
-        found, others = self.reader.get(self._keys(queue), self.connection.options.reply_timeout)
+        found, others = self.reader.get(self._keys(queue), self._live.options.reply_timeout)
         self._deliver_all(others)
         return None if found is None else self._received(found, no_ack=no_ack)
 
@@ -178,7 +191,7 @@ class Channel(virtual.Channel):
         """Publish a message; return once the server has it for sure. Raises a connection error if it may not
         have it, and a channel error if it refused it."""
         message["properties"]["delivery_info"].update(exchange=exchange, routing_key=routing_key)
-        options = self.connection.options
+        options = self._live.options
         data = messages.encode(message)
         requests = []
         for queue in self._targets(exchange, routing_key, self._get_message_priority(message)):
@@ -192,16 +205,16 @@ class Channel(virtual.Channel):
             )
             requests.append(b"%b%b\r\n" % (line, data))
         if requests:
-            for reply in self.connection.server.ask(requests, timeout):
+            for reply in self._live.server.ask(requests, timeout):
                 protocol.check(reply, protocol.STORED)
 
     def _targets(self, exchange: str, routing_key: str, priority: int) -> list[bytes]:
-        priority_in = self.connection.declared.priority
+        priority_in = self._live.declared.priority
         if not exchange:
             return [names.priority_queue(routing_key, priority_in(routing_key, priority))]
         if self._is_fanout(exchange):
             return [names.fanout(exchange)]
-        bound = self.connection.bindings.of(exchange)
+        bound = self._live.bindings.of(exchange)
         temporary = {binding.queue for binding in bound if binding.is_temporary}
         queues = self.typeof(exchange).lookup(self._table(exchange, bound), exchange, routing_key, None)
         if not queues and self.deadletter_queue:
@@ -217,7 +230,7 @@ class Channel(virtual.Channel):
         """Make an exchange. Raises ChannelError if it is passive and there is none, or another one."""
         super().exchange_declare(exchange, type, **kwargs)
         if type == "fanout" and exchange and not kwargs.get("passive"):
-            self.connection.declared.declare_exchange(exchange)
+            self._live.declared.declare_exchange(exchange)
 
     def queue_declare(
         self,
@@ -230,7 +243,7 @@ class Channel(virtual.Channel):
     ) -> queue_declare_ok_t:
         """Make a queue, or with `passive` see whether it is there. Raises ChannelError if it is not."""
         queue = queue or f"amq.gen-{uuid()}"
-        declared = self.connection.declared
+        declared = self._live.declared
         if not passive:
             declared.declare(queue, arguments or {}, is_temporary=exclusive or auto_delete)
         figures = [found for _, found in self._figures(queue)]
@@ -256,14 +269,14 @@ class Channel(virtual.Channel):
             self._read_sources()
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str | None, queue: str) -> None:
-        declared = self.connection.declared
+        declared = self._live.declared
         if self._is_fanout(exchange):
             declared.declare_fanout(exchange, queue)
             return
         is_temporary = declared.ends_by_itself(queue)
         if is_temporary:
             declared.declare_inbox(queue)
-        self.connection.bindings.add(exchange, Binding(queue, routing_key, is_temporary))
+        self._live.bindings.add(exchange, Binding(queue, routing_key, is_temporary))
 
     def queue_unbind(
         self,
@@ -280,15 +293,15 @@ class Channel(virtual.Channel):
 
     def _unbind(self, queue: str, exchange: str, routing_key: str) -> None:
         if self._is_fanout(exchange):
-            self.connection.server.ask([protocol.delete_line(names.fanout_child(exchange, queue))])
+            self._live.server.ask([protocol.delete_line(names.fanout_child(exchange, queue))])
             return
         for is_temporary in (False, True):
-            self.connection.bindings.remove(exchange, Binding(queue, routing_key, is_temporary))
+            self._live.bindings.remove(exchange, Binding(queue, routing_key, is_temporary))
 
     def get_table(self, exchange: str) -> list[Any]:
         """Return what is bound to an exchange, as its type looks it up: routing key, pattern and queue of
         each."""
-        return self._table(exchange, self.connection.bindings.of(exchange))
+        return self._table(exchange, self._live.bindings.of(exchange))
 
     def _table(self, exchange: str, bound: Iterable[Binding]) -> list[Any]:
         prepare = self.typeof(exchange).prepare_bind
@@ -313,11 +326,11 @@ class Channel(virtual.Channel):
         for exchange, routing_key, _ in list(self.state.queue_bindings(queue)):
             self._unbind(queue, exchange, routing_key)
         parts = [part for part, _ in found]
-        if self.connection.declared.ends_by_itself(queue):
-            parts += [names.inbox(queue, priority) for priority in self.connection.declared.priorities(queue)]
+        if self._live.declared.ends_by_itself(queue):
+            parts += [names.inbox(queue, priority) for priority in self._live.declared.priorities(queue)]
         self._ask_each(protocol.delete_line, parts, protocol.DELETED)
         self.state.queue_bindings_delete(queue)
-        self.connection.declared.forget(queue)
+        self._live.declared.forget(queue)
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange and its bindings; the queues stay."""
@@ -326,8 +339,8 @@ class Channel(virtual.Channel):
                 if bound == exchange:
                     self._unbind(queue, exchange, routing_key)
         else:
-            for binding in self.connection.bindings.of(exchange):
-                self.connection.bindings.remove(exchange, binding)
+            for binding in self._live.bindings.of(exchange):
+                self._live.bindings.remove(exchange, binding)
         for queue, bound, routing_key in list(self.state.bindings):
             if bound == exchange:
                 self.state.binding_delete(queue, exchange, routing_key)
@@ -343,15 +356,13 @@ class Channel(virtual.Channel):
         """Return the parts of a queue that are there, and the figures of each."""
         of_each = [names.priority_queue(queue, priority) for priority in range(MOST_URGENT, -1, -1)]
         parts = list(dict.fromkeys([*of_each, *self._keys(queue)]))
-        figures = self.connection.server.stats(parts)
+        figures = self._live.server.stats(parts)
         return [(part, found) for part, found in zip(parts, figures, strict=True) if found]
 
     def _ask_each(
         self, request: Callable[[bytes], bytes], queues: list[bytes], expected: bytes
     ) -> list[Reply]:
-        replies: list[Reply] = (
-            self.connection.server.ask([request(queue) for queue in queues]) if queues else []
-        )
+        replies: list[Reply] = self._live.server.ask([request(queue) for queue in queues]) if queues else []
         return [protocol.check(reply, expected) for reply in replies]
 
 

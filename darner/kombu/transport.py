@@ -3,6 +3,7 @@
 from time import monotonic
 from typing import Any
 
+from amqp import RecoverableConnectionError
 from kombu.transport import virtual
 
 from darner._version import __version__
@@ -45,9 +46,10 @@ class Transport(virtual.Transport):
     driver_type = "amqp"
     driver_name = "darner"
 
-    connection_errors = (ConnectionFailedError, ConnectionLostError, LoginError)
+    # the last one is raised by kombu itself, over a channel that was closed
+    connection_errors = (ConnectionFailedError, ConnectionLostError, LoginError, RecoverableConnectionError)
     channel_errors = (ServerFailedError, QueueFullError, ItemTooLargeError, BadRequestError)
-    recoverable_connection_errors = (ConnectionFailedError, ConnectionLostError)
+    recoverable_connection_errors = (ConnectionFailedError, ConnectionLostError, RecoverableConnectionError)
     recoverable_channel_errors = (ServerFailedError, QueueFullError)
 
     implements = virtual.Transport.implements.extend(

@@ -24,6 +24,24 @@ def queue(name):
     return kombu.Queue(name)
 
 
+class TestAClosedChannel:
+    @pytest.mark.parametrize("declares", [True, False])
+    def test_is_replaced_when_something_is_published_over_it(self, connection, queue, declares):
+        producer = connection.Producer()
+        publish(connection, queue, 1)
+        producer.channel.close()
+        producer.publish(2, routing_key=queue.name, declare=[queue] if declares else [], retry=True)
+        assert payloads(drained(connection, queue)) == [1, 2]
+
+    def test_is_a_lost_connection(self, connection, queue):
+        channel = connection.default_channel
+        channel.close()
+        with pytest.raises(connection.recoverable_connection_errors):
+            channel.basic_publish(channel.prepare_message("x"), "", queue.name)
+        with pytest.raises(connection.recoverable_connection_errors):
+            channel.queue_bind(queue.name, "exchange")
+
+
 class TestDelivery:
     def test_messages_come_in_their_order_with_all_that_they_have(self, connection, queue):
         publish(connection, queue, *range(250))
