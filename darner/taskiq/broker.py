@@ -125,4 +125,4 @@ async def _next(fleet: Fleet) -> Delivery | None:
 
 
 async def _acknowledge(delivery: Delivery) -> None:
-    await confirm(delivery.close(), delivery.close, log)
+    await confirm(delivery.close(), delivery.close, lambda: log)

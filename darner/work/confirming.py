@@ -14,24 +14,25 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 
 
 async def confirm(
-    reply: Awaitable[None], send: Callable[[], Awaitable[None]], log: FilteringBoundLogger
+    reply: Awaitable[None], send: Callable[[], Awaitable[None]], log: Callable[[], FilteringBoundLogger]
 ) -> bool:
     """Wait for the reply to what was sent; `send` it again if the server could not take it.
 
-    Return whether the delivery has ended; if not, its item went back meanwhile.
+    Return whether the delivery has ended; if not, its item went back meanwhile. `log` is called only if there
+    is something to log: this is done for each item.
     """
     failures = 0
     while True:
         try:
             await reply
         except ServerFailedError as error:
-            log.warning("the server could not take the answer", error=str(error))
+            log().warning("the server could not take the answer", error=str(error))
             await asyncio.sleep(pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, random.random))
             failures += 1
             reply = send()
         except ClientError as error:
             # it was held too long, or the connection was lost, or somebody deleted the queue
-            log.warning("the item went back: it will be done again", error=str(error))
+            log().warning("the item went back: it will be done again", error=str(error))
             return False
         else:
             return True

@@ -113,7 +113,7 @@ class Consumer:
         seconds: float,
     ) -> None:
         """Wait for the server's reply to an answer."""
-        if not await confirm(reply, send, log.bind(**_fields(item))):
+        if not await confirm(reply, send, lambda: log.bind(**_fields(item))):
             outcome = "lost"
         self._observer.note_end(item.queue, outcome, seconds)
 
