@@ -76,7 +76,7 @@ class Bindings:
             if not found:
                 self.remove(exchange, binding)
                 # a message may have come meanwhile, and made it again without a reader
-                inboxes = [names.inbox(binding.queue, priority) for priority in range(10)]
+                inboxes = [names.inbox(binding.queue, priority) for priority in range(names.MOST_URGENT + 1)]
                 self._server.ask([protocol.delete_line(inbox) for inbox in inboxes])
 
     def _append(self, exchange: str, binding: Binding, *, is_bound: bool) -> None:

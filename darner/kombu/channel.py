@@ -17,7 +17,6 @@ from darner.client.errors import ConnectionLostError
 from darner.client.protocol import Reply
 from darner.kombu import messages, names
 from darner.kombu.bindings import Binding
-from darner.kombu.declaring import MOST_URGENT
 from darner.kombu.link import Delivery, Link
 from darner.kombu.qos import QoS
 from darner.kombu.reader import Reader
@@ -354,7 +353,7 @@ class Channel(virtual.Channel):
 
     def _figures(self, queue: str) -> list[tuple[bytes, dict[str, int]]]:
         """Return the parts of a queue that are there, and the figures of each."""
-        of_each = [names.priority_queue(queue, priority) for priority in range(MOST_URGENT, -1, -1)]
+        of_each = [names.priority_queue(queue, priority) for priority in range(names.MOST_URGENT, -1, -1)]
         parts = list(dict.fromkeys([*of_each, *self._keys(queue)]))
         figures = self._live.server.stats(parts)
         return [(part, found) for part, found in zip(parts, figures, strict=True) if found]

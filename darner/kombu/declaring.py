@@ -11,9 +11,6 @@ from darner.kombu.server import Server
 
 logger = get_logger(__name__)
 
-# The highest priority that a message may have.
-MOST_URGENT = 9
-
 
 class Declared:
     """The queues that one connection has declared, and what it knows of them."""
@@ -33,7 +30,7 @@ class Declared:
     def declare(self, queue: str, arguments: Mapping[str, Any], *, is_temporary: bool) -> None:
         """Make a queue. One that is temporary ends by itself some time after its last reader. Raises as
         `Server.ask`."""
-        self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), MOST_URGENT)
+        self._max_priority[queue] = min(int(arguments.get("x-max-priority") or 0), names.MOST_URGENT)
         self._settings[queue] = settings.of_queue(arguments, is_temporary=is_temporary)
         parts = [names.priority_queue(queue, priority) for priority in self.priorities(queue)]
         self._configure(parts, self._settings[queue])

@@ -17,6 +17,9 @@ from functools import lru_cache
 
 from darner.client import protocol
 
+# The highest priority that a message may have.
+MOST_URGENT = 9
+
 _ENCODED = re.compile(rb"[\x00-\x20/\x7f+#%]")
 
 
