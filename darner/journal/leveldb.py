@@ -1,4 +1,4 @@
-"""LevelDB under one name: plyvel up to Python 3.12, plyvel-next from 3.13. And what its errors mean."""
+"""LevelDB under one name: plyvel on Python 3.11, plyvel-next from 3.12 on. And what its errors mean."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import sys
 
 from darner.errors import DamagedError, ForeignError, JournalError, OutOfServiceError
 
-if sys.version_info >= (3, 13):
+if sys.version_info >= (3, 12):
     import plyvel_next as plyvel  # type: ignore[import-not-found,unused-ignore]
 else:
     import plyvel  # type: ignore[import-untyped,unused-ignore]

@@ -29,37 +29,42 @@ def damage(directory: Path) -> str | None:
     """
     for path in directory.glob("*.log"):
         broken: int | None = None
-        for at, is_whole in _writes(path.read_bytes()):
-            if not is_whole and broken is None:
+        for at, content in writes(path.read_bytes()):
+            if content is None and broken is None:
                 broken = at
-            elif is_whole and broken is not None:
+            elif content is not None and broken is not None:
                 return f"{path} is damaged at byte {broken}, and goes on behind that"
     return None
 
 
-def _writes(data: bytes) -> Iterator[tuple[int, bool]]:
-    """Yield the writes in a log: where each begins, or breaks off, and whether it is whole."""
+def writes(data: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the writes in a log: where each begins, or breaks off, and its bytes, None if it is not whole."""
     begun: int | None = None
-    for at, kind in _fragments(data):
+    parts: list[bytes] = []
+    for at, end, kind in _fragments(data):
         if kind in (FULL, FIRST) and begun is not None:
-            yield begun, False
+            yield begun, None
             begun = None
+        content = data[at + HEAD.size : end]
         if kind == FULL:
-            yield at, True
+            yield at, content
         elif kind == FIRST:
-            begun = at
+            begun, parts = at, [content]
+        elif kind == MIDDLE and begun is not None:
+            parts.append(content)
         elif kind == LAST and begun is not None:
-            yield begun, True
+            yield begun, b"".join([*parts, content])
             begun = None
         elif kind == 0:
-            yield at, False
+            yield at, None
             begun = None
     if begun is not None:
-        yield begun, False
+        yield begun, None
 
 
-def _fragments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the fragments of writes in a log: where each begins, and its type, 0 if it is not whole."""
+def _fragments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the fragments of writes in a log: where each begins and ends, and its type, 0 if it is not
+    whole."""
     at = 0
     while at + HEAD.size <= len(data):
         left = BLOCK_BYTES - at % BLOCK_BYTES
@@ -69,10 +74,10 @@ def _fragments(data: bytes) -> Iterator[tuple[int, int]]:
         crc, size, kind = HEAD.unpack_from(data, at)
         end = at + HEAD.size + size
         if size > left - HEAD.size or end > len(data) or not FULL <= kind <= LAST:
-            yield at, 0
+            yield at, end, 0
             at += left
             continue
         crc = (crc - MASK) & 0xFFFFFFFF
         is_whole = checksum(data[at + HEAD.size - 1 : end]) == (crc >> 17 | crc << 15) & 0xFFFFFFFF
-        yield at, kind if is_whole else 0
+        yield at, end, kind if is_whole else 0
         at = end

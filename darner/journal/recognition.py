@@ -19,6 +19,8 @@ def is_new(path: Path) -> bool:
     # tables in it (seen in 1.22 and 1.23): only an absent or empty one is new, or one whose creation
     # was cut off, by a full disk or a kill.
     try:
+        if (path / "CURRENT").is_file():
+            return False
         files = list(path.iterdir()) if path.exists() else []
     except NotADirectoryError:
         raise ForeignError(f"{path} is a file, and no directory of a queue") from None
@@ -26,8 +28,6 @@ def is_new(path: Path) -> bool:
         raise failure(f"cannot open {path}", error) from error
     if all(map(may_precede_current, files)):
         return True
-    if (path / "CURRENT").is_file():
-        return False
     check_owner(path)
     if any(foreign_files.is_of_leveldb(file.name) for file in files):
         raise DamagedError(f"{path} holds files but no CURRENT. Nothing in it was touched")
@@ -37,7 +37,7 @@ def is_new(path: Path) -> bool:
 def check_owner(path: Path) -> None:
     """Raise ForeignError if a directory is recognised as another program's."""
     if owner := foreign_files.owner(path):
-        raise ForeignError(f"{path} is {owner}")
+        raise ForeignError(f"{path} is {owner.what}, which darner migrate --from {owner.program} brings over")
 
 
 def check_empty(db: Any) -> None:

@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Iterator
 
 from darner._records import checksum
+from darner.journal import snappy
 
 # Behind each block: a byte that says how it is compressed, and the checksum.
 TRAILER_BYTES = 5
-PLAIN = b"\0"
+PLAIN, SNAPPY = b"\0", b"\1"
 FOOTER_BYTES = 48
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 # Behind each key: the sequence number of the change, and its kind, as one number.
@@ -38,6 +39,8 @@ _LISTED = re.compile(rb"^ (\d+):(\d+)\['.*?' @ \d+ : \d \.\. '(.*)' @ \d+ : \d\]
 Judge = Callable[[bytes, bytes], bool | None]
 # A key, with its sequence number, and a value.
 Entry = tuple[bytes, bytes]
+# The last key of a block, and where the block is: its offset and its size.
+Place = tuple[bytes, tuple[int, int]]
 # What keys are sorted by.
 Order = tuple[bytes, int]
 
@@ -81,7 +84,36 @@ def mend(content: bytes, size: int, judge: Judge) -> bytes | None:
 # Reading
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_index(content: bytes) -> list[Place] | None:
+    """Return the places of the blocks of any LevelDB's table, None if its index is damaged."""
+    footer = content[-FOOTER_BYTES:]
+    if len(footer) < FOOTER_BYTES or footer[-8:] != MAGIC:
+        return None
+    try:
+        _, at = _read_handle(footer)
+        records = read_records(content, _read_handle(footer, at)[0])
+        return None if records is None else [(key, _read_handle(value)[0]) for key, value in records]
+    except IndexError:
+        return None
+
+
+def read_records(content: bytes, place: tuple[int, int]) -> list[Entry] | None:
+    """Return the records of the block at that place, decompressed if need be, None if it is damaged."""
+    block = _read_block(content, *place)
+    if block is None:
+        return None
+    data, kind = block[:-TRAILER_BYTES], block[-TRAILER_BYTES : 1 - TRAILER_BYTES]
+    if kind == SNAPPY:
+        try:
+            data = snappy.decompress(data)
+        except ValueError:
+            return None
+    elif kind != PLAIN:  # no LevelDB of the programs that are read here writes another kind
+        return None
+    return list(_read_entries(data))
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the varint at `at`, and where it ends. Raises IndexError if there is none."""
     number = shift = 0
     while True:
@@ -97,8 +129,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _read_handle(data: bytes, at: int = 0) -> tuple[tuple[int, int], int]:
     """Return the handle at `at`, and where it ends."""
-    offset, at = _read_varint(data, at)
-    size, at = _read_varint(data, at)
+    offset, at = read_varint(data, at)
+    size, at = read_varint(data, at)
     return (offset, size), at
 
 
@@ -151,9 +183,9 @@ def _parse_entries(data: bytes, at: int) -> Iterator[tuple[bytes, bytes, int]]:
     key = b""
     while at < len(data):
         try:
-            shared, at = _read_varint(data, at)
-            rest, at = _read_varint(data, at)
-            size, at = _read_varint(data, at)
+            shared, at = read_varint(data, at)
+            rest, at = read_varint(data, at)
+            size, at = read_varint(data, at)
         except IndexError:
             return
         if shared > len(key) or at + rest + size > len(data) or shared + rest <= SEQUENCE_BYTES:
