@@ -8,6 +8,7 @@ from pathlib import Path
 
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 # They are 2 % of the wheel, and the sources have them.
@@ -50,8 +51,25 @@ SOURCES = {name: f"darner/{name}.pyx" for name in ("_proto", "_records")} | {
 }
 
 
-# Floors whose docstrings and comments the wheel does without: 5 % of it, and no user calls what is there.
-BARE_FLOORS = ("darner/journal/", "darner/queues/")
+# Floors whose docstrings and comments the wheel does without, a tenth of it: no user calls what is there.
+BARE_FLOORS = tuple(
+    f"darner/{floor}/"
+    for floor in (
+        "access",
+        "environment",
+        "jetstream",
+        "journal",
+        "kombu",
+        "log",
+        "migrate",
+        "queues",
+        "repair",
+        "server",
+        "tools",
+        "web",
+        "wire",
+    )
+)
 
 
 def bare(source: str) -> str:
@@ -89,8 +107,18 @@ class BuildWithoutSources(build_py):
         return [each for each in found if each[2] not in SOURCES.values()]
 
 
+class BuildWithoutRunpath(build_ext):
+    """Links modules without a RUNPATH: a CPython of pyenv asks for one, to where its own libraries are."""
+
+    def build_extensions(self) -> None:
+        """Compile and link all modules."""
+        linker = self.compiler.linker_so
+        self.compiler.linker_so = [word for word in linker if not word.startswith("-Wl,-rpath,")]
+        super().build_extensions()
+
+
 setup(
-    cmdclass={"build_py": BuildWithoutSources},
+    cmdclass={"build_ext": BuildWithoutRunpath, "build_py": BuildWithoutSources},
     ext_modules=[
         Extension(
             f"darner.{name}",
@@ -108,6 +136,8 @@ setup(
                 *([] if name in FAST_MODULES else ["-DCYTHON_USE_TYPE_SPECS=1"]),
                 # 5 % of the wheel, and no slower
                 *(["-finline-limit=40"] if name in PYTHON_MODULES else []),
+                # Debian's CPython asks for the strong one, a hundredth of the wheel, and pyenv's for none
+                "-fstack-protector",
                 "-g0",
                 "-fno-asynchronous-unwind-tables",
                 # an error from gcc 14 on

@@ -29,6 +29,10 @@ class BackupError(DarnerError):
     """No backup was made: the text says why, and nothing is left of it."""
 
 
+class MigrationError(DarnerError):
+    """The data of another server cannot be brought over: the text says why, and what to do."""
+
+
 class ToolError(DarnerError):
     """A tool cannot go on: the text says why, and what to do."""
 

@@ -1,14 +1,46 @@
 """Fixtures for all tests."""
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 
 import pytest
+import running as servers
 from brokers import Data
+from cluster_accounts import ClusterAccounts
 from leveldbs import open_leveldbs
 from lone_queue import LoneQueue
 from running import Server, Wire, running, running_well
 
 numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have the suites that talk to a server run against one before a cluster, too."""
+    parser.addoption("--store", choices=["leveldb", "cluster"], default="leveldb")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not hold in a cluster, and have what takes long there marked so."""
+    if config.getoption("--store") == "cluster":
+        for item in items:
+            if item.get_closest_marker("long_in_cluster") is not None:
+                item.add_marker("long")
+        kept = [item for item in items if item.get_closest_marker("leveldb") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+@pytest.fixture(scope="session", autouse=True)
+def store(request) -> Iterator[str]:
+    """Where servers keep their queues: "leveldb" or "cluster"."""
+    store = request.config.getoption("--store")
+    if store == "leveldb":
+        yield store
+        return
+    with contextlib.closing(ClusterAccounts()) as servers.CLUSTER:
+        yield store
 
 
 @pytest.fixture(autouse=True)

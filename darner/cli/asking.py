@@ -57,7 +57,7 @@ def ping(clients: Mapping[str, Client], *, quiet: bool, as_json: bool) -> None:
 def stats(clients: Mapping[str, Client], *, as_json: bool) -> None:
     """Show the figures of each server. `darner queues` has those of the queues.
 
-    docs/commands.md says what each is, under "Statistics". Times are in seconds.
+    docs/protocol.md says what each is, under "Statistics". Times are in seconds.
     """
 
     def ask(address: str, client: Client) -> None:

@@ -44,6 +44,7 @@ COMMANDS = {
         "backup": "darner.cli.backing_up:backup",
         "check": "darner.cli.repairing:check",
         "completion": "darner.cli.completion:completion",
+        "migrate": "darner.cli.migrating:migrate",
         "passwd": "darner.cli.users:passwd",
         "repair": "darner.cli.repairing:repair",
     },
@@ -93,7 +94,7 @@ class _Main(_Serving, click.Group):
 
 
 GROUPS = {
-    "Where": ("data", "host", "port", "socket"),
+    "Where": ("data", "store", "host", "port", "socket"),
     "Configuration": ("config_path", "check_config"),
     "Log, on standard error": ("log_format", "debug"),
 }
@@ -137,6 +138,11 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
     type=click.Path(),
     metavar="DIR",
     help="Directory of the queues, made if missing.  [default: data]",
+)
+@click.option(
+    "--store",
+    metavar="URLS",
+    help="The NATS cluster that keeps the queues in place of --data: nats://a:4222,b:4222,c:4222.",
 )
 @click.option(
     "--host",

@@ -15,6 +15,7 @@ def check(settings: Settings, defaults: dict[str, Any], queues: dict[str, dict[s
     `defaults` and `queues` are the tables `[queue_defaults]` and `[queues]` of the file itself.
     """
     _check_tls(settings)
+    _check_store(settings)
     _check_ports(settings)
     _check_aliases(settings)
     _check_moves(settings.aliases, ("queue_defaults",), defaults)
@@ -26,6 +27,23 @@ def _check_tls(settings: Settings) -> None:
     for key, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_ca", "tls_cert")):
         if getattr(settings, key) is not None and getattr(settings, needed) is None:
             raise WrongValueError((key,), f"is of no use without {needed}")
+
+
+def _check_store(settings: Settings) -> None:
+    if settings.store is None:
+        for key in ("store_system", "store_ca", "store_cert", "store_key", "store_credentials"):
+            if getattr(settings, key) is not None:
+                raise WrongValueError((key,), "is of no use without store")
+        return
+    if settings.aliases:
+        name = next(iter(settings.aliases)).decode(errors="surrogateescape")
+        raise WrongValueError(("aliases", name), "is an alias, which a cluster (store) does not serve")
+    if settings.durability == "synced" and settings.store_system is None:
+        raise WrongValueError(
+            ("store",),
+            "needs store_system, to see that the nodes of the cluster sync what they store; or say "
+            'durability = "replicated" if the memory of a majority is enough',
+        )
 
 
 def _check_ports(settings: Settings) -> None:

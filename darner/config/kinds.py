@@ -19,6 +19,9 @@ LONGEST_MS = 36_525 * 86_400_000
 NAME = re.compile(rb"[^\x00-\x20\x7f/]{1,250}")
 NAME_RULE = "1 to 250 bytes without space, control character or /"
 
+# The nodes of a cluster, with a user if each takes the same.
+STORE = re.compile(r"(nats|tls)://([^\s,/@]+@)?[^\s,/@]+(,((nats|tls)://)?[^\s,/@]+)*")
+
 SIZES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 SIZES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 TIMES_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -135,6 +138,19 @@ def _number(allowed: str, low: int, high: int, units: Mapping[str, int] | None =
     return Kind(allowed, read)
 
 
+def _replicas(value: Any) -> int:
+    if type(value) is not int or value not in (1, 3, 5):
+        raise ValueError
+    return value
+
+
+def _store(value: Any) -> str:
+    text = _text(value)
+    if not STORE.fullmatch(text):
+        raise ValueError
+    return text
+
+
 def _size(low: int) -> Kind:
     return _number(f'a size from {low}: a number of bytes, or such as "16 MiB"', low, LARGEST, SIZES)
 
@@ -183,6 +199,13 @@ Dialect = Annotated[Literal["memcached", "kestrel"], _word("memcached", "kestrel
 LogFormat = Annotated[
     Literal["auto", "logfmt", "console", "json"], _word("auto", "logfmt", "console", "json")
 ]
+OptionalStore = Annotated[
+    str | None,
+    Kind("nats://host:port, or several hosts with commas between them; tls:// for TLS", _store).or_none(),
+]
+Durability = Annotated[Literal["synced", "replicated"], _word("synced", "replicated")]
+Replicas = Annotated[int, Kind("1, 3 or 5", _replicas)]
+AckWaitMs = Annotated[int, _time(1000)]
 QueueStats = Annotated[Literal["always", "asked"], _word("always", "asked")]
 
 

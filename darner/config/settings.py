@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 
 from darner.config.kinds import (
+    AckWaitMs,
     Attempts,
     Commands,
     Count,
     Dialect,
+    Durability,
     Flag,
     Host,
     Hosts,
@@ -23,10 +25,12 @@ from darner.config.kinds import (
     OptionalName,
     OptionalPort,
     OptionalSize,
+    OptionalStore,
     OptionalText,
     OptionalTimeMs,
     Port,
     QueueStats,
+    Replicas,
     Size,
     SyncMs,
     Text,
@@ -96,6 +100,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     port: Port = 22133
     # the directory of the queues, made if missing
     data: Text = "data"
+    # the cluster that keeps the queues in place of `data`: nats://host:port, several with commas between them
+    store: OptionalStore = None
+    # whether a set to the cluster is acknowledged once a majority of its nodes has it on disk, or in memory
+    durability: Durability = "synced"
+    # on how many nodes of the cluster each queue is kept
+    replicas: Replicas = 3
+    # after how long without a word from a darner the cluster gives the items it holds to another one
+    ack_wait_ms: AckWaitMs = 30_000
+    # the system account of the cluster, which is asked whether its nodes sync
+    store_system: OptionalStore = None
+    # for TLS and login to the cluster: an authority, a certificate and its key, a file of credentials
+    store_ca: OptionalText = None
+    store_cert: OptionalText = None
+    store_key: OptionalText = None
+    store_credentials: OptionalText = None
     # the Unix socket to listen on as well
     socket: OptionalText = None
     # whether to log debug messages
@@ -162,10 +181,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
                 values[field] = None
         return msgspec.structs.replace(self.queue_defaults, **values)
 
+    @property
+    def store_nodes(self) -> str:
+        """The nodes of the cluster as the file names them, without a login; "" if there is no cluster."""
+        scheme, _, rest = (self.store or "").partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}" if rest else ""
+
     def summary(self) -> str:
         """Return in one line what an operator recognizes the configuration by."""
         tables = len(self.queues) + len(self.patterns)
-        where = f"listens on {' '.join(self.host)} port {self.port}, data in {self.data}"
+        kept = f"data in {self.data}" if self.store is None else f"queues in the cluster {self.store_nodes}"
+        where = f"listens on {' '.join(self.host)} port {self.port}, {kept}"
         return f"{where}, tables for queues: {tables}, aliases: {len(self.aliases)}"
 
     def _tables(self, name: bytes, configured: Configured) -> list[dict[str, Any]]:

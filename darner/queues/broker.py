@@ -5,15 +5,16 @@ event loop and no clock is in here: see `Environment`.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
 from darner.environment.timeline import Timeline
-from darner.errors import InternalError, JournalError, StartError
+from darner.errors import InternalError, JournalError, NotReadyError, StartError
 from darner.journal.disk_reserve import is_full
 from darner.journal.journal import Journal
 from darner.journal.open_databases import MAX_OPEN
@@ -26,11 +27,13 @@ from darner.queues.cursor import MARK, Cursors
 from darner.queues.data_directory import LOG_NAME
 from darner.queues.deletion import Deletion
 from darner.queues.factory import QueueFactory, SettingsSource
-from darner.queues.fanout import parent_of
+from darner.queues.fanout import Fanout, parent_of
 from darner.queues.opening import Opening
 from darner.queues.out_of_service import OutOfService
+from darner.queues.pending import Pending
 from darner.queues.placeholders import Placeholders
 from darner.queues.queue import DEFAULTS, Queue
+from darner.queues.receipt import Receipt
 from darner.queues.registry import Registry
 from darner.queues.routes import Routes
 from darner.queues.space import Space
@@ -41,6 +44,8 @@ from darner.queues.syncing import Syncing
 from darner.queues.totals import Totals
 from darner.queues.transfers import Transfers
 from darner.queues.upkeep import Upkeep
+from darner.queues.upload import RepeatedUpload, Upload
+from darner.queues.waiters import Source
 
 log = structlog.get_logger()
 
@@ -81,12 +86,13 @@ class Broker:
 
     # Life
 
-    def open(self) -> None:
-        """Take the data directory, made if it is missing, and open every queue in it.
+    def open(self, *, for_migration: bool = False) -> None:
+        """Take the data directory, made if it is missing, and open every queue in it; with `for_migration`
+        even if it has only a part of what a migration is to bring there.
 
         Raises StartError if the directory cannot be used or another server has it.
         """
-        self._lock = data_directory.take(self._data)
+        self._lock = data_directory.take(self._data, for_migration=for_migration)
         try:
             self.storage = Storage(self._data, self.environment, self._max_open)
             self._runs = Runs(self._data, self.environment.boot)
@@ -290,10 +296,136 @@ class Broker:
         for queue in self.visible.values():
             queue.reset_counts()
 
+    # What clients ask for: see `darner.wire.store`
+
+    def push(
+        self,
+        name: bytes,
+        record: bytes,
+        flags: int,
+        exptime: int,
+        delay_ms: int = 0,
+        dedup_id: bytes | None = None,
+        *,
+        sync: bool = False,
+    ) -> Receipt:
+        """Set an item on all queues that a set to `name` goes to: see `Queue.push` and `Queue.push_delayed`.
+        Queues that remember a set with the same id are left out. With `sync` it is synced at once."""
+        sink = self.sinks.get(name) or self.routes.sink(name)
+        if isinstance(sink, Fanout) or dedup_id is not None:
+            fanout = sink if isinstance(sink, Fanout) else Fanout((sink,))
+            stored = fanout.push(record, flags, exptime, delay_ms, dedup_id)
+            return Receipt(fanout.queues, stored, sync=sync)
+        if delay_ms:
+            sink.push_delayed(record, flags, exptime, delay_ms)
+        else:
+            sink.push(record, flags, exptime)
+        return Receipt((sink,), (sink,), sync=sync)
+
+    def upload(self, name: bytes, size: int, dedup_id: bytes | None) -> Upload | RepeatedUpload:
+        """Begin to set an item that comes in chunks: see `Routes.upload`."""
+        return self.routes.upload(name, size, dedup_id)
+
+    def source(
+        self,
+        name: bytes,
+        *,
+        takes: bool,
+        waits: bool,
+        has_disconnected: Callable[[], bool],  # noqa: ARG002 -- items are here: none comes later
+    ) -> Source | None:
+        """Return what a fetch by `name` comes from: see `Routes.source`."""
+        return self.routes.source(name, takes=takes, waits=waits)
+
+    def steps_to_delete(self, name: bytes) -> Generator[Pending | None, None, bool]:
+        """As `delete`, if sets are not refused, and with the deletion soon on the disk."""
+        self.status.check_sets()
+        is_found = self.delete(name)
+        self.deletion.sync()
+        yield None
+        return is_found
+
+    def steps_to_flush(self, name: bytes) -> Generator[Pending | None, None, None]:
+        """Discard what waits in a queue, unless sets are refused. Raises UnavailableError."""
+        self.status.check_sets()
+        queue = self.find(name)
+        if queue is not None:
+            queue.flush()
+        yield None
+
+    def steps_to_flush_expired(self, name: bytes | None) -> Generator[Pending | None, None, int]:
+        """Move or drop what has expired in a queue, or in all; returns how much that was. Raises
+        UnavailableError if sets are refused, and when the others are done if a queue cannot be read."""
+        self.status.check_sets()
+        queue = None if name is None else self.find(name)
+        queues = list(self.queues.values()) if name is None else [queue] if queue is not None else []
+        failures = list(self.out_of_service.values()) if name is None else []
+        total = 0
+        for each in queues:
+            while True:
+                try:
+                    for count in each.flush_expired():
+                        total += count
+                        yield None
+                except NotReadyError as error:
+                    yield error.journal
+                    continue
+                except JournalError as error:
+                    failures.append(error)
+                break
+        if failures:
+            raise failures[0]
+        return total
+
+    def set_status(self, level: int) -> None:
+        """Change what clients may do: see `Status.change`."""
+        self.routes.set_status(level)
+
+    def steps_to_look(self, names: Sequence[bytes]) -> Iterator[Pending | None]:  # noqa: ARG002
+        """Do nothing: the figures are those of this moment."""
+        return iter(())
+
+    @property
+    def queue_names(self) -> Sequence[bytes]:
+        """The names of the queues that exist."""
+        return list(self.queues)
+
+    def settings_in_force(self, name: bytes) -> QueueSettings | None:
+        """Return the settings of a queue, which stays in memory or on disk as it was made; None if there is
+        no such queue."""
+        queue = self.queues.get(name)
+        return None if queue is None else replace(queue.settings, durable=queue.is_durable)
+
+    @property
+    def aliases(self) -> Mapping[bytes, tuple[bytes, ...]]:
+        """The names that set to several queues each."""
+        return self.routes.aliases
+
+    def children(self, name: bytes) -> Sequence[bytes]:
+        """Return the names of the queues that a set to `name` goes to besides the queue of that name."""
+        return self.routes.children(name)
+
+    @property
+    def bytes_for_items(self) -> int:
+        """How many bytes of the disk are free for items."""
+        return self.space.bytes_for_items
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why sets are refused now, on any queue. A stricter status counts from when it is asked for, that is
+        within its grace period, too: clients are to go elsewhere then."""
+        wrong = [f"the status is {self.status.name}"] if self.status.level else []
+        if self.space.refusal is not None:
+            wrong.append(f"sets are {self.space.refusal.reason}")
+        elif self.storage.log.segment.refusal is not None:
+            wrong.append("the write-ahead log takes nothing in: the server's log says why")
+        return wrong
+
     # What parts tell
 
     def _added(self, queue: Queue) -> None:
         queue.on_move = self.transfers.move
+        queue.on_sync = self.syncing.sync
         queue.on_upkeep_due = self.sweeping.add
         queue.on_fault = self.set_aside
         if queue.needs_upkeep:

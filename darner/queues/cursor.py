@@ -264,6 +264,14 @@ class Cursor:
             self._attempts[item.id] = self._attempts.get(item.id, 0) + 1
             self.give_back(item)
 
+    def left_ms(self, item: Item) -> int | None:
+        """Return in how many ms an item expires: see `Queue.left_ms`."""
+        return self.queue.left_ms(item)
+
+    def waited_ms(self, item: Item) -> int:
+        """Return how many ms ago an item was set."""
+        return self.queue.waited_ms(item)
+
     def forget_data(self, item: Item) -> None:
         """Drop the bytes of a reserved item from memory: see `Queue.forget_data`."""
         self.queue.forget_data(item)

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from darner.errors import StartError
+from darner.journal import foreign_files
 from darner.journal.leveldb import reason
 from darner.journal.lock import LOCK_NAME, DirectoryLock
 from darner.queues.trash import TRASH_NAME
@@ -16,6 +17,9 @@ log = structlog.get_logger()
 
 # The directory of the write-ahead log of all queues.
 LOG_NAME = ".log"
+# What a migration is to bring there, until it has; and afterwards.
+MIGRATING_NAME = ".migrating"
+MIGRATED_NAME = ".migrated"
 # What can be done if the data directory cannot be used, by the system's number for why.
 REMEDIES = {
     errno.EACCES: "let the user that darner runs as write there, or give another with --data",
@@ -26,9 +30,13 @@ REMEDIES = {
 }
 
 
-def take(data: Path) -> DirectoryLock:
-    """Make the data directory if it is missing, and lock it. Raises StartError if it cannot be used or
-    another server has it."""
+def take(data: Path, *, for_migration: bool = False) -> DirectoryLock:
+    """Make the data directory if it is missing, and lock it. Raises StartError if it cannot be used, is
+    another program's, or another server has it; and unless it is `for_migration`, if it has a part of a
+    migration."""
+    check_whose(data)
+    if not for_migration:
+        check_whole(data)
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(data)
@@ -46,6 +54,27 @@ def take(data: Path) -> DirectoryLock:
             action="leave that file where it is, or a second server can have the directory",
         )
     return lock
+
+
+def check_whose(data: Path) -> None:
+    """Raise StartError if a directory that no darner has used is one of another server: nothing is to be
+    written there."""
+    if (data / LOG_NAME).exists():
+        return
+    if program := foreign_files.owner_of_all(data):
+        raise StartError(
+            f"{data} is a data directory of {foreign_files.TITLES[program]}:"
+            f" darner migrate --from {program} {data} --to DATA brings its queues over to another one"
+        )
+
+
+def check_whole(data: Path) -> None:
+    """Raise StartError if a directory has a part of what a migration is to bring there."""
+    if (data / MIGRATING_NAME).exists():
+        raise StartError(
+            f"a migration to {data} is not over: the same darner migrate command goes on with it;"
+            " or delete the directory"
+        )
 
 
 def is_served(data: Path) -> bool:
@@ -78,6 +107,8 @@ def nearest_existing(path: Path) -> Path:
 def check_usable(data: Path) -> None:
     """Raise StartError if a server could not use the data directory, as far as that can be told without
     making or changing anything."""
+    check_whose(data)
+    check_whole(data)
     for path in [nearest_existing(data), *(data / name for name in (LOCK_NAME, LOG_NAME, TRASH_NAME))]:
         with contextlib.suppress(FileNotFoundError):
             number = _obstacle(path)

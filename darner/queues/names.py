@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 # What every file system in use takes.
 MAX_FILE_NAME_BYTES = 255
+# Names that are those of their directories, whatever the file system is.
+PLAIN = re.compile(rb"[a-z0-9_+-][a-z0-9_+.-]{0,250}")
 # A capital, unless it stands in what is percent-encoded already.
 CAPITAL = re.compile("(%..)|[A-Z]")
 
@@ -37,6 +39,8 @@ def directory_of(name: bytes, *, folds_case: bool = False) -> Path:
     in a directory inside; each piece that goes on ends in `%`. All of it is ASCII: no file system takes two
     of these directories for one.
     """
+    if PLAIN.fullmatch(name):
+        return Path(name.decode())
     encoded = quote(name, safe="+").replace("~", "%7E")
     if folds_case:
         encoded = CAPITAL.sub(lambda found: found[1] or f"%{ord(found[0]):02X}", encoded)
@@ -66,14 +70,16 @@ def queue_directories(
     """Yield the directories of queues, relative to the data directory. `deleted` is called with those of
     deleted queues, and `stray` with whatever else is there."""
     folds = folds_case(data)
-    for entry in sorted((data / inside).iterdir()):
-        relative = entry.relative_to(data)
-        if entry.name.startswith("."):
+    with os.scandir(data / inside) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for each in found:
+        if each.name.startswith("."):
             continue
+        relative, entry = inside / each.name, Path(each.path)
         # not Path.exists: that raises where we may not look
         if entry.name == LOST_FOUND and not os.path.exists(entry / "CURRENT"):  # noqa: PTH110
             continue
-        if not _is_directory(entry):
+        if not _is_directory(each):
             stray(entry)
         elif entry.name.endswith("%"):
             try:
@@ -88,7 +94,7 @@ def queue_directories(
             yield relative
 
 
-def _is_directory(entry: Path) -> bool:
+def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # whoever opens it is told why
@@ -127,13 +133,17 @@ def find_directory(data: Path, name: bytes) -> Path:
 
 def log_stray(entry: Path) -> None:
     """Log a file or directory that lies in the data directory and is no queue's."""
-    program = foreign_files.owner(entry)
+    owner = foreign_files.owner(entry)
     # of the pieces of a long name only the last one is at the top
     blocks_a_name = directory_of(name_of(Path(entry.name))) == Path(entry.name)
     log.warning(
         "stray file or directory in the data directory, left alone",
         path=str(entry),
-        **({"what": f"{program}, which this darner does not read"} if program else {}),
+        **(
+            {"what": f"{owner.what}, which darner migrate --from {owner.program} brings over"}
+            if owner
+            else {}
+        ),
         action="move it away" + (": until then no queue can have its name" if blocks_a_name else ""),
     )
 

@@ -45,6 +45,7 @@ cdef class Queue:
         bint has_more_upkeep
         object on_upkeep_due
         object on_move
+        object on_sync
         object on_fault
     cdef:
         Earliest _earliest_expiry

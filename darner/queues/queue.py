@@ -8,6 +8,7 @@ collector.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from darner._records import Item, new_item
 from darner.config.settings import QueueSettings
@@ -19,6 +20,7 @@ from darner.journal.dedup_ids import Once
 from darner.journal.journal import Journal
 from darner.journal.layout import MAX_ATTEMPTS
 from darner.journal.lookup import MAX_STRIKES
+from darner.journal.wal_sync import Client
 from darner.queues import browsing
 from darner.queues.counts import Counts
 from darner.queues.dedup import Dedup
@@ -60,7 +62,22 @@ def _returned(item: Item) -> Item:
     return item
 
 
-def _ignore(*_: object) -> None:
+class Sync(Protocol):
+    """The method of that name of `Syncing`."""
+
+    def __call__(
+        self,
+        queues: "Sequence[Queue]",
+        client: Client,
+        slot: int,
+        *,
+        asked: bool,
+        repeated: "Sequence[Queue]" = (),
+    ) -> None:
+        """Sync what was just set on `queues`."""
+
+
+def _ignore(*_: object, **_named: object) -> None:
     pass
 
 
@@ -93,6 +110,7 @@ class Queue:
         "name",
         "on_fault",
         "on_move",
+        "on_sync",
         "on_upkeep_due",
         "reserved",
         "settings",
@@ -150,6 +168,8 @@ class Queue:
         # Puts an item of this queue into the queues of a name, and returns these, to be served then;
         # JournalError if it cannot be put: then it is in none of them.
         self.on_move: Callable[[Queue, Item, bytes], Sequence[Queue] | None] = _ignore
+        # syncs what was set, and holds the reply to that: see `Syncing.sync`
+        self.on_sync: Sync = _ignore
         # called with an unexpected error that no request and no sweep would report
         self.on_fault: Callable[[Queue, Exception], None] = _ignore
         self.configure(settings)
@@ -422,14 +442,15 @@ class Queue:
             self._max_attempts and item.attempts >= self._max_attempts and self.disposal.give_up(self, item)
         )
 
-    def defer(self, item: Item, delay_ms: int) -> None:
+    def defer(self, item: Item, delay_ms: int) -> Journal:
         """Put a reserved item back so that it is out of sight for `delay_ms` and then joins the end. As for
-        `abort`, this is an attempt; if the bytes are found damaged the item is put aside.
+        `abort`, this is an attempt; if the bytes are found damaged the item is put aside. Returns the journal
+        that the item is written to.
 
         JournalError if nothing is taken in now, for the item is written once more: then it stays reserved.
         """
         if not self.reserved.has(item):
-            return
+            return self.journal
         self.reserved.remove(item)
         try:
             self._defer(_returned(item), delay_ms)
@@ -440,6 +461,7 @@ class Queue:
         if not delay_ms:
             with contextlib.suppress(JournalError):  # then the sweep has it join
                 self.delayed.join(self, self.clock())
+        return self.journal
 
     def _defer(self, item: Item, delay_ms: int) -> None:
         if self._has_given_up(item):
@@ -492,6 +514,14 @@ class Queue:
             self.serve()
 
     # Expiry
+
+    def left_ms(self, item: Item) -> int | None:
+        """Return in how many ms an item expires by itself; None if it does not."""
+        return self.times.age_ms(self.clock(), item.expires_ms) if item.expires_ms else None
+
+    def waited_ms(self, item: Item) -> int:
+        """Return how many ms ago an item was set."""
+        return self.times.age_ms(item.enqueued_ms, self.clock())
 
     def has_expired(self, item: Item, now: int) -> bool:
         """Return whether an item has expired, by its own expiry or by `max_age`."""

@@ -14,6 +14,7 @@ from darner.journal.journal import Journal
 from darner.journal.whole_blobs import link_blob, write_blob
 from darner.queues.group import all_or_none, count_duplicates, make_room, takers
 from darner.queues.queue import Queue, expires_ms
+from darner.queues.receipt import Receipt
 
 
 def _sync_link(link: Path) -> None:
@@ -60,12 +61,18 @@ class Links:
 class RepeatedUpload:
     """An item too large for memory that all of its queues have had: its bytes are thrown away."""
 
-    __slots__ = ("queues", "stored")
+    __slots__ = ("_sync", "queues", "stored")
 
     def __init__(self, queues: Sequence[Queue]) -> None:
         self.queues = queues
         self.stored: Collection[Queue] = ()
+        self._sync = False
         count_duplicates(queues, ())
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the client is told."""
+        return Receipt(self.queues, self.stored, sync=self._sync)
 
     def write(self, data: bytes) -> None:
         """Throw a chunk away."""
@@ -80,10 +87,11 @@ class RepeatedUpload:
         exptime: int,  # noqa: ARG002
         done: Callable[[DarnerError | None], None],
         *,
-        sync: bool,  # noqa: ARG002
+        sync: bool,
         delay_ms: int = 0,  # noqa: ARG002
     ) -> None:
         """Call `done`: there is nothing to do."""
+        self._sync = sync
         done(None)
 
     def abandon(self) -> None:
@@ -109,6 +117,7 @@ class Upload:
         "_is_put",
         "_links",
         "_size",
+        "_sync",
         "_targets",
         "_writer",
         "queue",
@@ -141,6 +150,8 @@ class Upload:
         self._check_sets = check_sets
         self._generation = journal.generation
         self._size = 0
+        # whether the client has asked for a sync
+        self._sync = False
         # how many of its bytes count against the limits of the queue
         self._counted_bytes = 0
         # 0 if the item is in memory
@@ -163,6 +174,11 @@ class Upload:
     @property
     def _path(self) -> Path:
         return self.queue.journal.blobs.path_of(self._blob)
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the client is told, once `finish` has called `done` without an error."""
+        return Receipt(self.queues, self.stored, sync=self._sync)
 
     def _check_queue(self) -> None:
         if self._generation != self.queue.journal.generation:
@@ -195,6 +211,7 @@ class Upload:
         or have it join that in `delay_ms`, and call `done` with None. If that fails, call it with the error;
         then nothing of the item is left. With `sync`, or if a queue is synced, the file is on the disk before
         the item is put."""
+        self._sync = sync
         try:
             self._check_sets()
             # a file is not synced later, when the log is

@@ -7,15 +7,14 @@ from typing import Any, Protocol
 from darner._records import Item
 from darner.errors import JournalError
 from darner.journal.blob import BlobReader
-from darner.journal.journal import Journal
 from darner.queues.counts import Counts
+from darner.queues.pending import Pending
 
 
 class Source(Protocol):
     """What items are fetched from: a `Queue`, or a cursor over one. Its methods are described there."""
 
     name: bytes
-    waiters: "Waiters"
 
     @property
     def counts(self) -> Counts: ...  # noqa: D102
@@ -25,22 +24,31 @@ class Source(Protocol):
     def peek_from(self, id: int) -> Item | None: ...  # noqa: D102
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
-    def abort(self, item: Item) -> None: ...  # noqa: D102
+    def abort(self, item: Item) -> Pending | None: ...  # noqa: D102
     def forget_data(self, item: Item) -> None: ...  # noqa: D102
     def give_back(self, item: Item) -> None: ...  # noqa: D102
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102
-    def begin_return(self) -> Journal: ...  # noqa: D102
+    def begin_return(self) -> Pending: ...  # noqa: D102
     def end_return(self) -> None: ...  # noqa: D102
     def wait(self, waiter: "Waiter") -> None: ...  # noqa: D102
     def leave(self, waiter: "Waiter") -> None: ...  # noqa: D102
     def serve(self) -> None: ...  # noqa: D102
+    def left_ms(self, item: Item) -> int | None: ...  # noqa: D102
+    def waited_ms(self, item: Item) -> int: ...  # noqa: D102
+
+
+class DeferringSource(Source, Protocol):
+    """A source that takes back items so that they are out of sight for a while: a queue."""
+
+    def defer(self, item: Item, delay_ms: int) -> Pending: ...  # noqa: D102
 
 
 class Reader(Source, Protocol):
     """A cursor, as its queue knows it."""
 
     label: bytes
+    waiters: "Waiters"
 
     @property
     def reserved_ids(self) -> Collection[int]:

@@ -91,19 +91,20 @@ class Listeners:
         loop = asyncio.get_running_loop()
         # a listener closes its socket, so each gets a copy
         copies = [sock.dup() for sock in self._sockets]
-        fresh = [
-            # no TLS: the file's permissions say who may connect, and the bytes do not leave the machine
-            await loop.create_unix_server(self._accept, sock=copy, backlog=BACKLOG)
-            if copy.family == socket.AF_UNIX
-            else await loop.create_server(
-                self._accept,
-                sock=copy,
-                backlog=BACKLOG,
-                ssl=self._tls,
-                ssl_handshake_timeout=LOGIN_S if self._tls else None,
+        fresh = []
+        for copy in copies:
+            # to a Unix socket the file's permissions say who may connect, and bytes do not leave the machine
+            tls = None if copy.family == socket.AF_UNIX else self._tls
+            # create_unix_server would, from Python 3.13 on, remove the file together with the listener
+            fresh.append(
+                await loop.create_server(
+                    self._accept,
+                    sock=copy,
+                    backlog=BACKLOG,
+                    ssl=tls,
+                    ssl_handshake_timeout=LOGIN_S if tls else None,
+                )
             )
-            for copy in copies
-        ]
         self._close_listeners()
         self._listeners = fresh
 

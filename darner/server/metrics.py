@@ -25,20 +25,14 @@ from prometheus_client.utils import floatToGoString
 from darner._records import HISTOGRAM_BOUNDS_S, Histogram
 from darner._version import __version__
 from darner.printable import shown
-from darner.queues.cursor import cursor_lags
 from darner.server.metrics_http import ANSWER_S, HttpServer
 from darner.server.pages import Answer, Pages
 from darner.server.probes import Probes
 from darner.server.tcp import bind, unusable
 from darner.wire.clients import Clients
-from darner.wire.figures import (
-    CURSOR_LAG,
-    DURATIONS,
-    QUEUE_FIGURES,
-    SERVER_FIGURES,
-    STATE_FIGURES,
-    Figure,
-)
+from darner.wire.figure import Figure
+from darner.wire.figures import CURSOR_LAG, DURATIONS, SERVER_FIGURES, STATE_FIGURES
+from darner.wire.unattended import done
 
 log = structlog.get_logger()
 
@@ -57,7 +51,6 @@ PAUSES = 3
 NAMED = 100
 
 SERVER_METRICS = tuple(figure for figure in (*SERVER_FIGURES, *STATE_FIGURES) if figure.metric)
-QUEUE_METRICS = tuple(figure for figure in QUEUE_FIGURES if figure.metric)
 OUT_OF_SERVICE: Figure[int] = Figure(
     "",
     lambda is_so: is_so,
@@ -166,6 +159,7 @@ class _Collector:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
+        self._of_queue = [figure for figure in clients.figures.queue if figure.metric]
         self.logged = _Logged()
 
     def collect(self) -> Iterator[Metric]:
@@ -176,25 +170,34 @@ class _Collector:
         finally:
             reading.cancel()
         yield InfoMetricFamily("darner", "The server.", {"version": __version__, "pid": str(os.getpid())})
-        for figure, value in zip(SERVER_METRICS, found.server, strict=True):
+        figures = self._clients.figures
+        for figure, value in zip((*SERVER_METRICS, *figures.state), found.server, strict=True):
             yield _metric(figure, [({}, value)])
         yield self.logged.metric()
-        for (name, text, _), durations in zip(DURATIONS, found.durations, strict=True):
+        for (name, text, _), durations in zip((*DURATIONS, *figures.durations), found.durations, strict=True):
             yield _histogram(name, text, *durations)
         out_of_service = [({"queue": name}, 1) for name in found.out_of_service]
         yield _metric(OUT_OF_SERVICE, out_of_service)
-        for at, of_queue in enumerate(QUEUE_METRICS):
+        for at, of_queue in enumerate(self._of_queue):
             yield _metric(of_queue, (({"queue": name}, values[at]) for name, values in found.queues))
         yield _metric(CURSOR_LAG, found.lags)
 
     async def _read(self) -> "_Readings":
         """Read, on the event loop, the values of the server, of each queue, and the lag of each cursor."""
-        clients = self._clients
+        clients, figures = self._clients, self._clients.figures
+        for pending in clients.broker.steps_to_look(()):
+            if pending is not None:
+                await done(pending)
         server = []
         for figure in SERVER_METRICS:
             server.append(figure.read(clients))
             await asyncio.sleep(0)  # some are sums over all queues
-        durations = [(times.counts, times.total_ns) for times in (read(clients) for _, _, read in DURATIONS)]
+        server += [figure.read(clients.broker) for figure in figures.state]
+        histograms = [
+            *(read(clients) for _, _, read in DURATIONS),
+            *(read(clients.broker) for _, _, read in figures.durations),
+        ]
+        durations = [(times.counts, times.total_ns) for times in histograms]
         out_of_service = [shown(name) for name in itertools.islice(clients.broker.out_of_service, NAMED)]
         queues = []
         lags = []
@@ -206,9 +209,9 @@ class _Collector:
                 await asyncio.sleep(0)
                 left, until = QUEUES_PER_TURN, time.monotonic() + TURN_S
             left -= 1
-            values = tuple(of_queue.read(queue) for of_queue in QUEUE_METRICS)
+            values = tuple(of_queue.read(queue) for of_queue in self._of_queue)
             queues.append((shown(name), values))
-            for label, lag in cursor_lags(queue):
+            for label, lag in figures.cursor_lags(queue):
                 lags.append(({"queue": shown(name), "cursor": shown(label)}, lag))
         return _Readings(server, durations, out_of_service, queues, lags)
 
@@ -216,13 +219,13 @@ class _Collector:
 class _Readings(NamedTuple):
     """What a scrape has read on the event loop."""
 
-    # of SERVER_METRICS
+    # of SERVER_METRICS, and of what the store has besides
     server: list[int | str]
-    # of DURATIONS: counts and ns in all
+    # of DURATIONS and those of the store: counts and ns in all
     durations: list[tuple[list[int], int]]
     # names of queues
     out_of_service: list[str]
-    # by name, of QUEUE_METRICS
+    # by name
     queues: list[tuple[str, tuple[int | str, ...]]]
     lags: list[tuple[dict[str, str], int]]
 

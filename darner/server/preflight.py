@@ -14,6 +14,7 @@ from darner.errors import DarnerError, StartError
 from darner.queues import data_directory, events, names, space
 from darner.server import tcp, unix
 from darner.server.optional_metrics import metrics_class
+from darner.server.stores import check_cluster
 
 log = structlog.get_logger()
 
@@ -21,26 +22,28 @@ log = structlog.get_logger()
 def check_start(settings: Settings) -> Iterator[DarnerError]:
     """Yield what would keep a server with these settings from starting, as far as that can be told without
     starting one. Logs the warnings that the server would log when it starts."""
-    data = Path(settings.data).resolve()
+    data = Path(settings.data).resolve() if settings.store is None else None
     yield from _check_files(settings, data)
-    is_served = data_directory.is_served(data)
+    is_served = data is not None and data_directory.is_served(data)
     unusable = list(_check_addresses(settings, is_served=is_served))
     yield from unusable
     if not unusable:
         exposure.warn_if_exposed(settings.host, settings)
     if settings.socket is not None:
         yield from _check_socket(settings.socket, is_served=is_served)
-    with contextlib.suppress(OSError):  # `_check_files` has said so
-        _warn_of_data(settings, data)
+    if data is not None:
+        with contextlib.suppress(OSError):  # `_check_files` has said so
+            _warn_of_data(settings, data)
 
 
-def _check_files(settings: Settings, data: Path) -> Iterator[DarnerError]:
-    """Yield what is wrong with certificates, users, the package for metrics, and the data directory."""
+def _check_files(settings: Settings, data: Path | None) -> Iterator[DarnerError]:
+    """Yield what is wrong with certificates, users, the package for metrics, and the data directory; without
+    one, with the package for a cluster and the files that it is reached with. No cluster is asked."""
     for check in (
         lambda: credentials.read_tls(settings),
         lambda: credentials.read_users(settings),
         lambda: None if settings.metrics_port is None else metrics_class(),
-        lambda: data_directory.check_usable(data),
+        lambda: check_cluster(settings) if data is None else data_directory.check_usable(data),
     ):
         try:
             check()

@@ -28,7 +28,7 @@ class Probes:
     def readyz(self, _: WSGIEnvironment) -> Answer:
         """Say whether sets are taken, and if not, why. A queue that is out of service does not count: the
         others are served."""
-        return self._ask(lambda: refusals(self._clients) if self.refusal is None else [self.refusal])
+        return self._ask(lambda: self._clients.broker.refusals if self.refusal is None else [self.refusal])
 
     def _ask(self, look: Callable[[], list[str]]) -> Answer:
         """Answer by what `look` finds wrong, on the event loop."""
@@ -42,15 +42,3 @@ class Probes:
         if wrong:
             return plain("503 Service Unavailable", "; ".join(wrong), never_kept)
         return plain("200 OK", "ok", never_kept)
-
-
-def refusals(clients: Clients) -> list[str]:
-    """Return why sets are refused now, on any queue. A stricter status counts from when it is asked for, that
-    is within its grace period, too: clients are to go elsewhere then."""
-    broker = clients.broker
-    wrong = [f"the status is {broker.status.name}"] if broker.status.level else []
-    if broker.space.refusal is not None:
-        wrong.append(f"sets are {broker.space.refusal.reason}")
-    elif broker.storage.log.segment.refusal is not None:
-        wrong.append("the write-ahead log takes nothing in: the server's log says why")
-    return wrong

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from darner.environment.budget import Budget
 from darner.environment.environment import Environment
 from darner.errors import StartError
 from darner.journal.disk_reserve import size_for
-from darner.queues.broker import Broker
 from darner.server import garbage, systemd
 from darner.server.background import keep_running
 from darner.server.listeners import Listeners
@@ -32,6 +31,7 @@ from darner.server.optional_metrics import metrics_class
 from darner.server.reload import Reload
 from darner.server.signals import SignalWatch
 from darner.server.stats_settings import stats_settings
+from darner.server.stores import make_store
 from darner.server.threads import Threads
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
@@ -66,17 +66,15 @@ class Server:
         self._data = Path(settings.data).resolve()
         self._loop = asyncio.get_running_loop()
         self._threads = Threads(self._loop, THREADS)
-        self._broker = Broker(
-            self._data,
-            self._environment(),
-            settings.queue,
-            settings.aliases,
-            settings.status_change_grace_period_ms,
-            settings.min_free_space,
-            descriptors.shares().databases,
-        )
+        kept = make_store(settings, self._environment())
+        self._store = kept.store
         self._clients = Clients(
-            self._loop, self._broker, COMMANDS, dialect=settings.dialect, keepalive=settings.keepalive
+            self._loop,
+            self._store,
+            COMMANDS,
+            figures=kept.figures,
+            dialect=settings.dialect,
+            keepalive=settings.keepalive,
         )
         idle_ms = settings.idle_timeout_ms
         self._admission = Admission(
@@ -149,7 +147,7 @@ class Server:
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
         await self._threads.end()
-        self._broker.close()
+        await self._finish(self._store.close())
         # the event loop is about to end
         self._signals.set_handlers(lambda _: None, lambda: None)
         log.info("closed")
@@ -164,18 +162,24 @@ class Server:
             settings, self._admission.note_failed_handshake, self._admission.capacity.may_begin_handshake
         )
         self._admission.change_users(read_users(settings))
-        self._broker.open()
+        await self._finish(self._store.open())
         try:
             await self._listeners.open(tls, given, settings.host, settings.port, settings.socket)
         except StartError:
             self._listeners.close()
             await self._threads.end()
-            self._broker.close()
+            await self._finish(self._store.close())
             raise
         self._signals.set_handlers(
             lambda name: self._loop.call_soon_threadsafe(self._stop_by_signal, name),
             lambda: self._loop.call_soon_threadsafe(self._reload.by_signal),
         )
+
+    @staticmethod
+    async def _finish(work: Awaitable[None] | None) -> None:
+        """Return when a store is open, or closed."""
+        if work is not None:
+            await work
 
     def _tell_probes(self, refusal: str | None) -> None:
         if self._metrics is not None:
@@ -183,7 +187,7 @@ class Server:
 
     def _log_start(self) -> None:
         settings = self._settings
-        queues, items, _ = self._broker.totals.waiting()
+        queues, items, _ = self._store.totals.waiting()
         log.info("darner is up", version=__version__, pid=os.getpid())
         tls = {} if settings.tls_cert is None else {"tls": "on"}
         for host, port in self._listeners.addresses:
@@ -191,7 +195,10 @@ class Server:
         exposure.warn_if_exposed([host for host, _ in self._listeners.addresses], settings)
         for path in self._listeners.paths:
             log.info("listening", socket=path)
-        log.info("data", directory=str(self._data), queues=queues, items=items)
+        if settings.store is None:
+            log.info("data", directory=str(self._data), queues=queues, items=items)
+        else:
+            log.info("data in a cluster", durability=settings.durability, queues=queues, items=items)
 
     def _stop_by_signal(self, name: str) -> None:
         log.info("closing", signal=name, connections=len(self._clients.connections))
@@ -207,7 +214,7 @@ class Server:
             begun_ns = monotonic_ns()
             await asyncio.sleep(TICK_S)
             self._clients.loop_lags.observe(max(0, monotonic_ns() - begun_ns - TICK_NS))
-            self._broker.tick()
+            self._store.tick()
 
     async def _sweep(self) -> None:
         while True:

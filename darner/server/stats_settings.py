@@ -45,5 +45,11 @@ def stats_settings(
         ("dialect", settings.dialect),
         ("queue_stats", settings.queue_stats),
         ("keepalive", settings.keepalive),
-        ("data", shown(os.fsencode(Path(settings.data).absolute()))),
+        *_where_queues_are(settings),
     )
+
+
+def _where_queues_are(settings: Settings) -> tuple[tuple[str, str], ...]:
+    if settings.store is None:
+        return (("data", shown(os.fsencode(Path(settings.data).absolute()))),)
+    return ("store", settings.store_nodes), ("durability", settings.durability)

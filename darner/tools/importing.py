@@ -28,6 +28,7 @@ from darner.printable import shown
 from darner.tools.export_format import FormatError, Header, Reader, Record
 from darner.tools.import_position import Position, PositionFile
 from darner.tools.queue_settings import seconds, settings_in_force
+from darner.tools.server_settings import can_sync
 from darner.tools.sets import set_request
 
 _BATCH = 512
@@ -146,6 +147,7 @@ class Import:
         self.queue = protocol.queue_key(queue if queue is not None else unquote_to_bytes(source.header.queue))
         self.done = Imported()
         self.warnings: list[str] = []
+        self._sync = all(can_sync(client.servers, pool) for pool in client.servers.pools)
         windows = [self._window_s(pool) for pool in client.servers.pools]
         # how long the target remembers ids, in seconds
         self._remembers_s = min(windows)
@@ -263,7 +265,7 @@ class Import:
     def _request(self, record: Record, id: bytes, now: float) -> Request:
         left_s = record.expires_s - now if record.expires_s else None
         # The position must not be ahead of the server's disk. A pipeline has one sync for many.
-        return set_request(self.queue, record.data, record.flags, left_s, id, sync=True)
+        return set_request(self.queue, record.data, record.flags, left_s, id, sync=self._sync)
 
     def _took(self, batch: Sequence[_Placed], outcomes: Outcomes) -> None:
         """Count what is stored. Raises the first error; the position is then the item's that has it."""

@@ -20,6 +20,7 @@ from darner.tools.emptying import Emptying
 from darner.tools.holding import WINDOW
 from darner.tools.looking import Waiting
 from darner.tools.queue_settings import seconds, settings_in_force
+from darner.tools.server_settings import can_sync
 from darner.tools.sets import set_request
 
 
@@ -67,6 +68,7 @@ class Move:
         self._check_status(servers)
         self.emptying = Emptying(servers, pool, self._source, self, most)
         self.warnings: list[str] = []
+        self._sync = can_sync(servers, pool)
         # how long the target remembers ids, in seconds; None is not known
         self._remembers_s: float | None = None
         self._heed_settings()
@@ -118,7 +120,7 @@ class Move:
                 item.left_s if item.left_s >= 0 else None,
                 move_id(self._source, self.emptying.created_ms, item),
                 # or a power cut could leave the removal from the source, and not this
-                sync=True,
+                sync=self._sync,
             )
             for item in items
         ]

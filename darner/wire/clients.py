@@ -11,8 +11,11 @@ import structlog
 from darner._proto import Request, Verb
 from darner._records import Histogram
 from darner.errors import JournalError, StatusError
-from darner.queues.broker import Broker
+from darner.queues.pending import Pending
 from darner.wire.counters import Counters
+from darner.wire.figure import StoreFigures
+from darner.wire.store import Store
+from darner.wire.unattended import UnattendedSteps
 
 log = structlog.get_logger()
 
@@ -89,16 +92,19 @@ class Clients:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        broker: Broker,
+        broker: Store,
         commands: Sequence[Command],
         *,
+        figures: StoreFigures,
         dialect: str,
         keepalive: int,
     ) -> None:
-        """`commands` has the function that serves each `Verb`, in the order of the verbs. `dialect` is the
-        setting of that name, `keepalive` after how many seconds a silent client is probed."""
+        """`commands` has the function that serves each `Verb`, in the order of the verbs. `figures` are those
+        of this `broker`. `dialect` is the setting of that name, `keepalive` after how many seconds a silent
+        client is probed."""
         self.loop = loop
-        self.broker: Broker = broker
+        self.broker: Store = broker
+        self.figures: StoreFigures = figures
         self.commands = list(commands)
         self.budget = broker.environment.budget
         broker.status.on_quiescent = self._refuse_waits
@@ -150,19 +156,15 @@ class Clients:
             return
         self.run_in_slices(self._flush_steps())
 
-    def _flush_steps(self) -> Iterator[None]:
+    def _flush_steps(self) -> Iterator[Pending | None]:
         errors: list[JournalError] = []
         yield from self.broker.flush_all(errors)
         if errors:
             log.error("not all queues flushed", failures=len(errors), reason=str(errors[0]))
 
-    def run_in_slices(self, steps: Iterator[None]) -> None:
+    def run_in_slices(self, steps: Iterator[Pending | None]) -> None:
         """Take steps that no client waits for, and let others have their turn in between."""
-        self.budget.begin()
-        for _ in steps:
-            if self.budget.is_spent():
-                self.loop.call_soon(self.run_in_slices, steps)
-                return
+        UnattendedSteps(self.loop, self.budget, steps).advance()
 
     def _refuse_waits(self, error: StatusError) -> None:
         for connection in self.connections:

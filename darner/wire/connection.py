@@ -20,7 +20,7 @@ from darner.wire import peer
 from darner.wire.clients import Clients, Guard, Incoming
 from darner.wire.holds import Holds
 from darner.wire.replies import server_error, takes_item
-from darner.wire.returning import ReturningHolds
+from darner.wire.returning import return_holds
 from darner.wire.sending import Sender
 from darner.wire.waiting import Wait
 
@@ -167,7 +167,7 @@ class Connection:
         # as the item, it may refer to the connection, which would then be freed by the collector alone
         self._continuation = None
         self.sender.abandon()
-        ReturningHolds(self.clients, self, self.holds.release()).advance()
+        return_holds(self.clients, self, self.holds.release())
 
     def pause_writing(self) -> None:
         """Stop serving: the client does not read its replies."""

@@ -6,38 +6,17 @@ import os
 import resource
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from darner._records import ITEM_BYTES, Histogram
 from darner._version import __version__
 from darner.printable import shown
+from darner.queues.broker import Broker
 from darner.queues.cursor import cursor_lags
 from darner.queues.queue import Queue
 from darner.wire.clients import Clients
-
-Subject = TypeVar("Subject")
-
-
-@dataclass(frozen=True, slots=True)
-class Figure(Generic[Subject]):
-    """One figure of a subject, and how to read it, which must not take long."""
-
-    # the name it has in `stats`, after Kestrel and memcached
-    name: str
-    read: Callable[[Subject], int | str]
-    # its name as a metric, which of a counter ends in `_total`; "" if it is none
-    metric: str = ""
-    help: str = ""
-    # metrics are in seconds and bytes, `stats` has milliseconds too
-    scale: float = 1
-
-
-def read(figures: Sequence[Figure[Subject]], subject: Subject) -> Iterator[tuple[str, int | str]]:
-    """Give the name and the value of each of these figures."""
-    for figure in figures:
-        yield figure.name, figure.read(subject)
+from darner.wire.figure import Figure, StoreFigures, read
 
 
 def _seconds(seconds: float) -> str:
@@ -172,7 +151,7 @@ AGENT_FIGURES: tuple[Figure[Clients], ...] = (
     # agents take the difference to `bytes` for the free space
     Figure(
         "limit_maxbytes",
-        lambda clients: clients.broker.totals.waiting()[2] + clients.broker.space.bytes_for_items,
+        lambda clients: clients.broker.totals.waiting()[2] + clients.broker.bytes_for_items,
     ),
     # nobody had fetched them: a full queue discarded them, or they expired
     Figure("evictions", lambda clients: clients.broker.totals.discarded_items),
@@ -279,7 +258,7 @@ QUEUE_FIGURES: tuple[Figure[Queue], ...] = (
 # What `stats` does not have: its names are Kestrel's and memcached's.
 STATE_FIGURES: tuple[Figure[Clients], ...] = (
     Figure(
-        "", lambda clients: len(clients.broker.queues),
+        "", lambda clients: len(clients.broker.queue_names),
         "darner_queues", "Queues that are served.",
     ),
     Figure(
@@ -289,42 +268,6 @@ STATE_FIGURES: tuple[Figure[Clients], ...] = (
     Figure(
         "", lambda clients: clients.broker.status.level,
         "darner_status", "The status that was asked for: 0 up, 1 readonly, 2 quiescent.",
-    ),
-    Figure(
-        "", lambda clients: int(clients.broker.space.refusal is not None),
-        "darner_disk_full", "1 while sets are refused, since too little of the disk is free.",
-    ),
-    Figure(
-        "", lambda clients: int(clients.broker.storage.log.segment.refusal is not None),
-        "darner_log_refusing", "1 while the write-ahead log takes nothing in.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.space.bytes_for_items,
-        "darner_disk_free_bytes", "Bytes that are free for items: without min_free_space.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.log.bytes,
-        "darner_log_bytes", "Bytes on the disk of the write-ahead log, as far as it is needed.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.committer.staged_bytes,
-        "darner_staged_bytes", "Bytes in memory and in the log that LevelDB has still to get.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.committer.failing_journals,
-        "darner_queues_failing", "Queues whose LevelDB could not be written: they take nothing in.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.committer.writes.failures,
-        "darner_commit_failures_total", "Commits to LevelDB that failed, those tried again too.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.syncs.failures,
-        "darner_log_sync_failures_total", "Syncs of the write-ahead log that failed.",
-    ),
-    Figure(
-        "", lambda clients: clients.broker.storage.committer.compactions.failures,
-        "darner_compaction_failures_total", "Compactions that failed.",
     ),
 )  # fmt: skip
 
@@ -339,18 +282,6 @@ DURATIONS: tuple[tuple[str, str, Callable[[Clients], Histogram]], ...] = (
         "darner_loop_lag_seconds", "How late the event loop came to what was due, four times a second.",
         lambda clients: clients.loop_lags,
     ),
-    (
-        "darner_log_sync_seconds", "Syncs of the write-ahead log, which /sync waits for.",
-        lambda clients: clients.broker.storage.syncs.durations,
-    ),
-    (
-        "darner_commit_seconds", "Commits of one queue's changes to its LevelDB, synced; no client waits.",
-        lambda clients: clients.broker.storage.committer.writes.durations,
-    ),
-    (
-        "darner_compaction_seconds", "Compactions of one queue's LevelDB; no client waits.",
-        lambda clients: clients.broker.storage.committer.compactions.durations,
-    ),
 )  # fmt: skip
 
 CURSOR_LAG: Figure[int] = Figure(
@@ -358,8 +289,67 @@ CURSOR_LAG: Figure[int] = Figure(
 )
 
 
-def read_queue(queue: Queue) -> Iterator[tuple[str, int | str]]:
+LEVELDB_STATE: tuple[Figure[Broker], ...] = (
+    Figure(
+        "", lambda broker: int(broker.space.refusal is not None),
+        "darner_disk_full", "1 while sets are refused, since too little of the disk is free.",
+    ),
+    Figure(
+        "", lambda broker: int(broker.storage.log.segment.refusal is not None),
+        "darner_log_refusing", "1 while the write-ahead log takes nothing in.",
+    ),
+    Figure(
+        "", lambda broker: broker.bytes_for_items,
+        "darner_disk_free_bytes", "Bytes that are free for items: without min_free_space.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.log.bytes,
+        "darner_log_bytes", "Bytes on the disk of the write-ahead log, as far as it is needed.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.committer.staged_bytes,
+        "darner_staged_bytes", "Bytes in memory and in the log that LevelDB has still to get.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.committer.failing_journals,
+        "darner_queues_failing", "Queues whose LevelDB could not be written: they take nothing in.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.committer.writes.failures,
+        "darner_commit_failures_total", "Commits to LevelDB that failed, those tried again too.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.syncs.failures,
+        "darner_log_sync_failures_total", "Syncs of the write-ahead log that failed.",
+    ),
+    Figure(
+        "", lambda broker: broker.storage.committer.compactions.failures,
+        "darner_compaction_failures_total", "Compactions that failed.",
+    ),
+)  # fmt: skip
+
+LEVELDB_DURATIONS: tuple[tuple[str, str, Callable[[Broker], Histogram]], ...] = (
+    (
+        "darner_log_sync_seconds", "Syncs of the write-ahead log, which /sync waits for.",
+        lambda broker: broker.storage.syncs.durations,
+    ),
+    (
+        "darner_commit_seconds", "Commits of one queue's changes to its LevelDB, synced; no client waits.",
+        lambda broker: broker.storage.committer.writes.durations,
+    ),
+    (
+        "darner_compaction_seconds", "Compactions of one queue's LevelDB; no client waits.",
+        lambda broker: broker.storage.committer.compactions.durations,
+    ),
+)  # fmt: skip
+
+# Those of the queues of a data directory.
+LEVELDB_FIGURES = StoreFigures(QUEUE_FIGURES, cursor_lags, LEVELDB_STATE, LEVELDB_DURATIONS)
+
+
+def read_queue(clients: Clients, queue: Any) -> Iterator[tuple[str, int | str]]:
     """Give the name and the value of each figure of a queue and its cursors."""
-    yield from read(QUEUE_FIGURES, queue)
-    for label, lag in cursor_lags(queue):
+    figures = clients.figures
+    yield from read(figures.queue, queue)
+    for label, lag in figures.cursor_lags(queue):
         yield f"cursor_{shown(label)}_{CURSOR_LAG.name}", lag

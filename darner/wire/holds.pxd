@@ -29,6 +29,6 @@ cdef class Holds:
     @cython.locals(hold=tuple, item=Item)
     cpdef bint close_item(self, bytes name, uint64_t token)
     @cython.locals(hold=tuple, item=Item)
-    cpdef bint abort(self, bytes name, uint64_t token=*)
+    cpdef abort(self, bytes name, uint64_t token=*)
     @cython.locals(by_token=dict)
     cdef _drop(self, bytes name, tuple hold)

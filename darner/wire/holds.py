@@ -9,11 +9,11 @@ item no longer counts here, and closing it does nothing.
 import sys
 from collections import deque
 from collections.abc import Iterator
+from typing import cast
 
 from darner._records import Item
-from darner.journal.journal import Journal
-from darner.queues.queue import Queue
-from darner.queues.waiters import Source
+from darner.queues.pending import Pending
+from darner.queues.waiters import DeferringSource, Source
 from darner.wire.requeueing import requeue
 
 Hold = tuple[Source, Item]
@@ -22,7 +22,8 @@ Hold = tuple[Source, Item]
 class Holds:
     """The items one client has reserved, in the order of reserving.
 
-    Methods that touch items raise JournalError if the queue's journal refuses.
+    Methods that touch items raise JournalError if the queue's journal refuses. On NotReadyError they are to
+    be called again; the item is held until then.
     """
 
     __slots__ = ("_by_token", "_is_disordered", "held")
@@ -134,30 +135,29 @@ class Holds:
         self._drop(name, hold)
         return True
 
-    def abort(self, name: bytes, token: int = 0) -> bool:
+    def abort(self, name: bytes, token: int = 0) -> Pending | None:
         """Put the reserved item with that token back at the head of its queue, or, if it is 0, the one
-        reserved longest; returns whether it was held."""
-        hold = self._find(name, token)
-        if hold is None:
-            return False
-        queue, item = hold
-        # first, for an item put back may be delivered at once to a client that waits, even to this one
-        self._drop(name, hold)
-        queue.abort(item)
-        return True
-
-    def defer(self, name: bytes, token: int, delay_ms: int) -> Journal | None:
-        """Put the reserved item with that token out of sight for `delay_ms`, or, if it is 0, the one reserved
-        longest, to join the end of its queue then; returns the journal that has it, None if it was not held.
-        On JournalError it is still held."""
+        reserved longest; returns what the reply waits for, None if it was not held, or is back by now."""
         hold = self._find(name, token)
         if hold is None:
             return None
         queue, item = hold
-        assert isinstance(queue, Queue)  # no cursor: of one the parser takes no delay
-        queue.defer(item, delay_ms)
+        # first, for an item put back may be delivered at once to a client that waits, even to this one
         self._drop(name, hold)
-        return queue.journal
+        return queue.abort(item)
+
+    def defer(self, name: bytes, token: int, delay_ms: int) -> Pending | None:
+        """Put the reserved item with that token out of sight for `delay_ms`, or, if it is 0, the one reserved
+        longest, to join the end of its queue then; returns what has it now, such as a journal, None if it was
+        not held. On JournalError it is still held."""
+        hold = self._find(name, token)
+        if hold is None:
+            return None
+        queue, item = hold
+        # no cursor: of one the parser takes no delay
+        pending = cast("DeferringSource", queue).defer(item, delay_ms)
+        self._drop(name, hold)
+        return pending
 
     def _drop(self, name: bytes, hold: Hold) -> None:
         """Forget an item that is about to go, or has gone."""
@@ -176,7 +176,7 @@ class Holds:
         if not held:
             del self.held[name]
 
-    def release(self) -> Iterator[Journal | None]:
+    def release(self) -> Iterator[Pending | None]:
         """Forget everything; returns the steps that requeue it, as in requeueing.py."""
         everything, self.held, self._by_token = self.held, {}, {}
         return requeue(everything.values(), is_disordered=self._is_disordered)

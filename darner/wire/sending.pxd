@@ -26,7 +26,6 @@ cdef class Sender:
         int _descriptor
         bint _is_buffered
         object _linger_timer
-        set _quiet_slots
         int _streams
 
     cpdef connect(self, transport)
@@ -46,5 +45,4 @@ cdef class Sender:
     cdef _continue_stream(self, stream)
     cpdef hold(self)
     cpdef release(self)
-    cpdef wait_for(self, journal)
-    cpdef keep_quiet(self, int slot)
+    cpdef wait_for(self, pending)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import structlog
 
 from darner._proto import send
-from darner.errors import JournalError
-from darner.journal.journal import Journal
+from darner.errors import DarnerError, JournalError
+from darner.queues.pending import Pending
 from darner.wire import peer
 from darner.wire.counters import Counters
-from darner.wire.replies import server_error
+from darner.wire.replies import not_stored
 from darner.wire.streaming import Stream
 
 log = structlog.get_logger()
@@ -47,7 +47,6 @@ class Sender:
         "_is_buffered",
         "_linger_timer",
         "_on_ready",
-        "_quiet_slots",
         "_streams",
         "_transport",
         "gathered_bytes",
@@ -68,8 +67,6 @@ class Sender:
         self.gathered_bytes = 0
         # how many writes to the disk the replies wait for
         self.pending_writes = 0
-        # slots of replies that are empty because all went well, and become an error if it did not
-        self._quiet_slots: set[int] = set()
         # how many of the replies are streams, and whether one, or a reply behind it, is still to be sent
         self._streams = 0
         self.is_streaming = False
@@ -254,23 +251,16 @@ class Sender:
         """Send on: a write that replies wait for is done, or has failed."""
         self.pending_writes -= 1
         if not self.pending_writes:
-            self._quiet_slots.clear()
             self._on_ready()
 
-    def wait_for(self, journal: Journal) -> None:
-        """Send nothing until enough of what is staged in the journal is written."""
-        journal.held_back.append(self)
+    def wait_for(self, pending: Pending) -> None:
+        """Send nothing until something is done, such as the writing of what is staged in a journal."""
+        pending.held_back.append(self)
         self.pending_writes += 1
 
-    def keep_quiet(self, slot: int) -> None:
-        """Note that the reply in `slot` is empty because all went well so far: if the write fails, the client
-        is told."""
-        if self.pending_writes:
-            self._quiet_slots.add(slot)
-
-    def fail(self, slot: int, error: JournalError) -> None:
-        """Replace the reply in `slot`: what it promised is not on the disk."""
-        if self.replies[slot] == b"" and slot not in self._quiet_slots:
+    def fail(self, slot: int, error: DarnerError) -> None:
+        """Replace the reply to a set in `slot`: what it promised did not happen."""
+        if self.replies[slot] == b"":
             self._counters.noreply_errors += 1
         else:
-            self.replies[slot] = server_error(error)
+            self.replies[slot] = not_stored(error)

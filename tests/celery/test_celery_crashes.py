@@ -6,8 +6,8 @@ import time
 from collections import Counter
 
 import pytest
-from peers import proxy
 from running import running, until
+from unsound_servers import proxy
 
 from darner.client import Client
 from load.servers import free_port

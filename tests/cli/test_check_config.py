@@ -227,3 +227,41 @@ class TestReload:
         line = server.wait_for_log("configuration reloaded")
         assert "changed=" not in line
         assert "needs_restart=" not in line
+
+
+class TestCluster:
+    """A darner whose queues are in a cluster: it has no data directory, and no cluster is asked."""
+
+    STORE = 'port = 0\nstore = "nats://me:secret@127.0.0.1:1,127.0.0.1:2"\ndurability = "replicated"\n'
+
+    def test_is_right_whatever_lies_at_the_data_directory(self, tmp_path):
+        path = tmp_path / "darner.toml"
+        (tmp_path / "data").write_text("this is no directory")
+        path.write_text(f'data = "{tmp_path}/data"\n')
+        assert run_darner("--check-config", "-c", path).returncode == 1
+        path.write_text(f'data = "{tmp_path}/data"\n{self.STORE}')
+        done = run_darner("--check-config", "-c", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "queues in the cluster nats://127.0.0.1:1,127.0.0.1:2, " in done.stdout
+
+    def test_needs_its_package(self, config, tmp_path):
+        (tmp_path / "stub" / "nats").mkdir(parents=True)
+        (tmp_path / "stub" / "nats" / "__init__.py").write_text(
+            'raise ModuleNotFoundError("none", name="nats")\n'
+        )
+        code, said = config(self.STORE, PYTHONPATH=str(tmp_path / "stub"))
+        assert (code, said) == (1, "darner: store needs the package nats-py: pip install 'darner[nats]'\n")
+
+    @pytest.mark.parametrize(
+        "text",
+        ['store_ca = "{}/none.pem"', 'store_cert = "{}/none.pem"\nstore_key = "{}/none.key"'],
+    )
+    def test_needs_the_files_that_it_connects_with(self, config, tmp_path, text):
+        code, said = config(self.STORE + text.format(tmp_path, tmp_path))
+        assert code == 1
+        assert said.startswith("darner: cannot use store_ca, store_cert or store_key: ")
+
+    def test_needs_its_credentials(self, config, tmp_path):
+        code, said = config(f'{self.STORE}store_credentials = "{tmp_path}/none.creds"\n')
+        assert (code, len(said.splitlines())) == (1, 1)
+        assert "cannot use store_credentials: " in said

@@ -8,11 +8,11 @@ something. The long profile goes through all of them, the short one through some
 import itertools
 import os
 import random
-import signal
 import subprocess
 import time
 
 import pytest
+from kills import killed_at
 from running import DARNER, running, until
 
 from darner.client import Client
@@ -34,35 +34,7 @@ def nothing(*_):
     pass
 
 
-def killed_at(step, work) -> bool:
-    """Do work in a process that is killed at a step; return False if it ended before that."""
-    child = os.fork()
-    if child:
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    try:
-        _kill_at(step)
-        work()
-        os._exit(0)
-    except BaseException as error:  # nothing of pytest may run in the child
-        print(repr(error), flush=True)
-        os._exit(1)
-
-
-def _kill_at(step):
-    steps = itertools.count(1)
-
-    def counted(function):
-        def call(*args, **options):
-            before, after = next(steps), next(steps)
-            if before == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*args, **options)
-            if after == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
+def _count_steps(counted):
     Connection.ask = counted(Connection.ask)
     Connection.send = counted(Connection.send)
     os.fsync = counted(os.fsync)
@@ -104,7 +76,7 @@ def test_a_move_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_move
             with Client(url) as client:
                 Move(client, source, target).emptying.run(nothing, never)
 
-        was_killed = killed_at(step, work)
+        was_killed = killed_at(step, work, _count_steps)
         until_returned(client, source)
         if was_killed:
             work()
@@ -127,10 +99,10 @@ def test_an_export_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_i
             with Client(url) as client:
                 Export(client, queue, path, removes=True).run(nothing, never)
 
-        was_killed = killed_at(step, work)
+        was_killed = killed_at(step, work, _count_steps)
         until_returned(client, queue)
         if was_killed:
-            done = killed_at(-1, work)  # it may have been killed when all was done
+            done = killed_at(-1, work, _count_steps)  # it may have been killed when all was done
             assert not done
         with Source(path) as source:
             assert source.check(nothing).items == ITEMS
@@ -157,9 +129,9 @@ def test_an_import_that_is_killed_at_any_step_is_gone_on_with_and_each_item_is_p
                 source.check(nothing)
                 Import(client, source, queue, path, again=False, may_double=False).run(nothing, never)
 
-        was_killed = killed_at(step, work)
+        was_killed = killed_at(step, work, _count_steps)
         if was_killed:
-            killed_at(-1, work)
+            killed_at(-1, work, _count_steps)
         assert take_all(client, queue) == items, step
         if not was_killed:
             break

@@ -218,7 +218,9 @@ def test_a_queue_whose_directory_vanished_is_out_of_service_until_it_is_put_back
 def test_a_queue_whose_directory_is_lost_is_deleted_and_made_anew(server, wire):
     begin(wire, b"work", b"other")
     until(lambda: is_written(server.data / "work"))
-    shutil.rmtree(server.data / "work")
+    # at once, for the server may be writing to it
+    lost = (server.data / "work").rename(server.data.with_name("lost"))
+    shutil.rmtree(lost)
     set_until_refused(wire, b"work")
     assert wire.ask(b"delete work\r\n") == b"DELETED\r\n"
     until(lambda: wire.set(b"work", b"anew") == b"STORED\r\n")

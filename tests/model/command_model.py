@@ -1,6 +1,6 @@
 """A model of the server: the replies that clients must get, from lists, dicts and a clock, without a disk.
 
-Written from the protocol's contract and docs/commands.md. A command is a method of `Model`, which adds its
+Written from the protocol's contract and docs/protocol.md. A command is a method of `Model`, which adds its
 reply to its client's `out`. A token stands for a value that only the server knows: see `ANY` and `cas`.
 """
 

@@ -30,6 +30,7 @@ from darner.wire import connection
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
+from darner.wire.figures import LEVELDB_FIGURES
 
 # a machine may be ten times as slow as another
 pytestmark = pytest.mark.timeout(600)
@@ -126,7 +127,9 @@ class Server(Data):
         self.options["aliases"] = self.config.aliases
         self.loop = Loop(lambda: self.now)
         super().open()
-        self.clients = Clients(self.loop, self.broker, COMMANDS, dialect=self.dialect, keepalive=60)
+        self.clients = Clients(
+            self.loop, self.broker, COMMANDS, figures=LEVELDB_FIGURES, dialect=self.dialect, keepalive=60
+        )
         self.clients.reload = self.reload
         self.run()
 

@@ -9,6 +9,7 @@ from darner.errors import JournalError, StatusError
 from darner.queues.status import QUIESCENT, READONLY, UP
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
+from darner.wire.figures import LEVELDB_FIGURES
 
 GRACE_MS = 30_000
 
@@ -89,7 +90,9 @@ class TestStatus:
     @pytest.mark.parametrize("level", [READONLY, QUIESCENT])
     def test_stops_a_flush_of_all_that_was_ordered_before(self, data, level):
         loop = Loop(lambda: data.now)
-        clients = Clients(loop, data.broker, COMMANDS, dialect="memcached", keepalive=60)
+        clients = Clients(
+            loop, data.broker, COMMANDS, figures=LEVELDB_FIGURES, dialect="memcached", keepalive=60
+        )
         data.set(b"work", b"1")
         clients.flush_all_later(60)
         data.broker.routes.set_status(level)

@@ -18,7 +18,7 @@ QUEUES = 10_000
 # So many of these are read, each from its own LevelDB: more than may be open with so few descriptors.
 READ = 150
 DESCRIPTORS = 1024
-START_S, START_BYTES = 5.0, 200 * MIB
+START_S, START_BYTES = 8.0, 200 * MIB
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def test_ten_thousand_connections_are_served_in_bounded_memory(many_descriptors,
         wires = [stack.enter_context(contextlib.closing(server.connect())) for _ in range(CONNECTIONS)]
         for number, each in enumerate(wires):
             each.send(b"set work 0 0 5\r\n%05d\r\nget work\r\n" % number)
-        for number, each in enumerate(wires):
-            assert each.exactly(8) == b"STORED\r\n"
-            assert each.exactly(28) == b"VALUE work 0 5\r\n%05d\r\nEND\r\n" % number
+        replies = sorted(each.exactly(36) for each in wires)
+        # a get whose turn is over comes in the next one, behind requests of others
+        assert replies == [b"STORED\r\nVALUE work 0 5\r\n%05d\r\nEND\r\n" % n for n in range(CONNECTIONS)]
         for each in wires:
             each.send(b"get work/t=600000\r\n")
         until(lambda: server.stat("queue_work_waiters") == CONNECTIONS)
@@ -57,6 +57,7 @@ def test_ten_thousand_connections_are_served_in_bounded_memory(many_descriptors,
     assert server.stop() == 0
 
 
+@pytest.mark.alone
 def test_ten_thousand_queues_start_fast_in_bounded_memory_and_descriptors(tmp_path):
     command = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', DARNER)
     names = [b"queue%d" % number for number in range(QUEUES)]

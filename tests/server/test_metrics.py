@@ -29,7 +29,8 @@ from darner.queues.totals import Totals
 from darner.server import metrics, metrics_http
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
-from darner.wire.figures import QUEUE_FIGURES, SERVER_FIGURES, Figure
+from darner.wire.figure import Figure
+from darner.wire.figures import LEVELDB_FIGURES, QUEUE_FIGURES, SERVER_FIGURES
 
 # Figures that change with each request, are no numbers or take long.
 PASSING = {"uptime", "time", "conn_yields"}
@@ -208,11 +209,11 @@ class TestDisturbance:
             over.set()
             thread.join()
 
-    def scrape(self, tmp_path, monkeypatch, queues: int) -> list[int]:
+    def scrape(self, tmp_path, queues: int) -> list[int]:
         """Scrape so many queues; return the turn of the loop in which each one was read."""
         turn_of_each = []
         figure = Figure("", lambda _: turn_of_each.append(turns) or 0, "darner_queue_figure", "A figure.")
-        monkeypatch.setattr(metrics, "QUEUE_METRICS", (figure,))
+        figures = LEVELDB_FIGURES._replace(queue=(figure,))
         turns = 0
 
         async def read() -> str:
@@ -231,7 +232,9 @@ class TestDisturbance:
             }
             count()
             served = metrics.Metrics(
-                Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60), "127.0.0.1", 0
+                Clients(loop, broker, COMMANDS, figures=figures, dialect="memcached", keepalive=60),
+                "127.0.0.1",
+                0,
             )
             text = await asyncio.to_thread(fetch, served.port)
             await asyncio.to_thread(served.close)
@@ -245,13 +248,13 @@ class TestDisturbance:
     ):
         pauses = []
         monkeypatch.setattr(metrics.time, "sleep", pauses.append)
-        turns = self.scrape(tmp_path, monkeypatch, 1000)
+        turns = self.scrape(tmp_path, 1000)
         assert max(Counter(turns).values()) <= metrics.QUEUES_PER_TURN
         assert len(pauses) >= 1000 // metrics.SAMPLES_PER_PAUSE
 
     def test_a_turn_that_takes_long_ends_before_so_many_queues_are_read(self, tmp_path, monkeypatch):
         monkeypatch.setattr(metrics, "TURN_S", -1)
-        assert len(set(self.scrape(tmp_path, monkeypatch, 5))) == 5
+        assert len(set(self.scrape(tmp_path, 5))) == 5
 
 
 class TestStart:

@@ -76,6 +76,17 @@ class TestScrape:
         # a sync is a part of the reply that waits for it
         assert series["darner_reply_seconds_sum"] > series["darner_log_sync_seconds_sum"]
 
+    def test_is_listed_on_the_page(self, scrape):
+        rows = []
+        for family in text_string_to_metric_families(scrape):
+            labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+            total = "_total" if family.type == "counter" else ""
+            name = f"{family.name}{total}{{{','.join(labels)}}}" if labels else f"{family.name}{total}"
+            rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
+        page = (DOCS / "metrics.md").read_text()
+        listed = re.findall(r"^\| `darner_[^`]+` \| (?:gauge|counter|histogram) \| .*$", page, re.MULTILINE)
+        assert listed == [row for row in rows if row.startswith("| `darner_")]
+
     def test_names_what_is_out_of_service_and_counts_what_was_logged(self, series):
         assert series["darner_queue_out_of_service,queue=broken"] == 1
         assert series["darner_queues_out_of_service"] == 1

@@ -15,6 +15,7 @@ import pytest
 from running import Server, configured, until
 
 from darner.errors import JournalError
+from darner.queues.broker import Broker
 from darner.server import metrics, metrics_http, probes
 from darner.server.pages import Pages, plain
 from darner.server.probes import Probes
@@ -78,7 +79,7 @@ class TestReadyz:
         )
         for name, value in parts.items():
             setattr(broker, name, value)
-        return probes.refusals(SimpleNamespace(broker=broker))
+        return Broker.refusals.fget(broker)
 
     def test_names_each_reason(self):
         full = SimpleNamespace(refusal=JournalError("refused: the disk is full"))

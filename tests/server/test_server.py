@@ -9,6 +9,7 @@ from darner.server import background
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
+from darner.wire.figures import LEVELDB_FIGURES
 
 
 def test_a_chore_that_fails_is_begun_again_and_says_where_it_comes_from(monkeypatch):
@@ -41,7 +42,7 @@ def test_who_waits_for_a_queue_that_something_goes_wrong_with_is_told_and_goes_o
     log_to(monkeypatch, Silence())
     data = Data(tmp_path / "data")
     loop = Loop(lambda: data.now)
-    clients = Clients(loop, data.broker, COMMANDS, dialect="memcached", keepalive=60)
+    clients = Clients(loop, data.broker, COMMANDS, figures=LEVELDB_FIGURES, dialect="memcached", keepalive=60)
     waiting = [Transport(loop, Connection(clients)) for _ in range(3)]
     requests = (b"get work/t=9000", b"monitor work 9", b"get work/cursor=billing/t=9000")
     for transport, request in zip(waiting, requests, strict=True):

@@ -18,6 +18,10 @@ DARNER = str(Path(sys.executable).with_name("darner"))
 WAIT_S = 60.0
 # The token of an item is its id, and this for each time that it has come back.
 ATTEMPT = 1 << 48
+# The ClusterAccounts in which servers keep their queues if not in a data directory each: see conftest.py.
+CLUSTER = None
+
+_OF_QUEUE = re.compile(r"queue_(.*?)_((?:[a-z]+_)?items|waiters|open_transactions)")
 
 
 def run_darner(
@@ -168,11 +172,21 @@ class Wire:
         self.socket.close()
 
 
+def resident_bytes(process: subprocess.Popen) -> int:
+    """Return the resident memory of a process, as the kernel counts it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+
 class Server:
     """The console script `darner`, running."""
 
-    def __init__(self, data: Path, *options: str, command: tuple[str, ...] = (DARNER,)) -> None:
+    def __init__(
+        self, data: Path, *options: str, command: tuple[str, ...] = (DARNER,), cluster: object = None
+    ) -> None:
+        """With a ClusterAccounts as `cluster` the queues are there, in the account of this directory."""
         self.data = data
+        self.cluster = cluster or CLUSTER
         self.command = command
         self.options = options
         self.log = ""
@@ -181,12 +195,32 @@ class Server:
     def start(self) -> None:
         """Start the server, and wait until it listens."""
         self.process = subprocess.Popen(
-            [*self.command, "--data", str(self.data), "--port", "0", *self.options],
-            stderr=subprocess.PIPE,
-            bufsize=0,
+            [*self.command, "--port", "0", *self._stored()], stderr=subprocess.PIPE, bufsize=0
         )
-        started = self.wait_for_log("event=data")
+        started = self.wait_for_log("event=data" if self.cluster is None else 'event="data in a cluster"')
         self.port = int(re.search(r"event=listening host=\S+ port=(\d+)", started)[1])
+
+    def _stored(self) -> list[str]:
+        """Return the options, and those that say where the queues are kept."""
+        if self.cluster is None:
+            return ["--data", str(self.data), *self.options]
+        options = list(self.options)
+        at = [options.index(option) + 1 for option in ("-c", "--config") if option in options]
+        if not at:
+            self.data.parent.mkdir(parents=True, exist_ok=True)
+            options += ["--config", str(self.data.with_suffix(".cluster.toml"))]
+            at = [-1]
+        path = Path(options[at[0]])
+        self._write(path, path.read_text() if path.exists() else "")
+        return [*self.cluster.options(self.data), *options]
+
+    def _write(self, path: Path, text: str) -> None:
+        settings = self.cluster.settings if self.cluster is not None else ""
+        path.write_text(settings + text.removeprefix(settings))
+
+    def write_config(self, text: str) -> None:
+        """Write another configuration into the file that follows `--config`: it holds from a reload on."""
+        self._write(Path(self.options[self.options.index("--config") + 1]), text)
 
     def wait_for_log(self, text: str, seconds: float = WAIT_S) -> str:
         """Read the log until a line contains `text`; return the lines read."""
@@ -208,15 +242,23 @@ class Server:
 
     def stat(self, name: str) -> int:
         """Ask for one figure of `stats` over a new connection; 0 if there is none of this name."""
+        of_queue = _OF_QUEUE.fullmatch(name)
+        if of_queue:
+            return self._dumped(of_queue[1].encode(), of_queue[2])
         with contextlib.closing(self.connect()) as wire:
             return int(wire.stats().get(name, 0))
 
     def waiters(self, queue: bytes) -> int:
-        """Return the number of clients that wait at a queue, asked for by itself: `stats` lists them all."""
+        """Return the number of clients that wait at a queue."""
+        return self._dumped(queue, "waiters")
+
+    def _dumped(self, queue: bytes, figure: str) -> int:
+        """Ask for a figure of one queue by itself: `stats` lists them all."""
         with contextlib.closing(self.connect()) as wire:
             wire.send(b"dump_stats %s\r\n" % queue)
             lines = iter(wire.line, b"END\r\n")
-            return sum(int(line.partition(b"=")[2]) for line in lines if line.startswith(b"  waiters="))
+            start = f"  {figure}=".encode()
+            return sum(int(line.removeprefix(start)) for line in lines if line.startswith(start))
 
     @property
     def descriptors(self) -> int:
@@ -226,8 +268,7 @@ class Server:
     @property
     def resident_bytes(self) -> int:
         """The resident memory, as the kernel counts it."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+        return resident_bytes(self.process)
 
     @property
     def process_stat(self) -> list[str]:

@@ -179,6 +179,7 @@ def test_it_all_works_without_scripts(browser, page, client, queue):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+@pytest.mark.alone
 def test_a_thousand_queues_stay_smooth(browser, page, second):
     wire = second.connect()
     for number in range(QUEUES):

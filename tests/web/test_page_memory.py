@@ -41,9 +41,9 @@ def ask(browser: http.client.HTTPConnection, path: str) -> str:
 @pytest.mark.parametrize(
     ("polls", "most_kb"),
     [
-        (600, 1000),
+        (1500, 500),
         # every 2 seconds for 24 hours
-        pytest.param(43_200, 2000, marks=[pytest.mark.long, pytest.mark.timeout(7200)]),
+        pytest.param(43_200, 500, marks=[pytest.mark.long, pytest.mark.timeout(7200)]),
     ],
 )
 def test_is_flat_once_the_lines_are_full(tmp_path, polls, most_kb):
@@ -68,7 +68,7 @@ def test_is_flat_once_the_lines_are_full(tmp_path, polls, most_kb):
             looks += 1
         browser.close()
         client.close()
-        # by then 15 minutes of steps have passed
-        full = next(at for at in kb if at >= polls // 3)
+        # by then the lines are full, and the allocator has got what it needs
+        full = next(at for at in kb if at >= polls // 2)
         print(f"{polls} polls: {kb[full]} kB resident after {full}, {kb[seen]} kB after {seen}")
         assert kb[seen] - kb[full] < most_kb

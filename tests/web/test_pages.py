@@ -6,12 +6,14 @@ import http.client
 import re
 import socket
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from pages import showing
 from running import WAIT_S, configured, run_darner, until
 
+WEB_PAGE = Path(__file__).parents[2] / "docs" / "web.md"
 PASSWORD = "correct horse battery"
 
 
@@ -104,6 +106,8 @@ def test_a_change_needs_the_form_and_leaves_a_line_in_the_log(page, standing, cl
     assert done.status == 303
     line = page.wait_for_log("change by the page")
     assert f"act=put queue={queue.decode()}" in line
+    shown = re.search(r"^level=info event=.*$", WEB_PAGE.read_text(), re.MULTILINE)[0]
+    assert re.findall(r"(\w+)=", line) == ["timestamp", *re.findall(r"(\w+)=", shown)]
     assert "peer=127.0.0.1" in line
     assert client.take_all(queue) == [b"one", b"two\nlines"]
 

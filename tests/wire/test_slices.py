@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from types import SimpleNamespace
 
 import pytest
 from brokers import Data
@@ -19,7 +20,10 @@ from darner.wire.clients import Clients
 from darner.wire.commands.reporting import config_dump, stats_dump
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
+from darner.wire.figures import LEVELDB_FIGURES
 from darner.wire.holds import Holds
+
+pytestmark = pytest.mark.leveldb("of queues of LevelDB without a server")
 
 
 @pytest.fixture
@@ -231,7 +235,9 @@ class TestWaitOnMany:
 
     @pytest.fixture
     def client(self, slow, loop):
-        clients = Clients(loop, slow.broker, COMMANDS, dialect="memcached", keepalive=60)
+        clients = Clients(
+            loop, slow.broker, COMMANDS, figures=LEVELDB_FIGURES, dialect="memcached", keepalive=60
+        )
         return Transport(loop, Connection(clients))
 
     def ask(self, slow, loop, client):
@@ -378,7 +384,7 @@ class TestReload:
 def test_a_queue_that_is_deleted_before_it_is_its_turn_is_left_out(data, dump):
     for name in (b"a", b"b", b"c"):
         data.push(name, b"1")
-    pieces = dump(data.broker, [])
+    pieces = dump(SimpleNamespace(broker=data.broker, figures=LEVELDB_FIGURES), [])
     said = next(pieces)
     data.broker.delete(b"b")
     said += b"".join(pieces)

@@ -71,6 +71,7 @@ def head_age(data):
     return data.broker.queue(b"work").head_age_ms
 
 
+@pytest.mark.leveldb("of a queue of LevelDB without a server")
 class TestHeadAge:
     def test_is_how_long_the_item_at_the_head_has_waited(self, data):
         assert head_age(data) == 0
@@ -181,6 +182,7 @@ class TestHeadAge:
         assert not durable.broker.queue(b"work").window
 
 
+@pytest.mark.leveldb("of a queue of LevelDB without a server")
 class TestCursorLag:
     def lags(self, data):
         return dict(cursor_lags(data.broker.queue(b"work")))
@@ -290,6 +292,7 @@ class TestStats:
         names = ("rejected_connections", "max_connections", "cmd_flush", "delete_hits", "delete_misses")
         assert [stats[name] for name in names] == ["3", "2", "2", "1", "2"]
 
+    @pytest.mark.leveldb("the cluster counts neither what it discards nor what expires")
     def test_evictions_and_expiries_are_of_all_queues_those_deleted_too(self, tmp_path):
         with (
             configured(tmp_path, "[queue_defaults]\nmax_items = 1\ndiscard_old_when_full = true\n") as server,
@@ -309,6 +312,7 @@ class TestStats:
             "2",
         ]
 
+    @pytest.mark.leveldb("there are no files")
     def test_queues_out_of_service_are_counted_and_named_with_the_reason(self, tmp_path):
         with running(tmp_path / "data") as server:
             wire = server.connect()
@@ -331,12 +335,14 @@ class TestStats:
             assert re.search("Corruption: .*darner repair saves", reason)
             assert Client(f"127.0.0.1:{server.port}").queues()["broken"].out_of_service == reason
 
+    @pytest.mark.leveldb("nothing tells how much room the cluster has")
     def test_limit_is_what_there_is_and_what_the_disk_has_free(self, wire, tmp_path):
         wire.set(b"work", b"x" * 10_000)
         stats = wire.stats()
         free = int(stats["limit_maxbytes"]) - int(stats["bytes"])
         assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
 
+    @pytest.mark.leveldb("cursors are refused")
     def test_age_of_the_head_and_lag_of_cursors_are_told_by_queue(self, wire):
         for _ in range(3):
             wire.set(b"work", b"x")

@@ -12,6 +12,7 @@ from darner._records import CHUNK_BYTES
 NOT_HELD = b"CLIENT_ERROR no such reserved item\r\n"
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 LARGE = b"x" * (CHUNK_BYTES + 1)
+NO_CURSORS = pytest.mark.leveldb("cursors are refused")
 
 
 def keys(options, *queues):
@@ -75,7 +76,14 @@ class TestAnItem:
         assert held(standing, queue) == 1
 
     @pytest.mark.parametrize(
-        "options", [b"/t=0", b"/open/t=0", b"/peek/t=0", b"/close/t=0", b"/cursor=c/t=0"]
+        "options",
+        [
+            b"/t=0",
+            b"/open/t=0",
+            b"/peek/t=0",
+            b"/close/t=0",
+            pytest.param(b"/cursor=c/t=0", marks=NO_CURSORS),
+        ],
     )
     def test_may_be_none(self, client, queues, options):
         assert client.ask(b"get %s\r\n" % keys(options, *queues)) == b"END\r\n"
@@ -88,6 +96,7 @@ class TestAnItem:
                 (queues[1] + b"/t=100", 0, None, data)
             ]
 
+    @NO_CURSORS
     def test_may_come_through_a_cursor(self, client, queues):
         first, second, _ = queues
         fill(client, second, b"x")
@@ -105,6 +114,7 @@ class TestAnItem:
         assert [stats[name] for name in ("cmd_get", "get_hits", "get_misses")] == ["2", "1", "1"]
         assert stats["queue_b_transactions"] == "1"
 
+    @pytest.mark.leveldb("only queues that are looked at are subscribed to")
     def test_of_a_child_is_subscribed_to_though_another_queue_has_one(self, client, queue):
         fill(client, queue + b"0", b"x")
         child = queue + b"+child"
@@ -237,6 +247,7 @@ class TestWait:
         assert client.line() == b"VALUE %s/t=20000 0 1\r\n" % queues[0]
         assert client.exactly(8) == b"y\r\nEND\r\n"
 
+    @NO_CURSORS
     def test_at_a_queue_and_cursors_over_it_ends_with_one_item(self, standing, client, other, queue):
         client.send(b"get %s/t=20000 %s/cursor=c/t=20000 %s/cursor=d/t=20000\r\n" % (queue, queue, queue))
         until(lambda: standing.waiters(queue) == 3)
@@ -302,6 +313,7 @@ class TestWait:
             until(lambda: not [name for name in wire.stats() if "nobody" in name])
 
 
+@pytest.mark.leveldb("expire_to_queue is refused")
 @pytest.mark.parametrize("options", [b"/t=60000", b"/open/t=60000"])
 def test_an_item_that_moves_to_a_queue_already_asked_is_found(tmp_path, options):
     with configured(tmp_path, '[queues.b]\nexpire_to_queue = "a"\n') as server:
@@ -314,6 +326,7 @@ def test_an_item_that_moves_to_a_queue_already_asked_is_found(tmp_path, options)
         assert (server.waiters(b"a"), server.waiters(b"b")) == (0, 0)
 
 
+@pytest.mark.leveldb("aliases are refused")
 class TestNoQueue:
     """Names of which nothing can be fetched."""
 
@@ -335,6 +348,7 @@ class TestNoQueue:
         assert waiting.line() == b"VALUE b/t=60000 0 1\r\n"
 
 
+@pytest.mark.leveldb("damages files of LevelDB")
 class TestOutOfService:
     @pytest.fixture
     def server(self, tmp_path):

@@ -1,17 +1,12 @@
 """A real server while the system's wall clock is set; the monotonic clock goes on."""
 
 import contextlib
-import mmap
-import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from running import DARNER, running, until
+from running import running, until
+from wall_clock import WHY_NONE, WallClock, compiled
 
-COMPILER = shutil.which("cc")
 HOUR_S = 3600
 YEAR_S = 8760 * HOUR_S
 CONFIG = """
@@ -23,37 +18,20 @@ max_age = "10m"
 max_queue_age = "10m"
 """
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or sys.platform != "linux", reason="its library is compiled, and for Linux"
-)
-
-
-class Clock:
-    """The wall clock that the server reads: see clock.c."""
-
-    def __init__(self, directory, library):
-        stamp = directory / "clock"
-        stamp.write_bytes(bytes(8))
-        with stamp.open("r+b") as file:
-            self._stamp = mmap.mmap(file.fileno(), 8)
-        self.command = ("env", f"LD_PRELOAD={library}", f"TEST_CLOCK={stamp}", DARNER)
-
-    def set(self, ahead_s):
-        """Set the clock ahead of the real one by so many seconds."""
-        self._stamp[:] = ahead_s.to_bytes(8, sys.byteorder, signed=True)
+pytestmark = [
+    pytest.mark.leveldb("times are those of the clocks of darners and nodes"),
+    pytest.mark.skipif(bool(WHY_NONE), reason=WHY_NONE),
+]
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("library") / "clock.so"
-    source = Path(__file__).parents[1] / "support" / "clock.c"
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-O", "-Wall", "-Werror", "-o", path, source], check=True)
-    return path
+    return compiled(tmp_path_factory.mktemp("library"))
 
 
 @pytest.fixture
 def clock(tmp_path, library):
-    return Clock(tmp_path, library)
+    return WallClock(tmp_path, library)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ durable = false
 both = ["a", "b"]
 """
 OK = b"OK\r\n"
+NOT_SERVED = pytest.mark.leveldb("configure is refused")
 
 
 def settings(wire: Wire, queue: bytes) -> dict[bytes, bytes]:
@@ -28,6 +29,7 @@ def has(wire: Wire, queue: bytes, **expected: str) -> bool:
 
 
 class TestConfigure:
+    @NOT_SERVED
     def test_is_answered_ok_and_holds_at_once(self, client, queue):
         assert client.ask(b"configure %s max_items=1 max_age=5m\r\n" % queue) == OK
         assert client.set(queue, b"1") == b"STORED\r\n"
@@ -36,6 +38,7 @@ class TestConfigure:
         assert client.ask(b"CONFIGURE %s max_items=\r\n" % queue) == OK
         assert client.set(queue, b"2") == b"STORED\r\n"
 
+    @NOT_SERVED
     def test_makes_the_queue_and_subscribes_a_child(self, client, queue):
         assert client.ask(b"configure %s+child max_items=5\r\n" % queue) == OK
         assert client.ask(b"configure %s fanout_only=true\r\n" % queue) == OK
@@ -43,6 +46,7 @@ class TestConfigure:
         assert client.get(queue) is None
         assert client.get(queue + b"+child") == b"x"
 
+    @NOT_SERVED
     def test_takes_what_dump_config_shows(self, client, queue):
         assert client.ask(b"configure %s sync=100ms max_attempts=3 dead_letter_queue=d\r\n" % queue) == OK
         shown = settings(client, queue)
@@ -66,9 +70,14 @@ class TestConfigure:
     def test_with_wrong_arguments_says_so_and_makes_nothing(self, client, queue, words, reply):
         request = words % queue if b"%" in words else words
         assert client.ask(b"configure " + request + b"\r\n").startswith(reply)
-        assert client.ask(b"configure noreply\r\n") == OK  # a queue may have that name
         assert f"queue_{queue.decode()}_items" not in client.stats()
 
+    @NOT_SERVED
+    def test_of_a_queue_named_as_an_option_makes_it(self, client):
+        assert client.ask(b"configure noreply\r\n") == OK
+        assert "queue_noreply_items" in client.stats()
+
+    @NOT_SERVED
     def test_with_noreply_is_not_answered_nor_are_its_errors_which_count(self, client, queue):
         before = int(client.stats()["noreply_errors"])
         client.send(
@@ -77,6 +86,7 @@ class TestConfigure:
         assert has(client, queue, max_items="1")
         assert int(client.stats()["noreply_errors"]) == before + 1
 
+    @NOT_SERVED
     def test_lets_a_connection_that_is_there_hold_more(self, client, queue):
         for data in (b"1", b"2"):
             client.set(queue, data)
@@ -93,6 +103,7 @@ class TestConfigure:
             assert client.ask(b"status up\r\n") == b"END\r\n"
 
 
+@NOT_SERVED
 class TestWithAConfigurationFile:
     @pytest.fixture
     def server(self, tmp_path):
@@ -121,12 +132,11 @@ class TestWithAConfigurationFile:
             wire.set(name, b"x")
             assert has(wire, name, max_open_reads="2")
 
-    def test_can_be_denied(self, server, tmp_path):
-        assert server.stop() == 0
-        (tmp_path / "darner.toml").write_text('deny = ["configure"]')
-        server.start()
+
+def test_can_be_denied(tmp_path):
+    with configured(tmp_path, 'deny = ["configure"]') as server:
         said = server.connect().ask(b"configure work max_items=1\r\n")
-        assert said == b"CLIENT_ERROR not permitted to do that: the server denies it (deny)\r\n"
+    assert said == b"CLIENT_ERROR not permitted to do that: the server denies it (deny)\r\n"
 
 
 def end(server: Server, how: str) -> None:
@@ -136,6 +146,7 @@ def end(server: Server, how: str) -> None:
         assert server.stop() == 0
 
 
+@NOT_SERVED
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_is_there_after_each_end_of_the_server_and_in_a_backup(server, how, tmp_path):
     wire = server.connect()
@@ -166,6 +177,7 @@ def test_is_there_after_each_end_of_the_server_and_in_a_backup(server, how, tmp_
     assert has(server.connect(), b"orders+audit", max_queue_age="3600000ms", max_items="5")
 
 
+@NOT_SERVED
 def test_is_kept_by_a_repair(server):
     wire = server.connect()
     assert wire.ask(b"configure work max_items=7\r\n") == OK
@@ -182,6 +194,7 @@ def test_is_kept_by_a_repair(server):
     assert wire.get(b"work") == b"x"
 
 
+@NOT_SERVED
 def test_a_child_whose_reader_is_dead_goes_away_while_its_parent_gets_items(server):
     wire, reader = server.connect(), server.connect()
     assert wire.ask(b"configure events fanout_only=true max_queue_age=300ms\r\n") == OK

@@ -30,10 +30,12 @@ sync = "50ms"
 
 [queues."safest"]
 sync = "always"
-
+"""
+ALIASES = """
 [aliases]
 both = ["one", "two"]
 """
+NO_ALIASES = pytest.mark.leveldb("aliases are refused")
 
 
 @pytest.fixture
@@ -73,27 +75,43 @@ class TestQueues:
         wire.get(b"topic+child")
         for data in (b"1", LARGE):
             assert wire.set(b"topic", data) == b"STORED\r\n"
-            assert wire.set(b"both", data) == b"STORED\r\n"
             assert wire.set(b"volatile", data) == b"STORED\r\n"
             assert wire.set(b"safe", data) == b"STORED\r\n"
             assert wire.set(b"safest", data) == b"STORED\r\n"
         assert wire.get(b"topic") is None
         assert wire.get(b"topic+child") == b"1"
-        assert wire.values(b"get both both/open both/peek") == []
-        assert wire.get(b"both/t=10000") is None
-        assert wire.ask(b"monitor both 60\r\n") == b"END\r\n"
-        assert wire.ask(b"delete both\r\n") == b"DELETED\r\n"
-        assert wire.ask(b"flush both\r\n") == b"END\r\n"
         assert wire.get(b"volatile") == b"1"
         assert config_of(wire, b"safe")["sync"] == "50ms"
         assert config_of(wire, b"volatile")["durable"] == "false"
         server.restart()
         wire = server.connect()
-        assert wire.get(b"volatile") is None
-        for queue in (b"one", b"two", b"safe", b"safest"):
+        for queue in (b"safe", b"safest"):
             assert [wire.get(queue), wire.get(queue)] == [b"1", LARGE]
         assert wire.get(b"topic+child") == LARGE
 
+    @pytest.mark.leveldb("they are in the memory of the nodes")
+    def test_in_memory_end_with_the_server(self, server, wire):
+        assert wire.set(b"volatile", b"x") == b"STORED\r\n"
+        server.restart()
+        assert server.connect().get(b"volatile") is None
+
+    @NO_ALIASES
+    def test_of_an_alias_take_what_is_set_on_it_and_it_has_no_items(self, server, wire):
+        server.write_config(CONFIG + ALIASES)
+        assert wire.ask(b"reload\r\n") == b"Reloaded config.\r\n"
+        for data in (b"1", LARGE):
+            assert wire.set(b"both", data) == b"STORED\r\n"
+        assert wire.values(b"get both both/open both/peek") == []
+        assert wire.get(b"both/t=10000") is None
+        assert wire.ask(b"monitor both 60\r\n") == b"END\r\n"
+        assert wire.ask(b"delete both\r\n") == b"DELETED\r\n"
+        assert wire.ask(b"flush both\r\n") == b"END\r\n"
+        server.restart()
+        wire = server.connect()
+        for queue in (b"one", b"two"):
+            assert [wire.get(queue), wire.get(queue)] == [b"1", LARGE]
+
+    @pytest.mark.leveldb("max_queue_age is refused")
     def test_that_stay_empty_and_alone_go(self, server, wire):
         wire.set(b"brief", b"x")
         wire.get(b"brief")
@@ -124,25 +142,40 @@ class TestStatus:
 
 
 class TestReload:
-    def test_takes_over_what_is_for_queues(self, server, wire, config):
+    @pytest.mark.parametrize(
+        ("limit", "reply"),
+        [
+            ("max_item_size", b"SERVER_ERROR object too large for cache\r\n"),
+            pytest.param(
+                "max_items",
+                b"NOT_STORED\r\n",
+                marks=pytest.mark.leveldb("a queue that is there gets no max_items"),
+            ),
+        ],
+    )
+    def test_takes_over_what_is_for_queues(self, server, wire, limit, reply):
         wire.set(b"work", b"1")
-        config.write_text(
-            CONFIG.replace('["one", "two"]', '["three"]').replace("max_open_reads = 2", "max_open_reads = 5")
-            + "[queues.work]\nmax_items = 1\n"
+        server.write_config(
+            CONFIG.replace("max_open_reads = 2", "max_open_reads = 5") + f"[queues.work]\n{limit} = 1\n"
         )
         assert wire.ask(b"reload\r\n") == b"Reloaded config.\r\n"
-        log = server.wait_for_log("configuration reloaded")
-        assert "both" in log
-        assert "work" in log
+        assert "work" in server.wait_for_log("configuration reloaded")
         assert config_of(wire, b"work")["max_open_reads"] == "5"
-        assert wire.set(b"work", b"2") == b"NOT_STORED\r\n"
+        assert wire.set(b"work", b"22") == reply
+
+    @NO_ALIASES
+    def test_takes_over_aliases(self, server, wire):
+        for queues in ('["one", "two"]', '["three"]'):
+            server.write_config(CONFIG + ALIASES.replace('["one", "two"]', queues))
+            assert wire.ask(b"reload\r\n") == b"Reloaded config.\r\n"
+            assert "both" in server.wait_for_log("configuration reloaded")
         wire.set(b"both", b"1")
         assert wire.get(b"three") == b"1"
         assert wire.get(b"one") is None
 
-    def test_of_a_bad_file_changes_nothing(self, server, wire, config):
+    def test_of_a_bad_file_changes_nothing(self, server, wire):
         wire.set(b"work", b"1")
-        config.write_text(CONFIG.replace("max_open_reads = 2", "max_open_reads = 5\nmax_itms = 1"))
+        server.write_config(CONFIG.replace("max_open_reads = 2", "max_open_reads = 5\nmax_itms = 1"))
         reply = wire.ask(b"reload\r\n")
         assert reply.startswith(b"SERVER_ERROR ")
         assert b"max_itms" in reply
@@ -151,8 +184,8 @@ class TestReload:
         assert "max_itms" in log
         assert config_of(wire, b"work")["max_open_reads"] == "2"
 
-    def test_by_a_hangup_says_what_waits_for_a_restart(self, server, wire, config):
-        config.write_text('dialect = "kestrel"\nallow_shutdown = true\n')
+    def test_by_a_hangup_says_what_waits_for_a_restart(self, server, wire):
+        server.write_config('dialect = "kestrel"\nallow_shutdown = true\n')
         server.process.send_signal(signal.SIGHUP)
         log = server.wait_for_log("configuration reloaded")
         assert 'needs_restart="dialect status_change_grace_period"' in log

@@ -11,6 +11,8 @@ from running import configured, running, until
 from darner.journal import leveldb
 from darner.repair.check import check
 
+pytestmark = pytest.mark.leveldb("there are no files")
+
 LARGE = b"large " * 100_000
 CURSOR = b"work/cursor=mine"
 

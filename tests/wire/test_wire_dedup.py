@@ -115,6 +115,7 @@ class TestAtOnce:
         assert [client.line(), other.line()] == [STORED] * 2
         assert client.take_all(queue) == [LARGE]
 
+    @pytest.mark.leveldb("there are no files")
     def test_of_a_large_item_after_a_kill_is_thrown_away(self, server, wire):
         assert wire.ask(set_once(b"q", b"a", LARGE, b"/sync")) == STORED
         server.restart()
@@ -126,6 +127,7 @@ class TestAtOnce:
 
 
 class TestWindow:
+    @pytest.mark.leveldb("ids are known for a minute at least")
     def test_is_a_setting_of_the_queue(self, tmp_path):
         with configured(tmp_path, '[queues."short"]\ndedup_window = "50ms"\n') as server:
             wire = server.connect()
@@ -137,6 +139,7 @@ class TestWindow:
             assert wire.take_all(b"short") == [b"1", b"2"]
             assert wire.take_all(b"long") == [b"1"]
 
+    @pytest.mark.leveldb("a flush forgets no ids")
     def test_ends_with_a_flush_and_a_deletion(self, client, queue):
         for command in (b"flush", b"delete"):
             client.ask(set_once(queue, b"a", b"1"))

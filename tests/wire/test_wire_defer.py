@@ -18,6 +18,7 @@ def figures(wire, queue: bytes) -> dict[str, int]:
 
 class TestAbortWithADelay:
     @pytest.mark.parametrize("data", [b"", b"a", LARGE])
+    @pytest.mark.leveldb("it counts as reserved until then, and comes at the head")
     def test_puts_the_item_at_the_end_once_its_time_is_over(self, client, queue, data):
         for item in (data, b"next"):
             assert client.set(queue, item, flags=5) == b"STORED\r\n"
@@ -36,6 +37,7 @@ class TestAbortWithADelay:
         assert client.ask(b"get %s/close\r\n" % queue) == b"END\r\n"
         assert figures(client, queue)["total_items"] == 2
 
+    @pytest.mark.leveldb("it counts as reserved until then, and comes at the head")
     def test_of_no_time_puts_it_at_the_end_at_once(self, client, queue):
         for item in (b"a", b"b"):
             client.set(queue, item)
@@ -51,6 +53,7 @@ class TestAbortWithADelay:
         assert client.ask(b"get %s/abort/delay=0\r\n" % queue) == b"END\r\n"
         assert other.line() == b"VALUE %s/open/t=5000 0 1\r\n" % queue
 
+    @pytest.mark.leveldb("it counts as reserved until then, and comes at the head")
     def test_of_the_longest_time_there_is_is_taken(self, client, queue):
         client.set(queue, b"a")
         client.get(queue + b"/open")
@@ -69,6 +72,7 @@ class TestAbortWithADelay:
         assert client.ask(request_.replace(b"%s", queue) + b"\r\n") == b"END\r\n"
         assert figures(client, queue)["delayed_items"] == 0
 
+    @pytest.mark.leveldb("it counts as reserved until then, and comes at the head")
     def test_may_be_one_of_several_keys(self, client, queue):
         second = queue + b"2"
         for name in (queue, second):
@@ -80,6 +84,7 @@ class TestAbortWithADelay:
         assert figures(client, queue)["delayed_items"] == 1
 
     @pytest.mark.parametrize("key", [b"%s/cursor=c/abort/delay=5", b"%s/abort/cursor=c/delay=0"])
+    @pytest.mark.leveldb("cursors are refused")
     def test_is_refused_at_a_cursor_and_changes_nothing(self, client, queue, key):
         client.set(queue, b"a")
         assert client.get(queue + b"/cursor=c/open") == b"a"
@@ -102,6 +107,7 @@ class TestAbortWithADelay:
         assert client.take_all(queue) == [b"new"]
 
 
+@pytest.mark.leveldb("it counts as reserved until then, and comes at the head")
 def test_an_item_that_came_back_too_often_goes_to_the_dead_letter_queue_at_once(tmp_path):
     config = '[queues.work]\nmax_attempts = 2\ndead_letter_queue = "dead"\n'
     with configured(tmp_path, config) as server:
@@ -116,6 +122,7 @@ def test_an_item_that_came_back_too_often_goes_to_the_dead_letter_queue_at_once(
 
 
 @pytest.mark.parametrize("request_", [b"get work/abort/delay=5", b"get work/abort/delay=5 other"])
+@pytest.mark.leveldb("there are no files")
 def test_an_item_whose_bytes_are_found_damaged_then_is_put_aside(server, wire, request_):
     """The client waits while LevelDB's table is looked over."""
     for item in (b"damaged", b"next"):
@@ -136,6 +143,7 @@ def test_an_item_whose_bytes_are_found_damaged_then_is_put_aside(server, wire, r
     assert wire.take_all(b"work") == [b"next"]
 
 
+@pytest.mark.leveldb("nothing is staged")
 def test_items_that_go_back_faster_than_they_are_written_hold_their_client_up(tmp_path):
     """They are staged in memory until they are written: the client waits as one that sets does."""
     count, size, most_bytes = 2000, 60_000, 64 << 20

@@ -11,6 +11,7 @@ from running import until
 
 from darner._records import CHUNK_BYTES
 
+NO_CURSORS = pytest.mark.leveldb("cursors are refused")
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 
@@ -51,10 +52,13 @@ class TestNobody:
         [
             b"get %s", b"gets %s", b"get %s %s", b"get %s/open", b"get %s/close", b"get %s/abort",
             b"get %s/close/open", b"get %s/peek", b"get %s/peek %s/close", b"get %s/t=1", b"get %s/open/t=1",
-            b"get %s/peek/t=1", b"get %s/cursor=c", b"get %s/cursor=c/open/t=1", b"get %s/cursor=c/peek",
+            b"get %s/peek/t=1", pytest.param(b"get %s/cursor=c", marks=NO_CURSORS),
+            pytest.param(b"get %s/cursor=c/open/t=1", marks=NO_CURSORS),
+            pytest.param(b"get %s/cursor=c/peek", marks=NO_CURSORS),
             b"monitor %s 0", b"monitor %s 0 9", b"get %s+child/peek", b"get %s+child/close",
-            b"get %s+child/peek/t=1", b"get %s+child/cursor=c",
-            b"flush %s", b"flush_expired %s", b"delete %s", b"delete %s/cursor=c", b"confirm %s 1",
+            b"get %s+child/peek/t=1", pytest.param(b"get %s+child/cursor=c", marks=NO_CURSORS),
+            b"flush %s", b"flush_expired %s", b"delete %s",
+            pytest.param(b"delete %s/cursor=c", marks=NO_CURSORS), b"confirm %s 1",
         ],
     )  # fmt: skip
     def test_is_not_made_by_who_only_asks_for_it(self, standing, client, queue, request_):
@@ -88,6 +92,7 @@ class TestNobody:
         fill(client, queue, b"x")
         assert client.get(child) == b"x"
 
+    @NO_CURSORS
     def test_leaves_no_memory_behind_once_it_was_asked_for(self, server, wire):
         def ask(count):
             for start in range(0, count, 500):
@@ -263,6 +268,7 @@ class TestOptions:
         assert int(client.stats()["cmd_peek"]) - int(looks) == len(datas) + 1
         assert client.take_all(queue) == datas
 
+    @pytest.mark.leveldb("an item that has come back is not shown before it is fetched again")
     def test_peek_from_an_id_leaves_out_what_others_hold(self, client, other, queue):
         fill(client, queue, b"a", b"b", b"c")
         assert other.get(queue + b"/open") == b"a"
@@ -270,6 +276,7 @@ class TestOptions:
         other.ask(b"get %s/abort\r\n" % queue)
         assert client.get(queue + b"/peek/from=1") == b"a"
 
+    @NO_CURSORS
     def test_peek_from_an_id_through_a_cursor_finds_what_it_has_still_to_read(self, client, queue):
         fill(client, queue, b"a", b"b", b"c")
         assert client.get(queue + b"/cursor=x") == b"a"
@@ -519,6 +526,7 @@ class TestReliableRead:
         until(lambda: held(standing, queue) == 0)
         assert client.get(queue) == b"a"
 
+    @pytest.mark.leveldb("items that go back come in the order of their returns")
     def test_of_several_clients_all_come_back(self, standing, client, queue):
         fill(client, queue, *[b"%d" % n for n in range(10)])
         others = [standing.connect() for _ in range(5)]
@@ -528,6 +536,7 @@ class TestReliableRead:
             until(lambda other=other: held(standing, queue) == len(others) - others[::-1].index(other) - 1)
         assert client.take_all(queue) == [b"%d" % n for n in range(10)]
 
+    @pytest.mark.leveldb("items of one that is killed come back after ack_wait")
     def test_comes_back_after_a_kill(self, server, wire):
         fill(wire, b"q", b"a", b"b", b"c")
         assert wire.get(b"q/open") == b"a"
@@ -535,6 +544,7 @@ class TestReliableRead:
         server.restart()
         assert server.connect().take_all(b"q") == [b"a", b"b", b"c"]
 
+    @pytest.mark.leveldb("items of one that is killed come back after ack_wait")
     def test_once_closed_is_gone_after_a_kill(self, server, wire):
         fill(wire, b"q", b"a", b"b", b"c")
         wire.get(b"q/open")
@@ -552,6 +562,7 @@ class TestReliableRead:
         until(lambda: held(standing, queue) == 0)
         assert other.get(queue) == b"a"
 
+    @pytest.mark.leveldb("above max_payload")
     def test_of_a_client_that_went_while_it_was_sent_comes_back(self, standing, client, queue):
         data = bytes(32 << 20)
         fill(client, queue, data)

@@ -10,6 +10,7 @@ from darner._records import CHUNK_BYTES
 from darner.access import auth_file
 
 VERSION = b"VERSION %s\r\n" % __version__.encode()
+MANY_LOOKS = pytest.mark.leveldb("each look at a queue asks the cluster: many take minutes")
 CLOSE_FIRST = b"CLIENT_ERROR close current item first\r\n"
 
 
@@ -33,6 +34,7 @@ class TestLongGet:
         assert [data for *_, data in found] == datas
         assert client.ask(b"version\r\n") == VERSION
 
+    @MANY_LOOKS
     def test_of_a_mebibyte_takes_bounded_memory(self, server, wire):
         line = b"get" + b" q" * ((1 << 19) - 2) + b"\r\n"
         wire.send(line)
@@ -54,11 +56,13 @@ class TestLongGet:
             assert client.line() == VERSION
             client.close()
 
+    @MANY_LOOKS
     def test_that_is_too_long_closes(self, client):
         client.send(b"get" + b" q" * (1 << 19) + b"\r\nversion\r\n")
         assert client.line() == b"CLIENT_ERROR line too long\r\n"
         assert client.closed()
 
+    @MANY_LOOKS
     def test_keeps_others_waiting_for_one_turn_alone(self, standing, client, other):
         client.send((b"get" + b" q" * 500_000 + b"\r\n") * 3)
         assert other.ask(b"version\r\n") == VERSION
@@ -67,7 +71,9 @@ class TestLongGet:
         for _ in range(3):
             assert client.line() == b"END\r\n"
 
-    @pytest.mark.parametrize("count", [1000, 20_000], ids=["whole", "as it comes"])
+    @pytest.mark.parametrize(
+        "count", [1000, pytest.param(20_000, marks=MANY_LOOKS)], ids=["whole", "as it comes"]
+    )
     def test_with_an_error_has_no_more_said_and_the_next_request_is_served(self, client, queue, count):
         fill = b" nothing" * count
         client.set(queue, b"a")
@@ -290,6 +296,7 @@ class TestMeta:
             wire.ask(b"stats reset\r\n")
             assert wire.stats()["cmd_meta"] == "0"
 
+    @pytest.mark.leveldb("cursors are refused")
     def test_of_a_cursor_knows_the_expiry(self, client, queue):
         assert client.ask(b"ms %s 1 T100\r\na\r\n" % queue) == b"HD\r\n"
         line = client.ask(b"mg %s/cursor=c/open t l c\r\n" % queue)

@@ -6,6 +6,7 @@ from running import until
 from darner._records import CHUNK_BYTES
 
 LARGE = b"x" * (3 * CHUNK_BYTES + 5)
+NO_CURSORS = pytest.mark.leveldb("cursors are refused")
 
 
 class TestFanout:
@@ -165,13 +166,19 @@ class TestStatus:
         assert wire.ask(b"flush_expired work\r\n") == refused
         assert wire.ask(b"flush_all_expired\r\n") == refused
         assert wire.get(b"work") == b"1"
-        server.restart()
-        wire = server.connect()
-        assert wire.ask(b"status\r\n") == b"READONLY\r\n"
-        assert wire.set(b"work", b"3") == refused
         assert wire.ask(b"status up\r\n") == b"END\r\n"
         assert wire.set(b"work", b"3") == b"STORED\r\n"
         assert wire.take_all(b"work") == [b"2", b"3"]
+
+    @pytest.mark.leveldb("a status is of one darner and ends with it")
+    def test_readonly_is_kept_over_a_restart(self, server, wire):
+        assert wire.ask(b"status readonly\r\n") == b"END\r\n"
+        server.restart()
+        wire = server.connect()
+        assert wire.ask(b"status\r\n") == b"READONLY\r\n"
+        assert wire.set(b"work", b"1") == b"SERVER_ERROR refused: the server is readonly\r\n"
+        assert wire.ask(b"status up\r\n") == b"END\r\n"
+        assert wire.set(b"work", b"1") == b"STORED\r\n"
 
     def test_quiescent_still_lets_what_is_reserved_be_closed_and_aborted(self, server, wire):
         for n in range(4):
@@ -198,7 +205,12 @@ class TestStatus:
 
     @pytest.mark.parametrize(
         "request_",
-        [b"get work/t=60000", b"get work/open/t=60000", b"get work/cursor=c/t=60000", b"monitor work 60"],
+        [
+            b"get work/t=60000",
+            b"get work/open/t=60000",
+            pytest.param(b"get work/cursor=c/t=60000", marks=NO_CURSORS),
+            b"monitor work 60",
+        ],
     )
     def test_quiescent_ends_the_wait_of_those_who_wait(self, server, wire, request_):
         wire.set(b"work/delay=1", b"1", exptime=0)
@@ -215,6 +227,7 @@ class TestStatus:
         assert wire.set(b"work", b"2") == b"STORED\r\n"
         assert waiting.get(b"work") == b"2"
 
+    @pytest.mark.leveldb("a large item on its way has no queue yet")
     def test_readonly_refuses_a_large_item_that_is_on_its_way(self, server, wire):
         other = server.connect()
         other.send(b"set work 0 0 %d\r\n" % len(LARGE) + LARGE[: 2 * CHUNK_BYTES])
@@ -277,6 +290,7 @@ class TestDump:
 
 
 class TestCursor:
+    @NO_CURSORS
     def test_does_all_that_a_queue_does(self, standing, client, other, queue):
         key = queue + b"/cursor=billing"
         for data in (b"1", b"2", LARGE):
@@ -302,6 +316,7 @@ class TestCursor:
     def test_needs_a_name(self, client, key):
         assert client.ask(b"get %s\r\n" % key).startswith(b"CLIENT_ERROR ")
 
+    @NO_CURSORS
     def test_survives_a_kill(self, server, wire):
         for data in (b"1", b"2", b"3"):
             wire.set(b"work", data)

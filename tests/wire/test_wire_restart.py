@@ -38,6 +38,7 @@ def restart(server: Server, how: str) -> Wire:
     return server.connect()
 
 
+@pytest.mark.leveldb("cursors and expire_to_queue are refused")
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_everything_is_there_and_just_once_however_often_the_server_ends(server, how):
     wire = server.connect()

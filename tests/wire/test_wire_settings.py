@@ -50,8 +50,13 @@ class TestFull:
     def test_queue_that_discards_stores(self, client):
         for data in (b"a", b"b", b"c"):
             assert client.set(b"newest-1", data) == b"STORED\r\n"
-        assert client.stats()["queue_newest-1_discarded"] == "1"
-        assert client.get(b"newest-1") == b"b"
+        assert client.take_all(b"newest-1") == [b"b", b"c"]
+
+    @pytest.mark.leveldb("the cluster does not count what it discards")
+    def test_queue_that_discards_counts_that(self, client):
+        for _ in range(3):
+            client.set(b"newest-2", b"x")
+        assert client.stats()["queue_newest-2_discarded"] == "1"
 
     def test_queue_stays_in_step_and_counts_what_noreply_hides(self, client):
         before = int(client.stats()["noreply_errors"])
@@ -76,6 +81,7 @@ class TestTooLarge:
         assert client.set(queue, b"x" * 10) == b"STORED\r\n"
         assert client.get(queue) == b"x" * 10
 
+    @pytest.mark.leveldb("max_bytes is refused")
     def test_item_in_chunks_is_refused_when_the_queue_was_filled_meanwhile(self, client, other):
         size = 90_000
         client.send(b"set large-1 0 0 %d\r\n" % size + b"x" * (size - 1))
@@ -139,10 +145,12 @@ class TestOpenReads:
 
 
 class TestExpired:
+    @pytest.mark.leveldb("expire_to_queue is refused")
     def test_items_go_where_the_settings_say(self, client):
         client.set(b"old-1", b"x", exptime=-1)
         assert client.get(b"late/t=5000") == b"x"
 
+    @pytest.mark.leveldb("the cluster does not count expired items")
     def test_items_are_swept_without_anybody_fetching(self, standing, client):
         client.set(b"swept", b"head")
         client.set(b"swept", b"x", exptime=-1)
@@ -152,6 +160,7 @@ class TestExpired:
 
     # the sweep may be faster than the command, which then counts less
 
+    @pytest.mark.leveldb("the cluster does not count expired items")
     def test_items_are_flushed_and_counted(self, client):
         client.send(b"set f1 0 0 1\r\nx\r\n" + b"set f1 0 -1 1\r\nx\r\n" * 3000 + b"flush_expired f1\r\n")
         assert [client.line() for _ in range(3001)] == [b"STORED\r\n"] * 3001
@@ -159,6 +168,7 @@ class TestExpired:
         stats = client.stats()
         assert (stats["queue_f1_items"], stats["queue_f1_expired_items"]) == ("1", "3000")
 
+    @pytest.mark.leveldb("the cluster does not count expired items")
     def test_items_of_all_queues_are_flushed_and_counted(self, client):
         client.send(b"set f2 0 -1 1\r\nx\r\nset f3 0 -1 1\r\nx\r\nFLUSH_ALL_EXPIRED\r\nflush_expired f2\r\n")
         assert [client.line() for _ in range(2)] == [b"STORED\r\n"] * 2
@@ -167,6 +177,7 @@ class TestExpired:
         stats = client.stats()
         assert (stats["queue_f2_items"], stats["queue_f3_items"]) == ("0", "0")
 
+    @pytest.mark.leveldb("expire_to_queue is refused")
     def test_items_that_move_are_counted_too(self, client):
         client.send(b"set old-2 0 -1 1\r\nx\r\n" * 1000 + b"flush_expired old-2\r\n")
         assert [client.line() for _ in range(1000)] == [b"STORED\r\n"] * 1000

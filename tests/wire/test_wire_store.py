@@ -173,6 +173,7 @@ class TestSize:
         assert client.values(b"get " + queue) == [(queue, 3, None, data)]
         assert client.get(queue) is None
 
+    @pytest.mark.leveldb("above max_payload")
     def test_of_a_64_mib_item_comes_back_and_does_not_show_in_memory(self, server, wire):
         data = random.Random(64).randbytes(1 << 20) * 64
         before = server.resident_bytes
@@ -317,6 +318,7 @@ class TestSync:
             assert other.exactly(10) == b"%03d\r\nEND\r\n" % n
 
     @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+    @pytest.mark.leveldb("there are no files")
     def test_has_called_fsync_when_it_answers_and_a_plain_set_has_not(self, server, wire, tmp_path):
         calls = tmp_path / "calls"
         tracer = subprocess.Popen(

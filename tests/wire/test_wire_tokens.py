@@ -39,6 +39,7 @@ def held(server, queue):
 
 
 class TestToken:
+    @pytest.mark.leveldb("an item that has come back is not shown before it is fetched again")
     def test_is_the_id_and_how_often_the_item_has_come_back(self, client, queue):
         (token,) = reserve(client, queue, b"a")
         assert token == 1
@@ -50,6 +51,7 @@ class TestToken:
         assert client.gets(queue + b"/peek") == (4 * AGAIN + 1, b"a")
         assert client.gets(queue) == (4 * AGAIN + 1, b"a")
 
+    @pytest.mark.leveldb("items of one that is killed come back after ack_wait")
     def test_shows_a_redelivery_after_a_connection_that_was_lost_and_after_a_kill(self, server, wire):
         with contextlib.closing(server.connect()) as lost:
             reserve(lost, b"q", bytes(CHUNK_BYTES + 1))
@@ -59,6 +61,7 @@ class TestToken:
         with contextlib.closing(server.connect()) as again:
             assert again.gets(b"q/open")[0] == AGAIN + 1
 
+    @pytest.mark.long_in_cluster
     def test_of_65535_attempts_has_20_digits_and_is_taken(self, standing, client, queue):
         (token,) = reserve(client, queue, b"a")
         for start in range(0, 65_600, 200):
@@ -73,7 +76,16 @@ class TestToken:
         assert client.ask(b"md %s C%d\r\n" % (queue, token)) == b"HD\r\n"
         assert held(standing, queue) == 0
 
-    @pytest.mark.parametrize("end", [b"close", b"abort"])
+    @pytest.mark.parametrize(
+        "end",
+        [
+            b"close",
+            pytest.param(
+                b"abort",
+                marks=pytest.mark.leveldb("items that go back come in the order of their returns"),
+            ),
+        ],
+    )
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
     def test_ends_one_of_several_items_in_any_order(self, standing, client, queue, end, order):
         tokens = reserve(client, queue, b"a", b"b", b"c")
@@ -184,6 +196,7 @@ class TestToken:
 
 
 class TestCursor:
+    @pytest.mark.leveldb("cursors are refused")
     def test_gives_tokens_of_its_own(self, client, queue):
         key = queue + b"/cursor=x"
         for data in (b"a", b"b"):
@@ -236,9 +249,10 @@ class TestSeveralKeys:
         assert client.values(b"get one/close=%d one/open" % token) == [(b"one/open", 0, None, b"b")]
         client.get(b"one/close")
 
-    def test_of_a_long_line_end_where_one_is_not_held(self, client, queue):
+    def test_of_a_long_line_end_where_one_is_not_held(self, store, client, queue):
         tokens = reserve(client, queue, b"a", b"b")
-        keys = b" ".join(b"nobody-%d" % n for n in range(5000))
+        # each name asks the cluster
+        keys = b" ".join(b"nobody-%d" % n for n in range(500 if store == "cluster" else 5000))
         assert client.ask(b"get %s %s/close=9 %s\r\n" % (keys, queue, keys)) == NOT_HELD
         keys = b"%s %s/close=%d %s" % (keys, queue, tokens[1], keys)
         assert client.ask(b"get %s\r\n" % keys) == b"END\r\n"
@@ -265,14 +279,16 @@ class TestMeta:
         assert client.ask(b"md %s C%d\r\n" % (queue, (1 << 64) - 1)) == b"NF\r\n"
 
 
-def test_10_000_items_are_closed_in_any_order(tmp_path):
+def test_thousands_of_items_are_closed_in_any_order(store, tmp_path):
+    # each of these commands asks the cluster
+    count = 1_000 if store == "cluster" else 10_000
     with configured(tmp_path, "[queues.q]\nmax_open_reads = 10000\n") as server:
         wire = server.connect()
-        wire.send(b"".join(b"set q 0 0 1 noreply\r\nx\r\n" for _ in range(10_000)))
-        wire.send(b"get q/open\r\n" * 10_000)
+        wire.send(b"set q 0 0 1 noreply\r\nx\r\n" * count)
+        wire.send(b"get q/open\r\n" * count)
         reply = b"VALUE q/open 0 1\r\nx\r\nEND\r\n"
-        assert wire.exactly(10_000 * len(reply)) == reply * 10_000
-        ids = [*range(2, 10_001, 2), *range(9999, 0, -2)]
+        assert wire.exactly(count * len(reply)) == reply * count
+        ids = [*range(2, count + 1, 2), *range(count - 1, 0, -2)]
         wire.send(b"".join(b"get q/close=%d\r\n" % id for id in ids))
-        assert wire.exactly(5 * 10_000) == b"END\r\n" * 10_000
+        assert wire.exactly(5 * count) == b"END\r\n" * count
         assert (server.stat("queue_q_open_transactions"), server.stat("curr_items")) == (0, 0)

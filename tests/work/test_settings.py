@@ -1,11 +1,12 @@
 """The settings of a worker: what cannot be is an error before anything begins."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from darner.client.errors import BadRequestError
-from darner.work import Retry, Worker, WorkerError
+from darner.work import Retry, Worker, WorkerError, metrics
 from darner.work.advice import max_attempts
 from darner.work.command import work
 
@@ -74,3 +75,13 @@ def test_every_option_of_the_command_is_on_its_page():
     options = {option for each in work.params for option in each.opts if option.startswith("--")}
     assert options
     assert {option for option in options if f"`{option}" not in page} == set()
+
+
+def test_every_metric_of_the_worker_is_on_its_page():
+    source = Path(metrics.__file__).read_text()
+    page = (Path(__file__).parents[2] / "docs" / "worker.md").read_text()
+    named = set(re.findall(r'"(darner_worker_\w+)"', source))
+    assert named
+    listed = re.findall(r"^\| `(darner_worker_\w+)`", page, re.MULTILINE)
+    # the ending of a counter is added by prometheus_client
+    assert {name.removesuffix("_total") for name in listed} == named

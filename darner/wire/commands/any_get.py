@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from darner._proto import Request
 from darner._records import Item
 from darner.errors import JournalError, NotReadyError, UnavailableError
+from darner.queues.pending import Pending
 from darner.queues.waiters import Source, Waiter
-from darner.wire.commands.many_gets import refusal_of
+from darner.wire.commands.many_gets import refusal_of, released
 from darner.wire.commands.slicing import run_in_slices
 from darner.wire.commands.steps import Steps
 from darner.wire.connection import Connection
@@ -31,9 +32,12 @@ def get_any(connection: Connection, first: Request, steps: Steps) -> None:
     if refusal is not None:
         connection.sender.replies.append(refusal)
         return
+    run_in_slices(connection, _get_any(connection, requests, steps))
+
+
+def _get_any(connection: Connection, requests: list[Request], steps: Steps) -> Iterator[Pending | None]:
     try:
-        for request in requests:
-            steps.release(connection, request)
+        yield from released(connection, requests, steps)
     except JournalError as error:
         connection.sender.replies.append(server_error(error))
         return
@@ -41,7 +45,7 @@ def get_any(connection: Connection, first: Request, steps: Steps) -> None:
     if fetches:
         AnyGet(connection, fetches, steps).begin()
     else:
-        steps.answer(connection, first, None, None)
+        steps.answer(connection, requests[0], None, None)
 
 
 class AnyGet:
@@ -69,20 +73,19 @@ class AnyGet:
         """Look for an item in all queues; wait for one, or reply that there is none."""
         run_in_slices(self._connection, self._look())
 
-    def _look(self) -> Iterator[bool]:
-        """Do so a step at a time; a step gives whether the next one has to wait."""
+    def _look(self) -> Iterator[Pending | None]:
+        """Do so a step at a time; a step gives what the next one has to wait for."""
         # all before the first is asked: to name a child is to subscribe, wherever the item comes from
         sources: deque[Source] = deque()
         for source in self._sources(waits=False):
             sources.append(source)
-            yield False
+            yield None
         while sources:
             item = None
             try:
                 item = self._fetch(sources[0])
             except NotReadyError as error:
-                self._connection.sender.wait_for(error.journal)
-                yield True
+                yield error.journal
                 continue
             except JournalError as error:
                 self._errors.append(error)
@@ -90,7 +93,7 @@ class AnyGet:
                 self._answer(sources[0], item)
                 return
             sources.popleft()
-            yield False
+            yield None
         if self._timeout_ms and len(self._errors) < len(self._requests):
             self._wait()
         else:
@@ -102,7 +105,12 @@ class AnyGet:
         self._errors.clear()
         for name, request in self._requests.items():
             try:
-                source = self._connection.broker.routes.source(name, takes=not request.peek, waits=waits)
+                source = self._connection.broker.source(
+                    name,
+                    takes=not request.peek,
+                    waits=waits,
+                    has_disconnected=self._connection.has_disconnected,
+                )
             except UnavailableError as error:
                 self._errors.append(error)
                 continue
@@ -155,6 +163,8 @@ class AnyGet:
             source.serve()
 
     def _time_out(self, waiter: Waiter) -> None:
+        if waiter.is_over:
+            return  # an item is on its way to it
         waiter.cancel()
         self._deliver(None, None)
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from darner._proto import Request, value
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
+from darner.queues.pending import Pending
 from darner.queues.waiters import Source
 from darner.wire.commands.any_get import get_any
 from darner.wire.commands.large_get import FetchDelivery
 from darner.wire.commands.many_gets import get_many
 from darner.wire.commands.meta_replies import close_item, meta_line, send_line
-from darner.wire.commands.slicing import retry, retry_or_refuse
+from darner.wire.commands.slicing import is_behind_replies, retry, retry_or_refuse
 from darner.wire.commands.steps import Steps
 from darner.wire.commands.waiting_get import wait
 from darner.wire.connection import Connection
@@ -52,6 +53,8 @@ def get(connection: Connection, request: Request) -> None:
 
 def _get_otherwise(connection: Connection, request: Request, queue: Source | None) -> None:
     """Fetch with options, or from a queue that is not among the sources yet; or close one item by `md`."""
+    if is_behind_replies(connection, functools.partial(_get_otherwise, connection, request, queue)):
+        return
     if request.meta is not None and request.meta.token is not None:
         close_item(connection, request, request.meta.token)
         return
@@ -104,7 +107,9 @@ def _find_source(connection: Connection, request: Request) -> Source | None:
     try:
         takes = request.fetches and not request.peek
         waits = request.fetches and request.timeout_ms > 0
-        queue = connection.broker.routes.source(request.queue, takes=takes, waits=waits)
+        queue = connection.broker.source(
+            request.queue, takes=takes, waits=waits, has_disconnected=connection.has_disconnected
+        )
     except StatusError:
         release(connection, request)
         if request.fetches:
@@ -122,16 +127,20 @@ def release(connection: Connection, request: Request) -> None:
     elif request.has_delay:
         _defer(connection, request)
     elif request.abort:
-        connection.holds.abort(request.queue, request.token)
+        _wait_for(connection, connection.holds.abort(request.queue, request.token))
 
 
 def _defer(connection: Connection, request: Request) -> None:
     """Abort what is held with a delay. JournalError if nothing is taken in now: then it is still held, for
     at the head it would be fetched at once, by a client that asked for a pause."""
     connection.expect_long_work()  # the bytes may have to be read
-    journal = connection.holds.defer(request.queue, request.token, request.delay_ms)
-    if journal is not None and journal.is_backlogged:
-        connection.sender.wait_for(journal)
+    _wait_for(connection, connection.holds.defer(request.queue, request.token, request.delay_ms))
+
+
+def _wait_for(connection: Connection, pending: Pending | None) -> None:
+    """Have the reply wait for what takes an item back, if that is not done."""
+    if pending is not None and pending.is_backlogged:
+        connection.sender.wait_for(pending)
 
 
 def fetch(request: Request, queue: Source) -> Item | None:

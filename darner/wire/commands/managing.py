@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from darner import _proto
 from darner._proto import Request
-from darner.errors import ConfigError, JournalError, NotReadyError, StatusError, UnavailableError
+from darner.errors import ConfigError, JournalError, StatusError, UnavailableError
 from darner.queues.cursor import MARK
-from darner.queues.queue import Queue
+from darner.queues.pending import Pending
 from darner.queues.status import STATUSES
 from darner.wire.commands.slicing import run_in_slices
 from darner.wire.connection import Connection
@@ -37,16 +37,18 @@ def delete(connection: Connection, request: Request) -> None:
     elif not all(map(_proto.valid_name, args[0].split(MARK, 1))):
         connection.reply(request, BAD_NAME, is_error=True)
     else:
-        try:
-            connection.broker.status.check_sets()
-            found = connection.broker.delete(args[0])
-        except UnavailableError as error:
-            connection.reply(request, server_error(error), is_error=True)
-            return
-        connection.counters.delete_hits += found
-        connection.counters.delete_misses += not found
-        connection.reply(request, DELETED)
-        connection.broker.deletion.sync()
+        run_in_slices(connection, _delete(connection, request))
+
+
+def _delete(connection: Connection, request: Request) -> Iterator[Pending | None]:
+    try:
+        is_found = yield from connection.broker.steps_to_delete(request.args[0])
+    except UnavailableError as error:
+        connection.reply(request, server_error(error), is_error=True)
+        return
+    connection.counters.delete_hits += is_found
+    connection.counters.delete_misses += not is_found
+    connection.reply(request, DELETED)
 
 
 def _has_one_name(connection: Connection, request: Request) -> bool:
@@ -63,13 +65,13 @@ def _has_one_name(connection: Connection, request: Request) -> bool:
 
 def flush(connection: Connection, request: Request) -> None:
     """`flush <queue>`."""
-    if not _has_one_name(connection, request):
-        return
+    if _has_one_name(connection, request):
+        run_in_slices(connection, _flush(connection, request))
+
+
+def _flush(connection: Connection, request: Request) -> Iterator[Pending | None]:
     try:
-        connection.broker.status.check_sets()
-        queue = connection.broker.find(request.args[0])
-        if queue is not None:
-            queue.flush()
+        yield from connection.broker.steps_to_flush(request.args[0])
     except UnavailableError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
@@ -99,10 +101,9 @@ def flush_all(connection: Connection, request: Request) -> None:
     run_in_slices(connection, _flush_all(connection, request, reply))
 
 
-def _flush_all(connection: Connection, request: Request, reply: bytes) -> Iterator[bool]:
+def _flush_all(connection: Connection, request: Request, reply: bytes) -> Iterator[Pending | None]:
     errors: list[JournalError] = []
-    for _ in connection.broker.flush_all(errors):
-        yield False
+    yield from connection.broker.flush_all(errors)
     if errors:
         connection.reply(request, server_error(errors[0]), is_error=True)
     else:
@@ -111,54 +112,25 @@ def _flush_all(connection: Connection, request: Request, reply: bytes) -> Iterat
 
 def flush_expired(connection: Connection, request: Request) -> None:
     """`flush_expired <queue>`: the reply is how many items had expired."""
-    if not _has_one_name(connection, request):
-        return
-    try:
-        connection.broker.status.check_sets()
-        queue = connection.broker.find(request.args[0])
-    except UnavailableError as error:
-        connection.reply(request, server_error(error), is_error=True)
-        return
-    queues = [queue] if queue is not None else []
-    run_in_slices(connection, _flush_expired(connection, request, queues, []))
+    if _has_one_name(connection, request):
+        run_in_slices(connection, _flush_expired(connection, request, request.args[0]))
 
 
 def flush_all_expired(connection: Connection, request: Request) -> None:
     """`flush_all_expired`: as `flush_expired`, of all queues."""
     if request.args:
         connection.reply(request, BAD_FORMAT, is_error=True)
-        return
-    broker = connection.broker
-    try:
-        broker.status.check_sets()
-    except StatusError as error:
-        connection.reply(request, server_error(error), is_error=True)
-        return
-    queues, failures = list(broker.queues.values()), list(broker.out_of_service.values())
-    run_in_slices(connection, _flush_expired(connection, request, queues, failures))
-
-
-def _flush_expired(
-    connection: Connection, request: Request, queues: list[Queue], failures: list[JournalError]
-) -> Iterator[bool]:
-    total = 0
-    for queue in queues:
-        while True:
-            try:
-                for count in queue.flush_expired():
-                    total += count
-                    yield False
-            except NotReadyError as error:
-                connection.sender.wait_for(error.journal)
-                yield True
-                continue
-            except JournalError as error:
-                failures.append(error)
-            break
-    if failures:
-        connection.reply(request, server_error(failures[0]), is_error=True)
     else:
-        connection.reply(request, b"%d\r\n" % total)
+        run_in_slices(connection, _flush_expired(connection, request, None))
+
+
+def _flush_expired(connection: Connection, request: Request, name: bytes | None) -> Iterator[Pending | None]:
+    try:
+        count = yield from connection.broker.steps_to_flush_expired(name)
+    except UnavailableError as error:
+        connection.reply(request, server_error(error), is_error=True)
+    else:
+        connection.reply(request, b"%d\r\n" % count)
 
 
 def configure(connection: Connection, request: Request) -> None:
@@ -172,11 +144,10 @@ def configure(connection: Connection, request: Request) -> None:
         run_in_slices(connection, _configure(connection, request))
 
 
-def _configure(connection: Connection, request: Request) -> Iterator[bool]:
+def _configure(connection: Connection, request: Request) -> Iterator[Pending | None]:
     name, *arguments = request.args
     try:
-        for _ in connection.broker.configuring.configure(name, arguments):
-            yield False
+        yield from connection.broker.configuring.configure(name, arguments)
     except ConfigError as error:
         connection.reply(request, client_error(error), is_error=True)
     except UnavailableError as error:
@@ -197,7 +168,7 @@ def status(connection: Connection, request: Request) -> None:
         connection.reply(request, BAD_STATUS, is_error=True)
         return
     try:
-        broker.routes.set_status(STATUSES.index(name))
+        broker.set_status(STATUSES.index(name))
     except JournalError as error:
         connection.reply(request, server_error(error), is_error=True)
         return
@@ -209,10 +180,9 @@ def reload(connection: Connection, request: Request) -> None:
     run_in_slices(connection, _reload(connection, request))
 
 
-def _reload(connection: Connection, request: Request) -> Iterator[bool]:
+def _reload(connection: Connection, request: Request) -> Iterator[Pending | None]:
     try:
-        for _ in connection.clients.reload():
-            yield False
+        yield from connection.clients.reload()
     except ConfigError as error:
         connection.reply(request, server_error(error), is_error=True)
         return

@@ -2,12 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from darner._proto import Request
 from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
+from darner.queues.pending import Pending
 from darner.queues.waiters import Source
-from darner.wire.commands.slicing import retry
+from darner.wire.commands.slicing import retry, run_in_slices
 from darner.wire.commands.steps import Steps
 from darner.wire.connection import Connection
 from darner.wire.replies import CLOSE_FIRST, END, NOT_HELD, server_error
@@ -29,15 +30,33 @@ def get_many(connection: Connection, first: Request, steps: Steps) -> None:
         except StatusError as error:
             _refuse(connection, server_error(error), is_run=first.is_run)
             return
+    run_in_slices(connection, _get_many(connection, requests, steps, is_run=first.is_run))
+
+
+def _get_many(
+    connection: Connection, requests: list[Request], steps: Steps, *, is_run: bool
+) -> Iterator[Pending | None]:
     try:
         # at once: when its turn comes, an item may have been taken back
-        for request in requests:
-            if request.close and request.token:
-                steps.release(connection, request)
+        yield from released(
+            connection, (request for request in requests if request.close and request.token), steps
+        )
     except JournalError as error:
-        _refuse(connection, server_error(error), is_run=first.is_run)
+        _refuse(connection, server_error(error), is_run=is_run)
         return
-    ManyGets(connection, iter(requests), steps, is_run=first.is_run).advance()
+    ManyGets(connection, iter(requests), steps, is_run=is_run).advance()
+
+
+def released(connection: Connection, requests: Iterable[Request], steps: Steps) -> Iterator[Pending]:
+    """Close or abort what these requests say. Raises JournalError if that fails."""
+    for request in requests:
+        while True:
+            try:
+                steps.release(connection, request)
+            except NotReadyError as error:
+                yield error.journal
+                continue
+            break
 
 
 def get_end(connection: Connection, _: Request) -> None:
@@ -131,8 +150,13 @@ class ManyGets:
         except JournalError:
             return True
         self._steps.answer(connection, request, queue, item, one_of_many=True)
-        # a large item is sent before another is fetched: each may take a descriptor
-        if connection.should_yield or (item is not None and item.record is None):
+        # a large item is sent before another is fetched: each may take a descriptor; and what an abort leads
+        # to is done before that
+        if (
+            connection.should_yield
+            or (item is not None and item.record is None)
+            or (request.abort and connection.sender.pending_writes)
+        ):
             connection.continue_later(self.advance)
             return False
         return True

@@ -10,10 +10,12 @@ from darner._version import __version__
 from darner.config.settings import QueueSettings
 from darner.config.words import words
 from darner.printable import shown
-from darner.queues.broker import Broker
+from darner.queues.pending import Pending
+from darner.wire.clients import Clients
 from darner.wire.commands.slicing import reply_in_pieces
 from darner.wire.connection import Connection
-from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES, read, read_queue
+from darner.wire.figure import read
+from darner.wire.figures import AGENT_FIGURES, SERVER_FIGURES, read_queue
 from darner.wire.replies import END, RESET
 
 # How many names `dump_stats` gives between two looks at the time, and at how much the client has to read.
@@ -35,13 +37,16 @@ def stats(connection: Connection, request: Request) -> None:
         connection.broker.reset_stats()
         connection.reply(request, RESET)
         return
+    pieces: Iterator[bytes | Pending]
     pieces = _figures(connection, args) if args in ([], [b"settings"], [b"queues"]) else iter((END,))
     reply_in_pieces(connection, request, pieces)
 
 
-def _figures(connection: Connection, args: Sequence[bytes]) -> Iterator[bytes]:
+def _figures(connection: Connection, args: Sequence[bytes]) -> Iterator[bytes | Pending]:
     """Give the figures of the server first, then those of each queue as it is when its turn comes."""
     clients = connection.clients
+    if args != [b"settings"]:
+        yield from _look(clients, ())
     if not args:
         for figure in read((*SERVER_FIGURES, *AGENT_FIGURES), clients):  # some are sums over all queues
             yield _stat_lines((figure,))
@@ -52,12 +57,17 @@ def _figures(connection: Connection, args: Sequence[bytes]) -> Iterator[bytes]:
         for name in sorted({*broker.visible, *broker.out_of_service}):
             queue = broker.find_visible(name)
             if queue is not None:  # not deleted meanwhile
-                yield _stat_lines(read_queue(queue), f"queue_{shown(name)}_")
+                yield _stat_lines(read_queue(clients, queue), f"queue_{shown(name)}_")
             error = broker.out_of_service.get(name)
             if error is not None:  # a figure is one word
                 reason = shown(os.fsencode(str(error))[:REASON_BYTES])
                 yield _stat_lines((("out_of_service", reason),), f"queue_{shown(name)}_")
     yield END
+
+
+def _look(clients: Clients, names: Sequence[bytes]) -> Iterator[Pending]:
+    """Give what must be done before the figures of these queues, or of all, are those of this moment."""
+    return (pending for pending in clients.broker.steps_to_look(names) if pending is not None)
 
 
 def _stat_lines(figures: Iterable[tuple[str, object]], prefix: str = "") -> bytes:
@@ -66,18 +76,20 @@ def _stat_lines(figures: Iterable[tuple[str, object]], prefix: str = "") -> byte
 
 def dump_stats(connection: Connection, request: Request) -> None:
     """`dump_stats [<queue>…]`: the figures of these queues, or of all, with the names of their children."""
-    reply_in_pieces(connection, request, stats_dump(connection.broker, request.args))
+    reply_in_pieces(connection, request, stats_dump(connection.clients, request.args))
 
 
-def stats_dump(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+def stats_dump(clients: Clients, asked: Sequence[bytes]) -> Iterator[bytes | Pending]:
     """Give the reply to `dump_stats` in pieces."""
-    for name in asked or sorted({*broker.visible, *broker.routes.aliases}):
-        is_alias = name in broker.routes.aliases
+    yield from _look(clients, asked)
+    broker = clients.broker
+    for name in asked or sorted({*broker.visible, *broker.aliases}):
+        is_alias = name in broker.aliases
         queue = None if is_alias else broker.find_visible(name)
         if not (asked or queue is not None or is_alias):
             continue  # deleted meanwhile
-        yield _block(name, read_queue(queue) if queue is not None else ())
-        yield from _children_line(broker.routes.children(name))
+        yield _block(name, read_queue(clients, queue) if queue is not None else ())
+        yield from _children_line(broker.children(name))
         yield b"}\r\n"
     yield END
 
@@ -92,19 +104,19 @@ def _children_line(children: Sequence[bytes]) -> Iterator[bytes]:
 
 def dump_config(connection: Connection, request: Request) -> None:
     """`dump_config [<queue>…]`: the settings in force of these queues, or of all."""
-    reply_in_pieces(connection, request, config_dump(connection.broker, request.args))
+    reply_in_pieces(connection, request, config_dump(connection.clients, request.args))
 
 
-def config_dump(broker: Broker, asked: Sequence[bytes]) -> Iterator[bytes]:
+def config_dump(clients: Clients, asked: Sequence[bytes]) -> Iterator[bytes | Pending]:
     """Give the reply to `dump_config` in pieces."""
-    for name in asked or sorted(broker.queues):
-        queue = broker.queues.get(name)
-        if queue is not None:
-            settings = msgspec.structs.replace(queue.settings, durable=queue.is_durable)
-        elif asked:
+    yield from _look(clients, asked)
+    broker = clients.broker
+    for name in asked or sorted(broker.queue_names):
+        settings = broker.settings_in_force(name)
+        if settings is None:
+            if not asked:
+                continue  # deleted meanwhile
             settings = broker.settings(name)
-        else:
-            continue  # deleted meanwhile
         yield _block(name, _setting_lines(settings)) + b"}\r\n"
     yield END
 

@@ -9,7 +9,7 @@ from darner.errors import JournalError, NotReadyError, UnavailableError
 from darner.queues.waiters import Source, Waiter
 from darner.wire.commands.delivering import Delivery, large_header
 from darner.wire.commands.fetching import key, send_item
-from darner.wire.commands.slicing import retry
+from darner.wire.commands.slicing import is_behind_replies, retry
 from darner.wire.connection import Connection
 from darner.wire.replies import BAD_FORMAT, BAD_NAME, END, NOTHING_RESERVED, server_error
 
@@ -39,7 +39,7 @@ class Monitor:
     """A `monitor` under way. Once it got an item that it waited for, it lines up again behind the others that
     wait."""
 
-    __slots__ = ("_connection", "_deadline", "_error", "_left", "_request")
+    __slots__ = ("_connection", "_deadline", "_error", "_left", "_request", "_source")
 
     def __init__(self, connection: Connection, request: Request, seconds: int, left: int) -> None:
         self._connection = connection
@@ -48,16 +48,27 @@ class Monitor:
         # how many more items may come, and the error that ends it early
         self._left = left
         self._error: UnavailableError | None = None
+        # where a fetch is under way that has no answer yet
+        self._source: Source | None = None
 
     def advance(self) -> None:
         """Reserve and send what is there; then wait for more, or end."""
         connection = self._connection
+        if is_behind_replies(connection, self.advance):
+            return
         try:
             while self._left > 0 and connection.clients.loop.time() < self._deadline:
-                queue = connection.broker.routes.source(self._request.queue, takes=True, waits=True)
+                queue = self._source or connection.broker.source(
+                    self._request.queue,
+                    takes=True,
+                    waits=True,
+                    has_disconnected=connection.has_disconnected,
+                )
                 if queue is None:
                     break
+                self._source = queue
                 item = queue.reserve()
+                self._source = None
                 if item is None:
                     self._wait(queue)
                     return
@@ -79,6 +90,8 @@ class Monitor:
         connection.begin_wait(waiter, timeout_ms, functools.partial(self._time_out, waiter))
 
     def _time_out(self, waiter: Waiter) -> None:
+        if waiter.is_over:
+            return  # an item is on its way to it
         waiter.cancel()
         self._connection.sender.replies.append(END)
         self._connection.end_wait()
@@ -157,6 +170,8 @@ def confirm(connection: Connection, request: Request) -> None:
 
 
 def _confirm(connection: Connection, name: bytes, left: int, reply: bytes) -> None:
+    if is_behind_replies(connection, functools.partial(_confirm, connection, name, left, reply)):
+        return
     try:
         while left and connection.holds.close(name):
             left -= 1
@@ -164,6 +179,9 @@ def _confirm(connection: Connection, name: bytes, left: int, reply: bytes) -> No
             if connection.should_yield:
                 connection.continue_later(functools.partial(_confirm, connection, name, left, reply))
                 return
+    except NotReadyError as error:
+        retry(connection, error, functools.partial(_confirm, connection, name, left, reply))
+        return
     except JournalError as error:
         reply = server_error(error)
     connection.sender.replies.append(reply)

@@ -5,28 +5,47 @@ from collections.abc import Callable, Iterator
 
 from darner._proto import Request
 from darner.errors import JournalError, NotReadyError
+from darner.queues.pending import Pending
 from darner.wire.connection import Connection
 from darner.wire.replies import server_error
 
 
-def run_in_slices(connection: Connection, steps: Iterator[bool]) -> None:
-    """Take these steps in as many turns as they need. A step that gives True ends the turn."""
+def is_behind_replies(connection: Connection, again: Callable[[], None]) -> bool:
+    """Return whether replies to earlier requests wait for something, such as a set that is not stored yet. If
+    so, call `again` when they are there: what they promise is done by then."""
+    if not connection.sender.pending_writes:
+        return False
+    connection.continue_later(again)
+    return True
+
+
+def run_in_slices(connection: Connection, steps: Iterator[Pending | None]) -> None:
+    """Take these steps in as many turns as they need. A step may give what the next one has to wait for."""
+    if is_behind_replies(connection, functools.partial(run_in_slices, connection, steps)):
+        return
     # not a function that refers to itself: what the collector alone frees costs others their time
-    for must_wait in steps:
-        if must_wait or connection.should_yield:
+    for pending in steps:
+        if pending is not None:
+            connection.sender.wait_for(pending)
+        if pending is not None or connection.should_yield:
             connection.continue_later(functools.partial(run_in_slices, connection, steps))
             return
 
 
-def reply_in_pieces(connection: Connection, request: Request, pieces: Iterator[bytes]) -> None:
-    """Reply with these pieces, which are made as the client reads them."""
+def reply_in_pieces(connection: Connection, request: Request, pieces: Iterator[bytes | Pending]) -> None:
+    """Reply with these pieces, which are made as the client reads them. What is no piece is waited for."""
     run_in_slices(connection, _replied(connection, request, pieces))
 
 
-def _replied(connection: Connection, request: Request, pieces: Iterator[bytes]) -> Iterator[bool]:
+def _replied(
+    connection: Connection, request: Request, pieces: Iterator[bytes | Pending]
+) -> Iterator[Pending | None]:
     for piece in pieces:
-        connection.reply(request, piece)
-        yield False
+        if isinstance(piece, bytes):
+            connection.reply(request, piece)
+            yield None
+        else:
+            yield piece
 
 
 def retry(connection: Connection, error: NotReadyError, again: Callable[[], None]) -> None:

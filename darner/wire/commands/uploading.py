@@ -2,10 +2,10 @@
 
 from darner._proto import Request
 from darner.errors import DarnerError
-from darner.queues.upload import RepeatedUpload, Upload
 from darner.wire.commands.storing import reply_stored
 from darner.wire.connection import Connection
 from darner.wire.replies import not_stored
+from darner.wire.store import Upload
 
 
 class IncomingItem:
@@ -17,9 +17,9 @@ class IncomingItem:
         self._connection = connection
         self._request = request
         # or the error that the client is told at the end
-        self._upload: Upload | RepeatedUpload | DarnerError
+        self._upload: Upload | DarnerError
         try:
-            self._upload = connection.broker.routes.upload(request.queue, request.size, request.dedup_id)
+            self._upload = connection.broker.upload(request.queue, request.size, request.dedup_id)
         except DarnerError as error:
             self._upload = error
 
@@ -45,7 +45,7 @@ class IncomingItem:
 
         def done(error: DarnerError | None) -> None:
             if error is None:
-                reply_stored(connection, begin, upload.queues, upload.stored)
+                reply_stored(connection, begin, upload.receipt)
             else:
                 connection.reply(begin, not_stored(error), is_error=True)
             connection.unblock()

@@ -29,5 +29,7 @@ def wait(connection: Connection, request: Request, queue: Source, deadline: floa
 
 
 def _time_out(waiter: Waiter) -> None:
+    if waiter.is_over:
+        return  # an item is on its way to it
     waiter.cancel()
     waiter.deliver(None, None)

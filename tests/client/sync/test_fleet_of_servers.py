@@ -6,8 +6,8 @@ import threading
 from collections import Counter
 
 import pytest
-from peers import proxy, silence
 from running import Server, running, until
+from unsound_servers import proxy, silence
 
 from darner.client import (
     Client,

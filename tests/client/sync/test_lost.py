@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-from peers import proxy, says, silence
 from running import until
+from unsound_servers import proxy, says, silence
 
 from darner.client import (
     BadRequestError,
