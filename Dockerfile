@@ -7,7 +7,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY . /src
-RUN python3 -m venv /opt/darner && /opt/darner/bin/pip install --no-cache-dir '/src[metrics]'
+RUN python3 -m venv /opt/darner && /opt/darner/bin/pip install --no-cache-dir '/src[metrics,nats]'
 
 FROM python:3.13-slim-bookworm
 COPY --from=build /opt/darner /opt/darner
