@@ -68,7 +68,13 @@ def main(clients: int, small: int, large: int, seconds: float, **common: Any) ->
                 Column("client_busy", "client busy", 2),
             ],
             x="beside",
-            drawn=["p50_us", "p99_us", "p999_us", "large_rps"],
+            x_words="beside",
+            drawn={
+                "p50_us": "median of a small set, ms",
+                "p99_us": "p99 of a small set, ms",
+                "p999_us": "p99.9 of a small set, ms",
+                "large_rps": "large sets a second",
+            },
             queues=lambda: [small_queue, large_queue],
         )
         rounds.run(bench, **common)

@@ -57,7 +57,12 @@ def main(
         columns=[RATE, *LATENCIES, Column("misses", "misses"), *BUSINESS],
         x="connections",
         split="pipeline",
-        drawn=["rps", "p99_us", "server_cpu_us"],
+        split_words={str(depth): f", {depth} in a pipeline" if depth > 1 else "" for depth in pipelines},
+        drawn={
+            "rps": "sets and gets a second{}",
+            "p99_us": "p99 of a set or a get{}, ms",
+            "server_cpu_us": "processor time of the server{}, us",
+        },
         queues=lambda: [queue],
         begin=begin,
     )

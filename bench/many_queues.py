@@ -55,7 +55,7 @@ def main(
         measure=measure,
         columns=[RATE, *LATENCIES, Column("create_rps", "first sets/s"), *BUSINESS],
         x="queues",
-        drawn=["rps", "p99_us"],
+        drawn={"rps": "sets a second", "p99_us": "p99 of a set, ms"},
         queues=lambda: [queue, *(f"{queue}{number}" for number in range(queues))],
         conclude=share,
     )

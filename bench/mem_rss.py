@@ -76,7 +76,10 @@ def main(items: list[int], data_size: int, settle: float, seconds: float, **comm
             Column("misses", "misses"),
         ],
         x="items",
-        drawn=["grown_mb", "shrunk_mb"],
+        drawn={
+            "grown_mb": "memory when the items are in, MB",
+            "shrunk_mb": "memory when they are out again, MB",
+        },
         queues=lambda: [queue],
         store_note=", and a set replaces what was there: its memory does not grow",
     )

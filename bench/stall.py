@@ -221,7 +221,11 @@ def main(
             Column("requests", "requests"),
         ],
         x="minute",
-        drawn=["max_ms", "p999_ms", "p99_ms"],
+        drawn={
+            "max_ms": "longest wait in a minute, ms",
+            "p999_ms": "p99.9 of a wait, ms",
+            "p99_ms": "p99 of a wait, ms",
+        },
         conclude=lambda _: notes,
         store_note=": no backlog, a yardstick only",
     )

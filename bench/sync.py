@@ -79,7 +79,7 @@ def main(
         measure=measure,
         columns=[RATE, *LATENCIES, *BUSINESS],
         x="connections",
-        drawn=["rps", "p99_us"],
+        drawn={"rps": "synced sets a second", "p99_us": "p99 of a synced set, ms"},
         queues=lambda: [queue],
         conclude=in_fsyncs,
         store_note=", and /sync is to it a part of the key: it syncs nothing",

@@ -20,7 +20,8 @@ import socket
 import string
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -271,31 +272,51 @@ class Driver:
             self.epoll.modify(connection.socket, select.EPOLLIN)
 
     def _result(self, seconds: float, client_s: float, server_s: float) -> Result:
-        done = len(self.latencies_ns) * self.load.pipeline
-        ordered = sorted(self.latencies_ns)
-
-        def percentile(part: float) -> float:
-            return ordered[int((len(ordered) - 1) * part)] / 1000
-
-        known = self.server.pid is not None
-        return Result(
-            rps=done / seconds,
-            requests=done,
-            seconds=seconds,
-            p50_us=percentile(0.5),
-            p90_us=percentile(0.9),
-            p99_us=percentile(0.99),
-            p999_us=percentile(0.999),
-            max_us=percentile(1),
+        found = result_of(self.latencies_ns, seconds, client_s, server_s, self.server, self.load.pipeline)
+        return replace(
+            found,
             stored=self.stored,
             hits=self.hits,
             misses=self.ends - self.hits,
             errors=self.errors,
             first_error=self.first_error,
-            client_busy=client_s / seconds,
-            server_busy=server_s / seconds if known else -1.0,
-            server_cpu_us=server_s * 1e6 / done if known else -1.0,
         )
+
+
+def result_of(
+    latencies_ns: Sequence[int],
+    seconds: float,
+    client_s: float,
+    server_s: float,
+    server: Server,
+    pipeline: int = 1,
+) -> Result:
+    """Return the figures of batches that took so long each, and in all; nothing is counted of the replies."""
+    done = len(latencies_ns) * pipeline
+    ordered = sorted(latencies_ns)
+
+    def percentile(part: float) -> float:
+        return ordered[int((len(ordered) - 1) * part)] / 1000
+
+    known = server.pid is not None
+    return Result(
+        rps=done / seconds,
+        requests=done,
+        seconds=seconds,
+        p50_us=percentile(0.5),
+        p90_us=percentile(0.9),
+        p99_us=percentile(0.99),
+        p999_us=percentile(0.999),
+        max_us=percentile(1),
+        stored=0,
+        hits=0,
+        misses=0,
+        errors=0,
+        first_error="",
+        client_busy=client_s / seconds,
+        server_busy=server_s / seconds if known else -1.0,
+        server_cpu_us=server_s * 1e6 / done if known else -1.0,
+    )
 
 
 def raise_open_files() -> None:

@@ -29,6 +29,7 @@ from darner.queues.broker import Broker
 from darner.wire.clients import Clients
 from darner.wire.commands.table import COMMANDS
 from darner.wire.connection import Connection
+from darner.wire.figures import LEVELDB_FIGURES
 from load.options import option
 
 BACKLOG = 512
@@ -64,7 +65,7 @@ async def measure(data: Path, connections: int, pipeline: int, rounds: int) -> l
 
     broker = Broker(data, Environment(now_ms, offload))
     broker.open()
-    clients = Clients(loop, broker, COMMANDS, dialect="memcached", keepalive=60)
+    clients = Clients(loop, broker, COMMANDS, figures=LEVELDB_FIGURES, dialect="memcached", keepalive=60)
     nowhere: Any = Nowhere()
     members = [Connection(clients) for _ in range(connections)]
     for connection in members:

@@ -86,7 +86,11 @@ def main(
             *BUSINESS,
         ],
         x="items",
-        drawn=["rps", "listening_s", "first_get_ms"],
+        drawn={
+            "rps": "items a second",
+            "listening_s": "from the start until it listens, s",
+            "first_get_ms": "the first get, ms",
+        },
     )
     results = Results()
     with own_server(data_in) as darner, rounds.progress(repeated["rounds"] * len(items)) as step:

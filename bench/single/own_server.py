@@ -43,7 +43,7 @@ class OwnServer:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, stderr=log)
         deadline = time.monotonic() + START_S
-        while not (found := re.search(r"event=data .*\n", self.log())):
+        while not (found := re.search(r"event=\"?data\b.*\n", self.log())):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise click.ClickException(f"{DARNER} does not start on {self.data}:\n{self.log()}")
             time.sleep(POLL_S)

@@ -94,6 +94,7 @@ class Median:
     rounds: int
     client_limited_rounds: int
     errors: list[str]
+    remark: str
 
     @property
     def client_limited(self) -> bool:
@@ -109,10 +110,17 @@ class Report:
     about: str
     cells: list[Cell]
     columns: list[Column]
-    # The part of a cell that is the x axis, the part that has a panel for each value, and the figures drawn.
+    # What is drawn: figures, each with the words above its panel; the part of a cell that is the x axis, and
+    # words for that; the part that has a panel for each value, and what stands for {} in the words above it.
+    drawn: dict[str, str]
     x: str
+    x_words: str = ""
     split: str | None = None
-    drawn: list[str] = field(default_factory=lambda: ["rps"])
+    split_words: dict[str, str] = field(default_factory=dict)
+    # Of parts of a cell, the values that are drawn; all where it says nothing.
+    only: dict[str, list[int | str]] = field(default_factory=dict)
+    # A column of words on a cell of a server: its title, and what it says.
+    remark: tuple[str, Callable[[Cell, str], str]] | None = None
     conclude: Callable[[list[Median]], list[str]] = lambda _: []
     store_note: str = ""
 
@@ -155,7 +163,15 @@ class Results:
             "rounds": rounds,
             "servers": self._described,
             "columns": [asdict(column) for column in report.columns],
-            "plot": {"x": report.x, "split": report.split, "drawn": report.drawn},
+            "plot": {
+                "x": report.x,
+                "x_words": report.x_words,
+                "split": report.split,
+                "split_words": report.split_words,
+                "drawn": report.drawn,
+                "only": report.only,
+            },
+            "remark": report.remark and report.remark[0],
             "medians": [asdict(one) for one in medians],
             "notes": notes,
             "rows": self.rows,
@@ -262,6 +278,7 @@ def _medians(report: Report, names: list[str], base: str, rows: list[dict[str, A
                     rounds=len(own),
                     client_limited_rounds=sum(row["client_limited"] for row in own),
                     errors=sorted({row["error"] for row in own if row["error"]}),
+                    remark=report.remark[1](cell, name) if report.remark else "",
                 )
             )
     return medians
@@ -273,6 +290,8 @@ def _table(report: Report, base: str, medians: list[Median], rounds: int) -> Tab
     for key in report.cells[0]:
         table.add_column(key, justify="right")
     table.add_column("server")
+    if report.remark:
+        table.add_column(report.remark[0])
     for column in report.columns:
         table.add_column(column.title, justify="right")
         if column.compared:
@@ -285,6 +304,8 @@ def _table(report: Report, base: str, medians: list[Median], rounds: int) -> Tab
         last = one.cell
         words = [_word(value) for value in one.cell.values()]
         words.append(one.server)
+        if report.remark:
+            words.append(one.remark)
         for column in report.columns:
             words += _words(column, one)
         table.add_row(*words)

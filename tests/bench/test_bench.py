@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from matplotlib.image import imread
 
 import ledger
+from darner.journal.leveldb import DB
 from load import memtier, raw, servers
 from load.options import numbers
-from suite import plot
+from suite import markdown, plot
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -248,6 +251,24 @@ def test_duplicates_finds_one_item_for_each_id(tmp_path):
     assert not list(tmp_path.glob("darner-bench-*"))
 
 
+def test_leveldb_bindings_compares_those_that_are_there(tmp_path):
+    name = DB.__module__.partition(".")[0]
+    options = ["-n", "1000", "--rounds", "2", "--data-in", str(tmp_path)]
+    done = bench("single/leveldb_bindings.py", name, "no_such_binding", name, *options)
+    assert done.returncode == 0, done.stderr
+    left_out, _, header, *rows = done.stdout.splitlines()
+    assert left_out == "no_such_binding is not installed: left out"
+    assert header.split() == [name]
+    assert len(rows) == 10
+    assert all(row.endswith("( 1.00)") and float(row[34:46]) > 0 for row in rows)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leveldb_bindings_needs_one(tmp_path):
+    done = bench("single/leveldb_bindings.py", "no_such_binding", "--data-in", str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, "Error: none of these modules is installed\n")
+
+
 def test_client_compares_both_clients_item_for_item(tmp_path):
     options = ["-n", "50", "--rounds", "2", "--batch", "20", "--data-in", str(tmp_path)]
     done = bench("client.py", *options)
@@ -360,7 +381,14 @@ def test_a_plot_is_drawn_from_a_json_file_alone(tmp_path):
         "about": "small beside large",
         "rounds": 3,
         "columns": [{"key": "rps", "title": "requests/s"}],
-        "plot": {"x": "beside", "split": None, "drawn": ["rps", "not_measured"]},
+        "plot": {
+            "x": "beside",
+            "x_words": "beside",
+            "split": None,
+            "split_words": {},
+            "only": {},
+            "drawn": {"rps": "small sets a second", "not_measured": "large sets a second"},
+        },
         "medians": [
             {"cell": cell, "server": "darner", "figures": figures, "low": figures, "high": figures}
             for cell in cells
@@ -370,7 +398,90 @@ def test_a_plot_is_drawn_from_a_json_file_alone(tmp_path):
     file.write_text(json.dumps(report))
     result = CliRunner().invoke(plot.main, [str(file)])
     assert result.exit_code == 0, result.output
-    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    picture = imread(file.with_suffix(".png"))
+    assert picture.shape[1] == round(plot.WIDTH_INCHES * plot.DOTS)
+    assert picture[0, 0, 3] == 0  # transparent
+    (panel,) = plot.figure_of(report).axes
+    names = ["beside nothing", "darner", "beside 8 MiB", "darner"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == names
+    assert panel.get_title("left") == "small sets a second"
+
+
+def test_the_names_of_lines_are_beside_them_and_cover_nothing():
+    servers = ["darner", "darner-sync", "original", "mine", "redis"]
+    drawn = {"rps": "{}s a second", "p99_us": "p99 of a {}, ms"}
+    report = {
+        "bench": "packing",
+        "about": "lines that end close together " * 5,
+        "rounds": 3,
+        "plot": {
+            "x": "backlog", "x_words": "items in the queue", "only": {"work": ["sets", "gets"]},
+            "split": "work", "split_words": {"sets": "set", "gets": "get"}, "drawn": drawn,
+        },
+        "medians": [
+            {"cell": {"backlog": items, "work": work}, "server": server}
+            | {key: dict.fromkeys(drawn, rate + by) for key, by in (("figures", 0), ("low", -1), ("high", 1))}
+            for items in (0, 65_536, 4_194_304) for work in ("sets", "gets", "left out")
+            for rate, server in enumerate(servers, 1000)
+        ],
+    }  # fmt: skip
+    figure = plot.figure_of(report)
+    figure.draw_without_rendering()
+    titles = ["sets a second", "gets a second", "p99 of a set, ms", "p99 of a get, ms"]
+    assert [panel.get_title("left") for panel in figure.axes] == titles
+    boxes = [panel.get_window_extent() for panel in figure.axes]
+    for panel in figure.axes:
+        assert panel.get_xscale() == "symlog"
+        assert panel.get_yscale() == ("log" if panel.get_title("left").startswith("p99") else "linear")
+        assert sorted(text.get_text() for text in panel.texts) == sorted(servers)
+        boxes += [text.get_window_extent() for text in panel.texts]
+    # the milliseconds of what is in microseconds
+    assert figure.axes[2].get_ylim()[0] < 1 < figure.axes[2].get_ylim()[1]
+    boxes += [panel.title.get_window_extent() for panel in figure.axes]
+    for box, other in combinations(boxes, 2):
+        assert not box.overlaps(other)
+    page = figure.bbox
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
+
+
+def test_a_server_has_one_style_in_all_plots():
+    alone, together = plot.styles(["redis"]), plot.styles(["mine", "darner", "redis-sync", "redis", "yours"])
+    assert alone["redis"] == together["redis"]
+    assert together["redis-sync"].color == together["redis"].color
+    assert (together["redis-sync"].filled, together["redis"].filled) == (False, True)
+    assert len({(one.color, one.filled) for one in together.values()}) == 5
+
+
+def test_a_table_for_the_docs_is_made_from_a_json_file_alone(tmp_path):
+    def one(work: str, server: str, figures: dict[str, float], **more: object) -> dict[str, object]:
+        return {"cell": {"work": work, "size": 1024}, "server": server, "figures": figures} | more
+
+    report = {
+        "columns": [
+            {"key": "rps", "title": "items/s", "digits": 0, "compared": True},
+            {"key": "p99_ms", "title": "p99 ms", "digits": 2, "compared": False},
+        ],
+        "remark": "on disk",
+        "medians": [
+            one("put", "a", {"rps": 1234.5, "p99_ms": 0.5}, low={"rps": 1000}, high={"rps": 2000},
+                ratios={"rps": 1.0}, remark="fsync"),
+            one("put", "b", {"p99_ms": 0.25}, low={}, high={}, ratios={}, remark=""),
+            one("put", "c", {}, low={}, high={}, ratios={}, remark=""),
+            one("get", "a", {"rps": 1.0}, low={"rps": 1}, high={"rps": 1}, ratios={}, remark=""),
+        ],
+    }  # fmt: skip
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(report))
+    result = CliRunner().invoke(markdown.main, [str(file), "--columns", "rps,p99_ms", "--where", "work=put"])
+    assert result.output.splitlines() == [
+        "| size | server | on disk | items/s | low … high | ratio | p99 ms |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 1,024 | a | fsync | 1,234 | 1,000 … 2,000 | 1.00 | 0.50 |",
+        "| 1,024 | b |  | - | - | - | 0.25 |",
+    ]
+    result = CliRunner().invoke(markdown.main, [str(file), "--columns", "cost"])
+    assert result.exit_code == 2
+    assert "the columns are rps, p99_ms" in result.output
 
 
 def test_the_raw_driver_counts_what_a_server_answers(server):
