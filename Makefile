@@ -7,21 +7,36 @@ TOOLS := $(VENV)/.tools
 TYPES := $(shell find darner -name '*.pxd')
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
-.PHONY: run test test-long test-all lint docs wheel wheels annotate fuzz clean
+.PHONY: run cluster test test-long test-all lint docs wheel wheels deb annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
 run: $(COMPILED)
 	$(BIN)/darner --data data
 
-# Tests mostly wait, so each core has one; what measures time has the machine to itself.
+# Three nats-servers and two darners with their queues in them; the ports are printed. Its data in ./data/cluster.
+cluster: $(COMPILED) $(TOOLS)
+	$(BIN)/python examples/cluster/local.py
+
+# Suites that hold before a cluster, too, but for what is marked `leveldb` in them.
+IN_CLUSTER = $(addprefix tests/wire/test_,wire.py wire_any.py wire_dedup.py wire_defer.py wire_fetch.py wire_queues.py \
+	wire_store.py wire_tokens.py wire_configure.py wire_configured.py statistics.py)
+# Those that take minutes there, and find more of the wire than of the cluster.
+LONG_IN_CLUSTER = $(addprefix tests/wire/test_wire_,framing.py hostile.py manage.py settings.py turns.py) \
+	tests/clients/test_clients.py
+
+# Tests mostly wait, so each core has two; what measures time has the machine to itself.
+WORKERS = $(shell echo $$((2 * $$(nproc))))
 test: $(COMPILED) $(TOOLS)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long and not alone"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not long and not alone"
 	$(BIN)/python -m pytest -m "alone and not long"
+	$(BIN)/python -m pytest --store cluster --numprocesses $(WORKERS) -m "not long and not alone" $(IN_CLUSTER)
 
 # What takes minutes or hours: in CI it is left out. 20,000 examples of the queue model, 50 power cuts on each file
 # system, 200 kills, and what else is marked so.
 test-long: $(COMPILED) $(TOOLS)
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest --store cluster --numprocesses $(WORKERS) -m "not long and not alone" $(LONG_IN_CLUSTER)
+	$(BIN)/python -m pytest --store cluster --numprocesses $(WORKERS) -m long $(IN_CLUSTER)
 	DARNER_KILLS=200 $(BIN)/python -m pytest --timeout 1800 tests/crash/test_ledger.py tests/crash/test_client_ledger.py
 	DARNER_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 tests/model/test_command_model.py
 
@@ -50,6 +65,11 @@ wheel:
 wheels:
 	wheels/build
 
+# A package for this Debian, in deb/dist, of the wheel for its python3.
+deb:
+	wheels/build /usr/bin/python3
+	deb/build
+
 # Which lines of what is compiled call into Python: the .html beside each.
 annotate: $(TOOLS)
 	$(BIN)/cython --annotate -3 $(TRANSLATED)
@@ -62,7 +82,7 @@ fuzz: $(TOOLS)
 	fuzz/run records $(FUZZ_SECONDS)
 
 clean:
-	rm -rf .fuzz .venv* build wheels/dist *.egg-info
+	rm -rf .fuzz .venv* build deb/dist wheels/dist *.egg-info
 	find darner -name templates -prune -o \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -print | xargs rm -f
 
 $(BIN)/python:
@@ -78,7 +98,7 @@ $(COMPILED): $(BIN)/python pyproject.toml setup.py $(TRANSLATED) $(TYPES)
 # installed already what bench/, metrics and the page need.
 $(TOOLS): $(COMPILED) pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev --group clients --group examples --group celery-suite \
-	    'darner[bench,celery,dramatiq,metrics,taskiq,web]'
+	    'darner[bench,celery,dramatiq,metrics,nats,taskiq,web]'
 	$(BIN)/python -m pip install --quiet pylibmc || echo "pylibmc is not to be had: its tests will be skipped"
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node memcached@2.2.2 || \
 	    echo "Node's memcached is not to be had: its tests will be skipped"

@@ -53,10 +53,10 @@ class TestMetadata:
     def test_each_python_has_its_leveldb(self):
         requirements = importlib.metadata.requires("darner")
         assert [r for r in requirements if r.startswith("plyvel")] == [
-            'plyvel>=1.5.1; python_version < "3.13"',
-            'plyvel-next>=2.1; python_version >= "3.13"',
+            'plyvel>=1.5.1; python_version < "3.12"',
+            'plyvel-next>=2.1.2; python_version >= "3.12"',
         ]
-        expected = "plyvel_next" if sys.version_info >= (3, 13) else "plyvel"
+        expected = "plyvel_next" if sys.version_info >= (3, 12) else "plyvel"
         assert leveldb.DB.__module__.partition(".")[0] == expected
 
     def test_one_module_imports_leveldb(self):
