@@ -46,6 +46,7 @@ COLD = {
     b"status": (9999, 1),
     b"reload": (9999, 0),
     b"shutdown": (9999, 0),
+    b"configure": (2, 9999),
     b"monitor": (9999, 3),
     b"confirm": (9999, 2),
     b"mn": (9999, 0),
