@@ -19,7 +19,7 @@ from darner._records import State
 from darner.errors import DamagedError, JournalError, MisplacedError, NewerFormatError, VanishedError
 from darner.journal import leveldb, leveldb_log, snapshot
 from darner.journal.disk_reserve import is_full
-from darner.journal.files import sync_directory, sync_name
+from darner.journal.files import sync_directory, sync_file, sync_name
 from darner.journal.layout import (
     DELETED_NAME,
     MARK_NAME,
@@ -209,10 +209,20 @@ class Database:
                 return
 
     def open_anew(self, size: int) -> None:
-        """Close LevelDB and open it again, with `size` bytes of room for that. OSError if there is less."""
+        """Close LevelDB and open it again, with `size` bytes of room for that. Raises OSError, and leaves it
+        open, if there is less, or if nothing can be written there."""
         with self.compacting, self.in_use, self._room.lend_room(size):
+            self._check_writable()
             self._close_handle()
             self.open(again=True)
+
+    def _check_writable(self) -> None:
+        probe = self.path / PROBE_NAME
+        try:
+            probe.touch()
+            sync_file(probe)
+        finally:
+            probe.unlink(missing_ok=True)
 
     # Whose it is
 
@@ -271,7 +281,7 @@ class Database:
         if self._handle is not None and self._has_moved():
             self.close()
         if self.has_failed and self._handle is not None:
-            # what LevelDB has can be read as long as there is no room to open it anew
+            # what LevelDB has can be read as long as it cannot be opened anew
             self.open_anew(self._opening_bytes + staged_bytes)
         self.has_failed = False
         was_opened = self._handle is None

@@ -32,7 +32,7 @@ STATE_NAME = "state"
 # The mark of a journal that is not at rest: the life and the change up to which LevelDB had it on the disk,
 # at least. It shows if that was lost.
 MARK_NAME = "written"
-# A file of an earlier version, by which it found out whether there was room.
+# An empty file, which shows whether the directory can be written. A kill may leave it.
 PROBE_NAME = "room"
 # Marks the directory of a deleted queue that could not be moved away: nothing in it counts.
 DELETED_NAME = "deleted"

@@ -783,7 +783,8 @@ class TestFailure:
             again()
         assert it.records() == [3, 5]
 
-    def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch):
+    @pytest.mark.parametrize("call", ["posix_fallocate", "fsync"])
+    def test_to_write_leaves_what_is_in_leveldb_to_be_read(self, it, disk, monkeypatch, call):
         it.put(b"a", b"b")
         it.restart()
         it.items()  # which opens it
@@ -792,12 +793,12 @@ class TestFailure:
         disk.failures = ["before"]
         it.write()
 
-        def full(*_):
-            raise OSError("no space left")
+        def fail(*_):
+            raise OSError(f"{call} fails")
 
-        monkeypatch.setattr(os, "posix_fallocate", full)
+        monkeypatch.setattr(os, call, fail)
         it.write()
-        assert "no space left" in str(it.journal.failing)
+        assert f"{call} fails" in str(it.journal.failing)
         assert it.datas() == [b"a", b"b", b"c"]
         monkeypatch.undo()
         it.journal.close()
