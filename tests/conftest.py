@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -20,9 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store", choices=["leveldb", "cluster"], default="leveldb")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not hold in a cluster, and have what takes long there marked so."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out what does not hold in a cluster, have what takes long there marked so, and begin with what
+    takes long."""
     if config.getoption("--store") == "cluster":
         for item in items:
             if item.get_closest_marker("long_in_cluster") is not None:
@@ -30,6 +32,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if item.get_closest_marker("leveldb") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
+    yield
+    # What may take longer than others has a timeout of its own: it comes first in each worker's share, or
+    # one worker would have it left at the end.
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("timeout") is not None]
+    others = [item for item in items if item.get_closest_marker("timeout") is None]
+    share = math.ceil(len(others) / workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (*slow[worker::workers], *others[worker * share : (worker + 1) * share])
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

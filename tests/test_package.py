@@ -126,6 +126,7 @@ for name in sys.argv[1:]:
 
 
 class TestModules:
+    @pytest.mark.long
     def test_can_each_be_imported_first(self):
         package = ROOT / "darner"
         files = [*package.rglob("*.py"), *package.rglob("*.pyx")]

@@ -26,8 +26,8 @@ def suite() -> Path:
     return published("celery")
 
 
-def run_with(broker, suite, scratch, modules, seconds):
-    """Run modules of Celery's tests with a broker, and a Redis for results."""
+def run_with(broker, suite, scratch):
+    """Run these modules of Celery's tests with a broker, and a Redis for results."""
     scratch.mkdir()
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(redis_port())
@@ -36,18 +36,15 @@ def run_with(broker, suite, scratch, modules, seconds):
             url = f"darner://127.0.0.1:{stack.enter_context(running(scratch / 'data')).port}"
         return run_suite(
             suite, scratch, "-p", "celery.contrib.pytest", "--timeout", "300", "-k", "not django",
-            *(suite / "t" / "integration" / f"{module}.py" for module in modules), seconds=seconds,
+            *(suite / "t" / "integration" / f"{module}.py" for module in MODULES), seconds=3500,
             TEST_BROKER=url, TEST_BACKEND=f"redis://127.0.0.1:{port}/0", REDIS_PORT=str(port), **LOG_LEVEL,
         )  # fmt: skip
 
 
-def run_both(suite, tmp_path, modules, seconds):
-    """Run modules with both brokers at once; return what became of each test with darner, and with Redis."""
+def run_both(suite, tmp_path):
+    """Run them with both brokers at once; return what became of each test with darner, and with Redis."""
     with ThreadPoolExecutor(2) as threads:
-        runs = [
-            threads.submit(run_with, broker, suite, tmp_path / broker, modules, seconds)
-            for broker in ("darner", "redis")
-        ]
+        runs = [threads.submit(run_with, broker, suite, tmp_path / broker) for broker in ("darner", "redis")]
         return [run.result() for run in runs]
 
 
@@ -59,16 +56,9 @@ def assert_as_good(darner, redis):
     assert {name.rpartition("::")[2].partition("[")[0] for name in failed(darner)} <= on_the_page
 
 
-@pytest.mark.timeout(400)
-def test_darner_passes_what_redis_passes_of_the_tests_of_remote_control(suite, tmp_path):
-    darner, redis = run_both(suite, tmp_path, MODULES[:1], 380)
-    assert_as_good(darner, redis)
-    assert sum(one.word == PASSED for one in darner.values()) > 10
-
-
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_darner_passes_what_redis_passes_of_all_tests(suite, tmp_path):
-    darner, redis = run_both(suite, tmp_path, MODULES, 3500)
+    darner, redis = run_both(suite, tmp_path)
     assert_as_good(darner, redis)
     assert sum(one.word == PASSED for one in darner.values()) > 200

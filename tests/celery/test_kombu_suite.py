@@ -24,6 +24,7 @@ def test_every_test_that_kombu_has_for_transports_passes(server, tmp_path):
     assert len(outcomes) > 40
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_redis_passes_all_but_those_of_expiration_and_two_of_priorities(tmp_path):
     with redis_port() as port:

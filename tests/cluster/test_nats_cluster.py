@@ -12,6 +12,7 @@ from running import until
 from tcp_links import tcp_links
 
 nats = pytest.importorskip("nats")
+PUBLISH_S = 3
 STREAM = {"name": "s", "subjects": ["s.>"]}
 
 
@@ -42,7 +43,14 @@ def add_stream(cluster: NatsCluster) -> None:
 
 def publish(*urls: str) -> int:
     async def publish(js):
-        return (await js.publish("s.a", b"x", timeout=3)).seq
+        deadline = time.monotonic() + PUBLISH_S
+        while True:
+            try:
+                return (await js.publish("s.a", b"x", timeout=PUBLISH_S)).seq
+            except nats.js.errors.NoStreamResponseError:
+                # the stream's leader may not have told this node yet that it has the stream
+                if time.monotonic() > deadline:
+                    raise
 
     return use(*urls, work=publish)
 

@@ -5,6 +5,7 @@ package depends on. So nothing of the machine changes, and a dependency that is 
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -57,11 +58,18 @@ def fresh_wheel() -> Path:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
-    """The package, as `make deb` makes it."""
+    """The package, as `make deb` makes it: once for all workers of pytest."""
     wheel = fresh_wheel()
-    dist = tmp_path_factory.mktemp("deb")
-    environment = os.environ | {"DEB_DIST": str(dist)}
-    return Path(output(ROOT / "deb" / "build", wheel, env=environment).strip())
+    base = tmp_path_factory.getbasetemp()
+    dist = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "deb"
+    dist.mkdir(exist_ok=True)
+    with (dist / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = dist / "made"
+        if not made.exists():
+            environment = os.environ | {"DEB_DIST": str(dist)}
+            made.write_text(output(ROOT / "deb" / "build", wheel, env=environment).strip())
+        return Path(made.read_text())
 
 
 @pytest.fixture(scope="module")

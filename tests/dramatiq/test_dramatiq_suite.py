@@ -20,6 +20,8 @@ MODULES = {
     "stub_broker": 8,
     "worker": 4,
 }
+# Those that are run each time; the others take a minute together.
+QUICK = {"broker", "callbacks", "messages", "stub_broker", "worker"}
 OF_OTHERS = {
     "test_broker_uses_rabbitmq_if_not_set",
     "test_can_instantiate_brokers_without_middleware",
@@ -27,7 +29,9 @@ OF_OTHERS = {
 }
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in MODULES]
+)
 def test_every_test_that_dramatiq_has_for_its_stub_passes(module, server, tmp_path):
     suite = tmp_path / "suite"
     suite.mkdir()

@@ -81,7 +81,10 @@ def test_status_is_of_one_darner_and_ends_with_it(start):
 
 
 def test_full_dead_letter_queue_takes_none_before_it_has_room(start):
-    text = '[queues.tried]\nmax_attempts = 1\ndead_letter_queue = "dead"\n[queues.dead]\nmax_items = 1\n'
+    text = (
+        'ack_wait = "1s"\n[queues.tried]\nmax_attempts = 1\ndead_letter_queue = "dead"\n'
+        "[queues.dead]\nmax_items = 1\n"
+    )
     server = start(text)
     wire = server.connect()
     wire.set(b"dead", b"full")

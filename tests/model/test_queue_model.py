@@ -1114,7 +1114,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = profile(500)
+TestQueue.settings = profile(250)
 
 
 class Worst:
