@@ -7,6 +7,9 @@ TOOLS := $(VENV)/.tools
 TYPES := $(shell find darner -name '*.pxd')
 TRANSLATED := $(wildcard darner/*.pyx $(TYPES:.pxd=.py))
 
+# Thousands of servers are started by the tests: to compile their modules anew each time is a fifth of a start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run cluster test test-long test-all lint docs wheel wheels deb annotate fuzz clean
 
 # The server on 127.0.0.1:22133, its data in ./data.
