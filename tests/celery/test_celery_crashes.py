@@ -189,6 +189,7 @@ class TestACountdown:
         patient.send(0, countdown=3600)
         patient.send(1)
         until_all_began(patient, [1])
+        until(lambda: not broker.stat("queue_celery_open_transactions"))  # else it comes again
         broker.kill()
         broker.start()
         patient.send(2)
