@@ -187,7 +187,8 @@ def main(
     with peers.running(kinds, data_in, server_core) as running:
         bench = Bench(
             name="peers",
-            about=f"items put, got, and got reliably; memory of a million that wait, by {waiting:,}",
+            about="items put, got, and got reliably"
+            + (f"; memory of a million that wait, by {waiting:,}" if waiting else ""),
             cells=works + (waits if waiting else []),
             measure=measure,
             columns=[

@@ -237,6 +237,11 @@ class Place:
     port: int
     core: int | None
 
+    @property
+    def output(self) -> Path:
+        """What the server prints: not among its data, for the original takes each file there as a queue."""
+        return self.directory.with_suffix(".output")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -264,7 +269,7 @@ def _on_core(core: int | None) -> Iterator[None]:
 def _process(place: Place, *command: str | Path, env: dict[str, str] | None = None) -> Iterator[int]:
     """Start a process, and yield its pid; then end it and all that it started."""
     place.directory.mkdir(parents=True, exist_ok=True)
-    with (place.directory / "output").open("ab") as output, _on_core(place.core):
+    with place.output.open("ab") as output, _on_core(place.core):
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=place.directory
         )
@@ -287,7 +292,7 @@ def _wait(place: Place, pid: int, what: str, answers: Callable[[], object]) -> N
             answers()
             return
         if time.monotonic() > deadline or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            output = (place.directory / "output").read_text(errors="replace")
+            output = place.output.read_text(errors="replace")
             raise click.ClickException(f"{what} does not start:\n{output[-2000:]}")
         time.sleep(POLL_S)
 
