@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from left_items import leave_items
 from running import Server, Wire, until
 
 from darner.jetstream.family import CLOSED_BYTES
@@ -273,10 +274,7 @@ def test_everything_is_there_and_just_once_however_often_the_only_darner_ends(st
     server = start()
 
     def restarted() -> Wire:
-        if how == "killed":
-            server.kill()
-        else:
-            assert server.stop() == 0
+        server.end(how)
         server.start()
         return server.connect()
 
@@ -286,16 +284,7 @@ def test_everything_is_there_and_just_once_however_often_the_only_darner_ends(st
     for data in datas:
         assert wire.set(b"orders", data, flags=7) == b"STORED\r\n"
     assert wire.ask(b"set later/delay=1500 0 0 1\r\nx\r\n") == b"STORED\r\n"
-    for data in (b"a", b"b", b"c", b"d"):
-        wire.set(b"many", data)
-    assert [wire.get(b"many/open") for _ in range(3)] == [b"a", b"b", b"c"]
-    assert wire.get(b"many/close") is None
-    wire.set(b"gone", b"expired", exptime=1)
-    wire.set(b"gone", b"stays")
-    wire.set(b"tried", b"p")
-    for _ in range(2):
-        assert wire.get(b"tried/open") == b"p"
-        wire.get(b"tried/abort")
+    leave_items(wire)
 
     for _ in range(2):
         wire = restarted()

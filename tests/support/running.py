@@ -293,6 +293,13 @@ class Server:
         self.log += self.process.communicate(timeout=WAIT_S)[1].decode()
         return self.process.returncode
 
+    def end(self, how: str) -> None:
+        """End the server: "killed", or "stopped" well."""
+        if how == "killed":
+            self.kill()
+        else:
+            assert self.stop() == 0
+
     def restart(self) -> None:
         """Kill and start again, on another port."""
         self.kill()

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from running import Server, Wire, configured, run_darner, until
+from running import Wire, configured, run_darner, until
 
 FILE = """
 [queues."fixed"]
@@ -139,13 +139,6 @@ def test_can_be_denied(tmp_path):
     assert said == b"CLIENT_ERROR not permitted to do that: the server denies it (deny)\r\n"
 
 
-def end(server: Server, how: str) -> None:
-    if how == "killed":
-        server.kill()
-    else:
-        assert server.stop() == 0
-
-
 @NOT_SERVED
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_is_there_after_each_end_of_the_server_and_in_a_backup(server, how, tmp_path):
@@ -159,7 +152,7 @@ def test_is_there_after_each_end_of_the_server_and_in_a_backup(server, how, tmp_
                 wire.send(b"configure work max_items=%d\r\n" % number)
             assert [wire.line() for _ in range(100)] == [OK] * 100
             assert wire.ask(b"delete gone\r\n") == b"DELETED\r\n"
-        end(server, how)
+        server.end(how)
         server.start()
         wire = server.connect()
         assert has(wire, b"orders", fanout_only="true", max_queue_age="3600000ms")
@@ -169,7 +162,7 @@ def test_is_there_after_each_end_of_the_server_and_in_a_backup(server, how, tmp_
     copy = tmp_path / "copy"
     done = run_darner("backup", server.data, copy)
     assert done.returncode == 0, done.stderr
-    end(server, how)
+    server.end(how)
     for data in (server.data, copy):
         assert run_darner("check", data).returncode == 0
     server.data = copy

@@ -3,16 +3,17 @@
 import time
 
 import pytest
+from left_items import leave_items
 from running import Server, Wire, configured, until
 
 from darner._records import CHUNK_BYTES
 
 SETTINGS = """
-[queues.held]
+[queues.many]
 max_open_reads = 3
 [queues.old]
 expire_to_queue = "late"
-[queues.poison]
+[queues.tried]
 max_attempts = 2
 dead_letter_queue = "dead"
 [queues.memory]
@@ -30,10 +31,7 @@ def server(tmp_path):
 
 def restart(server: Server, how: str) -> Wire:
     """End the server, start it again, and connect. After a kill only the log has new changes."""
-    if how == "killed":
-        server.kill()
-    else:
-        assert server.stop() == 0
+    server.end(how)
     server.start()
     return server.connect()
 
@@ -57,20 +55,10 @@ def test_everything_is_there_and_just_once_however_often_the_server_ends(server,
     for data in (b"1", LARGE):
         request = b"set later/delay=%d 0 0 %d\r\n%s\r\n"
         assert wire.ask(request % (DELAY_S * 1000, len(data), data)) == b"STORED\r\n"
-    # reserved items
-    for data in (b"a", b"b", b"c", b"d"):
-        wire.set(b"held", data)
-    assert [wire.get(b"held/open") for _ in range(3)] == [b"a", b"b", b"c"]
-    assert wire.get(b"held/close") is None
-    # items that expire, are discarded, or are not durable
+    leave_items(wire)
+    # items that expire to another queue, or are not durable
     wire.set(b"old", b"expired", exptime=1)
     wire.set(b"old", b"stays")
-    wire.set(b"gone", b"expired", exptime=1)
-    wire.set(b"gone", b"stays")
-    wire.set(b"poison", b"p")
-    for _ in range(2):
-        assert wire.get(b"poison/open") == b"p"
-        wire.get(b"poison/abort")
     wire.set(b"memory", b"m")
 
     for _ in range(2):
@@ -85,20 +73,20 @@ def test_everything_is_there_and_just_once_however_often_the_server_ends(server,
     assert [wire.get(b"orders/cursor=billing") for _ in range(4)] == [b"2", b"3", LARGE, None]
     for name in (b"orders", b"orders+audit"):
         assert [wire.get(name) for _ in range(6)] == [b"0", b"1", b"2", b"3", LARGE, None]
-    assert [wire.get(b"held") for _ in range(4)] == [b"b", b"c", b"d", None]
+    assert [wire.get(b"many") for _ in range(4)] == [b"b", b"c", b"d", None]
     assert [wire.get(b"later/t=5000") for _ in range(2)] == [b"1", LARGE]
     assert time.monotonic() >= begun + DELAY_S
     until(lambda: wire.stats().get("queue_late_items") == "1")
     assert [wire.get(b"old"), wire.get(b"late"), wire.get(b"late")] == [b"stays", b"expired", None]
     assert [wire.get(b"gone"), wire.get(b"gone")] == [b"stays", None]
-    assert [wire.get(b"poison"), wire.get(b"dead"), wire.get(b"dead")] == [None, b"p", None]
+    assert [wire.get(b"tried"), wire.get(b"dead"), wire.get(b"dead")] == [None, b"p", None]
     assert wire.get(b"memory") is None
 
     # no item comes again
     wire = restart(server, how)
     stats = wire.stats()
     assert (stats["curr_items"], stats["bytes"]) == ("0", "0")
-    for name in (b"orders", b"orders+audit", b"later", b"held", b"old", b"late", b"gone", b"dead"):
+    for name in (b"orders", b"orders+audit", b"later", b"many", b"old", b"late", b"gone", b"dead"):
         assert wire.get(name) is None
     assert wire.get(b"orders/cursor=billing") is None
     until(lambda: not list(server.data.glob("*/blobs/*")))
