@@ -19,6 +19,7 @@ cdef class Item:
         readonly uint64_t expires_ms
         readonly uint64_t enqueued_ms
         public uint16_t attempts
+        public bint is_reserved             # whether a client of a queue or a cursor holds just this one
         readonly uint64_t size
         readonly bytes record
         readonly uint64_t memory_bytes      # how much memory it takes, with its bytes if they are there

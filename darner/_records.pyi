@@ -9,6 +9,7 @@ RECORD_HEAD_BYTES: int
 class Item:
     id: int
     attempts: int
+    is_reserved: bool
     def __init__(
         self,
         id: int,

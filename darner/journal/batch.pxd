@@ -13,6 +13,7 @@ cdef class Batch:
         dict puts
         dict attempts
         list ops
+        list removed
         set removed_unread
         dict delayed
         list delayed_keys

@@ -41,6 +41,7 @@ class Batch:
         "obsolete_blobs",
         "ops",
         "puts",
+        "removed",
         "removed_delayed",
         "removed_unread",
         "room_bytes",
@@ -59,6 +60,9 @@ class Batch:
         self.attempts: dict[int, int] = {}
         # other records: key and value, or key and None to delete
         self.ops: list[tuple[bytes, bytes | None]] = []
+        # Ids of items that an earlier batch has put, and that were read and then removed out of turn. When
+        # this one is sealed the floor has passed most of them; the others are deleted by it.
+        self.removed: list[int] = []
         # ids of items that an earlier batch has put, and that were removed before a reader has come to them
         self.removed_unread: set[int] = set()
         # the delayed items by key, their keys in order, and the keys of removed ones of earlier batches

@@ -63,4 +63,6 @@ cdef class Journal:
     @cython.locals(records=Records, batch=Batch, staged=Item, was_oldest=bint)
     cdef _take_out(self, uint64_t id, uint64_t size, uint64_t blob)
     cpdef check_whole(self)
-    cdef _stage_deletion(self, uint64_t id)
+    @cython.locals(batch=Batch)
+    cdef _remove_out_of_turn(self, uint64_t id, uint64_t size, bint is_staged)
+    cpdef stage_deletion(self, uint64_t id)

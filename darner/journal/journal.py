@@ -353,8 +353,8 @@ class Journal:
         else:
             records.dead_bytes += size
             # A large item's record goes with it, so trimming has only flushed ones to look into for blobs.
-            if not was_oldest or blob:
-                self._stage_deletion(id)
+            if blob:
+                self.stage_deletion(id)
         if not was_oldest:
             self._remove_out_of_turn(id, size, is_staged=staged is not None)
         elif self.live.removed:
@@ -363,17 +363,23 @@ class Journal:
             self.mark_dirty()
 
     def _remove_out_of_turn(self, id: int, size: int, *, is_staged: bool) -> None:
+        if self.state.floor <= id < self.next_unread:
+            self.live.remove(id)
+            if not is_staged:
+                self.records.batch.removed.append(id)
+            return
         if id < self.state.floor:
             self.live.kept.discard(id)
-        elif id < self.next_unread:
-            self.live.remove(id)
         else:
             self.first.forget(id)
             if not is_staged:
                 self.records.batch.removed_unread.add(id)
                 self.compaction.note_removed(id, size)
+        if not is_staged:
+            self.stage_deletion(id)
 
-    def _stage_deletion(self, id: int) -> None:
+    def stage_deletion(self, id: int) -> None:
+        """Stage that an item has no record any more."""
         if self.log is not None:
             ops = self.records.batch.ops
             ops.append((_records.item_key(id), None))
@@ -400,7 +406,6 @@ class Journal:
             self.live.advance()
         elif self.live.can_list(first, stop):  # should they come back
             for id in range(first, stop):
-                self._stage_deletion(id)
                 self._remove_out_of_turn(id, 0, is_staged=False)
         if not self.dirty:
             self.mark_dirty()
@@ -478,7 +483,7 @@ class Journal:
             item = self.lookup(id)
             if item is not None and item.blob:
                 self.release_blob(item.blob)
-        self._stage_deletion(id)
+        self.stage_deletion(id)
 
     def retire(self) -> None:
         """Remove all items, and have the journal deleted, at the next start if it was not before. Blobs that

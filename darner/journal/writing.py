@@ -22,6 +22,9 @@ def seal(journal: Journal, *, tidy: bool = False) -> None:
     records = journal.records
     if records.sealed is not None:
         _take_back(journal, records.sealed)
+    for id in records.batch.removed:
+        if id >= journal.state.floor:
+            journal.stage_deletion(id)
     batch, records.batch = records.batch, Batch()
     batch.state = journal.state.copy()
     batch.kept = frozenset(journal.live.kept)

@@ -8,7 +8,7 @@ meanwhile. It finds its place at once: items in memory are searched by halves, t
 from typing import Protocol
 
 from darner._records import Item
-from darner.environment.timeline import Clock
+from darner.environment.timeline import Timeline
 from darner.errors import DamagedItemError, JournalError, NotReadyError
 from darner.journal import lookup, losses, reading
 from darner.journal.journal import Journal
@@ -27,7 +27,7 @@ class Browsed(Protocol):
 
     journal: Journal
     window: Window
-    clock: Clock
+    times: Timeline
 
     def has_expired(self, item: Item, now: int) -> bool:
         """Return whether an item has expired."""
@@ -39,7 +39,7 @@ class Browsed(Protocol):
 def first_from(queue: Browsed, id: int) -> Item | None:
     """Return the waiting item with the least id from `id` on; None if there is none. Raises JournalError;
     NotReadyError with the id to go on from, if more is in between than one turn is for."""
-    journal, now = queue.journal, queue.clock()
+    journal, now = queue.journal, queue.times.now()
     passed, count = 0, 1
     while passed < PASSED_AT_ONCE:
         items, id = _next_items(queue, id, count)

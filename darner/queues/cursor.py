@@ -129,7 +129,7 @@ class Cursor:
         where it is; None if there is none. NotReadyError may say where to go on, so that a long look takes
         many turns."""
         queue = self.queue
-        journal, now = queue.journal, queue.clock()
+        journal, now = queue.journal, queue.times.now()
         for _ in range(EXPIRED_AT_ONCE):
             place = bisect_left(self._returned, id)
             if place < len(self._returned):
@@ -153,7 +153,7 @@ class Cursor:
         expired = 0
         while item is None and (item := lookup.next_live(queue.journal, self._next_id)) is not None:
             self._next_id = item.id
-            if queue.has_expired(item, queue.clock()):
+            if queue.has_expired(item, queue.times.now()):
                 self._next_id += 1
                 item = None
                 expired += 1
@@ -174,7 +174,7 @@ class Cursor:
         expired = 0
         while self._returned:
             item = lookup.find_live(queue.journal, self._returned[0])
-            if item is not None and not queue.has_expired(item, queue.clock()):
+            if item is not None and not queue.has_expired(item, queue.times.now()):
                 return self._with_attempts(item)
             self._forget_returned()
             expired += 1
@@ -236,18 +236,18 @@ class Cursor:
 
     def is_reserved(self, item: Item) -> bool:
         """Return whether an item that was reserved still is."""
-        return self.reserved.has(item)
+        return item.is_reserved
 
     def close(self, item: Item) -> None:
         """Count a reserved item as read."""
-        if self.reserved.has(item):
+        if item.is_reserved:
             self._keep(self._next_id, self._returned, self.reserved.by_id.keys() - {item.id})
             self.reserved.remove(item)
             self._attempts.pop(item.id, None)
 
     def give_back(self, item: Item) -> None:
         """As `abort`, but as if the item had never been fetched."""
-        if self.reserved.has(item):
+        if item.is_reserved:
             self.reserved.remove(item)
             insort(self._returned, item.id)
             self.serve()
@@ -260,7 +260,7 @@ class Cursor:
 
     def abort(self, item: Item) -> None:
         """Have a reserved item read again, before those that come after it."""
-        if self.reserved.has(item):
+        if item.is_reserved:
             self._attempts[item.id] = self._attempts.get(item.id, 0) + 1
             self.give_back(item)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from darner._records import Item
 from darner.config.settings import QueueSettings
-from darner.environment.timeline import Clock, Earliest, Timeline
+from darner.environment.timeline import Earliest, Timeline
 from darner.journal import reading
 from darner.journal.journal import Journal
 from darner.queues.disposal import Disposal, Disposing
@@ -27,7 +27,7 @@ class Expiring(Disposing, Protocol):
     """The queue whose items expire."""
 
     settings: QueueSettings
-    clock: Clock
+    times: Timeline
     disposal: Disposal
 
     def has_expired(self, item: Item, now: int) -> bool:
@@ -76,7 +76,7 @@ class Expiry:
 
     def flush(self, queue: Expiring) -> Iterator[int]:
         """Move or drop all items that have expired, in slices; gives how many there were in each."""
-        now, next_id = queue.clock(), 1
+        now, next_id = queue.times.now(), 1
         while next_id:
             count, next_id = self._expire_slice(queue, now, next_id)
             yield count

@@ -55,4 +55,4 @@ class QueueFactory:
         if journal.settings:
             on_wrong = functools.partial(events.log_unknown_setting, name)
             self.configured[name] = words.decode(journal.settings, on_wrong)
-        return Queue(name, journal, self._times.now, self.settings_for(name), self._times)
+        return Queue(name, journal, self._times, self.settings_for(name))

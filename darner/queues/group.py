@@ -16,7 +16,7 @@ def takers(queues: Sequence[Queue], dedup_id: bytes | None) -> dict[Queue, Once 
     for queue in queues:
         if dedup_id is None or not queue.dedup.window_ms:
             found[queue] = None
-        elif (once := queue.dedup.mark(dedup_id, queue.clock())) is not None:
+        elif (once := queue.dedup.mark(dedup_id, queue.times.now())) is not None:
             found[queue] = once
     return found
 

@@ -81,7 +81,7 @@ class Limits:
         """Move or drop expired items at the head if there is no room for an item of `size` bytes."""
         if self._is_full(size):
             with contextlib.suppress(JournalError):  # then they stay, and there is less room
-                queue.expiry.expire_head(queue, queue.clock(), queue.settings.max_expire_sweep)
+                queue.expiry.expire_head(queue, queue.times.now(), queue.settings.max_expire_sweep)
 
     def discard_for(self, queue: Limited, size: int) -> None:
         """Discard the oldest items until there is room for one of `size` bytes; if they are too many, some of
@@ -111,7 +111,7 @@ class Limits:
             return
         window = queue.window
         last_id = self._journal.state.next_id - 1
-        now = queue.clock()
+        now = queue.times.now()
         with contextlib.suppress(JournalError):  # then they stay
             left = EXPIRED_AT_ONCE
             while (
@@ -169,7 +169,7 @@ class Limits:
             return
         # an item that is not in memory may have expired
         first = next(iter(queue.window), None)
-        if not may_expire or (first is not None and not queue.has_expired(first, queue.clock())):
+        if not may_expire or (first is not None and not queue.has_expired(first, queue.times.now())):
             raise QueueFullError("the queue is full")
 
     def _is_hopeless(self, size: int) -> bool:

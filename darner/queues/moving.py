@@ -68,4 +68,4 @@ def copy_to(target: Queue, item: Item, home: Journal) -> Item:
         blob = write_blob(target.journal, item.data or b"")
     else:
         data = item.data
-    return Item(0, item.flags, 0, target.clock(), data, blob, item.size, CHUNK_BYTES if blob else 0)
+    return Item(0, item.flags, 0, target.times.now(), data, blob, item.size, CHUNK_BYTES if blob else 0)

@@ -25,7 +25,6 @@ cdef class Queue:
     cdef public:
         bytes name
         Journal journal
-        object clock
         Timeline times
         object settings
         bint is_durable

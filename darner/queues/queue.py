@@ -12,7 +12,7 @@ from typing import Protocol
 
 from darner._records import Item, new_item
 from darner.config.settings import QueueSettings
-from darner.environment.timeline import Clock, Timeline
+from darner.environment.timeline import Timeline
 from darner.errors import DamagedItemError, JournalError
 from darner.journal import lookup, losses
 from darner.journal.blob import BlobReader
@@ -96,7 +96,6 @@ class Queue:
         "_max_attempts",
         "_returns",
         "_taken_enqueued_ms",
-        "clock",
         "counts",
         "cursors",
         "dedup",
@@ -126,16 +125,13 @@ class Queue:
         self,
         name: bytes,
         journal: Journal,
-        clock: Clock,
+        times: Timeline,
         settings: QueueSettings = DEFAULTS,
-        times: Timeline | None = None,
     ) -> None:
-        """`clock` gives the stamp of the moment, and `times` says what stamps mean; without it `clock` is the
-        wall clock, and they are dates."""
+        """`times` gives the stamp of the moment, and says what stamps mean."""
         self.name = name
         self.journal = journal
-        self.clock = clock
-        self.times = times or Timeline(clock)
+        self.times = times
         # whether its items are on disk
         self.is_durable = journal.log is not None
         self.counts = Counts()
@@ -185,7 +181,7 @@ class Queue:
         self.limits.configure(settings)
         self.dedup.window_ms = settings.dedup_window_ms
         self.disposal.configure(self.name, settings)
-        self.reserved.set_timeout(settings.open_timeout_ms or 0, self.clock())
+        self.reserved.set_timeout(settings.open_timeout_ms or 0, self.times.now())
         max_ms = settings.max_queue_age_ms
         self._idle_time = None if max_ms is None else IdleTime(max_ms)
         if self.needs_upkeep:
@@ -223,7 +219,7 @@ class Queue:
         """How long the item at the head has waited since it was set; 0 if none waits, or if the journal
         cannot be read."""
         enqueued_ms = self.window.first_enqueued_ms() if self.items else None
-        return 0 if enqueued_ms is None else self.times.age_ms(enqueued_ms, self.clock())
+        return 0 if enqueued_ms is None else self.times.age_ms(enqueued_ms, self.times.now())
 
     @property
     def waiting_clients(self) -> int:
@@ -238,7 +234,7 @@ class Queue:
 
         Raises QueueFullError or ItemTooLargeError if the limits refuse it.
         """
-        now = self.clock()
+        now = self.times.now()
         self.append(new_item(record, flags, expires_ms(exptime, now) if exptime else 0, now))
 
     def append(self, item: Item) -> None:
@@ -272,7 +268,7 @@ class Queue:
 
     def make_item(self, record: bytes, flags: int, exptime: int) -> Item:
         """Return an item for `put`, of what `push` takes."""
-        now = self.clock()
+        now = self.times.now()
         return new_item(record, flags, expires_ms(exptime, now), now)
 
     def put(self, item: Item, delay_ms: int = 0, once: Once | None = None) -> None:
@@ -282,7 +278,7 @@ class Queue:
         if once is not None and not self.dedup.needs_upkeep:
             self.on_upkeep_due(self)
         if delay_ms:
-            if self.delayed.put(item, self.clock() + delay_ms, once):
+            if self.delayed.put(item, self.times.now() + delay_ms, once):
                 self.on_upkeep_due(self)
             return
         if item.expires_ms:
@@ -311,7 +307,7 @@ class Queue:
         damaged = expired = 0
         while window.fill() or (self.journal.delayed.items and self._join_now()):
             item = window.items[0]
-            if not (item.expires_ms or self._max_age_ms) or not self.has_expired(item, self.clock()):
+            if not (item.expires_ms or self._max_age_ms) or not self.has_expired(item, self.times.now()):
                 if item.record is not None:
                     return item
                 found: Item | None = self._check_first(item)
@@ -331,7 +327,7 @@ class Queue:
     def _join_now(self) -> bool:
         """Have items that are due join, for a client that has found nothing; returns whether an item
         waits."""
-        now = self.clock()
+        now = self.times.now()
         return self.delayed.are_due(now) and self.delayed.join(self, now) and self.window.fill()
 
     def _check_first(self, item: Item) -> Item | None:
@@ -352,7 +348,7 @@ class Queue:
 
     def _take(self, item: Item) -> None:
         self.window.pop()
-        self.taken_ms = self.clock()
+        self.taken_ms = self.times.now()
         self._taken_enqueued_ms = item.enqueued_ms
 
     def pop(self) -> Item | None:
@@ -388,7 +384,7 @@ class Queue:
     def _set_aside(self, item: Item) -> None:
         self.reserved.add(item)
         if self.reserved.timeout_ms:
-            self.reserved.start_time(item, self.clock())
+            self.reserved.start_time(item, self.times.now())
             self.on_upkeep_due(self)
 
     def peek(self) -> Item | None:
@@ -411,18 +407,18 @@ class Queue:
 
     def is_reserved(self, item: Item) -> bool:
         """Return whether an item that was reserved still is."""
-        return self.reserved.has(item)
+        return item.is_reserved
 
     def close(self, item: Item) -> None:
         """Remove a reserved item for good."""
-        if self.reserved.has(item):
+        if item.is_reserved:
             self.journal.remove(item)
             self.reserved.remove(item)
 
     def abort(self, item: Item) -> None:
         """Put a reserved item back at the head: it is the next one fetched. One that has come back
         `max_attempts` times goes to `dead_letter_queue`, or is dropped."""
-        if not self.reserved.has(item):
+        if not item.is_reserved:
             return
         self.reserved.remove(item)
         self.counts.canceled_transactions += 1
@@ -449,7 +445,7 @@ class Queue:
 
         JournalError if nothing is taken in now, for the item is written once more: then it stays reserved.
         """
-        if not self.reserved.has(item):
+        if not item.is_reserved:
             return self.journal
         self.reserved.remove(item)
         try:
@@ -460,7 +456,7 @@ class Queue:
         self.counts.canceled_transactions += 1
         if not delay_ms:
             with contextlib.suppress(JournalError):  # then the sweep has it join
-                self.delayed.join(self, self.clock())
+                self.delayed.join(self, self.times.now())
         return self.journal
 
     def _defer(self, item: Item, delay_ms: int) -> None:
@@ -469,12 +465,12 @@ class Queue:
         whole: Item | None = item
         if item.record is None and not item.blob:
             whole = lookup.reload(self.journal, item)
-        if whole is not None and self.delayed.defer(whole, self.clock() + delay_ms):
+        if whole is not None and self.delayed.defer(whole, self.times.now() + delay_ms):
             self.on_upkeep_due(self)
 
     def give_back(self, item: Item) -> None:
         """Put a reserved item back where it was, as if it had never been fetched."""
-        if self.reserved.has(item):
+        if item.is_reserved:
             self.reserved.remove(item)
             self.window.put_back(item)
             if item.expires_ms:
@@ -517,11 +513,11 @@ class Queue:
 
     def left_ms(self, item: Item) -> int | None:
         """Return in how many ms an item expires by itself; None if it does not."""
-        return self.times.age_ms(self.clock(), item.expires_ms) if item.expires_ms else None
+        return self.times.age_ms(self.times.now(), item.expires_ms) if item.expires_ms else None
 
     def waited_ms(self, item: Item) -> int:
         """Return how many ms ago an item was set."""
-        return self.times.age_ms(item.enqueued_ms, self.clock())
+        return self.times.age_ms(item.enqueued_ms, self.times.now())
 
     def has_expired(self, item: Item, now: int) -> bool:
         """Return whether an item has expired, by its own expiry or by `max_age`."""
@@ -608,7 +604,7 @@ class Queue:
         Unless `may_join`, items that are due wait for a client: an item is written once more when it joins,
         and for that there may be no room."""
         self.has_more_upkeep = False
-        now = self.clock()
+        now = self.times.now()
         self.disposal.remove_moved(self)
         if self.reserved.needs_upkeep:
             self.has_more_upkeep = self.reserved.take_back(self, now)

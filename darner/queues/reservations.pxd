@@ -20,5 +20,6 @@ cdef class Reserved:
 
     cpdef add(self, Item item)
     cpdef remove(self, Item item)
-    cpdef bint has(self, Item item)
+    @cython.locals(item=Item)
+    cpdef clear(self)
     cpdef start_time(self, Item item, now)

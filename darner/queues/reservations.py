@@ -35,22 +35,21 @@ class Reserved:
     def add(self, item: Item) -> None:
         """Have an item be reserved."""
         self.by_id[item.id] = item
+        item.is_reserved = True
         self.bytes += item.size
 
     def remove(self, item: Item) -> None:
         """Have an item be reserved no longer."""
         del self.by_id[item.id]
+        item.is_reserved = False
         self.bytes -= item.size
         if self._since_ms is not None:
             self._since_ms.pop(item.id, None)
 
-    def has(self, item: Item) -> bool:
-        """Return whether an item that was reserved still is."""
-        # not if it went with its queue: its id may be another item's by now
-        return self.by_id.get(item.id) is item
-
     def clear(self) -> None:
         """Forget all items."""
+        for item in self.by_id.values():
+            item.is_reserved = False
         self.by_id.clear()
         self.bytes = 0
         if self._since_ms is not None:

@@ -283,7 +283,7 @@ class Upload:
         return write_blob(journal, self._data or b"")
 
     def _put(self, targets: dict[Queue, Once | None], flags: int, exptime: int, delay_ms: int) -> None:
-        now = self.queue.clock()
+        now = self.queue.times.now()
         expires = expires_ms(exptime, now)
         make_room(targets, self._size)
         with all_or_none(targets, 0):

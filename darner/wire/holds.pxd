@@ -14,6 +14,7 @@ cdef class Holds:
     cdef:
         dict _by_token
         bint _is_disordered
+        object _spare
 
     @cython.locals(item=Item, count=Py_ssize_t)
     cpdef Py_ssize_t count(self, bytes name, Py_ssize_t most=*)

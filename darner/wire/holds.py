@@ -26,7 +26,7 @@ class Holds:
     be called again; the item is held until then.
     """
 
-    __slots__ = ("_by_token", "_is_disordered", "held")
+    __slots__ = ("_by_token", "_is_disordered", "_spare", "held")
 
     def __init__(self) -> None:
         # No queue is in here without items. What is no longer reserved stays until it is met, or until there
@@ -36,6 +36,8 @@ class Holds:
         self._by_token: dict[bytes, dict[int, Hold]] = {}
         # whether an item was reserved after a later one of its queue: it had gone back in between
         self._is_disordered = False
+        # an empty one for the next queue: making one takes longer than all else that is done for an item
+        self._spare: deque[Hold] | None = None
 
     def count(self, name: bytes, most: int = sys.maxsize) -> int:
         """Return how many items of the queue `name` are held; counting ends at `most`."""
@@ -74,18 +76,24 @@ class Holds:
 
     def add(self, queue: Source, item: Item) -> None:
         """Hold an item just reserved from `queue`."""
-        held = self.held.setdefault(queue.name, deque())
-        if held and item.id < held[-1][1].id:
-            self._is_disordered = True
+        name = queue.name
         hold = queue, item
+        held = self.held.get(name)
+        if held is None:
+            held, self._spare = self._spare, None
+            if held is None:
+                held = deque()
+            self.held[name] = held
+        elif item.id < held[-1][1].id:
+            self._is_disordered = True
         held.append(hold)
-        if self._by_token and queue.name in self._by_token:
-            self._by_token[queue.name][item.token] = hold
+        if self._by_token and name in self._by_token:
+            self._by_token[name][item.token] = hold
 
     def _first(self, name: bytes) -> Hold | None:
         """Return the item of the queue `name` that is reserved longest; None if none is held."""
-        while name in self.held:
-            first = self.held[name][0]
+        while (held := self.held.get(name)) is not None:
+            first = held[0]
             queue, item = first
             if queue.is_reserved(item):
                 return first
@@ -175,6 +183,7 @@ class Holds:
                 del self._by_token[name]
         if not held:
             del self.held[name]
+            self._spare = held
 
     def release(self) -> Iterator[Pending | None]:
         """Forget everything; returns the steps that requeue it, as in requeueing.py."""

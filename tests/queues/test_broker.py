@@ -14,6 +14,7 @@ from leveldbs import open_leveldbs
 from darner._records import CHUNK_BYTES
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
+from darner.environment.timeline import Timeline
 from darner.errors import ItemTooLargeError, JournalError, StartError
 from darner.queues import factory, slices, trash
 from darner.queues import names as names_module
@@ -41,7 +42,7 @@ class TestFault:
     def sweep(self, data):
         data.settings[b"faulty"] = QueueSettings(max_age_ms=10)
         data.push(b"faulty", b"a")
-        data.broker.queue(b"faulty").clock = fail
+        data.broker.queue(b"faulty").times = Timeline(fail)
         data.tick()
 
     def expire(self, data):
@@ -54,7 +55,7 @@ class TestFault:
 
     def move_into(self, data):
         data.settings[b"source"] = QueueSettings(expire_to_queue="faulty")
-        data.broker.queue(b"faulty").clock = fail
+        data.broker.queue(b"faulty").times = Timeline(fail)
         data.push(b"source", b"a", exptime=-1)
         data.tick()
 

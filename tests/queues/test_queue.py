@@ -5,6 +5,7 @@ from doubles import begin_upload, record
 from lone_queue import NOW
 
 from darner._records import CHUNK_BYTES, ITEM_BYTES, item_key
+from darner.environment.timeline import Timeline
 from darner.errors import JournalError, NotReadyError
 from darner.queues import item_window
 from darner.queues.queue import Queue
@@ -400,7 +401,7 @@ def test_an_upload_that_fails_in_any_way_is_an_error_and_told(it):
     it.queue.on_fault = lambda _, error: faults.append(error)
     upload = begin_upload(it.queue, 1, lambda: (it.queue,))
     upload.write(b"x")
-    it.queue.clock = lambda: "noon"
+    it.queue.times = Timeline(lambda: "noon")
     told = []
     upload.finish(0, 0, told.append, sync=False)
     it.threads.run_all()

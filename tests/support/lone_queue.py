@@ -4,6 +4,7 @@ from doubles import Offload, begin_upload, let_go, record
 
 from darner.config.settings import QueueSettings
 from darner.environment.environment import Environment
+from darner.environment.timeline import Timeline
 from darner.errors import JournalError
 from darner.journal import leveldb
 from darner.journal.commit import Committer
@@ -38,7 +39,7 @@ class LoneQueue:
             b"work", self.path / "work", self.committer, self.log, self.now, lives.get(b"work", ())
         )
         self.log.begin()
-        self.queue = Queue(b"work", self.journal, lambda: self.now, self.settings)
+        self.queue = Queue(b"work", self.journal, Timeline(lambda: self.now), self.settings)
         self.queue.on_move = self.move
 
     def move(self, _, item, name):

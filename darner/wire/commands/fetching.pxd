@@ -6,6 +6,7 @@ from libc.stdint cimport uint64_t
 
 from darner._proto cimport Request, value
 from darner._records cimport Item
+from darner.queues.counts cimport Counts
 from darner.queues.queue cimport Queue
 from darner.wire.connection cimport Connection
 from darner.wire.counters cimport Counters
@@ -20,6 +21,7 @@ cpdef get(Connection connection, Request request)
 cdef _get_otherwise(Connection connection, Request request, queue)
 @cython.locals(most=Py_ssize_t)
 cdef bint _holds_too_many(Connection connection, Request request) except -1
+@cython.locals(counts=Counts)
 cpdef prepare(Connection connection, Request request, queue)
 cdef _find_source(Connection connection, Request request)
 cpdef release(Connection connection, Request request)

@@ -53,7 +53,9 @@ def get(connection: Connection, request: Request) -> None:
 
 def _get_otherwise(connection: Connection, request: Request, queue: Source | None) -> None:
     """Fetch with options, or from a queue that is not among the sources yet; or close one item by `md`."""
-    if is_behind_replies(connection, functools.partial(_get_otherwise, connection, request, queue)):
+    # nothing is made for a call that few need: each reliable get comes through here
+    if connection.sender.pending_writes:
+        is_behind_replies(connection, functools.partial(_get_otherwise, connection, request, queue))
         return
     if request.meta is not None and request.meta.token is not None:
         close_item(connection, request, request.meta.token)
@@ -96,7 +98,8 @@ def prepare(connection: Connection, request: Request, queue: Source | None) -> S
         connection.expect_long_work()  # it may be new
     release(connection, request)
     if request.open:
-        queue.counts.transactions += 1
+        counts = queue.counts
+        counts.transactions += 1
     return queue
 
 
