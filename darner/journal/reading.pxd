@@ -10,6 +10,6 @@ from darner.journal.live_ids cimport LiveIds
 
 
 @cython.locals(live=LiveIds, item=Item, items=list, size=Py_ssize_t)
-cpdef read(Journal journal, start, Py_ssize_t max_items, max_bytes)
+cpdef read(Journal journal, uint64_t start, Py_ssize_t max_items, Py_ssize_t max_bytes)
 @cython.locals(item=Item, items=list, size=Py_ssize_t)
-cpdef scan(Journal journal, start, Py_ssize_t max_items, max_bytes, stop=*)
+cpdef scan(Journal journal, uint64_t start, Py_ssize_t max_items, Py_ssize_t max_bytes, uint64_t stop=*)

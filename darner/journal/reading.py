@@ -34,7 +34,7 @@ def read(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
                 if item.id != start:
                     losses.pass_over(journal, start, item.id)
                 start = item.id + 1
-                if item.id in live.removed or item.id < journal.state.floor:
+                if item.id < journal.state.floor or (live.removed and item.id in live.removed):
                     continue  # its record goes with the next batch
                 items.append(item)
                 size += item.memory_bytes

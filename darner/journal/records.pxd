@@ -8,6 +8,9 @@ from darner._records cimport Item
 from darner.journal.batch cimport Batch
 
 
+cdef Py_ssize_t _STATE_KEY_BYTES
+
+
 @cython.final
 cdef class Records:
     cdef public:

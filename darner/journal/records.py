@@ -14,7 +14,10 @@ from darner.errors import NewerFormatError
 from darner.journal import attempts
 from darner.journal.batch import Batch
 from darner.journal.damaged_record import DamagedRecordError
-from darner.journal.layout import is_state_key
+from darner.journal.layout import state_key
+
+# A number to compare with, for each record that is read: a call would take as long as decoding it.
+_STATE_KEY_BYTES = len(state_key(1))
 
 
 class Records:
@@ -68,7 +71,7 @@ class Records:
             first, end = _records.item_key(start), _records.item_key(stored_stop)
             with db.iterator(start=first, stop=end, fill_cache=False) as records:
                 for key, record in records:
-                    if is_state_key(key):
+                    if len(key) == _STATE_KEY_BYTES:
                         continue
                     item = self._decoded(key, record, gone, sealed_gone, removed)
                     if item is None:
@@ -128,8 +131,8 @@ class Records:
 
     def _with_attempts(self, item: Item) -> Item:
         """Return the item, or a copy that has the staged count of how often it has come back."""
-        staged = self.batch.attempts.get(item.id)
-        if staged is None and self.sealed is not None:
+        staged = self.batch.attempts.get(item.id) if self.batch.attempts else None
+        if staged is None and self.sealed is not None and self.sealed.attempts:
             staged = self.sealed.attempts.get(item.id)
         if staged is not None and staged != item.attempts:
             item = item.another()
