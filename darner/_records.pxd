@@ -40,6 +40,7 @@ cdef enum:
     _BOUNDS = 18
 
 
+cpdef int64_t since_boot_ms() except -1
 cpdef uint64_t monotonic_ns() noexcept
 
 

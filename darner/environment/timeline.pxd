@@ -4,6 +4,8 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from darner._records cimport since_boot_ms
+
 
 @cython.locals(run=int64_t)
 cpdef int64_t run_of(int64_t stamp) except? -1
@@ -17,6 +19,7 @@ cdef class Timeline:
     cdef:
         object _wall
         object _monotonic
+        bint _is_since_boot
         int64_t _start
         int64_t _end
         int64_t _origin

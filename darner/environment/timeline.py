@@ -10,6 +10,8 @@ clock.
 
 from collections.abc import Callable, Mapping
 
+from darner._records import since_boot_ms
+
 # Milliseconds; of the Unix epoch, or a monotonic clock's.
 Clock = Callable[[], int]
 
@@ -48,7 +50,7 @@ class Timeline:
     """
 
     __slots__ = (
-        "_earlier", "_end", "_monotonic", "_origin", "_start", "_wall", "last", "offset_ms",
+        "_earlier", "_end", "_is_since_boot", "_monotonic", "_origin", "_start", "_wall", "last", "offset_ms",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,8 @@ class Timeline:
         `offset_ms` less than the wall clock's. `earlier` has the offsets of earlier runs."""
         self._wall = wall
         self._monotonic = monotonic or wall
+        # whether that is the machine's, which is called directly then: each request asks for the time
+        self._is_since_boot = monotonic is since_boot_ms
         self._start = start_of(run)
         self._end = end_of(run)
         self._origin = self._start + origin_ms
@@ -74,7 +78,7 @@ class Timeline:
 
     def now(self) -> int:
         """Return the stamp of this moment."""
-        ms = self._monotonic()
+        ms = since_boot_ms() if self._is_since_boot else self._monotonic()
         return ms + self._origin
 
     def look(self) -> int:

@@ -16,6 +16,8 @@ cdef class Window:
         Py_ssize_t bytes
         bint has_item_leaving
     cdef:
+        object _append
+        object _popleft
         Journal _journal
         Reserved _reserved
         Py_ssize_t _max_bytes

@@ -30,7 +30,8 @@ class Window:
     """The oldest waiting items of a queue, in their order."""
 
     __slots__ = (
-        "_journal", "_max_bytes", "_reserved", "_returned", "bytes", "has_item_leaving", "items",
+        "_append", "_journal", "_max_bytes", "_popleft", "_reserved", "_returned", "bytes",
+        "has_item_leaving", "items",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, reserved: Reserved) -> None:
@@ -43,6 +44,9 @@ class Window:
         # cannot be compared
         self.has_item_leaving = False
         self.items: deque[Item] = deque(lookup.kept_items(journal))
+        # its methods, which each item passes through: to look them up takes longer than to call them
+        self._append = self.items.append
+        self._popleft = self.items.popleft
         # The first ones of these, if they came back in another order than that of the ids; here in that
         # order. The ones behind them always are.
         self._returned: list[Item] = []
@@ -60,12 +64,12 @@ class Window:
         journal = self._journal
         if journal.next_unread == item.id and self.bytes < self._max_bytes:
             journal.next_unread += 1
-            self.items.append(item)
+            self._append(item)
             self.bytes += item.memory_bytes
 
     def pop(self) -> None:
         """Remove the first item."""
-        item = self.items.popleft()
+        item = self._popleft()
         self.bytes -= item.memory_bytes
         if self._returned:
             del self._returned[bisect_left(self._returned, item.id, key=_ID)]
@@ -91,7 +95,9 @@ class Window:
 
     def remove(self, ids: Collection[int]) -> None:
         """Remove the items that have these ids."""
-        self.items = deque(item for item in self.items if item.id not in ids)
+        left = [item for item in self.items if item.id not in ids]
+        self.items.clear()
+        self.items.extend(left)
         self._returned = [item for item in self._returned if item.id not in ids]
         self._measure()
 

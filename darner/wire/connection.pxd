@@ -23,6 +23,8 @@ cdef class Connection:
     cdef public:
         object clients
         object broker
+        dict sinks
+        dict sources
         object budget
         Counters counters
         bint bare_keys

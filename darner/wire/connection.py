@@ -54,12 +54,15 @@ class Connection:
         "_is_draining", "_is_reading", "_lingers", "_parser", "_reads", "_replies_are_unread", "_reply_times",
         "_requests_until_check", "_sends_no_more", "_transport", "_turn_is_timed", "_wait", "_wake_is_due",
         "_window", "bare_keys", "broker", "budget", "clients", "counters", "guard", "holds", "idle_sweeps",
-        "incoming", "sender",
+        "incoming", "sender", "sinks", "sources",
     )  # fmt: skip
 
     def __init__(self, clients: Clients) -> None:
         self.clients = clients
         self.broker = clients.broker
+        # where a set and a fetch look for their queue first
+        self.sinks = clients.broker.sinks
+        self.sources = clients.broker.sources
         self.counters = clients.counters
         self.budget = clients.budget
         self.bare_keys = clients.bare_keys

@@ -97,8 +97,9 @@ class TestMonitor:
         other.send(b"monitor %s 60 9\r\n" % queue)
         until(lambda: standing.waiters(queue) == 2)
         third = standing.connect()
-        sets = (b"set %s 0 0 1\r\n%d\r\n" % (queue, n) for n in range(4))
-        third.send(b"".join(sets))
+        # one after the other: in one turn that is over early, who has got one queues up only after it
+        for n in range(4):
+            third.set(queue, b"%d" % n)
         assert [self.next(client, queue), self.next(client, queue)] == [b"0", b"2"]
         assert [self.next(other, queue), self.next(other, queue)] == [b"1", b"3"]
         third.close()

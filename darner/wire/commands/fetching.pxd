@@ -16,7 +16,7 @@ from darner.wire.sending cimport Sender
 cdef uint64_t LARGE_BYTES
 
 
-@cython.locals(sources=dict, queue=Queue, item=Item)
+@cython.locals(queue=Queue, item=Item)
 cpdef get(Connection connection, Request request)
 cdef _get_otherwise(Connection connection, Request request, queue)
 @cython.locals(most=Py_ssize_t)

@@ -38,8 +38,7 @@ def get(connection: Connection, request: Request) -> None:
     if connection.holds.held and _holds_too_many(connection, request):
         connection.sender.replies.append(CLOSE_FIRST)
         return
-    sources = connection.broker.sources
-    queue = sources.get(request.queue)
+    queue = connection.sources.get(request.queue)
     if queue is None or request.has_options:
         _get_otherwise(connection, request, queue)
         return

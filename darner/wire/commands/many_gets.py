@@ -121,7 +121,7 @@ class ManyGets:
     def advance(self) -> None:
         """Fetch what is left."""
         connection = self._connection
-        sources = connection.broker.sources
+        sources = connection.sources
         prepare = self._steps.prepare
         for request in self._requests:
             try:

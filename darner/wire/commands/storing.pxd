@@ -9,5 +9,5 @@ from darner.wire.connection cimport Connection
 from darner.wire.sending cimport Sender
 
 
-@cython.locals(sinks=dict, queue=Queue, sender=Sender)
+@cython.locals(queue=Queue, sender=Sender)
 cpdef set_(Connection connection, Request request)

@@ -16,8 +16,7 @@ from darner.wire.store import Receipt
 def set_(connection: Connection, request: Request) -> None:
     """`set <queue>[/<option>]* <flags> <exptime> <bytes> [noreply]`, its data in memory."""
     connection.counters.cmd_set += 1
-    sinks = connection.broker.sinks
-    queue = sinks.get(request.queue)
+    queue = connection.sinks.get(request.queue)
     if queue is None or request.delay_ms or request.dedup_id is not None or request.meta is not None:
         _set_elsewhere(connection, request)
         return
