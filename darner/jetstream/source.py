@@ -131,10 +131,6 @@ class Fetch:
         come back too often."""
         return self._queue.defer(item, delay_ms)
 
-    def forget_data(self, item: Item) -> None:
-        """Drop the bytes of an item from memory: the cluster has them."""
-        item.forget_data()
-
     def begin_return(self) -> Settled:
         """Do nothing: items go back in their order, whatever that of the calls is."""
         return Settled()

@@ -272,10 +272,6 @@ class Cursor:
         """Return how many ms ago an item was set."""
         return self.queue.waited_ms(item)
 
-    def forget_data(self, item: Item) -> None:
-        """Drop the bytes of a reserved item from memory: see `Queue.forget_data`."""
-        self.queue.forget_data(item)
-
     def begin_return(self) -> Journal:
         """Prepare for many calls of `abort`, in any order: each item finds its place."""
         return self.queue.journal

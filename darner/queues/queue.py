@@ -477,11 +477,6 @@ class Queue:
                 self.note_expiry(item)
             self._serve()
 
-    def forget_data(self, item: Item) -> None:
-        """Drop the bytes of a reserved item from memory, if they are in the journal: the client has them."""
-        if self.is_durable:
-            item.forget_data()
-
     def quarantine(self, item: Item, damage: JournalError) -> None:
         """Put aside an item whose file is damaged, and which was fetched, here or by a cursor, or looked at;
         unless another client has it by now. JournalError if that is impossible: then it is as it was."""

@@ -25,7 +25,6 @@ class Source(Protocol):
     def open_blob(self, item: Item) -> BlobReader: ...  # noqa: D102
     def close(self, item: Item) -> None: ...  # noqa: D102
     def abort(self, item: Item) -> Pending | None: ...  # noqa: D102
-    def forget_data(self, item: Item) -> None: ...  # noqa: D102
     def give_back(self, item: Item) -> None: ...  # noqa: D102
     def quarantine(self, item: Item, damage: JournalError) -> None: ...  # noqa: D102
     def is_reserved(self, item: Item) -> bool: ...  # noqa: D102

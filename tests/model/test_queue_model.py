@@ -569,7 +569,7 @@ class QueueMachine(RuleBasedStateMachine):
         if how == "reserve":
             hold = twin.reserved[number] = Hold(queue, item, number)
             if not read:
-                queue.forget_data(item)
+                item.forget_data()
             self.holds.append((hold, twin))
         if item.blob and (read or how == "peek"):
             self.readers.append((queue.open_blob(item), number))

@@ -201,7 +201,7 @@ class TestTurns:
         it.commit()
         held = [it.queue.reserve(), it.queue.reserve()]
         for item in held:
-            it.queue.forget_data(item)
+            item.forget_data()
             it.queue.abort(item)
         assert pages(it, it.queue) == [b"a", b"b"]
         it.journal.database.open().delete(item_key(1))

@@ -17,7 +17,7 @@ LARGE = b"".join(CHUNKS)
 def reserve(it):
     """Reserve an item as a `get` does, whose reply has the bytes."""
     item = it.queue.reserve()
-    it.queue.forget_data(item)
+    item.forget_data()
     return item
 
 
@@ -300,7 +300,7 @@ def test_works_in_memory_alone(data):
     data.push(b"m", b"b")
     queue = data.broker.queue(b"m")
     item = queue.reserve()
-    queue.forget_data(item)
+    item.forget_data()
     queue.defer(item, 1000)
     assert (queue.items, queue.delayed_items) == (1, 1)
     data.now += 1000

@@ -28,7 +28,7 @@ def reserve(source, count=1):
     for _ in range(count):
         item = source.reserve()
         datas.append(item.data)
-        getattr(source, "queue", source).forget_data(item)
+        item.forget_data()
     return datas
 
 

@@ -47,7 +47,7 @@ class Delivery:
         if item.record is not None:
             reader = MemoryReader(item)
             if queue.is_reserved(item):
-                queue.forget_data(item)
+                item.forget_data()
             return reader
         clients = self.connection.clients
         clients.take_file()

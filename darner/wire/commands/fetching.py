@@ -222,7 +222,8 @@ def answer(
     else:
         send_item(connection, request, item, one_of_many=one_of_many, queue=queue)
     if request.open:
-        queue.forget_data(item)
+        # the client has its bytes; should it come back, they are read again
+        item.forget_data()
 
 
 def send_item(

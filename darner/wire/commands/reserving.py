@@ -125,7 +125,7 @@ class Monitor:
             delivery.send(header, is_one_of_many=False)
             return True
         send_item(connection, request, item)
-        queue.forget_data(item)
+        item.forget_data()
         return connection.should_yield
 
     def miss(self, error: JournalError | None) -> None:
