@@ -9,8 +9,9 @@ from running import running, until
 
 from darner._records import Change, item_key
 from darner.config.settings import QueueSettings
-from darner.errors import NotReadyError
+from darner.errors import JournalError, NotReadyError
 from darner.journal import lookup, reading
+from darner.journal.database import Database
 from darner.journal.layout import attempts_key
 from darner.queues.cursor import Cursor
 from darner.repair import repair
@@ -115,6 +116,61 @@ class TestBytes:
         assert datas == [b"b", b"c"]
         assert it.queue.pop() is None
         assert (it.journal.state.items, it.journal.damaged_items) == (0, 1)
+
+
+class TestClosedOutOfTurn:
+    """Of five items in LevelDB, all reserved."""
+
+    @pytest.fixture
+    def held(self, it):
+        it.push(*[b"%d" % n for n in range(5)])
+        it.commit()
+        return [it.queue.reserve() for _ in range(5)]
+
+    def deleted(self, it):
+        """Return the keys that the staged changes delete from LevelDB, once they are sealed."""
+        it.committer.checkpoint(it.journal)
+        return [key for key, value in it.journal.records.sealed.ops if value is None]
+
+    def test_items_are_not_deleted_if_those_before_them_are_closed_soon_after(self, it, held):
+        for n in (3, 1, 0, 2, 4):
+            it.queue.close(held[n])
+        assert self.deleted(it) == []
+        it.threads.run_all()
+        assert it.restart().pop() is None
+
+    def test_items_are_deleted_while_one_before_them_is_still_reserved(self, it, held):
+        for n in (3, 0, 2):
+            it.queue.close(held[n])
+        assert self.deleted(it) == [item_key(4), item_key(3)]
+        it.threads.run_all()
+        it.queue.close(held[4])
+        assert self.deleted(it) == [item_key(5)]
+        it.threads.run_all()
+        assert [item.data for item in iter(it.restart().pop, None)] == [b"1"]
+
+    @pytest.mark.parametrize("is_written", [False, True])
+    def test_items_stay_gone_after_a_kill(self, it, held, is_written):
+        for n in (3, 0, 2):
+            it.queue.close(held[n])
+        if is_written:
+            it.commit()
+        it.queue.close(held[4])
+        assert [item.data for item in iter(it.kill().pop, None)] == [b"1"]
+
+    def test_items_stay_gone_if_the_write_fails_and_is_done_once_more(self, it, held, monkeypatch):
+        def fail(*_, **_named):
+            raise JournalError("no")
+
+        it.queue.close(held[3])
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "commit", fail)
+            it.commit()
+        assert it.journal.failing is not None
+        it.queue.close(held[0])
+        it.tick()
+        assert it.journal.failing is None
+        assert [item.data for item in iter(it.restart().pop, None)] == [b"1", b"2", b"4"]
 
 
 class TestAttempts:
