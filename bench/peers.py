@@ -50,14 +50,9 @@ def cores() -> tuple[int | None, int | None]:
     return (several[0], several[1]) if len(several) > 1 else (None, None)
 
 
-def item_of(size: int) -> bytes:
-    """Return an item of so many bytes."""
-    return (raw.LETTERS * (size // len(raw.LETTERS) + 1))[:size]
-
-
 def fill(peer: Peer, queue: str, size: int, items: int, seconds: float) -> int:
     """Put so many items, for so many seconds at most, and return how many."""
-    with peer.sessions("put", sessions.FILL_CONNECTIONS, queue, item_of(size)) as several:
+    with peer.sessions("put", sessions.FILL_CONNECTIONS, queue, raw.item_of(size)) as several:
         return sessions.fill(several, items, seconds)
 
 
@@ -72,7 +67,7 @@ def do(peer: Peer, cell: Cell, queue: str, requests: int, seconds: float) -> raw
     peer.make(queue, work)
     try:
         count = requests if work == "put" else fill(peer, queue, size, requests, FILL_S)
-        with peer.sessions(work, int(cell["connections"]), queue, item_of(size)) as several:
+        with peer.sessions(work, int(cell["connections"]), queue, raw.item_of(size)) as several:
             return sessions.drive(peer, several, count, seconds)
     except OSError as error:
         raise ServerError(f"{peer.name}: {error}") from error

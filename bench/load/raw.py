@@ -52,6 +52,11 @@ CLIENT_LIMITED = "the client was the limit: busier than 90 % of its core, which 
 LETTERS = string.ascii_lowercase.encode()
 
 
+def item_of(size: int) -> bytes:
+    """Return an item of so many bytes."""
+    return (LETTERS * (size // len(LETTERS) + 1))[:size]
+
+
 @dataclass(frozen=True)
 class Load:
     """What to send: so many `requests` over all connections, for `seconds` at most."""
@@ -67,10 +72,12 @@ class Load:
     queues: int = 1
     set_suffix: str = ""
     get_options: str = ""
+    # behind these, a get by each of so many cursors
+    cursors: int = 0
 
     def batches(self) -> list[bytes]:
         """Return the batches that are sent in turn, again and again."""
-        item = (LETTERS * (self.size // len(LETTERS) + 1))[: self.size]
+        item = item_of(self.size)
         names = (
             [f"{self.queue}{number}" for number in range(self.queues)] if self.queues > 1 else [self.queue]
         )
@@ -80,6 +87,7 @@ class Load:
                 b"set %s 0 0 %d\r\n%s\r\n" % ((name + self.set_suffix).encode(), self.size, item)
             ] * self.sets
             requests += [f"get {name}{self.get_options}\r\n".encode()] * self.gets
+            requests += [f"get {name}/cursor={number}\r\n".encode() for number in range(self.cursors)]
         if self.pipeline == 1:
             return requests
         count = len(requests) // math.gcd(len(requests), self.pipeline)

@@ -158,9 +158,8 @@ def _medians(report: dict[str, Any]) -> Figure:
             texts.append((panel, _lines(panel, own, spec["x"], key, by_server)))
             panel.set_xlabel(spec["x_words"] or spec["x"])
         else:
-            middles = [one["figures"][key] for one in medians if key in one["figures"]]
-            is_log = bool(LATENCY.fullmatch(key)) or max(middles) > FACTOR * min(middles)
-            _rows(panel, own, spec, key, by_server, is_log=is_log)
+            everywhere = [one for one in medians if key in one["figures"]]
+            _rows(panel, own, spec, key, by_server, is_log=_grows_by_factors(everywhere, key))
     figure.draw_without_rendering()
     for panel, several in texts:
         _spread(panel, several)
@@ -171,6 +170,12 @@ def _scaled(one: dict[str, Any], key: str) -> tuple[float, float, float]:
     """Return median, low and high, latencies in ms."""
     by = 1e3 if (found := LATENCY.fullmatch(key)) and found[1] == "us" else 1
     return one["figures"][key] / by, one["low"][key] / by, one["high"][key] / by
+
+
+def _grows_by_factors(medians: list[dict[str, Any]], key: str) -> bool:
+    """Return whether a figure belongs on a logarithmic axis."""
+    middles = [one["figures"][key] for one in medians]
+    return bool(LATENCY.fullmatch(key)) or max(middles) > FACTOR * min(middles)
 
 
 def _lines(
@@ -200,7 +205,7 @@ def _lines(
             )
         )
     _grow(panel, sorted({one["cell"][x] for one in medians}))
-    _scale(panel, "y", [_scaled(one, key) for one in medians], is_log=bool(LATENCY.fullmatch(key)))
+    _scale(panel, "y", [_scaled(one, key) for one in medians], is_log=_grows_by_factors(medians, key))
     panel.grid()
     return texts
 

@@ -26,8 +26,9 @@ Records in LevelDB, by key:
     n            the generations of these ids
 
 An item is live if its record is there and its id is at or above the floor, or kept. Taking the oldest item
-writes no deletion, only the floor with the state. An item taken out of turn is deleted with the next batch.
-Nothing ever seeks from the start of the keys, where the deleted ones lie: LevelDB would walk over each.
+writes no deletion, only the floor with the state. An item taken out of turn is deleted with the next batch,
+unless the floor has passed it by then. Nothing ever seeks from the start of the keys, where the deleted ones
+lie: LevelDB would walk over each.
 """
 
 import array

@@ -20,6 +20,8 @@ SETTINGS_KEY = b"s"
 
 # The highest count of attempts that is kept: an item that came back more often has this one.
 MAX_ATTEMPTS = 0xFFFF
+# The size of the key of a state. It lies among the keys of items, which are shorter.
+STATE_KEY_BYTES = 10
 # The size of the hash that is kept of the id of a set.
 DEDUP_DIGEST_BYTES = 16
 
@@ -129,7 +131,12 @@ def state_key(next_id: int) -> bytes:
 
 def is_state_key(key: bytes) -> bool:
     """Return whether a key among those of items is the key of a state."""
-    return len(key) == 10
+    return len(key) == STATE_KEY_BYTES
+
+
+def id_of(key: bytes) -> int:
+    """Return the id in a key: of an item, of a state, or of how often an item has come back."""
+    return int.from_bytes(key[1:9], "big")
 
 
 def stored_state(db: Any) -> tuple[bytes, bytes] | None:

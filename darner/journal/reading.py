@@ -35,7 +35,7 @@ def read(journal: Journal, start: int, max_items: int, max_bytes: int) -> tuple[
                     losses.pass_over(journal, start, item.id)
                 start = item.id + 1
                 if item.id < journal.state.floor or (live.removed and item.id in live.removed):
-                    continue  # its record goes with the next batch
+                    continue  # its record goes later
                 items.append(item)
                 size += item.memory_bytes
                 if len(items) >= max_items or size >= max_bytes:

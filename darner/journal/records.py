@@ -14,10 +14,10 @@ from darner.errors import NewerFormatError
 from darner.journal import attempts
 from darner.journal.batch import Batch
 from darner.journal.damaged_record import DamagedRecordError
-from darner.journal.layout import state_key
+from darner.journal.layout import STATE_KEY_BYTES
 
-# A number to compare with, for each record that is read: a call would take as long as decoding it.
-_STATE_KEY_BYTES = len(state_key(1))
+# in C, for each record that is read is compared with it
+_STATE_KEY_BYTES = STATE_KEY_BYTES
 
 
 class Records:

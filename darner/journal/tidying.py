@@ -16,7 +16,7 @@ from darner.environment.timeline import end_of, run_of
 from darner.journal.batch import Batch
 from darner.journal.dedup_ids import DedupIds
 from darner.journal.delayed_items import Delayed
-from darner.journal.layout import DEDUP_KEY, attempts_key, delayed_key, is_state_key
+from darner.journal.layout import DEDUP_KEY, STATE_KEY_BYTES, attempts_key, delayed_key, id_of
 
 # How much may be dead, if so much is alive, before it is deleted while other things are to be written: a
 # table with both new records and deletions overlaps all tables between them.
@@ -90,38 +90,37 @@ class Trimming:
         """Add to a write batch of LevelDB the deletion of some dead records, with the sealed `batch`. In a
         thread. Raises leveldb.Error."""
         state = batch.state
-        trimmed = state.trimmed
-        left, each = TRIM_RECORDS, batch.dead_bytes // max(1, state.floor - state.trimmed)
+        trimmed, kept = state.trimmed, batch.kept
+        each = batch.dead_bytes // max(1, state.floor - state.trimmed)
         start, stop = _records.item_key(state.trimmed), _records.item_key(state.floor)
         with_records = state.trimmed < self._blobs_below
         # whoever removed those that the batch deletes by itself has seen to their blobs
         deleted = {key for key, value in batch.ops if value is None} if with_records else ()
         with db.iterator(start=start, stop=stop, fill_cache=False, include_value=with_records) as found:
-            for entry in itertools.islice(found, left):
+            # few steps for each record: its get waits for what they take of the processor
+            key, count, records, size = b"", 0, 0, 0
+            for entry in itertools.islice(found, TRIM_RECORDS):
                 key, record = entry if with_records else (entry, b"")
-                left -= 1
-                if is_state_key(key):
-                    write.delete(key)
-                    continue
-                id = int.from_bytes(key[1:], "big")
-                state.trimmed = id + 1
-                if id in batch.kept:
-                    continue
-                if with_records and key not in deleted:
-                    with contextlib.suppress(ValueError):  # damaged, but dead
-                        if blob := _records.blob_of(key, record):
-                            write.put(_records.marker_key(blob), b"")
-                            batch.obsolete_blobs.append(blob)
+                count += 1
+                if len(key) != STATE_KEY_BYTES:
+                    if kept and id_of(key) in kept:
+                        continue
+                    if with_records and key not in deleted:
+                        with contextlib.suppress(ValueError):  # damaged, but dead
+                            if blob := _records.blob_of(key, record):
+                                write.put(_records.marker_key(blob), b"")
+                                batch.obsolete_blobs.append(blob)
+                    records += 1
+                    size += len(record)
                 write.delete(key)
-                batch.trimmed_records += 1
-                batch.trimmed_bytes += len(record) or each
-        if left:
-            state.trimmed = state.floor
+        batch.trimmed_records += records
+        batch.trimmed_bytes += size if with_records else records * each
+        state.trimmed = id_of(key) + 1 if count == TRIM_RECORDS else state.floor
         if has_attempts:
             stop = attempts_key(state.trimmed)
             with db.iterator(start=attempts_key(trimmed), stop=stop, include_value=False) as keys:
                 for key in keys:
-                    if int.from_bytes(key[1:], "big") not in batch.kept:
+                    if id_of(key) not in kept:
                         write.delete(key)
 
 

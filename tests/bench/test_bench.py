@@ -226,6 +226,43 @@ def test_flood_measures_reports_and_draws(server, tmp_path):
     assert server.stat("curr_items") == 0
 
 
+def test_growth_measures_each_step_and_says_how_much_dearer_the_dearest_is(server, tmp_path):
+    file, png = tmp_path / "growth.json", tmp_path / "growth.png"
+    name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
+    options = ["-n", "3000", "--most", "16", "--rounds", "1", "--warmup", "0"]
+    done = bench("growth.py", name, *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    assert "connections, dearest / cheapest: darner" in done.stdout
+    medians = json.loads(file.read_text())["medians"]
+    steps = [(one["cell"]["grows"], one["cell"]["to"]) for one in medians]
+    assert steps == [
+        *[("connections", 1), ("connections", 10)],
+        *[("pipeline", 1), ("pipeline", 4), ("pipeline", 16)],
+        *[("queues", 1), ("queues", 10)],
+        ("size", 16),
+        *[("cursors", 1), ("cursors", 10)],
+        *[("children", 1), ("children", 10)],
+        ("depth", 0),
+    ]
+    assert all("rps" in one["figures"] and not one["errors"] for one in medians)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert server.stat("curr_items") == 0
+
+
+def test_kinds_of_work_are_compared_to_the_plainest(server, tmp_path):
+    file, png = tmp_path / "kinds.json", tmp_path / "kinds.png"
+    name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
+    options = ["-c", "2", "-n", "100", "--rounds", "1", "--warmup", "0"]
+    done = bench("kinds.py", name, *options, "--json", str(file), "--plot", str(png))
+    assert done.returncode == 0, done.stderr
+    figures = {one["cell"]["work"]: one["figures"] for one in json.loads(file.read_text())["medians"]}
+    assert len(figures) == 7
+    assert figures["get"]["share"] == figures["flood"]["share"] == 1
+    assert all(one["share"] > 0 for one in figures.values())
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert server.stat("curr_items") == 0
+
+
 def test_drain_starts_cold_and_gets_every_item(tmp_path):
     file, png = tmp_path / "drain.json", tmp_path / "drain.png"
     options = ["-n", "500,1000", "--rounds", "1", "--data-in", str(tmp_path)]
