@@ -16,11 +16,11 @@ from suite.report import BUSINESS, RATE, Cell, Column, Measured, Median
 from suite.rounds import Bench
 
 # What grows, with the words for that; a depth comes last, for its queue takes long to be gone.
-CURSORS, CHILDREN, DEPTH = "cursors", "children", "depth"
+QUEUES, CURSORS, CHILDREN, DEPTH = "queues", "cursors", "children", "depth"
 GROWS = {
     "connections": "connections",
     "pipeline": "requests in a pipeline",
-    "queues": "queues",
+    QUEUES: "queues",
     "size": "bytes of an item",
     CURSORS: "cursors",
     CHILDREN: "children",
@@ -29,7 +29,7 @@ GROWS = {
 TO = {
     "connections": (1, 10, 100, 1000, 10_000),
     "pipeline": (1, 4, 16, 64),
-    "queues": (1, 10, 100, 1000, 10_000),
+    QUEUES: (1, 10, 100, 1000, 10_000),
     "size": (16, 1 << 10, 1 << 16, 1 << 20, 1 << 24, 1 << 26),
     CURSORS: (1, 10, 100),
     CHILDREN: (1, 10, 100),
@@ -62,10 +62,13 @@ def bends(medians: list[Median]) -> list[str]:
 class Growth:
     """Measures one step of what grows, and keeps count of what is in the queue that deepens."""
 
-    def __init__(self, grows: list[str], requests: int, most: int, seconds: float) -> None:
-        """Leave out the steps to more than `most`."""
+    def __init__(self, grows: list[str], requests: int, most: int, seconds: float, queues: int) -> None:
+        """Leave out the steps to more than `most`, and to more than so many queues."""
         self.name = rounds.queue_name("growth")
-        self.steps = {one: [value for value in TO[one] if value <= most] for one in grows}
+        self.steps = {
+            one: [value for value in TO[one] if value <= (min(most, queues) if one == QUEUES else most)]
+            for one in grows
+        }
         self._plain = raw.Load(FEW, requests, seconds)
         self._depths: dict[str, int] = {}
         self._are_queues: dict[str, bool] = {}
@@ -129,7 +132,7 @@ class Growth:
         elif grows == CHILDREN:
             for child in _children(load.queue, to):
                 raw.run(server, replace(load, connections=1, requests=1, queue=child))
-        elif grows == "queues":
+        elif grows == QUEUES:
             raw.run(server, replace(load, connections=FEW, requests=to, gets=0))
         else:
             count = max(load.connections, min(BACKLOG, MOST_BACKLOG_BYTES // load.size))
@@ -164,9 +167,10 @@ def _delete(server: Server, grows: str, to: int, load: raw.Load) -> None:
 @options.option("--grows", ",".join(GROWS), options.words(list(GROWS)), "Any of these.")
 @options.requests(100_000)
 @options.option("--most", 100_000_000, options.BACKLOG_ITEMS, "Leave out what is larger.")
-def main(grows: list[str], requests: int, most: int, seconds: float, **common: Any) -> None:
+@options.option("--queues", 10_000, options.QUEUES, "At most: the original has four files open for each.")
+def main(grows: list[str], requests: int, most: int, queues: int, seconds: float, **common: Any) -> None:
     """Run the bench."""
-    growth = Growth(grows, requests, most, seconds)
+    growth = Growth(grows, requests, most, seconds, queues)
     bench = Bench(
         name="growth",
         about="what a request, or an item that a child gets, costs while something grows;"

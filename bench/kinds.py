@@ -85,6 +85,7 @@ class Kinds:
         """Measure so many requests, or for so long."""
         self.queue = rounds.queue_name("kinds")
         self.children = [f"{self.queue}+{number}" for number in range(SEVERAL)]
+        self.delayed = f"{self.queue}-delayed"
         self._requests, self._seconds = requests, seconds
         # the rate of the plainest work in this round, by server and connections
         self._plain: dict[tuple[str, int], float] = {}
@@ -99,7 +100,7 @@ class Kinds:
                 else self._flood(server, work, connections)
             )
         finally:
-            server.delete(self.queue, *self.children)
+            server.delete(self.queue, self.delayed, *self.children)
         figures = measured.figures
         if work == CHILDREN:
             figures["rps"] *= SEVERAL
@@ -128,7 +129,7 @@ class Kinds:
         raw.run(server, replace(load, connections=1, requests=BACKLOG, gets=0))
         if work == CURSORS:
             return raw.run(server, replace(load, cursors=SEVERAL))
-        with delayed_items(server, self.children[0]) if work == DELAYED else contextlib.nullcontext():
+        with delayed_items(server, self.delayed) if work == DELAYED else contextlib.nullcontext():
             return raw.run(server, load)
 
 
@@ -150,7 +151,7 @@ def main(connections: list[int], requests: int, seconds: float, **common: Any) -
         split="connections",
         split_words={str(count): f"{count} connections" for count in connections},
         drawn={"rps": "requests, or items of children, a second, {}"},
-        queues=lambda: [kinds.queue, *kinds.children],
+        queues=lambda: [kinds.queue, kinds.delayed, *kinds.children],
     )
     rounds.run(bench, **common)
 

@@ -46,6 +46,11 @@ def next_live(journal: Journal, start: int) -> Item | None:
             if (found := find_live(journal, id)) is not None:
                 return found
     start = max(start, journal.state.floor)
+    # mostly the very first is there: to look it up takes less than to begin reading from it
+    if (found := find_live(journal, start)) is not None:
+        return found
+    # it may be damaged, and counted out
+    start = max(start, journal.state.floor)
     for _ in range(MAX_STRIKES):
         try:
             with journal.database.in_use:

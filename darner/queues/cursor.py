@@ -149,7 +149,7 @@ class Cursor:
 
     def _first(self) -> Item | None:
         queue = self.queue
-        item = self._first_returned()
+        item = self._first_returned() if self._returned else None
         expired = 0
         while item is None and (item := lookup.next_live(queue.journal, self._next_id)) is not None:
             self._next_id = item.id

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from darner._proto import Request, value
 from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
+from darner.queues.cursor import MARK
 from darner.queues.pending import Pending
 from darner.queues.waiters import Source
 from darner.wire.commands.any_get import get_any
@@ -94,7 +95,8 @@ def prepare(connection: Connection, request: Request, queue: Source | None) -> S
         queue = _find_source(connection, request)
         if queue is None:
             return None
-        connection.expect_long_work()  # it may be new
+        if request.queue.partition(MARK)[0] not in connection.sources:  # not a cursor over an open queue
+            connection.expect_long_work()  # it may be new
     release(connection, request)
     if request.open:
         counts = queue.counts
