@@ -142,15 +142,15 @@ def main(connections: list[int], requests: int, seconds: float, **common: Any) -
     kinds = Kinds(requests, seconds)
     bench = Bench(
         name="kinds",
-        about=f"kinds of work with items of {len(ITEM)} bytes; the share is that of the rate of `{WORKS[0]}`,"
-        f" or `{FLOOD}`, in the same round",
+        about=f"kinds of work with items of {len(ITEM)} bytes; the share is that of the rate of '{WORKS[0]}',"
+        f" or '{FLOOD}', in the same round",
         cells=[{"connections": count, "work": work} for count in connections for work in WORKS],
         measure=kinds.measure,
         columns=[RATE, Column("share", "share", 2), *LATENCIES, *BUSINESS],
         x="work",
         split="connections",
         split_words={str(count): f"{count} connections" for count in connections},
-        drawn={"rps": "requests, or items of children, a second, {}"},
+        drawn={"rps": "requests a second, or items that children get, {}"},
         queues=lambda: [kinds.queue, kinds.delayed, *kinds.children],
     )
     rounds.run(bench, **common)

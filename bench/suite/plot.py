@@ -43,6 +43,8 @@ MODE = "-sync"
 BAND_ALPHA = 0.22
 # Names beside lines are at least so far apart.
 NAME_POINTS, NAME_GAP = 8.0, 1.25
+LONG_NAME = 24
+MOST_DECADES = 5
 # An axis that grows by less than this is linear.
 FACTOR = 20
 LATENCY = re.compile(r"(?:p\d+|max)_(us|ms)|first_get_(ms)")
@@ -138,11 +140,13 @@ def _medians(report: dict[str, Any]) -> Figure:
         raise click.ClickException("nothing was measured: there is nothing to draw")
     splits = list(dict.fromkeys(one["cell"].get(spec["split"]) for one in medians))
     places = [(key, split) for key in drawn for split in splits]
-    columns = min(COLUMNS, len(places))
     names = list(dict.fromkeys(one["server"] for one in medians))
     by_server = styles(names)
     x_values = list(dict.fromkeys(one["cell"][spec["x"]] for one in medians))
     is_grown = all(isinstance(value, int) for value in x_values)
+    # beside long names there is no room for a second panel
+    longest = max(len(str(value)) for value in x_values)
+    columns = 1 if longest > LONG_NAME and not is_grown else min(COLUMNS, len(places))
     panel_inches = PANEL_INCHES if is_grown else 0.7 + ROW_INCHES * len(x_values) * (len(names) + 1)
     rounds = f"medians, and the range of {report['rounds']} rounds" if report["rounds"] > 1 else "one round"
     figure, panels = _figure(
@@ -218,6 +222,8 @@ def _grow(panel: Axes, values: list[int]) -> None:
         panel.xaxis.set_major_formatter(FuncFormatter(_number))
         return
     decades = [10.0**power for power in range(13) if min(positive) <= 10**power <= max(positive)]
+    # or their numbers would run into each other
+    decades = decades[:: -(-len(decades) // MOST_DECADES)] if decades else decades
     if values[0] == 0:
         # the way from nothing to the least is as long as a factor of ten
         panel.set_xscale("symlog", linthresh=min(positive), linscale=1)
