@@ -226,14 +226,21 @@ def test_flood_measures_reports_and_draws(server, tmp_path):
     assert server.stat("curr_items") == 0
 
 
-def test_growth_measures_each_step_and_says_how_much_dearer_the_dearest_is(server, tmp_path):
-    file, png = tmp_path / "growth.json", tmp_path / "growth.png"
+def medians_of(script: str, server, directory, *options: str) -> tuple[str, list[dict]]:
+    """Run one round of a bench on a server; return what it printed, and its medians. It leaves nothing."""
+    file, png = directory / "found.json", directory / "found.png"
     name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
-    options = ["-n", "3000", "--most", "16", "--rounds", "1", "--warmup", "0"]
-    done = bench("growth.py", name, *options, "--json", str(file), "--plot", str(png))
+    files = ["--json", str(file), "--plot", str(png)]
+    done = bench(script, name, "--rounds", "1", "--warmup", "0", *options, *files)
     assert done.returncode == 0, done.stderr
-    assert "connections, dearest / cheapest: darner" in done.stdout
-    medians = json.loads(file.read_text())["medians"]
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert server.stat("curr_items") == 0
+    return done.stdout, json.loads(file.read_text())["medians"]
+
+
+def test_growth_measures_each_step_and_says_how_much_dearer_the_dearest_is(server, tmp_path):
+    said, medians = medians_of("growth.py", server, tmp_path, "-n", "3000", "--most", "16")
+    assert "connections, dearest / cheapest: darner" in said
     steps = [(one["cell"]["grows"], one["cell"]["to"]) for one in medians]
     assert steps == [
         *[("connections", 1), ("connections", 10)],
@@ -245,22 +252,14 @@ def test_growth_measures_each_step_and_says_how_much_dearer_the_dearest_is(serve
         ("depth", 0),
     ]
     assert all("rps" in one["figures"] and not one["errors"] for one in medians)
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert server.stat("curr_items") == 0
 
 
 def test_kinds_of_work_are_compared_to_the_plainest(server, tmp_path):
-    file, png = tmp_path / "kinds.json", tmp_path / "kinds.png"
-    name = f"darner=127.0.0.1:{server.port}:{server.process.pid}"
-    options = ["-c", "2", "-n", "100", "--rounds", "1", "--warmup", "0"]
-    done = bench("kinds.py", name, *options, "--json", str(file), "--plot", str(png))
-    assert done.returncode == 0, done.stderr
-    figures = {one["cell"]["work"]: one["figures"] for one in json.loads(file.read_text())["medians"]}
+    _, medians = medians_of("kinds.py", server, tmp_path, "-c", "2", "-n", "100")
+    figures = {one["cell"]["work"]: one["figures"] for one in medians}
     assert len(figures) == 7
     assert figures["get"]["share"] == figures["flood"]["share"] == 1
     assert all(one["share"] > 0 for one in figures.values())
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert server.stat("curr_items") == 0
 
 
 def test_drain_starts_cold_and_gets_every_item(tmp_path):
