@@ -475,14 +475,22 @@ def decode_state(bytes record not None):
     return state
 
 
+def pack_numbers(list numbers not None, bytes head not None=b""):
+    """Return `head` and numbers of 8 bytes each, as changes in the log have them."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(head)
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, size + 8 * len(numbers))
+    cdef char* out = PyBytes_AS_STRING(packed)
+    memcpy(out, PyBytes_AS_STRING(head), size)
+    out += size
+    for number in numbers:
+        put_u64(out, number)
+        out += 8
+    return packed
+
+
 def encode_ids(list ids not None):
     """Return the record of a list of ids."""
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, 8 * len(ids))
-    cdef char* out = PyBytes_AS_STRING(body)
-    for id in ids:
-        put_u64(out, id)
-        out += 8
-    return encode_chunk(body)
+    return encode_chunk(pack_numbers(ids))
 
 
 def decode_ids(bytes record not None):

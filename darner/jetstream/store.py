@@ -45,6 +45,7 @@ from darner.queues.fanout import parent_of
 from darner.queues.pending import Pending
 from darner.queues.queue import Queue, expires_ms
 from darner.queues.status import STATUSES
+from darner.queues.waiters import Source
 
 log = structlog.get_logger()
 
@@ -80,7 +81,7 @@ class ClusterStore:
         self.environment = environment
         # none is served at once
         self.sinks: dict[bytes, Queue] = {}
-        self.sources: dict[bytes, Queue] = {}
+        self.sources: dict[bytes, Source] = {}
         self.status = ClusterStatus(grace_ms)
         self._link = link
         self._system = system

@@ -10,7 +10,7 @@ from darner.journal.live_ids cimport LiveIds
 from darner.journal.records cimport Records
 
 
-cdef int _PUT
+cdef int _PUT, _CURSOR
 
 
 cdef class Journal:
@@ -51,6 +51,8 @@ cdef class Journal:
         uint32_t _number
         bint _has_paused
 
+    @cython.locals(state=State, tried=Py_ssize_t)
+    cpdef _log(self, int kind, bytes payload)
     @cython.locals(log=object, state=State, tried=Py_ssize_t)
     cpdef put(self, Item item)
     @cython.locals(batch=Batch)
@@ -66,3 +68,7 @@ cdef class Journal:
     @cython.locals(batch=Batch)
     cdef _remove_out_of_turn(self, uint64_t id, uint64_t size, bint is_staged)
     cpdef stage_deletion(self, uint64_t id)
+    cpdef keep_cursor(self, bytes label, list place)
+    cpdef apply_cursor(self, bytes label, list place)
+    @cython.locals(state=State, records=Records)
+    cpdef Item staged_from(self, uint64_t start)

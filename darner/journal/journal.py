@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from darner import _records
-from darner._records import Change, Item, Segment
+from darner._records import Change, Item, Segment, pack_numbers
 from darner.errors import DamagedError, JournalError, NotReadyError
 from darner.journal import leveldb
 from darner.journal.background_writer import BackgroundWriter
@@ -71,11 +71,7 @@ SEGMENTS_TRIED = 3
 BLOB_ID_BYTES = 8
 
 _PUT = int(Change.PUT)
-
-
-def _payload(*numbers: int) -> bytes:
-    """Return the payload of a change that is made of numbers."""
-    return b"".join([number.to_bytes(8, "big") for number in numbers])
+_CURSOR = int(Change.CURSOR)
 
 
 def _another(item: Item, id: int, enqueued_ms: int) -> Item:
@@ -186,7 +182,7 @@ class Journal:
         """Get a number in the segment that is being written."""
         log = self.log
         assert log is not None
-        payload = _payload(self.state.life) + self.name
+        payload = pack_numbers([self.state.life]) + self.name
         for _ in range(SEGMENTS_TRIED):
             if self._segment.append(Change.ENTER, log.entered + 1, 0, payload):
                 break
@@ -271,7 +267,7 @@ class Journal:
         """Put a new item as `put` does, and remember the id of its set by the same change."""
         self.check()
         item.id = self.state.next_id
-        payload = b"" if self.log is None else _payload(item.id) + _records.encode_item(item)
+        payload = b"" if self.log is None else pack_numbers([item.id]) + _records.encode_item(item)
         self._log(Change.ONCE, once.encode(Change.PUT, payload))
         self.apply_once(once)
         self.apply_put(item)
@@ -305,7 +301,7 @@ class Journal:
         """Keep how often a live item has come back."""
         if self.log is not None and self._segment.refusal is not None:  # what room there is is for removals
             raise self._segment.refusal.with_traceback(None)
-        self._log(Change.ATTEMPTS, _payload(item.id, item.attempts))
+        self._log(Change.ATTEMPTS, pack_numbers([item.id, item.attempts]))
         self.apply_attempts(item.id, item.attempts)
 
     def apply_attempts(self, id: int, attempts: int) -> None:
@@ -391,7 +387,7 @@ class Journal:
         """Count out damaged or missing items, of `size` bytes, with ids from `first` up to `stop`."""
         state = self.state
         left = max(0, int(state.items) - items), max(0, int(state.bytes) - size)
-        self._log(Change.LOST, _payload(first, stop, *left))
+        self._log(Change.LOST, pack_numbers([first, stop, *left]))
         self.apply_lose(first, stop, *left)
         self.damaged_items += max(0, items)
 
@@ -509,7 +505,7 @@ class Journal:
 
     def revive(self, created_ms: int) -> None:
         """Begin anew in a retired journal: empty, with ids that go on."""
-        self._log(Change.REVIVE, _payload(created_ms))
+        self._log(Change.REVIVE, pack_numbers([created_ms]))
         self.apply_revive(created_ms)
 
     def apply_revive(self, created_ms: int) -> None:
@@ -559,7 +555,9 @@ class Journal:
             raise self.miscounted()
         deferred = _another(item, self.state.next_blob, item.enqueued_ms)
         key = delayed_key(due_ms, deferred.id)
-        payload = b"" if self.log is None else key[1:] + _payload(item.id) + _records.encode_item(deferred)
+        payload = (
+            b"" if self.log is None else pack_numbers([item.id], key[1:]) + _records.encode_item(deferred)
+        )
         self._log(Change.DEFER, payload)
         self.apply_defer(key, deferred, item.id)
 
@@ -573,7 +571,7 @@ class Journal:
         `key` is its key. Not refused while nothing is taken in, for a reader that finds it lets it go."""
         if not self.delayed.can_count_out(item):
             raise self.miscounted()
-        self._log(Change.JOIN, key[1:] + _payload(now_ms))
+        self._log(Change.JOIN, pack_numbers([now_ms], key[1:]))
         return self.apply_join(key, item, now_ms)
 
     def apply_join(self, key: bytes, item: Item, now_ms: int) -> Item:
@@ -605,7 +603,7 @@ class Journal:
         """Count out damaged or missing delayed items, the one at `key` among them if there is one; the others
         have `left_bytes`."""
         left = max(0, self.delayed.items - items)
-        self._log(Change.LOST_DELAYED, key[1:] + _payload(left, left_bytes))
+        self._log(Change.LOST_DELAYED, pack_numbers([left, left_bytes], key[1:]))
         self.apply_lose_delayed(key, left, left_bytes)
         self.damaged_items += max(0, items)
 
@@ -619,7 +617,7 @@ class Journal:
 
     def keep_cursor(self, label: bytes, place: list[int]) -> None:
         """Keep the place of a cursor, which are ids; without any the cursor ends."""
-        self._log(Change.CURSOR, bytes([len(label)]) + label + _payload(*place))
+        self._log(_CURSOR, pack_numbers(place, bytes([len(label)]) + label))
         self.apply_cursor(label, place)
 
     def apply_cursor(self, label: bytes, place: list[int]) -> None:
@@ -707,6 +705,18 @@ class Journal:
         records = self.records
         db = self.open_to_read() if start < records.stored_id else None
         return records.items_from(db, start, stop or self.state.next_id, self.live.removed)
+
+    def staged_from(self, start: int) -> Item | None:
+        """Return the first live item from id `start` on, if it is staged and that can be told at once."""
+        state = self.state
+        if start < state.floor:
+            if self.live.kept:
+                return None
+            start = state.floor
+        records = self.records
+        if self.live.is_live(start) and not records.is_removed_unread(start):
+            return records.staged(start)
+        return None
 
     def lookup(self, id: int) -> Item | None:
         """Return the item that has this id's record, or None if there is no record. Raises as

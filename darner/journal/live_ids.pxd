@@ -16,6 +16,7 @@ cdef class LiveIds:
         bint has_kept_record
         bint is_kept_unstaged
 
+    cpdef bint is_live(self, uint64_t id) except -1
     cpdef remove(self, uint64_t id)
     @cython.locals(floor=uint64_t)
     cpdef advance(self)

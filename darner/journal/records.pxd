@@ -21,5 +21,6 @@ cdef class Records:
         Py_ssize_t dead_bytes
 
     cpdef staged(self, uint64_t id)
+    cpdef bint is_removed_unread(self, uint64_t id) except -1
     cdef _decoded(self, bytes key, bytes record, set gone, set sealed_gone, set removed)
     cdef Item _with_attempts(self, Item item)

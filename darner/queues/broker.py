@@ -246,6 +246,7 @@ class Broker:
         if queue is None:
             return False
         self.cursors.get(queue, label).reset()
+        self.routes.remove_cursor(name)
         return True
 
     def _expire(self, queue: Queue) -> None:

@@ -5,7 +5,7 @@ comes to it is skipped. The place is kept in the queue's journal.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from weakref import WeakValueDictionary
 
 from darner._records import Item
@@ -93,10 +93,12 @@ class Cursor:
         self._attempts.clear()
         self.reserved.clear()
 
-    def _keep(self, next_id: int, returned: Iterable[int], reserved: Iterable[int]) -> None:
+    def _keep(self, next_id: int, returned: Collection[int], reserved: Collection[int]) -> None:
         # reserved items count as not read, for a crash may take their client along
-        self.queue.journal.keep_cursor(self.label, [next_id, *sorted([*returned, *reserved])])
-        self.queue.cursors[self.label] = self
+        unread = sorted([*returned, *reserved]) if returned or reserved else ()
+        queue, label = self.queue, self.label
+        queue.journal.keep_cursor(label, [next_id, *unread])
+        queue.cursors[label] = self
 
     @property
     def counts(self) -> Counts:
@@ -149,16 +151,20 @@ class Cursor:
 
     def _first(self) -> Item | None:
         queue = self.queue
+        journal = queue.journal
         item = self._first_returned() if self._returned else None
         expired = 0
-        while item is None and (item := lookup.next_live(queue.journal, self._next_id)) is not None:
+        while item is None:
+            item = journal.staged_from(self._next_id) or lookup.next_live(journal, self._next_id)
+            if item is None:
+                break
             self._next_id = item.id
             if queue.has_expired(item, queue.times.now()):
                 self._next_id += 1
                 item = None
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
-                    raise losses.pause(queue.journal)
+                    raise losses.pause(journal)
         return item
 
     def _skip_damaged(self, item: Item, damage: DamagedItemError) -> None:
@@ -202,12 +208,19 @@ class Cursor:
 
     def take(self) -> Item | None:
         """As `pop`, but a large item is only reserved: to be closed once its bytes were found whole."""
+        if not (self._returned or self._attempts or self.reserved.by_id):
+            # mostly one call of what is compiled is enough
+            read = self.queue.read_staged(self.label, self._next_id)
+            if read is not None:
+                self._next_id = read.id + 1
+                return read
         item = self.peek()
         if item is not None and item.blob:
             return self._reserve(item)
         if item is not None:
-            self._move_past(item, self.reserved_ids)
-            self._attempts.pop(item.id, None)
+            self._move_past(item, self.reserved.by_id)
+            if self._attempts:
+                self._attempts.pop(item.id, None)
         return item
 
     def reserve(self) -> Item | None:
@@ -222,7 +235,7 @@ class Cursor:
         self.reserved.add(item)
         return item
 
-    def _move_past(self, item: Item, reserved: Iterable[int]) -> None:
+    def _move_past(self, item: Item, reserved: Collection[int]) -> None:
         if self._returned:
             next_id, returned = self._next_id, self._returned[1:]
         else:

@@ -65,6 +65,8 @@ cdef class Queue:
     cpdef Item take(self)
     @cython.locals(item=Item)
     cpdef Item reserve(self)
+    @cython.locals(item=Item)
+    cpdef Item read_staged(self, bytes label, uint64_t start)
     cdef _set_aside(self, Item item)
     cpdef Item peek(self)
     @cython.locals(window=Window, item=Item, damaged=int, expired=int)

@@ -381,6 +381,17 @@ class Queue:
             self._set_aside(item)
         return item
 
+    def read_staged(self, label: bytes, start: int) -> Item | None:
+        """Return the first item from id `start` on, and move the cursor `label`, which has a place, behind
+        it; None, and nothing is done, unless that item is in memory with its bytes and cannot expire."""
+        if label not in self.cursors:
+            return None
+        item = self.journal.staged_from(start)
+        if item is None or item.record is None or item.expires_ms or self._max_age_ms:
+            return None
+        self.journal.keep_cursor(label, [item.id + 1])
+        return item
+
     def _set_aside(self, item: Item) -> None:
         self.reserved.add(item)
         if self.reserved.timeout_ms:

@@ -23,10 +23,10 @@ log = structlog.get_logger()
 class Routes:
     """The ways to and from queues.
 
-    A set looks in `sinks` for the queue that it goes to, and a fetch in `sources` for the queue that it comes
-    from. A name that is not in there is new, an alias, a cursor or a parent of other queues, or is refused
-    for now: `sink` and `source` see to these. So fanout, aliases and status cost nothing where they are not
-    used.
+    A set looks in `sinks` for the queue that it goes to, and a fetch in `sources` for the queue or the cursor
+    that it comes from. A name that is not in there is new, an alias or a parent of other queues, or is
+    refused for now: `sink` and `source` see to these. So fanout, aliases and status cost nothing where they
+    are not used.
     """
 
     def __init__(
@@ -44,9 +44,12 @@ class Routes:
         self._status = status
         self._space = space
         self._times = times
-        # filled as names are set to; and all queues that are fetched from by their own names
+        # filled as names are set to; and all queues that are fetched from by their own names, with the
+        # cursors that have a place and were fetched from
         self.sinks: dict[bytes, Queue] = {}
-        self.sources: dict[bytes, Queue] = {}
+        self.sources: dict[bytes, Source] = {}
+        # the names of the cursors among the sources, by that of their queue
+        self._cursor_names: dict[bytes, set[bytes]] = {}
         # where sets go whose names are for several queues, or for another one; filled as names are set to
         self._fanouts: dict[bytes, Fanout] = {}
         self.aliases: dict[bytes, tuple[bytes, ...]] = {}
@@ -125,7 +128,13 @@ class Routes:
                 queue = self._registry.make(name)
             elif waits:
                 queue = self._placeholders.get(parent)
-        return queue if queue is None or not is_cursor else self._cursors.get(queue, label)
+        if queue is None or not is_cursor:
+            return queue
+        cursor = self._cursors.get(queue, label)
+        if label in queue.cursors:  # else it may be one of any number of names that nothing was read by
+            self.sources[name] = cursor
+            self._cursor_names.setdefault(parent, set()).add(name)
+        return cursor
 
     def set_aliases(self, aliases: Mapping[bytes, tuple[bytes, ...]]) -> None:
         """Replace the aliases: the names of several queues each. What they name are queues."""
@@ -161,6 +170,13 @@ class Routes:
         """Have no set or fetch find the queue `name`, which was deleted."""
         self.forget(name)
         self.sources.pop(name, None)
+        for cursor in self._cursor_names.pop(name, ()):
+            del self.sources[cursor]
+
+    def remove_cursor(self, name: bytes) -> None:
+        """Have fetches look anew for a cursor, whose place was dropped."""
+        if self.sources.pop(name, None) is not None:
+            self._cursor_names[name.partition(MARK)[0]].remove(name)
 
     def forget(self, name: bytes) -> None:
         """Have sets look anew where they go, for something about the queue `name` has changed."""
@@ -173,6 +189,7 @@ class Routes:
         self.sinks.clear()
         self._fanouts.clear()
         self.sources.clear()
+        self._cursor_names.clear()
         if self._serves_fetches:
             self.sources.update(self._registry.queues)
             for name in self.aliases:

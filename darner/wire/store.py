@@ -110,7 +110,7 @@ class Store(Protocol):
     """
 
     sinks: dict[bytes, Queue]
-    sources: dict[bytes, Queue]
+    sources: dict[bytes, Source]
     environment: Environment
 
     @property

@@ -200,6 +200,13 @@ class TestNotMade:
         assert orders.cursors == orders.journal.cursors == {}
         assert len(data.broker.cursors.in_use) == 0
 
+    def test_takes_no_memory_once_its_queue_was_deleted(self, data):
+        read_all(data)
+        assert BILLING in data.broker.sources
+        data.broker.delete(b"orders")
+        data.settle()
+        assert len(data.broker.sources) == len(data.broker.cursors.in_use) == 0
+
     def test_is_served_with_those_alone_that_somebody_waits_at(self, data, monkeypatch):
         served = []
         monkeypatch.setattr(Cursor, "serve", lambda self: served.append(self.name))

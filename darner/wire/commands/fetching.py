@@ -13,6 +13,7 @@ from darner._records import CHUNK_BYTES, Item
 from darner.errors import JournalError, NotReadyError, StatusError, UnavailableError
 from darner.queues.cursor import MARK
 from darner.queues.pending import Pending
+from darner.queues.queue import Queue
 from darner.queues.waiters import Source
 from darner.wire.commands.any_get import get_any
 from darner.wire.commands.large_get import FetchDelivery
@@ -39,16 +40,20 @@ def get(connection: Connection, request: Request) -> None:
     if connection.holds.held and _holds_too_many(connection, request):
         connection.sender.replies.append(CLOSE_FIRST)
         return
-    queue = connection.sources.get(request.queue)
-    if queue is None or request.has_options:
-        _get_otherwise(connection, request, queue)
+    source = connection.sources.get(request.queue)
+    if source is None or request.has_options:
+        _get_otherwise(connection, request, source)
         return
     try:
-        item = queue.take()
+        if isinstance(source, Queue):  # the compiled method is called without a lookup
+            queue = source
+            item = queue.take()
+        else:
+            item = source.take()
     except JournalError as error:
-        _fail(connection, request, queue, 0, error)
+        _fail(connection, request, source, 0, error)
         return
-    answer(connection, request, queue, item)
+    answer(connection, request, source, item)
 
 
 def _get_otherwise(connection: Connection, request: Request, queue: Source | None) -> None:
