@@ -338,9 +338,13 @@ def run(server: Server, load: Load) -> Result:
     return Driver(server, load).run()
 
 
-def fill(server: Server, queue: str, items: int, size: int, seconds: float = FILL_S) -> Result:
+def fill(
+    server: Server, queue: str, items: int, size: int, seconds: float = FILL_S, queues: int = 1
+) -> Result:
     """Set at least so many items; ServerError if the server does not take them within this time."""
-    load = Load(FILL_CONNECTIONS, items, seconds, FILL_PIPELINE, gets=0, size=size, queue=queue)
+    load = Load(
+        FILL_CONNECTIONS, items, seconds, FILL_PIPELINE, gets=0, size=size, queue=queue, queues=queues
+    )
     result = run(server, load)
     if result.stored < items:
         raise ServerError(f"only {result.stored} of {items} items: {result.first_error or 'time is up'}")

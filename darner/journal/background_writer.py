@@ -14,6 +14,8 @@ class BackgroundWriter(Room, Reporter, Protocol):
     """What a journal asks of the committer, which writes the batches of all journals."""
 
     offload: Offload
+    # another number for each start of the machine; 0 if that is not known
+    boot: int
     # called when a journal can be read on
     on_resume: Callable[[Any], None]
     # whether free space is short: what gives some back does not wait

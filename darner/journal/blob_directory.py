@@ -23,7 +23,7 @@ UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 class BlobDirectory:
     """The directory `blobs` of a journal."""
 
-    __slots__ = ("_path", "begun", "obsolete")
+    __slots__ = ("_deleting", "_path", "begun", "obsolete")
 
     def __init__(self, path: Path, obsolete: Iterable[int] = ()) -> None:
         """`path` is the journal's directory, and `obsolete` are blobs that belong to no item."""
@@ -32,6 +32,8 @@ class BlobDirectory:
         self.begun: set[int] = set()
         # blobs to delete, each once LevelDB has the change of this number
         self.obsolete: list[tuple[int, int]] = [(blob, 0) for blob in obsolete]
+        # those whose files are being deleted, and whose markers LevelDB still has
+        self._deleting: set[int] = set()
 
     def path_of(self, blob: int) -> Path:
         """Return the file of a blob."""
@@ -40,7 +42,7 @@ class BlobDirectory:
     @property
     def unowned(self) -> list[int]:
         """The blobs that belong to no item, in order."""
-        return sorted(self.begun.union(blob for blob, _ in self.obsolete))
+        return sorted(self.begun.union(self._deleting, (blob for blob, _ in self.obsolete)))
 
     # Making
 
@@ -92,15 +94,21 @@ class BlobDirectory:
     # Deleting
 
     def take_obsolete(self, stored_change: int) -> list[int]:
-        """Return the blobs to delete now that LevelDB has all up to a change, which are this object's no
-        more."""
+        """Return the blobs to delete now that LevelDB has all up to a change: to be deleted, and then
+        forgotten or taken back."""
         ripe = [blob for blob, change in self.obsolete if change <= stored_change]
         if ripe:
             self.obsolete = [entry for entry in self.obsolete if entry[1] > stored_change]
+            self._deleting.update(ripe)
         return ripe
 
-    def take_back_obsolete(self, blobs: Iterable[int]) -> None:
+    def forget(self, blobs: Iterable[int]) -> None:
+        """Forget blobs whose files are deleted."""
+        self._deleting.difference_update(blobs)
+
+    def take_back_obsolete(self, blobs: Collection[int]) -> None:
         """Take back blobs to delete, for they could not be deleted yet, or were just found."""
+        self.forget(blobs)
         self.obsolete += [(blob, 0) for blob in blobs]
 
     def delete(self, blobs: Iterable[int]) -> None:

@@ -59,9 +59,9 @@ class Committer:
     __slots__ = (
         "_active", "_budget", "_defer", "_is_late", "_log", "_may_sync", "_open", "_reserve", "_retries",
         "_retrying", "_round", "_sealed", "_sealed_bytes", "_syncing", "_ticks", "_told", "_unmended",
-        "_unneeded", "_untrimmed", "_upkeep", "_writes_left", "links", "offload", "on_damage", "on_failure",
-        "on_fault", "on_quarantine", "on_recovery", "on_resume", "on_staged", "space_is_scarce",
-        "space_is_short", "write_buffer_bytes", "writes",
+        "_unneeded", "_untrimmed", "_upkeep", "_writes_left", "boot", "links", "offload", "on_damage",
+        "on_failure", "on_fault", "on_quarantine", "on_recovery", "on_resume", "on_staged",
+        "space_is_scarce", "space_is_short", "write_buffer_bytes", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class Committer:
             # Two buffers are written out when LevelDB is opened anew: the reserve has to have room for that.
             self.write_buffer_bytes = min(WRITE_BUFFER_BYTES, max(MIN_BUFFER_BYTES, reserve.size // 8))
         self.offload = environment.offload
+        self.boot = environment.boot
         self._defer = environment.defer
         # has batches written
         self.writes = Timed(environment.defer, environment.stopwatch_ns)
@@ -371,9 +372,7 @@ class Committer:
         else:
             is_due = journal.trimming.has_dead
             if not (is_due or journal.compaction.is_wanted or journal.blobs.obsolete):
-                self._active[journal] = ticks + 1
-                if ticks >= REST_TICKS:
-                    self._rest(journal)
+                self._idle(journal, ticks)
         if not is_due:
             return False
         if journal.failing is not None:
@@ -383,6 +382,15 @@ class Committer:
         if may_write:
             self._checkpoint(journal)
         return True
+
+    def _idle(self, journal: Journal, ticks: int) -> None:
+        """Provide for a kill, or close its LevelDB, when nothing has happened to a journal for so many
+        ticks."""
+        self._active[journal] = ticks + 1
+        if ticks >= REST_TICKS:
+            self._rest(journal)
+        elif not ticks and self.boot:
+            self._upkeep.settle(journal, self.boot)
 
     def _rest(self, journal: Journal) -> None:
         """Close the LevelDB of a journal that nothing happens to."""

@@ -24,6 +24,7 @@ from darner.journal.layout import (
     DELETED_NAME,
     MARK_NAME,
     PROBE_NAME,
+    SETTLED_NAME,
     STATE_NAME,
     state_key,
     stored_state,
@@ -73,9 +74,9 @@ class Database:
     """
 
     __slots__ = (
-        "_handle", "_has_mark_file", "_opening_error", "_place", "_room", "_state_key", "_write_batch",
-        "compacting", "exists", "has_failed", "has_state_file", "in_use", "life", "must_exist", "on_open",
-        "path", "state_record", "stored_change",
+        "_handle", "_has_mark_file", "_may_be_settled", "_opening_error", "_place", "_room", "_state_key",
+        "_write_batch", "compacting", "exists", "has_failed", "has_state_file", "in_use", "life",
+        "must_exist", "on_open", "path", "state_record", "stored_change",
     )  # fmt: skip
 
     def __init__(self, path: Path, room: Room) -> None:
@@ -103,6 +104,8 @@ class Database:
         # whether the files STATE_NAME and MARK_NAME are there
         self.has_state_file = False
         self._has_mark_file = False
+        # whether the file SETTLED_NAME may be there, of this process or an earlier one
+        self._may_be_settled = True
         # the state in LevelDB: its key, and its record
         self._state_key = b""
         self.state_record = b""
@@ -286,11 +289,25 @@ class Database:
         self.has_failed = False
         was_opened = self._handle is None
         handle = self.open(again=True)
+        self._unsettle()
         if self.has_state_file:
             (self.path / STATE_NAME).unlink(missing_ok=True)
             sync_directory(self.path)
             self.has_state_file = False
         return handle, was_opened
+
+    def settle(self, content: bytes) -> None:
+        """Leave the file SETTLED_NAME for a start after a kill; nothing may be being written."""
+        with self.in_use:
+            self._may_be_settled = True
+            with contextlib.suppress(OSError):  # then the next start opens LevelDB
+                (self.path / SETTLED_NAME).write_bytes(content)
+
+    def _unsettle(self) -> None:
+        """Delete the file SETTLED_NAME, for it is about to be wrong. Raises OSError."""
+        if self._may_be_settled:
+            (self.path / SETTLED_NAME).unlink(missing_ok=True)
+            self._may_be_settled = False
 
     def empty_write_batch(self) -> Any:
         """Return an empty write batch, for `commit`. The same each time: to grow one to its size costs more
@@ -346,6 +363,7 @@ class Database:
         should that have been damaged."""
         with self.compacting, self.in_use:
             self._close_handle()
+            self._unsettle()
             replace()
             handle = self._open_checked()
             try:
@@ -378,8 +396,9 @@ class Database:
 
     # Start and end
 
-    def read_state_file(self) -> Snapshot | None:
-        """Return what the last `close` left, or None if it left nothing, or nothing whole."""
+    def read_snapshot(self, boot: int) -> Snapshot | None:
+        """Return what the last `close` left, or `settle` on this `boot` of the machine, 0 if that is not
+        known; None if neither left anything, or nothing whole."""
         try:
             found = snapshot.read(self.path / STATE_NAME)
             self.has_state_file = found is not None
@@ -387,6 +406,8 @@ class Database:
             raise failure(f"cannot read {self.path / STATE_NAME}", error) from error
         except (OSError, ValueError):  # of a power cut
             found, self.has_state_file = None, True
+        if boot and not self.has_state_file:
+            found = snapshot.read_settled(self.path, boot)
         return found
 
     def read_state(self, handle: Any) -> State | None:
@@ -418,6 +439,7 @@ class Database:
             self._close_handle()
         if state:
             with contextlib.suppress(OSError):  # then the next start opens it
+                self._unsettle()
                 (self.path / STATE_NAME).write_bytes(state)
                 self.has_state_file = True
                 if self._has_mark_file:

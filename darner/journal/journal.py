@@ -36,7 +36,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -683,9 +683,10 @@ class Journal:
         self.records.batch.ops.append((_records.marker_key(blob), b""))
         self.blobs.obsolete.append((blob, self.state.change))
 
-    def forget_blobs(self, blobs: Iterable[int]) -> None:
+    def forget_blobs(self, blobs: Collection[int]) -> None:
         """Stage that the files of blobs are deleted. It need not be logged: to delete them once more after a
         crash does no harm."""
+        self.blobs.forget(blobs)
         self.records.batch.ops.extend([(_records.marker_key(blob), None) for blob in blobs])
         if not (self.dirty or self.state.deleted):
             self.mark_dirty()

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from darner.environment.offload import Offload, Timed
 from darner.errors import JournalError
-from darner.journal import resting, writing
+from darner.journal import resting, snapshot, writing
 from darner.journal.journal import Journal
 from darner.journal.leveldb import failure
 
@@ -94,14 +94,26 @@ class JournalUpkeep:
     def rest(self, journal: Journal, *, for_space: bool) -> None:
         """Close the LevelDB of `journal`, with its memory and descriptors; `for_space` so that it takes the
         least room on the disk."""
-        journal.writing = True
         journal.dedup_ids.release()
         state = resting.resting_state(journal)
         close = journal.database.close_small if for_space else journal.close
+        self._have_done(journal, lambda: close(state))
+
+    def settle(self, journal: Journal, boot: int) -> None:
+        """Leave a snapshot of `journal`, which has nothing to be written: if the process is killed, the next
+        one of this `boot` of the machine need not open its LevelDB."""
+        record = resting.resting_state(journal)
+        if record and journal.database.is_open:
+            content = snapshot.encode_settled(record, boot)
+            self._have_done(journal, lambda: journal.database.settle(content))
+
+    def _have_done(self, journal: Journal, work: Callable[[], None]) -> None:
+        """Have a thread do `work`; nothing is written to the LevelDB of `journal` meanwhile."""
+        journal.writing = True
 
         def done(error: Exception | None) -> None:
             writing.end_work(journal)
             if error is not None:
                 self._host.set_aside(journal, error)
 
-        self._defer(lambda: close(state), done)
+        self._defer(work, done)

@@ -31,6 +31,9 @@ DAMAGED_NAME = "damaged"
 # The snapshot of a journal at rest, so that a start need not open each LevelDB. It is deleted before LevelDB
 # is written to.
 STATE_NAME = "state"
+# The same of a journal whose LevelDB is open, in case the process is killed. It is not synced, so it counts
+# until the machine is started anew; and it, too, is deleted before LevelDB is written to.
+SETTLED_NAME = "settled"
 # The mark of a journal that is not at rest: the life and the change up to which LevelDB had it on the disk,
 # at least. It shows if that was lost.
 MARK_NAME = "written"

@@ -86,7 +86,7 @@ def _open(
     found = None
     is_new_one = log is None or is_new(database.path)
     if not is_new_one:
-        found = _load(database)
+        found = _load(database, writer.boot)
     elif log is not None:
         database.make_directory()
     if found is not None:
@@ -108,9 +108,9 @@ def _new_state(created_ms: int) -> State:
     return state
 
 
-def _load(database: Database) -> Snapshot | None:
-    """Return what the last close has left, or else what LevelDB has; None if it is empty."""
-    found = database.read_state_file()
+def _load(database: Database, boot: int) -> Snapshot | None:
+    """Return what the last close has left, or a kill, or else what LevelDB has; None if it is empty."""
+    found = database.read_snapshot(boot)
     if found is not None:
         return found
     check_owner(database.path)

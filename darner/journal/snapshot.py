@@ -2,7 +2,8 @@
 LevelDB has come.
 
 LevelDB has each part of a snapshot under a key of its own. A journal at rest leaves all of it in the file
-`state` as well, so that a start need not open each LevelDB. resting.py takes a snapshot, and a journal begins
+`state` as well, and one that has nothing to be written in the file `settled`, so that a start need not open
+each LevelDB. resting.py takes a snapshot, and a journal begins
 with one: a part that is missing here is missing in both.
 """
 
@@ -16,7 +17,7 @@ from darner._records import State
 from darner.config.kinds import LARGEST
 from darner.errors import NewerFormatError
 from darner.journal.files import read_small
-from darner.journal.layout import MARK_NAME, check_generations
+from darner.journal.layout import MARK_NAME, SETTLED_NAME, check_generations
 
 # What the record begins with; and what a state by itself begins with, which is all that darner 1.0.0 left.
 VERSION = 4
@@ -25,6 +26,7 @@ DEDUP_VERSION = 3
 PLAIN_VERSION = 2
 STATE_VERSION = 1
 _MARK = struct.Struct(">QQ")
+_BOOT = struct.Struct(">Q")
 # How many numbers stood by themselves in earlier records; in later ones those of the first item follow.
 _NUMBERS = 5
 
@@ -181,3 +183,23 @@ def read_mark(directory: Path) -> tuple[int, int]:
         return (0, 0) if record is None else decode_mark(record)
     except (OSError, ValueError):
         return 0, 0
+
+
+def encode_settled(record: bytes, boot: int) -> bytes:
+    """Return what the file SETTLED_NAME has: an encoded snapshot, and the start of the machine for which it
+    counts."""
+    return _records.encode_chunk(_BOOT.pack(boot) + record)
+
+
+def read_settled(directory: Path, boot: int) -> Snapshot | None:
+    """Return the snapshot in the file SETTLED_NAME of a queue's directory. None if there is no sound one of
+    this start of the machine; or if the mark has another change, for then an earlier darner, which does not
+    know that file, has written to LevelDB."""
+    try:
+        body = _records.decode_chunk(read_small(directory / SETTLED_NAME) or b"")
+        found = decode(body[_BOOT.size :]) if body.startswith(_BOOT.pack(boot)) else None
+    except (OSError, ValueError):
+        return None
+    if found is None or read_mark(directory) != (found.state.life, found.state.change):
+        return None
+    return found

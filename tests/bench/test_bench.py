@@ -277,6 +277,14 @@ def test_drain_starts_cold_and_gets_every_item(tmp_path):
     assert not list(tmp_path.glob("darner-bench-*"))
 
 
+def test_recovery_finds_all_items_of_many_queues(tmp_path):
+    done = bench("single/recovery.py", "-n", "300", "--queues", "3", "--data-in", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["filled", "listening", "first"]
+    assert "in 3 queues" in done.stdout
+    assert not list(tmp_path.glob("darner-bench-*"))
+
+
 def test_duplicates_finds_one_item_for_each_id(tmp_path):
     done = bench("single/duplicates.py", "-n", "300", "--settle", "0", "--data-in", str(tmp_path))
     assert done.returncode == 0, done.stderr

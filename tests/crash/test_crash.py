@@ -44,6 +44,24 @@ def test_counts_and_bytes_after_a_kill_are_those_of_a_full_drain(server, wire):
     assert stats["curr_items"] == str(len(jobs) + 1)
 
 
+def test_a_start_after_a_kill_opens_no_leveldb_that_had_nothing_to_be_written(server, wire):
+    names = [b"orders%d" % number for number in range(20)]
+    for name in names:
+        wire.set(name, b"one")
+    until(lambda: len(list(server.data.glob("orders*/settled"))) == len(names))
+    server.restart()
+    opened = [str(file.readlink()) for file in Path(f"/proc/{server.process.pid}/fd").iterdir()]
+    assert [file for file in opened if file.endswith("/LOCK")] == []
+    with contextlib.closing(server.connect()) as wire:
+        assert [wire.stats()[f"queue_{name.decode()}_items"] for name in names] == ["1"] * len(names)
+        for name in names:
+            wire.set(name, b"two")
+            assert wire.get(name) == b"one"
+        server.restart()
+    with contextlib.closing(server.connect()) as wire:
+        assert [wire.get(name) for name in names] == [b"two"] * len(names)
+
+
 def send_half(server: Server, wire: Wire) -> None:
     """Send an item without its end, and wait until the rest is on the disk."""
     sent = random.Random(1).randbytes(HALF_SENT_BYTES - 1)

@@ -1,5 +1,6 @@
 """One queue's journal: what is live after each change and after a kill, and what is in its directory."""
 
+import errno
 import functools
 import itertools
 import os
@@ -28,6 +29,9 @@ NAME = b"work"
 class Process:
     """One journal and what it needs, from the start of a process on."""
 
+    # the number of the machine's start
+    boot = 0
+
     def __init__(self, data):
         self.data = data
         self.path = data / "work"
@@ -40,7 +44,8 @@ class Process:
         lives, damage = self.log.recover()
         assert damage == []
         reserve = Reserve(self.data / ".reserve", 0)
-        self.committer = Committer(self.log, Environment(lambda: 0, self.threads), reserve=reserve)
+        environment = Environment(lambda: 0, self.threads, boot=self.boot)
+        self.committer = Committer(self.log, environment, reserve=reserve)
         self.journal = open_journal(NAME, self.path, self.committer, self.log, 77, lives.get(NAME, ()))
         if begin:
             self.log.begin()
@@ -72,6 +77,13 @@ class Process:
             if not self.committer._active:
                 return
         raise AssertionError("it does not come to rest")
+
+    def settle(self):
+        """Write all, and have ticks find nothing to do."""
+        self.write()
+        for _ in range(3):  # the first one may trim
+            self.committer.tick()
+            self.threads.run_all()
 
     def put(self, *datas):
         items = [Item(0, 5, 0, 0, data) for data in datas]
@@ -135,6 +147,103 @@ def disk(monkeypatch):
 
 def counts(journal):
     return journal.state.items, journal.state.bytes
+
+
+class TestSettled:
+    """A journal with nothing to be written, whose process is killed."""
+
+    @pytest.fixture(autouse=True)
+    def settled(self, it):
+        it.boot = 7
+        it.kill()
+        it.put(b"a", b"bb")
+        it.remove(1)
+        it.journal.keep_cursor(b"audit", [2])
+        it.settle()
+        assert self.file(it).exists()
+
+    @staticmethod
+    def file(it):
+        return it.path / layout.SETTLED_NAME
+
+    def test_starts_without_its_leveldb(self, it):
+        it.kill()
+        assert not it.journal.database.is_open
+        assert (counts(it.journal), it.journal.cursors) == ((1, 2), {b"audit": [2]})
+        it.put(b"c")
+        it.kill()
+        assert it.datas() == [b"bb", b"c"]
+        it.settle()
+        it.kill()
+        assert not it.journal.database.is_open
+        assert it.datas() == [b"bb", b"c"]
+
+    @pytest.mark.parametrize("failures", [[], ["before"], ["after"]])
+    def test_is_so_no_more_before_leveldb_is_written(self, it, disk, failures):
+        it.kill()
+        it.put(b"c")
+        disk.failures = failures
+        it.write()
+        assert not self.file(it).exists()
+        it.kill()
+        assert it.datas() == [b"bb", b"c"]
+
+    def test_is_not_written_as_long_as_it_is_said_to_be_settled(self, it, monkeypatch):
+        it.put(b"c")
+        with monkeypatch.context() as patch:
+
+            def refuse(*_, **__):
+                raise OSError(errno.EIO, "the disk is broken")
+
+            patch.setattr(type(it.path), "unlink", refuse)
+            it.write()
+        assert "the disk is broken" in str(it.journal.failing)
+        it.kill()
+        assert it.datas() == [b"bb", b"c"]
+
+    @pytest.mark.parametrize("boot", [8, 0])
+    def test_has_its_leveldb_opened_once_the_machine_was_started_anew(self, it, boot):
+        it.boot = boot
+        it.kill()
+        assert it.journal.database.is_open
+        assert it.datas() == [b"bb"]
+
+    @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1] + b"\xff"])
+    def test_has_its_leveldb_opened_if_the_file_is_damaged(self, it, damage):
+        file = self.file(it)
+        file.write_bytes(damage(file.read_bytes()))
+        it.kill()
+        assert it.journal.database.is_open
+        assert it.datas() == [b"bb"]
+
+    def test_has_its_leveldb_opened_if_an_earlier_darner_has_written_there(self, it):
+        content = self.file(it).read_bytes()
+        it.put(b"c")
+        it.write()
+        self.file(it).write_bytes(content)
+        it.kill()
+        assert it.journal.database.is_open
+        assert it.datas() == [b"bb", b"c"]
+
+    def test_leaves_the_file_of_a_journal_at_rest_in_its_place(self, it):
+        it.come_to_rest()
+        assert (it.path / layout.STATE_NAME).exists()
+        assert not self.file(it).exists()
+
+    def test_knows_of_a_large_item_whose_file_is_being_deleted(self, it):
+        item = it.put_large()
+        it.write()
+        it.remove(item.id)
+        it.write()
+        assert it.journal.blobs.take_obsolete(it.journal.database.stored_change) == [item.blob]
+        assert snapshot(it.journal).blobs == [item.blob]
+        it.journal.forget_blobs([item.blob])
+        assert snapshot(it.journal).blobs == []
+
+    def test_is_so_no_more_while_tables_are_mended(self, it):
+        seen = []
+        it.journal.database.replace_tables(lambda: seen.append(self.file(it).exists()))
+        assert seen == [False]
 
 
 class TestItems:

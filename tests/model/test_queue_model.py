@@ -87,6 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
         # The segments of a group that is larger than one are made beforehand, and then only renamed.
         self.system.has_names = lambda: self.broker.storage.log.segment.in_group
         self.now = 1_000_000
+        self.boot = 1  # the number of the machine's start
         self.items = {}  # number: data, in a list if the item is a large one, and when it expires
         # (twin, number): when the delayed item has been due, each with its place in the order of delays
         self.dues = collections.defaultdict(dict)
@@ -111,6 +112,7 @@ class QueueMachine(RuleBasedStateMachine):
                 Environment(
                     lambda: self.now,
                     self.offload,
+                    boot=self.boot,
                     free_bytes=lambda: 0 if self.system.full else 1 << 30,
                     reserve_bytes=lambda: RESERVE_BYTES,
                 ),
@@ -1023,6 +1025,10 @@ class QueueMachine(RuleBasedStateMachine):
         held, dead = self._held(name), self._held(DEAD)
         return {name: [held, held - {number}], DEAD: [dead, dead | {number}]}
 
+    def _lose_power(self, chance, *, in_order):
+        self.system.lose_power(chance, in_order=in_order)
+        self.boot += 1
+
     @rule(
         seed=st.integers(0, 1 << 16),
         tasks=st.integers(0, 3),
@@ -1045,12 +1051,12 @@ class QueueMachine(RuleBasedStateMachine):
             may_hold[name] = twin.may_hold(power_cut=True)
             twin.history, twin.promised = list(may_hold[name]), 0
         self.joint = []
-        self.system.lose_power(chance, in_order=in_order)
+        self._lose_power(chance, in_order=in_order)
         if again:
             self._start(max(1, calls))
             self._die()
             is_torn = True
-            self.system.lose_power(chance, in_order=in_order)
+            self._lose_power(chance, in_order=in_order)
         self._restart(may_hold, calls, is_torn=is_torn)
         domains = {
             twin: {at for at, may in enumerate(may_hold[name]) if twin.may_be(twin.held, may, self.now)}
