@@ -5,6 +5,7 @@ its usual port, /etc may be written to, and /opt, /srv, /var/backups, /var/lib a
 first block that does not do what the page says ends it with status 1 and a line that names it.
 """
 
+import calendar
 import contextlib
 import fcntl
 import json
@@ -38,6 +39,8 @@ PRINTED = re.compile(r"\S +# (.*)")
 # a command, which goes on behind a backslash, and what it prints
 TYPED = re.compile(r"^\$ ((?:.*\\\n)*.*\n)((?:(?!\$ ).*\n)*)", re.MULTILINE)
 # what a shell says of a process in the background that was killed: at a prompt it is not in the output
+# The month in the time of a line in a log, in a pattern.
+MONTH = re.compile(rf"^(?:{'|'.join(calendar.month_abbr[1:])}) (?=\+\\d\+ )")
 KILLED = re.compile(r"^\./\.block-\d+: line \d+: +\d+ (?:Killed|Terminated) .*\n", re.MULTILINE)
 EMPTY = ("/opt", "/srv", "/var/backups", "/var/lib", "/var/spool")
 # names of other machines, all of which are this one
@@ -76,6 +79,7 @@ def pattern(expected: str, figures_differ: bool) -> re.Pattern[str]:
         text = re.escape(line.rstrip()).replace("…", ".*")
         if figures_differ:
             text = re.sub(r"(?:\\ )+", " +", re.sub(r"\d+", r"\\d+", text))
+            text = MONTH.sub("[A-Z][a-z]{2} ", text)
         lines.append(text + r"[ \t]*\n")
     return re.compile("".join(lines))
 
