@@ -21,7 +21,7 @@ from darner.errors import NewerFormatError
 __all__ = [
     "CHUNK_BYTES", "Change", "HISTOGRAM_BOUNDS_S", "Histogram", "ITEM_BYTES", "Item", "RECORD_HEAD_BYTES", "Scanned", "Segment", "SegmentFormatError", "State", "blob_of", "bus_errors",
     "check_chunk", "checksum", "copy_record", "decode_chunk", "decode_ids", "decode_item", "decode_state", "encode_chunk", "encode_ids", "encode_item",
-    "encode_state", "guard_memory", "item_key", "marker_key", "monotonic_ns", "new_item", "now_ms", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
+    "encode_state", "guard_memory", "item_key", "marker_key", "monotonic_ns", "new_item", "now_ms", "pack_numbers", "populate", "read_segment", "segment_head", "share_heap", "since_boot_ms", "trim_memory",
 ]
 
 cdef enum:
