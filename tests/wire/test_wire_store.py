@@ -109,6 +109,11 @@ class TestExpiry:
         assert client.get(queue + b"/peek") == b"soon"
         until(lambda: client.get(queue + b"/peek") == b"later", 3)
         assert client.get(queue) == b"later"
+
+    @pytest.mark.leveldb("the cluster does not count expired items")
+    def test_that_comes_to_pass_is_counted(self, client, queue):
+        client.set(queue, b"soon", exptime=1)
+        until(lambda: client.get(queue + b"/peek") is None, 3)
         assert client.stats()[f"queue_{queue.decode()}_expired_items"] == "1"
 
     def test_counts_what_was_passed_over(self, client, queue):
